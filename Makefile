@@ -1,0 +1,43 @@
+# Two commands for a newcomer: make demo, make test. The rest is for those who change things.
+PYTHON ?= python3
+BIN := .venv/bin
+HOST ?= 127.0.0.1
+PORT ?= 8000
+
+.PHONY: demo test lint types imports tests test-all figures clean
+
+demo: .venv/installed demo/two-moons.onnx demo/digits.onnx
+	$(BIN)/lipserve --models demo --host $(HOST) --port $(PORT)
+
+demo/%.onnx: | .venv/installed
+	$(BIN)/lipmodel train $* --out demo
+
+test: lint types imports tests
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed
+	$(BIN)/mypy
+
+imports: .venv/installed
+	$(BIN)/lint-imports
+
+tests: .venv/installed
+	$(BIN)/pytest -n 2 -m "not slow"
+
+test-all: lint types imports
+	$(BIN)/pytest -n 2
+
+figures: .venv/installed
+	$(BIN)/lipmodel figures --out out/figures
+
+# One environment for everything; made again when what it is made of changes.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv demo out build *.egg-info

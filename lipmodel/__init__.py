@@ -1,0 +1,20 @@
+"""Lipcert's models: made, bounded, audited and evaluated.
+
+The tour, in the order of imports (each module knows only those above it):
+
+* ``errors``    every error raised on purpose, drawn as a tree.
+* ``norms``     vector and operator norms, plain and as bounds sound in float64.
+* ``certify``   from an ONNX file alone to a certified radius: ``graph`` reads the file,
+  ``lipschitz`` bounds how fast scores move, ``rounding`` how far floats stray, ``radius`` joins
+  them, ``predictor`` is all of it behind one class.
+* ``data``      data sets: bundled ones, IDX files, arrays and tables of your own.
+* ``audit``     what can be observed: gradients of the deployed graph, attacks.
+* ``evaluate``  labelled data to clean and certified accuracy.
+* ``training``  the only part that imports torch: layers, losses, recipes, export.
+* ``cli``       the ``lipmodel`` command.
+
+An ONNX file is the only thing that passes from training to certification, and the certificate
+trusts nothing that the file says of itself. Importing this package imports none of its parts.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,230 @@
+"""Gradients of the deployed graph: its vector-Jacobian product, written as an ONNX graph.
+
+From the typed operations of a model this module writes one ONNX program with inputs x (N, d) and
+v (N, K) and outputs the scores f(x) and the gradient of <v, f(x)> in x. onnxruntime runs it: no
+torch, no finite differences, and the function differentiated is the one that is served. Where a
+piecewise linear operation has a kink, the gradient of one adjoining piece is taken (Relu'(0) = 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lipmodel.certify import ops
+from lipmodel.certify.execution import open_session
+from lipmodel.certify.onnx_writer import OnnxBuilder, to_bytes
+from lipmodel.certify.ops import Graph, Op
+from lipmodel.norms import Array
+
+COTANGENT, GRADIENT = "cotangent", "gradient"
+
+
+class GradientEngine:
+    """Scores and gradients of a graph, in float64.
+
+    Attributes:
+        graph: the network differentiated.
+    """
+
+    def __init__(self, graph: Graph, threads: int = 1) -> None:
+        self.graph = graph
+        self._session: Any = open_session(_write_gradient(graph), threads)
+
+    def __call__(self, inputs: Array, cotangents: Array) -> tuple[Array, Array]:
+        """Scores (N, K) of inputs (N, d), and the gradients (N, d) of <cotangent, scores>.
+
+        For a binary classifier [batch, 1] K is 1.
+        """
+        scores, gradient = self._session.run(
+            None,
+            {
+                self.graph.input: np.ascontiguousarray(inputs).reshape(-1, *self.graph.input_shape),
+                COTANGENT: np.ascontiguousarray(cotangents, dtype=np.float64),
+            },
+        )
+        return scores, gradient.reshape(len(gradient), -1)
+
+
+def _write_gradient(graph: Graph) -> bytes:
+    builder = OnnxBuilder(np.float64)
+    backward = _Backward(builder, graph)
+    for op in graph.ops:
+        backward.forward(op)
+    backward.add(graph.output, COTANGENT)
+    for op in reversed(graph.ops):
+        backward.backward(op)
+    total = backward.total(graph.input)
+    builder.node("Reshape", [total, builder.shape(graph.input_shape)], [GRADIENT])
+    shape = graph.output_shape
+    return to_bytes(
+        builder.model(
+            [builder.value_info(graph.input, graph.input_shape), builder.value_info(COTANGENT, shape)],
+            [builder.value_info(graph.output, shape), builder.value_info(GRADIENT, graph.input_shape)],
+        )
+    )
+
+
+class _Backward:
+    """Writes the forward pass, keeping what the way back needs, then the way back.
+
+    Attributes:
+        saved: per operation, names of the forward pass's by-products (masks, indices).
+        cotangents: per tensor, the contributions to its cotangent so far.
+    """
+
+    def __init__(self, builder: OnnxBuilder, graph: Graph) -> None:
+        self.b, self.graph = builder, graph
+        self.shapes = graph.shapes()
+        self.saved: dict[str, list[str]] = {}
+        self.cotangents: dict[str, list[str]] = {name: [] for name in self.shapes}
+        self.zero = builder.floats(0.0, "zero")
+
+    def node(self, op_type: str, *inputs: str, **attributes: Any) -> str:
+        """One node with one output."""
+        return self.b.node(op_type, inputs, **attributes)[0]
+
+    def add(self, tensor: str, cotangent: str) -> None:
+        """Adds a contribution to a tensor's cotangent."""
+        self.cotangents[tensor].append(cotangent)
+
+    def total(self, tensor: str) -> str:
+        """The sum of the contributions, zeros where there is none."""
+        parts = self.cotangents[tensor]
+        if not parts:
+            return self.node("Mul", tensor, self.zero)
+        total = parts[0]
+        for part in parts[1:]:
+            total = self.node("Add", total, part)
+        return total
+
+    def forward(self, op: Op) -> None:
+        """Writes one operation, saving masks and indices where its derivative needs them."""
+        x = op.inputs[0]
+        match op:
+            case ops.Sort():
+                k = self.b.integers([op.k], "k")
+                indices = self.b.name("indices")
+                self.b.node("TopK", [x, k], [op.output, indices], axis=op.axis + 1, largest=int(op.largest))
+                self.saved[op.output] = [indices]
+            case ops.SortingNetwork():
+                wires = self.b.wires(op, x)
+                masks = []
+                for i, j in op.comparators:
+                    pair = (wires[i], wires[j])
+                    masks.append(self.node("GreaterOrEqual", *pair))
+                    wires[i], wires[j] = self.node("Max", *pair), self.node("Min", *pair)
+                self.saved[op.output] = masks
+                self.b.node("Concat", [wires[i] for i in op.joined], [op.output], axis=op.axis + 1)
+            case _:
+                self.b.emit(op, op.inputs, op.output)
+
+    def backward(self, op: Op) -> None:
+        """Turns the cotangent of an operation's output into contributions to those of its inputs.
+
+        Raises:
+            NotImplementedError: for an operation added to ``ops`` and not here.
+        """
+        if not self.cotangents[op.output]:
+            return
+        g, x, shape = self.total(op.output), op.inputs[0], self.shapes[op.inputs[0]]
+        match op:
+            case ops.Dense():
+                if len(op.shape) == 1:
+                    self.add(x, self.b.node("Gemm", [g, self.b.floats(op.weight, "weight")])[0])
+                else:
+                    self.add(x, self.node("MatMul", g, self.b.floats(op.weight, "weight")))
+            case ops.Scale():
+                self.add(x, self.node("Div" if op.divide else "Mul", g, self.b.floats(op.factor, "factor")))
+            case ops.Shift():
+                self.add(x, g)
+            case ops.Clip():
+                for test, end in (("Greater", op.low), ("Less", op.high)):
+                    if end is not None:
+                        g = self.node("Where", self.node(test, x, self.b.floats(end, "end")), g, self.zero)
+                self.add(x, g)
+            case ops.Abs():
+                self.add(x, self.node("Mul", g, self.node("Sign", x)))
+            case ops.Negate():
+                self.add(x, self.node("Neg", g))
+            case ops.Sort():
+                zeros = self.node("Mul", x, self.zero)
+                (indices,) = self.saved[op.output]
+                self.add(x, self.node("ScatterElements", zeros, indices, g, axis=op.axis + 1))
+            case ops.SortingNetwork():
+                self.add(x, self._sorting_network(op, g))
+            case ops.Extremum():
+                self._extremum(op, g)
+            case ops.ReduceExtremum():
+                self.add(x, self._reduce_extremum(op, g))
+            case ops.Sum():
+                for name in op.inputs:
+                    self.add(name, g)
+            case ops.Concat():
+                start = 0
+                for name in op.inputs:
+                    size = self.shapes[name][op.axis]
+                    ends = [self.b.integers([v]) for v in (start, start + size, op.axis + 1)]
+                    self.add(name, self.node("Slice", g, *ends))
+                    start += size
+            case ops.Select():
+                self.add(x, self._scatter(op.indices, op.axis, shape, g))
+            case ops.Reshape():
+                self.add(x, self.node("Reshape", g, self.b.shape(shape)))
+            case ops.Transpose():
+                inverse = np.argsort(op.permutation)
+                self.add(x, self.node("Transpose", g, perm=[0, *(int(a) + 1 for a in inverse)]))
+            case _:
+                raise NotImplementedError(f"no derivative is given for {type(op).__name__}")
+
+    def _sorting_network(self, op: ops.SortingNetwork, g: str) -> str:
+        """Back through the comparators: where a >= b the max was a, and its cotangent goes to a."""
+        length = len(op.wires[0])
+        if len(op.joined) > 1:
+            sizes = self.b.integers([length] * len(op.joined), "split")
+            parts = self.b.node("Split", [g, sizes], len(op.joined), axis=op.axis + 1)
+        else:
+            parts = [g]
+        wires = dict(zip(op.joined, parts, strict=True))
+        for (i, j), mask in reversed(list(zip(op.comparators, self.saved[op.output], strict=True))):
+            high, low = wires.get(i, self.zero), wires.get(j, self.zero)
+            wires[i], wires[j] = self.node("Where", mask, high, low), self.node("Where", mask, low, high)
+        # A wire that no output depends on has no cotangent; the others' shape serves for its zeros.
+        some = next(iter(wires.values()))
+        ordered = [wires.get(i) or self.node("Mul", some, self.zero) for i in range(len(op.wires))]
+        joined = self.b.node("Concat", ordered, axis=op.axis + 1)[0]
+        shape = self.shapes[op.inputs[0]]
+        return self._scatter([i for wire in op.wires for i in wire], op.axis, shape, joined)
+
+    def _scatter(self, indices: Sequence[int], axis: int, shape: ops.Shape, g: str) -> str:
+        """Entries put back where a selection took them from, zeros elsewhere (from a column of zeros)."""
+        size = shape[axis]
+        if tuple(indices) == tuple(range(size)):
+            return g
+        position = {index: place for place, index in enumerate(indices)}
+        back = [position.get(i, len(indices)) for i in range(size)]
+        if len(indices) < size:
+            ends = [self.b.integers([v]) for v in (0, 1, axis + 1)]
+            column = self.node("Mul", self.node("Slice", g, *ends), self.zero)
+            g = self.node("Concat", g, column, axis=axis + 1)
+        return self.node("Gather", g, self.b.integers(back, "indices"), axis=axis + 1)
+
+    def _extremum(self, op: ops.Extremum, g: str) -> None:
+        """To the first operand that attains the extremum."""
+        remaining = g
+        for name in op.inputs[:-1]:
+            here = self.node("Equal", name, op.output)
+            self.add(name, self.node("Where", here, remaining, self.zero))
+            remaining = self.node("Where", here, self.zero, remaining)
+        self.add(op.inputs[-1], remaining)
+
+    def _reduce_extremum(self, op: ops.ReduceExtremum, g: str) -> str:
+        """To every entry that attains the extremum, in equal shares: they tie on a null set only."""
+        kept = self.b.shape([1 if i in op.axes else d for i, d in enumerate(self.shapes[op.inputs[0]])])
+        value, g = self.node("Reshape", op.output, kept), self.node("Reshape", g, kept)
+        mask = self.node("Cast", self.node("Equal", op.inputs[0], value), to=self.b.tensor_type)
+        axes = self.b.integers([a + 1 for a in op.axes], "axes")
+        share = self.node("Div", g, self.node("ReduceSum", mask, axes, keepdims=1))
+        return self.node("Mul", mask, share)

@@ -1,0 +1,103 @@
+"""What a model file says of itself. Claims are shown and compared with the proof, never used in it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lipmodel.norms import Norm
+
+NORM, LIPSCHITZ, CLASSES, INPUT_BOX, RECORD = (
+    "lipcert.norm",
+    "lipcert.lipschitz",
+    "lipcert.classes",
+    "lipcert.input_box",
+    "lipcert.record",
+)
+"""Keys of the metadata that the exporter writes."""
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Metadata of a model file, taken on trust only for display and defaults.
+
+    Attributes:
+        norm: the norm of the input the model was trained for.
+        lipschitz: the claimed bound on how fast any one class score moves, in that norm.
+        classes: names of the classes, in the order of the scores.
+        input_box: least and largest value of an input coordinate in the data.
+        record: the training record (recipe, data digest, metrics).
+        ignored: what was there and could not be understood, one line each.
+    """
+
+    norm: Norm | None = None
+    lipschitz: float | None = None
+    classes: tuple[str, ...] | None = None
+    input_box: tuple[float, float] | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+
+    def to_metadata(self) -> dict[str, str]:
+        """As metadata of an ONNX file."""
+        entries: dict[str, Any] = {
+            NORM: self.norm,
+            LIPSCHITZ: self.lipschitz,
+            CLASSES: self.classes,
+            INPUT_BOX: self.input_box,
+            RECORD: dict(self.record),
+        }
+        return {
+            key: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+            for key, value in entries.items()
+            if value is not None
+        }
+
+
+def read_claims(metadata: Mapping[str, str], class_count: int) -> Claims:
+    """Reads claims; one that is malformed is listed under ``ignored`` and otherwise left out."""
+    values: dict[str, Any] = {}
+    ignored: list[str] = []
+
+    def take(attribute: str, key: str, parse: Any) -> None:
+        if key in metadata:
+            try:
+                values[attribute] = parse(metadata[key])
+            except (ValueError, TypeError, KeyError, RecursionError):
+                ignored.append(f"{key} = {metadata[key][:80]!r} is not understood")
+
+    def lipschitz(text: str) -> float:
+        value = float(text)
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(text)
+        return value
+
+    def classes(text: str) -> tuple[str, ...]:
+        names = json.loads(text)
+        if not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
+            raise ValueError(text)
+        "".join(names).encode()  # raises ValueError on a lone surrogate, which no JSON answer could carry
+        if len(names) != class_count or len(set(names)) != class_count:
+            raise ValueError(text)
+        return tuple(names)
+
+    def input_box(text: str) -> tuple[float, float]:
+        low, high = map(float, json.loads(text))
+        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+            raise ValueError(text)
+        return low, high
+
+    def record(text: str) -> Mapping[str, Any]:
+        value = json.loads(text)
+        if not isinstance(value, dict):
+            raise ValueError(text)
+        return value
+
+    take("norm", NORM, Norm)
+    take("lipschitz", LIPSCHITZ, lipschitz)
+    take("classes", CLASSES, classes)
+    take("input_box", INPUT_BOX, input_box)
+    take("record", RECORD, record)
+    return Claims(**values, ignored=tuple(ignored))

@@ -1,0 +1,256 @@
+"""THE walk of an ONNX graph: from a file's bytes to typed operations, or to a refusal.
+
+Everything else (bounds, rounding, execution, gradients) consumes the :class:`~lipmodel.certify.ops.Graph`
+made here and never looks at ONNX again. The walk is a whitelist: an operator, an attribute or a
+shape that is not expressly handled raises :class:`~lipmodel.errors.UnsupportedError` with the
+node's name; nothing is assumed of it. What the file says of itself (``value_info``, output shapes,
+metadata) is not used.
+
+The handlers of the operators stand in ``operators.py``, what they are written with in ``walk.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import helper
+
+from lipmodel.certify.folding import fold, read_tensor
+from lipmodel.certify.operators import FLOATS, HANDLERS
+from lipmodel.certify.ops import Graph
+from lipmodel.certify.simplify import simplify
+from lipmodel.certify.walk import Node, Walk
+from lipmodel.errors import FileFormatError, UnsupportedError
+
+MIN_OPSET, MAX_OPSET = 7, 27
+MAX_NODES = 10_000
+MAX_FILE_BYTES = 2**31 - 1  # a protobuf cannot be larger
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """An ONNX file that could be read as a network of known operations.
+
+    Attributes:
+        content: the file's bytes.
+        sha256: their digest, in hexadecimal.
+        graph: the network.
+        dtype: the floating-point format that the file computes in.
+        operators: how often each ONNX operator occurs on the way to the scores.
+        metadata: what the file says of itself; claims, see ``claims.py``.
+    """
+
+    content: bytes = field(repr=False)
+    sha256: str
+    graph: Graph
+    dtype: type[np.float32] | type[np.float64]
+    operators: dict[str, int]
+    metadata: dict[str, str]
+
+
+def read_onnx(source: Path | bytes) -> OnnxFile:
+    """Reads an ONNX file, or its bytes.
+
+    Raises:
+        FileFormatError: the file is missing, truncated, not ONNX, or not self-contained.
+        UnsupportedError: it holds something about which nothing is proved; names the node.
+    """
+    if isinstance(source, bytes):
+        content = source
+    else:
+        try:
+            content = source.read_bytes()
+        except OSError as error:
+            raise FileFormatError(f"cannot read {source}: {error.strerror or error}") from error
+    if not content:
+        raise FileFormatError("the file is empty; an ONNX model is accepted")
+    if len(content) > MAX_FILE_BYTES:
+        raise FileFormatError(f"the file has {len(content)} bytes; at most {MAX_FILE_BYTES} are accepted")
+    try:
+        model = onnx.load_model_from_string(content)
+    except (DecodeError, ValueError, TypeError) as error:
+        raise FileFormatError(f"not an ONNX model, or a truncated one ({error})") from error
+    walk = Walk(_check_model(model))
+    graph = _walk(walk, model.graph)
+    return OnnxFile(
+        content=content,
+        sha256=hashlib.sha256(content).hexdigest(),
+        graph=graph,
+        dtype=walk.dtypes[graph.input],
+        operators=dict(sorted(walk.operators.items())),
+        metadata={entry.key: entry.value for entry in model.metadata_props},
+    )
+
+
+def _walk(walk: Walk, proto: onnx.GraphProto) -> Graph:
+    """Walks the nodes that the output depends on."""
+    nodes = _reachable(proto)
+    for initializer in proto.initializer:
+        if initializer.name in walk.constants:
+            raise FileFormatError(f"two initializers are named '{initializer.name}'")
+        walk.define_constant(initializer.name, read_tensor(initializer))
+    name = _declare_input(walk, proto)
+    for node in nodes:
+        _visit(walk, node)
+    output = str(proto.output[0].name)
+    if output in walk.constants or output not in walk.shapes:
+        raise UnsupportedError(f"the output '{output}' does not depend on the input '{name}'")
+    if len(walk.shapes[output]) != 1 or walk.shapes[output][0] < 1:
+        raise UnsupportedError(
+            f"the output has shape [batch, {', '.join(map(str, walk.shapes[output]))}]; class scores of "
+            "shape [batch, classes] are accepted ([batch, 1] for two classes)"
+        )
+    return simplify(Graph(input=name, input_shape=walk.shapes[name], ops=tuple(walk.ops), output=output))
+
+
+def _declare_input(walk: Walk, proto: onnx.GraphProto) -> str:
+    """Checks the one input; takes its shape from the file, which every caller must meet."""
+    shared = [i.name for i in proto.input if i.name in walk.constants]
+    if shared:
+        raise UnsupportedError(
+            f"initializer '{shared[0]}' is also a graph input, so a caller could replace it; "
+            "remove it from the inputs (keep_initializers_as_inputs=False at export)"
+        )
+    if len(proto.input) != 1:
+        names = ", ".join(f"'{i.name}'" for i in proto.input) or "none"
+        raise UnsupportedError(f"the graph has {len(proto.input)} inputs ({names}); one is accepted")
+    value = proto.input[0]
+    tensor = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or tensor.elem_type not in FLOATS:
+        raise UnsupportedError(f"input '{value.name}' is not a float32 or float64 tensor")
+    dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+    if not tensor.HasField("shape") or len(dims) < 2:
+        raise UnsupportedError(
+            f"input '{value.name}' has shape {dims}; [batch, …] with at least one axis more is accepted"
+        )
+    if any(d is None or d < 1 for d in dims[1:]) or math.prod(d or 1 for d in dims[1:]) > 2**24:
+        raise UnsupportedError(
+            f"input '{value.name}' has shape {dims}; only the first axis, the batch, may be free, "
+            "and a sample has at most 2^24 numbers"
+        )
+    walk.batch = dims[0]
+    shape = tuple(int(d) for d in dims[1:] if d is not None)
+    walk.define(value.name, shape, FLOATS[tensor.elem_type])
+    return str(value.name)
+
+
+def _visit(walk: Walk, proto: onnx.NodeProto) -> None:
+    """Turns one node into a constant or into operations."""
+    label = proto.name or next((o for o in proto.output if o), "")
+    if proto.domain not in ("", "ai.onnx"):
+        raise UnsupportedError(
+            f"domain '{proto.domain}' is unknown; standard ONNX operators are accepted",
+            node=label,
+            op=proto.op_type,
+        )
+    walk.operators[proto.op_type] += 1
+    for name in proto.input:
+        if name and name not in walk.constants and name not in walk.shapes:
+            raise UnsupportedError(
+                f"reads '{name}', which nothing before it makes", node=label, op=proto.op_type
+            )
+    try:
+        attributes = _attributes(proto)
+    except (ValueError, TypeError) as error:
+        raise UnsupportedError(f"has a malformed attribute: {error}", node=label, op=proto.op_type) from error
+    node = Node(proto, label, attributes)
+    if proto.op_type == "Constant":
+        _constant(walk, node)
+    elif all(name in walk.constants for name in proto.input if name):
+        for name, array in zip(
+            (o for o in proto.output if o),
+            fold(proto, [walk.constants.get(name) for name in proto.input], walk.opset),
+            strict=False,
+        ):
+            walk.define_constant(name, array)
+    else:
+        handler, known = HANDLERS.get(proto.op_type, (None, frozenset()))
+        if handler is None:
+            raise node.refuse(
+                "this operator has no proved Lipschitz bound; accepted are "
+                + ", ".join(sorted([*HANDLERS, "Constant"]))
+            )
+        if unknown := sorted(set(attributes) - known):
+            raise node.refuse(f"attribute '{unknown[0]}' is not understood")
+        try:
+            handler(walk, node)
+        except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
+            raise node.refuse(f"is malformed: {error}") from error
+
+
+def _constant(walk: Walk, node: Node) -> None:
+    values = [v for v in node.attributes.values() if v is not None]
+    if len(values) != 1:
+        raise node.refuse("has no single value")
+    value = values[0]
+    if isinstance(value, onnx.TensorProto):
+        array = read_tensor(value)
+    elif isinstance(value, (int, float)) or (
+        isinstance(value, list) and all(isinstance(v, (int, float)) for v in value)
+    ):
+        listed = value if isinstance(value, list) else [value]
+        kind = np.int64 if all(isinstance(v, int) for v in listed) else np.float32
+        array = np.asarray(value, dtype=kind)
+        if not np.isfinite(array).all():
+            raise node.refuse("holds a NaN or an infinity")
+    else:
+        raise node.refuse("holds neither a tensor nor numbers")
+    walk.define_constant(node.proto.output[0], array)
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """The attributes by name; ValueError where one is given twice or stands for a function's."""
+    attributes: dict[str, Any] = {}
+    for attribute in node.attribute:
+        if attribute.name in attributes or attribute.ref_attr_name:
+            raise ValueError(f"'{attribute.name}' is given twice or is a reference")
+        attributes[attribute.name] = helper.get_attribute_value(attribute)
+    return attributes
+
+
+def _check_model(model: onnx.ModelProto) -> int:
+    """Checks what stands above the graph; returns the opset."""
+    if not model.HasField("graph") or not model.graph.output:
+        raise FileFormatError("not an ONNX model: it has no graph with an output")
+    if len(model.graph.output) != 1:
+        names = ", ".join(f"'{o.name}'" for o in model.graph.output)
+        raise UnsupportedError(f"the graph has several outputs ({names}); one, the class scores, is accepted")
+    if model.functions:
+        raise UnsupportedError(
+            "the file defines functions of its own; inline them: onnx.inliner.inline_local_functions"
+        )
+    if model.graph.sparse_initializer or model.graph.quantization_annotation:
+        raise UnsupportedError("sparse and quantised initializers are not accepted")
+    if len(model.graph.node) > MAX_NODES:
+        raise UnsupportedError(
+            f"the graph has {len(model.graph.node)} nodes; at most {MAX_NODES} are accepted"
+        )
+    opsets = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
+    if len(opsets) != 1:
+        raise FileFormatError(f"the file must name one version of the standard operators; it names {opsets}")
+    if not MIN_OPSET <= opsets[0] <= MAX_OPSET:
+        raise UnsupportedError(f"opset {opsets[0]} is not accepted; {MIN_OPSET} to {MAX_OPSET} are")
+    return int(opsets[0])
+
+
+def _reachable(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes that the output depends on, in file order; dead branches prove nothing and cost nothing."""
+    made: set[str] = {i.name for i in graph.initializer} | {i.name for i in graph.input}
+    for node in graph.node:
+        for output in node.output:
+            if output and output in made:
+                raise FileFormatError(f"the tensor '{output}' is made twice")
+            made.add(output)
+    needed, kept = {graph.output[0].name}, []
+    for node in reversed(graph.node):
+        if any(output in needed for output in node.output if output):
+            needed.update(name for name in node.input if name)
+            kept.append(node)
+    return kept[::-1]

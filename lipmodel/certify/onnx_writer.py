@@ -1,0 +1,196 @@
+"""Operations written as ONNX, in float32 (export) or float64 (execution by this project).
+
+The programs run and the programs exported are both written here, so the graph executed is the
+graph analysed. Nodes are the forms that onnxruntime has kernels for in both formats, and of those
+the fastest measured: GroupSort as Split, Max, Min and Concat rather than TopK.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from lipmodel import __version__
+from lipmodel.certify import ops
+from lipmodel.certify.ops import Graph, Op
+
+OPSET = 23
+IR_VERSION = 11
+
+
+class OnnxBuilder:
+    """Collects the nodes and initialisers of one ONNX graph, all in one floating-point format."""
+
+    def __init__(self, dtype: type[np.float32] | type[np.float64]) -> None:
+        self.dtype = dtype
+        self.tensor_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self._known: dict[tuple[str, bytes, tuple[int, ...]], str] = {}
+        self._count = 0
+
+    def name(self, hint: str) -> str:
+        """A name not given before."""
+        self._count += 1
+        return f"{hint}_{self._count}"
+
+    def node(
+        self, op_type: str, inputs: Sequence[str], outputs: int | Sequence[str] = 1, **attributes: Any
+    ) -> list[str]:
+        """Adds a node; returns the names of its outputs."""
+        names = [self.name(op_type.lower()) for _ in range(outputs)] if isinstance(outputs, int) else outputs
+        names = list(names)
+        self.nodes.append(helper.make_node(op_type, inputs, names, name=names[0], **attributes))
+        return names
+
+    def floats(self, values: Any, hint: str = "constant") -> str:
+        """A floating-point initialiser in the builder's format."""
+        return self._initializer(np.asarray(values, dtype=self.dtype), hint)
+
+    def integers(self, values: Sequence[int], hint: str = "shape") -> str:
+        """An int64 initialiser of one axis."""
+        return self._initializer(np.asarray(values, dtype=np.int64), hint)
+
+    def _initializer(self, array: np.ndarray[Any, Any], hint: str) -> str:
+        key = (str(array.dtype), array.tobytes(), array.shape)
+        if key not in self._known:
+            self._known[key] = self.name(hint)
+            self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), self._known[key]))
+        return self._known[key]
+
+    def value_info(self, name: str, shape: Sequence[int]) -> onnx.ValueInfoProto:
+        """Type of a tensor with a leading, free batch axis."""
+        return helper.make_tensor_value_info(name, self.tensor_type, ["batch", *shape])
+
+    def model(
+        self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]
+    ) -> onnx.ModelProto:
+        """The finished model."""
+        graph = helper.make_graph(self.nodes, "lipcert", inputs, outputs, self.initializers)
+        return helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="lipcert",
+            producer_version=__version__,
+        )
+
+    def emit(self, op: Op, inputs: Sequence[str], output: str) -> None:
+        """Writes one operation that reads the ONNX tensors ``inputs`` and makes ``output``.
+
+        Raises:
+            NotImplementedError: for an operation added to ``ops`` and not here.
+        """
+        x = inputs[0]
+        match op:
+            case ops.Dense():
+                self._dense(op, x, output)
+            case ops.Scale():
+                self.node("Div" if op.divide else "Mul", [x, self.floats(op.factor, "factor")], [output])
+            case ops.Shift():
+                self.node("Add", [x, self.floats(op.offset, "offset")], [output])
+            case ops.Clip():
+                if op.low is not None and op.high is not None:
+                    (x,) = self.node("Max", [x, self.floats(op.low, "low")])
+                    self.node("Min", [x, self.floats(op.high, "high")], [output])
+                elif ops.is_constant_zero(op.low):
+                    self.node("Relu", [x], [output])
+                elif op.low is not None:
+                    self.node("Max", [x, self.floats(op.low, "low")], [output])
+                else:
+                    self.node("Min", [x, self.floats(op.high, "high")], [output])
+            case ops.Abs():
+                self.node("Abs", [x], [output])
+            case ops.Negate():
+                self.node("Neg", [x], [output])
+            case ops.Sort():
+                k = self.integers([op.k], "k")
+                self.node(
+                    "TopK", [x, k], [output, self.name("indices")], axis=op.axis + 1, largest=int(op.largest)
+                )
+            case ops.SortingNetwork():
+                self._sorting_network(op, x, output)
+            case ops.Extremum():
+                self.node(op.kind.capitalize(), inputs, [output])
+            case ops.ReduceExtremum():
+                axes = self.integers([a + 1 for a in op.axes], "axes")
+                (reduced,) = self.node(f"Reduce{op.kind.capitalize()}", [x, axes], keepdims=1)
+                self.node("Reshape", [reduced, self.shape(op.shape)], [output])
+            case ops.Sum():
+                self.node("Add", inputs, [output])
+            case ops.Concat():
+                self.node("Concat", inputs, [output], axis=op.axis + 1)
+            case ops.Select():
+                self.node("Gather", [x, self.integers(op.indices, "indices")], [output], axis=op.axis + 1)
+            case ops.Reshape():
+                self.node("Reshape", [x, self.shape(op.shape)], [output])
+            case ops.Transpose():
+                self.node("Transpose", [x], [output], perm=[0, *(a + 1 for a in op.permutation)])
+            case _:
+                raise NotImplementedError(f"no ONNX form is given for {type(op).__name__}")
+
+    def shape(self, shape: Sequence[int]) -> str:
+        """A Reshape target: the batch axis kept, then the shape per sample."""
+        return self.integers([-1, *shape])
+
+    def wires(self, op: ops.SortingNetwork, x: str) -> list[str]:
+        """The slices that a sorting network starts from, before any comparator."""
+        flat = [i for wire in op.wires for i in wire]
+        if flat == list(range(len(flat))) and len(op.wires) > 1:
+            sizes = self.integers([len(wire) for wire in op.wires], "split")
+            return self.node("Split", [x, sizes], len(op.wires), axis=op.axis + 1)
+        return [
+            self.node("Gather", [x, self.integers(wire, "wire")], axis=op.axis + 1)[0] for wire in op.wires
+        ]
+
+    def _dense(self, op: ops.Dense, x: str, output: str) -> None:
+        if len(op.shape) == 1:
+            bias = [] if op.bias is None else [self.floats(op.bias, "bias")]
+            self.node("Gemm", [x, self.floats(op.weight, "weight"), *bias], [output], transB=1)
+            return
+        transposed = self.floats(op.weight.T, "weight")
+        if op.bias is None:
+            self.node("MatMul", [x, transposed], [output])
+        else:
+            (product,) = self.node("MatMul", [x, transposed])
+            self.node("Add", [product, self.floats(op.bias, "bias")], [output])
+
+    def _sorting_network(self, op: ops.SortingNetwork, x: str, output: str) -> None:
+        wires = self.wires(op, x)
+        for i, j in op.comparators:
+            pair = [wires[i], wires[j]]
+            wires[i], wires[j] = self.node("Max", pair)[0], self.node("Min", pair)[0]
+        self.node("Concat", [wires[i] for i in op.joined], [output], axis=op.axis + 1)
+
+
+def write_model(graph: Graph, dtype: type[np.float32] | type[np.float64]) -> onnx.ModelProto:
+    """The graph as an ONNX model: one input and one output, each with a free leading batch axis.
+
+    In float32 each constant is rounded to the nearest float32; constants read from a float32 file
+    come back unchanged.
+    """
+    builder = OnnxBuilder(dtype)
+    for op in graph.ops:
+        builder.emit(op, op.inputs, op.output)
+    shapes = graph.shapes()
+    return builder.model(
+        [builder.value_info(graph.input, graph.input_shape)],
+        [builder.value_info(graph.output, shapes[graph.output])],
+    )
+
+
+def set_metadata(model: onnx.ModelProto, metadata: dict[str, str]) -> None:
+    """Writes metadata in the order of its keys, so that the same content gives the same bytes."""
+    helper.set_model_props(model, dict(sorted(metadata.items())))
+
+
+def to_bytes(model: onnx.ModelProto) -> bytes:
+    """The model as a file's bytes; the same model gives the same bytes."""
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+FLOAT_TYPES = {TensorProto.FLOAT: np.float32, TensorProto.DOUBLE: np.float64}

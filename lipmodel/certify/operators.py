@@ -1,0 +1,356 @@
+"""The whitelist: how each accepted ONNX operator becomes typed operations.
+
+A handler checks everything that its operator's bound depends on, and above all that the node
+leaves the batch axis alone. Attributes that a handler does not name are refused before it is called.
+Older opsets give as attributes what newer ones give as inputs; both are read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from lipmodel.certify import ops
+from lipmodel.certify.ops import Shape
+from lipmodel.certify.walk import Node, Walk
+
+FLOATS: dict[int | None, type[np.float32] | type[np.float64]] = {
+    TensorProto.FLOAT: np.float32,
+    TensorProto.DOUBLE: np.float64,
+}
+
+Handler = Callable[[Walk, Node], None]
+HANDLERS: dict[str, tuple[Handler, frozenset[str]]] = {}
+
+
+def _handles(*op_types: str, attributes: tuple[str, ...] = ()) -> Callable[[Handler], Handler]:
+    """Registers the handler of some operators, with the attributes it understands."""
+
+    def register(handler: Handler) -> Handler:
+        for op_type in op_types:
+            HANDLERS[op_type] = (handler, frozenset(attributes))
+        return handler
+
+    return register
+
+
+@_handles("Gemm", attributes=("alpha", "beta", "transA", "transB"))
+def _gemm(walk: Walk, node: Node) -> None:
+    a = node.attributes
+    if a.get("alpha", 1.0) != 1.0 or a.get("beta", 1.0) != 1.0 or a.get("transA", 0) != 0:
+        raise node.refuse("accepted with alpha = beta = 1 and transA = 0; fold the factors into the weights")
+    x, shape = walk.dynamic(node)
+    weight = walk.weights(node, 1, x)
+    if weight is None or weight.ndim != 2 or len(shape) != 1:
+        raise node.refuse("accepted on a tensor [batch, n] with a constant matrix of weights")
+    weight = weight if a.get("transB", 0) else weight.T
+    bias = walk.weights(node, 2, x)
+    _finish_dense(walk, node, x, weight, bias)
+
+
+@_handles("MatMul")
+def _matmul(walk: Walk, node: Node) -> None:
+    x, _ = walk.dynamic(node)
+    weight = walk.weights(node, 1, x)
+    if weight is None or weight.ndim != 2:
+        raise node.refuse("accepted with a constant matrix of two axes on the right")
+    _finish_dense(walk, node, x, weight.T, None)
+
+
+def _finish_dense(walk: Walk, node: Node, x: str, weight: Any, bias: Any) -> None:
+    shape = walk.shapes[x]
+    m, n = weight.shape
+    if not shape or shape[-1] != n or m == 0:
+        raise node.refuse(f"weights for {n} inputs meet a tensor of shape {list(shape)} per sample")
+    if bias is not None:
+        bias = np.broadcast_to(walk.per_sample(node, bias, (m,)), (m,))
+    walk.finish(
+        node, ops.Dense, (x,), (*shape[:-1], m), weight=np.ascontiguousarray(weight, np.float64), bias=bias
+    )
+
+
+@_handles("Add", "Sub")
+def _add(walk: Walk, node: Node) -> None:
+    """X ± c, c - x = (-x) + c, x + y, x - y = x + (-y): negation is exact, so the rounding is the same."""
+    subtract = node.op == "Sub"
+    left, right = node.proto.input
+    if left in walk.shapes and right in walk.shapes:
+        shape = _same_shape(walk, node, (left, right))
+        if subtract:
+            right = walk.make(node, ops.Negate, (right,), shape)
+        walk.finish(node, ops.Sum, (left, right), shape)
+        return
+    index = 0 if left in walk.shapes else 1
+    x, shape = walk.dynamic(node, index)
+    offset = walk.per_sample(node, walk.weights(node, 1 - index, x), shape)
+    if subtract and index == 0:
+        offset = -offset
+    elif subtract:
+        x = walk.make(node, ops.Negate, (x,), shape)
+    walk.finish(node, ops.Shift, (x,), shape, offset=offset)
+
+
+@_handles("Mul", "Div")
+def _multiply(walk: Walk, node: Node) -> None:
+    left, right = walk.input(node, 0), walk.input(node, 1)
+    divide = node.op == "Div"
+    if (left in walk.shapes and right in walk.shapes) or (divide and right in walk.shapes):
+        raise node.refuse("accepted with a constant factor or divisor: a product of tensors is not Lipschitz")
+    index = 0 if left in walk.shapes else 1
+    x, shape = walk.dynamic(node, index)
+    factor = walk.per_sample(node, walk.weights(node, 1 - index, x), shape)
+    if divide and not factor.all():
+        raise node.refuse("divides by zero")
+    walk.finish(node, ops.Scale, (x,), shape, factor=factor, divide=divide)
+
+
+@_handles("Max", "Min")
+def _extremum(walk: Walk, node: Node) -> None:
+    kind = node.op.lower()
+    names = list(dict.fromkeys(i for i in node.proto.input if i in walk.shapes))
+    shape = _same_shape(walk, node, tuple(names))
+    bounds = [
+        walk.per_sample(node, walk.weights(node, index, names[0]), shape)
+        for index, name in enumerate(node.proto.input)
+        if name in walk.constants
+    ]
+    if not bounds:
+        if len(names) == 1:
+            walk.reshape(node, names[0], shape)
+        else:
+            walk.finish(node, ops.Extremum, tuple(names), shape, kind=kind)
+        return
+    x = names[0] if len(names) == 1 else walk.make(node, ops.Extremum, tuple(names), shape, kind=kind)
+    bound = bounds[0]
+    for other in bounds[1:]:
+        bound = np.maximum(bound, other) if kind == "max" else np.minimum(bound, other)
+    walk.finish(node, ops.Clip, (x,), shape, **{"low" if kind == "max" else "high": bound})
+
+
+@_handles("Relu")
+def _relu(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    walk.finish(node, ops.Clip, (x,), shape, low=np.zeros(()))
+
+
+@_handles("Abs")
+def _abs(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    walk.finish(node, ops.Abs, (x,), shape)
+
+
+@_handles("Neg")
+def _negate(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    walk.finish(node, ops.Negate, (x,), shape)
+
+
+@_handles("Identity")
+def _identity(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    walk.reshape(node, x, shape)
+
+
+@_handles("Cast", attributes=("to", "saturate", "round_mode"))
+def _cast(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    target = FLOATS.get(node.attributes.get("to"))
+    if target is None or np.dtype(target).itemsize < np.dtype(walk.dtypes[x]).itemsize:
+        raise node.refuse("accepted from float32 to float64, which is exact; any other cast rounds")
+    walk.reshape(node, x, shape)
+    walk.dtypes[node.proto.output[0]] = target
+
+
+@_handles("TopK", attributes=("axis", "largest", "sorted", "k"))
+def _topk(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    axis = walk.axis(node, node.attributes.get("axis", -1), len(shape) + 1)
+    k = walk.integers(node, 1, "k")
+    if k is None or len(k) != 1 or not 1 <= k[0] <= shape[axis]:
+        raise node.refuse(f"k = {k} is not between 1 and the {shape[axis]} entries of its axis")
+    if not node.attributes.get("sorted", 1):
+        raise node.refuse("sorted = 0 leaves the order open; sorted = 1 is accepted")
+    walk.finish(
+        node,
+        ops.Sort,
+        (x,),
+        _replaced(shape, axis, k[0]),
+        axis=axis,
+        k=k[0],
+        largest=bool(node.attributes.get("largest", 1)),
+    )
+
+
+@_handles("ReduceMax", "ReduceMin", attributes=("axes", "keepdims", "noop_with_empty_axes"))
+def _reduce_extremum(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    given = walk.integers(node, 1, "axes")
+    if not given:
+        raise node.refuse("needs its axes named: without them it would reduce over the batch")
+    axes = tuple(sorted({walk.axis(node, a, len(shape) + 1) for a in given}))
+    keep = node.attributes.get("keepdims", 1)
+    reduced = tuple(1 if i in axes else d for i, d in enumerate(shape) if keep or i not in axes)
+    walk.finish(node, ops.ReduceExtremum, (x,), reduced, kind=node.op[-3:].lower(), axes=axes)
+
+
+@_handles("Slice", attributes=("starts", "ends", "axes"))
+def _slice(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    starts, ends = walk.integers(node, 1, "starts"), walk.integers(node, 2, "ends")
+    if starts is None or ends is None:
+        raise node.refuse("starts and ends must be constants")
+    axes = walk.integers(node, 3, "axes") or list(range(len(starts)))
+    steps = walk.integers(node, 4, "steps") or [1] * len(starts)
+    if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
+        raise node.refuse("starts, ends, axes and steps do not fit together")
+    for start, end, given, step in zip(starts, ends, axes, steps, strict=True):
+        axis = walk.axis(node, given, len(shape) + 1)
+        indices = tuple(range(shape[axis]))[slice(start, _slice_end(end, step, shape[axis]), step)]
+        if not indices:
+            raise node.refuse("selects nothing")
+        x = walk.make(
+            node, ops.Select, (x,), _replaced(shape, axis, len(indices)), axis=axis, indices=indices
+        )
+        shape = walk.shapes[x]
+    walk.reshape(node, x, shape)
+
+
+def _slice_end(end: int, step: int, size: int) -> int | None:
+    """ONNX clamps an end below -size to "before the first": None in Python, for negative steps."""
+    return None if step < 0 and end < -size else end
+
+
+@_handles("Split", attributes=("axis", "split", "num_outputs"))
+def _split(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    axis = walk.axis(node, node.attributes.get("axis", 0), len(shape) + 1)
+    parts = len(node.proto.output)
+    sizes = walk.integers(node, 1, "split")
+    if sizes is None:
+        step = -(-shape[axis] // parts)
+        sizes = [min(step, shape[axis] - i * step) for i in range(parts)]
+    if len(sizes) != parts or sum(sizes) != shape[axis] or min(sizes) < 1:
+        raise node.refuse(f"parts of sizes {sizes} do not make up an axis of {shape[axis]}")
+    start = 0
+    for index, size in enumerate(sizes):
+        if node.proto.output[index]:
+            walk.finish(
+                node,
+                ops.Select,
+                (x,),
+                _replaced(shape, axis, size),
+                output=index,
+                axis=axis,
+                indices=tuple(range(start, start + size)),
+            )
+        start += size
+
+
+@_handles("Gather", attributes=("axis",))
+def _gather(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    axis = walk.axis(node, node.attributes.get("axis", 0), len(shape) + 1)
+    array = walk.constant(node, 1)
+    if array is None or not np.issubdtype(array.dtype, np.integer) or array.ndim > 1 or array.size == 0:
+        raise node.refuse("accepted with a constant list of indices")
+    indices = tuple(int(i) + shape[axis] if i < 0 else int(i) for i in array.ravel())
+    if not all(0 <= i < shape[axis] for i in indices) or not ops.distinct(indices):
+        raise node.refuse("accepted with distinct indices within the axis: a repeated entry counts twice")
+    selected = _replaced(shape, axis, len(indices))
+    if array.ndim == 1:
+        walk.finish(node, ops.Select, (x,), selected, axis=axis, indices=indices)
+    else:  # one index removes the axis
+        x = walk.make(node, ops.Select, (x,), selected, axis=axis, indices=indices)
+        walk.reshape(node, x, shape[:axis] + shape[axis + 1 :])
+
+
+@_handles("Concat", attributes=("axis",))
+def _concat(walk: Walk, node: Node) -> None:
+    names = tuple(walk.dynamic(node, index)[0] for index in range(len(node.proto.input)))
+    shapes = [walk.shapes[name] for name in names]
+    axis = walk.axis(node, node.attributes.get("axis", 0), len(shapes[0]) + 1)
+    if any(
+        len(s) != len(shapes[0]) or _replaced(s, axis, 0) != _replaced(shapes[0], axis, 0) for s in shapes
+    ):
+        raise node.refuse(f"joins tensors of shapes {[list(s) for s in shapes]} per sample")
+    walk.finish(node, ops.Concat, names, _replaced(shapes[0], axis, sum(s[axis] for s in shapes)), axis=axis)
+
+
+@_handles("Reshape", attributes=("shape", "allowzero"))
+def _reshape(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    target = walk.integers(node, 1, "shape")
+    if not target:
+        raise node.refuse("needs a constant target shape")
+    if node.attributes.get("allowzero", 0) and 0 in target:
+        raise node.refuse("makes an empty tensor")
+    # The batch must stay in front: copied (0), as the file's own fixed number, or as the one -1
+    # when the other dimensions account for a whole sample. None stands for a copied batch.
+    dims = [(None, *shape)[i] if d == 0 and i <= len(shape) else d for i, d in enumerate(target)]
+    lead, rest = dims[0], [d for d in dims[1:] if d is not None]
+    if target.count(-1) > 1 or any(d < 1 and d != -1 for d in rest):
+        raise node.refuse(f"target shape {target} makes no sense for {list(shape)} per sample")
+    if lead is not None and lead not in (-1, walk.batch):
+        raise node.refuse(
+            f"target shape {target} does not keep the batch axis in front; use [-1, …] or [0, …]"
+        )
+    if -1 in rest:
+        known = math.prod(d for d in rest if d != -1)
+        if math.prod(shape) % known:
+            raise node.refuse(f"target shape {target} does not fit {list(shape)} per sample")
+        rest = [math.prod(shape) // known if d == -1 else d for d in rest]
+    walk.reshape(node, x, tuple(rest))
+
+
+@_handles("Flatten", attributes=("axis",))
+def _flatten(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    axis = node.attributes.get("axis", 1)
+    if axis + (len(shape) + 1 if axis < 0 else 0) != 1:
+        raise node.refuse("accepted with axis = 1, which keeps the batch")
+    walk.reshape(node, x, (math.prod(shape),))
+
+
+@_handles("Squeeze", "Unsqueeze", attributes=("axes",))
+def _squeeze(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    given = walk.integers(node, 1, "axes")
+    if not given:
+        raise node.refuse("needs its axes named: without them the batch axis could go")
+    if node.op == "Squeeze":
+        axes = {walk.axis(node, a, len(shape) + 1) for a in given}
+        if any(shape[a] != 1 for a in axes):
+            raise node.refuse(f"removes axes of shape {list(shape)} per sample that are not of size 1")
+        walk.reshape(node, x, tuple(d for i, d in enumerate(shape) if i not in axes))
+        return
+    rank = len(shape) + 1 + len(given)
+    axes = {walk.axis(node, a, rank) for a in given}
+    remaining = iter(shape)
+    walk.reshape(node, x, tuple(1 if i in axes else next(remaining) for i in range(len(shape) + len(axes))))
+
+
+@_handles("Transpose", attributes=("perm",))
+def _transpose(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    perm = node.attributes.get("perm", list(range(len(shape) + 1))[::-1])
+    if sorted(perm) != list(range(len(shape) + 1)) or perm[0] != 0:
+        raise node.refuse(f"perm = {perm} moves the batch axis; it must stay in front")
+    permutation = tuple(p - 1 for p in perm[1:])
+    walk.finish(node, ops.Transpose, (x,), tuple(shape[p] for p in permutation), permutation=permutation)
+
+
+def _same_shape(walk: Walk, node: Node, names: tuple[str, ...]) -> Shape:
+    shapes = {walk.shapes[name] for name in names}
+    if len(shapes) != 1:
+        raise node.refuse(
+            f"joins tensors of shapes {sorted(list(s) for s in shapes)} per sample; equal shapes are accepted"
+        )
+    return shapes.pop()
+
+
+def _replaced(shape: Shape, axis: int, size: int) -> Shape:
+    return (*shape[:axis], size, *shape[axis + 1 :])

@@ -1,0 +1,255 @@
+"""What a certified network is made of: one typed operation for each thing that is proved about.
+
+Shapes are per sample, the batch axis left out; so are axes. An operation is data, nothing more:
+how it is read from ONNX stands in ``graph.py``, written back in ``onnx_writer.py``, bounded in
+``lipschitz.py``, its rounding in ``rounding.py``, its derivative in ``lipmodel/audit/gradient.py``.
+Constants are float64 arrays (a float32 initialiser upcasts exactly).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from lipmodel.norms import Array, Norm, bound_operator_norm
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Op:
+    """One operation on one or more tensors.
+
+    Attributes:
+        output: name of the tensor it makes.
+        inputs: names of the tensors it reads.
+        shape: shape of the output, per sample.
+        node: the ONNX node(s) it was read from, for messages.
+    """
+
+    output: str
+    inputs: tuple[str, ...]
+    shape: Shape
+    node: str = ""
+
+    @property
+    def size(self) -> int:
+        """Numbers in the output, per sample."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dense(Op):
+    """y = W x + b over the last axis; weight (m, n), bias (m,) or None."""
+
+    weight: Array
+    bias: Array | None = None
+
+    def bound_norm(self, source: Norm, target: Norm) -> float:
+        """Never below ‖W‖_{source→target}; computed once."""
+        if (source, target) not in self._bounds:
+            self._bounds[source, target] = bound_operator_norm(self.weight, source, target)
+        return self._bounds[source, target]
+
+    @cached_property
+    def _bounds(self) -> dict[tuple[Norm, Norm], float]:
+        return {}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Scale(Op):
+    """y = x * factor, or x / factor if ``divide``; factor broadcasts to the shape."""
+
+    factor: Array
+    divide: bool = False
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Shift(Op):
+    """y = x + offset; offset broadcasts to the shape."""
+
+    offset: Array
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Clip(Op):
+    """y = min(max(x, low), high), each an array that broadcasts to the shape, or None.
+
+    Relu is Clip(low=0); Max and Min with a constant are the one-sided ones.
+    """
+
+    low: Array | None = None
+    high: Array | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Abs(Op):
+    """y = |x|."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Negate(Op):
+    """y = -x."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sort(Op):
+    """The k largest (or smallest) along an axis, in that order: ONNX TopK, values only."""
+
+    axis: int
+    k: int
+    largest: bool
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SortingNetwork(Op):
+    """Comparators over disjoint slices ("wires") of one tensor, then some of the wires joined.
+
+    Comparator (i, j) replaces wires i and j by their elementwise max and min. MaxMin is one
+    comparator over the two halves. Each comparator sorts pairs, so the whole is 1-Lipschitz in
+    every l_q norm; read as separate Max, Min and Concat nodes, √2 would be lost each time.
+
+    Attributes:
+        axis: the axis the wires are slices of.
+        wires: indices along the axis, one array a wire, all of one length, disjoint.
+        comparators: pairs of wire numbers, in order.
+        joined: the wires that make the output, in order, each at most once.
+    """
+
+    axis: int
+    wires: tuple[tuple[int, ...], ...]
+    comparators: tuple[tuple[int, int], ...]
+    joined: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Extremum(Op):
+    """Elementwise max or min of two or more tensors of the output's shape."""
+
+    kind: Literal["max", "min"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ReduceExtremum(Op):
+    """Max or min over some axes, which are removed (or kept with size 1, as ``shape`` tells)."""
+
+    kind: Literal["max", "min"]
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sum(Op):
+    """Elementwise sum of two tensors of the output's shape (a residual connection)."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Concat(Op):
+    """Tensors joined along an axis."""
+
+    axis: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Select(Op):
+    """Entries of one axis, by distinct indices: ONNX Slice, Split and Gather."""
+
+    axis: int
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Reshape(Op):
+    """The same numbers in row-major order, in another shape."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Transpose(Op):
+    """Axes permuted."""
+
+    permutation: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A network as a list of operations, in an order in which each finds its inputs made.
+
+    Attributes:
+        input: name of the one input.
+        input_shape: its shape, per sample.
+        ops: the operations that the output depends on.
+        output: name of the tensor that holds the class scores, of shape (K,), or (1,) for a
+            binary classifier (class 1 where it is positive).
+    """
+
+    input: str
+    input_shape: Shape
+    ops: tuple[Op, ...]
+    output: str
+
+    @property
+    def input_size(self) -> int:
+        """Numbers a sample."""
+        return math.prod(self.input_shape)
+
+    @property
+    def output_shape(self) -> Shape:
+        """Shape of the scores, per sample."""
+        return self.shapes()[self.output]
+
+    def shapes(self) -> dict[str, Shape]:
+        """Shape of every tensor, per sample."""
+        return {self.input: self.input_shape} | {op.output: op.shape for op in self.ops}
+
+    def consumers(self) -> dict[str, list[Op]]:
+        """The operations that read each tensor."""
+        readers: dict[str, list[Op]] = {name: [] for name in self.shapes()}
+        for op in self.ops:
+            for name in op.inputs:
+                readers[name].append(op)
+        return readers
+
+    def pruned(self) -> Graph:
+        """The same without operations that the output does not depend on."""
+        needed, kept = {self.output}, []
+        for op in reversed(self.ops):
+            if op.output in needed:
+                needed.update(op.inputs)
+                kept.append(op)
+        return replace(self, ops=tuple(reversed(kept)))
+
+
+def groupsort_comparators(group_size: int) -> tuple[tuple[int, int], ...]:
+    """Comparators that sort ``group_size`` wires into descending order (Batcher's odd-even merge sort).
+
+    Source: Batcher 1968; Knuth, The Art of Computer Programming 3, algorithm 5.2.2M.
+    """
+    pairs: list[tuple[int, int]] = []
+    if group_size < 2:
+        return ()
+    top = 1 << (group_size - 1).bit_length() - 1
+    p = top
+    while p > 0:
+        q, r, d = top, 0, p
+        while True:
+            pairs.extend((i, i + d) for i in range(group_size - d) if i & p == r)
+            if q == p:
+                break
+            q, r, d = q // 2, p, q - p
+        p //= 2
+    return tuple(pairs)
+
+
+def distinct(indices: Iterable[int]) -> bool:
+    """Whether no index occurs twice."""
+    listed = list(indices)
+    return len(set(listed)) == len(listed)
+
+
+def is_constant_zero(values: Array | None) -> bool:
+    """Whether there is nothing but zeros."""
+    return values is not None and not np.any(values)

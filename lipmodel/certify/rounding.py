@@ -1,0 +1,253 @@
+"""How far a floating-point evaluation strays from the exact function: an a priori bound.
+
+For every conforming evaluation (each product, sum and fused multiply-add rounded to nearest, in
+any order, gradual underflow or flush to zero) of every input x with ‖x‖_q <= ρ,
+
+    |(ŷ_i - ŷ_j) - (y_i - y_j)| <= E_ij(ρ) = A_ij + B_ij ρ.
+
+Per tensor the recursion carries V >= ‖ẑ‖_q, the size of what was computed, and D >= ‖ẑ - z‖_q,
+its distance from the exact value, both affine in ρ. A step z -> Wz + b adds a local error in terms
+of the *computed* input, so that D' = ‖W‖ D + local holds exactly: no second-order term is dropped.
+One dot product of n terms with its bias: at most γ_{n+2}(|W||ẑ| + |b|) + η, Higham 2002, section
+3.1; η pays for results under the smallest normal number. ``docs/certificate.md``, section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lipmodel.certify import ops
+from lipmodel.certify.lipschitz import Head, linear_head
+from lipmodel.certify.ops import Graph, Op
+from lipmodel.norms import (
+    Array,
+    Norm,
+    bound_absolute_operator_norm,
+    bound_equivalence,
+    bound_vector_norm,
+    gamma,
+    inflate,
+    up,
+)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A floating-point format to evaluate in: unit roundoff, smallest normal and largest number."""
+
+    unit_roundoff: float
+    smallest_normal: float
+    largest: float
+
+
+FORMATS = {
+    np.float32: Format(2.0**-24, 2.0**-126, float(np.finfo(np.float32).max)),
+    np.float64: Format(2.0**-53, 2.0**-1022, float(np.finfo(np.float64).max)),
+}
+
+
+@dataclass(frozen=True)
+class Affine:
+    """constant + slope·ρ with entries >= 0 (numbers, or arrays with one entry a score), rounded upwards."""
+
+    constant: float | Array
+    slope: float | Array
+
+    def __add__(self, other: Affine) -> Affine:
+        return Affine(up(self.constant + other.constant), up(self.slope + other.slope))
+
+    def plus(self, constant: float | Array) -> Affine:
+        """Plus a constant."""
+        return Affine(up(self.constant + constant), self.slope)
+
+    def times(self, factor: float | Array) -> Affine:
+        """Times a factor >= 0."""
+        return Affine(up(self.constant * factor), up(self.slope * factor))
+
+
+ZERO = Affine(0.0, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class RoundingBounds:
+    """The bound E and what it holds for.
+
+    Attributes:
+        norm: the norm q in which ρ measures the input.
+        constant, slope: (K, K): A and B in E_ij(ρ) = A_ij + B_ij ρ.
+        peak: affine bound on every intermediate result and partial sum, for the guard against overflow.
+        limit: the peak must stay below this.
+    """
+
+    norm: Norm
+    constant: Array
+    slope: Array
+    peak: Affine
+    limit: float
+
+
+@dataclass(frozen=True)
+class _Track:
+    """Size V of a computed tensor and its distance D from the exact one, in the norm q."""
+
+    size: Affine
+    error: Affine
+
+
+def bound_rounding(graph: Graph, norm: Norm, execution: Format) -> RoundingBounds:
+    """Bounds the rounding error of the differences of scores, for evaluation in the format given."""
+    recursion = _Recursion(norm, execution)
+    head = linear_head(graph)
+    tail = {op.output for op in head.ops}
+    tracks = {graph.input: _Track(size=Affine(0.0, 1.0), error=ZERO)}
+    for op in graph.ops:
+        if op.output not in tail:
+            tracks[op.output] = recursion.step(op, [tracks[name] for name in op.inputs])
+    track = tracks[head.tensor]
+    local = recursion.scores(head, track)
+    count = len(head.rows)
+    constant, slope = np.zeros((count, count)), np.zeros((count, count))
+    for i in range(count):
+        spread = bound_vector_norm(head.bound_differences(i), norm.dual, axis=1)
+        total = track.error.times(spread) + local + Affine(_entry(local.constant, i), _entry(local.slope, i))
+        constant[i], slope[i] = total.constant, total.slope
+    return RoundingBounds(norm, constant, slope, recursion.peak, execution.largest / 4.0)
+
+
+def _entry(values: float | Array, index: int) -> float:
+    return float(np.asarray(values)[index])
+
+
+class _Recursion:
+    """Section 4 of the certificate, one method a kind of operation."""
+
+    def __init__(self, norm: Norm, execution: Format) -> None:
+        self.norm, self.execution = norm, execution
+        self.peak = Affine(0.0, 1.0)
+
+    def gamma(self, k: int) -> float:
+        """γ_k of the execution format."""
+        return gamma(k, self.execution.unit_roundoff)
+
+    def see(self, size: Affine) -> None:
+        """Notes a bound on intermediate results."""
+        self.peak = Affine(
+            np.maximum(self.peak.constant, np.max(size.constant)),
+            np.maximum(self.peak.slope, np.max(size.slope)),
+        )
+
+    def underflow(self, terms: int, weight: float, size: Affine, outputs: int) -> Affine:
+        """η of one result, (2n+2) τ (1 + max|W| + ‖ẑ‖), taken over all outputs in the norm q.
+
+        ‖ẑ‖_inf <= ‖ẑ‖_q, so the size in the norm q serves.
+        """
+        each = (2.0 * terms + 2.0) * self.execution.smallest_normal
+        spread = bound_equivalence(Norm.INF, self.norm, outputs)
+        return size.plus(up(1.0 + weight)).times(float(up(up(each) * spread)))
+
+    def local(self, k: int, magnitude: Affine, eta: Affine) -> Affine:
+        """γ_k·magnitude + η, with the magnitude seen as a bound on partial sums."""
+        self.see(magnitude.times(float(up(1.0 + self.gamma(k)))) + eta)
+        return magnitude.times(self.gamma(k)) + eta
+
+    def step(self, op: Op, inputs: Sequence[_Track]) -> _Track:
+        """Size and error of an operation's output from those of its inputs."""
+        first = inputs[0]
+        match op:
+            case ops.Dense():
+                return self._dense(op, first)
+            case ops.Scale():
+                factor = _bound_factor(op)
+                eta = self.underflow(1, factor, first.size, op.size)
+                local = self.local(2, first.size.times(factor), eta)
+                return _Track(first.size.times(factor) + local, first.error.times(factor) + local)
+            case ops.Shift():
+                offset = self._whole(op.offset, op.shape)
+                eta = self.underflow(1, 1.0, first.size, op.size)
+                local = self.local(2, first.size.plus(offset), eta)
+                return _Track(first.size.plus(offset) + local, first.error + local)
+            case ops.Sum():
+                size = first.size + inputs[1].size
+                local = self.local(2, size, self.underflow(1, 1.0, size, op.size))
+                return _Track(size + local, first.error + inputs[1].error + local)
+            case ops.Clip():
+                # Exact, but for subnormal numbers that a flushing processor takes for zero.
+                flush = self.underflow(0, 0.0, ZERO, op.size)
+                ends = [self._whole(end, op.shape) for end in (op.low, op.high) if end is not None]
+                size = first.size
+                for end in ends:
+                    size = size.plus(end)  # |clip(v)| <= |v| + |end| entrywise
+                return _Track(size + flush, first.error + flush)
+            case ops.Abs() | ops.Negate() | ops.Sort() | ops.SortingNetwork() | ops.ReduceExtremum():
+                # As above; ‖·‖_q of a sorted, reduced or reflected tensor is at most that of the tensor.
+                flush = self.underflow(0, 0.0, ZERO, max(op.size, 1))
+                steps = 1 + (len(op.comparators) if isinstance(op, ops.SortingNetwork) else 0)
+                flush = flush.times(float(steps))
+                return _Track(first.size + flush, first.error + flush)
+            case ops.Extremum() | ops.Concat():
+                flush = self.underflow(0, 0.0, ZERO, op.size)
+                return _Track(
+                    self._join([t.size for t in inputs]) + flush,
+                    self._join([t.error for t in inputs]) + flush,
+                )
+            case ops.Select() | ops.Reshape() | ops.Transpose():
+                return first
+            case _:
+                raise NotImplementedError(f"no rounding bound is given for {type(op).__name__}")
+
+    def _dense(self, op: ops.Dense, x: _Track) -> _Track:
+        terms = op.weight.shape[1]
+        bias = 0.0 if op.bias is None else self._whole(op.bias, op.shape)
+        norm = op.bound_norm(self.norm, self.norm)
+        magnitude = x.size.times(bound_absolute_operator_norm(op.weight, self.norm)).plus(bias)
+        eta = self.underflow(terms, float(np.abs(op.weight).max(initial=0.0)), x.size, op.size)
+        local = self.local(terms + 2, magnitude, eta)
+        return _Track(x.size.times(norm).plus(bias) + local, x.error.times(norm) + local)
+
+    def scores(self, head: Head, track: _Track) -> Affine:
+        """Per score, the error that the linear end itself adds to what it is given: (K,) each.
+
+        ‖|w_c|+|w_j|‖ <= ‖w_c‖ + ‖w_j‖: the errors of two scores are bounded one by one and added.
+        """
+        count = len(head.rows)
+        size, error = track.size, Affine(np.zeros(count), np.zeros(count))
+        for op in head.ops:
+            terms, weight, factor, offset = 1, 1.0, np.ones(op.shape), np.zeros(op.shape)
+            if isinstance(op, ops.Dense):
+                terms, weight = op.weight.shape[1], float(np.abs(op.weight).max())
+                factor = bound_vector_norm(op.weight, self.norm.dual, axis=1)
+                offset = offset if op.bias is None else np.abs(op.bias)
+            elif isinstance(op, ops.Scale):
+                factor = np.asarray(np.broadcast_to(_bound_factors(op), op.shape))
+                weight = float(factor.max())
+            elif isinstance(op, ops.Shift):
+                offset = np.abs(np.broadcast_to(op.offset, op.shape))
+            magnitude = size.times(factor).plus(offset)
+            added = self.local(terms + 2, magnitude, self.underflow(terms, weight, size, 1))
+            size, error = magnitude + added, error.times(factor) + added
+        if head.ops and head.ops[0].shape == (1,):  # scores 0 and f: the first is exact
+            return error.times(np.array([0.0, 1.0]))
+        return error
+
+    def _whole(self, values: Array, shape: ops.Shape) -> float:
+        """Norm of a constant spread over a whole tensor."""
+        return float(bound_vector_norm(np.broadcast_to(values, shape).ravel(), self.norm))
+
+    def _join(self, parts: Sequence[Affine]) -> Affine:
+        """Norm of tensors side by side: (Σ (a+bρ)^q)^{1/q} <= (Σ a^q)^{1/q} + (Σ b^q)^{1/q} ρ, Minkowski."""
+        constants, slopes = [p.constant for p in parts], [p.slope for p in parts]
+        return Affine(
+            float(bound_vector_norm(np.asarray(constants), self.norm)),
+            float(bound_vector_norm(np.asarray(slopes), self.norm)),
+        )
+
+
+def _bound_factors(op: ops.Scale) -> Array:
+    return np.asarray(inflate(1.0 / np.abs(op.factor), 1) if op.divide else np.abs(op.factor))
+
+
+def _bound_factor(op: ops.Scale) -> float:
+    return float(_bound_factors(op).max())

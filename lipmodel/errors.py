@@ -1,0 +1,74 @@
+"""Every error that Lipcert raises on purpose.
+
+    LipcertError
+    ├── ModelError          an ONNX file that cannot be certified
+    │   ├── FileFormatError     not a whole, self-contained ONNX file
+    │   └── UnsupportedError    a node or a shape about which nothing is proved
+    ├── InputError          inputs that do not fit the model
+    ├── DataError           a data set that cannot be read as one
+    ├── RecipeError         a recipe or an option of training that makes no sense
+    ├── TrainingError       training that failed (a loss that is not a number, …)
+    └── MissingExtraError   an optional part of the package is not installed
+
+Each message says what was wrong and what is accepted.
+"""
+
+from __future__ import annotations
+
+
+class LipcertError(Exception):
+    """Base of all errors raised on purpose; its text is fit to show to a user."""
+
+
+class ModelError(LipcertError):
+    """An ONNX file that cannot be certified; it is refused, never guessed at."""
+
+
+class FileFormatError(ModelError):
+    """The bytes are not a whole, self-contained ONNX model."""
+
+
+class UnsupportedError(ModelError):
+    """A part of the graph about which nothing is proved.
+
+    Attributes:
+        node: the node's name (or its first output's), empty when no node is to blame.
+        op: its ONNX operator, empty likewise.
+        reason: what is unsupported, and what is accepted in its place.
+    """
+
+    def __init__(self, reason: str, *, node: str = "", op: str = "") -> None:
+        where = f"node '{node}' ({op}): " if op else ""
+        super().__init__(where + reason)
+        self.node, self.op, self.reason = node, op, reason
+
+
+class InputError(LipcertError):
+    """Inputs that do not fit the model.
+
+    Attributes:
+        field: which part of the input, in the caller's terms (``inputs[3]``).
+    """
+
+    def __init__(self, reason: str, *, field: str = "inputs") -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field, self.reason = field, reason
+
+
+class DataError(LipcertError):
+    """A data set that is missing, malformed or not what it claims to be."""
+
+
+class RecipeError(LipcertError):
+    """A recipe, or an option given beside it, that makes no sense."""
+
+
+class TrainingError(LipcertError):
+    """Training that could not go on, or whose result did not keep its promise."""
+
+
+class MissingExtraError(LipcertError):
+    """An optional part of the package is needed and not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs the optional part '{extra}': pip install 'lipcert[{extra}]'")

@@ -1,0 +1,234 @@
+"""The norms: of vectors, of matrices as operators, and bounds on both that hold in float64.
+
+A *plain* function returns the nearest value float64 arithmetic happens to give. Its ``bound_*``
+twin returns a number that is never below the exact value: operations round to nearest, and the
+rounding is then paid for explicitly (``docs/certificate.md``, section 3). Nothing here guesses:
+an iterative estimate (power iteration) or a bare SVD is not an upper bound and has no place here.
+
+Notation: ``‖W‖_{p→q} = sup ‖Wx‖_q / ‖x‖_p`` for a matrix of shape (outputs m, inputs n).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+UNIT_ROUNDOFF_64 = 2.0**-53
+
+
+class Norm(StrEnum):
+    """The l1, l2 and linf norms, by the names they have in every interface."""
+
+    ONE = "1"
+    TWO = "2"
+    INF = "inf"
+
+    @property
+    def dual(self) -> Norm:
+        """The norm p* with 1/p + 1/p* = 1: ``|<g, v>| <= ‖g‖_{p*} ‖v‖_p``."""
+        return {Norm.ONE: Norm.INF, Norm.TWO: Norm.TWO, Norm.INF: Norm.ONE}[self]
+
+    @property
+    def reciprocal(self) -> float:
+        """1/p, with 1/inf = 0."""
+        return {Norm.ONE: 1.0, Norm.TWO: 0.5, Norm.INF: 0.0}[self]
+
+
+# --- directed rounding ---------------------------------------------------------------------
+
+
+def up(x: Any) -> Any:
+    """The next float64 above: at least the exact result of the one operation that gave ``x``."""
+    return np.nextafter(x, np.inf)
+
+
+def down(x: Any) -> Any:
+    """The next float64 below: at most the exact result of the one operation that gave ``x``."""
+    return np.nextafter(x, -np.inf)
+
+
+def inflate(x: Any, roundings: int) -> Any:
+    """An upper bound on a non-negative quantity computed as ``x`` with at most that many relative roundings.
+
+    The exact value is at most x/(1-u)^k <= x(1 + 2ku) for ku <= 1/2; the factor taken is twice
+    that and two roundings more, which pays for the two operations here as well. The last term
+    covers results that fell into the subnormal range.
+    """
+    return up(up(x * (1.0 + 4.0 * (roundings + 2) * UNIT_ROUNDOFF_64)) + 2.0**-1000)
+
+
+def gamma(k: int, unit_roundoff: float = UNIT_ROUNDOFF_64) -> float:
+    """Upper bound on γ_k = ku/(1-ku) (Higham 2002, section 3.1): the relative error of k roundings."""
+    if k * unit_roundoff >= 0.5:
+        raise ValueError(f"γ_{k} is not defined: {k} roundings of {unit_roundoff} are too many")
+    return float(up(up(k * unit_roundoff) / down(1.0 - up(k * unit_roundoff))))
+
+
+# --- vectors -------------------------------------------------------------------------------
+
+
+def vector_norm(x: ArrayLike, norm: Norm, axis: int = -1) -> Array:
+    """‖x‖_1 = Σ|x_i|, ‖x‖_2 = (Σ x_i²)^½, ‖x‖_inf = max|x_i|, along ``axis``; 0 where it is empty."""
+    a = np.abs(np.asarray(x, dtype=np.float64))
+    if norm is Norm.ONE:
+        return np.asarray(a.sum(axis=axis))
+    if norm is Norm.TWO:
+        return np.asarray(np.sqrt(np.square(a).sum(axis=axis)))
+    return np.asarray(a.max(axis=axis, initial=0.0))
+
+
+def bound_vector_norm(x: ArrayLike, norm: Norm, axis: int = -1) -> Array:
+    """Never below the exact :func:`vector_norm` of the float64 numbers given."""
+    a = np.abs(np.asarray(x, dtype=np.float64))
+    n = a.shape[axis]
+    if norm is Norm.INF or n == 0:
+        return vector_norm(a, norm, axis)  # comparisons are exact
+    if norm is Norm.ONE:
+        return np.asarray(inflate(a.sum(axis=axis), n))
+    # An exact power of two keeps the squares in range; an entry that this makes subnormal, or
+    # whose square underflows, is smaller than 2^-500 of the largest: the slack of inflate covers it.
+    largest = a.max(axis=axis, keepdims=True, initial=0.0)
+    scale = _power_of_two(largest)
+    squares = np.square(a / scale).sum(axis=axis)
+    bound = up(inflate(np.sqrt(squares), n + 2) * np.squeeze(scale, axis=axis))
+    return np.asarray(np.where(np.squeeze(largest, axis=axis) == 0.0, 0.0, bound))
+
+
+def bound_equivalence(source: Norm, target: Norm, size: int) -> float:
+    """Never below sup ‖v‖_target / ‖v‖_source over vectors of that size: 1, or size^(1/t - 1/s) for t < s."""
+    exponent = target.reciprocal - source.reciprocal
+    if exponent <= 0.0:
+        return 1.0
+    return float(size) if exponent == 1.0 else float(up(np.sqrt(float(size))))
+
+
+# --- operators -----------------------------------------------------------------------------
+
+
+def operator_norm(weight: ArrayLike, source: Norm, target: Norm) -> float:
+    """The plain value of ‖W‖_{source→target} where it has a closed form; for people, not for proofs.
+
+    ‖W‖_{1→q} = max column ‖·‖_q; ‖W‖_{p→inf} = max row ‖·‖_{p*}; ‖W‖_{2→2} = largest singular value.
+
+    Raises:
+        ValueError: for 2→1, inf→2 and inf→1, which have no closed form.
+    """
+    w = np.asarray(weight, dtype=np.float64)
+    if w.size == 0:
+        return 0.0
+    if source is Norm.ONE:
+        return float(vector_norm(w, target, axis=0).max())
+    if target is Norm.INF:
+        return float(vector_norm(w, source.dual, axis=1).max())
+    if source is target is Norm.TWO:
+        return float(np.linalg.norm(w, 2))
+    raise ValueError(f"‖W‖_{{{source}→{target}}} has no closed form; use bound_operator_norm")
+
+
+def bound_operator_norm(weight: ArrayLike, source: Norm, target: Norm) -> float:
+    """Never below ‖W‖_{source→target} of the float64 matrix given, shape (m, n).
+
+    1→q, p→inf and 2→2 are tight to rounding. 2→1, inf→2 and inf→1 have no closed form and are the
+    least of three standard bounds: through ‖W‖_2, by rows, by columns.
+    """
+    w = np.asarray(weight, dtype=np.float64)
+    m, n = w.shape
+    if w.size == 0 or not w.any():
+        return 0.0
+    if source is Norm.ONE:
+        return float(bound_vector_norm(w, target, axis=0).max())
+    if target is Norm.INF:
+        return float(bound_vector_norm(w, source.dual, axis=1).max())
+    spectral = bound_spectral_norm(w)
+    if source is target is Norm.TWO:
+        return spectral
+    # ‖Wx‖_t <= ‖(‖row_i‖_{s*})_i‖_t ‖x‖_s, by Hölder on each row;
+    by_rows = bound_vector_norm(bound_vector_norm(w, source.dual, axis=1), target)
+    # ‖W‖_{s→t} = ‖Wᵀ‖_{t*→s*}, so the same holds of the columns.
+    by_columns = bound_vector_norm(bound_vector_norm(w, target, axis=0), source.dual)
+    widened = up(bound_equivalence(source, Norm.TWO, n) * spectral)
+    through_two = up(widened * bound_equivalence(Norm.TWO, target, m))
+    return float(min(by_rows, by_columns, through_two))
+
+
+def bound_absolute_operator_norm(weight: ArrayLike, norm: Norm) -> float:
+    """Never below ‖ |W| ‖_{norm→norm}, entrywise absolute value; cheap, for the small terms of error bounds.
+
+    ‖A‖_2 <= min(‖A‖_F, (‖A‖_1 ‖A‖_inf)^½).
+    """
+    a = np.abs(np.asarray(weight, dtype=np.float64))
+    if norm is not Norm.TWO:
+        return bound_operator_norm(a, norm, norm)
+    frobenius = bound_vector_norm(a.ravel(), Norm.TWO)
+    columns = bound_operator_norm(a, Norm.ONE, Norm.ONE)
+    rows = bound_operator_norm(a, Norm.INF, Norm.INF)
+    return float(min(frobenius, up(up(np.sqrt(columns)) * up(np.sqrt(rows)))))
+
+
+def bound_spectral_norm(weight: ArrayLike) -> float:
+    """Never below ‖W‖_2: a verified bound, about 1e-12 above the exact value (after Rump 2011).
+
+    With V any nearly orthogonal matrix (here: numerical right singular vectors, not trusted),
+    ‖W‖ = ‖(WV)V⁻¹‖ <= ‖WV‖ / σ_min(V), σ_min(V)² >= 1 - ‖I - VᵀV‖_inf =: 1 - δ, and for the
+    computed B̂ of WV, ‖B̂‖_2² = ‖B̂ᵀB̂‖_2 <= ‖B̂ᵀB̂‖_inf =: β (a symmetric matrix), so that
+
+        ‖W‖_2 <= (√β + ‖B̂ - WV‖_F) / √(1 - δ).
+
+    Matrix products obey |fl(AB) - AB| <= γ_n |A||B| in any order of summation, with or without
+    fused multiply-add. Where |A|ᵀ|A| is needed, its entries are bounded by ‖a_i‖_2 ‖a_j‖_2.
+
+    Raises:
+        ValueError: if an entry is not finite.
+    """
+    w = np.asarray(weight, dtype=np.float64)
+    if not np.isfinite(w).all():
+        raise ValueError("the matrix has an entry that is not finite")
+    if w.size == 0 or not w.any():
+        return 0.0
+    if w.shape[0] < w.shape[1]:
+        w = w.T  # ‖Wᵀ‖_2 = ‖W‖_2, and the Gram matrices below are then the small ones
+    n = w.shape[1]
+    scale = float(_power_of_two(np.abs(w).max()))
+    w = w / scale  # exact, but for entries under 2^-1022, whose loss the last inflate covers
+    try:
+        v = np.linalg.eigh(w.T @ w)[1]
+    except np.linalg.LinAlgError:
+        v = np.eye(n)  # any V is sound: a poor one costs tightness only
+    b = w @ v
+
+    v_columns, b_columns = bound_vector_norm(v, Norm.TWO, axis=0), bound_vector_norm(b, Norm.TWO, axis=0)
+    # ‖ |W||V| ‖_F <= ‖W‖_F ‖V‖_F, and the error of the product WV is at most γ_n of that.
+    product_error = inflate(
+        gamma(n) * bound_vector_norm(w.ravel(), Norm.TWO) * bound_vector_norm(v_columns, Norm.TWO), 3
+    )
+    delta = _bound_gram_row_sum(v, v_columns, minus_identity=True)
+    if not delta < 0.5:
+        v, b, product_error, delta = np.eye(n), w, 0.0, 0.0
+        b_columns = bound_vector_norm(b, Norm.TWO, axis=0)
+    beta = _bound_gram_row_sum(b, b_columns, minus_identity=False)
+    numerator = up(up(np.sqrt(beta)) + product_error)
+    return float(up(inflate(numerator / down(np.sqrt(down(1.0 - delta))), 2) * scale))
+
+
+def _bound_gram_row_sum(a: Array, column_norms: Array, *, minus_identity: bool) -> float:
+    """Never below ‖AᵀA‖_inf, or ‖AᵀA - I‖_inf: the largest absolute row sum."""
+    m, n = a.shape
+    gram = a.T @ a
+    if minus_identity:
+        gram[np.diag_indices(n)] -= 1.0
+    # Entry (i, j) of the product is off by at most γ_m ‖a_i‖ ‖a_j‖; taking 1 away rounds once more,
+    # by at most u(‖a_i‖² + 1), which the second γ covers where the columns are near unit length.
+    uncertainty = 2.0 * gamma(m + 2) * column_norms * float(bound_vector_norm(column_norms, Norm.ONE))
+    extra = 4.0 * UNIT_ROUNDOFF_64 if minus_identity else 0.0
+    return float(inflate(np.abs(gram).sum(axis=1) + inflate(uncertainty, 4) + extra, n + 3).max())
+
+
+def _power_of_two(x: Any) -> Any:
+    """The power of two at or below each positive x (1 for 0), kept away from the ends of the range."""
+    exponent = np.frexp(x)[1] - 1
+    return np.where(x == 0.0, 1.0, np.ldexp(1.0, np.clip(exponent, -1000, 1000)))

@@ -1,0 +1,416 @@
+"""What is read is what onnxruntime runs; what is not understood is refused by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from lipmodel.certify import ops
+from lipmodel.certify.execution import Execution, open_session
+from lipmodel.certify.graph import MAX_NODES, MAX_OPSET, read_onnx
+from lipmodel.certify.lipschitz import bound_lipschitz
+from lipmodel.errors import FileFormatError, ModelError, UnsupportedError
+from lipmodel.norms import Norm
+from tests.networks import groupsort_net, to_file
+
+RNG = np.random.default_rng(0)
+W = RNG.normal(size=(6, 4)).astype(np.float32)
+H = RNG.normal(size=(2, 6)).astype(np.float32)
+C = RNG.normal(size=6).astype(np.float32)
+
+
+def model(
+    nodes, initializers=None, *, shape=("N", 4), opset=18, outputs=("y",), dtype=TensorProto.FLOAT, **extra
+):
+    """An ONNX file with input x and output y."""
+    tensors = [numpy_helper.from_array(np.asarray(v), k) for k, v in (initializers or {}).items()]
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        extra.get("inputs", [helper.make_tensor_value_info("x", dtype, list(shape))]),
+        [onnx.ValueInfoProto(name=name) for name in outputs],
+        tensors,
+    )
+    for output in graph.output:
+        output.type.tensor_type.elem_type = extra.get("output_type", dtype)
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=extra.get("ir_version", 8)
+    ).SerializeToString()
+
+
+def n(op_type, inputs, outputs="y", **attributes):
+    outputs = [outputs] if isinstance(outputs, str) else outputs
+    return helper.make_node(op_type, inputs if isinstance(inputs, list) else [inputs], outputs, **attributes)
+
+
+def ints(*values):
+    return np.array(values, dtype=np.int64)
+
+
+DENSE = [n("Gemm", ["x", "W", "c"], "a", transB=1)]
+HEAD = [n("MatMul", ["z", "Ht"], "y")]
+WEIGHTS = {"W": W, "c": C, "Ht": H.T.copy()}
+
+
+def middle(*nodes, constants=None, opset=18):
+    """x -> dense (6) -> the nodes, from a to z -> dense (2)."""
+    return model([*DENSE, *nodes, *HEAD], {**WEIGHTS, **(constants or {})}, opset=opset)
+
+
+READ = {
+    "gemm": model([n("Gemm", ["x", "W", "c"], transB=1)], WEIGHTS),
+    "gemm untransposed": model([n("Gemm", ["x", "Wt"])], {"Wt": W.T.copy()}),
+    "gemm with a bias of one row": model([n("Gemm", ["x", "W", "b"], transB=1)], {"W": W, "b": C[None]}),
+    "gemm with a scalar bias": model([n("Gemm", ["x", "W", "b"], transB=1)], {"W": W, "b": C[0]}),
+    "matmul and add": model(
+        [n("MatMul", ["x", "Wt"], "a"), n("Add", ["c", "a"])], {"Wt": W.T.copy(), "c": C}
+    ),
+    "relu": middle(n("Relu", "a", "z")),
+    "abs": middle(n("Abs", "a", "z")),
+    "neg": middle(n("Neg", "a", "z")),
+    "identity": middle(n("Identity", "a", "z")),
+    "sub a constant": middle(n("Sub", ["a", "c"], "z")),
+    "sub from a constant": middle(n("Sub", ["c", "a"], "z")),
+    "mul": middle(n("Mul", ["a", "c"], "z")),
+    "div": middle(n("Div", ["a", "c"], "z")),
+    "max with a constant": middle(n("Max", ["a", "c"], "z")),
+    "min with two constants": middle(n("Min", ["c", "a", "d"], "z"), constants={"d": C - 1}),
+    "max of tensors and constant": middle(n("Neg", "a", "b"), n("Max", ["a", "c", "b"], "z")),
+    "residual": middle(n("Relu", "a", "b"), n("Add", ["a", "b"], "z")),
+    "difference of tensors": middle(n("Relu", "a", "b"), n("Sub", ["a", "b"], "z")),
+    "topk": middle(n("TopK", ["a", "k"], ["z", "i"]), constants={"k": ints(6)}),
+    "topk of some": model(
+        [*DENSE, n("TopK", ["a", "k"], ["y", "i"], largest=0)], {**WEIGHTS, "k": ints(3)}
+    ),
+    "groupsort by topk": middle(
+        n("Reshape", ["a", "s"], "r"),
+        n("TopK", ["r", "k"], ["t", "i"], axis=-1),
+        n("Flatten", "t", "z"),
+        constants={"s": ints(-1, 3, 2), "k": ints(2)},
+    ),
+    "maxmin by split": middle(
+        n("Split", "a", ["l", "r"], axis=1, num_outputs=2),
+        n("Max", ["l", "r"], "h"),
+        n("Min", ["l", "r"], "m"),
+        n("Concat", ["h", "m"], "z", axis=1),
+    ),
+    "maxmin by strided slices": middle(
+        n("Slice", ["a", "0", "end", "1", "2"], "l"),
+        n("Slice", ["a", "1", "end", "1", "2"], "r"),
+        n("Min", ["l", "r"], "m"),
+        n("Max", ["r", "l"], "h"),
+        n("Concat", ["m", "h"], "z", axis=-1),
+        constants={"0": ints(0), "1": ints(1), "2": ints(2), "end": ints(2**62)},
+    ),
+    "slice backwards": middle(
+        n("Slice", ["a", "s", "e", "1", "m"], "z"),
+        constants={"s": ints(-1), "e": ints(-(2**60)), "1": ints(1), "m": ints(-1)},
+    ),
+    "gather": middle(n("Gather", ["a", "i"], "z", axis=1), constants={"i": ints(5, -4, 0, 1, 3, 4)}),
+    "transpose, squeeze, unsqueeze": middle(
+        n("Reshape", ["a", "s"], "r"),
+        n("Transpose", "r", "t", perm=[0, 2, 1]),
+        n("Unsqueeze", ["t", "1"], "u"),
+        n("Squeeze", ["u", "1"], "v"),
+        n("Reshape", ["v", "f"], "z"),
+        constants={"s": ints(0, 2, -1), "1": ints(1), "f": ints(-1, 6)},
+    ),
+    "one index of an axis": middle(
+        n("Reshape", ["a", "s"], "r"),
+        n("Gather", ["r", "i"], "g", axis=2),
+        n("Gather", ["r", "j"], "g2", axis=2),
+        n("Concat", ["g", "g2"], "z", axis=1),
+        constants={"s": ints(0, 3, 2), "i": np.int64(1), "j": np.int64(0)},
+    ),
+    "class scores by groups of maxima": model(
+        [*DENSE, n("Reshape", ["a", "s"], "r"), n("ReduceMax", ["r", "ax"], "y", keepdims=0)],
+        {**WEIGHTS, "s": ints(-1, 3, 2), "ax": ints(-1)},
+    ),
+    "folded constants": model(
+        [
+            n("Transpose", "W", "Wt", perm=[1, 0]),
+            n("Mul", ["Wt", "two"], "W2"),
+            n("Constant", [], "b", value_floats=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
+            n("MatMul", ["x", "W2"], "a"),
+            n("Add", ["a", "b"]),
+        ],
+        {"W": W, "two": np.float32(2)},
+    ),
+    "cast up": model(
+        [n("Cast", "x", "d", to=TensorProto.DOUBLE), n("MatMul", ["d", "Wt"])],
+        {"Wt": W.T.astype(np.float64)},
+        output_type=TensorProto.DOUBLE,
+    ),
+    "input of three axes": model(
+        [n("Flatten", "x", "f"), n("MatMul", ["f", "Wt"])], {"Wt": W.T.copy()}, shape=("N", 2, 2)
+    ),
+    "dense on the last axis": model(
+        [n("MatMul", ["x", "V"], "a"), n("Add", ["a", "v"], "b"), n("Flatten", "b")],
+        {"V": W[:2, :2].copy(), "v": C[:2].copy()},
+        shape=("N", 3, 2),
+    ),
+    "float64": model([n("MatMul", ["x", "W"])], {"W": W.T.astype(np.float64)}, dtype=TensorProto.DOUBLE),
+    "fixed batch": model([n("Reshape", ["x", "s"], "f"), n("MatMul", ["f", "Wt"])],
+                         {"Wt": W.T.copy(), "s": ints(1, 4)}, shape=(1, 2, 2)),
+    "a dead branch of an unknown operator": model(
+        [*DENSE, n("Erf", "a", "dead"), n("Relu", "a")], WEIGHTS
+    ),
+    "opset 7": model(
+        [
+            *DENSE,
+            n("Slice", "a", "l", axes=[1], starts=[0], ends=[3]),
+            n("Split", "a", ["p", "q"], axis=1, split=[3, 3]),
+            n("Unsqueeze", "l", "u", axes=[1]),
+            n("Squeeze", "u", "s", axes=[1]),
+            n("TopK", "s", ["t", "i"], axis=1, k=3),
+            n("Concat", ["t", "q"], "z", axis=1),
+            *HEAD,
+        ],
+        WEIGHTS,
+        opset=7,
+    ),
+    "newest opset": middle(n("Relu", "a", "z"), opset=MAX_OPSET),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_is_read_is_what_onnxruntime_runs(name):
+    file = read_onnx(READ[name])
+    session = open_session(READ[name])
+    rows = session.get_inputs()[0].shape[0]
+    x = RNG.normal(size=(rows if isinstance(rows, int) else 9, *file.graph.input_shape)).astype(file.dtype)
+    (theirs,) = session.run(["y"], {"x": x})
+    ours = Execution(file.graph, np.float64).scores(x)
+    assert theirs.shape == ours.shape
+    assert np.abs(theirs - ours).max() < 1e-4
+    bounds = bound_lipschitz(file.graph, Norm.TWO)
+    assert np.isfinite(bounds.bound_global)
+    assert bounds.bound_global > 0
+
+
+REFUSED = {
+    "unknown operator": (middle(n("Sigmoid", "a", "z")), r"node 'z' \(Sigmoid\).*no proved Lipschitz bound"),
+    "softmax at the end": (model([*DENSE, n("Softmax", "a")], WEIGHTS), "Softmax"),
+    "unknown domain": (middle(n("Relu", "a", "z", domain="evil")), "domain 'evil'"),
+    "unknown attribute": (middle(n("Relu", "a", "z", alpha=2.0)), "attribute 'alpha'"),
+    "product of tensors": (middle(n("Mul", ["a", "a"], "z")), "constant factor"),
+    "division by a tensor": (middle(n("Div", ["c", "a"], "z")), "constant factor"),
+    "division by zero": (middle(n("Div", ["a", "d"], "z"), constants={"d": C * 0}), "divides by zero"),
+    "gemm with alpha": (model([n("Gemm", ["x", "W"], alpha=2.0, transB=1)], WEIGHTS), "alpha"),
+    "gemm with transA": (model([n("Gemm", ["x", "x"], transA=1)]), "transA"),
+    "matmul of tensors": (model([n("MatMul", ["x", "x"])]), "depends on the network's input"),
+    "constant on the left": (model([n("MatMul", ["W", "x"])], WEIGHTS), "constant where"),
+    "batch sorted": (middle(n("TopK", ["a", "k"], ["z", "i"], axis=0), constants={"k": ints(1)}), "batch"),
+    "batch reduced": (model([*DENSE, n("ReduceMax", "a", "y")], WEIGHTS), "over the batch"),
+    "batch sliced": (middle(n("Slice", ["a", "s", "e"], "z"), constants={"s": ints(0), "e": ints(1)}), "batch"),
+    "batch concatenated": (middle(n("Concat", ["a", "a"], "z", axis=0)), "batch"),
+    "batch gathered": (middle(n("Gather", ["a", "i"], "z"), constants={"i": ints(0)}), "batch"),
+    "batch transposed": (middle(n("Transpose", "a", "z")), "batch axis"),
+    "batch mixed by reshape": (
+        middle(n("Reshape", ["a", "s"], "z"), constants={"s": ints(-1, 3)}), "samples would mix",
+    ),
+    "batch frozen by reshape": (
+        middle(n("Reshape", ["a", "s"], "z"), constants={"s": ints(1, -1)}), "keep the batch axis",
+    ),
+    "batch squeezed": (middle(n("Squeeze", "a", "z")), "axes named"),
+    "batch unsqueezed": (middle(n("Unsqueeze", ["a", "0"], "z"), constants={"0": ints(0)}), "axis 0"),
+    "batch flattened": (middle(n("Flatten", "a", "z", axis=0)), "axis = 1"),
+    "rows treated differently": (
+        model([*DENSE, n("Add", ["a", "d"])], {**WEIGHTS, "d": np.stack([C, C])}), "differently",
+    ),
+    "repeated index": (middle(n("Gather", ["a", "i"], "z", axis=1), constants={"i": ints(0, 0)}), "distinct"),
+    "indices used": (
+        model([*DENSE, n("TopK", ["a", "k"], ["v", "i"]), n("Cast", "i", "y", to=1)], {**WEIGHTS, "k": ints(2)}),
+        "'i', which nothing before it makes",
+    ),
+    "unsorted topk": (middle(n("TopK", ["a", "k"], ["z", "i"], sorted=0), constants={"k": ints(6)}), "order open"),
+    "k too large": (middle(n("TopK", ["a", "k"], ["z", "i"]), constants={"k": ints(7)}), "k = "),
+    "cast down": (
+        model([n("Cast", "x", "y", to=TensorProto.FLOAT)], dtype=TensorProto.DOUBLE), "float32 to float64",
+    ),
+    "float16 weights": (model([n("Gemm", ["x", "W"], transB=1)], {"W": W.astype(np.float16)}), "float16"),
+    "a NaN weight": (model([n("Gemm", ["x", "W"], transB=1)], {"W": W * np.nan}), "'W' has a NaN"),
+    "an infinite weight": (model([n("Gemm", ["x", "W"], transB=1)], {"W": W * np.float32(np.inf)}), "infinity"),
+    "mixed formats": (model([n("Add", ["x", "d"])], {"d": np.ones(4)}), "float64"),
+    "weights that do not fit": (model([n("MatMul", ["x", "W"])], WEIGHTS), "weights for 6 inputs"),
+    "overflow in a constant": (
+        model([n("Mul", ["big", "big"], "c"), n("Add", ["x", "c"])], {"big": np.float32([3e38])}), "infinity",
+    ),
+    "a constant runtimes may round differently": (
+        model([n("ReduceSum", "W", "s", keepdims=0), n("Add", ["x", "s"])], WEIGHTS), "round differently",
+    ),
+    "an output that is a constant": (model([n("Identity", "W", "y")], WEIGHTS), "does not depend"),
+    "an output of two axes": (model([n("Relu", "x")], shape=("N", 2, 2)), "class scores"),
+    "two outputs": (model([n("Relu", "x"), n("Abs", "x", "w")], outputs=("y", "w")), "several outputs"),
+    "two inputs": (
+        model(
+            [n("Add", ["x", "x2"])],
+            inputs=[helper.make_tensor_value_info(i, TensorProto.FLOAT, ["N", 4]) for i in ("x", "x2")],
+        ),
+        "2 inputs",
+    ),
+    "no inputs": (model([n("Identity", "W", "y")], WEIGHTS, inputs=[]), "0 inputs"),
+    "an initializer that is also an input": (
+        model(
+            [*DENSE, n("Relu", "a")], WEIGHTS,
+            inputs=[helper.make_tensor_value_info("x", 1, ["N", 4]), helper.make_tensor_value_info("W", 1, [6, 4])],
+        ),
+        "could replace it",
+    ),
+    "an input of integers": (model([n("Abs", "x")], dtype=TensorProto.INT64), "not a float32"),
+    "an input without batch": (model([n("Relu", "x")], shape=(4,)), "at least one axis more"),
+    "an input of unknown width": (model([n("Relu", "x")], shape=("N", "d")), "only the first axis"),
+    "too old an opset": (model([n("Relu", "x")], opset=6), "opset 6"),
+    "too new an opset": (model([n("Relu", "x")], opset=MAX_OPSET + 1), "opset"),
+    "a tensor made twice": (model([n("Relu", "x", "y"), n("Abs", "x", "y")]), "made twice"),
+    "a cycle": (model([n("Add", ["x", "b"], "a"), n("Relu", "a", "b"), n("Relu", "b", "y")]), "nothing before it"),
+    "too many nodes": (model([n("Relu", "x", f"t{i}") for i in range(MAX_NODES + 1)]), "at most"),
+    "control flow": (
+        middle(n("Identity", "a", "q"), n("If", ["flag"], "z", then_branch=helper.make_graph([], "g", [], [])),
+               constants={"flag": np.array(True)}), "If",
+    ),
+    "a malformed node": (middle(n("Add", ["a"], "z")), "Add"),
+    "a slice that selects nothing": (
+        middle(n("Slice", ["a", "s", "e", "1"], "z"), constants={"s": ints(4), "e": ints(2), "1": ints(1)}),
+        "selects nothing",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_understood_is_refused_by_name(name):
+    content, reason = REFUSED[name]
+    with pytest.raises(ModelError, match=reason):
+        read_onnx(content)
+
+
+def tampered(change):
+    proto = onnx.load_model_from_string(to_file(groupsort_net()))
+    change(proto)
+    return proto.SerializeToString()
+
+
+def set_external(proto):
+    tensor = proto.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+
+
+MALFORMED = {
+    "empty": (b"", "empty"),
+    "text": (b"not a model", "not an ONNX model"),
+    "truncated": (to_file(groupsort_net())[:-40], "not an ONNX model|truncated|carries"),
+    "external data": (tampered(set_external), "another file.*save_as_external_data=False"),
+    "2 GB claimed": (tampered(lambda p: p.graph.initializer[0].dims.__setitem__(0, 2**29)), "at most"),
+    "more claimed than carried": (
+        tampered(lambda p: p.graph.initializer[0].dims.__setitem__(0, 1000)), "claims .* and carries",
+    ),
+    "a negative dimension": (tampered(lambda p: p.graph.initializer[0].dims.__setitem__(0, -1)), "negative"),
+    "two initializers of a name": (
+        tampered(lambda p: p.graph.initializer.append(p.graph.initializer[0])), "two initializers",
+    ),
+    "no opset": (tampered(lambda p: p.ClearField("opset_import")), "one version"),
+    "no graph": (tampered(lambda p: p.ClearField("graph")), "no graph"),
+    "functions": (tampered(lambda p: p.functions.add(name="f", domain="")), "functions"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_files_are_refused(name):
+    content, reason = MALFORMED[name]
+    with pytest.raises((FileFormatError, UnsupportedError), match=reason):
+        read_onnx(content)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileFormatError, match=r"gone\.onnx"):
+        read_onnx(tmp_path / "gone.onnx")
+
+
+def test_every_prefix_of_a_file_is_refused_or_equal():
+    content = to_file(groupsort_net((2, 4), 2))
+    for length in range(0, len(content) - 1, 7):
+        with pytest.raises(ModelError):
+            read_onnx(content[:length])
+
+
+def test_random_bytes_flipped_never_crash():
+    content = bytearray(to_file(groupsort_net((2, 4), 2)))
+    rng = np.random.default_rng(0)
+    outcomes = set()
+    for _ in range(400):
+        copy = bytearray(content)
+        for position in rng.integers(0, len(copy), size=rng.integers(1, 4)):
+            copy[position] = rng.integers(0, 256)
+        try:
+            read_onnx(bytes(copy))
+            outcomes.add("read")
+        except ModelError:
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}
+
+
+def kinds(content):
+    return [type(op).__name__ for op in read_onnx(content).graph.ops]
+
+
+def test_maxmin_is_read_jointly():
+    for name in ("maxmin by split", "maxmin by strided slices"):
+        assert kinds(READ[name]) == ["Dense", "SortingNetwork", "Dense"]
+
+
+@pytest.mark.parametrize("group_size", [2, 3, 4, 6, 8])
+def test_groupsort_of_any_size_loses_nothing(group_size):
+    file = read_onnx(to_file(groupsort_net((5, 24, 24), 1, group_size=group_size)))
+    assert [type(op).__name__ for op in file.graph.ops].count("SortingNetwork") == 2
+    assert bound_lipschitz(file.graph, Norm.TWO).bound_global == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "concat",
+    [["h", "h2"], ["h", "l"], ["l", "r"], ["h", "m", "l"]],
+    ids=["two maxima of the same", "max and an input", "no comparator", "an input beside"],
+)
+def test_what_only_looks_like_maxmin_is_not_read_jointly(concat):
+    """Were these read as sorting networks, [l, h] of equal l, r would move √2 times as far as claimed."""
+    content = model(
+        [
+            *DENSE,
+            n("Split", "a", ["l", "r"], axis=1, num_outputs=2),
+            n("Max", ["l", "r"], "h"),
+            n("Max", ["r", "l"], "h2"),
+            n("Min", ["l", "r"], "m"),
+            n("Concat", concat, "y", axis=1),
+        ],
+        WEIGHTS,
+    )
+    assert "SortingNetwork" not in kinds(content)
+
+
+def test_overlapping_slices_are_not_read_jointly():
+    content = middle(
+        n("Slice", ["a", "0", "4", "1"], "l"),
+        n("Slice", ["a", "2", "6", "1"], "r"),
+        n("Max", ["l", "r"], "h"),
+        n("Min", ["l", "r"], "m"),
+        n("Concat", ["h", "m"], "c8", axis=1),
+        n("Slice", ["c8", "0", "6", "1"], "z"),
+        constants={"0": ints(0), "1": ints(1), "2": ints(2), "4": ints(4), "6": ints(6)},
+    )
+    assert "SortingNetwork" not in kinds(content)
+
+
+def test_bias_is_merged_into_its_layer():
+    assert kinds(READ["matmul and add"]) == ["Dense"]
+    assert read_onnx(READ["matmul and add"]).graph.ops[0].bias is not None
+
+
+def test_reading_says_what_is_in_the_file():
+    file = read_onnx(READ["maxmin by split"])
+    assert file.operators == {"Concat": 1, "Gemm": 1, "MatMul": 1, "Max": 1, "Min": 1, "Split": 1}
+    assert file.dtype is np.float32
+    assert isinstance(file.graph.ops[0], ops.Dense)
+    assert file.graph.ops[0].node == "a"

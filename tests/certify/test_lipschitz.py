@@ -1,0 +1,139 @@
+"""Lipschitz bounds: exact where they can be, never below a slope that is attained, per pair."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from lipmodel.certify import ops
+from lipmodel.certify.execution import Execution
+from lipmodel.certify.graph import read_onnx
+from lipmodel.certify.lipschitz import bound_lipschitz, linear_head
+from lipmodel.certify.ops import Graph
+from lipmodel.norms import Norm, vector_norm
+from tests.certify.test_graph import READ
+from tests.exact import evaluate, rational
+from tests.networks import dense, float32, groupsort_net, linear_net
+
+NORMS = list(Norm)
+
+
+def slopes(graph, norm, count=4000, spread=1.0):
+    """Observed |Δ(f_i - f_j)| / ‖Δx‖ between random points, near and far, along random and sparse directions."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(count, graph.input_size)) * spread
+    step = rng.normal(size=x.shape)
+    step[::3] = np.sign(step[::3])
+    step[1::3] = np.eye(graph.input_size)[rng.integers(graph.input_size, size=len(step[1::3]))]
+    y = x + step * 10.0 ** rng.uniform(-3, 1, size=(count, 1))
+    execution = Execution(graph, np.float64)
+    moved = execution.scores(x) - execution.scores(y)
+    if moved.shape[1] == 1:
+        moved = np.hstack([0 * moved, moved])
+    distance = vector_norm(x - y, norm)
+    return np.abs(moved[:, :, None] - moved[:, None, :]) / distance[:, None, None]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", READ)
+def test_no_observed_slope_exceeds_the_bound(name, norm):
+    graph = read_onnx(READ[name]).graph
+    bound = bound_lipschitz(graph, norm).bound_per_pair
+    assert (slopes(graph, norm).max(axis=0) <= bound * (1 + 1e-7) + 1e-12).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_linear_nets_attain_their_pair_constants(norm):
+    """For f = Wx the constant of f_i - f_j is ‖w_i - w_j‖ in the dual norm, no more."""
+    rng = np.random.default_rng(2)
+    weight = float32(rng.normal(size=(4, 6)))
+    bound = bound_lipschitz(linear_net(weight), norm)
+    expected = vector_norm(weight[:, None, :] - weight[None, :, :], norm.dual)
+    assert np.allclose(bound.bound_per_pair, expected, rtol=1e-12)
+    assert (bound.bound_per_pair >= expected).all()
+    assert bound.bound_global == pytest.approx(vector_norm(weight, norm.dual).max(), rel=1e-12)
+
+
+def test_pairs_are_tighter_than_twice_a_score():
+    weight = np.eye(3)
+    assert bound_lipschitz(linear_net(weight), Norm.TWO).bound_per_pair.max() == pytest.approx(2**0.5)
+    assert bound_lipschitz(linear_net(weight), Norm.ONE).bound_per_pair.max() == pytest.approx(1.0)
+
+
+def test_binary_pair_is_the_score_itself():
+    bound = bound_lipschitz(linear_net([[3.0, 4.0]]), Norm.TWO)
+    assert bound.bound_per_pair.shape == (2, 2)
+    assert bound.bound_per_pair[0, 1] == pytest.approx(5.0)
+    assert bound.bound_global == pytest.approx(5.0)
+
+
+def test_linf_bound_lies_between_an_attained_slope_and_the_product_of_row_sums():
+    """In rationals. Non-negative weights move furthest along (1, …, 1), where the slope is known."""
+    graph = groupsort_net((4, 8, 8), 3, kind="rows", bias_scale=0.0)
+    for op in graph.ops:
+        if isinstance(op, ops.Dense):
+            np.abs(op.weight, out=op.weight)
+    product = Fraction(1)
+    for op in graph.ops:
+        if isinstance(op, ops.Dense):
+            product *= max(sum(row) for row in rational(op.weight))
+    attained = max(evaluate(graph, np.ones(4)))
+    bound = Fraction(bound_lipschitz(graph, Norm.INF).bound_global)
+    assert attained <= bound <= product * (1 + Fraction(1, 10**13))
+    assert attained > product * Fraction(999, 1000)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_no_norm_is_looser_than_its_neighbours_allow(norm):
+    """‖·‖_2 <= ‖·‖_1: what is proved for l2 changes holds of l1 changes too."""
+    graph = groupsort_net((6, 12, 12), 3)
+    bounds = {n: bound_lipschitz(graph, n).bound_global for n in NORMS}
+    assert bounds[Norm.ONE] <= bounds[Norm.TWO] * (1 + 1e-12)
+    assert bounds[Norm.TWO] <= bounds[Norm.INF] * (1 + 1e-12)
+    assert bounds[Norm.INF] <= bounds[Norm.TWO] * 6**0.5 * (1 + 1e-12)
+
+
+def test_scale_after_the_last_layer_counts_per_class():
+    weight = float32(np.random.default_rng(0).normal(size=(3, 5)))
+    factor = np.array([1.0, -2.0, 0.5])
+    scaled = Graph(
+        input="input",
+        input_shape=(5,),
+        ops=(
+            dense("a", "input", weight),
+            ops.Scale(output="b", inputs=("a",), shape=(3,), factor=factor),
+            ops.Shift(output="scores", inputs=("b",), shape=(3,), offset=np.ones(3)),
+        ),
+        output="scores",
+    )
+    folded = bound_lipschitz(linear_net(factor[:, None] * weight), Norm.TWO)
+    bound = bound_lipschitz(scaled, Norm.TWO)
+    assert np.allclose(bound.bound_per_pair, folded.bound_per_pair, rtol=1e-12)
+    assert linear_head(scaled).tensor == "input"
+
+
+def test_a_shared_last_layer_is_not_taken_for_the_head():
+    """Where the layer below the scores is read twice, the walk back must stop at it."""
+    shared = dense("a", "input", np.eye(3))
+    graph = Graph(
+        input="input",
+        input_shape=(3,),
+        ops=(
+            shared,
+            ops.Abs(output="b", inputs=("a",), shape=(3,)),
+            ops.Sum(output="scores", inputs=("a", "b"), shape=(3,)),
+        ),
+        output="scores",
+    )
+    assert linear_head(graph).tensor == "scores"
+    observed = slopes(graph, Norm.TWO).max()
+    assert observed <= bound_lipschitz(graph, Norm.TWO).bound_per_pair.max()
+    assert observed > 1.9
+
+
+def test_layers_are_reported_one_by_one():
+    bound = bound_lipschitz(groupsort_net((4, 8, 8), 3), Norm.TWO)
+    assert [name for name, _ in bound.bound_layers] == ["a0", "a1", "scores"]
+    assert all(value == pytest.approx(1, abs=1e-6) for _, value in bound.bound_layers)

@@ -1,0 +1,152 @@
+"""Radii: the formula with its roundings, its edges, and attacks on radii that are attained."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lipmodel.certify.lipschitz import bound_lipschitz
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.certify.radius import certified_radii
+from lipmodel.certify.rounding import FORMATS, bound_rounding
+from lipmodel.norms import Norm, vector_norm
+from tests.exact import evaluate
+from tests.networks import float32, groupsort_net, linear_net, to_file
+
+NORMS = list(Norm)
+
+
+def radii_of(graph, scores, inputs, norm=Norm.TWO):
+    working = Norm.INF if norm is Norm.INF else Norm.TWO
+    return certified_radii(
+        np.asarray(scores, dtype=float),
+        np.asarray(inputs, dtype=float),
+        bound_lipschitz(graph, norm),
+        bound_rounding(graph, working, FORMATS[np.float64]),
+    )
+
+
+IDENTITY = linear_net(np.eye(3))
+
+
+def test_formula_on_a_net_known_by_heart():
+    """For f = x, the distance to the nearest face of the class's cone: margin / √2."""
+    result = radii_of(IDENTITY, [[3.0, 1.0, 2.0]], [[3.0, 1.0, 2.0]])
+    assert result.label[0] == 0
+    assert result.runner_up[0] == 2
+    assert result.margin[0] <= 1.0
+    assert result.certified_radius[0] == pytest.approx(1 / 2**0.5, rel=1e-12)
+    assert result.certified_radius[0] < 1 / 2**0.5
+
+
+def test_the_runner_up_sets_the_radius_even_where_its_score_is_not_second():
+    graph = linear_net([[1.0, 0.0], [-10.0, 0.0], [1.0, -0.1]], [1.0, 0.0, 0.0])
+    result = radii_of(graph, [[1.0, 0.0, 0.95]], [[0.0, 0.0]])
+    assert result.runner_up[0] == 1
+    assert result.margin[0] == pytest.approx(0.05)
+    assert result.certified_radius[0] == pytest.approx(1 / 11)
+
+
+def test_ties_abstain():
+    result = radii_of(IDENTITY, [[1.0, 1.0, 0.0]], [[1.0, 1.0, 0.0]])
+    assert result.certified_radius[0] == 0.0
+    assert result.label[0] == 0
+    assert result.runner_up[0] == 1
+
+
+def test_margins_within_rounding_abstain():
+    scores = [[1.0, np.nextafter(1.0, 0), 0.0]]
+    assert radii_of(IDENTITY, scores, scores).certified_radius[0] == 0.0
+
+
+def test_scores_that_are_not_finite_abstain():
+    for bad in (np.nan, np.inf):
+        with np.errstate(invalid="ignore"):
+            assert radii_of(IDENTITY, [[bad, 1.0, 0.0]], [[1.0, 1.0, 0.0]]).certified_radius[0] == 0.0
+
+
+def test_huge_inputs_abstain_before_they_overflow():
+    result = radii_of(IDENTITY, [[1e307, 0.0, 0.0]] * 2, [[1e307, 0, 0], [1e308, 0, 0]])
+    assert result.certified_radius[1] == 0.0
+
+
+def test_a_constant_classifier_has_a_large_finite_radius():
+    graph = linear_net(np.zeros((2, 2)), [1.0, 0.0])
+    result = radii_of(graph, [[1.0, 0.0]], [[0.0, 0.0]])
+    assert 1e300 < result.certified_radius[0] < np.inf
+
+
+def test_binary_label_is_the_sign():
+    graph = linear_net([[2.0, 0.0]])
+    result = radii_of(graph, [[2.0], [-2.0], [0.0]], [[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])
+    assert result.label.tolist() == [1, 0, 0]
+    assert result.certified_radius[:2] == pytest.approx([1.0, 1.0], rel=1e-12)
+    assert result.certified_radius[2] == 0.0
+
+
+@given(
+    scores=st.lists(st.floats(-1e3, 1e3, width=32), min_size=3, max_size=3),
+    norm=st.sampled_from(NORMS),
+)
+def test_radius_is_below_the_exact_formula(scores, norm):
+    """For exact scores of f = x, the radius never exceeds min_j (f_c - f_j) / ‖e_c - e_j‖, exactly."""
+    result = radii_of(IDENTITY, [scores], [scores], norm)
+    label, radius = int(result.label[0]), Fraction(float(result.certified_radius[0]))
+    exact = [Fraction(s) for s in scores]
+    gap = min(exact[label] - exact[j] for j in range(3) if j != label)
+    if norm is Norm.ONE:
+        assert radius <= gap
+    elif norm is Norm.INF:
+        assert radius * 2 <= gap
+    else:
+        assert radius**2 * 2 <= gap**2
+    if gap > 0:
+        assert radius < gap  # strictly inside
+        assert radius > 0 or gap < Fraction(1, 10**9)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("dimension", [2, 16, 64])
+def test_attained_radii_hold_exactly(norm, dimension):
+    """Linear nets: a step of the claimed length straight at the boundary, decided in exact arithmetic.
+
+    The naive rule, margin over the constant, is broken by the same steps, so the test can fail.
+    """
+    rng = np.random.default_rng(dimension)
+    weight = float32(rng.normal(size=(2, dimension)))
+    graph = linear_net(weight, rng.normal(size=2))
+    predictor = CertifiedPredictor(to_file(graph))
+    x = float32(rng.normal(size=(300, dimension)))
+    result = predictor.predict(x, norm)
+    exact_l = vector_norm(weight[0] - weight[1], norm.dual)
+    naive = np.abs(result.scores[:, 0] - result.scores[:, 1]) / exact_l
+    broken = {"ours": 0, "naive": 0}
+    for row, label, ours, theirs in zip(
+        x, result.radii.label, result.radii.certified_radius, naive, strict=True
+    ):
+        gap = evaluate(graph, row)
+        gap = gap[label] - gap[1 - label]
+        difference = [Fraction(float(a)) - Fraction(float(b)) for a, b in zip(*weight, strict=True)]
+        for name, radius in (("ours", ours), ("naive", theirs)):
+            reach = Fraction(float(radius))
+            if norm is Norm.TWO:
+                broken[name] += reach**2 * sum(d * d for d in difference) > gap**2
+            else:
+                dual = max(map(abs, difference)) if norm is Norm.ONE else sum(map(abs, difference))
+                broken[name] += reach * dual > gap
+        assert ours > 0.999 * theirs or theirs < 1e-6
+    assert broken["ours"] == 0
+    assert broken["naive"] > 20
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_radius_does_not_depend_on_the_batch(norm):
+    predictor = CertifiedPredictor(to_file(groupsort_net((4, 8), 3)))
+    x = np.random.default_rng(0).normal(size=(50, 4))
+    whole = predictor.predict(x, norm).radii
+    one = [predictor.predict(row[None], norm).radii.certified_radius[0] for row in x]
+    assert whole.certified_radius == pytest.approx(one, rel=1e-12)

@@ -1,0 +1,83 @@
+"""The a priori rounding bound, held against exact rational evaluation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lipmodel.certify.execution import Execution
+from lipmodel.certify.graph import read_onnx
+from lipmodel.certify.rounding import FORMATS, bound_rounding
+from lipmodel.norms import Norm, bound_vector_norm
+from tests.certify.test_graph import READ
+from tests.exact import evaluate
+from tests.networks import float32, groupsort_net, linear_net
+
+DEEP = groupsort_net((6, 16, 16, 16), 4, group_size=4, bias_scale=1.0)
+CANCELLING = linear_net([[1e4, 1.0], [1e4, 1.001]], [-1e8, -1e8])
+BINARY = groupsort_net((3, 8), 1)
+GRAPHS = {"deep": DEEP, "cancelling": CANCELLING, "binary": BINARY} | {
+    name: read_onnx(content).graph for name, content in READ.items()
+}
+
+
+def worst(graph, dtype, norm, count=20):
+    """Largest observed error of a difference of scores, over the bound for that input."""
+    rng = np.random.default_rng(1)
+    x = float32(rng.normal(size=(count, graph.input_size)) * 10.0 ** rng.uniform(-2, 4, size=(count, 1)))
+    computed = Execution(graph, dtype).scores(x)
+    bound = bound_rounding(graph, norm, FORMATS[dtype])
+    largest = 0.0
+    for row, scores in zip(x, computed, strict=True):
+        exact = evaluate(graph, row)
+        scores = np.array([0.0, *scores]) if len(scores) == 1 else scores
+        exact = np.array([0, *exact], dtype=object) if len(exact) == 1 else exact
+        rho = float(bound_vector_norm(row, norm))
+        for i in range(len(scores)):
+            for j in range(len(scores)):
+                error = abs(float((as_fraction(scores[i]) - as_fraction(scores[j])) - (exact[i] - exact[j])))
+                allowed = bound.constant[i, j] + bound.slope[i, j] * rho
+                assert error <= allowed or i == j
+                largest = max(largest, error / allowed if i != j else 0.0)
+    return largest
+
+
+def as_fraction(value):
+    from fractions import Fraction
+
+    return Fraction(float(value))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("norm", [Norm.TWO, Norm.INF])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_error_stays_within_the_bound(name, norm, dtype):
+    if dtype is np.float32 and name in ("float64", "cast up"):
+        pytest.skip("these weights are no float32 numbers")
+    worst(GRAPHS[name], dtype, norm)
+
+
+def test_bound_is_not_vacuous():
+    assert worst(CANCELLING, np.float32, Norm.TWO) > 0.02
+    assert worst(BINARY, np.float32, Norm.TWO) > 0.005
+
+
+def test_float64_error_is_far_below_float32():
+    single, double = (bound_rounding(DEEP, Norm.TWO, FORMATS[t]) for t in (np.float32, np.float64))
+    assert (double.slope < single.slope * 1e-8).all()
+
+
+@pytest.mark.parametrize("norm", [Norm.TWO, Norm.INF])
+def test_peak_bounds_every_intermediate_result(norm):
+    graph = groupsort_net((4, 8, 8), 3, bias_scale=2.0)
+    bound = bound_rounding(graph, norm, FORMATS[np.float64])
+    rng = np.random.default_rng(0)
+    for row in rng.normal(size=(50, 4)) * 10:
+        values = {graph.input: row}
+        for op in graph.ops:
+            prefix = type(graph)(
+                input=graph.input, input_shape=graph.input_shape, ops=graph.ops, output=op.output
+            ).pruned()
+            values[op.output] = Execution(prefix, np.float64).scores(row[None])[0]
+        peak = max(np.abs(v).max() for v in values.values())
+        assert peak <= bound.peak.constant + bound.peak.slope * bound_vector_norm(row, norm)

@@ -1,0 +1,94 @@
+"""Exact rational evaluation of small graphs: shares nothing with the code under test but the operations."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+
+from lipmodel.certify import ops
+
+
+def rational(array):
+    array = np.asarray(array, dtype=np.float64)
+    return np.array([Fraction(float(v)) for v in array.ravel()], dtype=object).reshape(array.shape)
+
+
+def evaluate(graph, x):
+    """Scores of one input, as fractions."""
+    values = {graph.input: rational(x).reshape(graph.input_shape)}
+    for op in graph.ops:
+        values[op.output] = apply(op, [values[name] for name in op.inputs]).reshape(op.shape)
+    return values[graph.output]
+
+
+def apply(op, inputs):
+    x = inputs[0]
+    match op:
+        case ops.Dense():
+            y = x @ rational(op.weight).T
+            return y if op.bias is None else y + rational(op.bias)
+        case ops.Scale():
+            return x / rational(op.factor) if op.divide else x * rational(op.factor)
+        case ops.Shift():
+            return x + rational(op.offset)
+        case ops.Clip():
+            if op.low is not None:
+                x = np.maximum(x, rational(op.low))
+            return x if op.high is None else np.minimum(x, rational(op.high))
+        case ops.Abs():
+            return np.abs(x)
+        case ops.Negate():
+            return -x
+        case ops.Sort():
+            y = np.sort(x, axis=op.axis)
+            y = np.flip(y, axis=op.axis) if op.largest else y
+            return np.take(y, range(op.k), axis=op.axis)
+        case ops.SortingNetwork():
+            wires = [np.take(x, w, axis=op.axis) for w in op.wires]
+            for i, j in op.comparators:
+                wires[i], wires[j] = np.maximum(wires[i], wires[j]), np.minimum(wires[i], wires[j])
+            return np.concatenate([wires[i] for i in op.joined], axis=op.axis)
+        case ops.Extremum():
+            pick = np.maximum if op.kind == "max" else np.minimum
+            y = x
+            for other in inputs[1:]:
+                y = pick(y, other)
+            return y
+        case ops.ReduceExtremum():
+            return np.max(x, axis=op.axes) if op.kind == "max" else np.min(x, axis=op.axes)
+        case ops.Sum():
+            return x + inputs[1]
+        case ops.Concat():
+            return np.concatenate(inputs, axis=op.axis)
+        case ops.Select():
+            return np.take(x, op.indices, axis=op.axis)
+        case ops.Reshape():
+            return x
+        case ops.Transpose():
+            return np.transpose(x, op.permutation)
+    raise AssertionError(op)
+
+
+def is_positive_semidefinite(matrix):
+    """Exact LDLᵀ of a symmetric matrix of fractions, with a zero pivot allowed only above a zero column."""
+    a = matrix.copy()
+    n = len(a)
+    for k in range(n):
+        if a[k, k] < 0:
+            return False
+        if a[k, k] == 0:
+            if any(a[i, k] != 0 for i in range(k + 1, n)):
+                return False
+            continue
+        for i in range(k + 1, n):
+            factor = a[i, k] / a[k, k]
+            a[i, k:] = a[i, k:] - factor * a[k, k:]
+    return True
+
+
+def bounds_spectral_norm(weight, bound):
+    """Whether ‖W‖_2 <= bound, decided exactly: bound² I - WᵀW is positive semidefinite."""
+    w = rational(weight)
+    gram = w.T @ w if w.shape[0] >= w.shape[1] else w @ w.T
+    return is_positive_semidefinite(Fraction(float(bound)) ** 2 * np.eye(len(gram), dtype=object) - gram)
