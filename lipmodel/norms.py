@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 
 UNIT_ROUNDOFF_64 = 2.0**-53
+MANY_ROWS = 64
 
 
 class Norm(StrEnum):
@@ -97,6 +98,27 @@ def bound_vector_norm(x: ArrayLike, norm: Norm, axis: int = -1) -> Array:
     squares = np.square(a / scale).sum(axis=axis)
     bound = up(inflate(np.sqrt(squares), n + 2) * np.squeeze(scale, axis=axis))
     return np.asarray(np.where(np.squeeze(largest, axis=axis) == 0.0, 0.0, bound))
+
+
+def bound_pairwise_distances(rows: Array, norm: Norm) -> Array:
+    """(M, M): never below ‖row_i - row_j‖ of the float64 rows (M, n) given; 0 on the diagonal.
+
+    For many rows in l2, ‖a - b‖² = a·a + b·b - 2a·b: each product is off by at most γ_n ‖a‖‖b‖ and
+    the sum rounds twice more, together at most γ_{n+4} (‖a‖ + ‖b‖)².
+    """
+    if norm is Norm.TWO and len(rows) > MANY_ROWS:
+        gram = rows @ rows.T
+        squares, norms = np.diagonal(gram), bound_vector_norm(rows, norm, axis=1)
+        doubt = inflate(gamma(rows.shape[1] + 4) * np.square(norms[:, None] + norms[None, :]), 3)
+        distances = up(np.sqrt(up(np.maximum(squares[:, None] + squares[None, :] - 2.0 * gram, 0.0) + doubt)))
+    else:
+        # A difference of two numbers rounds once.
+        distances = np.stack(
+            [bound_vector_norm(inflate(np.abs(row - rows), 1), norm, axis=1) for row in rows]
+        )
+        distances = np.maximum(distances, distances.T)
+    np.fill_diagonal(distances, 0.0)
+    return np.asarray(distances)
 
 
 def bound_equivalence(source: Norm, target: Norm, size: int) -> float:

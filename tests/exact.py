@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -40,6 +41,10 @@ def apply(op, inputs):
             return np.abs(x)
         case ops.Negate():
             return -x
+        case ops.LeakyRelu():
+            return np.where(x < 0, x * rational(op.slope), x)
+        case ops.Conv() | ops.AveragePool() | ops.MaxPool():
+            return windowed(op, x)
         case ops.Sort():
             y = np.sort(x, axis=op.axis)
             y = np.flip(y, axis=op.axis) if op.largest else y
@@ -68,6 +73,34 @@ def apply(op, inputs):
         case ops.Transpose():
             return np.transpose(x, op.permutation)
     raise AssertionError(op)
+
+
+def windowed(op, x):
+    """Convolution and pooling as their definitions say: loops over outputs and taps."""
+    w = op.window
+    out = np.empty(op.shape, dtype=object)
+    for channel, *place in np.ndindex(*op.shape):
+        seen = []
+        for tap in np.ndindex(*w.size):
+            at = [
+                p * s - b + t * d
+                for p, s, b, t, d in zip(place, w.strides, w.begin, tap, w.dilations, strict=True)
+            ]
+            if all(0 <= a < n for a, n in zip(at, w.spatial, strict=True)):
+                seen.append((tap, tuple(at)))
+        if isinstance(op, ops.Conv):
+            per_group = op.kernel.shape[1]
+            first = channel // (op.shape[0] // op.groups) * per_group
+            total = Fraction(0) if op.bias is None else Fraction(float(op.bias[channel]))
+            for tap, at in seen:
+                for c in range(per_group):
+                    total += Fraction(float(op.kernel[(channel, c, *tap)])) * x[(first + c, *at)]
+            out[(channel, *place)] = total
+        else:
+            values = [x[(channel, *at)] for _, at in seen]
+            count = math.prod(w.size) if isinstance(op, ops.AveragePool) and op.count_padding else len(values)
+            out[(channel, *place)] = max(values) if isinstance(op, ops.MaxPool) else sum(values) / count
+    return out
 
 
 def is_positive_semidefinite(matrix):

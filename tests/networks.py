@@ -33,6 +33,7 @@ def groupsort(name, x, size, group_size):
         inputs=(x,),
         shape=(size,),
         axis=0,
+        length=size,
         wires=tuple(tuple(range(k * part, (k + 1) * part)) for k in range(group_size)),
         comparators=ops.groupsort_comparators(group_size),
         joined=tuple(range(group_size)),

@@ -149,6 +149,21 @@ class _Backward:
                 self.add(x, self.node("Mul", g, self.node("Sign", x)))
             case ops.Negate():
                 self.add(x, self.node("Neg", g))
+            case ops.LeakyRelu():
+                negative = self.node("Less", x, self.zero)
+                sloped = self.node("Mul", g, self.b.floats(op.slope, "slope"))
+                self.add(x, self.node("Where", negative, sloped, g))
+            case ops.Conv():
+                self.add(x, self._conv(op, g, shape))
+            case ops.AveragePool():
+                places = self.node("Reshape", g, self.b.shape([op.shape[0], len(op.counts)]))
+                share = self.node("Div", places, self.b.floats(op.counts, "counts"))
+                readers = op.window.readers
+                self.add(
+                    x, self._gather_back(share, np.where(readers < 0, -1, readers // op.window.taps), shape)
+                )
+            case ops.MaxPool():
+                self.add(x, self._max_pool(op, x, g, shape))
             case ops.Sort():
                 zeros = self.node("Mul", x, self.zero)
                 (indices,) = self.saved[op.output]
@@ -210,6 +225,40 @@ class _Backward:
             column = self.node("Mul", self.node("Slice", g, *ends), self.zero)
             g = self.node("Concat", g, column, axis=axis + 1)
         return self.node("Gather", g, self.b.integers(back, "indices"), axis=axis + 1)
+
+    def _conv(self, op: ops.Conv, g: str, shape: ops.Shape) -> str:
+        """Back through the matrix of each group of channels, then from windows to positions."""
+        out, per_group = op.kernel.shape[:2]
+        places, taps = op.window.positions.shape
+        split = self.node("Reshape", g, self.b.shape([op.groups, out // op.groups, places]))
+        turned = self.node("Transpose", split, perm=[0, 1, 3, 2])
+        matrix = op.kernel.reshape(op.groups, out // op.groups, per_group * taps)
+        product = self.node("MatMul", turned, self.b.floats(matrix, "kernel"))
+        shaped = self.node("Reshape", product, self.b.shape([op.groups, places, per_group, taps]))
+        patches = self.node("Transpose", shaped, perm=[0, 1, 3, 2, 4])
+        flat = self.node("Reshape", patches, self.b.shape([per_group * op.groups, places * taps]))
+        return self._gather_back(flat, op.window.readers, shape)
+
+    def _max_pool(self, op: ops.MaxPool, x: str, g: str, shape: ops.Shape) -> str:
+        """To every entry that attains its window's maximum, in equal shares."""
+        places, taps = op.window.positions.shape
+        channels = op.shape[0]
+        seen = self.b.windows(op.window, x, channels, -np.inf)
+        column = self.b.shape([channels, places, 1])
+        largest, g = self.node("Reshape", op.output, column), self.node("Reshape", g, column)
+        mask = self.node("Cast", self.node("Equal", seen, largest), to=self.b.tensor_type)
+        count = self.node("ReduceSum", mask, self.b.integers([3], "axes"), keepdims=1)
+        given = self.node("Mul", mask, self.node("Div", g, count))
+        flat = self.node("Reshape", given, self.b.shape([channels, places * taps]))
+        return self._gather_back(flat, op.window.readers, shape)
+
+    def _gather_back(self, values: str, readers: np.ndarray[Any, Any], shape: ops.Shape) -> str:
+        """Sums (channels, entries) over the entries that read each position; -1 reads nothing."""
+        pads = self.b.integers([0, 0, 0, 0, 0, 1], "pads")
+        padded = self.node("Pad", values, pads, self.zero)  # index -1 is the zero appended
+        gathered = self.b.gather(padded, readers, axis=2)
+        total = self.node("ReduceSum", gathered, self.b.integers([3], "axes"), keepdims=0)
+        return self.node("Reshape", total, self.b.shape(shape))
 
     def _extremum(self, op: ops.Extremum, g: str) -> None:
         """To the first operand that attains the extremum."""

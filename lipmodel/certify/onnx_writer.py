@@ -7,6 +7,7 @@ the fastest measured: GroupSort as Split, Max, Min and Concat rather than TopK.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lipmodel import __version__
 from lipmodel.certify import ops
+from lipmodel.certify.convolution import Window
 from lipmodel.certify.ops import Graph, Op
 
 OPSET = 23
@@ -107,6 +109,16 @@ class OnnxBuilder:
                 self.node("Abs", [x], [output])
             case ops.Negate():
                 self.node("Neg", [x], [output])
+            case ops.LeakyRelu():
+                (product,) = self.node("Mul", [x, self.floats(op.slope, "slope")])
+                (negative,) = self.node("Less", [x, self.floats(0.0, "zero")])
+                self.node("Where", [negative, product, x], [output])
+            case ops.Conv():
+                self._conv(op, x, output)
+            case ops.AveragePool():
+                self._average_pool(op, x, output)
+            case ops.MaxPool():
+                self.node("MaxPool", [x], [output], **_window_attributes(op.window))
             case ops.Sort():
                 k = self.integers([op.k], "k")
                 self.node(
@@ -140,7 +152,7 @@ class OnnxBuilder:
     def wires(self, op: ops.SortingNetwork, x: str) -> list[str]:
         """The slices that a sorting network starts from, before any comparator."""
         flat = [i for wire in op.wires for i in wire]
-        if flat == list(range(len(flat))) and len(op.wires) > 1:
+        if flat == list(range(op.length)) and len(op.wires) > 1:
             sizes = self.integers([len(wire) for wire in op.wires], "split")
             return self.node("Split", [x, sizes], len(op.wires), axis=op.axis + 1)
         return [
@@ -159,12 +171,68 @@ class OnnxBuilder:
             (product,) = self.node("MatMul", [x, transposed])
             self.node("Add", [product, self.floats(op.bias, "bias")], [output])
 
+    def _conv(self, op: ops.Conv, x: str, output: str) -> None:
+        """Conv in float32; in float64, which onnxruntime has no kernel for, the windows times a matrix."""
+        if self.dtype is np.float32:
+            bias = [] if op.bias is None else [self.floats(op.bias, "bias")]
+            inputs = [x, self.floats(op.kernel, "kernel"), *bias]
+            self.node("Conv", inputs, [output], group=op.groups, **_window_attributes(op.window))
+            return
+        out, per_group = op.kernel.shape[0], op.kernel.shape[1]
+        places, taps = op.window.positions.shape
+        patches = self.windows(op.window, x, per_group * op.groups, 0.0)
+        shaped = self.node("Reshape", [patches, self.shape([op.groups, per_group, places, taps])])
+        (turned,) = self.node("Transpose", shaped, perm=[0, 1, 3, 2, 4])
+        rows = self.node("Reshape", [turned, self.shape([op.groups, places, per_group * taps])])
+        matrix = op.kernel.reshape(op.groups, out // op.groups, per_group * taps).transpose(0, 2, 1)
+        product = self.node("MatMul", [*rows, self.floats(matrix, "kernel")])
+        turned = self.node("Transpose", product, perm=[0, 1, 3, 2])[0]
+        if op.bias is None:
+            self.node("Reshape", [turned, self.shape(op.shape)], [output])
+            return
+        (unbiased,) = self.node("Reshape", [turned, self.shape(op.shape)])
+        bias_shape = (out, *(1 for _ in op.shape[1:]))
+        self.node("Add", [unbiased, self.floats(op.bias.reshape(bias_shape), "bias")], [output])
+
+    def _average_pool(self, op: ops.AveragePool, x: str, output: str) -> None:
+        if self.dtype is np.float32:
+            attributes = _window_attributes(op.window)
+            self.node("AveragePool", [x], [output], count_include_pad=int(op.count_padding), **attributes)
+            return
+        patches = self.windows(op.window, x, op.shape[0], 0.0)
+        (total,) = self.node("ReduceSum", [patches, self.integers([3], "axes")], keepdims=0)
+        (mean,) = self.node("Div", [total, self.floats(op.counts, "counts")])
+        self.node("Reshape", [mean, self.shape(op.shape)], [output])
+
+    def windows(self, window: Window, x: str, channels: int, padding: float) -> str:
+        """What each place of a window sees: (channels, places, taps) per sample."""
+        positions = window.positions
+        spatial = math.prod(window.spatial)
+        (flat,) = self.node("Reshape", [x, self.shape([channels, spatial])])
+        if (positions < 0).any():
+            pads = self.integers([0, 0, 0, 0, 0, 1], "pads")
+            (flat,) = self.node("Pad", [flat, pads, self.floats(padding, "padding")])
+        return self.gather(flat, np.where(positions < 0, spatial, positions), axis=2)
+
+    def gather(self, x: str, indices: Any, axis: int) -> str:
+        """Entries of an ONNX axis by an array of indices."""
+        return self.node(
+            "Gather", [x, self._initializer(np.asarray(indices, np.int64), "indices")], axis=axis
+        )[0]
+
     def _sorting_network(self, op: ops.SortingNetwork, x: str, output: str) -> None:
         wires = self.wires(op, x)
         for i, j in op.comparators:
             pair = [wires[i], wires[j]]
             wires[i], wires[j] = self.node("Max", pair)[0], self.node("Min", pair)[0]
         self.node("Concat", [wires[i] for i in op.joined], [output], axis=op.axis + 1)
+
+
+def _window_attributes(window: Window) -> dict[str, Any]:
+    attributes = {"kernel_shape": window.size, "strides": window.strides, "pads": window.begin + window.end}
+    if any(d != 1 for d in window.dilations):
+        attributes["dilations"] = window.dilations
+    return attributes
 
 
 def write_model(graph: Graph, dtype: type[np.float32] | type[np.float64]) -> onnx.ModelProto:

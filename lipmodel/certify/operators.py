@@ -15,6 +15,7 @@ import numpy as np
 from onnx import TensorProto
 
 from lipmodel.certify import ops
+from lipmodel.certify.convolution import Window
 from lipmodel.certify.ops import Shape
 from lipmodel.certify.walk import Node, Walk
 
@@ -137,6 +138,35 @@ def _relu(walk: Walk, node: Node) -> None:
     walk.finish(node, ops.Clip, (x,), shape, low=np.zeros(()))
 
 
+@_handles("LeakyRelu", attributes=("alpha",))
+def _leaky_relu(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    slope = np.float32(node.attributes.get("alpha", 0.01))  # the attribute is a float32 in the file
+    walk.finish(node, ops.LeakyRelu, (x,), shape, slope=np.asarray(slope, np.float64))
+
+
+@_handles("PRelu")
+def _prelu(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    slope = walk.per_sample(node, walk.weights(node, 1, x), shape)
+    walk.finish(node, ops.LeakyRelu, (x,), shape, slope=slope)
+
+
+@_handles("Clip", attributes=("min", "max"))
+def _clip(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    ends = []
+    for index, name in ((1, "min"), (2, "max")):
+        end = walk.weights(node, index, x)
+        if name in node.attributes:
+            end = np.asarray(np.float32(node.attributes[name]), np.float64)
+        ends.append(None if end is None else walk.per_sample(node, end, shape))
+    if ends == [None, None]:
+        walk.reshape(node, x, shape)
+    else:
+        walk.finish(node, ops.Clip, (x,), shape, low=ends[0], high=ends[1])
+
+
 @_handles("Abs")
 def _abs(walk: Walk, node: Node) -> None:
     x, shape = walk.dynamic(node)
@@ -195,6 +225,85 @@ def _reduce_extremum(walk: Walk, node: Node) -> None:
     keep = node.attributes.get("keepdims", 1)
     reduced = tuple(1 if i in axes else d for i, d in enumerate(shape) if keep or i not in axes)
     walk.finish(node, ops.ReduceExtremum, (x,), reduced, kind=node.op[-3:].lower(), axes=axes)
+
+
+WINDOW = ("kernel_shape", "strides", "dilations", "pads", "auto_pad")
+
+
+@_handles("Conv", attributes=(*WINDOW, "group"))
+def _conv(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    kernel, bias = walk.weights(node, 1, x), walk.weights(node, 2, x)
+    groups = node.attributes.get("group", 1)
+    if kernel is None or kernel.ndim != len(shape) + 1 or kernel.ndim < 3 or kernel.size == 0:
+        raise node.refuse("accepted on [batch, channels, …] with a constant kernel of as many axes")
+    out, per_group = kernel.shape[:2]
+    if groups < 1 or shape[0] != per_group * groups or out % groups:
+        raise node.refuse(f"kernel {list(kernel.shape)} in {groups} groups meets {shape[0]} channels")
+    if bias is not None and bias.shape != (out,):
+        raise node.refuse(f"a bias of shape {list(bias.shape)} for {out} channels")
+    window = _window(node, shape[1:], kernel.shape[2:])
+    walk.finish(
+        node, ops.Conv, (x,), (out, *window.output), kernel=kernel, bias=bias, window=window, groups=groups
+    )
+
+
+@_handles("AveragePool", "MaxPool", attributes=(*WINDOW, "ceil_mode", "count_include_pad", "storage_order"))
+def _pool(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    if node.attributes.get("ceil_mode", 0):
+        raise node.refuse("accepted with ceil_mode = 0")
+    window = _window(node, shape[1:], tuple(node.attributes.get("kernel_shape", ())))
+    if not (window.positions >= 0).any(axis=1).all():
+        raise node.refuse("a window lies wholly on padding")
+    output = (shape[0], *window.output)
+    if node.op == "MaxPool":
+        walk.finish(node, ops.MaxPool, (x,), output, window=window)
+    else:
+        counted = bool(node.attributes.get("count_include_pad", 0))
+        walk.finish(node, ops.AveragePool, (x,), output, window=window, count_padding=counted)
+
+
+@_handles("GlobalAveragePool", "GlobalMaxPool")
+def _global_pool(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    window = _window(node, shape[1:], shape[1:])
+    output = (shape[0], *window.output)
+    if node.op == "GlobalMaxPool":
+        walk.finish(node, ops.MaxPool, (x,), output, window=window)
+    else:
+        walk.finish(node, ops.AveragePool, (x,), output, window=window, count_padding=False)
+
+
+def _window(node: Node, spatial: Shape, size: Shape) -> Window:
+    """The window that a convolution's or pooling's attributes describe."""
+    ones, zeros = [1] * len(spatial), [0] * len(spatial)
+    given = node.attributes
+    strides, dilations = given.get("strides", ones), given.get("dilations", ones)
+    pads = given.get("pads", zeros + zeros)
+    padding = given.get("auto_pad", b"NOTSET")
+    if padding not in (b"NOTSET", b"VALID"):
+        raise node.refuse(f"auto_pad = {padding.decode()} is not accepted; give pads as numbers")
+    if padding == b"VALID":
+        pads = zeros + zeros
+    lengths = {len(spatial), len(size), len(strides), len(dilations)}
+    if len(lengths) != 1 or not spatial or len(pads) != 2 * len(spatial):
+        raise node.refuse("kernel_shape, strides, dilations and pads do not fit the tensor")
+    if tuple(given.get("kernel_shape", size)) != tuple(size) or min(*size, *strides, *dilations) < 1:
+        raise node.refuse("kernel_shape does not fit the kernel, or is not positive")
+    if min(pads) < 0 or max(*pads, *strides, *dilations) > 2**16:
+        raise node.refuse(f"pads {pads} are not accepted")
+    window = Window(
+        spatial=spatial,
+        size=tuple(size),
+        strides=tuple(strides),
+        dilations=tuple(dilations),
+        begin=tuple(pads[: len(spatial)]),
+        end=tuple(pads[len(spatial) :]),
+    )
+    if min(window.output) < 1 or math.prod(window.output) * window.taps > 2**26:
+        raise node.refuse(f"makes a tensor of spatial shape {list(window.output)}")
+    return window
 
 
 @_handles("Slice", attributes=("starts", "ends", "axes"))

@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from lipmodel.certify.convolution import Window, bound_conv_norm
 from lipmodel.norms import Array, Norm, bound_operator_norm
 
 Shape = tuple[int, ...]
@@ -98,6 +99,56 @@ class Negate(Op):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class LeakyRelu(Op):
+    """y = x where x >= 0, slope * x elsewhere; slope broadcasts to the shape."""
+
+    slope: Array
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Conv(Op):
+    """Cross-correlation with zero padding; kernel (channels out, channels in / groups, *size)."""
+
+    kernel: Array
+    bias: Array | None = None
+    window: Window
+    groups: int = 1
+
+    def bound_norm(self, source: Norm, target: Norm) -> float:
+        """Never below the operator norm source→target of the whole convolution; computed once."""
+        if (source, target) not in self._bounds:
+            self._bounds[source, target] = bound_conv_norm(
+                self.kernel, self.window, self.groups, source, target
+            )
+        return self._bounds[source, target]
+
+    @cached_property
+    def _bounds(self) -> dict[tuple[Norm, Norm], float]:
+        return {}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AveragePool(Op):
+    """Mean over each window, channel by channel; padding counts as zeros, or not at all."""
+
+    window: Window
+    count_padding: bool
+
+    @property
+    def counts(self) -> Array:
+        """(places,): how many numbers each mean is over."""
+        seen = (self.window.positions >= 0) | self.count_padding
+        return np.asarray(seen.sum(axis=1), dtype=np.float64)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MaxPool(Op):
+    """Maximum over each window, channel by channel; padding never wins."""
+
+    window: Window
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Sort(Op):
     """The k largest (or smallest) along an axis, in that order: ONNX TopK, values only."""
 
@@ -115,13 +166,14 @@ class SortingNetwork(Op):
     every l_q norm; read as separate Max, Min and Concat nodes, √2 would be lost each time.
 
     Attributes:
-        axis: the axis the wires are slices of.
+        axis: the axis the wires are slices of; length: how long it is.
         wires: indices along the axis, one array a wire, all of one length, disjoint.
         comparators: pairs of wire numbers, in order.
         joined: the wires that make the output, in order, each at most once.
     """
 
     axis: int
+    length: int
     wires: tuple[tuple[int, ...], ...]
     comparators: tuple[tuple[int, int], ...]
     joined: tuple[int, ...]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from lipmodel.certify.claims import Claims, read_claims
-from lipmodel.certify.execution import Execution, open_session
+from lipmodel.certify.execution import Execution, Float, open_session
 from lipmodel.certify.graph import OnnxFile, read_onnx
+from lipmodel.certify.head import Head, linear_head
 from lipmodel.certify.lipschitz import LipschitzBounds, bound_lipschitz
-from lipmodel.certify.radius import Radii, certified_radii
+from lipmodel.certify.radius import Radii, after_rounding_inputs, certified_radii
 from lipmodel.certify.rounding import FORMATS, RoundingBounds, bound_rounding
 from lipmodel.errors import InputError, ModelError
 from lipmodel.norms import Array, Norm, bound_vector_norm
@@ -60,7 +61,8 @@ class CertifiedPredictor:
         self.class_names = self.claims.classes or tuple(str(i) for i in range(count))
         self._threads = threads
         self._lipschitz: dict[Norm, LipschitzBounds] = {}
-        self._rounding: dict[tuple[Norm, Any], RoundingBounds] = {}
+        self._rounding: dict[tuple[Norm, Float], RoundingBounds] = {}
+        self._executions: dict[Float, Execution] = {}
         self._check_against_the_file()
 
     @property
@@ -77,8 +79,19 @@ class CertifiedPredictor:
         return claims.lipschitz >= self.bounds(claims.norm).bound_global
 
     @cached_property
-    def _execution(self) -> Execution:
-        return Execution(self.file.graph, np.float64, self._threads)
+    def head(self) -> Head:
+        """Where the classes' scores come from."""
+        return linear_head(self.file.graph)
+
+    def _execution(self, dtype: Float) -> Execution:
+        """The program that computes raw scores in a format; opened once."""
+        if dtype not in self._executions:
+            graph = replace(self.file.graph, output=self.head.scores).pruned()
+            self._executions[dtype] = Execution(graph, dtype, self._threads)
+        return self._executions[dtype]
+
+    def _raw_scores(self, x: Array, dtype: Float) -> Array:
+        return self.head.raw_scores(self._execution(dtype).scores(x))
 
     def bounds(self, norm: Norm) -> LipschitzBounds:
         """Proved Lipschitz constants; computed once a norm."""
@@ -86,7 +99,7 @@ class CertifiedPredictor:
             self._lipschitz[norm] = bound_lipschitz(self.file.graph, norm)
         return self._lipschitz[norm]
 
-    def rounding(self, norm: Norm, dtype: Any = np.float64) -> RoundingBounds:
+    def rounding(self, norm: Norm, dtype: Float = np.float64) -> RoundingBounds:
         """Proved error of evaluation, with inputs measured in l2, or linf where radii are in linf."""
         working = Norm.INF if norm is Norm.INF else Norm.TWO
         if (working, dtype) not in self._rounding:
@@ -126,8 +139,32 @@ class CertifiedPredictor:
         """
         norm = norm or self.default_norm
         x = self.check_inputs(inputs)
-        scores = self._execution.scores(x)
-        return Predictions(norm, scores, certified_radii(scores, x, self.bounds(norm), self.rounding(norm)))
+        raw = self._raw_scores(x, np.float64)
+        radii = certified_radii(raw, self.head.owners, x, self.bounds(norm), self.rounding(norm))
+        scores = self.head.class_scores(raw)
+        return Predictions(norm, scores[:, 1:] if self.head.binary else scores, radii)
+
+    def portable_radii(self, inputs: Any, norm: Norm | None = None) -> Array:
+        """(N,) radii that hold for every conforming runtime of the file, in the file's own format.
+
+        For a float32 file the logits are those of a float32 evaluation and the error bound is
+        float32's, so these are smaller than the served radii, which speak of this predictor's
+        float64 evaluation. Both are about the label that :meth:`predict` gives; where a float32
+        evaluation may give another, the radius is 0. Inputs that are no float32 numbers are
+        rounded, and the distance that this moves them is taken off (and off every x' likewise).
+
+        Raises:
+            InputError: see :meth:`check_inputs`.
+        """
+        norm = norm or self.default_norm
+        x = self.check_inputs(inputs)
+        dtype = self.file.dtype
+        rounded = x.astype(dtype).astype(np.float64)
+        raw = self._raw_scores(rounded, dtype)
+        radii = certified_radii(raw, self.head.owners, rounded, self.bounds(norm), self.rounding(norm, dtype))
+        served = self._raw_scores(x, np.float64)
+        agree = radii.label == self.head.owners[served.argmax(axis=1)]
+        return np.where(agree, after_rounding_inputs(radii.certified_radius, x, rounded, norm), 0.0)
 
     def _check_against_the_file(self) -> None:
         """Runs the file as it stands beside the program written from its graph.
@@ -140,36 +177,32 @@ class CertifiedPredictor:
         """
         file, graph = self.file, self.file.graph
         rng = np.random.default_rng(int(file.sha256[:8], 16))
-        points = rng.normal(size=(SELF_CHECK_POINTS, graph.input_size)).astype(np.float32).astype(np.float64)
-        points *= rng.choice([0.01, 1.0, 100.0], size=(SELF_CHECK_POINTS, 1))
-        points = points.astype(np.float32).astype(np.float64)
         try:
             session = open_session(file.content)
-            x = points.astype(file.dtype).reshape(-1, *graph.input_shape)
             batch = session.get_inputs()[0].shape[0]
-            step = batch if isinstance(batch, int) else len(x)
-            theirs = np.concatenate(
-                [
-                    session.run(None, {graph.input: x[i : i + step]})[0]
-                    for i in range(0, len(x) - step + 1, step)
-                ]
-            ).astype(np.float64)
-            ours = self._execution.scores(points[: len(theirs)])
+            step = batch if isinstance(batch, int) else SELF_CHECK_POINTS
+            count = step * -(-SELF_CHECK_POINTS // step)
+            points = rng.normal(size=(count, graph.input_size)) * rng.choice(
+                [0.01, 1.0, 100.0], size=(count, 1)
+            )
+            points = points.astype(np.float32).astype(np.float64)
+            x = points.astype(file.dtype).reshape(-1, *graph.input_shape)
+            parts = [session.run(None, {graph.input: x[i : i + step]})[0] for i in range(0, count, step)]
+            theirs = np.concatenate(parts).astype(np.float64)
+            raw = self._raw_scores(points, np.float64)
         except Exception as error:  # onnxruntime raises many kinds; each is a refusal
             raise ModelError(f"onnxruntime cannot run the file: {error}") from error
-        points = points[: len(theirs)]
+        ours = self.head.class_scores(raw)[:, 1:] if self.head.binary else self.head.class_scores(raw)
         if theirs.shape != ours.shape:
             raise ModelError(f"the file gives scores of shape {theirs.shape}, its graph {ours.shape}")
-        if ours.shape[1] == 1:
-            theirs, ours = (np.hstack([np.zeros_like(s), s]) for s in (theirs, ours))
-        size = bound_vector_norm(points, Norm.TWO, axis=1)[:, None, None]
-        allowed = np.zeros((1, 1, 1))
-        for dtype in (file.dtype, np.float64):
-            rounding = self.rounding(Norm.TWO, dtype)
-            allowed = allowed + rounding.constant + rounding.slope * size
-        difference = (theirs[:, :, None] - theirs[:, None, :]) - (ours[:, :, None] - ours[:, None, :])
-        if not (np.abs(difference) <= allowed * (1 + 1e-9)).all():
+        size = bound_vector_norm(points, Norm.TWO, axis=1)
+        errors = [
+            self.rounding(Norm.TWO, dtype).score_error(size)[:, self.head.owners >= 0].max(axis=1)
+            for dtype in (file.dtype, np.float64)
+        ]
+        difference = np.abs(theirs - ours).max(axis=1)
+        if not (difference <= np.sum(errors, axis=0) * (1 + 1e-9)).all():
             raise ModelError(
                 "onnxruntime computes something other than the graph that was read from the file "
-                f"(largest difference of scores {np.abs(difference).max():.3g})"
+                f"(largest difference of scores {difference.max():.3g})"
             )

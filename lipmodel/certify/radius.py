@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lipmodel.certify.head import Indices
 from lipmodel.certify.lipschitz import LipschitzBounds
 from lipmodel.certify.rounding import RoundingBounds
-from lipmodel.norms import Array, bound_equivalence, bound_vector_norm, down, up
+from lipmodel.norms import Array, Norm, bound_equivalence, bound_vector_norm, down, up
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,58 +28,59 @@ class Radii:
 
     Attributes:
         label: (N,) index of the class of the largest score (the first of equals).
-        margin: (N,) its score less the next largest, rounded down.
+        margin: (N,) its score less the largest of another class, rounded down.
         certified_radius: (N,) in the l_p norm of the input; 0 means that nothing is certified.
         runner_up: (N,) index of the class that sets the radius; where nothing is certified, the
             class of the second largest score.
     """
 
-    label: np.ndarray[tuple[int], np.dtype[np.intp]]
+    label: Indices
     margin: Array
     certified_radius: Array
-    runner_up: np.ndarray[tuple[int], np.dtype[np.intp]]
+    runner_up: Indices
 
 
 def certified_radii(
-    scores: Array, inputs: Array, lipschitz: LipschitzBounds, rounding: RoundingBounds
+    scores: Array, owners: Indices, inputs: Array, lipschitz: LipschitzBounds, rounding: RoundingBounds
 ) -> Radii:
     """Certifies a batch.
 
+    Where classes own several raw scores, i is the largest one and j runs over the scores of other
+    classes: inside the radius i stays above all of them, so its class stays the answer.
+
     Args:
-        scores: (N, K) as computed, or (N, 1) for two classes with scores 0 and f.
+        scores: (N, M) raw scores as computed; see ``head.py``.
+        owners: (M,) the class of each; -1 for one that belongs to none.
         inputs: (N, d), the float64 numbers that the scores were computed from.
         lipschitz: bounds in the norm p that radii are wanted in.
         rounding: error bounds for the format that the scores were computed in.
     """
-    if scores.shape[1] == 1:
-        scores = np.hstack([np.zeros_like(scores), scores])
     rows = np.arange(len(scores))
-    label = scores.argmax(axis=1)
-    margins = down(scores[rows, label][:, None] - scores)
-    margins[rows, label] = np.inf
+    scores = np.where(owners >= 0, scores, -np.inf)
+    best = scores.argmax(axis=1)
+    label = owners[best]
+    foreign = (owners[None, :] != label[:, None]) & (owners >= 0)
+    with np.errstate(invalid="ignore"):
+        margins = np.where(foreign, down(scores[rows, best][:, None] - scores), np.inf)
 
     size = bound_vector_norm(inputs, rounding.norm, axis=1)
     kappa = bound_equivalence(lipschitz.norm, rounding.norm, inputs.shape[1])
     # up: a larger error only shrinks the radius
-    error = up(rounding.constant[label] + up(rounding.slope[label] * size[:, None]))
-    numerator = down(margins - up(2.0 * error))
-    denominator = up(lipschitz.bound_per_pair + up(kappa * rounding.slope))[label]
+    numerator = down(margins - up(2.0 * rounding.pair_error(best, size)))
+    denominator = up(lipschitz.bound_per_score_pair[best] + up(kappa * rounding.pair_slope(best)))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         # Twice down: once for the rounding, once to be strictly inside, which covers ties.
-        each = down(down(numerator / denominator))
-    each[rows, label] = np.inf
-    certified = np.isfinite(scores).all(axis=1) & (numerator > 0.0).all(axis=1)
+        each = np.where(foreign, down(down(numerator / denominator)), np.inf)
+    certified = np.isfinite(scores[:, owners >= 0]).all(axis=1) & (numerator > 0.0).all(axis=1)
     radius = np.minimum(each.min(axis=1), _overflow_radius(size, kappa, rounding))
     # A caller who measures distance in float64 may find it short by its own rounding.
     slack = 1.0 - (inputs.shape[1] + 4) * 2.0**-52
     radius = np.where(certified & (radius > 0.0), np.maximum(down(radius * slack), 0.0), 0.0)
-
-    by_score = np.where(margins == np.inf, np.inf, margins).argmin(axis=1)
     return Radii(
         label=label,
         margin=margins.min(axis=1),
         certified_radius=radius,
-        runner_up=np.where(radius > 0.0, each.argmin(axis=1), by_score),
+        runner_up=owners[np.where(radius > 0.0, each.argmin(axis=1), margins.argmin(axis=1))],
     )
 
 
@@ -87,3 +89,24 @@ def _overflow_radius(size: Array, kappa: float, rounding: RoundingBounds) -> Arr
     slope = up(rounding.peak.slope)
     room = down(down(down(rounding.limit - rounding.peak.constant) / slope) - size)
     return np.asarray(np.maximum(down(room / kappa), 0.0))
+
+
+def after_rounding_inputs(radius: Array, given: Array, rounded: Array, norm: Norm) -> Array:
+    """What is left of radii about float32 inputs for callers who send doubles and let them be rounded.
+
+    x' within r of x as doubles lies, rounded, within r(1 + u) + ‖x - fl(x)‖ + u‖x‖ + d^{1/p} 2⁻¹⁴⁹
+    of fl(x) (u = 2⁻²⁴; the last term covers subnormal results). Where no input of a row needed
+    rounding the same holds, since x' may.
+
+    Args:
+        radius: (N,) certified about ``rounded``.
+        given: (N, d) as sent.
+        rounded: (N, d) as evaluated.
+        norm: of the radii.
+    """
+    u = 2.0**-24
+    moved = bound_vector_norm(up(np.abs(given - rounded)), norm, axis=1)
+    own = up(u * bound_vector_norm(given, norm, axis=1))
+    tiny = up(bound_equivalence(Norm.INF, norm, given.shape[1]) * 2.0**-149)
+    left = down(radius - up(up(moved + own) + tiny))
+    return np.asarray(np.maximum(down(left / up(1.0 + 2.0 * u)), 0.0))

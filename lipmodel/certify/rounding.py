@@ -20,7 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lipmodel.certify import ops
-from lipmodel.certify.lipschitz import Head, linear_head
+from lipmodel.certify.convolution import bound_absolute_conv_norm
+from lipmodel.certify.head import Head, Indices, linear_head
+from lipmodel.certify.lipschitz import bound_average
 from lipmodel.certify.ops import Graph, Op
 from lipmodel.norms import (
     Array,
@@ -63,6 +65,10 @@ class Affine:
         """Plus a constant."""
         return Affine(up(self.constant + constant), self.slope)
 
+    def at(self, size: Array) -> Array:
+        """The value for ρ = size."""
+        return np.asarray(up(self.constant + up(self.slope * size)))
+
     def times(self, factor: float | Array) -> Affine:
         """Times a factor >= 0."""
         return Affine(up(self.constant * factor), up(self.slope * factor))
@@ -73,20 +79,44 @@ ZERO = Affine(0.0, 0.0)
 
 @dataclass(frozen=True, eq=False)
 class RoundingBounds:
-    """The bound E and what it holds for.
+    """The bound E in its parts: E_ij(ρ) = ‖w_i - w_j‖_{q*} D(ρ) + e_i(ρ) + e_j(ρ).
 
     Attributes:
         norm: the norm q in which ρ measures the input.
-        constant, slope: (K, K): A and B in E_ij(ρ) = A_ij + B_ij ρ.
+        distances: (M, M) ‖w_i - w_j‖_{q*}; ``reach``: (M,) ‖w_i‖_{q*}.
+        inherited: D, the error of the features.
+        local: (M,) e, what the linear end adds.
         peak: affine bound on every intermediate result and partial sum, for the guard against overflow.
         limit: the peak must stay below this.
     """
 
     norm: Norm
-    constant: Array
-    slope: Array
+    distances: Array
+    reach: Array
+    inherited: Affine
+    local: Affine
     peak: Affine
     limit: float
+
+    def pair_error(self, index: Indices, size: Array) -> Array:
+        """(N, M): E_ij(ρ) for i = index (N,), every j, and ρ = size (N,)."""
+        own = self.local.at(size[:, None])
+        inherited = up(self.distances[index] * self.inherited.at(size)[:, None])
+        rows = np.arange(len(index))
+        return np.asarray(up(up(inherited + own) + own[rows, index][:, None]))
+
+    def pair_slope(self, index: Indices) -> Array:
+        """(N, M): B_ij, how fast E_ij grows with ρ."""
+        slope = np.asarray(self.local.slope)
+        return np.asarray(
+            up(up(up(self.distances[index] * self.inherited.slope) + slope) + slope[index][:, None])
+        )
+
+    def score_error(self, size: Array) -> Array:
+        """(N, M): the error of each raw score by itself."""
+        return np.asarray(
+            up(up(self.reach * self.inherited.at(size)[:, None]) + self.local.at(size[:, None]))
+        )
 
 
 @dataclass(frozen=True)
@@ -101,24 +131,19 @@ def bound_rounding(graph: Graph, norm: Norm, execution: Format) -> RoundingBound
     """Bounds the rounding error of the differences of scores, for evaluation in the format given."""
     recursion = _Recursion(norm, execution)
     head = linear_head(graph)
-    tail = {op.output for op in head.ops}
     tracks = {graph.input: _Track(size=Affine(0.0, 1.0), error=ZERO)}
-    for op in graph.ops:
-        if op.output not in tail:
-            tracks[op.output] = recursion.step(op, [tracks[name] for name in op.inputs])
-    track = tracks[head.tensor]
-    local = recursion.scores(head, track)
-    count = len(head.rows)
-    constant, slope = np.zeros((count, count)), np.zeros((count, count))
-    for i in range(count):
-        spread = bound_vector_norm(head.bound_differences(i), norm.dual, axis=1)
-        total = track.error.times(spread) + local + Affine(_entry(local.constant, i), _entry(local.slope, i))
-        constant[i], slope[i] = total.constant, total.slope
-    return RoundingBounds(norm, constant, slope, recursion.peak, execution.largest / 4.0)
-
-
-def _entry(values: float | Array, index: int) -> float:
-    return float(np.asarray(values)[index])
+    for op in head.body.ops:
+        tracks[op.output] = recursion.step(op, [tracks[name] for name in op.inputs])
+    track = tracks[head.body.output]
+    return RoundingBounds(
+        norm=norm,
+        distances=head.distances(norm.dual),
+        reach=head.row_norms(norm.dual),
+        inherited=track.error,
+        local=recursion.scores(head, track),
+        peak=recursion.peak,
+        limit=execution.largest / 4.0,
+    )
 
 
 class _Recursion:
@@ -158,7 +183,24 @@ class _Recursion:
         first = inputs[0]
         match op:
             case ops.Dense():
-                return self._dense(op, first)
+                matrix = bound_absolute_operator_norm(op.weight, self.norm)
+                return self._linear(op, op.weight, op.weight.shape[1], matrix, first)
+            case ops.Conv():
+                matrix = bound_absolute_conv_norm(op.kernel, op.groups, self.norm)
+                return self._linear(op, op.kernel, op.kernel[0].size, matrix, first)
+            case ops.AveragePool():
+                average = bound_average(op, self.norm)
+                eta = self.underflow(op.window.taps, 1.0, first.size, op.size)
+                local = self.local(op.window.taps + 2, first.size.times(average), eta)
+                return _Track(first.size.times(average) + local, first.error.times(average) + local)
+            case ops.MaxPool():
+                copies = bound_equivalence(Norm.INF, self.norm, op.window.readers.shape[1])
+                flush = self.underflow(0, 0.0, ZERO, op.size)
+                return _Track(first.size.times(copies) + flush, first.error.times(copies) + flush)
+            case ops.LeakyRelu():
+                slope = max(1.0, float(np.abs(op.slope).max()))
+                local = self.local(2, first.size.times(slope), self.underflow(1, slope, first.size, op.size))
+                return _Track(first.size.times(slope) + local, first.error.times(slope) + local)
             case ops.Scale():
                 factor = _bound_factor(op)
                 eta = self.underflow(1, factor, first.size, op.size)
@@ -198,21 +240,26 @@ class _Recursion:
             case _:
                 raise NotImplementedError(f"no rounding bound is given for {type(op).__name__}")
 
-    def _dense(self, op: ops.Dense, x: _Track) -> _Track:
-        terms = op.weight.shape[1]
-        bias = 0.0 if op.bias is None else self._whole(op.bias, op.shape)
+    def _linear(
+        self, op: ops.Dense | ops.Conv, weight: Array, terms: int, absolute_norm: float, x: _Track
+    ) -> _Track:
+        """A matrix and a bias: ``terms`` products a result, ``absolute_norm`` that of the matrix of |w|."""
+        bias = op.bias
+        if bias is not None and isinstance(op, ops.Conv):
+            bias = bias.reshape(-1, *(1 for _ in op.shape[1:]))
+        offset = 0.0 if bias is None else self._whole(bias, op.shape)
         norm = op.bound_norm(self.norm, self.norm)
-        magnitude = x.size.times(bound_absolute_operator_norm(op.weight, self.norm)).plus(bias)
-        eta = self.underflow(terms, float(np.abs(op.weight).max(initial=0.0)), x.size, op.size)
+        magnitude = x.size.times(absolute_norm).plus(offset)
+        eta = self.underflow(terms, float(np.abs(weight).max(initial=0.0)), x.size, op.size)
         local = self.local(terms + 2, magnitude, eta)
-        return _Track(x.size.times(norm).plus(bias) + local, x.error.times(norm) + local)
+        return _Track(x.size.times(norm).plus(offset) + local, x.error.times(norm) + local)
 
     def scores(self, head: Head, track: _Track) -> Affine:
         """Per score, the error that the linear end itself adds to what it is given: (K,) each.
 
         ‖|w_c|+|w_j|‖ <= ‖w_c‖ + ‖w_j‖: the errors of two scores are bounded one by one and added.
         """
-        count = len(head.rows)
+        count = len(head.rows) - head.binary
         size, error = track.size, Affine(np.zeros(count), np.zeros(count))
         for op in head.ops:
             terms, weight, factor, offset = 1, 1.0, np.ones(op.shape), np.zeros(op.shape)
@@ -228,8 +275,8 @@ class _Recursion:
             magnitude = size.times(factor).plus(offset)
             added = self.local(terms + 2, magnitude, self.underflow(terms, weight, size, 1))
             size, error = magnitude + added, error.times(factor) + added
-        if head.ops and head.ops[0].shape == (1,):  # scores 0 and f: the first is exact
-            return error.times(np.array([0.0, 1.0]))
+        if head.binary:  # the 0 in front is exact
+            return Affine(np.append(0.0, error.constant), np.append(0.0, error.slope))
         return error
 
     def _whole(self, values: Array, shape: ops.Shape) -> float:

@@ -74,13 +74,13 @@ def _join_sorting_networks(graph: Graph) -> Graph:
     joined = {
         op.output: network
         for op in graph.ops
-        if isinstance(op, ops.Concat) and (network := _sorting_network(op, made, consumers, graph.output))
+        if isinstance(op, ops.Concat) and (network := _sorting_network(op, graph, made, consumers))
     }
     return replace(graph, ops=tuple(joined.get(op.output, op) for op in graph.ops))
 
 
 def _sorting_network(
-    concat: ops.Concat, made: dict[str, Op], consumers: dict[str, list[Op]], output: str
+    concat: ops.Concat, graph: Graph, made: dict[str, Op], consumers: dict[str, list[Op]]
 ) -> ops.SortingNetwork | None:
     """The sorting network that ends in this Concat, or None where there is none.
 
@@ -95,7 +95,7 @@ def _sorting_network(
         op = made.get(name)
         if name in inside:
             continue
-        if op is None or name == output or not isinstance(op, (ops.Select, ops.Extremum)):
+        if op is None or name == graph.output or not isinstance(op, (ops.Select, ops.Extremum)):
             return None
         inside[name] = op
         if isinstance(op, ops.Extremum):
@@ -144,6 +144,7 @@ def _sorting_network(
         shape=concat.shape,
         node=concat.node,
         axis=concat.axis,
+        length=graph.shapes()[slices[0].inputs[0]][concat.axis],
         wires=tuple(op.indices for op in slices),
         comparators=tuple(comparators),
         joined=tuple(wire[name] for name in concat.inputs),

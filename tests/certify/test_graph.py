@@ -59,6 +59,16 @@ def middle(*nodes, constants=None, opset=18):
     return model([*DENSE, *nodes, *HEAD], {**WEIGHTS, **(constants or {})}, opset=opset)
 
 
+def image(*nodes):
+    """x (2 channels of 4 by 3) -> the nodes, to a -> flat scores."""
+    constants = {
+        "K": RNG.normal(size=(4, 2, 3, 2)).astype(np.float32),
+        "G": RNG.normal(size=(4, 1, 2, 2)).astype(np.float32),
+        "b": RNG.normal(size=4).astype(np.float32),
+    }
+    return model([*nodes, n("Flatten", "a", "y")], constants, shape=("N", 2, 4, 3))
+
+
 READ = {
     "gemm": model([n("Gemm", ["x", "W", "c"], transB=1)], WEIGHTS),
     "gemm untransposed": model([n("Gemm", ["x", "Wt"])], {"Wt": W.T.copy()}),
@@ -152,6 +162,29 @@ READ = {
         shape=("N", 3, 2),
     ),
     "float64": model([n("MatMul", ["x", "W"])], {"W": W.T.astype(np.float64)}, dtype=TensorProto.DOUBLE),
+    "leaky relu": middle(n("LeakyRelu", "a", "z", alpha=0.3)),
+    "leaky relu that rises": middle(n("LeakyRelu", "a", "z", alpha=-1.7)),
+    "prelu": middle(n("PRelu", ["a", "c"], "z")),
+    "clip": middle(n("Clip", ["a", "l", "h"], "z"), constants={"l": np.float32(-0.5), "h": np.float32(0.7)}),
+    "clip of an old opset": middle(n("Clip", "a", "z", min=-0.5), opset=7),
+    "conv": image(n("Conv", ["x", "K", "b"], "a", pads=[1, 1, 1, 1])),
+    "conv with a stride": image(n("Conv", ["x", "K"], "a", strides=[2, 1], pads=[0, 1, 1, 0])),
+    "conv with a dilation": image(n("Conv", ["x", "K"], "a", dilations=[2, 1], pads=[1, 0, 1, 0])),
+    "conv with both": image(n("Conv", ["x", "K"], "a", dilations=[2, 2], strides=[2, 1], pads=[2, 2, 2, 2])),
+    "conv in groups": image(n("Conv", ["x", "G", "b"], "a", group=2)),
+    "conv of one axis": model(
+        [n("Conv", ["x", "K"], "a", pads=[1, 0]), n("Flatten", "a", "y")],
+        {"K": RNG.normal(size=(3, 2, 2)).astype(np.float32)}, shape=("N", 2, 5),
+    ),
+    "average pool": image(n("AveragePool", "x", "a", kernel_shape=[2, 2], strides=[2, 2])),
+    "average pool over padding": image(
+        n("AveragePool", "x", "a", kernel_shape=[3, 2], pads=[1, 1, 1, 0], count_include_pad=1)
+    ),
+    "average pool beside padding": image(n("AveragePool", "x", "a", kernel_shape=[3, 2], pads=[1, 1, 1, 0])),
+    "max pool": image(n("MaxPool", "x", "a", kernel_shape=[2, 2], strides=[2, 2])),
+    "max pool that overlaps": image(n("MaxPool", "x", "a", kernel_shape=[2, 3], pads=[1, 1, 0, 1])),
+    "global average pool": image(n("GlobalAveragePool", "x", "a")),
+    "global max pool": image(n("GlobalMaxPool", "x", "a")),
     "fixed batch": model([n("Reshape", ["x", "s"], "f"), n("MatMul", ["f", "Wt"])],
                          {"Wt": W.T.copy(), "s": ints(1, 4)}, shape=(1, 2, 2)),
     "a dead branch of an unknown operator": model(
@@ -270,6 +303,20 @@ REFUSED = {
     "control flow": (
         middle(n("Identity", "a", "q"), n("If", ["flag"], "z", then_branch=helper.make_graph([], "g", [], [])),
                constants={"flag": np.array(True)}), "If",
+    ),
+    "padding given by a name": (
+        model([n("Conv", ["x", "K"], "y", auto_pad="SAME_UPPER")], {"K": W.reshape(6, 1, 2, 2)}, shape=("N", 1, 5, 5)),
+        "auto_pad",
+    ),
+    "pooling with ceil_mode": (
+        model([n("MaxPool", "x", "y", kernel_shape=[2, 2], ceil_mode=1)], shape=("N", 1, 5, 5)), "ceil_mode",
+    ),
+    "batch normalisation": (
+        model([n("BatchNormalization", ["x", "b", "b", "b", "b"], "y")], {"b": C[:2]}, shape=("N", 2, 3, 3)),
+        "BatchNormalization",
+    ),
+    "a kernel that does not fit": (
+        model([n("Conv", ["x", "K"], "y")], {"K": W.reshape(6, 1, 2, 2)}, shape=("N", 2, 5, 5)), "channels",
     ),
     "a malformed node": (middle(n("Add", ["a"], "z")), "Add"),
     "a slice that selects nothing": (

@@ -10,7 +10,8 @@ import pytest
 from lipmodel.certify import ops
 from lipmodel.certify.execution import Execution
 from lipmodel.certify.graph import read_onnx
-from lipmodel.certify.lipschitz import bound_lipschitz, linear_head
+from lipmodel.certify.head import linear_head
+from lipmodel.certify.lipschitz import bound_lipschitz
 from lipmodel.certify.ops import Graph
 from lipmodel.norms import Norm, vector_norm
 from tests.certify.test_graph import READ
@@ -111,7 +112,7 @@ def test_scale_after_the_last_layer_counts_per_class():
     folded = bound_lipschitz(linear_net(factor[:, None] * weight), Norm.TWO)
     bound = bound_lipschitz(scaled, Norm.TWO)
     assert np.allclose(bound.bound_per_pair, folded.bound_per_pair, rtol=1e-12)
-    assert linear_head(scaled).tensor == "input"
+    assert linear_head(scaled).body.output == "input"
 
 
 def test_a_shared_last_layer_is_not_taken_for_the_head():
@@ -127,7 +128,7 @@ def test_a_shared_last_layer_is_not_taken_for_the_head():
         ),
         output="scores",
     )
-    assert linear_head(graph).tensor == "scores"
+    assert linear_head(graph).body.output == "scores"
     observed = slopes(graph, Norm.TWO).max()
     assert observed <= bound_lipschitz(graph, Norm.TWO).bound_per_pair.max()
     assert observed > 1.9

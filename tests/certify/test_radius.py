@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lipmodel.certify.head import linear_head
 from lipmodel.certify.lipschitz import bound_lipschitz
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.radius import certified_radii
@@ -22,8 +23,10 @@ NORMS = list(Norm)
 
 def radii_of(graph, scores, inputs, norm=Norm.TWO):
     working = Norm.INF if norm is Norm.INF else Norm.TWO
+    head = linear_head(graph)
     return certified_radii(
-        np.asarray(scores, dtype=float),
+        head.raw_scores(np.asarray(scores, dtype=float)),
+        head.owners,
         np.asarray(inputs, dtype=float),
         bound_lipschitz(graph, norm),
         bound_rounding(graph, working, FORMATS[np.float64]),

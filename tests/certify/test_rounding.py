@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
 from lipmodel.certify.execution import Execution
 from lipmodel.certify.graph import read_onnx
+from lipmodel.certify.head import linear_head
 from lipmodel.certify.rounding import FORMATS, bound_rounding
 from lipmodel.norms import Norm, bound_vector_norm
 from tests.certify.test_graph import READ
@@ -21,30 +25,30 @@ GRAPHS = {"deep": DEEP, "cancelling": CANCELLING, "binary": BINARY} | {
 }
 
 
-def worst(graph, dtype, norm, count=20):
+def worst(graph, dtype, norm, count=8):
     """Largest observed error of a difference of scores, over the bound for that input."""
     rng = np.random.default_rng(1)
     x = float32(rng.normal(size=(count, graph.input_size)) * 10.0 ** rng.uniform(-2, 4, size=(count, 1)))
-    computed = Execution(graph, dtype).scores(x)
+    head = linear_head(graph)
+    computed = head.raw_scores(Execution(replace(graph, output=head.scores).pruned(), dtype).scores(x))
     bound = bound_rounding(graph, norm, FORMATS[dtype])
     largest = 0.0
     for row, scores in zip(x, computed, strict=True):
-        exact = evaluate(graph, row)
-        scores = np.array([0.0, *scores]) if len(scores) == 1 else scores
-        exact = np.array([0, *exact], dtype=object) if len(exact) == 1 else exact
-        rho = float(bound_vector_norm(row, norm))
+        exact = evaluate(replace(graph, output=head.scores).pruned(), row).ravel()
+        exact = np.array([0, *exact], dtype=object) if head.binary else exact
+        rho = bound_vector_norm(row[None], norm, axis=1)
+        off = [as_fraction(a) - b for a, b in zip(scores, exact, strict=True)]
+        assert all(abs(float(e)) <= limit for e, limit in zip(off, bound.score_error(rho)[0], strict=True))
         for i in range(len(scores)):
+            allowed = bound.pair_error(np.array([i]), rho)[0]
             for j in range(len(scores)):
-                error = abs(float((as_fraction(scores[i]) - as_fraction(scores[j])) - (exact[i] - exact[j])))
-                allowed = bound.constant[i, j] + bound.slope[i, j] * rho
-                assert error <= allowed or i == j
-                largest = max(largest, error / allowed if i != j else 0.0)
+                error = abs(float(off[i] - off[j]))
+                assert error <= allowed[j] or i == j
+                largest = max(largest, error / allowed[j] if i != j else 0.0)
     return largest
 
 
 def as_fraction(value):
-    from fractions import Fraction
-
     return Fraction(float(value))
 
 
@@ -64,7 +68,8 @@ def test_bound_is_not_vacuous():
 
 def test_float64_error_is_far_below_float32():
     single, double = (bound_rounding(DEEP, Norm.TWO, FORMATS[t]) for t in (np.float32, np.float64))
-    assert (double.slope < single.slope * 1e-8).all()
+    assert double.inherited.slope < single.inherited.slope * 1e-8
+    assert (double.local.slope < single.local.slope * 1e-8).all()
 
 
 @pytest.mark.parametrize("norm", [Norm.TWO, Norm.INF])

@@ -1,0 +1,232 @@
+"""Convolutions: the windows they look through, and bounds on their operator norms.
+
+Zero padding makes a convolution a compression of one on an infinite signal (extend by zeros,
+convolve, cut out), and cutting out never raises a norm; so the infinite one is bounded. A stride s
+is a stride of 1 on s times as many channels per axis (space to depth), and dilation acts on
+interleaved signals that do not meet, so both are taken away first. ``docs/certificate.md``, 3.4.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipmodel.norms import Array, Norm, bound_equivalence, bound_operator_norm, gamma, inflate, up
+
+Shape = tuple[int, ...]
+
+MAX_UNROLLED = 2**20
+"""Entries of a matrix that a convolution is written out as, which gives its norms to rounding."""
+MAX_GRAM_WORK = 1e10
+"""Multiplications spent on a Gram iteration; more iterations are tighter."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Window:
+    """Which entries of a tensor (channels, *spatial) a convolution or pooling looks at.
+
+    Attributes:
+        spatial: shape of the tensor without its channels.
+        size, strides, dilations: one number a spatial axis.
+        begin, end: padding before and after, per spatial axis.
+    """
+
+    spatial: Shape
+    size: Shape
+    strides: Shape
+    dilations: Shape
+    begin: Shape
+    end: Shape
+
+    @cached_property
+    def output(self) -> Shape:
+        """Spatial shape of the result."""
+        return tuple(
+            (n + b + e - d * (k - 1) - 1) // s + 1
+            for n, k, s, d, b, e in zip(
+                self.spatial, self.size, self.strides, self.dilations, self.begin, self.end, strict=True
+            )
+        )
+
+    @property
+    def taps(self) -> int:
+        """How many entries a window looks at."""
+        return math.prod(self.size)
+
+    @cached_property
+    def positions(self) -> NDArray[np.intp]:
+        """(places, taps): the flat spatial index under each tap of each place, -1 on padding."""
+        flat = np.zeros((1, 1), dtype=np.intp)
+        for n, k, s, d, b, places in zip(
+            self.spatial, self.size, self.strides, self.dilations, self.begin, self.output, strict=True
+        ):
+            at = np.arange(places)[:, None] * s - b + np.arange(k)[None, :] * d
+            outside = (flat < 0)[:, None, :, None] | ((at < 0) | (at >= n))[None, :, None, :]
+            joined = np.where(outside, -1, flat[:, None, :, None] * n + at[None, :, None, :])
+            flat = joined.reshape(flat.shape[0] * places, flat.shape[1] * k)
+        return flat
+
+    @cached_property
+    def readers(self) -> NDArray[np.intp]:
+        """(spatial, m): the flat indices into ``positions`` that read each input position, -1 to fill."""
+        flat = self.positions.ravel()
+        order = np.argsort(flat, kind="stable")
+        order = order[flat[order] >= 0]
+        counts = np.bincount(flat[order], minlength=math.prod(self.spatial))
+        table = np.full((len(counts), max(1, int(counts.max(initial=0)))), -1, dtype=np.intp)
+        column = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+        table[flat[order], column] = order
+        return table
+
+
+def bound_conv_norm(kernel: Array, window: Window, groups: int, source: Norm, target: Norm) -> float:
+    """Never below the operator norm source→target of a convolution.
+
+    Args:
+        kernel: (channels out, channels in / groups, *size).
+        window: where it is applied.
+        groups: how many blocks of channels are convolved apart from one another.
+        source: norm of the input tensor.
+        target: norm of the output tensor.
+    """
+    places = math.prod(window.output)
+    out_size, in_size = kernel.shape[0] * places, kernel.shape[1] * groups * math.prod(window.spatial)
+    if not kernel.any() or not places:
+        return 0.0
+    if out_size * in_size <= MAX_UNROLLED:
+        return bound_operator_norm(_unrolled(kernel, window, groups), source, target)
+    rows = kernel.reshape(len(kernel), -1)  # an output sees at most a whole filter
+    columns = _by_input_channel(kernel, groups)  # an input is seen through at most all taps of all filters
+    if source is Norm.ONE and target is Norm.INF:
+        return float(np.abs(kernel).max())
+    if target is Norm.INF:
+        return bound_operator_norm(rows, source, Norm.INF)
+    if source is Norm.ONE:
+        return bound_operator_norm(columns, Norm.ONE, target)
+    spectral = _bound_spectral(kernel, window, groups)
+    widened = up(bound_equivalence(source, Norm.TWO, in_size) * spectral)
+    through_two = float(up(widened * bound_equivalence(Norm.TWO, target, out_size)))
+    if source is target:
+        return through_two
+    by_rows = bound_operator_norm(rows, Norm.INF, Norm.INF)
+    through_inf = float(up(by_rows * bound_equivalence(Norm.INF, target, out_size)))
+    return min(through_two, through_inf)
+
+
+def bound_absolute_conv_norm(kernel: Array, groups: int, norm: Norm) -> float:
+    """Never below the operator norm of the convolution with |K| within one norm; cheap, for error bounds."""
+    rows = bound_operator_norm(kernel.reshape(len(kernel), -1), Norm.INF, Norm.INF)
+    columns = bound_operator_norm(_by_input_channel(kernel, groups), Norm.ONE, Norm.ONE)
+    if norm is Norm.TWO:
+        return float(up(up(np.sqrt(rows)) * up(np.sqrt(columns))))
+    return rows if norm is Norm.INF else columns
+
+
+def _unrolled(kernel: Array, window: Window, groups: int) -> Array:
+    """The matrix of a convolution: (channels out · places, channels in · positions)."""
+    out, per_group = kernel.shape[:2]
+    places, taps = window.positions.shape
+    spatial = math.prod(window.spatial)
+    matrix = np.zeros((out, places, per_group * groups, spatial + 1))
+    flat = kernel.reshape(out, per_group, taps)
+    where = np.where(window.positions < 0, spatial, window.positions)
+    for o in range(out):
+        first = (o // (out // groups)) * per_group
+        for place in range(places):
+            np.add.at(matrix[o, place, first : first + per_group].T, where[place], flat[o].T)
+    return matrix[..., :spatial].reshape(out * places, -1)
+
+
+def _by_input_channel(kernel: Array, groups: int) -> Array:
+    """(channels out / groups · taps, channels in): all that one input channel is multiplied with."""
+    out, per_group = kernel.shape[:2]
+    split = kernel.reshape(groups, out // groups, per_group, -1)
+    return np.moveaxis(split, (0, 2), (2, 3)).reshape(-1, groups * per_group)
+
+
+def _bound_spectral(kernel: Array, window: Window, groups: int) -> float:
+    """Never below ‖·‖_2→2: the least of three bounds on the infinite-signal operator, group by group."""
+    out = kernel.shape[0] // groups
+    bounds = []
+    for group in range(groups):
+        part = _space_to_depth(kernel[group * out : (group + 1) * out], window.strides, window.dilations)
+        by_rows = bound_operator_norm(part.reshape(len(part), -1), Norm.INF, Norm.INF)
+        by_columns = bound_operator_norm(_by_input_channel(part, 1), Norm.ONE, Norm.ONE)
+        taps = part.reshape(*part.shape[:2], -1)
+        by_taps = 0.0
+        for tap in range(taps.shape[2]):
+            by_taps = up(by_taps + bound_operator_norm(taps[:, :, tap], Norm.TWO, Norm.TWO))
+        # Riesz–Thorin: ‖·‖_2 <= (‖·‖_1 ‖·‖_inf)^½
+        interpolated = up(up(np.sqrt(by_rows)) * up(np.sqrt(by_columns)))
+        bounds.append(min(interpolated, by_taps, bound_gram_iteration(part)))
+    return float(max(bounds))
+
+
+def _space_to_depth(kernel: Array, strides: Shape, dilations: Shape) -> Array:
+    """A kernel of the same norm with stride and dilation 1.
+
+    With both a stride and a dilation on one axis the stride is dropped (it only cuts outputs away)
+    and the dilation too.
+    """
+    strides = tuple(1 if d > 1 else s for s, d in zip(strides, dilations, strict=True))
+    for axis, s in enumerate(strides):
+        if s > 1:
+            k = kernel.shape[axis + 2]
+            pad = [(0, 0)] * kernel.ndim
+            pad[axis + 2] = (0, -k % s)
+            padded = np.pad(kernel, pad)
+            phases = [np.take(padded, range(r, padded.shape[axis + 2], s), axis=axis + 2) for r in range(s)]
+            kernel = np.concatenate(phases, axis=1)
+    return kernel
+
+
+def bound_gram_iteration(kernel: Array) -> float:
+    """Never below ‖K‖_2→2 of the infinite-signal convolution of stride 1 (after Delattre et al. 2023).
+
+    G_1 = K*K and G_{i+1} = G_i*G_i are kernels of self-adjoint convolutions with ‖G_i‖ = ‖K‖^(2^i),
+    and ‖G‖_2 <= N(G), the largest absolute sum over a row. N is submultiplicative, so that of the
+    exact G̃ = G + Δ and the computed G with N(Δ) <= e, the next have
+    e' <= 2 N(G) e + e² + γ N(G)²; the square is rescaled by powers of two, which is exact.
+    """
+    if kernel.shape[0] < kernel.shape[1]:  # K and its adjoint have one norm: square the smaller side
+        kernel = np.flip(np.swapaxes(kernel, 0, 1), axis=tuple(range(2, kernel.ndim)))
+    channels = kernel.shape[1]
+    adjoint = np.flip(np.swapaxes(kernel, 0, 1), axis=tuple(range(2, kernel.ndim)))
+    gram, terms = _compose(adjoint, kernel), kernel.shape[0] * math.prod(kernel.shape[2:])
+    # N(K*K entrywise in absolute value) bounds what rounding of G_1 is relative to.
+    error = inflate(gamma(terms + 2) * _row_sum(_compose(np.abs(adjoint), np.abs(kernel))), terms + 4)
+    exponent, power, bounds = 0, 2, []
+    while True:
+        total = up(inflate(_row_sum(gram), channels * math.prod(gram.shape[2:])) + error)
+        # ‖K‖ <= (2^exponent · total)^(1/power), with the root's own rounding paid for
+        bounds.append(inflate(float(total) ** (1.0 / power), 8) * 2.0 ** (exponent / power) * (1 + 2.0**-50))
+        size = math.prod(gram.shape[2:])
+        if power >= 64 or size**2 * channels**3 > MAX_GRAM_WORK:
+            return float(min(bounds))
+        shift = math.frexp(float(total))[1]
+        gram, error, exponent = gram * 2.0**-shift, error * 2.0**-shift, exponent + shift
+        row_sum = inflate(_row_sum(gram), channels * size)
+        terms = channels * size
+        error = inflate(2.0 * row_sum * error + error**2 + gamma(terms + 2) * row_sum**2, 8)
+        gram, exponent, power = _compose(gram, gram), 2 * exponent, 2 * power
+
+
+def _compose(left: Array, right: Array) -> Array:
+    """Kernel of the convolution ``left`` after ``right``: taps add, channels multiply as matrices."""
+    sizes = tuple(a + b - 1 for a, b in zip(left.shape[2:], right.shape[2:], strict=True))
+    result = np.zeros((left.shape[0], right.shape[1], *sizes))
+    for tap in np.ndindex(*left.shape[2:]):
+        matrix = left[..., *tap]
+        place: Any = tuple(slice(t, t + k) for t, k in zip(tap, right.shape[2:], strict=True))
+        result[..., *place] += np.tensordot(matrix, right, axes=(1, 0))
+    return result
+
+
+def _row_sum(kernel: Array) -> Array:
+    """The largest absolute row sum of the infinite matrix: over one output channel, all inputs and taps."""
+    return np.asarray(np.abs(kernel).reshape(len(kernel), -1).sum(axis=1).max())

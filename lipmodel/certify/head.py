@@ -1,0 +1,178 @@
+"""The end of a network, where the constants of *differences* of scores come from.
+
+Most networks end in a linear layer: score = row of weights · features + bias. Some have several
+scores a class and answer the class of the largest (prototypes): a maximum over groups comes last.
+Both are one :class:`Head`: raw scores, each owned by a class, linear in one tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from lipmodel.certify import ops
+from lipmodel.certify.ops import Graph, Op
+from lipmodel.norms import Array, Norm, bound_pairwise_distances, bound_vector_norm, gamma, inflate, up
+
+Indices = np.ndarray[Any, np.dtype[np.intp]]
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """Raw scores = rows @ features + constant; a class's score is the largest of those it owns.
+
+    A binary classifier [batch, 1] with score f counts as two classes with scores 0 and f; its first
+    row is zeros.
+
+    Attributes:
+        body: the graph that makes the features.
+        ops: the operations from features to raw scores: at most one Dense, then Scale and Shift.
+        scores: the tensor of raw scores in the graph (without the 0 of a binary classifier).
+        rows: (M, n), each entry within ``roundings`` relative roundings of the exact one.
+        roundings: 0 where the rows are the weights themselves.
+        owners: (M,) the class of each raw score; -1 where it belongs to none.
+        binary: whether the graph has the one output of a binary classifier.
+    """
+
+    body: Graph
+    ops: tuple[Op, ...]
+    scores: str
+    rows: Array = field(repr=False)
+    roundings: int
+    owners: Indices
+    binary: bool
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return int(self.owners.max()) + 1
+
+    def row_norms(self, norm: Norm) -> Array:
+        """(M,): never below the norm of each exact row."""
+        return np.asarray(inflate(bound_vector_norm(self.rows, norm, axis=1), self.roundings))
+
+    def distances(self, norm: Norm) -> Array:
+        """(M, M): never below the norm of each difference of two exact rows; computed once a norm."""
+        if norm not in self._distances:
+            distances = bound_pairwise_distances(self.rows, norm)
+            if self.roundings:  # each row is off by at most γ times its own norm
+                doubt = inflate(gamma(self.roundings) * self.row_norms(norm), 2)
+                distances = up(distances + up(doubt[:, None] + doubt[None, :]))
+            self._distances[norm] = distances
+        return self._distances[norm]
+
+    _distances: dict[Norm, Array] = field(default_factory=dict, repr=False)
+
+    def raw_scores(self, computed: Array) -> Array:
+        """(N, M) raw scores from what the tensor ``scores`` held; the 0 of a binary classifier in front."""
+        flat = computed.reshape(len(computed), -1)
+        return np.hstack([np.zeros((len(flat), 1)), flat]) if self.binary else flat
+
+    def class_scores(self, raw: Array) -> Array:
+        """(N, K) largest raw score of each class."""
+        if len(self.owners) == self.classes and (self.owners == np.arange(self.classes)).all():
+            return raw
+        return np.stack([raw[:, self.owners == k].max(axis=1) for k in range(self.classes)], axis=1)
+
+
+@lru_cache(maxsize=4)  # bounds in several norms and formats ask for the head of the same graph
+def linear_head(graph: Graph) -> Head:
+    """Walks back from the output: over a maximum a class, then over Scale and Shift to a Dense.
+
+    A graph that does not end so has the identity for its rows: still sound, less tight.
+    """
+    made = {op.output: op for op in graph.ops}
+    consumers = graph.consumers()
+    scores, owners = _before_the_maximum(graph, made)
+    name, taken = scores, []
+    size = owners.size
+    factors, roundings, rows = np.ones(size), 0, np.eye(size)
+    while (op := made.get(name)) is not None and len(op.shape) == 1:
+        if name != scores and len(consumers[name]) > 1:
+            break
+        if isinstance(op, ops.Scale):
+            factors = factors / op.factor if op.divide else factors * op.factor
+            roundings += 1
+        elif isinstance(op, ops.Dense):
+            rows, roundings = op.weight, roundings + (1 if roundings else 0)
+        elif not isinstance(op, ops.Shift):
+            break
+        taken.append(op)
+        name = op.inputs[0]
+        if isinstance(op, ops.Dense):
+            break
+    rows = factors[:, None] * rows
+    owners = owners.ravel()
+    binary = graph.output_shape == (1,)
+    if binary:
+        rows = np.vstack([np.zeros((1, rows.shape[1])), rows])
+        owners = np.concatenate([[0], np.where(owners == 0, 1, -1)]).astype(np.intp)
+    return Head(
+        body=replace(graph, output=name).pruned(),
+        ops=tuple(reversed(taken)),
+        scores=scores,
+        rows=rows,
+        roundings=roundings,
+        owners=owners,
+        binary=binary,
+    )
+
+
+def _before_the_maximum(graph: Graph, made: dict[str, Op]) -> tuple[str, Indices]:
+    """The tensor of raw scores, and an array of its shape that says which class owns each of them.
+
+    Follows the output back through reshapes and transposes to one maximum over groups (ReduceMax, a
+    TopK of one, or Max of slices) and through reshapes and transposes again to a tensor of one axis.
+    Where there is no such maximum, the raw scores are the class scores.
+    """
+    shapes = graph.shapes()
+    name, owners, maxima = graph.output, np.arange(graph.output_shape[0], dtype=np.intp), 0
+    while (op := made.get(name)) is not None:
+        before = shapes[op.inputs[0]]
+        if isinstance(op, ops.Reshape):
+            owners = owners.reshape(before)
+        elif isinstance(op, ops.Transpose):
+            owners = owners.transpose(np.argsort(op.permutation))
+        elif isinstance(op, ops.ReduceExtremum) and op.kind == "max":
+            kept = tuple(1 if axis in op.axes else d for axis, d in enumerate(before))
+            owners = np.broadcast_to(owners.reshape(kept), before)
+            maxima += 1
+        elif isinstance(op, ops.Sort) and op.k == 1 and op.largest:
+            owners = np.broadcast_to(owners, before)
+            maxima += 1
+        elif (
+            isinstance(op, ops.Extremum)
+            and op.kind == "max"
+            and (joined := _slices(op, owners, made, shapes))
+        ):
+            name, owners = joined
+            maxima += 1
+            continue
+        else:
+            break
+        name = op.inputs[0]
+    if not maxima or owners.ndim != 1:
+        return graph.output, np.arange(graph.output_shape[0], dtype=np.intp)
+    return name, owners
+
+
+def _slices(
+    op: Op, owners: Indices, made: dict[str, Op], shapes: dict[str, ops.Shape]
+) -> tuple[str, Indices] | None:
+    """The tensor whose disjoint slices a maximum is over, and the owners of its entries; else None."""
+    if not isinstance(op, ops.Extremum) or op.kind != "max":
+        return None
+    slices = [made.get(name) for name in op.inputs]
+    selects = [s for s in slices if isinstance(s, ops.Select)]
+    if len(selects) != len(slices) or len({(s.inputs, s.axis) for s in selects}) != 1:
+        return None
+    if not ops.distinct(i for s in selects for i in s.indices):
+        return None
+    source, axis = selects[0].inputs[0], selects[0].axis
+    spread = np.full(shapes[source], -1, dtype=np.intp)
+    for select in selects:
+        spread[(slice(None),) * axis + (list(select.indices),)] = owners
+    return source, spread

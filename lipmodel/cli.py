@@ -1,0 +1,280 @@
+"""The ``lipmodel`` command: train, inspect, certify, evaluate, audit.
+
+Exit status: 0 fine; 1 a negative finding (a file refused, a claim unproved, an audit that refutes);
+2 bad use. ``--json`` prints one JSON object on standard output and nothing else; whatever is for
+people only goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import ROUND_DOWN, Context, Decimal
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from lipmodel import __version__
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.errors import LipcertError, ModelError
+from lipmodel.norms import Norm
+
+NEGATIVE, BAD_USE = 1, 2
+MAX_ROWS_SHOWN = 20
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+MODEL = click.Path(path_type=Path)
+NORM = click.Choice([norm.value for norm in Norm])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+norm_option = click.option("--norm", type=NORM, help="Norm of the input; by default the one the file names.")
+
+
+class _Group(click.Group):
+    """Shows our own errors as one line, with the exit status that fits."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModelError as error:
+            err.print(f"refused: {error}", style="red", markup=False)
+            ctx.exit(NEGATIVE)
+        except LipcertError as error:
+            err.print(f"error: {error}", style="red", markup=False)
+            ctx.exit(BAD_USE)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lipmodel")
+def main() -> None:
+    """Trains Lipschitz classifiers and proves certified radii from ONNX files alone."""
+
+
+@main.command()
+@click.argument("model", type=MODEL)
+@json_option
+def inspect(model: Path, as_json: bool) -> None:
+    """Tell what is proved of MODEL: its operators, its Lipschitz bounds, its claims against the proof."""
+    try:
+        predictor = CertifiedPredictor(model)
+    except ModelError as error:
+        if not as_json:
+            raise
+        _print_json({"status": "refused", "reason": str(error)})
+        sys.exit(NEGATIVE)
+    bounds = {norm: predictor.bounds(norm) for norm in Norm}
+    claims = predictor.claims
+    unproved = predictor.claim_proved is False
+    reason = None
+    if unproved:
+        assert claims.norm is not None
+        reason = (
+            f"the file claims a Lipschitz constant of {claims.lipschitz!r} in l{claims.norm}; "
+            f"what is proved is {bounds[claims.norm].bound_global!r}"
+        )
+    if as_json:
+        _print_json(
+            {
+                "status": "unproved" if unproved else "proved",
+                "reason": reason,
+                "sha256": predictor.file.sha256,
+                "ops": predictor.file.operators,
+                "input_shape": list(predictor.file.graph.input_shape),
+                "classes": list(predictor.class_names),
+                "bounds": {
+                    norm.value: {
+                        "global": bound.bound_global,
+                        "per_pair": bound.bound_per_pair.tolist(),
+                        "layers": [{"node": node, "bound": value} for node, value in bound.bound_layers],
+                    }
+                    for norm, bound in bounds.items()
+                },
+                "claim": None
+                if claims.lipschitz is None and claims.norm is None
+                else {
+                    "norm": claims.norm,
+                    "lipschitz": claims.lipschitz,
+                    "proved": predictor.claim_proved,
+                },
+                "ignored_metadata": list(claims.ignored),
+            }
+        )
+    else:
+        _show_inspection(predictor, bounds, reason)
+    sys.exit(NEGATIVE if unproved else 0)
+
+
+def _show_inspection(predictor: CertifiedPredictor, bounds: dict[Norm, Any], reason: str | None) -> None:
+    file = predictor.file
+    out.print(f"sha256     {file.sha256}")
+    out.print(f"input      {list(file.graph.input_shape)} per sample, {file.dtype.__name__}")
+    out.print(f"classes    {', '.join(predictor.class_names)}", markup=False)
+    out.print("operators  " + ", ".join(f"{op} × {count}" for op, count in file.operators.items()))
+    table = Table(title="Proved Lipschitz bounds", title_justify="left")
+    for heading in (
+        "norm of the input",
+        "any score",
+        "two scores, least",
+        "two scores, largest",
+        "layer by layer",
+    ):
+        table.add_column(heading)
+    for norm, bound in bounds.items():
+        pairs = bound.bound_per_pair
+        between = pairs[~np.eye(len(pairs), dtype=bool)]
+        layers = " · ".join(f"{value:.6g}" for _, value in bound.bound_layers)
+        table.add_row(
+            f"l{norm}", f"{bound.bound_global:.9g}", f"{between.min():.9g}", f"{between.max():.9g}", layers
+        )
+    out.print(table)
+    claims = predictor.claims
+    if claims.lipschitz is not None and claims.norm is not None:
+        verdict = "[red]not proved[/red]" if reason else "[green]proved[/green]"
+        out.print(f"claim      {claims.lipschitz:g}-Lipschitz in l{claims.norm}: {verdict}")
+    else:
+        out.print("claim      none in the file")
+    for line in claims.ignored:
+        out.print(f"ignored    {line}", markup=False)
+    if reason:
+        err.print(reason, style="red", markup=False)
+
+
+@main.command()
+@click.argument("model", type=MODEL)
+@click.option("--inputs", required=True, type=MODEL, help="Rows to certify: .npy, .csv or .parquet.")
+@norm_option
+@json_option
+def certify(model: Path, inputs: Path, norm: str | None, as_json: bool) -> None:
+    """Predict each row of a file with the radius inside which no change alters the answer."""
+    from lipmodel.data import load_inputs
+
+    predictor = CertifiedPredictor(model)
+    result = predictor.predict(load_inputs(inputs), Norm(norm) if norm else None)
+    radii, names = result.radii, predictor.class_names
+    rows = [
+        {
+            "label": names[label],
+            "label_index": int(label),
+            "scores": scores.tolist(),
+            "margin": float(margin),
+            "certified_radius": float(radius),
+            "runner_up": names[runner_up],
+        }
+        for label, scores, margin, radius, runner_up in zip(
+            radii.label, result.scores, radii.margin, radii.certified_radius, radii.runner_up, strict=True
+        )
+    ]
+    if as_json:
+        _print_json({"sha256": predictor.file.sha256, "norm": result.norm.value, "predictions": rows})
+        return
+    table = Table(title=f"{len(rows)} inputs, radii in l{result.norm}", title_justify="left")
+    for heading in ("row", "label", "certified radius", "margin", "runner-up"):
+        table.add_column(heading)
+    for index, row in enumerate(rows[:MAX_ROWS_SHOWN]):
+        radius = f"{_rounded_down(row['certified_radius'])}" if row["certified_radius"] else "0 (abstains)"
+        table.add_row(str(index), str(row["label"]), radius, f"{row['margin']:.6g}", str(row["runner_up"]))
+    out.print(table)
+    if len(rows) > MAX_ROWS_SHOWN:
+        out.print(f"… and {len(rows) - MAX_ROWS_SHOWN} more; --json prints all of them")
+
+
+@main.command()
+@click.argument("model", type=MODEL)
+@click.option(
+    "--data", required=True, help="A .npz or .csv file, a folder of IDX files, two-moons or digits."
+)
+@click.option("--eps", "epsilons", multiple=True, type=float, help="A size of change; may be given again.")
+@norm_option
+@json_option
+def evaluate(model: Path, data: str, epsilons: tuple[float, ...], norm: str | None, as_json: bool) -> None:
+    """Measure clean and certified accuracy of MODEL on labelled data."""
+    from lipmodel.data import load_labelled
+    from lipmodel.evaluate import evaluate as run
+
+    predictor = CertifiedPredictor(model)
+    dataset = load_labelled(data)
+    with _bar("evaluating") as progress:
+        result = run(
+            predictor, dataset.inputs, dataset.labels, Norm(norm) if norm else None, epsilons, progress
+        )
+    if as_json:
+        _print_json({"sha256": predictor.file.sha256, **result.to_dict()})
+        return
+    table = Table(title=f"{result.samples} samples, l{result.norm}", title_justify="left")
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    table.add_row("clean accuracy", f"{result.clean_accuracy:.2%}")
+    for epsilon, share in result.certified_accuracy.items():
+        table.add_row(f"certified accuracy at {epsilon}", f"{share:.2%}")
+    table.add_row("average certified radius", f"{result.average_certified_radius:.4g}")
+    out.print(table)
+
+
+@main.command()
+@click.argument("model", type=MODEL)
+@click.option("--data", help="Inputs to look at beside random ones, as for evaluate.")
+@click.option("--samples", default=1000, show_default=True, type=click.IntRange(0, 1_000_000))
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@norm_option
+@json_option
+def audit(model: Path, data: str | None, samples: int, seed: int, norm: str | None, as_json: bool) -> None:
+    """Measure gradients of MODEL and attack its radii: evidence for or against its bounds."""
+    from lipmodel.audit.report import audit as run
+    from lipmodel.data import load_labelled
+
+    predictor = CertifiedPredictor(model)
+    inputs = load_labelled(data).inputs if data else None
+    with _bar("auditing") as progress:
+        report = run(
+            predictor,
+            norm=Norm(norm) if norm else None,
+            inputs=inputs,
+            samples=samples,
+            seed=seed,
+            progress=progress,
+        )
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        table = Table(title=f"Audit in l{report.norm}", title_justify="left")
+        table.add_column("what")
+        table.add_column("value", justify="right")
+        table.add_row("verdict", f"[{'red' if report.reasons else 'green'}]{report.verdict}")
+        table.add_row("certified Lipschitz bound of a score", f"{report.bound:.9g}")
+        table.add_row("claimed", "nothing" if report.claim is None else f"{report.claim:.9g}")
+        table.add_row("largest gradient observed", f"{report.observed:.9g}")
+        table.add_row("tightness (observed / bound)", f"{report.tightness:.4f}")
+        table.add_row("inputs attacked inside their radius", str(report.points["attacked"]))
+        table.add_row("of which changed label", str(report.flips))
+        out.print(table)
+        for line in report.reasons:
+            err.print(line, style="red", markup=False)
+    sys.exit(NEGATIVE if report.verdict == "refuted" else 0)
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[float], None]]:
+    """A progress bar on standard error, on a terminal only."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task(what, total=1.0)
+        yield lambda share: progress.update(task, completed=share)
+
+
+def _rounded_down(radius: float) -> str:
+    """A radius with fewer digits is still a promise only if the digits were cut downwards."""
+    return str(Context(prec=6, rounding=ROUND_DOWN).create_decimal(Decimal(radius)))
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    click.echo(json.dumps(value, allow_nan=False))

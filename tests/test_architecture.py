@@ -1,0 +1,46 @@
+"""The direction of imports, where a linter cannot see it, and the guards' own ability to catch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print('\\n'.join(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(run.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["lipmodel", "lipmodel.certify.predictor", "lipmodel.audit.report", "lipmodel.evaluate", "lipmodel.cli",
+     "lipmodel.data", "service.app"],
+)  # fmt: skip
+def test_no_torch_without_training(module):
+    assert not {"torch", "sklearn", "matplotlib"} & modules_after(f"import {module}")
+
+
+def test_the_torch_guard_can_catch():
+    assert "torch" in modules_after("import lipmodel.training.layers")
+
+
+def test_importing_the_package_imports_none_of_its_parts():
+    assert not {m for m in modules_after("import lipmodel") if m.startswith("lipmodel.")}
+
+
+def test_the_linter_catches_a_torch_import_inside_a_function(tmp_path):
+    offender = tmp_path / "offender.py"
+    offender.write_text('"""x"""\n\n\ndef f() -> None:\n    """x"""\n    import torch  # noqa: F401\n')
+    run = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--config", str(ROOT / "pyproject.toml"), str(offender)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "TID251" in run.stdout
