@@ -15,6 +15,7 @@ import numpy as np
 from lipmodel.audit.attack import attack_within
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.audit.search import Observed, bound_gradient_error, climb, functionals, observe_gradients
+from lipmodel.certify.claims import LARGEST_INPUT
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
@@ -125,8 +126,8 @@ def audit(
     """
     norm = norm or predictor.default_norm
     low, high = box or predictor.claims.input_box or (-1.0, 1.0)
-    if not (np.isfinite(low) and np.isfinite(high) and low <= high):
-        raise InputError(f"[{low}, {high}] is not a box; finite low <= high is accepted", field="box")
+    if not -LARGEST_INPUT <= low <= high <= LARGEST_INPUT:
+        raise InputError(f"[{low}, {high}] is not a box; low <= high within float32 is accepted", field="box")
     if samples < 0 or (samples == 0 and inputs is None):
         raise InputError(f"{samples} random points and no inputs leave nothing to audit", field="samples")
     graph = predictor.file.graph

@@ -57,6 +57,7 @@ class LipschitzBounds:
     bound_layers: tuple[tuple[str, float], ...]
 
 
+@np.errstate(over="ignore", invalid="ignore")  # an infinite bound is a bound: nothing is certified with it
 def bound_lipschitz(graph: Graph, norm: Norm) -> LipschitzBounds:
     """Bounds the Lipschitz constants of the scores and of their differences, in the norm given."""
     head = linear_head(graph)

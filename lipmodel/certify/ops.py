@@ -249,6 +249,12 @@ class Graph:
         return math.prod(self.input_shape)
 
     @property
+    def multiplications(self) -> int:
+        """Of numbers, to evaluate one sample; a measure of how long it takes."""
+        dense = sum(op.size * op.weight.shape[1] for op in self.ops if isinstance(op, Dense))
+        return dense + sum(op.size * int(op.kernel[0].size) for op in self.ops if isinstance(op, Conv))
+
+    @property
     def output_shape(self) -> Shape:
         """Shape of the scores, per sample."""
         return self.shapes()[self.output]

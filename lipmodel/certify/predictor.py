@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lipmodel.certify.claims import Claims, read_claims
+from lipmodel.certify.claims import LARGEST_INPUT, Claims, read_claims
 from lipmodel.certify.execution import Execution, Float, open_session
 from lipmodel.certify.graph import OnnxFile, read_onnx
 from lipmodel.certify.head import Head, linear_head
@@ -20,7 +20,6 @@ from lipmodel.errors import InputError, ModelError
 from lipmodel.norms import Array, Norm, bound_vector_norm
 
 SELF_CHECK_POINTS = 64
-LARGEST_INPUT = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +199,9 @@ class CertifiedPredictor:
             self.rounding(Norm.TWO, dtype).score_error(size)[:, self.head.owners >= 0].max(axis=1)
             for dtype in (file.dtype, np.float64)
         ]
+        peaks = self.rounding(Norm.TWO, file.dtype).peak.at(size)
+        if not (peaks < self.rounding(Norm.TWO, file.dtype).limit).all():
+            raise ModelError("its weights are so large that inputs of ordinary size may overflow")
         difference = np.abs(theirs - ours).max(axis=1)
         if not (difference <= np.sum(errors, axis=0) * (1 + 1e-9)).all():
             raise ModelError(

@@ -78,7 +78,7 @@ def certified_radii(
     radius = np.where(certified & (radius > 0.0), np.maximum(down(radius * slack), 0.0), 0.0)
     return Radii(
         label=label,
-        margin=margins.min(axis=1),
+        margin=np.maximum(margins.min(axis=1), 0.0),
         certified_radius=radius,
         runner_up=owners[np.where(radius > 0.0, each.argmin(axis=1), margins.argmin(axis=1))],
     )

@@ -127,6 +127,7 @@ class _Track:
     error: Affine
 
 
+@np.errstate(over="ignore", invalid="ignore")  # an infinite bound is a bound: nothing is certified with it
 def bound_rounding(graph: Graph, norm: Norm, execution: Format) -> RoundingBounds:
     """Bounds the rounding error of the differences of scores, for evaluation in the format given."""
     recursion = _Recursion(norm, execution)

@@ -146,3 +146,21 @@ def test_metadata_is_json_where_it_is_not_text(predictor):
     assert json.loads(predictor.file.metadata[CLASSES]) == ["a", "b", "c"]
     assert predictor.claims.input_box == (0.0, 1.0)
     assert float32(0.1) != 0.1
+
+
+def test_weights_that_overflow_are_refused_for_that():
+    with pytest.raises(ModelError, match="overflow"):
+        CertifiedPredictor(to_file(linear_net(np.full((2, 2), 3e38))))
+
+
+def test_a_claimed_box_beyond_float32_is_ignored():
+    assert read_claims({INPUT_BOX: "[-1e308, 1e308]"}, 2).ignored
+
+
+def test_portable_radii_are_a_little_smaller(predictor):
+    x = float32(np.random.default_rng(0).normal(size=(50, 4)))
+    served, portable = predictor.predict(x).radii.certified_radius, predictor.portable_radii(x)
+    assert (portable < served).all()
+    assert np.median(portable / served) > 0.999
+    doubles = x + 1e-9
+    assert (predictor.portable_radii(doubles) < predictor.predict(doubles).radii.certified_radius).all()

@@ -1,0 +1,20 @@
+"""The HTTP service: serves what is proved. ``lipserve --models DIR`` runs it.
+
+The tour, in the order of imports:
+
+* ``settings``  everything that can be set: flags, environment, one table.
+* ``errors``    every way a request can fail, as RFC 9457 problems.
+* ``schemas``   what goes over the wire.
+* ``registry``  a folder of ONNX files → served models, and refused ones with their reasons.
+* ``engine``    arrays in, certified predictions out; where work runs. Knows no HTTP.
+* ``api``       the routes, one file a group.
+* ``app``       ``create_app(settings)`` joins them; ``main`` is the command.
+
+Nothing here imports torch or anything of ``lipmodel.training``.
+"""
+
+import os
+
+# Read once, when numpy is first imported. The bounds of a model factorise small matrices, for which
+# OpenBLAS's threads gain nothing on an idle machine and cost up to fifty-fold on a busy one.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -1,0 +1,138 @@
+"""Bodies of requests, read within limits and checked, and the answer's."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from lipmodel.errors import InputError
+from lipmodel.norms import Array
+from service.api.context import Service, ServiceHere
+from service.errors import FieldError, Problem, ProblemKind
+
+MAX_ERRORS = 10
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def json_body(schema: type[M]) -> Callable[[Request, Service], Awaitable[M]]:
+    """A dependency that reads the body as that type; the framework's own would read it whole first."""
+
+    async def read(request: Request, service: ServiceHere) -> M:
+        _check_media_type(request)
+        body = await _read_body(request, service.settings.max_body_bytes)
+        if not body.strip():
+            raise Problem(ProblemKind.NOT_JSON, "the body is empty; a JSON object is accepted")
+        try:
+            return schema.model_validate_json(body)
+        except ValidationError as error:
+            raise _as_problem(error) from None
+
+    return read
+
+
+def input_array(rows: list[list[float]], size: int, max_rows: int) -> Array:
+    """Rows of a request as an array (rows, size).
+
+    Raises:
+        InputError: no rows, too many, or one of another length.
+    """
+    if not rows:
+        raise InputError("is empty; at least one row is accepted")
+    if len(rows) > max_rows:
+        raise InputError(f"has {len(rows)} rows; at most {max_rows} are accepted in one request")
+    for i, row in enumerate(rows):
+        if len(row) != size:
+            raise InputError(f"has length {len(row)}; length {size} is accepted", field=f"inputs[{i}]")
+    return np.array(rows, dtype=np.float64)
+
+
+def reply(model: BaseModel) -> Response:
+    """The answer 200; floats are written so that reading them gives the same float."""
+    return Response(model.model_dump_json(by_alias=True), media_type="application/json")
+
+
+def _check_media_type(request: Request) -> None:
+    """Refuses what is said to be something else than JSON; a missing header says nothing."""
+    given = request.headers.get("content-type", "application/json")
+    if given.partition(";")[0].strip().lower() != "application/json":
+        detail = f"Content-Type is '{given}'; 'application/json' is accepted"
+        raise Problem(ProblemKind.UNSUPPORTED_MEDIA_TYPE, detail)
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        detail = f"Content-Encoding is '{encoding}'; an uncompressed body is accepted"
+        raise Problem(ProblemKind.UNSUPPORTED_MEDIA_TYPE, detail)
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    """The body, given up as soon as it is known to be over the limit; the server discards the rest."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise _too_large(limit)
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise _too_large(limit)
+    except ClientDisconnect:
+        raise Problem(ProblemKind.NOT_JSON, "the connection was closed before the body was whole") from None
+    return bytes(body)
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(ProblemKind.BODY_TOO_LARGE, f"the body is over the limit of {limit} bytes")
+
+
+def _as_problem(error: ValidationError) -> Problem:
+    """400 where the body is not JSON, else 422 naming each place."""
+    found = error.errors(include_url=False, include_context=True)
+    if found[0]["type"] == "json_invalid":
+        return Problem(
+            ProblemKind.NOT_JSON, found[0]["msg"].replace("Invalid JSON", "the body cannot be read as JSON")
+        )
+    return Problem.invalid([_field_error(e) for e in found[:MAX_ERRORS]])
+
+
+def _field_error(error: Any) -> FieldError:
+    field = ""
+    for part in error["loc"]:
+        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else part
+    return FieldError(field=field or "body", reason=_reason(error))
+
+
+ACCEPTED = {
+    "float_type": "a number is accepted",
+    "int_type": "a whole number is accepted",
+    "finite_number": "a finite number is accepted",
+    "list_type": "an array is accepted",
+    "model_type": "an object is accepted",
+    "enum": "one of {expected} is accepted",
+    "greater_than_equal": "at least {ge} is accepted",
+    "less_than_equal": "at most {le} is accepted",
+    "less_than": "less than {lt} is accepted",
+}
+JSON_TYPES = {str: "a string", bool: "a boolean", type(None): "null", list: "an array", dict: "an object"}
+
+
+def _reason(error: Any) -> str:
+    """What was given and what is accepted, in the words of the other errors."""
+    kind, given = error["type"], error["input"]
+    if kind == "missing":
+        return "is missing"
+    if kind == "extra_forbidden":
+        return "is not known here"
+    accepted = ACCEPTED[kind].format_map(error.get("ctx", {})) if kind in ACCEPTED else error["msg"]
+    shown = JSON_TYPES.get(type(given)) if kind != "enum" or not isinstance(given, str) else f"'{given[:40]}'"
+    return f"is {shown or _number(given)}; {accepted}"
+
+
+def _number(given: Any) -> str:
+    text = str(given)
+    return text if len(text) <= 40 else f"{text[:20]}… ({len(text)} digits)"

@@ -1,0 +1,59 @@
+"""The parts of the OpenAPI description that the framework cannot see for itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from service.errors import MEDIA_TYPE, ProblemBody, ProblemKind
+from service.schemas import AuditRequest, PredictRequest
+
+REFERENCE = "#/components/schemas/{model}"
+
+MODEL_PROBLEMS = (ProblemKind.UNKNOWN_MODEL, ProblemKind.MODEL_REFUSED)
+BODY_PROBLEMS = (
+    ProblemKind.NOT_JSON,
+    ProblemKind.BODY_TOO_LARGE,
+    ProblemKind.UNSUPPORTED_MEDIA_TYPE,
+    ProblemKind.INVALID_INPUT,
+)
+
+
+def problems(*kinds: ProblemKind) -> dict[int | str, dict[str, Any]]:
+    """The responses of a route that are problems of those kinds; ``default`` stands for any other."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": REFERENCE.format(model=ProblemBody.__name__)}}}
+    responses: dict[int | str, dict[str, Any]] = {"default": {"description": "Any other problem"}}
+    responses |= {kind.status: {"description": kind.title} for kind in kinds}
+    return {status: {**response, "content": content} for status, response in responses.items()}
+
+
+def json_request(schema: type[BaseModel], examples: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The request body of a route that reads it with ``json_body``."""
+    content = {
+        "schema": {"$ref": REFERENCE.format(model=schema.__name__)},
+        "examples": {name: {"value": value} for name, value in examples.items()},
+    }
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
+
+def describe(app: FastAPI) -> None:
+    """Adds the types that routes only refer to."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(
+                title=app.title, version=app.version, description=app.description, routes=app.routes
+            )
+            _, definitions = models_json_schema(
+                [(PredictRequest, "validation"), (AuditRequest, "validation"), (ProblemBody, "validation")],
+                ref_template=REFERENCE,
+            )
+            document["components"]["schemas"].update(definitions["$defs"])
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

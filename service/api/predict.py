@@ -1,0 +1,56 @@
+"""Predictions with certified radii."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from starlette.responses import Response
+
+from lipmodel.certify.predictor import Predictions
+from service.api.bodies import input_array, json_body, reply
+from service.api.context import ModelHere, ServiceHere
+from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
+from service.registry import Model
+from service.schemas import PREDICT_EXAMPLES, ModelReference, Prediction, PredictRequest, PredictResponse
+
+router = APIRouter(tags=["predict"])
+
+
+@router.post(
+    "/v1/models/{name}/predict",
+    summary="Classify inputs, each with its certified radius",
+    response_model=PredictResponse,
+    responses=problems(*BODY_PROBLEMS, *MODEL_PROBLEMS),
+    openapi_extra=json_request(PredictRequest, PREDICT_EXAMPLES),
+)
+async def predict(
+    model: ModelHere,
+    body: Annotated[PredictRequest, Depends(json_body(PredictRequest))],
+    service: ServiceHere,
+) -> Response:
+    """Within `certified_radius` of the input, in the norm given, no change alters the label."""
+    predictor = model.predictor
+    inputs = input_array(body.inputs, predictor.file.graph.input_size, service.settings.max_rows)
+    predictions = await service.engine.predict(model, inputs, body.norm or predictor.default_norm)
+    reference = ModelReference(name=model.name, version=model.version, sha256=predictor.file.sha256)
+    return reply(PredictResponse(model=reference, predictions=_rows(model, predictions, body.epsilon)))
+
+
+def _rows(model: Model, predictions: Predictions, epsilon: float | None) -> list[Prediction]:
+    names, radii = model.predictor.class_names, predictions.radii
+    columns = (radii.label, predictions.scores, radii.margin, radii.certified_radius, radii.runner_up)
+    return [
+        Prediction(
+            label=names[label],
+            label_index=label,
+            scores=scores,
+            margin=margin,
+            certified_radius=radius,
+            runner_up=names[runner_up],
+            norm=predictions.norm,
+            # A radius of 0 certifies nothing, not even a change of size 0.
+            certified=None if epsilon is None else radius > 0.0 and epsilon <= radius,
+        )
+        for label, scores, margin, radius, runner_up in zip(*(c.tolist() for c in columns), strict=True)
+    ]

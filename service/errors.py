@@ -1,0 +1,183 @@
+"""Every way a request can fail, as RFC 9457 problems.
+
+A problem's body is ``{type, title, status, detail, error}``, and ``errors: [{field, reason}]`` where
+a part of the request is to blame. ``error`` repeats ``detail``, so that clients of the Open Inference
+Protocol, which look there, read the same body. ``type`` is a relative URI at which the service
+itself says what the kind of problem means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from http import HTTPStatus
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lipmodel.errors import InputError
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "/problems/"
+
+
+class ProblemKind(Enum):
+    """The kinds of problem: name in its URI, HTTP status, title, and what to do about it."""
+
+    NOT_JSON = ("not-json", 400, "The body cannot be read as JSON", "Send one whole JSON object in UTF-8.")
+    NO_ROUTE = ("no-route", 404, "Nothing is found at this path", "/docs lists the paths there are.")
+    UNKNOWN_MODEL = (
+        "unknown-model",
+        404,
+        "No model has this name",
+        "GET /v1/models lists the models, the refused ones too.",
+    )
+    METHOD_NOT_ALLOWED = (
+        "method-not-allowed",
+        405,
+        "The path does not take this method",
+        "The Allow header names those it takes.",
+    )
+    MODEL_REFUSED = (
+        "model-refused",
+        409,
+        "The model's file was refused, so it is not served",
+        "The detail gives the reason. Mend or replace the file and start the service again.",
+    )
+    BODY_TOO_LARGE = (
+        "body-too-large",
+        413,
+        "The body is too large",
+        "Send fewer inputs a request; the limit is the setting max_body_bytes.",
+    )
+    UNSUPPORTED_MEDIA_TYPE = (
+        "unsupported-media-type",
+        415,
+        "The body is not in an accepted format",
+        "Send JSON, uncompressed, with the header 'Content-Type: application/json'.",
+    )
+    INVALID_INPUT = (
+        "invalid-input",
+        422,
+        "The request does not fit the model or the service",
+        "Each of 'errors' names a field and what is wrong with it.",
+    )
+    INTERNAL = (
+        "internal",
+        500,
+        "The service failed",
+        "The fault is the service's, not the request's; its log has the details.",
+    )
+    NOT_READY = ("not-ready", 503, "No model is served", "The detail says why.")
+
+    def __init__(self, slug: str, status: int, title: str, advice: str) -> None:
+        self.slug, self.status, self.title, self.advice = slug, status, title, advice
+
+    @property
+    def uri(self) -> str:
+        """The ``type`` of the problem."""
+        return TYPE_PREFIX + self.slug
+
+
+class FieldError(BaseModel):
+    """One part of the request that is to blame."""
+
+    field: str
+    reason: str
+
+
+class ProblemBody(BaseModel):
+    """A problem as it goes over the wire (RFC 9457, ``application/problem+json``)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    error: str
+    errors: list[FieldError] | None = None
+
+
+class Problem(Exception):  # noqa: N818 - the RFC's own word
+    """Raised anywhere below a route to answer with a problem.
+
+    Attributes:
+        kind: what sort of problem; gives type, title and status.
+        detail: what went wrong this time, for people.
+        errors: the parts of the request to blame, if any.
+        headers: sent along (``Allow`` of a 405).
+    """
+
+    def __init__(
+        self,
+        kind: ProblemKind,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.kind, self.detail, self.errors, self.headers = kind, detail, list(errors), headers
+
+    @classmethod
+    def invalid(cls, errors: Sequence[FieldError]) -> Problem:
+        """A 422 whose detail is read off the fields to blame."""
+        return cls(
+            ProblemKind.INVALID_INPUT, "; ".join(f"{e.field}: {e.reason}" for e in errors), errors=errors
+        )
+
+    def body(self) -> ProblemBody:
+        """What the client reads."""
+        return ProblemBody(
+            type=self.kind.uri,
+            title=self.kind.title,
+            status=self.kind.status,
+            detail=self.detail,
+            error=self.detail,
+            errors=self.errors or None,
+        )
+
+    def response(self) -> Response:
+        """The HTTP response."""
+        content = self.body().model_dump_json(exclude_none=True)
+        return Response(content, self.kind.status, self.headers, MEDIA_TYPE)
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Makes every error of the application a problem, those of the framework included."""
+
+    @app.exception_handler(Problem)
+    async def on_problem(_: Request, problem: Problem) -> Response:
+        return problem.response()
+
+    @app.exception_handler(InputError)
+    async def on_input_error(_: Request, error: InputError) -> Response:
+        return Problem.invalid([FieldError(field=error.field, reason=error.reason)]).response()
+
+    @app.exception_handler(RequestValidationError)
+    async def on_validation_error(_: Request, error: RequestValidationError) -> Response:
+        fields = [FieldError(field=".".join(map(str, e["loc"])), reason=e["msg"]) for e in error.errors()]
+        return Problem.invalid(fields).response()
+
+    @app.exception_handler(HTTPException)
+    async def on_http_exception(request: Request, error: HTTPException) -> Response:
+        path, method = request.url.path, request.method
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            return Problem(
+                ProblemKind.NO_ROUTE, f"nothing is found at {path}; /docs lists the paths there are"
+            ).response()
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            allowed = (error.headers or {}).get("Allow", "")
+            detail = f"{path} takes {allowed}, not {method}"
+            return Problem(ProblemKind.METHOD_NOT_ALLOWED, detail, headers=error.headers).response()
+        raise error  # the framework raises no other; one that it came to raise is a fault of ours
+
+    @app.exception_handler(Exception)
+    async def on_exception(_: Request, __: Exception) -> Response:
+        # The server logs the traceback; the client learns nothing of the internals.
+        # It closes the connection after a fault, which a client must be told or its next request fails.
+        detail, headers = "the service failed to answer this request", {"Connection": "close"}
+        return Problem(ProblemKind.INTERNAL, detail, headers=headers).response()

@@ -1,0 +1,179 @@
+"""What goes over the wire, in and out. Strict: nothing is converted, no unknown key is passed over."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lipmodel.certify.claims import LARGEST_INPUT
+from lipmodel.norms import Norm
+
+Row = Annotated[list[float], Field(fail_fast=True)]
+Rows = Annotated[
+    list[Row],
+    Field(
+        fail_fast=True,  # of a million bad numbers the first is reported, and only it
+        description="One flat list of numbers (row-major) for each input; all finite, within float32.",
+    ),
+]
+NormOfRadius = Annotated[
+    Norm, Field(description="Norm in which changes of the input are measured; the model's own by default.")
+]
+
+
+class Wire(BaseModel):
+    """What all wire types have in common."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PredictRequest(Wire):
+    """Inputs to classify."""
+
+    inputs: Rows
+    norm: NormOfRadius | None = None
+    epsilon: float | None = Field(
+        None, ge=0, description="Size of change that 'certified' answers for, in input units."
+    )
+
+
+class Prediction(Wire):
+    """The answer to one input, and how far from it the answer is proved to stay the same."""
+
+    label: str = Field(description="Name of the class of the largest score.")
+    label_index: int = Field(description="Its index in 'scores'.")
+    scores: list[float] = Field(
+        description="One a class; a binary classifier has one, and answers class 1 where it is positive."
+    )
+    margin: float = Field(description="The largest score less the next, rounded down.")
+    certified_radius: float = Field(
+        description="No change of the input within this distance changes the label, rounding of the "
+        "service's own arithmetic included. 0: nothing is certified."
+    )
+    runner_up: str = Field(description="The class that limits the radius.")
+    norm: Norm = Field(description="Norm of the radius.")
+    certified: bool | None = Field(
+        description="Whether certified_radius is positive and at least epsilon; null without an epsilon."
+    )
+
+
+class ModelReference(Wire):
+    """Which file answered."""
+
+    name: str
+    version: str
+    sha256: str = Field(description="Digest of the ONNX file.")
+
+
+class PredictResponse(Wire):
+    """One prediction for each input, in order."""
+
+    model: ModelReference
+    predictions: list[Prediction]
+
+
+class Bounds(Wire):
+    """Lipschitz constants proved from the weights in the file, in one norm."""
+
+    global_: float = Field(alias="global", description="No score moves faster than this.")
+    per_pair: list[list[float]] = Field(
+        description="[i][j]: the same of score i less score j, which is what sets the radius."
+    )
+
+
+class Claim(Wire):
+    """What the file says of itself. Shown, never used."""
+
+    norm: Norm | None
+    lipschitz: float
+    proved: bool = Field(description="Whether the proved global bound in that norm is no larger.")
+
+
+class ServedSummary(ModelReference):
+    """A model that answers."""
+
+    status: Literal["served"] = "served"
+
+
+class RefusedModel(Wire):
+    """A file in the folder that is not served, and why."""
+
+    name: str
+    status: Literal["refused"] = "refused"
+    reason: str
+
+
+class ModelDetail(ServedSummary):
+    """A model that answers, and what is proved of it."""
+
+    input_shape: list[int] = Field(description="Of one input; requests send it flat, row-major.")
+    input_size: int = Field(description="Numbers in one input.")
+    input_box: list[float] | None = Field(description="Least and largest coordinate in the data, as claimed.")
+    classes: list[str]
+    default_norm: Norm
+    bounds: dict[Norm, Bounds] = Field(description="What is proved, per norm of the input.")
+    claim: Claim | None
+    ignored_claims: list[str] = Field(description="Metadata that could not be understood.")
+    operators: dict[str, int] = Field(description="How often each ONNX operator occurs.")
+    dtype: Literal["float32", "float64"] = Field(
+        description="Format of the file's weights; the service computes in float64."
+    )
+
+
+class ModelList(Wire):
+    """Every *.onnx file of the folder."""
+
+    models: list[ServedSummary | RefusedModel]
+    fault: str | None = Field(description="What is wrong with the folder itself, if anything.")
+
+
+class Box(Wire):
+    """The same interval for every coordinate."""
+
+    low: float = Field(ge=-LARGEST_INPUT, le=LARGEST_INPUT)
+    high: float = Field(ge=-LARGEST_INPUT, le=LARGEST_INPUT)
+
+
+class AuditRequest(Wire):
+    """Where to look for contradictions of what is certified; all of it optional."""
+
+    inputs: Rows | None = Field(None, description="Inputs to look at, beside random points.")
+    box: Box | None = Field(None, description="Where random points lie; by default the model's input_box.")
+    norm: NormOfRadius | None = None
+    samples: int = Field(1000, ge=0, description="How many random points.")
+    seed: int = Field(0, ge=0, lt=2**63, description="The same seed gives the same report.")
+
+
+class Health(Wire):
+    """The process is alive."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Readiness(Wire):
+    """At least one model is served."""
+
+    status: Literal["ready"] = "ready"
+    served: int
+    refused: int
+
+
+PREDICT_EXAMPLES: dict[str, dict[str, Any]] = {
+    "one input": {"inputs": [[0.5, 0.25]]},
+    "two inputs, asked whether a change of 0.1 could matter": {
+        "inputs": [[0.5, 0.25], [-1.0, 0.5]],
+        "norm": "2",
+        "epsilon": 0.1,
+    },
+}
+AUDIT_EXAMPLES: dict[str, dict[str, Any]] = {
+    "random points of the model's own input box": {},
+    "a box and inputs of your own": {
+        "inputs": [[0.5, 0.25]],
+        "box": {"low": -1.5, "high": 2.5},
+        "norm": "2",
+        "samples": 200,
+        "seed": 1,
+    },
+}

@@ -1,0 +1,54 @@
+from threading import Event, Thread
+
+import numpy as np
+
+from lipmodel.audit.report import AuditReport, audit
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.norms import Norm
+from tests.service.conftest import two_moons
+
+AUDITS = "/v1/models/two-moons/audits"
+
+
+def test_the_report_is_that_of_the_library(client):
+    inputs = np.random.default_rng(0).normal(size=(20, 2))
+    body = {
+        "inputs": inputs.tolist(),
+        "box": {"low": -1, "high": 1},
+        "norm": "inf",
+        "samples": 50,
+        "seed": 3,
+    }
+    answer = client.post(AUDITS, json=body)
+    assert answer.status_code == 200
+    predictor = CertifiedPredictor(two_moons())
+    expected = audit(predictor, norm=Norm.INF, inputs=inputs, box=(-1.0, 1.0), samples=50, seed=3)
+    assert answer.json() == expected.to_dict()
+
+
+def test_nothing_need_be_given(client):
+    report = client.post(AUDITS, json={"samples": 100}).json()
+    assert report["verdict"] == "consistent"
+    assert report["norm"] == "2"
+    assert 0 < report["observed"] <= report["bound"]
+    assert report.keys() >= AuditReport.__dataclass_fields__.keys()
+
+
+def test_predictions_are_answered_while_an_audit_runs(serve, monkeypatch):
+    entered, leave = Event(), Event()
+
+    def slow(predictor, **options):
+        entered.set()
+        leave.wait(30)
+        return audit(predictor, **options)
+
+    monkeypatch.setattr("service.engine.audit", slow)
+    client = serve({"two-moons": two_moons()})
+    answers = []
+    thread = Thread(target=lambda: answers.append(client.post(AUDITS, json={"samples": 10})))
+    thread.start()
+    assert entered.wait(30)
+    assert client.post("/v1/models/two-moons/predict", json={"inputs": [[1, 2]]}).status_code == 200
+    leave.set()
+    thread.join()
+    assert answers[0].status_code == 200

@@ -1,0 +1,78 @@
+"""The description of the API is whole, and what it shows can be done."""
+
+import pytest
+
+from service.errors import ProblemKind
+
+
+def operations(document):
+    return [
+        (path, method, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+
+
+def references(node):
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "$ref":
+                yield value
+            else:
+                yield from references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from references(value)
+
+
+def test_every_reference_leads_somewhere(client):
+    document = client.get("/openapi.json").json()
+    known = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+    assert set(references(document)) <= known
+
+
+def test_every_problem_is_documented_as_one(client):
+    document = client.get("/openapi.json").json()
+    for path, _, operation in operations(document):
+        for status, response in operation["responses"].items():
+            if status != "200":
+                assert list(response["content"]) == ["application/problem+json"], (path, status)
+        assert operation["summary"]
+    predict = document["paths"]["/v1/models/{name}/predict"]["post"]["responses"]
+    assert predict.keys() == {"200", "400", "404", "409", "413", "415", "422", "default"}
+
+
+def test_documented_examples_work(client):
+    document = client.get("/openapi.json").json()
+    done = 0
+    for path, method, operation in operations(document):
+        if "requestBody" in operation:
+            names = operation["parameters"][0]["examples"]
+            url = path.format(name=names["demo"]["value"])
+            for example in operation["requestBody"]["content"]["application/json"]["examples"].values():
+                answer = client.request(method, url, json=example["value"])
+                assert answer.status_code == 200, answer.text
+                done += 1
+    assert done == 4
+
+
+def test_the_docs_are_there(client):
+    answer = client.get("/docs")
+    assert answer.status_code == 200
+    assert "/openapi.json" in answer.text
+
+
+@pytest.mark.parametrize("kind", ProblemKind)
+def test_the_type_of_a_problem_leads_to_what_it_means(client, kind):
+    answer = client.get(kind.uri)
+    assert answer.status_code == 200
+    assert kind.advice in answer.text
+
+
+def test_no_other_type_of_problem_is_known(client):
+    assert client.get("/problems/nope").status_code == 404
+
+
+def test_health(client):
+    assert client.get("/healthz").json() == {"status": "alive"}
+    assert client.get("/readyz").json() == {"status": "ready", "served": 2, "refused": 0}
