@@ -85,19 +85,23 @@ def vector_norm(x: ArrayLike, norm: Norm, axis: int = -1) -> Array:
 
 def bound_vector_norm(x: ArrayLike, norm: Norm, axis: int = -1) -> Array:
     """Never below the exact :func:`vector_norm` of the float64 numbers given."""
-    a = np.abs(np.asarray(x, dtype=np.float64))
+    a = np.asarray(x, dtype=np.float64)
     n = a.shape[axis]
     if norm is Norm.INF or n == 0:
         return vector_norm(a, norm, axis)  # comparisons are exact
     if norm is Norm.ONE:
-        return np.asarray(inflate(a.sum(axis=axis), n))
-    # An exact power of two keeps the squares in range; an entry that this makes subnormal, or
+        return np.asarray(inflate(np.abs(a).sum(axis=axis), n))
+    largest = np.maximum(a.max(axis=axis), -a.min(axis=axis))
+    ordinary = (largest > 2.0**-400) & (largest < 2.0**400)
+    if np.all(ordinary):  # squares are in range; one that underflows is below 2^-1000 of the largest
+        a = np.moveaxis(a, axis, -1)
+        return np.asarray(inflate(np.sqrt(np.einsum("...i,...i->...", a, a)), n + 2))
+    # An exact power of two brings the squares into range; an entry that this makes subnormal, or
     # whose square underflows, is smaller than 2^-500 of the largest: the slack of inflate covers it.
-    largest = a.max(axis=axis, keepdims=True, initial=0.0)
     scale = _power_of_two(largest)
-    squares = np.square(a / scale).sum(axis=axis)
-    bound = up(inflate(np.sqrt(squares), n + 2) * np.squeeze(scale, axis=axis))
-    return np.asarray(np.where(np.squeeze(largest, axis=axis) == 0.0, 0.0, bound))
+    squares = np.square(a / np.expand_dims(scale, axis)).sum(axis=axis)
+    bound = up(inflate(np.sqrt(squares), n + 2) * scale)
+    return np.asarray(np.where(largest == 0.0, 0.0, bound))
 
 
 def bound_pairwise_distances(rows: Array, norm: Norm) -> Array:

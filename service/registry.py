@@ -92,15 +92,15 @@ def _load(path: Path, threads: int) -> Model:
             "the name of the file cannot name a model; up to 64 ASCII letters, digits, '.', '_', '-' are "
             "accepted, the first a letter or digit"
         )
-    predictor = CertifiedPredictor(_read(path), threads=threads)
+    predictor = CertifiedPredictor(_checked(path), threads=threads)
     for norm in Norm:
         if not math.isfinite(predictor.bounds(norm).bound_global):
             raise ModelError(f"its Lipschitz bound in norm {norm} overflows, so nothing can be certified")
     return Model(path.stem, "1", predictor, predictor.file.graph.multiplications)
 
 
-def _read(path: Path) -> bytes:
-    """The file's bytes.
+def _checked(path: Path) -> Path:
+    """The file itself, behind whatever links.
 
     A link out of the folder is not followed: whoever may write links there could else have the
     service read what only the service may read. Links within the folder are how volumes are
@@ -112,6 +112,6 @@ def _read(path: Path) -> bytes:
             raise ModelError("it is a link to a file outside the models folder; put the file itself there")
         if not target.is_file():  # a pipe would block for ever
             raise ModelError("it is not a regular file")
-        return target.read_bytes()
+        return target
     except OSError as error:
         raise ModelError(f"the file cannot be read: {error.strerror or error}") from error

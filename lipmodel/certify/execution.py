@@ -1,33 +1,17 @@
-"""Runs a graph with onnxruntime, under the assumptions of the certificate.
-
-The program run is written from the analysed graph itself, all optimisations are off (even the basic
-ones fuse operations by changing weights), and the CPU is the only provider: its kernels sum
-products in some order, and do nothing faster and less exact.
-"""
+"""Runs a graph with onnxruntime: the program run is written from the analysed graph itself."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from lipmodel.certify.onnx_writer import to_bytes, write_model
 from lipmodel.certify.ops import Graph
+from lipmodel.certify.session import open_session
 from lipmodel.norms import Array
 
 Float = type[np.float32] | type[np.float64]
-
-
-def open_session(model: bytes, threads: int = 1) -> ort.InferenceSession:
-    """A session that computes what the file says, with that many threads an operator."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 4  # what goes wrong is raised; the log would only repeat it
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 class Execution:

@@ -1,9 +1,10 @@
 """Constants of an ONNX file: read with their claims checked, and folded where that is exact.
 
-Folding computes at load what the runtime would compute from constants alone. It is done only for
-nodes whose result every conforming runtime agrees on to the bit: moving data, integers, and single
-elementwise floating-point operations, which IEEE 754 rounds correctly. A sum over many numbers
-depends on the order of summation, so a node that makes one of constants is refused.
+Folding computes at load what the runtime would compute from constants alone. Every conforming
+runtime agrees to the bit on nodes that move data, on integers, and on single elementwise
+floating-point operations, which IEEE 754 rounds correctly. A sum over many numbers depends on the
+order of summation; a few such nodes (weights normalised inside the graph) are folded by onnxruntime
+itself, and the result is marked as one that other runtimes may round differently.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from lipmodel.certify.external import HOW_TO_SAVE_ONE_FILE, is_external
+from lipmodel.certify.session import open_session
 from lipmodel.errors import FileFormatError, UnsupportedError
 
 Constant = np.ndarray[Any, Any]
@@ -36,6 +39,7 @@ MOVES_DATA = {
     "Gather", "Shape", "Expand",
 }  # fmt: skip
 ROUNDS_ONCE = {"Add", "Sub", "Mul", "Div", "Sqrt", "Neg", "Abs", "Max", "Min", "Relu", "Cast", "Reciprocal"}
+SUMS = {"ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "MatMul", "Gemm", "Pow"}
 
 
 def read_tensor(tensor: onnx.TensorProto) -> Constant:
@@ -46,12 +50,8 @@ def read_tensor(tensor: onnx.TensorProto) -> Constant:
         UnsupportedError: an element type that occurs in no certified graph (float16, quantised, …).
     """
     name = tensor.name
-    if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-        location = next((e.value for e in tensor.external_data if e.key == "location"), "?")
-        raise FileFormatError(
-            f"initializer '{name}' keeps its data in another file ('{location}'); a single file is accepted: "
-            "onnx.save_model(onnx.load('model.onnx'), 'single.onnx', save_as_external_data=False)"
-        )
+    if is_external(tensor):
+        raise FileFormatError(f"initializer '{name}' keeps its data in another file; {HOW_TO_SAVE_ONE_FILE}")
     if tensor.data_type not in TENSOR_TYPES:
         kind = _type_name(tensor.data_type)
         raise UnsupportedError(f"initializer '{name}' has type {kind}; float32 and float64 are accepted")
@@ -80,50 +80,46 @@ def read_tensor(tensor: onnx.TensorProto) -> Constant:
     return array
 
 
-def fold(node: onnx.NodeProto, inputs: list[Constant | None], opset: int) -> list[Constant]:
-    """What a node makes of constants.
+def fold(node: onnx.NodeProto, inputs: list[Constant | None], opset: int) -> tuple[list[Constant], bool]:
+    """What a node makes of constants, and whether every runtime makes the same of them.
 
     Raises:
-        UnsupportedError: the node cannot be folded exactly, or its result is not finite or too large.
+        UnsupportedError: the node is not one that is folded, or its result is not finite or too large.
     """
-    if node.op_type not in MOVES_DATA | ROUNDS_ONCE:
-        raise UnsupportedError(
-            "computes a constant in a way that runtimes may round differently; "
-            "fold constants before export so that the file holds the weights themselves",
-            node=node.name or node.output[0],
-            op=node.op_type,
-        )
+
+    def refuse(reason: str) -> UnsupportedError:
+        return UnsupportedError(reason, node=node.name or node.output[0], op=node.op_type)
+
+    if node.op_type not in MOVES_DATA | ROUNDS_ONCE | SUMS:
+        raise refuse("computes a constant and is not folded; fold constants before export")
     if node.op_type == "Expand" and inputs[1] is not None:
         claimed = math.prod(int(d) for d in inputs[1].ravel())
         if claimed > MAX_ELEMENTS:
-            raise UnsupportedError(f"makes {claimed} numbers", node=node.name, op=node.op_type)
-    from onnx.reference import ReferenceEvaluator  # only files with constants to fold pay for it
-
-    values = [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in node.input if name]
-    for value in values:
-        value.ClearField("type")
-    outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
-    graph = helper.make_graph([node], "constant", values, outputs)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
-    feeds = {name: array for name, array in zip(node.input, inputs, strict=True) if name}
+            raise refuse(f"makes {claimed} numbers of constants")
     try:
-        with np.errstate(all="ignore"):
-            results = ReferenceEvaluator(model).run(None, feeds)
-    except Exception as error:  # whatever a malformed node makes of the evaluator is a refusal
-        raise UnsupportedError(
-            f"cannot be computed from its constants: {error}",
-            node=node.name or node.output[0],
-            op=node.op_type,
-        ) from error
-    arrays = [np.asarray(result) for result in results]
+        arrays = _run_node(node, inputs, opset)
+    except Exception as error:  # whatever a malformed node makes of the runtime is a refusal
+        raise refuse(f"cannot be computed from its constants: {error}") from error
     for array in arrays:
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-            raise UnsupportedError(
-                "makes a NaN or an infinity of its constants",
-                node=node.name or node.output[0],
-                op=node.op_type,
-            )
-    return arrays
+            raise refuse("makes a NaN or an infinity of its constants")
+    return arrays, node.op_type not in SUMS
+
+
+def _run_node(node: onnx.NodeProto, inputs: list[Constant | None], opset: int) -> list[Constant]:
+    """The node by itself, in onnxruntime."""
+    feeds = {
+        name: array for name, array in zip(node.input, inputs, strict=True) if name and array is not None
+    }
+    values = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        for name, array in feeds.items()
+    ]
+    outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+    graph = helper.make_graph([node], "constant", values, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    session: Any = open_session(model.SerializeToString())
+    return [np.asarray(result) for result in session.run(None, feeds)]
 
 
 def _type_name(data_type: int) -> str:

@@ -22,9 +22,11 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import helper
 
+from lipmodel.certify.external import embed_external_data, is_external
 from lipmodel.certify.folding import fold, read_tensor
 from lipmodel.certify.operators import FLOATS, HANDLERS
 from lipmodel.certify.ops import Graph
+from lipmodel.certify.shapes import fold_shape, shape_vector
 from lipmodel.certify.simplify import simplify
 from lipmodel.certify.walk import Node, Walk
 from lipmodel.errors import FileFormatError, UnsupportedError
@@ -44,6 +46,8 @@ class OnnxFile:
         graph: the network.
         dtype: the floating-point format that the file computes in.
         operators: how often each ONNX operator occurs on the way to the scores.
+        portable: whether every runtime sees the same weights. Weights that the file computes from
+            others by sums are taken as onnxruntime computes them here; another may round otherwise.
         metadata: what the file says of itself; claims, see ``claims.py``.
     """
 
@@ -52,14 +56,15 @@ class OnnxFile:
     graph: Graph
     dtype: type[np.float32] | type[np.float64]
     operators: dict[str, int]
+    portable: bool
     metadata: dict[str, str]
 
 
 def read_onnx(source: Path | bytes) -> OnnxFile:
-    """Reads an ONNX file, or its bytes.
+    """Reads an ONNX file, or its bytes. Weights kept beside a file are read from its own folder.
 
     Raises:
-        FileFormatError: the file is missing, truncated, not ONNX, or not self-contained.
+        FileFormatError: the file is missing, truncated, not ONNX, or bytes that need other files.
         UnsupportedError: it holds something about which nothing is proved; names the node.
     """
     if isinstance(source, bytes):
@@ -77,21 +82,47 @@ def read_onnx(source: Path | bytes) -> OnnxFile:
         model = onnx.load_model_from_string(content)
     except (DecodeError, ValueError, TypeError) as error:
         raise FileFormatError(f"not an ONNX model, or a truncated one ({error})") from error
-    walk = Walk(_check_model(model))
-    graph = _walk(walk, model.graph)
+    digest = hashlib.sha256(content)
+    if isinstance(source, Path) and any(map(is_external, model.graph.initializer)):
+        for line in embed_external_data(model, source.parent):
+            digest.update(line.encode())
+        content = model.SerializeToString()
+    walk, graph = _scores_of(model)
     return OnnxFile(
         content=content,
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=digest.hexdigest(),
         graph=graph,
         dtype=walk.dtypes[graph.input],
         operators=dict(sorted(walk.operators.items())),
+        portable=walk.portable,
         metadata={entry.key: entry.value for entry in model.metadata_props},
     )
 
 
-def _walk(walk: Walk, proto: onnx.GraphProto) -> Graph:
+def _scores_of(model: onnx.ModelProto) -> tuple[Walk, Graph]:
+    """Walks to the output that holds class scores: the only one, or the only one that can be certified."""
+    opset = _check_model(model)
+    outputs = [output.name for output in model.graph.output]
+    found, refusals = [], []
+    for output in outputs:
+        walk = Walk(opset)
+        try:
+            found.append((walk, _walk(walk, model.graph, output)))
+        except UnsupportedError as error:
+            refusals.append(error)
+    if len(found) == 1:
+        return found[0]
+    if len(outputs) == 1:
+        raise refusals[0]
+    if found:
+        names = ", ".join(graph.output for _, graph in found)
+        raise UnsupportedError(f"{len(found)} of its outputs could be class scores ({names}); keep one")
+    raise UnsupportedError(f"none of its outputs ({', '.join(outputs)}) can be certified: {refusals[-1]}")
+
+
+def _walk(walk: Walk, proto: onnx.GraphProto, output: str) -> Graph:
     """Walks the nodes that the output depends on."""
-    nodes = _reachable(proto)
+    nodes = _reachable(proto, output)
     for initializer in proto.initializer:
         if initializer.name in walk.constants:
             raise FileFormatError(f"two initializers are named '{initializer.name}'")
@@ -99,7 +130,6 @@ def _walk(walk: Walk, proto: onnx.GraphProto) -> Graph:
     name = _declare_input(walk, proto)
     for node in nodes:
         _visit(walk, node)
-    output = str(proto.output[0].name)
     if output in walk.constants or output not in walk.shapes:
         raise UnsupportedError(f"the output '{output}' does not depend on the input '{name}'")
     if len(walk.shapes[output]) != 1 or walk.shapes[output][0] < 1:
@@ -152,7 +182,7 @@ def _visit(walk: Walk, proto: onnx.NodeProto) -> None:
         )
     walk.operators[proto.op_type] += 1
     for name in proto.input:
-        if name and name not in walk.constants and name not in walk.shapes:
+        if name and not any(name in known for known in (walk.constants, walk.symbols, walk.shapes)):
             raise UnsupportedError(
                 f"reads '{name}', which nothing before it makes", node=label, op=proto.op_type
             )
@@ -163,26 +193,48 @@ def _visit(walk: Walk, proto: onnx.NodeProto) -> None:
     node = Node(proto, label, attributes)
     if proto.op_type == "Constant":
         _constant(walk, node)
-    elif all(name in walk.constants for name in proto.input if name):
-        for name, array in zip(
-            (o for o in proto.output if o),
-            fold(proto, [walk.constants.get(name) for name in proto.input], walk.opset),
-            strict=False,
-        ):
-            walk.define_constant(name, array)
+    elif proto.op_type == "Shape" and proto.input[0] in walk.shapes:
+        walk.define_symbols(proto.output[0], shape_vector(walk.shapes[proto.input[0]], attributes))
+    elif not any(name in walk.shapes for name in proto.input):
+        _fold(walk, node)
     else:
         handler, known = HANDLERS.get(proto.op_type, (None, frozenset()))
         if handler is None:
-            raise node.refuse(
-                "this operator has no proved Lipschitz bound; accepted are "
-                + ", ".join(sorted([*HANDLERS, "Constant"]))
-            )
+            raise node.refuse(_advice(node))
         if unknown := sorted(set(attributes) - known):
             raise node.refuse(f"attribute '{unknown[0]}' is not understood")
         try:
             handler(walk, node)
         except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
             raise node.refuse(f"is malformed: {error}") from error
+
+
+def _advice(node: Node) -> str:
+    """Why an operator is refused, and how to export so that it isn't."""
+    before = node.proto.input[0] if node.proto.input else ""
+    if node.op in ("Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "ZipMap", "Cast"):
+        return f"certificates speak of the scores before it: make '{before}' an output of the graph"
+    if node.op == "BatchNormalization":
+        return "fold it into the layer before it (model.eval(), then export with constant folding)"
+    accepted = ", ".join(sorted([*HANDLERS, "Constant"]))
+    return f"this operator has no proved Lipschitz bound; accepted are {accepted}"
+
+
+def _fold(walk: Walk, node: Node) -> None:
+    """Computes at load what depends on constants and shapes alone."""
+    names = [name for name in node.proto.input if name]
+    if any(name in walk.symbols for name in names):
+        known = {**walk.constants, **walk.symbols}
+        inputs = [known.get(name) for name in node.proto.input]
+        try:
+            walk.define_symbols(node.proto.output[0], fold_shape(node.op, inputs, node.attributes))
+        except (ValueError, IndexError, TypeError, ZeroDivisionError) as error:
+            raise node.refuse(f"computes a shape in a way that is not understood: {error}") from error
+        return
+    results, exact = fold(node.proto, [walk.constants.get(name) for name in node.proto.input], walk.opset)
+    walk.portable = walk.portable and exact
+    for name, array in zip((o for o in node.proto.output if o), results, strict=False):
+        walk.define_constant(name, array)
 
 
 def _constant(walk: Walk, node: Node) -> None:
@@ -219,9 +271,6 @@ def _check_model(model: onnx.ModelProto) -> int:
     """Checks what stands above the graph; returns the opset."""
     if not model.HasField("graph") or not model.graph.output:
         raise FileFormatError("not an ONNX model: it has no graph with an output")
-    if len(model.graph.output) != 1:
-        names = ", ".join(f"'{o.name}'" for o in model.graph.output)
-        raise UnsupportedError(f"the graph has several outputs ({names}); one, the class scores, is accepted")
     if model.functions:
         raise UnsupportedError(
             "the file defines functions of its own; inline them: onnx.inliner.inline_local_functions"
@@ -240,17 +289,17 @@ def _check_model(model: onnx.ModelProto) -> int:
     return int(opsets[0])
 
 
-def _reachable(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+def _reachable(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
     """The nodes that the output depends on, in file order; dead branches prove nothing and cost nothing."""
     made: set[str] = {i.name for i in graph.initializer} | {i.name for i in graph.input}
     for node in graph.node:
-        for output in node.output:
-            if output and output in made:
-                raise FileFormatError(f"the tensor '{output}' is made twice")
-            made.add(output)
-    needed, kept = {graph.output[0].name}, []
+        for name in filter(None, node.output):
+            if name in made:
+                raise FileFormatError(f"the tensor '{name}' is made twice")
+            made.add(name)
+    needed, kept = {output}, []
     for node in reversed(graph.node):
-        if any(output in needed for output in node.output if output):
+        if any(name in needed for name in node.output if name):
             needed.update(name for name in node.input if name)
             kept.append(node)
     return kept[::-1]

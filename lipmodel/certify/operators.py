@@ -17,6 +17,7 @@ from onnx import TensorProto
 from lipmodel.certify import ops
 from lipmodel.certify.convolution import Window
 from lipmodel.certify.ops import Shape
+from lipmodel.certify.shapes import BATCH
 from lipmodel.certify.walk import Node, Walk
 
 FLOATS: dict[int | None, type[np.float32] | type[np.float64]] = {
@@ -392,18 +393,19 @@ def _concat(walk: Walk, node: Node) -> None:
 @_handles("Reshape", attributes=("shape", "allowzero"))
 def _reshape(walk: Walk, node: Node) -> None:
     x, shape = walk.dynamic(node)
-    target = walk.integers(node, 1, "shape")
+    target = walk.target_shape(node)
     if not target:
         raise node.refuse("needs a constant target shape")
     if node.attributes.get("allowzero", 0) and 0 in target:
         raise node.refuse("makes an empty tensor")
-    # The batch must stay in front: copied (0), as the file's own fixed number, or as the one -1
-    # when the other dimensions account for a whole sample. None stands for a copied batch.
-    dims = [(None, *shape)[i] if d == 0 and i <= len(shape) else d for i, d in enumerate(target)]
-    lead, rest = dims[0], [d for d in dims[1:] if d is not None]
-    if target.count(-1) > 1 or any(d < 1 and d != -1 for d in rest):
+    # The batch must stay in front: copied (0) or named, as the file's own fixed number, or as the one
+    # -1 when the other dimensions account for a whole sample.
+    dims = [(BATCH, *shape)[i] if d == 0 and i <= len(shape) else d for i, d in enumerate(target)]
+    lead: Any = dims[0]
+    rest: list[Any] = dims[1:]
+    if target.count(-1) > 1 or any(not isinstance(d, int) or (d < 1 and d != -1) for d in rest):
         raise node.refuse(f"target shape {target} makes no sense for {list(shape)} per sample")
-    if lead is not None and lead not in (-1, walk.batch):
+    if lead is not BATCH and lead not in (-1, walk.batch):
         raise node.refuse(
             f"target shape {target} does not keep the batch axis in front; use [-1, …] or [0, …]"
         )

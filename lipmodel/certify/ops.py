@@ -251,8 +251,9 @@ class Graph:
     @property
     def multiplications(self) -> int:
         """Of numbers, to evaluate one sample; a measure of how long it takes."""
-        dense = sum(op.size * op.weight.shape[1] for op in self.ops if isinstance(op, Dense))
-        return dense + sum(op.size * int(op.kernel[0].size) for op in self.ops if isinstance(op, Conv))
+        dense = [op.size * op.weight.shape[1] for op in self.ops if isinstance(op, Dense)]
+        conv = [op.size * math.prod(op.kernel.shape[1:]) for op in self.ops if isinstance(op, Conv)]
+        return int(sum(dense) + sum(conv))
 
     @property
     def output_shape(self) -> Shape:

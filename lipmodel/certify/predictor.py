@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from lipmodel.certify.claims import LARGEST_INPUT, Claims, read_claims
-from lipmodel.certify.execution import Execution, Float, open_session
+from lipmodel.certify.execution import Execution, Float
 from lipmodel.certify.graph import OnnxFile, read_onnx
 from lipmodel.certify.head import Head, linear_head
 from lipmodel.certify.lipschitz import LipschitzBounds, bound_lipschitz
 from lipmodel.certify.radius import Radii, after_rounding_inputs, certified_radii
 from lipmodel.certify.rounding import FORMATS, RoundingBounds, bound_rounding
+from lipmodel.certify.session import open_session
 from lipmodel.errors import InputError, ModelError
 from lipmodel.norms import Array, Norm, bound_vector_norm
 
@@ -29,11 +30,13 @@ class Predictions:
     Attributes:
         norm: the norm of the radii.
         scores: (N, K) as computed in float64; (N, 1) of a binary classifier.
+        raw_scores: (N, M) what the scores of classes are the largest of, see :class:`Head`.
         radii: label, margin, certified radius and runner-up, see :class:`Radii`.
     """
 
     norm: Norm
     scores: Array
+    raw_scores: Array
     radii: Radii
 
 
@@ -141,7 +144,7 @@ class CertifiedPredictor:
         raw = self._raw_scores(x, np.float64)
         radii = certified_radii(raw, self.head.owners, x, self.bounds(norm), self.rounding(norm))
         scores = self.head.class_scores(raw)
-        return Predictions(norm, scores[:, 1:] if self.head.binary else scores, radii)
+        return Predictions(norm, scores[:, 1:] if self.head.binary else scores, raw, radii)
 
     def portable_radii(self, inputs: Any, norm: Norm | None = None) -> Array:
         """(N,) radii that hold for every conforming runtime of the file, in the file's own format.
@@ -151,6 +154,7 @@ class CertifiedPredictor:
         float64 evaluation. Both are about the label that :meth:`predict` gives; where a float32
         evaluation may give another, the radius is 0. Inputs that are no float32 numbers are
         rounded, and the distance that this moves them is taken off (and off every x' likewise).
+        All are 0 where the file computes weights from others (``file.portable``).
 
         Raises:
             InputError: see :meth:`check_inputs`.
@@ -163,6 +167,7 @@ class CertifiedPredictor:
         radii = certified_radii(raw, self.head.owners, rounded, self.bounds(norm), self.rounding(norm, dtype))
         served = self._raw_scores(x, np.float64)
         agree = radii.label == self.head.owners[served.argmax(axis=1)]
+        agree &= self.file.portable
         return np.where(agree, after_rounding_inputs(radii.certified_radius, x, rounded, norm), 0.0)
 
     def _check_against_the_file(self) -> None:

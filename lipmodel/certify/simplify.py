@@ -5,6 +5,7 @@ Each rewrite keeps the function exactly and the rounding within the same bound:
 1. MatMul then Add of a bias is one Dense: the bias takes part in the per-pair constants of the head.
 2. Max and Min of the same slices, joined by Concat, are one SortingNetwork: 1-Lipschitz, where the
    nodes one by one would give √2 in l2.
+   The same of ReduceMax and ReduceMin over an axis of two.
 3. Reshapes to the shape a tensor already has, and Identity, are dropped.
 """
 
@@ -20,7 +21,7 @@ from lipmodel.certify.ops import Graph, Op
 
 def simplify(graph: Graph) -> Graph:
     """The same network with the three rewrites done and unused operations dropped."""
-    return _join_sorting_networks(_merge_biases(_drop_identities(graph.pruned()))).pruned()
+    return _join_sorting_networks(_join_pairs(_merge_biases(_drop_identities(graph.pruned())))).pruned()
 
 
 def _drop_identities(graph: Graph) -> Graph:
@@ -66,6 +67,34 @@ def _merge_biases(graph: Graph) -> Graph:
     return replace(
         graph, ops=tuple(merged.get(op.output, op) for op in graph.ops if op.output not in dropped)
     )
+
+
+def _join_pairs(graph: Graph) -> Graph:
+    """Concat of the max and the min along an axis of two, kept and joined again: each pair sorted."""
+    made = {op.output: op for op in graph.ops}
+    shapes = graph.shapes()
+    joined: dict[str, Op] = {}
+    for op in graph.ops:
+        if not isinstance(op, ops.Concat):
+            continue
+        parts = [made.get(name) for name in op.inputs]
+        reduced = [p for p in parts if isinstance(p, ops.ReduceExtremum) and p.axes == (op.axis,)]
+        if len(reduced) != 2 or len(parts) != 2 or {p.kind for p in reduced} != {"max", "min"}:
+            continue
+        source = reduced[0].inputs
+        if reduced[1].inputs == source and shapes[source[0]][op.axis] == 2 and op.shape == shapes[source[0]]:
+            joined[op.output] = ops.SortingNetwork(
+                output=op.output,
+                inputs=source,
+                shape=op.shape,
+                node=op.node,
+                axis=op.axis,
+                length=2,
+                wires=((0,), (1,)),
+                comparators=((0, 1),),
+                joined=tuple(0 if p.kind == "max" else 1 for p in reduced),
+            )
+    return replace(graph, ops=tuple(joined.get(op.output, op) for op in graph.ops))
 
 
 def _join_sorting_networks(graph: Graph) -> Graph:

@@ -13,6 +13,7 @@ import onnx
 from lipmodel.certify import ops
 from lipmodel.certify.folding import Constant
 from lipmodel.certify.ops import Op, Shape
+from lipmodel.certify.shapes import Symbols
 from lipmodel.errors import FileFormatError, UnsupportedError
 
 Float = type[np.float32] | type[np.float64]
@@ -41,7 +42,9 @@ class Walk:
 
     Attributes:
         batch: size of the batch axis where the file fixes it.
+        portable: whether every constant so far is one that all runtimes agree on to the bit.
         constants: tensors known at load.
+        symbols: integer vectors in which the size of the batch is left open; see ``shapes.py``.
         shapes: tensors that depend on the input, with their shapes per sample.
         dtypes: their floating-point formats.
     """
@@ -49,9 +52,11 @@ class Walk:
     def __init__(self, opset: int) -> None:
         self.opset = opset
         self.constants: dict[str, Constant] = {}
+        self.symbols: dict[str, Symbols] = {}
         self.shapes: dict[str, Shape] = {}
         self.dtypes: dict[str, Float] = {}
         self.batch: int | None = None
+        self.portable = True
         self.ops: list[Op] = []
         self.operators: Counter[str] = Counter()
         self._fresh = 0
@@ -107,6 +112,13 @@ class Walk:
         if not np.issubdtype(array.dtype, np.integer):
             raise node.refuse(f"input {index} is {array.dtype}; integers are accepted")
         return [int(v) for v in array.ravel()]
+
+    def target_shape(self, node: Node) -> list[Any] | None:
+        """The target of a Reshape: integers, with :data:`BATCH` where it names the size of the batch."""
+        name = self.input(node, 1)
+        if name in self.symbols:
+            return list(self.symbols[str(name)].ravel())
+        return self.integers(node, 1, "shape")
 
     def axis(self, node: Node, value: int, rank: int) -> int:
         """An ONNX axis of a tensor with ``rank`` axes (the batch among them), as an axis per sample."""
@@ -188,6 +200,14 @@ class Walk:
         self._check_new(name)
         self.constants[name] = array
 
+    def define_symbols(self, name: str, vector: Symbols) -> None:
+        """Notes an integer vector: a constant if nothing in it is left open."""
+        if all(isinstance(value, int) for value in vector.ravel()):
+            self.define_constant(name, vector.astype(np.int64))
+        else:
+            self._check_new(name)
+            self.symbols[name] = vector
+
     def _check_new(self, name: str) -> None:
-        if not name or name in self.shapes or name in self.constants:
+        if not name or name in self.shapes or name in self.constants or name in self.symbols:
             raise FileFormatError(f"the tensor '{name}' is made twice")

@@ -8,9 +8,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lipmodel.certify import ops
-from lipmodel.certify.execution import Execution, open_session
+from lipmodel.certify.execution import Execution
 from lipmodel.certify.graph import MAX_NODES, MAX_OPSET, read_onnx
 from lipmodel.certify.lipschitz import bound_lipschitz
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.certify.session import open_session
 from lipmodel.errors import FileFormatError, ModelError, UnsupportedError
 from lipmodel.norms import Norm
 from tests.networks import groupsort_net, to_file
@@ -185,6 +187,26 @@ READ = {
     "max pool that overlaps": image(n("MaxPool", "x", "a", kernel_shape=[2, 3], pads=[1, 1, 0, 1])),
     "global average pool": image(n("GlobalAveragePool", "x", "a")),
     "global max pool": image(n("GlobalMaxPool", "x", "a")),
+    "probabilities beside the scores": model(
+        [*DENSE, n("Identity", "a", "y"), n("Softmax", "a", "p")], WEIGHTS, outputs=("p", "y")
+    ),
+    "shape arithmetic of an exporter": middle(
+        n("Shape", "a", "shape"),
+        n("Gather", ["shape", "0"], "batch"), n("Gather", ["shape", "1"], "width"),
+        n("Div", ["width", "2"], "half"), n("Cast", "half", "whole", to=TensorProto.INT64),
+        n("Unsqueeze", ["batch", "axis"], "b"), n("Unsqueeze", ["whole", "axis"], "h"),
+        n("Concat", ["b", "h", "pair"], "target", axis=0),
+        n("Reshape", ["a", "target"], "r"), n("ReduceMin", ["r", "last"], "low"), n("ReduceMax", ["r", "last"], "high"),
+        n("Concat", ["low", "high"], "s", axis=2), n("Slice", ["shape", "axis", "end"], "same"),
+        n("Reshape", ["s", "same"], "z"),
+        constants={"0": np.int64(0), "1": np.int64(1), "2": np.int64(2), "axis": ints(0), "pair": ints(2),
+                   "last": ints(2), "end": ints(2)},
+    ),
+    "weights normalised in the graph": model(
+        [n("Abs", "W", "abs"), n("ReduceSum", ["abs", "1"], "s"), n("Max", ["s", "one"], "m"), n("Div", ["W", "m"], "V"),
+         n("Gemm", ["x", "V"], "y", transB=1)],
+        {"W": W, "1": ints(1), "one": np.float32([[1]])},
+    ),
     "fixed batch": model([n("Reshape", ["x", "s"], "f"), n("MatMul", ["f", "Wt"])],
                          {"Wt": W.T.copy(), "s": ints(1, 4)}, shape=(1, 2, 2)),
     "a dead branch of an unknown operator": model(
@@ -224,7 +246,7 @@ def test_what_is_read_is_what_onnxruntime_runs(name):
 
 
 REFUSED = {
-    "unknown operator": (middle(n("Sigmoid", "a", "z")), r"node 'z' \(Sigmoid\).*no proved Lipschitz bound"),
+    "unknown operator": (middle(n("Erf", "a", "z")), r"node 'z' \(Erf\).*no proved Lipschitz bound"),
     "softmax at the end": (model([*DENSE, n("Softmax", "a")], WEIGHTS), "Softmax"),
     "unknown domain": (middle(n("Relu", "a", "z", domain="evil")), "domain 'evil'"),
     "unknown attribute": (middle(n("Relu", "a", "z", alpha=2.0)), "attribute 'alpha'"),
@@ -271,12 +293,18 @@ REFUSED = {
     "overflow in a constant": (
         model([n("Mul", ["big", "big"], "c"), n("Add", ["x", "c"])], {"big": np.float32([3e38])}), "infinity",
     ),
-    "a constant runtimes may round differently": (
-        model([n("ReduceSum", "W", "s", keepdims=0), n("Add", ["x", "s"])], WEIGHTS), "round differently",
+    "a constant that is not folded": (
+        model([n("Softmax", "W", "s"), n("MatMul", ["x", "s"])], {"W": W.T.copy()}), "not folded",
     ),
     "an output that is a constant": (model([n("Identity", "W", "y")], WEIGHTS), "does not depend"),
     "an output of two axes": (model([n("Relu", "x")], shape=("N", 2, 2)), "class scores"),
-    "two outputs": (model([n("Relu", "x"), n("Abs", "x", "w")], outputs=("y", "w")), "several outputs"),
+    "two outputs that could be scores": (
+        model([n("Relu", "x"), n("Abs", "x", "w")], outputs=("y", "w")), "2 of its outputs",
+    ),
+    "no output of scores": (
+        model([*DENSE, n("Softmax", "a"), n("ArgMax", "a", "w")], WEIGHTS, outputs=("w", "y")),
+        "none of its outputs.*make 'a' an output",
+    ),
     "two inputs": (
         model(
             [n("Add", ["x", "x2"])],
@@ -461,3 +489,70 @@ def test_reading_says_what_is_in_the_file():
     assert file.dtype is np.float32
     assert isinstance(file.graph.ops[0], ops.Dense)
     assert file.graph.ops[0].node == "a"
+
+
+def test_pairs_reduced_both_ways_are_sorted():
+    assert kinds(READ["shape arithmetic of an exporter"]).count("SortingNetwork") == 1
+
+
+def test_weights_that_runtimes_may_round_differently_are_not_portable():
+    content = READ["weights normalised in the graph"]
+    predictor = CertifiedPredictor(content)
+    assert not predictor.file.portable
+    assert (predictor.portable_radii(np.ones((3, 4))) == 0).all()
+    assert predictor.predict(np.ones((3, 4))).radii.certified_radius.min() > 0
+    assert CertifiedPredictor(READ["folded constants"]).file.portable
+
+
+def external(tmp_path, location="net.onnx.data", **place):
+    """A file whose first weights lie in another file, as torch's exporter writes them."""
+    proto = onnx.load_model_from_string(to_file(groupsort_net()))
+    tensor = proto.graph.initializer[0]
+    (tmp_path / "net.onnx.data").write_bytes(b"head" + tensor.raw_data + b"tail")
+    size = len(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, "offset": 4, "length": size, **place}.items():
+        tensor.external_data.add(key=key, value=str(value))
+    path = tmp_path / "net.onnx"
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def test_weights_beside_the_file_are_read_and_count_in_the_digest(tmp_path):
+    path = external(tmp_path)
+    file = read_onnx(path)
+    assert (file.graph.ops[0].weight == groupsort_net().ops[0].weight).all()
+    assert CertifiedPredictor(path).predict(np.ones((1, 4))).scores.shape == (1, 3)
+    data = tmp_path / "net.onnx.data"
+    data.write_bytes(data.read_bytes()[:-4] + b"TAIL")
+    assert read_onnx(path).sha256 != file.sha256
+
+
+@pytest.mark.parametrize(
+    ("location", "place", "reason"),
+    [
+        ("../net.onnx.data", {}, "outside the model's own folder"),
+        ("/etc/passwd", {}, "outside|names no file"),
+        ("", {}, "names no file"),
+        ("gone.data", {}, "cannot be read"),
+        ("link.data", {}, "behind a link"),
+        ("link/net.onnx.data", {}, "behind a link"),
+        (".", {}, "no file|no regular file"),
+        ("net.onnx.data", {"offset": 10**9}, "lies at bytes"),
+        ("net.onnx.data", {"offset": -1}, "lies at bytes"),
+        ("net.onnx.data", {"length": 10**12}, "lies at bytes"),
+        ("net.onnx.data", {"length": 8}, "claims .* and carries"),
+        ("net.onnx.data", {"offset": "four"}, "malformed place"),
+    ],
+)
+def test_external_data_elsewhere_is_refused(tmp_path, location, place, reason):
+    (tmp_path / "secret").write_bytes(b"x" * 1000)
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "link.data").symlink_to(tmp_path / "secret")
+    (folder / "link").symlink_to(tmp_path)
+    (tmp_path / "net.onnx.data").write_bytes(b"x" * 1000)
+    path = external(folder, location, **place)
+    with pytest.raises(FileFormatError, match=reason):
+        read_onnx(path)

@@ -134,7 +134,7 @@ def test_an_unforeseen_failure_refuses_one_file_alone(tmp_path, monkeypatch):
     (tmp_path / "b.onnx").write_bytes(b"boom")
 
     def fail(source, *, threads):
-        if source == b"boom":
+        if source.read_bytes() == b"boom":
             raise ZeroDivisionError
         return CertifiedPredictor(source, threads=threads)
 
