@@ -1,4 +1,4 @@
-"""The ``lipmodel`` command: train, inspect, certify, evaluate, audit.
+"""The ``lipmodel`` command: train, figures, inspect, certify, evaluate, audit.
 
 Exit status: 0 fine; 1 a negative finding (a file refused, a claim unproved, an audit that refutes);
 2 bad use. ``--json`` prints one JSON object on standard output and nothing else; whatever is for
@@ -23,13 +23,13 @@ from rich.table import Table
 
 from lipmodel import __version__
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.errors import LipcertError, ModelError
+from lipmodel.errors import LipcertError, MissingExtraError, ModelError
 from lipmodel.norms import Norm
 
 NEGATIVE, BAD_USE = 1, 2
 MAX_ROWS_SHOWN = 20
 
-out = Console(highlight=False)
+stdout = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -58,6 +58,64 @@ class _Group(click.Group):
 @click.version_option(__version__, prog_name="lipmodel")
 def main() -> None:
     """Trains Lipschitz classifiers and proves certified radii from ONNX files alone."""
+
+
+@main.command()
+@click.argument("recipe")
+@click.option(
+    "--out", required=True, type=MODEL, help="Folder to write NAME.onnx, NAME.json and NAME.png to."
+)
+@click.option("--norm", type=NORM, help="Norm of the input that the network is 1-Lipschitz in.")
+@click.option("--lipschitz", type=float, help="Lipschitz constant of each score, 1 by default.")
+@click.option("--seed", type=click.IntRange(0))
+@click.option("--epochs", type=click.IntRange(1))
+@click.option("--data-dir", type=MODEL, help="Folder of IDX files, for mnist.")
+@json_option
+def train(recipe: str, out: Path, data_dir: Path | None, as_json: bool, **overrides: Any) -> None:
+    """Train RECIPE (two-moons, digits or mnist) and export it as ONNX, its bound checked in the file."""
+    try:
+        from lipmodel.training.progress import training_bar
+        from lipmodel.training.train import train as run
+    except ImportError as error:
+        raise MissingExtraError("training", "train") from error
+
+    given = {key: value for key, value in overrides.items() if value is not None}
+    with training_bar(f"training {recipe}", err) as watch:
+        trained = run(recipe, out, overrides=given, data_dir=data_dir, watch=watch)
+    record = trained.record()
+    if as_json:
+        _print_json(record)
+        return
+    result, name = trained.evaluation, trained.recipe.name
+    table = Table(title=f"{name}: {result.samples} held-out samples, l{result.norm}", title_justify="left")
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    table.add_row("clean accuracy", f"{result.clean_accuracy:.2%}")
+    for epsilon, share in result.certified_accuracy.items():
+        table.add_row(f"certified accuracy at {epsilon}", f"{share:.2%}")
+    table.add_row("proved Lipschitz bound of a score", f"{record['model']['bound_global']:.9g}")
+    table.add_row("seconds of training", f"{trained.seconds:.1f}")
+    stdout.print(table)
+    stdout.print(f"wrote {out / name}.onnx, .json and .png", markup=False)
+
+
+@main.command()
+@click.option("--out", required=True, type=MODEL, help="Folder to write the plots and figures.json to.")
+@json_option
+def figures(out: Path, as_json: bool) -> None:
+    """Repeat the experiments of Anil, Lucas and Grosse (2019): why GroupSort, why hinge."""
+    try:
+        from lipmodel.training.figures import make_figures
+    except ImportError as error:
+        raise MissingExtraError("figures", "train") from error
+
+    with _bar("drawing") as progress:
+        numbers = make_figures(out, progress)
+    if as_json:
+        _print_json(numbers)
+    else:
+        stdout.print_json(json.dumps(numbers))
+        stdout.print(f"wrote figures.json and {len(numbers)} plots to {out}", markup=False)
 
 
 @main.command()
@@ -116,10 +174,10 @@ def inspect(model: Path, as_json: bool) -> None:
 
 def _show_inspection(predictor: CertifiedPredictor, bounds: dict[Norm, Any], reason: str | None) -> None:
     file = predictor.file
-    out.print(f"sha256     {file.sha256}")
-    out.print(f"input      {list(file.graph.input_shape)} per sample, {file.dtype.__name__}")
-    out.print(f"classes    {', '.join(predictor.class_names)}", markup=False)
-    out.print("operators  " + ", ".join(f"{op} × {count}" for op, count in file.operators.items()))
+    stdout.print(f"sha256     {file.sha256}")
+    stdout.print(f"input      {list(file.graph.input_shape)} per sample, {file.dtype.__name__}")
+    stdout.print(f"classes    {', '.join(predictor.class_names)}", markup=False)
+    stdout.print("operators  " + ", ".join(f"{op} × {count}" for op, count in file.operators.items()))
     table = Table(title="Proved Lipschitz bounds", title_justify="left")
     for heading in (
         "norm of the input",
@@ -136,15 +194,15 @@ def _show_inspection(predictor: CertifiedPredictor, bounds: dict[Norm, Any], rea
         table.add_row(
             f"l{norm}", f"{bound.bound_global:.9g}", f"{between.min():.9g}", f"{between.max():.9g}", layers
         )
-    out.print(table)
+    stdout.print(table)
     claims = predictor.claims
     if claims.lipschitz is not None and claims.norm is not None:
         verdict = "[red]not proved[/red]" if reason else "[green]proved[/green]"
-        out.print(f"claim      {claims.lipschitz:g}-Lipschitz in l{claims.norm}: {verdict}")
+        stdout.print(f"claim      {claims.lipschitz:g}-Lipschitz in l{claims.norm}: {verdict}")
     else:
-        out.print("claim      none in the file")
+        stdout.print("claim      none in the file")
     for line in claims.ignored:
-        out.print(f"ignored    {line}", markup=False)
+        stdout.print(f"ignored    {line}", markup=False)
     if reason:
         err.print(reason, style="red", markup=False)
 
@@ -183,9 +241,9 @@ def certify(model: Path, inputs: Path, norm: str | None, as_json: bool) -> None:
     for index, row in enumerate(rows[:MAX_ROWS_SHOWN]):
         radius = f"{_rounded_down(row['certified_radius'])}" if row["certified_radius"] else "0 (abstains)"
         table.add_row(str(index), str(row["label"]), radius, f"{row['margin']:.6g}", str(row["runner_up"]))
-    out.print(table)
+    stdout.print(table)
     if len(rows) > MAX_ROWS_SHOWN:
-        out.print(f"… and {len(rows) - MAX_ROWS_SHOWN} more; --json prints all of them")
+        stdout.print(f"… and {len(rows) - MAX_ROWS_SHOWN} more; --json prints all of them")
 
 
 @main.command()
@@ -217,7 +275,7 @@ def evaluate(model: Path, data: str, epsilons: tuple[float, ...], norm: str | No
     for epsilon, share in result.certified_accuracy.items():
         table.add_row(f"certified accuracy at {epsilon}", f"{share:.2%}")
     table.add_row("average certified radius", f"{result.average_certified_radius:.4g}")
-    out.print(table)
+    stdout.print(table)
 
 
 @main.command()
@@ -256,7 +314,7 @@ def audit(model: Path, data: str | None, samples: int, seed: int, norm: str | No
         table.add_row("tightness (observed / bound)", f"{report.tightness:.4f}")
         table.add_row("inputs attacked inside their radius", str(report.points["attacked"]))
         table.add_row("of which changed label", str(report.flips))
-        out.print(table)
+        stdout.print(table)
         for line in report.reasons:
             err.print(line, style="red", markup=False)
     sys.exit(NEGATIVE if report.verdict == "refuted" else 0)

@@ -1,0 +1,156 @@
+"""Files of numbers, read or refused: IDX, CSV, NPY, NPZ and parquet.
+
+Whatever is wrong with a file becomes a :class:`~lipmodel.errors.DataError` of one line that names it.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import importlib
+import math
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipmodel.errors import DataError
+
+Array = NDArray[np.float64]
+
+
+@contextmanager
+def _reading(path: Path, expected: str) -> Iterator[None]:
+    """Turns whatever reading a file raises into one line that names the file."""
+    try:
+        yield
+    except (OSError, ValueError, EOFError, KeyError, zlib.error, csv.Error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path} cannot be read as {expected}: {reason}") from error
+
+
+def require_file(path: Path, accepted: str) -> None:
+    """Refuses a path that is no file, saying what is accepted."""
+    if not path.is_file():
+        raise DataError(f"there is no file {path}; {accepted} is accepted")
+
+
+def _member(path: Path, arrays: Any, names: tuple[str, str]) -> Any:
+    for name in names:
+        if name in arrays:
+            return arrays[name]
+    raise DataError(
+        f"{path} has no array named '{names[0]}' or '{names[1]}' (it has {', '.join(arrays) or 'none'})"
+    )
+
+
+def numbers(raw: Any, source: str) -> Array:
+    """Rows of numbers as float64; anything else is refused."""
+    array = np.asarray(raw)
+    if array.dtype.kind not in "fiu":
+        raise DataError(f"{source} holds {array.dtype} values; only numbers are accepted")
+    if array.ndim < 2 or (len(array) and not array[0].size):
+        raise DataError(f"{source} has shape {list(array.shape)}; rows of at least one number are accepted")
+    return array.astype(np.float64)
+
+
+def check_finite(inputs: NDArray[Any], source: str) -> None:
+    """Refuses NaN and infinities, naming the first."""
+    bad = ~np.isfinite(inputs)
+    if bad.any():
+        row, column = (int(i) for i in np.argwhere(bad.reshape(len(bad), -1))[0])
+        raise DataError(f"{source}: row {row}, column {column} is not a finite number; fill or drop it")
+
+
+def read_npy(path: Path) -> Any:
+    """The array of a .npy file."""
+    with _reading(path, "a .npy file of numbers"):
+        return np.load(path, allow_pickle=False)
+
+
+def read_npz(path: Path, *names: tuple[str, str]) -> list[Any]:
+    """Arrays of a .npz file, each by either of two names."""
+    with _reading(path, "a .npz file"), np.load(path, allow_pickle=False) as arrays:
+        return [_member(path, arrays, pair) for pair in names]
+
+
+def read_csv(path: Path) -> Array:
+    """Numbers separated by commas; a first line in which nothing is a number is taken as a header."""
+    with _reading(path, "a .csv file in UTF-8"), path.open(newline="", encoding="utf-8-sig") as file:
+        lines = [
+            (number, cells) for number, cells in enumerate(csv.reader(file), 1) if any(map(str.strip, cells))
+        ]
+    if lines and not any(_is_number(cell) for cell in lines[0][1]):
+        del lines[0]
+    if not lines:
+        raise DataError(f"{path} has no rows of numbers; at least one is needed")
+    width = len(lines[0][1])
+    for number, cells in lines:
+        if len(cells) != width:
+            raise DataError(
+                f"{path}, line {number}: {len(cells)} columns where {width} are expected; "
+                "make all rows equally long"
+            )
+        for column, cell in enumerate(cells, 1):
+            if not _is_number(cell):
+                raise DataError(
+                    f"{path}, line {number}, column {column}: '{cell[:40]}' is not a number; "
+                    "only numbers are accepted"
+                )
+    return np.array([[float(cell) for cell in cells] for _, cells in lines], dtype=np.float64)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def read_parquet(path: Path) -> Any:
+    """All columns of a parquet file, in order."""
+    try:
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ModuleNotFoundError:
+        raise DataError(
+            f"{path}: reading parquet needs pyarrow, which is not installed: pip install pyarrow, "
+            "or give .npy or .csv"
+        ) from None
+    with _reading(path, "a parquet file"):
+        table = parquet.read_table(path)
+    columns = [column.to_numpy() for column in table.columns]
+    for name, column in zip(table.column_names, columns, strict=True):
+        if column.dtype.kind not in "fiu":
+            raise DataError(f"{path}: column '{name}' holds no numbers; only numbers are accepted")
+    return np.column_stack(columns) if columns else np.empty((0, 0))
+
+
+def read_idx(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
+    """An array of bytes: magic number 0x00000800 + dimensions, sizes as big-endian int32, the bytes."""
+    if not folder.is_dir():
+        raise DataError(
+            f"there is no folder {folder}; one that holds {name}[.gz] is needed (nothing is downloaded)"
+        )
+    path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+    if path is None:
+        raise DataError(f"{folder} has neither {name} nor {name}.gz; put it there (nothing is downloaded)")
+    with _reading(path, "an IDX file"):
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    header = 4 + 4 * dimensions
+    magic = 0x0800 + dimensions
+    if len(content) < header or int.from_bytes(content[:4], "big") != magic:
+        raise DataError(
+            f"{path} does not begin with the IDX magic number {magic} of {dimensions}-d unsigned bytes"
+        )
+    shape = tuple(int(n) for n in np.frombuffer(content, ">i4", dimensions, offset=4))
+    if min(shape) < 0 or math.prod(shape) != len(content) - header:
+        raise DataError(
+            f"{path} announces {' × '.join(map(str, shape))} bytes and holds {len(content) - header}; "
+            "it is truncated or damaged: fetch it again"
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

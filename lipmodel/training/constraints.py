@@ -1,0 +1,143 @@
+"""The sets that weights are kept in, and how: project after each step, finish exactly before export.
+
+During training the optimiser steps freely and the weights are then brought back into their set, so
+a forward pass costs no more than that of a plain network. At the end :meth:`Constraint.finish`
+works in float64 and returns numbers that float32 holds exactly and that satisfy the constraint in
+exact arithmetic, by the verified bounds of ``lipmodel.norms``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lipmodel.norms import Array, Norm, bound_spectral_norm, bound_vector_norm
+
+# Left free below the radius, relative: products of several bounds are rounded upwards, and must
+# not end above the product of the radii.
+FREE = 2.0**-40
+
+
+@dataclass(frozen=True)
+class Constraint(ABC):
+    """A set of matrices W (outputs m, inputs n).
+
+    Attributes:
+        radius: the bound on W's operator norm that the set implies.
+    """
+
+    radius: float = 1.0
+
+    @abstractmethod
+    def initial(self, rows: int, columns: int, generator: torch.Generator) -> Tensor:
+        """A random matrix of the set, float32."""
+
+    @abstractmethod
+    def project(self, weight: Tensor) -> Tensor:
+        """The weight brought back to the set after one step of the optimiser."""
+
+    @abstractmethod
+    def finish(self, weight: Array) -> Array:
+        """A nearby matrix of float32 numbers, as float64, that is in the set exactly (not nearly)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowNorm(Constraint):
+    """Each row has ‖row‖_norm <= radius, so ‖W‖_{norm*→inf} <= radius (Anil, Lucas, Grosse 2019).
+
+    Attributes:
+        norm: of the rows: the dual of the norm that the layer's input is measured in.
+    """
+
+    norm: Norm
+
+    def initial(self, rows: int, columns: int, generator: torch.Generator) -> Tensor:
+        """Gaussian rows, long enough that their projection is sparse in l1: dense ones only average."""
+        weight = torch.randn(rows, columns, generator=generator)
+        return self.project(weight * self.radius)
+
+    def project(self, weight: Tensor) -> Tensor:
+        """The nearest point of the set, exactly."""
+        match self.norm:
+            case Norm.INF:
+                return weight.clamp(-self.radius, self.radius)
+            case Norm.TWO:
+                size = torch.linalg.vector_norm(weight, dim=1, keepdim=True)
+                return torch.mul(weight, self.radius / size.clamp(min=self.radius))
+            case Norm.ONE:
+                return project_rows_l1(weight, self.radius)
+
+    def finish(self, weight: Array) -> Array:
+        """Scales down each row whose float32 rounding is too long."""
+        rows = np.array(weight, dtype=np.float64)
+        limit = self.radius * (1.0 - FREE)
+        while True:
+            rounded = rows.astype(np.float32).astype(np.float64)
+            size = bound_vector_norm(rounded, self.norm, axis=1)
+            long = size > limit
+            if not long.any():
+                return rounded
+            rows[long] *= _below(limit / size[long])[:, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stiefel(Constraint):
+    """W / radius has orthonormal rows, or columns where these are fewer: all singular values are 1."""
+
+    def initial(self, rows: int, columns: int, generator: torch.Generator) -> Tensor:
+        """Uniformly distributed: Q of a Gaussian matrix, with the signs of R's diagonal (Mezzadri 2007)."""
+        shape = (max(rows, columns), min(rows, columns))
+        q, r = torch.linalg.qr(torch.randn(*shape, generator=generator, dtype=torch.float64))
+        orthonormal: Tensor = q * torch.sign(torch.diagonal(r))
+        return self.project((orthonormal if rows >= columns else orthonormal.T).float() * self.radius)
+
+    def project(self, weight: Tensor) -> Tensor:
+        """One Newton–Schulz step towards the nearest point, W ← 1.5 W − 0.5 W Wᵀ W (Björck, Bowie 1971).
+
+        The step sends each singular value σ to 1.5σ − 0.5σ³, which converges to 1 from (0, √3). A
+        step of the optimiser that may have left this interval is scaled back into it first.
+        """
+        unit: Tensor = weight / self.radius
+        wide = unit.shape[0] <= unit.shape[1]
+        gram = unit @ unit.T if wide else unit.T @ unit
+        # ‖G‖_inf >= ‖G‖_2 = σ_max²: cheap, and close to it where W is nearly orthogonal.
+        shrink = (2.0 / gram.abs().sum(dim=1).max()).clamp(max=1.0)
+        unit, gram = unit * shrink.sqrt(), gram * shrink
+        cubed = torch.mm(gram, unit) if wide else torch.mm(unit, gram)
+        return torch.sub(1.5 * unit, cubed, alpha=0.5) * self.radius
+
+    def finish(self, weight: Array) -> Array:
+        """The nearest point in float64 (polar factor, by SVD), scaled down until its rounding passes."""
+        left, _, right = np.linalg.svd(np.asarray(weight, dtype=np.float64), full_matrices=False)
+        nearest = self.radius * (left @ right)
+        limit = self.radius * (1.0 - FREE)
+        while True:
+            rounded = np.asarray(nearest.astype(np.float32).astype(np.float64))
+            size = bound_spectral_norm(rounded)
+            if size <= limit:
+                return rounded
+            nearest = nearest * float(_below(limit / size))
+
+
+def project_rows_l1(weight: Tensor, radius: float) -> Tensor:
+    """Each row's nearest point with ‖row‖_1 <= radius (Duchi et al. 2008, figure 1), all rows at once.
+
+    Outside the ball the projection is soft thresholding, sign(w) max(|w| − θ, 0); with the
+    magnitudes u_1 >= u_2 >= … , θ = (Σ_{i<=ρ} u_i − radius) / ρ for the largest ρ at which u_ρ > θ.
+    """
+    magnitude = weight.abs()
+    ordered = magnitude.sort(dim=1, descending=True).values
+    excess = ordered.cumsum(dim=1) - radius
+    count = torch.arange(1, weight.shape[1] + 1, dtype=weight.dtype, device=weight.device)
+    support = (ordered * count > excess).sum(dim=1, keepdim=True)
+    threshold = (excess.gather(1, support - 1) / support).clamp(min=0.0)  # 0 for rows inside the ball
+    return weight.sign() * (magnitude - threshold).clamp(min=0.0)
+
+
+def _below(factor: Array | float) -> Array:
+    """A factor a little smaller: less than one unit in the last place of float32."""
+    return np.asarray(factor * (1.0 - 2.0**-24))

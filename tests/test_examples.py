@@ -1,0 +1,62 @@
+"""The bundled models are what their records say, and what their recipes make."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lipmodel.audit.report import audit
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.data import load_labelled
+from lipmodel.evaluate import evaluate
+from lipmodel.norms import Norm
+
+MODELS = Path(__file__).resolve().parents[1] / "examples" / "models"
+NAMES = sorted(path.stem for path in MODELS.glob("*.onnx"))
+
+
+def record(name):
+    return json.loads((MODELS / f"{name}.json").read_text())
+
+
+def test_there_are_two():
+    assert NAMES == ["digits", "two-moons"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bundled_model_is_what_its_record_says(name):
+    written = record(name)
+    predictor = CertifiedPredictor(MODELS / f"{name}.onnx")
+    assert predictor.file.sha256 == written["model"]["sha256"]
+    assert predictor.claim_proved
+    data = load_labelled(name)
+    again = evaluate(predictor, data.inputs, data.labels, Norm.TWO, written["recipe"]["epsilons"])
+    assert again.clean_accuracy == written["clean_accuracy"]
+    assert again.certified_accuracy == pytest.approx(written["certified_accuracy"], abs=1e-9)
+    assert data.digest == written["data"]["held_out"]["sha256"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_audit_of_a_bundled_model_is_consistent(name):
+    predictor = CertifiedPredictor(MODELS / f"{name}.onnx")
+    report = audit(predictor, inputs=load_labelled(name).inputs, samples=100)
+    assert report.verdict == "consistent"
+    assert report.tightness > 0.9
+
+
+def test_retraining_gives_the_same_model(tmp_path):
+    """Bit for bit on the machine that made it; elsewhere arithmetic may differ, and the figures agree."""
+    pytest.importorskip("torch")
+    from lipmodel.training.train import train
+
+    trained = train("two-moons", tmp_path)
+    written = record("two-moons")
+    assert abs(trained.evaluation.clean_accuracy - written["clean_accuracy"]) < 0.01
+    assert abs(trained.evaluation.average_certified_radius - written["average_certified_radius"]) < 0.02
+    ours = CertifiedPredictor(MODELS / "two-moons.onnx")
+    x = np.asarray(load_labelled("two-moons").inputs, dtype=float)
+    same = trained.predictor.predict(x).radii.label == ours.predict(x).radii.label
+    assert same.mean() > 0.99

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import pytest
+
+from lipmodel.errors import RecipeError
+from lipmodel.norms import Norm
+from lipmodel.training.losses import EfficientMarginMaximization, Hinge
+from lipmodel.training.recipes import load_recipe, parse_recipe, recipe_names
+
+RECIPE = """
+data = "two-moons"
+epsilons = [0.1, 1]
+[network]
+widths = [8]
+constraint = "orthogonal"
+[loss]
+name = "hinge"
+margin = 0.5
+[training]
+epochs = 1
+batch_size = 10
+learning_rate = 0.01
+[norm.inf]
+network.constraint = "rows"
+loss.margin = 0.25
+"""
+
+
+def test_the_bundled_recipes_hold_for_every_norm():
+    assert recipe_names() == ["digits", "mnist", "two-moons"]
+    for name in recipe_names():
+        for norm in Norm:
+            recipe = load_recipe(name, norm=norm.value)
+            assert (recipe.name, recipe.norm, recipe.lipschitz) == (name, norm, 1.0)
+            assert recipe.network.constraint == ("orthogonal" if norm is Norm.TWO else "rows")
+    assert isinstance(load_recipe("two-moons").loss, Hinge)
+    assert isinstance(load_recipe("digits").loss, EfficientMarginMaximization)
+
+
+def test_what_is_given_beside_a_recipe_overrides_it():
+    recipe = load_recipe("digits", norm="inf", lipschitz=2, seed=7, epochs=3)
+    assert (recipe.norm, recipe.lipschitz, recipe.seed, recipe.training.epochs) == (Norm.INF, 2, 7, 3)
+    assert recipe.to_dict()["loss"]["name"] == "emma"
+
+
+def test_a_norms_table_changes_what_it_names_and_nothing_else():
+    plain, changed = parse_recipe(RECIPE, "r"), parse_recipe(RECIPE, "r", norm="inf")
+    assert (plain.loss, changed.loss) == (Hinge(0.5), Hinge(0.25))
+    assert (plain.network.constraint, changed.network.constraint) == ("orthogonal", "rows")
+    assert plain.training == changed.training
+    assert plain.epsilons == (0.1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("epochs = 1", "epoch = 1", r"unknown key 'training.epoch' \(did you mean 'training.epochs'\?\)"),
+        ("[loss]", "[losses]", r"unknown key 'losses' \(did you mean 'loss'\?\)"),
+        ("margin = 0.5", "epsilon = 0.5", "unknown key 'loss.epsilon'"),
+        ('"hinge"', '"hindge"', r"unknown loss.name 'hindge' \(did you mean 'hinge'\?\)"),
+        ('"orthogonal"', '"orthogonale"', "did you mean 'orthogonal'"),
+        ("widths = [8]", "widths = []", "at least one width"),
+        ("widths = [8]", "widths = [0]", "at least 1"),
+        ("widths = [8]", "widths = 8", "network.widths = 8; an array is accepted"),
+        ("widths = [8]", "widths = [8.5]", "network.widths = 8.5; a value of type int"),
+        ("widths = [8]", "", "lacks one of .*widths"),
+        ("epochs = 1", "epochs = true", "training.epochs = True; a value of type int"),
+        ("epochs = 1", "epochs = 0", "training.epochs = 0"),
+        ("learning_rate = 0.01", "learning_rate = nan", "training.learning_rate = nan"),
+        ("margin = 0.5", "margin = -1", "loss.margin = -1"),
+        ("epsilons = [0.1, 1]", "epsilons = [0.0]", "epsilons"),
+        ("epsilons = [0.1, 1]", "", "epsilons = None; an array"),
+        ('data = "two-moons"', "data = 3", "data = 3; a value of type str"),
+        ("widths = [8]", "widths = [8]\nactivation = 'groupsort'", "exactly one of group_size"),
+        ("widths = [8]", "widths = [8]\ngroup_size = 2", "exactly one of group_size"),
+        ("widths = [8]", "widths = [8]\nactivation = 'tanh'", "unknown network.activation 'tanh'"),
+        ("[norm.inf]", "[norm.3]", "unknown key 'norm.3'.*; norm.1, norm.2, norm.inf"),
+        ("[training]", "[training", "is not TOML"),
+    ],
+)
+def test_mistakes_in_a_recipe_are_named(old, new, message):
+    assert old in RECIPE
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(RECIPE.replace(old, new, 1), "r")
+
+
+def test_mistakes_in_a_norms_table_are_named():
+    with pytest.raises(RecipeError, match=r"unknown key 'loss\.margins'"):
+        parse_recipe(RECIPE.replace("loss.margin = 0.25", "loss.margins = 0.25"), "r", norm="inf")
+    with pytest.raises(RecipeError, match=r"norm\.inf\.loss is a table in one place"):
+        parse_recipe(RECIPE.replace("loss.margin = 0.25", "loss = 1"), "r", norm="inf")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"norm": "3"}, "unknown norm '3'; 1, 2, inf"),
+        ({"lipschitz": 0.0}, "Lipschitz constant of 0.0"),
+        ({"lipschitz": float("nan")}, "Lipschitz constant of nan"),
+        ({"seed": -1}, "seed of -1"),
+        ({"epochs": 0}, "training.epochs = 0"),
+    ],
+)
+def test_options_that_make_no_sense(arguments, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("digits", **arguments)
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(
+        RecipeError, match=r"unknown recipe 'digit' \(did you mean 'digits'\?\); digits, mnist"
+    ):
+        load_recipe("digit")
+
+
+def test_orthogonal_weights_are_for_l2_only():
+    with pytest.raises(RecipeError, match="orthogonal weights bound l2 only"):
+        parse_recipe(RECIPE.replace('network.constraint = "rows"', ""), "r", norm="inf")

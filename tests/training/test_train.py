@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from rich.console import Console
+
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.data import Dataset, load_parts, two_moons
+from lipmodel.errors import DataError, RecipeError, TrainingError
+from lipmodel.norms import Norm
+from lipmodel.training import train as train_module
+from lipmodel.training.loop import Status, deterministic
+from lipmodel.training.losses import LOSSES, Hinge, Loss
+from lipmodel.training.progress import training_bar
+from lipmodel.training.train import train, train_recipe
+from tests.training.small import small_recipe
+
+MOONS = two_moons(400).split()
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not():
+    first, second = (train_recipe(small_recipe(), *MOONS) for _ in range(2))
+    assert first.content == second.content
+    assert first.plot() == second.plot()
+    other = train_recipe(small_recipe(seed=1), *MOONS)
+    assert other.content != first.content
+
+
+@pytest.mark.parametrize("name", ["two-moons", "digits"])
+@pytest.mark.parametrize("norm", ["1", "2", "inf"])
+def test_both_recipes_train_in_every_norm_and_keep_the_asked_constant(name, norm):
+    trained = train_recipe(small_recipe(name, norm=norm, lipschitz=2.5, epochs=3), *load_parts(name))
+    record = trained.record()
+    assert 0 < record["model"]["bound_global"] <= 2.5
+    assert trained.predictor.claim_proved
+    assert trained.predictor.default_norm == Norm(norm)
+    assert record["clean_accuracy"] > 0.5
+    assert record["model"]["largest_difference_to_torch"] < 2e-5
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_every_loss_learns(name):
+    loss: Loss = LOSSES[name]() if name == "bce" else LOSSES[name](0.2)
+    trained = train_recipe(replace(small_recipe(epochs=4), loss=loss), *MOONS)
+    assert trained.history[-1].loss < trained.history[0].loss
+    assert trained.evaluation.clean_accuracy > 0.75
+    assert trained.predictor.file.graph.output_shape == ((1,) if loss.binary else (2,))
+
+
+def test_the_record_is_what_the_file_gives_when_measured_again(tmp_path):
+    trained = train("two-moons", tmp_path / "new", overrides={"epochs": 2})
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [
+        "two-moons.json", "two-moons.onnx", "two-moons.png",
+    ]  # fmt: skip
+    content = (tmp_path / "new" / "two-moons.onnx").read_bytes()
+    record = json.loads((tmp_path / "new" / "two-moons.json").read_text())
+    assert content == trained.content
+    held_out = load_parts("two-moons")[1]
+    # scores of the file by onnxruntime, in its own float32; radius = |score| / ‖bound‖, in plain arithmetic
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    scores = session.run(None, {session.get_inputs()[0].name: held_out.inputs})[0][:, 0].astype(np.float64)
+    right = (scores > 0) == (held_out.labels == 1)
+    radius = np.abs(scores) / CertifiedPredictor(content).bounds(Norm.TWO).bound_global
+    assert record["clean_accuracy"] == right.mean()
+    assert set(record["certified_accuracy"]) == {"0.05", "0.1", "0.15", "0.2", "0.3"}
+    for epsilon, share in record["certified_accuracy"].items():
+        assert share == pytest.approx((right & (radius >= float(epsilon))).mean(), abs=1 / len(radius))
+    assert record["average_certified_radius"] == pytest.approx(np.where(right, radius, 0).mean(), rel=1e-5)
+    assert record["data"]["held_out"]["sha256"] == held_out.digest
+    assert record["model"]["bytes"] == len(content)
+    assert [epoch["number"] for epoch in record["history"]] == [1, 2]
+    assert record["versions"]["torch"] == torch.__version__
+
+
+def test_the_file_carries_its_recipe_and_figures_and_nothing_of_time_or_place():
+    trained = train_recipe(small_recipe(norm="inf", lipschitz=2), *MOONS)
+    claims = trained.predictor.claims
+    assert claims.ignored == ()
+    assert (claims.norm, claims.lipschitz, claims.classes) == (Norm.INF, 2.0, ("upper", "lower"))
+    assert claims.input_box == (MOONS[0].inputs.min(), MOONS[0].inputs.max())
+    assert claims.record["recipe"]["seed"] == 0
+    assert claims.record["data_sha256"] == MOONS[0].digest
+    assert claims.record["held_out"] == trained.evaluation.to_dict()
+    assert set(claims.record) == {"recipe", "data_sha256", "input_shape", "units", "held_out"}
+
+
+def test_a_loss_that_is_no_number_stops_with_the_epoch():
+    inputs = MOONS[0].inputs * np.float32(1e38)
+    broken = Dataset("huge", inputs, MOONS[0].labels, MOONS[0].classes, (2,), "")
+    with pytest.raises(TrainingError, match=r"the loss is (inf|nan) in epoch 1"):
+        train_recipe(small_recipe(), broken, MOONS[1])
+
+
+def test_two_classes_need_a_binary_loss_or_none():
+    with pytest.raises(RecipeError, match="2 classes and digits has 10"):
+        train_recipe(replace(small_recipe("digits"), loss=Hinge()), *load_parts("digits"))
+
+
+def test_bad_use_is_found_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_module, "train_recipe", lambda *_, **__: pytest.fail("trained all the same"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecipeError, match=r"cannot write to .*file"):
+        train("two-moons", tmp_path / "file")
+    with pytest.raises(DataError, match="mnist needs the folder"):
+        train("mnist", tmp_path)
+    with pytest.raises(RecipeError, match="unknown recipe"):
+        train("moons", tmp_path)
+
+
+def test_progress_is_told_after_each_step():
+    seen: list[Status] = []
+    train_recipe(small_recipe(), *MOONS, watch=seen.append)
+    shares = [status.share for status in seen]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert len(shares) == 2 * 3  # epochs × batches of 100
+    assert (seen[0].accuracy, seen[-1].accuracy is None) == (None, False)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_bar_shows_on_a_terminal_only(terminal):
+    console = Console(force_terminal=terminal, width=120, record=True)
+    with console.capture() as capture, training_bar("digits", console) as watch:
+        watch(Status(0.5, 0.25, None))
+        watch(Status(1.0, 0.125, 0.75))
+    shown = capture.get()
+    assert ("digits" in shown and "75.0%" in shown) is terminal
+
+
+def test_determinism_is_put_back_as_it_was():
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    with deterministic(before[0] + 1):
+        assert torch.get_num_threads() == before[0] + 1
+        assert torch.are_deterministic_algorithms_enabled()
+    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
