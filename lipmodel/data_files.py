@@ -118,8 +118,8 @@ def read_parquet(path: Path) -> Any:
         parquet = importlib.import_module("pyarrow.parquet")
     except ModuleNotFoundError:
         raise DataError(
-            f"{path}: reading parquet needs pyarrow, which is not installed: pip install pyarrow, "
-            "or give .npy or .csv"
+            f"{path}: reading parquet needs pyarrow, which is not installed: "
+            "pip install 'lipcert[tables]', or give .npy or .csv"
         ) from None
     with _reading(path, "a parquet file"):
         table = parquet.read_table(path)

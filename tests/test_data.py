@@ -241,7 +241,7 @@ def test_a_class_too_small_to_split():
 def test_optional_parts_that_are_missing_are_named(tmp_path, monkeypatch):
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    refused("pip install pyarrow", data.load_inputs, tmp_path / "x.parquet")
+    refused("lipcert.tables", data.load_inputs, tmp_path / "x.parquet")
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(MissingExtraError, match=r"lipcert\[train\]"):
         data.two_moons(10)

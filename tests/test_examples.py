@@ -44,7 +44,7 @@ def test_the_audit_of_a_bundled_model_is_consistent(name):
     predictor = CertifiedPredictor(MODELS / f"{name}.onnx")
     report = audit(predictor, inputs=load_labelled(name).inputs, samples=100)
     assert report.verdict == "consistent"
-    assert report.tightness > 0.9
+    assert report.tightness > 0.85
 
 
 def test_retraining_gives_the_same_model(tmp_path):

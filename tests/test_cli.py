@@ -1,0 +1,143 @@
+"""The lipmodel command: what it prints for people and machines, and its exit status."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from lipmodel.certify.claims import Claims
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.cli import _rounded_down, main
+from lipmodel.norms import Norm
+from tests.networks import groupsort_net, to_file
+
+HONEST, LYING = Claims(Norm.TWO, 1.001, ("a", "b", "c"), (-1.0, 1.0)), Claims(Norm.TWO, 0.3)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    graph = groupsort_net((4, 16, 16), 3)
+    (tmp_path / "net.onnx").write_bytes(to_file(graph, HONEST))
+    (tmp_path / "liar.onnx").write_bytes(to_file(graph, LYING))
+    (tmp_path / "bad.onnx").write_bytes(b"nonsense")
+    x = np.random.default_rng(0).normal(size=(30, 4))
+    np.save(tmp_path / "x.npy", x)
+    labels = CertifiedPredictor(tmp_path / "net.onnx").predict(x).radii.label
+    np.savez(tmp_path / "data.npz", inputs=x, labels=labels)
+    return tmp_path
+
+
+def run(*arguments, status=0):
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == status, result.output
+    return result
+
+
+def run_json(*arguments, status=0):
+    return json.loads(run(*arguments, "--json", status=status).stdout)
+
+
+def test_inspect(folder):
+    told = run_json("inspect", folder / "net.onnx")
+    assert told["status"] == "proved"
+    assert told["reason"] is None
+    assert told["ops"]["Gemm"] == 3
+    assert set(told["bounds"]) == {"1", "2", "inf"}
+    assert told["bounds"]["2"]["global"] == pytest.approx(1, abs=1e-6)
+    assert len(told["bounds"]["2"]["per_pair"]) == 3
+    assert told["claim"] == {"norm": "2", "lipschitz": 1.001, "proved": True}
+    assert "proved" in run("inspect", folder / "net.onnx").output
+
+
+def test_inspect_of_a_claim_below_the_proof_is_a_negative_finding(folder):
+    told = run_json("inspect", folder / "liar.onnx", status=1)
+    assert told["status"] == "unproved"
+    assert "0.3" in told["reason"]
+    assert "what is proved" in run("inspect", folder / "liar.onnx", status=1).output
+
+
+def test_inspect_of_a_refused_file_is_a_negative_finding(folder):
+    told = run_json("inspect", folder / "bad.onnx", status=1)
+    assert told["status"] == "refused"
+    assert "not an ONNX model" in told["reason"]
+    assert "refused: not an ONNX model" in run("inspect", folder / "bad.onnx", status=1).output
+    assert "cannot read" in run("inspect", folder / "gone.onnx", status=1).output
+
+
+@pytest.mark.parametrize("norm", ["1", "2", "inf"])
+def test_certify(folder, norm):
+    told = run_json("certify", folder / "net.onnx", "--inputs", folder / "x.npy", "--norm", norm)
+    radii = CertifiedPredictor(folder / "net.onnx").predict(np.load(folder / "x.npy"), Norm(norm)).radii
+    assert [p["certified_radius"] for p in told["predictions"]] == radii.certified_radius.tolist()
+    assert told["norm"] == norm
+    shown = run("certify", folder / "net.onnx", "--inputs", folder / "x.npy", "--norm", norm).output
+    assert "10 more" in shown
+
+
+def test_evaluate(folder):
+    arguments = (
+        "evaluate",
+        folder / "net.onnx",
+        "--data",
+        folder / "data.npz",
+        "--eps",
+        "0.1",
+        "--eps",
+        "1.58",
+    )
+    told = run_json(*arguments)
+    assert told["clean_accuracy"] == 1.0
+    assert set(told["certified_accuracy"]) == {"0.1", "1.58"}
+    assert "certified accuracy at 0.1" in run(*arguments).output
+
+
+def test_audit(folder):
+    told = run_json("audit", folder / "net.onnx", "--samples", 50)
+    assert told["verdict"] == "consistent"
+    assert told["observed"] <= told["bound"]
+    assert 0 < told["tightness"] <= 1
+    with_data = run_json("audit", folder / "net.onnx", "--samples", 0, "--data", folder / "data.npz")
+    assert with_data["points"]["data"] == 30
+    assert "refuted" in run("audit", folder / "liar.onnx", "--samples", 50, status=1).output
+
+
+def test_train_and_its_errors(tmp_path):
+    pytest.importorskip("torch")
+    told = run_json("train", "two-moons", "--out", tmp_path, "--epochs", 1, "--norm", "inf", "--lipschitz", 2)
+    assert told["model"]["bound_global"] <= 2
+    assert (tmp_path / "two-moons.onnx").exists()
+    assert "two-moons" in run("train", "two-moon", "--out", tmp_path, status=2).output
+    assert (
+        "data" in run("train", "mnist", "--out", tmp_path, "--data-dir", tmp_path / "gone", status=2).output
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["certify", "net.onnx", "--inputs", "gone.npy"],
+        ["certify", "net.onnx", "--inputs", "data.npz"],
+        ["certify", "net.onnx"],
+        ["certify", "net.onnx", "--inputs", "x.npy", "--norm", "3"],
+        ["evaluate", "net.onnx", "--data", "gone.npz"],
+        ["evaluate", "net.onnx", "--data", "data.npz", "--eps", "-1"],
+        ["evaluate", "net.onnx", "--data", "digits"],
+        ["audit", "net.onnx", "--samples", "0"],
+        ["audit", "net.onnx", "--samples", "many"],
+        ["nonsense"],
+    ],
+)
+def test_bad_use_exits_with_2_and_one_clear_line(folder, monkeypatch, arguments):
+    monkeypatch.chdir(folder)
+    result = run(*arguments, status=2)
+    assert "Traceback" not in result.output
+    assert "rror" in result.output
+
+
+def test_radii_are_cut_downwards_when_digits_are_dropped():
+    assert _rounded_down(0.29999999) == "0.299999"
+    assert _rounded_down(1.5) == "1.5"
+    assert float(_rounded_down(1e-9 / 3)) < 1e-9 / 3
