@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from lipmodel.certify import ops
-from lipmodel.certify.session import open_session
 from lipmodel.certify.onnx_writer import OnnxBuilder, to_bytes
 from lipmodel.certify.ops import Graph, Op
+from lipmodel.certify.session import open_session
 from lipmodel.norms import Array
 
 COTANGENT, GRADIENT = "cotangent", "gradient"

@@ -44,6 +44,7 @@ class OnnxFile:
         content: the file's bytes.
         sha256: their digest, in hexadecimal.
         graph: the network.
+        output: the file's own name of the output that holds the class scores.
         dtype: the floating-point format that the file computes in.
         operators: how often each ONNX operator occurs on the way to the scores.
         portable: whether every runtime sees the same weights. Weights that the file computes from
@@ -54,6 +55,7 @@ class OnnxFile:
     content: bytes = field(repr=False)
     sha256: str
     graph: Graph
+    output: str
     dtype: type[np.float32] | type[np.float64]
     operators: dict[str, int]
     portable: bool
@@ -87,11 +89,12 @@ def read_onnx(source: Path | bytes) -> OnnxFile:
         for line in embed_external_data(model, source.parent):
             digest.update(line.encode())
         content = model.SerializeToString()
-    walk, graph = _scores_of(model)
+    walk, graph, output = _scores_of(model)
     return OnnxFile(
         content=content,
         sha256=digest.hexdigest(),
         graph=graph,
+        output=output,
         dtype=walk.dtypes[graph.input],
         operators=dict(sorted(walk.operators.items())),
         portable=walk.portable,
@@ -99,7 +102,7 @@ def read_onnx(source: Path | bytes) -> OnnxFile:
     )
 
 
-def _scores_of(model: onnx.ModelProto) -> tuple[Walk, Graph]:
+def _scores_of(model: onnx.ModelProto) -> tuple[Walk, Graph, str]:
     """Walks to the output that holds class scores: the only one, or the only one that can be certified."""
     opset = _check_model(model)
     outputs = [output.name for output in model.graph.output]
@@ -107,7 +110,7 @@ def _scores_of(model: onnx.ModelProto) -> tuple[Walk, Graph]:
     for output in outputs:
         walk = Walk(opset)
         try:
-            found.append((walk, _walk(walk, model.graph, output)))
+            found.append((walk, _walk(walk, model.graph, output), output))
         except UnsupportedError as error:
             refusals.append(error)
     if len(found) == 1:
@@ -115,7 +118,7 @@ def _scores_of(model: onnx.ModelProto) -> tuple[Walk, Graph]:
     if len(outputs) == 1:
         raise refusals[0]
     if found:
-        names = ", ".join(graph.output for _, graph in found)
+        names = ", ".join(output for _, _, output in found)
         raise UnsupportedError(f"{len(found)} of its outputs could be class scores ({names}); keep one")
     raise UnsupportedError(f"none of its outputs ({', '.join(outputs)}) can be certified: {refusals[-1]}")
 
@@ -201,11 +204,11 @@ def _visit(walk: Walk, proto: onnx.NodeProto) -> None:
         handler, known = HANDLERS.get(proto.op_type, (None, frozenset()))
         if handler is None:
             raise node.refuse(_advice(node))
-        if unknown := sorted(set(attributes) - known):
+        if unknown := sorted(map(str, set(attributes) - known)):
             raise node.refuse(f"attribute '{unknown[0]}' is not understood")
         try:
             handler(walk, node)
-        except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
+        except (ValueError, TypeError, IndexError, KeyError, OverflowError, AttributeError) as error:
             raise node.refuse(f"is malformed: {error}") from error
 
 

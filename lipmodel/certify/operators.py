@@ -49,7 +49,7 @@ def _gemm(walk: Walk, node: Node) -> None:
     weight = walk.weights(node, 1, x)
     if weight is None or weight.ndim != 2 or len(shape) != 1:
         raise node.refuse("accepted on a tensor [batch, n] with a constant matrix of weights")
-    weight = weight if a.get("transB", 0) else weight.T
+    weight = weight if node.flag("transB", 0) else weight.T
     bias = walk.weights(node, 2, x)
     _finish_dense(walk, node, x, weight, bias)
 
@@ -203,7 +203,7 @@ def _topk(walk: Walk, node: Node) -> None:
     k = walk.integers(node, 1, "k")
     if k is None or len(k) != 1 or not 1 <= k[0] <= shape[axis]:
         raise node.refuse(f"k = {k} is not between 1 and the {shape[axis]} entries of its axis")
-    if not node.attributes.get("sorted", 1):
+    if not node.flag("sorted", 1):
         raise node.refuse("sorted = 0 leaves the order open; sorted = 1 is accepted")
     walk.finish(
         node,
@@ -212,7 +212,7 @@ def _topk(walk: Walk, node: Node) -> None:
         _replaced(shape, axis, k[0]),
         axis=axis,
         k=k[0],
-        largest=bool(node.attributes.get("largest", 1)),
+        largest=node.flag("largest", 1),
     )
 
 
@@ -223,7 +223,7 @@ def _reduce_extremum(walk: Walk, node: Node) -> None:
     if not given:
         raise node.refuse("needs its axes named: without them it would reduce over the batch")
     axes = tuple(sorted({walk.axis(node, a, len(shape) + 1) for a in given}))
-    keep = node.attributes.get("keepdims", 1)
+    keep = node.flag("keepdims", 1)
     reduced = tuple(1 if i in axes else d for i, d in enumerate(shape) if keep or i not in axes)
     walk.finish(node, ops.ReduceExtremum, (x,), reduced, kind=node.op[-3:].lower(), axes=axes)
 
@@ -252,7 +252,7 @@ def _conv(walk: Walk, node: Node) -> None:
 @_handles("AveragePool", "MaxPool", attributes=(*WINDOW, "ceil_mode", "count_include_pad", "storage_order"))
 def _pool(walk: Walk, node: Node) -> None:
     x, shape = walk.dynamic(node)
-    if node.attributes.get("ceil_mode", 0):
+    if node.flag("ceil_mode", 0):
         raise node.refuse("accepted with ceil_mode = 0")
     window = _window(node, shape[1:], tuple(node.attributes.get("kernel_shape", ())))
     if not (window.positions >= 0).any(axis=1).all():
@@ -261,7 +261,7 @@ def _pool(walk: Walk, node: Node) -> None:
     if node.op == "MaxPool":
         walk.finish(node, ops.MaxPool, (x,), output, window=window)
     else:
-        counted = bool(node.attributes.get("count_include_pad", 0))
+        counted = node.flag("count_include_pad", 0)
         walk.finish(node, ops.AveragePool, (x,), output, window=window, count_padding=counted)
 
 
@@ -396,7 +396,7 @@ def _reshape(walk: Walk, node: Node) -> None:
     target = walk.target_shape(node)
     if not target:
         raise node.refuse("needs a constant target shape")
-    if node.attributes.get("allowzero", 0) and 0 in target:
+    if node.flag("allowzero", 0) and 0 in target:
         raise node.refuse("makes an empty tensor")
     # The batch must stay in front: copied (0) or named, as the file's own fixed number, or as the one
     # -1 when the other dimensions account for a whole sample.
@@ -440,6 +440,8 @@ def _squeeze(walk: Walk, node: Node) -> None:
         return
     rank = len(shape) + 1 + len(given)
     axes = {walk.axis(node, a, rank) for a in given}
+    if len(axes) != len(given):
+        raise node.refuse(f"names an axis twice: {given}")
     remaining = iter(shape)
     walk.reshape(node, x, tuple(1 if i in axes else next(remaining) for i in range(len(shape) + len(axes))))
 

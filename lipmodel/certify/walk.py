@@ -32,6 +32,13 @@ class Node:
         """Its ONNX operator."""
         return self.proto.op_type
 
+    def flag(self, name: str, default: int) -> bool:
+        """An attribute that is 0 or 1; runtimes differ in what they make of other numbers."""
+        value = self.attributes.get(name, default)
+        if value not in (0, 1):
+            raise self.refuse(f"{name} = {value}; 0 and 1 are accepted")
+        return bool(value)
+
     def refuse(self, reason: str) -> UnsupportedError:
         """The error that refuses this node."""
         return UnsupportedError(reason, node=self.label, op=self.op)

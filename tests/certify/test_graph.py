@@ -231,6 +231,15 @@ READ = {
 
 
 @pytest.mark.parametrize("name", READ)
+def test_what_is_read_is_certified(name):
+    """The predictor runs the file beside the program written from its graph, on points of its own."""
+    predictor = CertifiedPredictor(READ[name])
+    x = RNG.normal(size=(5, predictor.file.graph.input_size))
+    radii = predictor.predict(x).radii.certified_radius
+    assert (np.isfinite(radii) & (radii >= 0)).all()
+
+
+@pytest.mark.parametrize("name", READ)
 def test_what_is_read_is_what_onnxruntime_runs(name):
     file = read_onnx(READ[name])
     session = open_session(READ[name])
@@ -281,6 +290,12 @@ REFUSED = {
         "'i', which nothing before it makes",
     ),
     "unsorted topk": (middle(n("TopK", ["a", "k"], ["z", "i"], sorted=0), constants={"k": ints(6)}), "order open"),
+    "a flag that is neither 0 nor 1": (
+        middle(n("TopK", ["a", "k"], ["z", "i"], largest=3), constants={"k": ints(6)}), "largest = 3",
+    ),
+    "an axis named twice": (
+        middle(n("Unsqueeze", ["a", "t"], "u"), n("Flatten", "u", "z"), constants={"t": ints(1, 1)}), "twice",
+    ),
     "k too large": (middle(n("TopK", ["a", "k"], ["z", "i"]), constants={"k": ints(7)}), "k = "),
     "cast down": (
         model([n("Cast", "x", "y", to=TensorProto.FLOAT)], dtype=TensorProto.DOUBLE), "float32 to float64",
@@ -347,6 +362,7 @@ REFUSED = {
         model([n("Conv", ["x", "K"], "y")], {"K": W.reshape(6, 1, 2, 2)}, shape=("N", 2, 5, 5)), "channels",
     ),
     "a malformed node": (middle(n("Add", ["a"], "z")), "Add"),
+    "a constant that is missing": (middle(n("Mul", ["a"], "z")), "malformed"),
     "a slice that selects nothing": (
         middle(n("Slice", ["a", "s", "e", "1"], "z"), constants={"s": ints(4), "e": ints(2), "1": ints(1)}),
         "selects nothing",
