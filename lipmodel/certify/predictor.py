@@ -191,7 +191,9 @@ class CertifiedPredictor:
             )
             points = points.astype(np.float32).astype(np.float64)
             x = points.astype(file.dtype).reshape(-1, *graph.input_shape)
-            parts = [session.run(None, {graph.input: x[i : i + step]})[0] for i in range(0, count, step)]
+            parts = [
+                session.run([file.output], {graph.input: x[i : i + step]})[0] for i in range(0, count, step)
+            ]
             theirs = np.concatenate(parts).astype(np.float64)
             raw = self._raw_scores(points, np.float64)
         except Exception as error:  # onnxruntime raises many kinds; each is a refusal
