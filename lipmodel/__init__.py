@@ -8,6 +8,7 @@ The tour, in the order of imports (each module knows only those above it):
   ``lipschitz`` bounds how fast scores move, ``rounding`` how far floats stray, ``radius`` joins
   them, ``predictor`` is all of it behind one class.
 * ``data``      data sets: bundled ones, IDX files, arrays and tables of your own.
+* ``verify``    a certificate checked again in exact arithmetic, by code of its own.
 * ``audit``     what can be observed: gradients of the deployed graph, attacks.
 * ``evaluate``  labelled data to clean and certified accuracy.
 * ``training``  the only part that imports torch: layers, losses, recipes, export.

@@ -1,4 +1,4 @@
-"""The ``lipmodel`` command: train, figures, inspect, certify, evaluate, audit.
+"""The ``lipmodel`` command: train, figures, inspect, certify, verify, evaluate, audit.
 
 Exit status: 0 fine; 1 a negative finding (a file refused, a claim unproved, an audit that refutes);
 2 bad use. ``--json`` prints one JSON object on standard output and nothing else; whatever is for
@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import ROUND_DOWN, Context, Decimal
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -26,14 +27,19 @@ from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import LipcertError, MissingExtraError, ModelError
 from lipmodel.norms import Norm
 
+if TYPE_CHECKING:
+    from lipmodel.audit.tightness import Tightness
+
 NEGATIVE, BAD_USE = 1, 2
 MAX_ROWS_SHOWN = 20
+MAX_INPUTS_ATTACKED = 60
 
 stdout = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 MODEL = click.Path(path_type=Path)
+EXISTING_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 NORM = click.Choice([norm.value for norm in Norm])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
@@ -120,8 +126,9 @@ def figures(out: Path, as_json: bool) -> None:
 
 @main.command()
 @click.argument("model", type=MODEL)
+@click.option("--tightness", help="Data, as for evaluate: also compare radii there with the best attack.")
 @json_option
-def inspect(model: Path, as_json: bool) -> None:
+def inspect(model: Path, tightness: str | None, as_json: bool) -> None:
     """Tell what is proved of MODEL: its operators, its Lipschitz bounds, its claims against the proof."""
     try:
         predictor = CertifiedPredictor(model)
@@ -140,6 +147,7 @@ def inspect(model: Path, as_json: bool) -> None:
             f"the file claims a Lipschitz constant of {claims.lipschitz!r} in l{claims.norm}; "
             f"what is proved is {bounds[claims.norm].bound_global!r}"
         )
+    measured = _measure_tightness(predictor, tightness) if tightness else None
     if as_json:
         _print_json(
             {
@@ -153,7 +161,7 @@ def inspect(model: Path, as_json: bool) -> None:
                     norm.value: {
                         "global": bound.bound_global,
                         "per_pair": bound.bound_per_pair.tolist(),
-                        "layers": [{"node": node, "bound": value} for node, value in bound.bound_layers],
+                        "layers": [vars(layer) for layer in bound.layers],
                     }
                     for norm, bound in bounds.items()
                 },
@@ -165,11 +173,38 @@ def inspect(model: Path, as_json: bool) -> None:
                     "proved": predictor.claim_proved,
                 },
                 "ignored_metadata": list(claims.ignored),
+                **({} if measured is None else {"tightness": measured.to_dict()}),
             }
         )
     else:
         _show_inspection(predictor, bounds, reason)
+        if measured is not None:
+            _show_tightness(measured)
     sys.exit(NEGATIVE if unproved else 0)
+
+
+def _measure_tightness(predictor: CertifiedPredictor, data: str) -> Tightness:
+    from lipmodel.audit.tightness import measure_tightness
+    from lipmodel.data import load_labelled
+
+    inputs = load_labelled(data).inputs[:MAX_INPUTS_ATTACKED]
+    with _bar("attacking") as progress:
+        return measure_tightness(predictor, inputs, progress=progress)
+
+
+def _show_tightness(measured: Tightness) -> None:
+    table = Table(
+        title=f"Radius over the nearest change of label found, median of {measured.points}, l{measured.norm}",
+        title_justify="left",
+    )
+    for heading in ("bounds", "radius / attack", "seconds an input"):
+        table.add_column(heading)
+    table.add_row("Lipschitz", f"{measured.lipschitz:.3f}", f"{measured.lipschitz_seconds:.2g}")
+    if measured.local is not None:
+        table.add_row("local (--tighten)", f"{measured.local:.3f}", f"{measured.local_seconds:.2g}")
+    stdout.print(table)
+    if measured.reason:
+        stdout.print(f"no local bounds: {measured.reason}", markup=False)
 
 
 def _show_inspection(predictor: CertifiedPredictor, bounds: dict[Norm, Any], reason: str | None) -> None:
@@ -190,11 +225,16 @@ def _show_inspection(predictor: CertifiedPredictor, bounds: dict[Norm, Any], rea
     for norm, bound in bounds.items():
         pairs = bound.bound_per_pair
         between = pairs[~np.eye(len(pairs), dtype=bool)]
-        layers = " · ".join(f"{value:.6g}" for _, value in bound.bound_layers)
+        layers = " · ".join(f"{layer.bound:.4g}" for layer in bound.layers)
         table.add_row(
             f"l{norm}", f"{bound.bound_global:.9g}", f"{between.min():.9g}", f"{between.max():.9g}", layers
         )
     stdout.print(table)
+    layers = bounds[predictor.default_norm].layers
+    loosest = max(layers, key=lambda layer: layer.unevenness, default=None)
+    if loosest is not None:
+        times = f"{loosest.unevenness:.3g}"
+        stdout.print(f"loosest    '{loosest.node}': its norm is {times} × its average gain", markup=False)
     claims = predictor.claims
     if claims.lipschitz is not None and claims.norm is not None:
         verdict = "[red]not proved[/red]" if reason else "[green]proved[/green]"
@@ -210,14 +250,23 @@ def _show_inspection(predictor: CertifiedPredictor, bounds: dict[Norm, Any], rea
 @main.command()
 @click.argument("model", type=MODEL)
 @click.option("--inputs", required=True, type=MODEL, help="Rows to certify: .npy, .csv or .parquet.")
+@click.option("--certificates", type=MODEL, help="Folder to write one certificate a row to, for verify.")
+@click.option("--tighten", is_flag=True, help="Larger radii from local bounds; tens of milliseconds a row.")
 @norm_option
 @json_option
-def certify(model: Path, inputs: Path, norm: str | None, as_json: bool) -> None:
+def certify(
+    model: Path, inputs: Path, certificates: Path | None, tighten: bool, norm: str | None, as_json: bool
+) -> None:
     """Predict each row of a file with the radius inside which no change alters the answer."""
     from lipmodel.data import load_inputs
 
+    if tighten and certificates is not None:
+        raise click.UsageError("certificates hold the Lipschitz proof; give --certificates or --tighten")
     predictor = CertifiedPredictor(model)
-    result = predictor.predict(load_inputs(inputs), Norm(norm) if norm else None)
+    rows_given, norm_given = load_inputs(inputs), Norm(norm) if norm else None
+    result = predictor.predict(rows_given, norm_given, tighten=tighten)
+    if certificates is not None:
+        _write_certificates(predictor, rows_given, norm_given, certificates)
     radii, names = result.radii, predictor.class_names
     rows = [
         {
@@ -232,6 +281,12 @@ def certify(model: Path, inputs: Path, norm: str | None, as_json: bool) -> None:
             radii.label, result.scores, radii.margin, radii.certified_radius, radii.runner_up, strict=True
         )
     ]
+    tightening = result.tightening
+    if tightening is not None:
+        for row, method, seconds in zip(rows, tightening.method, tightening.seconds, strict=True):
+            row |= {"method": str(method), "seconds": float(seconds)}
+        if tightening.reason:
+            err.print(f"no local bounds: {tightening.reason}; the Lipschitz radii stand", markup=False)
     if as_json:
         _print_json({"sha256": predictor.file.sha256, "norm": result.norm.value, "predictions": rows})
         return
@@ -244,6 +299,46 @@ def certify(model: Path, inputs: Path, norm: str | None, as_json: bool) -> None:
     stdout.print(table)
     if len(rows) > MAX_ROWS_SHOWN:
         stdout.print(f"… and {len(rows) - MAX_ROWS_SHOWN} more; --json prints all of them")
+
+
+def _write_certificates(predictor: CertifiedPredictor, inputs: Any, norm: Norm | None, folder: Path) -> None:
+    """One file a row, named by its number."""
+    from lipmodel.certify.certificate import certify as make_certificates
+
+    made = make_certificates(predictor, inputs, norm)
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, certificate in enumerate(made):
+        (folder / f"{index}.json").write_text(certificate.to_json() + "\n", encoding="utf-8")
+    err.print(f"wrote {len(made)} certificates to {folder}", markup=False)
+
+
+@main.command()
+@click.argument("certificate", type=EXISTING_FILE)
+@click.option("--model", type=EXISTING_FILE, help="The ONNX file that it speaks of.")
+@click.option("--input", "given", type=EXISTING_FILE, help="The input that was sent, as one row.")
+@json_option
+def verify(certificate: Path, model: Path | None, given: Path | None, as_json: bool) -> None:
+    """Check CERTIFICATE again in exact arithmetic: every number, from the model and its input alone.
+
+    Without --model only its consistency can be checked: whether the radius follows from the bounds
+    that it states, not whether these are bounds.
+    """
+    from lipmodel.certify.certificate import MAX_BYTES, Certificate
+    from lipmodel.data import load_inputs
+    from lipmodel.verify.check import verify as run
+
+    with certificate.open("rb") as file:
+        read = Certificate.from_json(file.read(MAX_BYTES + 1))
+    verdict = run(read, model, load_inputs(given) if given else None)
+    if as_json:
+        _print_json(verdict.to_dict())
+    else:
+        for check in verdict.checks:
+            mark = "[green]✓[/green]" if check.passed else "[red]✗[/red]"
+            reason = f": {escape(check.reason)}" if check.reason else ""
+            stdout.print(f"{mark} {check.name}{reason}", soft_wrap=True)
+        stdout.print(f"{verdict.verdict}: {verdict.meaning}", soft_wrap=True)
+    sys.exit(NEGATIVE if verdict.reasons else 0)
 
 
 @main.command()

@@ -5,6 +5,7 @@
     │   ├── FileFormatError     not a whole, self-contained ONNX file
     │   └── UnsupportedError    a node or a shape about which nothing is proved
     ├── InputError          inputs that do not fit the model
+    ├── CertificateError    a file that cannot be read as a certificate
     ├── DataError           a data set that cannot be read as one
     ├── RecipeError         a recipe or an option of training that makes no sense
     ├── TrainingError       training that failed (a loss that is not a number, …)
@@ -52,6 +53,18 @@ class InputError(LipcertError):
 
     def __init__(self, reason: str, *, field: str = "inputs") -> None:
         super().__init__(f"{field}: {reason}")
+        self.field, self.reason = field, reason
+
+
+class CertificateError(LipcertError):
+    """A file that cannot be read as a certificate; one that is read and does not hold is no error.
+
+    Attributes:
+        field: the member that is wrong (``rivals[2].bound_error``), empty where it is the whole.
+    """
+
+    def __init__(self, reason: str, *, field: str = "") -> None:
+        super().__init__(f"certificate, {field}: {reason}" if field else f"certificate: {reason}")
         self.field, self.reason = field, reason
 
 

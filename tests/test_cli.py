@@ -52,6 +52,30 @@ def test_inspect(folder):
     assert "proved" in run("inspect", folder / "net.onnx").output
 
 
+def test_inspect_with_tightness(folder):
+    told = run_json("inspect", folder / "net.onnx", "--tightness", folder / "data.npz")["tightness"]
+    assert 0.0 < told["lipschitz"] <= told["local"] <= 1.0
+    assert told["norm"] == "2"
+    assert told["points"] == 30
+    assert "radius / attack" in run("inspect", folder / "net.onnx", "--tightness", folder / "data.npz").output
+
+
+def test_certify_tightens(folder):
+    fast = run_json("certify", folder / "net.onnx", "--inputs", folder / "x.npy")["predictions"]
+    slow = run_json("certify", folder / "net.onnx", "--inputs", folder / "x.npy", "--tighten")["predictions"]
+    for before, after in zip(fast, slow, strict=True):
+        assert "method" not in before
+        assert after["certified_radius"] >= before["certified_radius"]
+        assert (after["method"] == "local") == (after["certified_radius"] > before["certified_radius"])
+        assert after["seconds"] >= 0.0
+    assert any(row["method"] == "local" for row in slow)
+
+
+def test_certificates_of_tightened_radii_are_refused(folder):
+    arguments = ("certify", folder / "net.onnx", "--inputs", folder / "x.npy", "--tighten")
+    assert "Lipschitz proof" in run(*arguments, "--certificates", folder / "out", status=2).output
+
+
 def test_inspect_of_a_claim_below_the_proof_is_a_negative_finding(folder):
     told = run_json("inspect", folder / "liar.onnx", status=1)
     assert told["status"] == "unproved"

@@ -49,7 +49,7 @@ class GradientEngine:
 
 
 def _write_gradient(graph: Graph) -> bytes:
-    builder = OnnxBuilder(np.float64)
+    builder = OnnxBuilder(np.float64, graph)
     backward = _Backward(builder, graph)
     for op in graph.ops:
         backward.forward(op)

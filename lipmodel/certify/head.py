@@ -71,6 +71,10 @@ class Head:
         flat = computed.reshape(len(computed), -1)
         return np.hstack([np.zeros((len(flat), 1)), flat]) if self.binary else flat
 
+    def best(self, raw: Array) -> Indices:
+        """(N,) index of the largest raw score that a class owns, the first of equals."""
+        return np.asarray(np.where(self.owners >= 0, raw, -np.inf).argmax(axis=1), dtype=np.intp)
+
     def class_scores(self, raw: Array) -> Array:
         """(N, K) largest raw score of each class."""
         if len(self.owners) == self.classes and (self.owners == np.arange(self.classes)).all():
@@ -94,8 +98,14 @@ def linear_head(graph: Graph) -> Head:
         if name != scores and len(consumers[name]) > 1:
             break
         if isinstance(op, ops.Scale):
-            factors = factors / op.factor if op.divide else factors * op.factor
-            roundings += 1
+            with np.errstate(over="ignore", under="ignore"):
+                product = factors / op.factor if op.divide else factors * op.factor
+            # Within this range nothing was lost to underflow; beyond it the head begins after this
+            # operation, which is then bounded like any other.
+            zero = (factors == 0.0) | ((op.factor == 0.0) & (not op.divide))
+            if not (zero | ((np.abs(product) > 2.0**-400) & (np.abs(product) < 2.0**400))).all():
+                break
+            factors, roundings = product, roundings + 1
         elif isinstance(op, ops.Dense):
             rows, roundings = op.weight, roundings + (1 if roundings else 0)
         elif not isinstance(op, ops.Shift):

@@ -36,6 +36,24 @@ Constants = Mapping[Norm, float]
 """A bound L_s for each norm s of a tensor."""
 
 
+@dataclass(frozen=True)
+class LayerBound:
+    """One operation with weights, by itself.
+
+    Attributes:
+        node: its name in the file.
+        bound: its operator norm, from the norm of the input for those that read it, else within l2
+            (linf where the input is measured in linf).
+        unevenness: how much larger that norm is than what the operation does on average: ‖W‖_2 over the
+            root mean square of its singular values, or the largest row sum over the mean one. 1 loses
+            nothing; the layer where it is largest is the one to train or constrain better.
+    """
+
+    node: str
+    bound: float
+    unevenness: float
+
+
 @dataclass(frozen=True, eq=False)
 class LipschitzBounds:
     """What is proved of one graph in one norm.
@@ -46,40 +64,30 @@ class LipschitzBounds:
         bound_per_pair: (K, K), symmetric, zero diagonal: the same of each difference of scores.
             A binary classifier [batch, 1] counts as two classes with scores 0 and f.
         bound_per_score_pair: (M, M): the same of the raw scores, where a class has several (``head.py``).
-        bound_layers: for each operation with weights, its name and its own operator norm, p→2 or
-            p→inf for those that read the input and within l2 or linf for the rest.
+        layers: each operation with weights by itself, in order.
     """
 
     norm: Norm
     bound_global: float
     bound_per_pair: Array
     bound_per_score_pair: Array
-    bound_layers: tuple[tuple[str, float], ...]
+    layers: tuple[LayerBound, ...]
 
 
 @np.errstate(over="ignore", invalid="ignore")  # an infinite bound is a bound: nothing is certified with it
 def bound_lipschitz(graph: Graph, norm: Norm) -> LipschitzBounds:
     """Bounds the Lipschitz constants of the scores and of their differences, in the norm given."""
     head = linear_head(graph)
-    constants: dict[str, Constants] = {
-        graph.input: {s: bound_equivalence(norm, s, graph.input_size) for s in Norm}
-    }
-    layers: list[tuple[str, float]] = []
+    constants = bound_tensors(head.body, norm)
+    layers: list[LayerBound] = []
     for op in (*head.body.ops, *head.ops):
         if isinstance(op, ops.Dense | ops.Conv | ops.Scale):
             source = norm if op.inputs[0] == graph.input else _working(norm)
-            layers.append((op.node or op.output, _bound_linear(op, source, _working(norm))))
-    for op in head.body.ops:
-        constants[op.output] = _tighten(_propagate(op, [constants[i] for i in op.inputs]), op.size)
+            bound = _bound_linear(op, source, _working(norm))
+            layers.append(LayerBound(op.node or op.output, bound, _unevenness(op, norm)))
     before = constants[head.body.output]
-    # |<row, t(x) - t(x')>| <= ‖row‖_{s*} L_s ‖x - x'‖_p, whichever s is best. ‖row‖_{s*} is least for
-    # s = 1 and largest for s = inf, so a norm whose constant is no better than the next is left out.
-    useful = [
-        s
-        for s in Norm
-        if s is Norm.TWO
-        or before[s] < before[Norm.TWO] * bound_equivalence(Norm.TWO, s, head.rows.shape[1]) * (1 - 1e-9)
-    ]
+    # |<row, t(x) - t(x')>| <= ‖row‖_{s*} L_s ‖x - x'‖_p, whichever s is best.
+    useful = useful_norms(before, head.rows.shape[1])
     scores = np.min([up(head.row_norms(s.dual) * before[s]) for s in useful], axis=0)
     pairs = np.min([up(head.distances(s.dual) * before[s]) for s in useful], axis=0)
     np.fill_diagonal(pairs, 0.0)
@@ -89,8 +97,32 @@ def bound_lipschitz(graph: Graph, norm: Norm) -> LipschitzBounds:
         bound_global=float(scores[owned].max()),
         bound_per_pair=_class_pairs(pairs, head),
         bound_per_score_pair=pairs,
-        bound_layers=tuple(layers),
+        layers=tuple(layers),
     )
+
+
+def bound_tensors(graph: Graph, norm: Norm) -> dict[str, Constants]:
+    """The constants of every tensor of a graph, by name, for inputs measured in the norm given."""
+    constants: dict[str, Constants] = {
+        graph.input: {s: bound_equivalence(norm, s, graph.input_size) for s in Norm}
+    }
+    for op in graph.ops:
+        constants[op.output] = _tighten(_propagate(op, [constants[i] for i in op.inputs]), op.size)
+    return constants
+
+
+def useful_norms(constants: Constants, size: int) -> list[Norm]:
+    """The norms s that min over s of ‖row‖_{s*} L_s needs to look at, for rows of that size.
+
+    ‖row‖_{s*} is least for s = 1 and largest for s = inf, so a norm whose constant is no better than
+    the next is left out.
+    """
+    return [
+        s
+        for s in Norm
+        if s is Norm.TWO
+        or constants[s] < constants[Norm.TWO] * bound_equivalence(Norm.TWO, s, size) * (1 - 1e-9)
+    ]
 
 
 def _class_pairs(pairs: Array, head: Head) -> Array:
@@ -103,6 +135,20 @@ def _class_pairs(pairs: Array, head: Head) -> Array:
         for j in range(head.classes):
             result[i, j] = rows[head.owners == j].max() if i != j else 0.0
     return result
+
+
+def _unevenness(op: ops.Dense | ops.Conv | ops.Scale, norm: Norm) -> float:
+    """See :class:`LayerBound`; a plain number for people, part of no proof."""
+    if isinstance(op, ops.Scale):
+        factor = np.abs(1.0 / op.factor if op.divide else op.factor)
+        return float(factor.max() / factor.mean()) if factor.any() else 1.0
+    rows = op.weight if isinstance(op, ops.Dense) else op.kernel.reshape(len(op.kernel), -1)
+    if not rows.any():
+        return 1.0
+    if norm is Norm.INF:
+        sums = np.abs(rows).sum(axis=1)
+        return float(sums.max() / sums.mean())
+    return float(np.linalg.norm(rows, 2) / np.linalg.norm(rows) * min(rows.shape) ** 0.5)
 
 
 def _working(norm: Norm) -> Norm:

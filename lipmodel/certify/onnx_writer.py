@@ -27,8 +27,9 @@ IR_VERSION = 11
 class OnnxBuilder:
     """Collects the nodes and initialisers of one ONNX graph, all in one floating-point format."""
 
-    def __init__(self, dtype: type[np.float32] | type[np.float64]) -> None:
+    def __init__(self, dtype: type[np.float32] | type[np.float64], graph: Graph) -> None:
         self.dtype = dtype
+        self._taken = set(graph.shapes())
         self.tensor_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
@@ -36,8 +37,10 @@ class OnnxBuilder:
         self._count = 0
 
     def name(self, hint: str) -> str:
-        """A name not given before."""
+        """A name not given before, and not one of the graph's own."""
         self._count += 1
+        while f"{hint}_{self._count}" in self._taken:
+            self._count += 1
         return f"{hint}_{self._count}"
 
     def node(
@@ -109,7 +112,9 @@ class OnnxBuilder:
                 self.node("Abs", [x], [output])
             case ops.Negate():
                 self.node("Neg", [x], [output])
-            case ops.LeakyRelu():
+            case ops.LeakyRelu() if self.dtype is np.float32:
+                self.node("PRelu", [x, self.floats(op.slope, "slope")], [output])
+            case ops.LeakyRelu():  # there is no float64 kernel
                 (product,) = self.node("Mul", [x, self.floats(op.slope, "slope")])
                 (negative,) = self.node("Less", [x, self.floats(0.0, "zero")])
                 self.node("Where", [negative, product, x], [output])
@@ -241,7 +246,7 @@ def write_model(graph: Graph, dtype: type[np.float32] | type[np.float64]) -> onn
     In float32 each constant is rounded to the nearest float32; constants read from a float32 file
     come back unchanged.
     """
-    builder = OnnxBuilder(dtype)
+    builder = OnnxBuilder(dtype, graph)
     for op in graph.ops:
         builder.emit(op, op.inputs, op.output)
     shapes = graph.shapes()

@@ -25,6 +25,8 @@ FLOATS: dict[int | None, type[np.float32] | type[np.float64]] = {
     TensorProto.DOUBLE: np.float64,
 }
 
+MAX_TERMS = 2**22
+
 Handler = Callable[[Walk, Node], None]
 HANDLERS: dict[str, tuple[Handler, frozenset[str]]] = {}
 
@@ -66,6 +68,7 @@ def _matmul(walk: Walk, node: Node) -> None:
 def _finish_dense(walk: Walk, node: Node, x: str, weight: Any, bias: Any) -> None:
     shape = walk.shapes[x]
     m, n = weight.shape
+    _check_terms(node, n)
     if not shape or shape[-1] != n or m == 0:
         raise node.refuse(f"weights for {n} inputs meet a tensor of shape {list(shape)} per sample")
     if bias is not None:
@@ -73,6 +76,12 @@ def _finish_dense(walk: Walk, node: Node, x: str, weight: Any, bias: Any) -> Non
     walk.finish(
         node, ops.Dense, (x,), (*shape[:-1], m), weight=np.ascontiguousarray(weight, np.float64), bias=bias
     )
+
+
+def _check_terms(node: Node, terms: int) -> None:
+    """Refuses sums so long that the rounding of float32 has no useful bound (γ_n, n u near 1)."""
+    if terms > MAX_TERMS:
+        raise node.refuse(f"sums {terms} products; at most {MAX_TERMS} are accepted")
 
 
 @_handles("Add", "Sub")
@@ -105,8 +114,8 @@ def _multiply(walk: Walk, node: Node) -> None:
     index = 0 if left in walk.shapes else 1
     x, shape = walk.dynamic(node, index)
     factor = walk.per_sample(node, walk.weights(node, 1 - index, x), shape)
-    if divide and not factor.all():
-        raise node.refuse("divides by zero")
+    if divide and not (np.abs(factor) >= np.finfo(walk.dtypes[x]).tiny).all():
+        raise node.refuse("divides by zero, or by a subnormal number, which some processors take for zero")
     walk.finish(node, ops.Scale, (x,), shape, factor=factor, divide=divide)
 
 
@@ -244,6 +253,7 @@ def _conv(walk: Walk, node: Node) -> None:
     if bias is not None and bias.shape != (out,):
         raise node.refuse(f"a bias of shape {list(bias.shape)} for {out} channels")
     window = _window(node, shape[1:], kernel.shape[2:])
+    _check_terms(node, math.prod(kernel.shape[1:]))
     walk.finish(
         node, ops.Conv, (x,), (out, *window.output), kernel=kernel, bias=bias, window=window, groups=groups
     )
@@ -302,6 +312,7 @@ def _window(node: Node, spatial: Shape, size: Shape) -> Window:
         begin=tuple(pads[: len(spatial)]),
         end=tuple(pads[len(spatial) :]),
     )
+    _check_terms(node, window.taps)
     if min(window.output) < 1 or math.prod(window.output) * window.taps > 2**26:
         raise node.refuse(f"makes a tensor of spatial shape {list(window.output)}")
     return window

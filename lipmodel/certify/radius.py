@@ -13,6 +13,7 @@ A radius of 0 means *abstain*: nothing is certified; the label is still given.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -73,15 +74,19 @@ def certified_radii(
         each = np.where(foreign, down(down(numerator / denominator)), np.inf)
     certified = np.isfinite(scores[:, owners >= 0]).all(axis=1) & (numerator > 0.0).all(axis=1)
     radius = np.minimum(each.min(axis=1), _overflow_radius(size, kappa, rounding))
-    # A caller who measures distance in float64 may find it short by its own rounding.
-    slack = 1.0 - (inputs.shape[1] + 4) * 2.0**-52
-    radius = np.where(certified & (radius > 0.0), np.maximum(down(radius * slack), 0.0), 0.0)
+    radius = np.maximum(for_clients(radius, inputs.shape[1]), 0.0)
+    radius = np.where(certified & (radius > 0.0), radius, 0.0)
     return Radii(
         label=label,
         margin=np.maximum(margins.min(axis=1), 0.0),
         certified_radius=radius,
         runner_up=owners[np.where(radius > 0.0, each.argmin(axis=1), margins.argmin(axis=1))],
     )
+
+
+def for_clients(radius: Any, size: int) -> Any:
+    """A radius less what a caller who measures distance in float64 may find it short by, in that size."""
+    return down(radius * (1.0 - (size + 4) * 2.0**-52))
 
 
 def _overflow_radius(size: Array, kappa: float, rounding: RoundingBounds) -> Array:

@@ -120,8 +120,8 @@ class RoundingBounds:
 
 
 @dataclass(frozen=True)
-class _Track:
-    """Size V of a computed tensor and its distance D from the exact one, in the norm q."""
+class Track:
+    """Size V of a tensor, exact or computed, and the distance D between the two, in the norm q."""
 
     size: Affine
     error: Affine
@@ -132,10 +132,7 @@ def bound_rounding(graph: Graph, norm: Norm, execution: Format) -> RoundingBound
     """Bounds the rounding error of the differences of scores, for evaluation in the format given."""
     recursion = _Recursion(norm, execution)
     head = linear_head(graph)
-    tracks = {graph.input: _Track(size=Affine(0.0, 1.0), error=ZERO)}
-    for op in head.body.ops:
-        tracks[op.output] = recursion.step(op, [tracks[name] for name in op.inputs])
-    track = tracks[head.body.output]
+    track = recursion.tracks(head.body)[head.body.output]
     return RoundingBounds(
         norm=norm,
         distances=head.distances(norm.dual),
@@ -145,6 +142,11 @@ def bound_rounding(graph: Graph, norm: Norm, execution: Format) -> RoundingBound
         peak=recursion.peak,
         limit=execution.largest / 4.0,
     )
+
+
+def bound_tensors(graph: Graph, norm: Norm, execution: Format) -> dict[str, Track]:
+    """Size and error of every tensor of a graph, by name, in the norm q that ρ is in."""
+    return _Recursion(norm, execution).tracks(graph)
 
 
 class _Recursion:
@@ -166,11 +168,13 @@ class _Recursion:
         )
 
     def underflow(self, terms: int, weight: float, size: Affine, outputs: int) -> Affine:
-        """η of one result, (2n+2) τ (1 + max|W| + ‖ẑ‖), taken over all outputs in the norm q.
+        """η of one result, (4n+4) τ (1 + max|W| + ‖ẑ‖), taken over all outputs in the norm q.
+
+        2n + 2 results may fall below τ, and what is lost may grow by 1 + γ <= 2 on the way to the sum.
 
         ‖ẑ‖_inf <= ‖ẑ‖_q, so the size in the norm q serves.
         """
-        each = (2.0 * terms + 2.0) * self.execution.smallest_normal
+        each = (4.0 * terms + 4.0) * self.execution.smallest_normal
         spread = bound_equivalence(Norm.INF, self.norm, outputs)
         return size.plus(up(1.0 + weight)).times(float(up(up(each) * spread)))
 
@@ -179,7 +183,14 @@ class _Recursion:
         self.see(magnitude.times(float(up(1.0 + self.gamma(k)))) + eta)
         return magnitude.times(self.gamma(k)) + eta
 
-    def step(self, op: Op, inputs: Sequence[_Track]) -> _Track:
+    def tracks(self, graph: Graph) -> dict[str, Track]:
+        """Every tensor's track, by name."""
+        tracks = {graph.input: Track(size=Affine(0.0, 1.0), error=ZERO)}
+        for op in graph.ops:
+            tracks[op.output] = self.step(op, [tracks[name] for name in op.inputs])
+        return tracks
+
+    def step(self, op: Op, inputs: Sequence[Track]) -> Track:
         """Size and error of an operation's output from those of its inputs."""
         first = inputs[0]
         match op:
@@ -191,31 +202,32 @@ class _Recursion:
                 return self._linear(op, op.kernel, op.kernel[0].size, matrix, first)
             case ops.AveragePool():
                 average = bound_average(op, self.norm)
+                self.see(first.size.times(float(op.window.taps)))  # the sum, before it is divided
                 eta = self.underflow(op.window.taps, 1.0, first.size, op.size)
                 local = self.local(op.window.taps + 2, first.size.times(average), eta)
-                return _Track(first.size.times(average) + local, first.error.times(average) + local)
+                return Track(first.size.times(average) + local, first.error.times(average) + local)
             case ops.MaxPool():
                 copies = bound_equivalence(Norm.INF, self.norm, op.window.readers.shape[1])
                 flush = self.underflow(0, 0.0, ZERO, op.size)
-                return _Track(first.size.times(copies) + flush, first.error.times(copies) + flush)
+                return Track(first.size.times(copies) + flush, first.error.times(copies) + flush)
             case ops.LeakyRelu():
                 slope = max(1.0, float(np.abs(op.slope).max()))
                 local = self.local(2, first.size.times(slope), self.underflow(1, slope, first.size, op.size))
-                return _Track(first.size.times(slope) + local, first.error.times(slope) + local)
+                return Track(first.size.times(slope) + local, first.error.times(slope) + local)
             case ops.Scale():
                 factor = _bound_factor(op)
                 eta = self.underflow(1, factor, first.size, op.size)
                 local = self.local(2, first.size.times(factor), eta)
-                return _Track(first.size.times(factor) + local, first.error.times(factor) + local)
+                return Track(first.size.times(factor) + local, first.error.times(factor) + local)
             case ops.Shift():
                 offset = self._whole(op.offset, op.shape)
                 eta = self.underflow(1, 1.0, first.size, op.size)
                 local = self.local(2, first.size.plus(offset), eta)
-                return _Track(first.size.plus(offset) + local, first.error + local)
+                return Track(first.size.plus(offset) + local, first.error + local)
             case ops.Sum():
                 size = first.size + inputs[1].size
                 local = self.local(2, size, self.underflow(1, 1.0, size, op.size))
-                return _Track(size + local, first.error + inputs[1].error + local)
+                return Track(size + local, first.error + inputs[1].error + local)
             case ops.Clip():
                 # Exact, but for subnormal numbers that a flushing processor takes for zero.
                 flush = self.underflow(0, 0.0, ZERO, op.size)
@@ -223,16 +235,16 @@ class _Recursion:
                 size = first.size
                 for end in ends:
                     size = size.plus(end)  # |clip(v)| <= |v| + |end| entrywise
-                return _Track(size + flush, first.error + flush)
+                return Track(size + flush, first.error + flush)
             case ops.Abs() | ops.Negate() | ops.Sort() | ops.SortingNetwork() | ops.ReduceExtremum():
                 # As above; ‖·‖_q of a sorted, reduced or reflected tensor is at most that of the tensor.
                 flush = self.underflow(0, 0.0, ZERO, max(op.size, 1))
                 steps = 1 + (len(op.comparators) if isinstance(op, ops.SortingNetwork) else 0)
                 flush = flush.times(float(steps))
-                return _Track(first.size + flush, first.error + flush)
+                return Track(first.size + flush, first.error + flush)
             case ops.Extremum() | ops.Concat():
                 flush = self.underflow(0, 0.0, ZERO, op.size)
-                return _Track(
+                return Track(
                     self._join([t.size for t in inputs]) + flush,
                     self._join([t.error for t in inputs]) + flush,
                 )
@@ -242,8 +254,8 @@ class _Recursion:
                 raise NotImplementedError(f"no rounding bound is given for {type(op).__name__}")
 
     def _linear(
-        self, op: ops.Dense | ops.Conv, weight: Array, terms: int, absolute_norm: float, x: _Track
-    ) -> _Track:
+        self, op: ops.Dense | ops.Conv, weight: Array, terms: int, absolute_norm: float, x: Track
+    ) -> Track:
         """A matrix and a bias: ``terms`` products a result, ``absolute_norm`` that of the matrix of |w|."""
         bias = op.bias
         if bias is not None and isinstance(op, ops.Conv):
@@ -253,9 +265,9 @@ class _Recursion:
         magnitude = x.size.times(absolute_norm).plus(offset)
         eta = self.underflow(terms, float(np.abs(weight).max(initial=0.0)), x.size, op.size)
         local = self.local(terms + 2, magnitude, eta)
-        return _Track(x.size.times(norm).plus(offset) + local, x.error.times(norm) + local)
+        return Track(x.size.times(norm).plus(offset) + local, x.error.times(norm) + local)
 
-    def scores(self, head: Head, track: _Track) -> Affine:
+    def scores(self, head: Head, track: Track) -> Affine:
         """Per score, the error that the linear end itself adds to what it is given: (K,) each.
 
         ‖|w_c|+|w_j|‖ <= ‖w_c‖ + ‖w_j‖: the errors of two scores are bounded one by one and added.

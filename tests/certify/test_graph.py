@@ -303,6 +303,9 @@ REFUSED = {
     "float16 weights": (model([n("Gemm", ["x", "W"], transB=1)], {"W": W.astype(np.float16)}), "float16"),
     "a NaN weight": (model([n("Gemm", ["x", "W"], transB=1)], {"W": W * np.nan}), "'W' has a NaN"),
     "an infinite weight": (model([n("Gemm", ["x", "W"], transB=1)], {"W": W * np.float32(np.inf)}), "infinity"),
+    "division by a subnormal number": (
+        middle(n("Div", ["a", "d"], "z"), constants={"d": np.full_like(C, 1e-39)}), "subnormal",
+    ),
     "mixed formats": (model([n("Add", ["x", "d"])], {"d": np.ones(4)}), "float64"),
     "weights that do not fit": (model([n("MatMul", ["x", "W"])], WEIGHTS), "weights for 6 inputs"),
     "overflow in a constant": (
@@ -505,6 +508,17 @@ def test_reading_says_what_is_in_the_file():
     assert file.dtype is np.float32
     assert isinstance(file.graph.ops[0], ops.Dense)
     assert file.graph.ops[0].node == "a"
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_is_written_in_float32_can_be_read_again(name):
+    file = read_onnx(READ[name])
+    if file.dtype is np.float64 or name == "cast up":
+        pytest.skip("these weights are no float32 numbers")
+    again = read_onnx(to_file(file.graph))
+    x = RNG.normal(size=(4, file.graph.input_size))
+    difference = Execution(again.graph, np.float64).scores(x) - Execution(file.graph, np.float64).scores(x)
+    assert np.abs(difference).max() < 1e-12
 
 
 def test_pairs_reduced_both_ways_are_sorted():

@@ -7,13 +7,16 @@ import pytest
 
 from lipmodel.audit.attack import attack_within
 from lipmodel.audit.gradient import GradientEngine
+from lipmodel.certify import ops
 from lipmodel.certify.graph import read_onnx
 from lipmodel.certify.head import linear_head
 from lipmodel.certify.lipschitz import bound_lipschitz
+from lipmodel.certify.onnx_writer import to_bytes, write_model
+from lipmodel.certify.ops import Graph
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm, bound_pairwise_distances, vector_norm
 from tests.certify.test_graph import ints, model, n
-from tests.networks import float32, groupsort_net, linear_net
+from tests.networks import dense, float32, groupsort_net, linear_net
 
 RNG = np.random.default_rng(3)
 P = RNG.normal(size=(12, 5)).astype(np.float32)  # 12 prototypes of 5 numbers, 3 classes of 4
@@ -162,3 +165,26 @@ def test_plain_nets_own_their_scores_one_by_one():
     assert head.owners.tolist() == [0, 1, 2]
     assert head.body.output == "z0"
     assert linear_head(linear_net([[1.0, 2.0]])).rows.tolist() == [[0.0, 0.0], [1.0, 2.0]]
+
+
+def test_factors_that_underflow_together_do_not_vanish_from_the_head():
+    """1e200 · 1e-200 · 1e-200 taken from the end is 0 in float64, though no tensor on the way is."""
+
+    def scale(output, x, factor):
+        return ops.Scale(output=output, inputs=(x,), shape=(2,), factor=np.array(factor))
+
+    graph = Graph(
+        input="input",
+        input_shape=(2,),
+        ops=(
+            dense("a", "input", np.eye(2)),
+            scale("b", "a", 1e200),
+            scale("c", "b", 1e-200),
+            scale("d", "c", 1e-200),
+        ),
+        output="d",
+    )
+    predictor = CertifiedPredictor(to_bytes(write_model(graph, np.float64)))
+    radius = predictor.predict([[1.0, 0.5]], Norm.TWO).radii.certified_radius[0]
+    assert 0 <= radius <= 0.5 / 2**0.5
+    assert bound_lipschitz(graph, Norm.TWO).bound_per_pair[0, 1] >= 2**0.5 * 1e-200

@@ -136,5 +136,12 @@ def test_a_shared_last_layer_is_not_taken_for_the_head():
 
 def test_layers_are_reported_one_by_one():
     bound = bound_lipschitz(groupsort_net((4, 8, 8), 3), Norm.TWO)
-    assert [name for name, _ in bound.bound_layers] == ["a0", "a1", "scores"]
-    assert all(value == pytest.approx(1, abs=1e-6) for _, value in bound.bound_layers)
+    assert [layer.node for layer in bound.layers] == ["a0", "a1", "scores"]
+    assert all(layer.bound == pytest.approx(1, abs=1e-6) for layer in bound.layers)
+    assert all(layer.unevenness == pytest.approx(1, abs=1e-6) for layer in bound.layers)
+
+
+@pytest.mark.parametrize(("norm", "expected"), [(Norm.TWO, 3 * (2 / 10) ** 0.5), (Norm.INF, 3 / 2)])
+def test_uneven_layers_are_told(norm, expected):
+    bound = bound_lipschitz(linear_net([[3.0, 0.0], [0.0, 1.0]]), norm)
+    assert bound.layers[0].unevenness == pytest.approx(expected)

@@ -11,9 +11,10 @@ import pytest
 from lipmodel.certify.execution import Execution
 from lipmodel.certify.graph import read_onnx
 from lipmodel.certify.head import linear_head
+from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.rounding import FORMATS, bound_rounding
 from lipmodel.norms import Norm, bound_vector_norm
-from tests.certify.test_graph import READ
+from tests.certify.test_graph import READ, model, n
 from tests.exact import evaluate
 from tests.networks import float32, groupsort_net, linear_net
 
@@ -86,3 +87,15 @@ def test_peak_bounds_every_intermediate_result(norm):
             values[op.output] = Execution(prefix, np.float64).scores(row[None])[0]
         peak = max(np.abs(v).max() for v in values.values())
         assert peak <= bound.peak.constant + bound.peak.slope * bound_vector_norm(row, norm)
+
+
+def test_the_sum_of_an_average_pool_is_guarded_against_overflow():
+    """The mean is within float32, the sum before it is not: there must be no portable radius."""
+    size = 4096
+    content = model(
+        [n("AveragePool", "x", "m", kernel_shape=[size]), n("Flatten", "m", "f"), n("Add", ["f", "b"], "y")],
+        {"b": np.array([0, 1e34], np.float32)},
+        shape=("N", 2, size),
+    )
+    x = np.full((1, 2 * size), np.float32(8.1e34), dtype=np.float64)
+    assert CertifiedPredictor(content).portable_radii(x, Norm.INF)[0] == 0.0

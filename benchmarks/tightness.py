@@ -1,0 +1,340 @@
+"""How tight is a radius: ours, the tighter tier, CROWN, α-CROWN and smoothing, beside the best attack.
+
+    python benchmarks/tightness.py [--points 60] [--peers FOLDER] [--json FILE]
+
+One run trains the networks (kept under out/tightness), takes the first held-out points and gives,
+for each, every method's radius over the distance of the nearest change of label that an attack
+found: 1 would be exact, and no sound method can exceed it. Times are per point, on one thread.
+
+CROWN and α-CROWN are those of auto_LiRPA (Zhang et al. 2018; Xu et al. 2021), by bisection of the
+radius; it is not a requirement of Lipcert. Its release 0.3 asks for old versions of torch and numpy,
+so it is put in a folder by itself: pip install --no-deps --target FOLDER auto_LiRPA appdirs tqdm
+Its radii are of real arithmetic: no rounding is accounted for. Smoothing (Cohen et al. 2019) certifies
+another classifier, the smoothed one, in l2, each radius with probability 99.9%.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import time
+import types
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from lipmodel.audit.tightness import nearest_flips
+from lipmodel.certify import ops
+from lipmodel.certify.onnx_writer import to_bytes, write_model
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.data import load_parts
+from lipmodel.norms import Norm
+from lipmodel.training.losses import LOSSES
+from lipmodel.training.recipes import load_recipe
+from lipmodel.training.train import train_recipe
+
+CACHE = Path("out/tightness")
+HELP = "pip install --no-deps --target FOLDER auto_LiRPA appdirs tqdm, then --peers FOLDER"
+
+
+# --- the networks ------------------------------------------------------------------------------
+
+
+def recipe_net(name, norm, *, activation=None, loss=None):
+    """A recipe of ours, perhaps with another activation or loss."""
+    recipe = load_recipe(name, norm=norm)
+    if activation:
+        recipe = replace(recipe, network=replace(recipe.network, activation=activation))
+    if loss:
+        recipe = replace(recipe, loss=loss)
+    return train_recipe(recipe, *load_parts(recipe.data, None)).content
+
+
+def plain_net():
+    """An ordinary ReLU network, trained for accuracy alone: not a Lipschitz one."""
+    data = load_parts("digits", None)[0]
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    x, y = torch.from_numpy(data.inputs).float(), torch.from_numpy(data.labels)
+    optimiser = torch.optim.Adam(net.parameters(), 1e-3, weight_decay=1e-4)
+    for _ in range(40):
+        for rows in torch.randperm(len(x)).split(64):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(net(x[rows]), y[rows]).backward()
+            optimiser.step()
+    layers, before = [], "input"
+    for index, layer in enumerate(net):
+        name = "scores" if index == len(net) - 1 else f"t{index}"
+        if isinstance(layer, nn.Linear):
+            weight, bias = (p.detach().double().numpy() for p in (layer.weight, layer.bias))
+            layers.append(
+                ops.Dense(output=name, inputs=(before,), shape=(len(weight),), weight=weight, bias=bias)
+            )
+        else:
+            layers.append(ops.Clip(output=name, inputs=(before,), shape=(64,), low=np.zeros(())))
+        before = name
+    graph = ops.Graph(input="input", input_shape=(64,), ops=tuple(layers), output="scores")
+    return to_bytes(write_model(graph, np.float32))
+
+
+NETS = {
+    "two-moons l2": ("two-moons", "2", lambda: recipe_net("two-moons", "2")),
+    "two-moons linf": ("two-moons", "inf", lambda: recipe_net("two-moons", "inf")),
+    "digits l2": ("digits", "2", lambda: recipe_net("digits", "2")),
+    "digits linf": ("digits", "inf", lambda: recipe_net("digits", "inf")),
+    "digits linf, hinge": (
+        "digits",
+        "inf",
+        lambda: recipe_net("digits", "inf", loss=LOSSES["multiclass-hinge"](0.1)),
+    ),
+    "digits ReLU l2": ("digits", "2", lambda: recipe_net("digits", "2", activation="relu")),
+    "digits plain ReLU l2": ("digits", "2", plain_net),
+    "digits plain ReLU linf": ("digits", "inf", plain_net),
+}
+
+
+def cached(title, make):
+    """The ONNX file of a network, made once."""
+    path = CACHE / f"{title.replace(',', '').replace(' ', '-')}.onnx"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(make())
+    return path.read_bytes()
+
+
+# --- the methods -------------------------------------------------------------------------------
+
+
+class Smoothing:
+    """Randomised smoothing as in Cohen et al. 2019, Certify: Gaussian noise, 10,000 samples, α = 0.001."""
+
+    def __init__(self, predictor, sigma, samples=10_000):
+        self.predictor, self.sigma, self.samples = predictor, sigma, samples
+        self.rng = np.random.default_rng(0)
+
+    def radius(self, x, label):
+        """The radius about x if the label is the likelier one there, else 0."""
+        noise = self.rng.normal(size=(self.samples, len(x))) * self.sigma
+        labels = self.predictor.predict(x + noise).radii.label
+        hits = int((labels == label).sum())
+        share = 0.001 ** (1 / self.samples) if hits == self.samples else clopper_pearson(hits, self.samples)
+        return self.sigma * statistics.NormalDist().inv_cdf(share) if share > 0.5 else 0.0
+
+
+def clopper_pearson(hits, samples, alpha=0.001):
+    """The exact lower confidence bound of a share: the p at which so many hits or more have probability α."""
+    low, high = 0.0, hits / samples
+    logs = [
+        math.lgamma(samples + 1) - math.lgamma(k + 1) - math.lgamma(samples - k + 1)
+        for k in range(hits, samples + 1)
+    ]
+    for _ in range(50):
+        p = (low + high) / 2
+        if p in (low, high):
+            break
+        terms = (
+            c + k * math.log(p) + (samples - k) * math.log1p(-p)
+            for c, k in zip(logs, range(hits, samples + 1), strict=True)
+        )
+        low, high = (p, high) if math.fsum(math.exp(t) for t in terms) < alpha else (low, p)
+    return low
+
+
+class Crown:
+    """CROWN and α-CROWN radii by auto_LiRPA."""
+
+    def __init__(self, graph, norm):
+        from auto_LiRPA import BoundedModule
+
+        self.net = to_torch(graph)
+        self.norm = math.inf if norm is Norm.INF else float(norm.value)
+        self.bounded = BoundedModule(self.net, torch.zeros(1, graph.input_size), verbose=False)
+        self.count = graph.output_shape[0]
+
+    def proves(self, x, label, radius, method):
+        """Whether the label is proved on the ball."""
+        from auto_LiRPA import BoundedTensor, PerturbationLpNorm
+
+        if self.count == 1:
+            functionals = torch.tensor([[[1.0 if label == 1 else -1.0]]])
+        else:
+            eye = torch.eye(self.count)
+            functionals = torch.stack([eye[label] - eye[j] for j in range(self.count) if j != label])[None]
+        point = BoundedTensor(x, PerturbationLpNorm(norm=self.norm, eps=radius))
+        below = self.bounded.compute_bounds(x=(point,), C=functionals, method=method, bound_upper=False)[0]
+        return bool((below > 0).all())
+
+    def radius(self, x, label, start, method, steps):
+        """Doubled or halved from a start until it fails, then bisected."""
+        x = torch.from_numpy(x).float()[None]
+        low, high = 0.0, start
+        while high < 1e3 * start and self.proves(x, label, high, method):
+            low, high = high, 2.0 * high
+        for _ in range(steps):
+            middle = (low + high) / 2.0
+            low, high = (middle, high) if self.proves(x, label, middle, method) else (low, middle)
+        return low
+
+
+class MaxMin(nn.Module):
+    """Pairs (a, b) to (b + relu(a - b), a - relu(a - b)), with matrices, which auto_LiRPA can bound."""
+
+    def __init__(self, op):
+        super().__init__()
+        ((i, j),) = op.comparators
+        wires = [torch.eye(op.length)[list(wire)] for wire in op.wires]
+        a, b = wires[i], wires[j]
+        sides = {i: (b, 1.0), j: (a, -1.0)}
+        half = len(a)
+        self.difference = linear(a - b)
+        self.passed = linear(torch.cat([sides[k][0] for k in op.joined]))
+        self.bent = linear(torch.cat([sides[k][1] * torch.eye(half) for k in op.joined]))
+
+    def forward(self, z):
+        """Max and min, joined."""
+        return self.passed(z) + self.bent(torch.relu(self.difference(z)))
+
+
+def linear(weight, bias=None):
+    """A torch layer with the weights given."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.weight.data = torch.as_tensor(weight).float().contiguous()
+    layer.bias.data = torch.zeros(len(weight)) if bias is None else torch.as_tensor(bias).float()
+    return layer
+
+
+def to_torch(graph):
+    """The network as torch layers, for peers that want that."""
+    layers = []
+    for op in graph.ops:
+        match op:
+            case ops.Dense():
+                layers.append(linear(op.weight, op.bias))
+            case ops.Shift():
+                offset = np.broadcast_to(op.offset, op.shape).copy()
+                layers.append(linear(np.eye(op.size), offset))
+            case ops.Clip():
+                layers.append(nn.ReLU())
+            case ops.SortingNetwork():
+                layers.append(MaxMin(op))
+            case _:
+                raise NotImplementedError(type(op).__name__)
+    return nn.Sequential(*layers)
+
+
+def use_peers(folder):
+    """Makes auto_LiRPA 0.3 importable beside the torch and numpy that we have; None if it is not there.
+
+    Three names that it wants from them are gone or hidden: they are given back, nothing else changes.
+    """
+    if folder:
+        sys.path.append(folder)
+    numpy_sets = types.ModuleType("numpy.lib.arraysetops")
+    numpy_sets.isin = np.isin
+    sys.modules.setdefault("numpy.lib.arraysetops", numpy_sets)
+    try:
+        import torch.onnx.symbolic_helper as helper
+        from torch.onnx._internal.torchscript_exporter._globals import GLOBALS
+
+        GLOBALS.export_onnx_opset_version = 12
+        helper._set_opset_version = lambda version: None
+        torch._C.Node.__getitem__ = lambda node, key: getattr(node, node.kindOf(key))(key)
+        import auto_LiRPA
+    except ImportError as error:
+        print(f"no auto_LiRPA ({error}): CROWN is left out. To have it: {HELP}", file=sys.stderr)
+        return None
+    return auto_LiRPA.__version__
+
+
+# --- the run -----------------------------------------------------------------------------------
+
+
+def timed(function, *args):
+    """A result and the seconds it took."""
+    started = time.perf_counter()
+    return function(*args), time.perf_counter() - started
+
+
+def measure(title, points, peers):
+    """Median ratios to the best attack and times per point, of every method on one network."""
+    data, name, make = NETS[title]
+    norm = Norm(name)
+    predictor = CertifiedPredictor(cached(title, make))
+    inputs = load_parts(data, None)[1].inputs.astype(np.float64)[:points]
+    x = inputs.reshape(len(inputs), -1)
+    predictor.predict(x[:1], norm, tighten=True)  # analyses the file
+    fast, fast_seconds = timed(predictor.predict, x, norm)
+    x = x[fast.radii.certified_radius > 0.0]
+    tight = predictor.predict(x, norm, tighten=True)
+    label, radius = tight.radii.label, tight.radii.certified_radius
+    attacked = nearest_flips(predictor, x, radius, norm)
+    fast = predictor.predict(x, norm).radii.certified_radius
+    result = {
+        "lipschitz": (fast / attacked, fast_seconds / len(inputs)),
+        "local": (radius / attacked, float(np.median(tight.tightening.seconds))),
+    }
+    if peers:
+        crown = Crown(predictor.file.graph, norm)
+        for key, method, steps, rows in (
+            ("crown", "CROWN", 12, len(x)),
+            ("alpha-crown", "CROWN-Optimized", 7, 12),
+        ):
+            runs = [
+                timed(crown.radius, *args, method, steps)
+                for args in zip(x[:rows], label[:rows], radius[:rows], strict=True)
+            ]
+            result[key] = (np.array([r for r, _ in runs]) / attacked[:rows], np.median([s for _, s in runs]))
+    if norm is Norm.TWO:
+        smoothing = Smoothing(predictor, sigma=float(np.median(attacked)) / 2)
+        runs = [timed(smoothing.radius, *args) for args in zip(x, label, strict=True)]
+        result["smoothing"] = (np.array([r for r, _ in runs]) / attacked, np.median([s for _, s in runs]))
+    return {
+        "network": title,
+        "points": len(x),
+        "above_the_attack": {k: int((v > 1).sum()) for k, (v, _) in result.items()},
+        "ratio": {k: float(np.median(v)) for k, (v, _) in result.items()},
+        "seconds": {k: float(s) for k, (_, s) in result.items()},
+        "improved": float((radius > fast * 1.001).mean()),
+    }
+
+
+def main():
+    """Measures and prints one table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--points", type=int, default=60, help="held-out inputs of each network")
+    parser.add_argument("--peers", help="folder that auto_LiRPA was installed to")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser.add_argument("--nets", nargs="*", choices=list(NETS), default=list(NETS))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # of what auto_LiRPA still uses
+    version = use_peers(args.peers)
+    rows = []
+    for title in args.nets:
+        rows.append(measure(title, args.points, version))
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    methods = ["lipschitz", "local", "crown", "alpha-crown", "smoothing"]
+    table = Table(title=f"median radius / best attack · seconds a point (auto_LiRPA {version})")
+    for heading in ("network", "points", *methods):
+        table.add_column(heading)
+    for row in rows:
+        cells = [
+            f"{row['ratio'][m]:.3f} · {row['seconds'][m]:.2g}" if m in row["ratio"] else "–" for m in methods
+        ]
+        table.add_row(row["network"], str(row["points"]), *cells)
+    Console(width=150).print(table)
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=2))
+
+
+if __name__ == "__main__":
+    main()

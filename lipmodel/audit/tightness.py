@@ -1,0 +1,110 @@
+"""How tight certified radii are: beside the nearest change of label that attacks find."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lipmodel.audit.attack import attack_within
+from lipmodel.audit.gradient import GradientEngine
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.errors import InputError
+from lipmodel.norms import Array, Norm
+
+ROUNDS, STEPS, SEEDS = 24, 60, 3
+
+
+@dataclass(frozen=True)
+class Tightness:
+    """Radii over the distance of the nearest change of label found: 1 at most, and 1 where they are exact.
+
+    Attributes:
+        norm: of the radii.
+        points: inputs compared: those with a radius above 0 for which an attack found a change.
+        lipschitz: median for the radii from Lipschitz bounds.
+        local: median for those of the slower tier; None where it is not available.
+        lipschitz_seconds: per input, in the batch.
+        local_seconds: median per input.
+        improved: share of the inputs for which the slower tier gave a larger radius.
+        reason: why the slower tier is not available.
+    """
+
+    norm: Norm
+    points: int
+    lipschitz: float
+    local: float | None
+    lipschitz_seconds: float
+    local_seconds: float | None
+    improved: float
+    reason: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return asdict(self) | {"norm": self.norm.value}
+
+
+def measure_tightness(
+    predictor: CertifiedPredictor,
+    inputs: Any,
+    norm: Norm | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Tightness:
+    """Compares both tiers with attacks, on inputs (N, d).
+
+    Raises:
+        InputError: no input has a radius above 0 and a change of label that an attack finds.
+    """
+    norm = norm or predictor.default_norm
+    x = predictor.check_inputs(inputs)
+    predictor.predict(x[:1], norm, tighten=True)  # analyses the model, which is not what is timed
+    started = time.perf_counter()
+    fast = predictor.predict(x, norm).radii.certified_radius
+    fast_seconds = (time.perf_counter() - started) / len(x)
+    x, fast = x[fast > 0.0], fast[fast > 0.0]
+    if not len(x):
+        raise InputError("no input is certified, so there is nothing to compare")
+    result = predictor.predict(x, norm, tighten=True)
+    slow, tightening = result.radii.certified_radius, result.tightening
+    assert tightening is not None
+    attacked = nearest_flips(predictor, x, slow, norm, progress)
+    found = np.isfinite(attacked)
+    if not found.any():
+        raise InputError("no attack changes a label, so there is nothing to compare")
+    available = tightening.reason is None
+    return Tightness(
+        norm=norm,
+        points=int(found.sum()),
+        lipschitz=float(np.median((fast / attacked)[found])),
+        local=float(np.median((slow / attacked)[found])) if available else None,
+        lipschitz_seconds=fast_seconds,
+        local_seconds=float(np.median(tightening.seconds)) if available else None,
+        improved=float((slow > fast)[found].mean()),
+        reason=tightening.reason,
+    )
+
+
+def nearest_flips(
+    predictor: CertifiedPredictor,
+    inputs: Array,
+    start: Array,
+    norm: Norm,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Array:
+    """(N,) the least distance at which an attack saw the label change, rounded up; inf where none did.
+
+    Doubles the budget of :func:`attack_within` from ``start`` (N,), > 0, until it succeeds, then bisects.
+    """
+    engine = GradientEngine(predictor.file.graph)
+    low, high, budget = start.copy(), np.full(len(inputs), np.inf), 2.0 * start
+    for round_ in range(ROUNDS):
+        found = attack_within(predictor, engine, inputs, budget, norm, steps=STEPS, seed=round_ % SEEDS)
+        high = np.where(found.flipped, np.minimum(high, found.distance), high)
+        low = np.where(found.flipped, low, np.maximum(low, budget))
+        low = np.minimum(low, high * (1.0 - 1e-3))  # another seed may succeed where one failed
+        budget = np.where(np.isfinite(high), (low + high) / 2.0, 2.0 * budget)
+        progress((round_ + 1) / ROUNDS)
+    return high

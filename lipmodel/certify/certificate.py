@@ -1,0 +1,310 @@
+"""Certificates: one answer with everything that a third party needs to check it again.
+
+A certificate states an input, the answer, its certified radius, and the bounds that the radius
+follows from: for the answered score i and each rival j, with m_j = scores[i] - scores[j],
+
+    certified_radius < (1 - (d + 4) 2⁻⁵²) (m_j - 2 E_j) / (L_j + κ B_j),
+
+with L_j = ``bound_lipschitz``, E_j = ``bound_error``, B_j = ``bound_error_slope`` of the rival and
+κ = ``bound_norm_ratio`` (``radius.py``). The first factor pays for a caller who measures distances in
+float64. Numbers are written with as many digits as give the same float64 back, so that none is ever
+rounded up. What it takes for a certificate to hold stands in ``lipmodel/verify``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lipmodel import __version__
+from lipmodel.errors import CertificateError, InputError
+from lipmodel.norms import Norm, bound_equivalence, bound_vector_norm
+
+if TYPE_CHECKING:
+    from lipmodel.certify.predictor import CertifiedPredictor
+
+FORMAT = "lipcert-certificate/1"
+METHOD = "pairwise Lipschitz margin less a priori rounding error"
+EXECUTION = "float64"
+PROMISE = (
+    "The answer is `label` to this input and to every input of float64 numbers whose distance from it, in "
+    "the norm given, exact or computed in float64, is at most `certified_radius`; from every execution of "
+    "the model in float64 (each sum, product and fused multiply-add rounded to nearest, in any order, "
+    "subnormal numbers kept or flushed to zero). A radius of 0 promises nothing."
+)
+MAX_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A raw score of another class than the answered one, and what is proved of the difference.
+
+    Attributes:
+        score: its index among the raw scores.
+        bound_lipschitz: L, how fast the difference of the answered score and this one may move.
+        bound_error: E(ρ), how far that difference, as computed at the input, may be from the exact one.
+        bound_error_slope: B, how much this grows per unit of the input's size.
+    """
+
+    score: int
+    bound_lipschitz: float
+    bound_error: float
+    bound_error_slope: float
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """One answer of one model, and what is proved of it.
+
+    Attributes:
+        lipcert_version: what made it.
+        model_sha256: digest of the ONNX file, in hexadecimal.
+        input: the d float64 numbers answered to, in row-major order.
+        input_sha256: digest of these as little-endian float64.
+        norm: the norm of the radius.
+        label, label_index: name and number of the answered class.
+        runner_up, runner_up_index: the same of the class that sets the radius, or the margin where
+            nothing is certified.
+        score_tensor: the tensor of the ONNX graph that the raw scores were taken from.
+        scores: the M raw scores as computed, with the 0 of a binary classifier in front. The score
+            of a class is the largest of those it owns.
+        owners: the class of each raw score; -1 where it belongs to none.
+        margin: the score of the answered class less the next, rounded down.
+        certified_radius: see ``PROMISE``; 0 where nothing is certified.
+        error_norm: the norm q in which the rounding error depends on the size of the input.
+        bound_input_norm: ρ, at least the norm q of the input.
+        bound_norm_ratio: κ, at least ‖v‖_q / ‖v‖_p for every change v of the input.
+        rivals: one for each raw score of another class, in order.
+    """
+
+    lipcert_version: str
+    model_sha256: str
+    input: tuple[float, ...]
+    input_sha256: str
+    norm: Norm
+    label: str
+    label_index: int
+    runner_up: str
+    runner_up_index: int
+    score_tensor: str
+    scores: tuple[float, ...]
+    owners: tuple[int, ...]
+    margin: float
+    certified_radius: float
+    error_norm: Norm
+    bound_input_norm: float
+    bound_norm_ratio: float
+    rivals: tuple[Rival, ...]
+
+    def to_json(self) -> str:
+        """One line of JSON that :meth:`from_json` reads back to the last bit."""
+        return json.dumps(_CONSTANTS | asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Certificate:
+        """Reads what :meth:`to_json` wrote, and nothing else.
+
+        Raises:
+            CertificateError: names the member that is missing, unknown, given twice or not of its kind.
+        """
+        members = _parse(text)
+        for name, value in _CONSTANTS.items():
+            if name not in members:
+                raise CertificateError("is missing", field=name)
+            if (given := members.pop(name)) != value:
+                raise CertificateError(f"{_shown(given)} is not known; {_shown(value)} is", field=name)
+        certificate = cls(**_read_members(members, _READERS, ""))
+        count = len(certificate.scores)
+        if len(certificate.owners) != count:
+            owners = len(certificate.owners)
+            raise CertificateError(f"has {owners} entries for {count} scores", field="owners")
+        for index, rival in enumerate(certificate.rivals):
+            if rival.score >= count:
+                raise CertificateError(f"there are only {count} scores", field=f"rivals[{index}].score")
+        return certificate
+
+
+def certify(predictor: CertifiedPredictor, inputs: Any, norm: Norm | None = None) -> list[Certificate]:
+    """One certificate for each of (N, d) or (N, *input_shape) inputs.
+
+    Raises:
+        InputError: see ``CertifiedPredictor.check_inputs``; also where a score or a bound is no
+            finite number, so that there is nothing to state.
+    """
+    x = predictor.check_inputs(inputs)
+    result = predictor.predict(x, norm)
+    lipschitz, rounding = predictor.bounds(result.norm), predictor.rounding()
+    head, names, radii = predictor.head, predictor.class_names, result.radii
+    best = np.where(head.owners >= 0, result.raw_scores, -np.inf).argmax(axis=1)
+    size = bound_vector_norm(x, rounding.norm, axis=1)
+    pairs = lipschitz.bound_per_score_pair[best]
+    stated = np.stack([pairs, rounding.pair_error(best, size), rounding.pair_slope(best)], axis=2)
+    certificates = []
+    for row, label in enumerate(radii.label):
+        foreign = np.flatnonzero((head.owners != label) & (head.owners >= 0))
+        if not (np.isfinite(stated[row, foreign]).all() and np.isfinite(result.raw_scores[row]).all()):
+            raise InputError("its scores or their bounds are not finite", field=f"inputs[{row}]")
+        values = x[row].tolist()
+        certificates.append(
+            Certificate(
+                lipcert_version=__version__,
+                model_sha256=predictor.file.sha256,
+                input=tuple(values),
+                input_sha256=digest(values),
+                norm=result.norm,
+                label=names[label],
+                label_index=int(label),
+                runner_up=names[radii.runner_up[row]],
+                runner_up_index=int(radii.runner_up[row]),
+                score_tensor=head.scores,
+                scores=tuple(result.raw_scores[row].tolist()),
+                owners=tuple(head.owners.tolist()),
+                margin=float(radii.margin[row]),
+                certified_radius=float(radii.certified_radius[row]),
+                error_norm=rounding.norm,
+                bound_input_norm=float(size[row]),
+                bound_norm_ratio=bound_equivalence(result.norm, rounding.norm, x.shape[1]),
+                rivals=tuple(Rival(int(j), *stated[row, j].tolist()) for j in foreign),
+            )
+        )
+    return certificates
+
+
+def digest(values: Sequence[float]) -> str:
+    """SHA-256 of numbers as little-endian float64, in hexadecimal."""
+    return hashlib.sha256(np.asarray(values, dtype="<f8").tobytes()).hexdigest()
+
+
+# --- strict reading ------------------------------------------------------------------------
+
+_CONSTANTS = {"format": FORMAT, "method": METHOD, "promise": PROMISE, "execution": EXECUTION}
+
+
+def _parse(text: str | bytes) -> dict[str, Any]:
+    if len(text) > MAX_BYTES:
+        raise CertificateError(f"is larger than {MAX_BYTES} bytes")
+    try:
+        members = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, too many digits, nested too deep
+        reason = str(error).splitlines()[0][:120]
+        raise CertificateError(f"is not JSON that can be read: {reason}") from error
+    if not isinstance(members, dict):
+        raise CertificateError(f"is {_shown(members)}; one JSON object is accepted")
+    return members
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise CertificateError("is given twice", field=next(n for n in names if names.count(n) > 1)[:40])
+    return members
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _read_members(members: Any, readers: dict[str, _Reader], prefix: str) -> dict[str, Any]:
+    """Each member by its reader; none may be missing, none may be left over."""
+    if not isinstance(members, dict):
+        raise CertificateError(f"is {_shown(members)}; an object is accepted", field=prefix.rstrip("."))
+    for name in (*readers, *members):
+        if name not in members:
+            raise CertificateError("is missing", field=prefix + name)
+        if name not in readers:
+            raise CertificateError("is unknown", field=prefix + name[:40])
+    return {name: read(members[name], prefix + name) for name, read in readers.items()}
+
+
+_Reader = Callable[[Any, str], Any]
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:60]}…"
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a finite float64, or an integer that is one exactly."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) <= 2**53
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _number(value: Any, field: str) -> float:
+    if not _is_number(value):
+        raise CertificateError(f"is {_shown(value)}; a finite float64 is accepted", field=field)
+    return float(value)
+
+
+def _bound(value: Any, field: str) -> float:
+    if _number(value, field) < 0.0:
+        raise CertificateError(f"is {_shown(value)}, below 0", field=field)
+    return float(value)
+
+
+def _integer(least: int) -> _Reader:
+    def read(value: Any, field: str) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
+            raise CertificateError(f"is {_shown(value)}; an integer from {least} is accepted", field=field)
+        return value
+
+    return read
+
+
+def _text(value: Any, field: str) -> str:
+    if not isinstance(value, str):
+        raise CertificateError(f"is {_shown(value)}; a string is accepted", field=field)
+    return value
+
+
+def _sha256(value: Any, field: str) -> str:
+    if len(_text(value, field)) != 64 or set(value) - set("0123456789abcdef"):
+        raise CertificateError(f"is {_shown(value)}; 64 hexadecimal digits are accepted", field=field)
+    return str(value)
+
+
+def _norm(value: Any, field: str) -> Norm:
+    if value not in [norm.value for norm in Norm]:
+        raise CertificateError(f"is {_shown(value)}; '1', '2' and 'inf' are accepted", field=field)
+    return Norm(value)
+
+
+def _list_of(read: _Reader) -> _Reader:
+    def read_list(value: Any, field: str) -> tuple[Any, ...]:
+        if not isinstance(value, list) or not value:
+            raise CertificateError(f"is {_shown(value)}; a list of one or more is accepted", field=field)
+        return tuple(read(entry, f"{field}[{index}]") for index, entry in enumerate(value))
+
+    return read_list
+
+
+def _rival(value: Any, field: str) -> Rival:
+    return Rival(**_read_members(value, _RIVAL_READERS, f"{field}."))
+
+
+def _readers_of(kind: type, special: dict[str, _Reader]) -> dict[str, _Reader]:
+    """One reader a member: by its name where its type does not say enough, else by its type."""
+    by_type = {"str": _text, "int": _integer(0), "float": _bound, "Norm": _norm}
+    return {f.name: special.get(f.name) or by_type[str(f.type)] for f in fields(kind)}
+
+
+_RIVAL_READERS = _readers_of(Rival, {})
+_READERS = _readers_of(
+    Certificate,
+    {
+        "model_sha256": _sha256,
+        "input_sha256": _sha256,
+        "input": _list_of(_number),
+        "scores": _list_of(_number),
+        "owners": _list_of(_integer(-1)),
+        "rivals": _list_of(_rival),
+    },
+)

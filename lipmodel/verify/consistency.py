@@ -1,0 +1,134 @@
+"""Whether what a certificate states follows from what it states: in rational numbers, without the model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+from lipmodel.certify.certificate import Certificate, Rival, digest
+from lipmodel.norms import Norm
+
+ROUNDED_DOWN = Fraction(1, 2**50)
+"""How much, relatively, a margin may lie below the exact difference of the scores stated."""
+SAME = Fraction(1, 2**40)
+"""How much, relatively, the runner-up may be from setting the radius: rounding decides between equals."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One statement of a certificate.
+
+    Attributes:
+        name: what was checked.
+        reason: why it is not proved; empty where it is.
+    """
+
+    name: str
+    reason: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is proved."""
+        return not self.reason
+
+
+def check_consistency(certificate: Certificate) -> list[Check]:
+    """The statements that can be checked without the model."""
+    return [
+        Check("digest of the input", _input_digest(certificate)),
+        Check("size of the input", _input_size(certificate)),
+        Check("label", _label(certificate)),
+        Check("margin", _margin(certificate)),
+        Check("runner-up", _runner_up(certificate)),
+        Check("radius from the stated bounds", _radius(certificate)),
+    ]
+
+
+def float_slack(size: int) -> Fraction:
+    """1 - (d + 4) 2⁻⁵²: a distance computed in float64 may fall short of the exact one by so much."""
+    return 1 - Fraction(size + 4, 2**52)
+
+
+def answered_score(certificate: Certificate) -> int:
+    """The index of the largest raw score, the first of equals; that of the answered class, if all is well."""
+    owned = [i for i, owner in enumerate(certificate.owners) if owner >= 0]
+    return max(owned, key=lambda i: certificate.scores[i], default=0)
+
+
+def _input_digest(certificate: Certificate) -> str:
+    found = digest(certificate.input)
+    return "" if found == certificate.input_sha256 else f"states {certificate.input_sha256}, it is {found}"
+
+
+def _input_size(certificate: Certificate) -> str:
+    """ρ >= ‖x‖_q, by squares in l2; κ >= ‖v‖_q / ‖v‖_p, which is size^(1/q - 1/p) where that is above 1."""
+    values = [abs(Fraction(v)) for v in certificate.input]
+    stated = Fraction(certificate.bound_input_norm)
+    if certificate.error_norm is Norm.TWO:
+        bounded = stated**2 >= sum(v * v for v in values)
+    else:
+        bounded = stated >= (sum(values) if certificate.error_norm is Norm.ONE else max(values))
+    if not bounded:
+        return f"its l{certificate.error_norm} norm is above the {certificate.bound_input_norm!r} stated"
+    order = [Norm.INF, Norm.TWO, Norm.ONE]
+    steps = max(0, order.index(certificate.error_norm) - order.index(certificate.norm))
+    if Fraction(certificate.bound_norm_ratio) ** 2 < len(values) ** steps:
+        return (
+            f"l{certificate.error_norm} may be more than the {certificate.bound_norm_ratio!r} times "
+            f"l{certificate.norm} stated"
+        )
+    return ""
+
+
+def _label(certificate: Certificate) -> str:
+    label, owners = certificate.label_index, certificate.owners
+    best = answered_score(certificate)
+    if owners[best] != label:
+        return f"states class {label}; the largest of the scores stated is of class {owners[best]}"
+    rivals = [i for i, owner in enumerate(owners) if owner not in (-1, label)]
+    if [rival.score for rival in certificate.rivals] != rivals:
+        return "its rivals are not the scores of the other classes, each once and in order"
+    return ""
+
+
+def _lead(certificate: Certificate, rival: Rival) -> Fraction:
+    scores = certificate.scores
+    return Fraction(scores[answered_score(certificate)]) - Fraction(scores[rival.score])
+
+
+def _margin(certificate: Certificate) -> str:
+    margin, exact = Fraction(certificate.margin), min(_lead(certificate, r) for r in certificate.rivals)
+    # Down to the next number below, which for a difference of 0 or a subnormal one is 0 or nearly so.
+    if margin <= exact <= margin * (1 + ROUNDED_DOWN) + Fraction(1, 2**1000):
+        return ""
+    return f"states {certificate.margin!r}; the difference of the scores stated is {float(exact)!r}"
+
+
+def _reach(certificate: Certificate, rival: Rival) -> Fraction | float:
+    """(m - 2E) / (L + κB): how far a change must go before this rival may win."""
+    slope = Fraction(certificate.bound_norm_ratio) * Fraction(rival.bound_error_slope)
+    speed = Fraction(rival.bound_lipschitz) + slope
+    room = _lead(certificate, rival) - 2 * Fraction(rival.bound_error)
+    return room / speed if speed else math.copysign(math.inf, room)
+
+
+def _runner_up(certificate: Certificate) -> str:
+    measure = _reach if certificate.certified_radius > 0.0 else _lead
+    owners, second = certificate.owners, certificate.runner_up_index
+    nearest = min(measure(certificate, rival) for rival in certificate.rivals)
+    own = [measure(certificate, r) for r in certificate.rivals if owners[r.score] == second]
+    if own and min(own) <= nearest * (1 + SAME):
+        return ""
+    return f"class {second} is not the one that the radius is least against"
+
+
+def _radius(certificate: Certificate) -> str:
+    radius = certificate.certified_radius
+    if radius == 0.0:
+        return ""  # nothing is promised
+    bound = min(_reach(certificate, r) for r in certificate.rivals) * float_slack(len(certificate.input))
+    # <, not <=: the ball is closed, and on its boundary the scores may be equal
+    if Fraction(radius) < bound:
+        return ""
+    return f"states {radius!r}; the bounds stated give no more than {float(bound)!r}"

@@ -1,0 +1,94 @@
+"""How fast tensors move, layer by layer: the rule table of ``docs/certificate.md``, section 2, in balls.
+
+A tensor carries, for each norm s, a bound L_s on ‖t(x) - t(x')‖_s / ‖x - x'‖_p.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from flint import arb
+
+from lipmodel.certify import ops
+from lipmodel.certify.ops import Graph, Op
+from lipmodel.norms import Norm
+from lipmodel.verify.evaluation import positions
+from lipmodel.verify.numbers import exact, largest, norm_ratio, reciprocal, vector_norm
+from lipmodel.verify.operators import ConvolutionNorms, MatrixNorms
+
+Constants = dict[Norm, arb]
+Layers = dict[str, MatrixNorms | ConvolutionNorms]
+"""The norms of each Dense and Conv, by the tensor it makes."""
+
+
+def lipschitz_constants(graph: Graph, layers: Layers, norm: Norm) -> Constants:
+    """At least the three Lipschitz constants of the graph's output, for changes measured in that norm."""
+    constants = {graph.input: {s: norm_ratio(norm, s, graph.input_size) for s in Norm}}
+    for op in graph.ops:
+        after = _after(op, [constants[name] for name in op.inputs], layers)
+        # ‖v‖_s <= sup ‖·‖_s/‖·‖_r ‖v‖_r: each constant may follow from another.
+        constants[op.output] = {s: min(norm_ratio(r, s, op.size) * after[r] for r in Norm) for s in Norm}
+    return constants[graph.output]
+
+
+def _after(op: Op, inputs: list[Constants], layers: Layers) -> Constants:
+    x = inputs[0]
+    match op:
+        case ops.Dense() | ops.Conv():
+            # A Dense acts on each of some rows alike: a block-diagonal matrix.
+            blocks = math.prod(op.shape[:-1]) if isinstance(op, ops.Dense) else 1
+            weight = layers[op.output]
+            return {t: min(weight.norm(s, t) * norm_ratio(s, t, blocks) * x[s] for s in Norm) for t in Norm}
+        case ops.Scale():
+            return {s: largest(factors(op)) * x[s] for s in Norm}
+        case ops.LeakyRelu():
+            return {s: steepest(op) * x[s] for s in Norm}
+        case ops.AveragePool():
+            return {s: average_norm(op, s) * x[s] for s in Norm}
+        case ops.MaxPool():
+            return {s: norm_ratio(Norm.INF, s, shared(op)) * x[s] for s in Norm}
+        case ops.Extremum() | ops.Concat():
+            # |max(a, b) - max(a', b')| <= max(|a - a'|, |b - b'|): no more than the two side by side
+            return {s: vector_norm([c[s] for c in inputs], s) for s in Norm}
+        case ops.Sum():
+            return {s: inputs[0][s] + inputs[1][s] for s in Norm}
+        case (
+            ops.Shift() | ops.Clip() | ops.Abs() | ops.Negate() | ops.Sort() | ops.SortingNetwork()
+            | ops.ReduceExtremum() | ops.Select() | ops.Reshape() | ops.Transpose()
+        ):  # fmt: skip
+            # Entrywise 1-Lipschitz, rearrangements, and sorts of disjoint entries of which some are kept
+            return x
+        case _:
+            raise NotImplementedError(f"no Lipschitz bound is proved for {type(op).__name__}")
+
+
+def factors(op: ops.Scale) -> list[arb]:
+    """What a Scale multiplies each entry's size with."""
+    value = reciprocal(op.factor) if op.divide else exact(op.factor)
+    return [abs(v) for v in value.balls()]
+
+
+def steepest(op: ops.LeakyRelu) -> arb:
+    """The largest slope, at least 1."""
+    return largest([arb(1), *(abs(v) for v in exact(op.slope).balls())])
+
+
+def shared(op: ops.MaxPool) -> int:
+    """How many windows may look at one entry: the maxima are those of so many copies of it."""
+    seen = positions(op)
+    return int(np.bincount(seen[seen >= 0]).max())
+
+
+def average_norm(op: ops.AveragePool, norm: Norm) -> arb:
+    """Rows of averaging sum to at most 1; columns to what windows share; in l2 the root of the product."""
+    if norm is Norm.INF:
+        return arb(1)
+    seen = positions(op)
+    counts = np.where(op.count_padding, seen.shape[1], (seen >= 0).sum(axis=1))
+    common = math.lcm(*(int(c) for c in counts))
+    shares = np.zeros(math.prod(op.window.spatial), dtype=object)
+    for places, count in zip(seen, counts, strict=True):
+        shares[places[places >= 0]] += common // int(count)
+    columns = arb(int(shares.max())) / common
+    return columns if norm is Norm.ONE else columns.sqrt()

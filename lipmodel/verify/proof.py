@@ -1,0 +1,175 @@
+"""What is proved of a model, and whether the statements of a certificate are within it."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import cached_property
+
+import flint
+from flint import arb
+
+from lipmodel.certify import ops
+from lipmodel.certify.certificate import Certificate
+from lipmodel.certify.claims import read_claims
+from lipmodel.certify.graph import OnnxFile
+from lipmodel.norms import Norm
+from lipmodel.verify.consistency import Check, answered_score, float_slack
+from lipmodel.verify.ends import linear_end, owners
+from lipmodel.verify.evaluation import evaluate
+from lipmodel.verify.lipschitz import Layers, lipschitz_constants
+from lipmodel.verify.numbers import PRECISION, vector_norm
+from lipmodel.verify.operators import layer_norms
+from lipmodel.verify.rounding import NOTHING, Affine, rounding
+
+
+class Proof:
+    """Exact checks of certificates against one ONNX file; what is proved of its layers is proved once."""
+
+    def __init__(self, file: OnnxFile) -> None:
+        self.file = file
+
+    @cached_property
+    def layers(self) -> Layers:
+        """The norms of the layers."""
+        return {
+            op.output: layer_norms(op) for op in self.file.graph.ops if isinstance(op, ops.Dense | ops.Conv)
+        }
+
+    def check(self, certificate: Certificate) -> list[Check]:
+        """The statements that need the model; after one that the rest stands on has failed, no more."""
+        with flint.ctx.workprec(PRECISION):
+            checks = []
+            for name, statement in (
+                ("digest of the model", self._digest),
+                ("length of the input", self._length),
+                ("owners of the scores", self._owners),
+                ("names of the classes", self._names),
+            ):
+                checks.append(Check(name, statement(certificate)))
+                if not checks[-1].passed:
+                    return checks
+            return checks + self._bounds(certificate)
+
+    def _digest(self, certificate: Certificate) -> str:
+        found = self.file.sha256
+        return (
+            "" if found == certificate.model_sha256 else f"states {certificate.model_sha256}, it is {found}"
+        )
+
+    def _length(self, certificate: Certificate) -> str:
+        given, wanted = len(certificate.input), self.file.graph.input_size
+        return "" if given == wanted else f"has {given} numbers; the model takes {wanted}"
+
+    def _owners(self, certificate: Certificate) -> str:
+        found, tensor = owners(self.file.graph, certificate.score_tensor), certificate.score_tensor
+        if found is None:
+            return f"the classes' scores are no maxima of the entries of the tensor '{tensor}'"
+        return "" if tuple(found) == certificate.owners else f"the entries of '{tensor}' belong to {found}"
+
+    def _names(self, certificate: Certificate) -> str:
+        count = max(certificate.owners) + 1
+        names = read_claims(self.file.metadata, count).classes or tuple(str(i) for i in range(count))
+        for index, name in (
+            (certificate.label_index, certificate.label),
+            (certificate.runner_up_index, certificate.runner_up),
+        ):
+            if index >= count or names[index] != name:
+                return f"class {index} is not named '{name}'"
+        return ""
+
+    def _bounds(self, certificate: Certificate) -> list[Check]:
+        """Scores, bounds and radius against what is proved here."""
+        proved = _Proved(self, certificate)
+        lipschitz, errors, reach = [], [], []
+        radius = arb(certificate.certified_radius) / _ball(float_slack(len(certificate.input)))
+        far = proved.size + proved.ratio * radius
+        for rival in certificate.rivals:
+            constant, error = proved.lipschitz(rival.score), proved.error(rival.score)
+            at_center = error.at(proved.size)
+            who = f"rival {rival.score}"
+            lipschitz.append(_at_least(f"{who}, L", rival.bound_lipschitz, constant))
+            errors.append(_at_least(f"{who}, E", rival.bound_error, at_center))
+            errors.append(_at_least(f"{who}, B", rival.bound_error_slope, error.slope))
+            # M - L r - E(ρ + κr) > 0: by no execution within r does this rival win
+            if not proved.margin(rival.score) > constant * radius + error.at(far):
+                room = (proved.margin(rival.score) - at_center) / (constant + proved.ratio * error.slope)
+                reach.append(
+                    f"states {certificate.certified_radius!r}; proved against {who} is {_shown(room)}"
+                )
+        if certificate.certified_radius == 0.0:
+            reach = []  # nothing is promised
+        elif proved.rounding.overflows(far):
+            reach.append("within the radius some intermediate result may overflow")
+        return [
+            Check("scores", proved.scores_reason()),
+            Check("Lipschitz constants", _first(lipschitz)),
+            Check("rounding errors", _first(errors)),
+            Check("radius", _first(reach)),
+        ]
+
+
+class _Proved:
+    """What is proved of one answer: index i is the answered score."""
+
+    def __init__(self, proof: Proof, certificate: Certificate) -> None:
+        graph, tensor = proof.file.graph, certificate.score_tensor
+        end = linear_end(graph, tensor)
+        self.certificate, self.norm = certificate, certificate.error_norm
+        self.constants = lipschitz_constants(end.body, proof.layers, certificate.norm)
+        self.rounding = rounding(end, proof.layers, self.norm)
+        exact = evaluate(graph, certificate.input, tensor)
+        self.exact = [Fraction(int(v), exact.denominator) for v in exact.numerators]
+        self.rows, self.local = end.rows, self.rounding.scores
+        if len(certificate.scores) > len(self.exact):  # the 0 of a binary classifier, which is exact
+            self.exact.insert(0, Fraction(0))
+            self.rows = [[arb(0)] * len(end.rows[0]), *end.rows]
+            self.local = [NOTHING, *self.local]
+        self.answered = answered_score(certificate)
+        # That ρ and κ are bounds is a check of consistency; with larger ones everything here is larger.
+        self.size, self.ratio = arb(certificate.bound_input_norm), arb(certificate.bound_norm_ratio)
+
+    def margin(self, rival: int) -> arb:
+        """How far the exact score i is above the exact score of the rival."""
+        return _ball(self.exact[self.answered] - self.exact[rival])
+
+    def lipschitz(self, rival: int) -> arb:
+        """L: ‖w_i - w_j‖_{s*} L_s for the best s."""
+        return min(self._distance(rival, s.dual) * self.constants[s] for s in Norm)
+
+    def error(self, rival: int) -> Affine:
+        """E: ‖w_i - w_j‖_{q*} D + e_i + e_j."""
+        distance = self._distance(rival, self.norm.dual)
+        return self.rounding.features * distance + self.local[self.answered] + self.local[rival]
+
+    def scores_reason(self) -> str:
+        """Why some computed score is none; empty if all are."""
+        for index, (stated, exact) in enumerate(zip(self.certificate.scores, self.exact, strict=True)):
+            reach = self.rounding.features * vector_norm(self.rows[index], self.norm.dual) + self.local[index]
+            away = Fraction(stated) - exact
+            if away and not abs(_ball(away)) <= reach.at(self.size):
+                return f"scores[{index}] is {stated!r}; exactly it is {float(exact)!r}, beyond any rounding"
+        return ""
+
+    def _distance(self, rival: int, norm: Norm) -> arb:
+        pairs = zip(self.rows[self.answered], self.rows[rival], strict=True)
+        return vector_norm([a - b for a, b in pairs], norm)
+
+
+def _ball(value: Fraction) -> arb:
+    return arb(value.numerator) / value.denominator
+
+
+def _shown(bound: arb) -> str:
+    return repr(float(bound.mid()))
+
+
+def _at_least(what: str, stated: float, proved: arb) -> str:
+    return (
+        ""
+        if proved <= arb(stated)
+        else f"{what} is stated to be at most {stated!r}; proved is {_shown(proved)}"
+    )
+
+
+def _first(reasons: list[str]) -> str:
+    return next((reason for reason in reasons if reason), "")

@@ -1,0 +1,200 @@
+"""How far a float64 execution strays: the recursion of ``docs/certificate.md``, section 4, in balls.
+
+For every input with ‖x‖_q <= ρ, each tensor carries V >= ‖ẑ‖_q, the size of what is computed, and
+D >= ‖ẑ - z‖_q, its distance from the exact value, both of the form constant + slope·ρ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from flint import arb
+
+from lipmodel.certify import ops
+from lipmodel.certify.ops import Op
+from lipmodel.norms import Norm
+from lipmodel.verify.ends import LinearEnd
+from lipmodel.verify.lipschitz import Layers, average_norm, factors, shared, steepest
+from lipmodel.verify.numbers import Float64s, exact, largest, norm_ratio, vector_norm
+from lipmodel.verify.operators import row_norms
+
+UNIT_ROUNDOFF, SMALLEST_NORMAL, LARGEST = 2.0**-53, 2.0**-1022, float(np.finfo(np.float64).max)
+
+
+@dataclass(frozen=True)
+class Affine:
+    """constant + slope·ρ, both >= 0."""
+
+    constant: arb
+    slope: arb
+
+    def __add__(self, other: Affine) -> Affine:
+        return Affine(self.constant + other.constant, self.slope + other.slope)
+
+    def __mul__(self, factor: arb) -> Affine:
+        return Affine(self.constant * factor, self.slope * factor)
+
+    def at(self, size: arb) -> arb:
+        """The value for ρ = size."""
+        return self.constant + self.slope * size
+
+
+def constant(value: arb) -> Affine:
+    """The same for every ρ."""
+    return Affine(value, arb(0))
+
+
+NOTHING = constant(arb(0))
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What is proved of the rounding of one network, in one norm q.
+
+    Attributes:
+        features: D of the features.
+        scores: one a raw score, what the linear end adds to that.
+        peaks: bounds on every intermediate result and partial sum.
+    """
+
+    features: Affine
+    scores: list[Affine]
+    peaks: list[Affine]
+
+    def overflows(self, size: arb) -> bool:
+        """Whether some intermediate result is not proved to stay below a quarter of the largest float64."""
+        return not all(peak.at(size) < arb(LARGEST) / 4 for peak in self.peaks)
+
+
+def rounding(end: LinearEnd, layers: Layers, norm: Norm) -> Rounding:
+    """Bounds the rounding of the raw scores that end so."""
+    return _Recursion(layers, norm).run(end)
+
+
+class _Recursion:
+    def __init__(self, layers: Layers, norm: Norm) -> None:
+        self.layers, self.norm = layers, norm
+        self.peaks: list[Affine] = [Affine(arb(0), arb(1))]
+
+    def run(self, end: LinearEnd) -> Rounding:
+        tracks = {end.body.input: (Affine(arb(0), arb(1)), NOTHING)}
+        for op in end.body.ops:
+            tracks[op.output] = self.step(op, [tracks[name] for name in op.inputs])
+        size, features = tracks[end.body.output]
+        return Rounding(features, self.scores(end, size), self.peaks)
+
+    def sums(self, terms: int, magnitude: Affine, weight: arb, size: Affine, outputs: int) -> Affine:
+        """Error of results that each sum n products and a constant: γ_{n+2} of their magnitude, and η."""
+        return self.local(terms + 2, terms, magnitude, weight, size, outputs)
+
+    def single(self, magnitude: Affine, weight: arb, size: Affine, outputs: int) -> Affine:
+        """Error of results that are one product, quotient or sum each: γ_1 of their magnitude, and η."""
+        return self.local(1, 1, magnitude, weight, size, outputs)
+
+    def local(
+        self, roundings: int, terms: int, magnitude: Affine, weight: arb, size: Affine, outputs: int
+    ) -> Affine:
+        """γ_k of the magnitude, and η = (2n + 2) τ (1 + max|W| + ‖ẑ‖) of each output for underflow."""
+        relative = roundings * arb(UNIT_ROUNDOFF)
+        eta = (constant(1 + weight) + size) * ((2 * terms + 2) * arb(SMALLEST_NORMAL))
+        added = magnitude * (relative / (1 - relative)) + eta * norm_ratio(Norm.INF, self.norm, outputs)
+        self.peaks.append(magnitude + added)
+        return added
+
+    def flush(self, op: Op, steps: int = 1) -> Affine:
+        """Of operations that only choose: subnormal numbers may be taken for 0, once a step."""
+        each = 2 * steps * arb(SMALLEST_NORMAL)
+        return constant(each * norm_ratio(Norm.INF, self.norm, op.size))
+
+    def whole(self, values: Float64s, op: Op) -> Affine:
+        """The norm of a constant spread over a whole tensor."""
+        return constant(row_norms(np.broadcast_to(values, op.shape).reshape(1, -1), self.norm)[0])
+
+    def step(self, op: Op, inputs: list[tuple[Affine, Affine]]) -> tuple[Affine, Affine]:
+        """V and D after one operation: norm·V + offset + local, norm·D + local."""
+        size, error = inputs[0]
+        norm, offset = arb(1), NOTHING
+        match op:
+            case ops.Dense() | ops.Conv():
+                weight = op.weight if isinstance(op, ops.Dense) else op.kernel
+                if op.bias is not None:
+                    spatial = [] if isinstance(op, ops.Dense) else [1] * len(op.shape[1:])
+                    offset = self.whole(op.bias.reshape(-1, *spatial), op)
+                norms = self.layers[op.output]
+                norm = norms.norm(self.norm, self.norm)
+                magnitude = size * norms.absolute(self.norm) + offset
+                entry = arb(float(np.abs(weight).max(initial=0.0)))
+                local = self.sums(weight[0].size, magnitude, entry, size, op.size)
+            case ops.AveragePool():
+                norm = average_norm(op, self.norm)
+                local = self.sums(op.window.taps, size * norm, arb(1), size, op.size)
+                self.peaks.append(size * arb(op.window.taps))  # the sum, before it is divided
+            case ops.Scale():
+                norm = largest(factors(op))
+                local = self.single(size * norm, norm, size, op.size)
+            case ops.LeakyRelu():
+                norm = steepest(op)
+                # Slopes of at most 1 leave an entry's size and its error as they are at worst.
+                local = self.single(size * norm, norm, size, op.size)
+            case ops.Shift():
+                offset = self.whole(op.offset, op)
+                local = self.single(size + offset, arb(1), size, op.size)
+            case ops.Sum():
+                size, error = size + inputs[1][0], error + inputs[1][1]
+                local = self.single(size, arb(1), size, op.size)
+            case ops.MaxPool():
+                norm = norm_ratio(Norm.INF, self.norm, shared(op))
+                local = self.flush(op)
+            case ops.Clip():
+                for end in (op.low, op.high):
+                    offset += NOTHING if end is None else self.whole(end, op)  # |clip(v)| <= |v| + |end|
+                local = self.flush(op)
+            case ops.Extremum() | ops.Concat():
+                # ‖(‖a + bρ‖)‖_q <= ‖(a)‖_q + ‖(b)‖_q ρ, Minkowski
+                size, error = self.joined([v for v, _ in inputs]), self.joined([d for _, d in inputs])
+                local = self.flush(op)
+            case ops.SortingNetwork():
+                local = self.flush(op, 1 + len(op.comparators))
+            case ops.Abs() | ops.Negate() | ops.Sort() | ops.ReduceExtremum():
+                local = self.flush(op)
+            case ops.Select() | ops.Reshape() | ops.Transpose():
+                return size, error
+            case _:
+                raise NotImplementedError(f"no rounding bound is proved for {type(op).__name__}")
+        return size * norm + offset + local, error * norm + local
+
+    def joined(self, parts: list[Affine]) -> Affine:
+        constants, slopes = [p.constant for p in parts], [p.slope for p in parts]
+        return Affine(vector_norm(constants, self.norm), vector_norm(slopes, self.norm))
+
+    def scores(self, end: LinearEnd, features: Affine) -> list[Affine]:
+        """What the operations of the linear end add, score by score."""
+        count = len(end.rows)
+        sizes, errors = [features] * count, [NOTHING] * count
+        for op in end.ops:
+            for i, (norm, offset, local) in enumerate(self.score(op, count, sizes)):
+                sizes[i], errors[i] = sizes[i] * norm + offset + local, errors[i] * norm + local
+        return errors
+
+    def score(self, op: Op, count: int, sizes: list[Affine]) -> list[tuple[arb, Affine, Affine]]:
+        """Per score: what its size is multiplied with, what is added, and the local error."""
+        norms, offsets = [arb(1)] * count, [NOTHING] * count
+        constants = op.bias if isinstance(op, ops.Dense) else op.offset if isinstance(op, ops.Shift) else None
+        if constants is not None:
+            offsets = [constant(abs(v)) for v in exact(np.broadcast_to(constants, op.shape)).balls()]
+        if isinstance(op, ops.Dense):
+            norms = row_norms(op.weight, self.norm.dual)
+        elif isinstance(op, ops.Scale):
+            scales = factors(op)
+            norms = scales * count if len(scales) == 1 else scales
+        results = []
+        for size, norm, offset in zip(sizes, norms, offsets, strict=True):
+            magnitude = size * norm + offset
+            if isinstance(op, ops.Dense):
+                largest_weight = arb(float(np.abs(op.weight).max(initial=0.0)))
+                local = self.sums(op.weight.shape[1], magnitude, largest_weight, size, 1)
+            else:
+                local = self.single(magnitude, norm, size, 1)
+            results.append((norm, offset, local))
+        return results

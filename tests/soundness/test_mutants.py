@@ -1,0 +1,218 @@
+"""Mutants of the certificate, each killed by a named test: the tests are called as they stand.
+
+A mutant replaces a piece of a function's source; where the piece is not there any more the mutant
+fails, so that it cannot go stale. Some single steps are redundant by design and have no mutant of
+their own here: one ``down`` or the second ``down`` of the radius (the slack for a caller's norm and
+the steps before pay for it; all of them together have one), and one ``up`` of a norm (the
+factor of ``inflate`` is twice what is owed). κ is 1 for the working norms that the predictor
+chooses (l2 for p = 1, linf for p = inf), so its mutant shows where linf radii meet l2 bounds.
+"""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from lipmodel import norms
+from lipmodel.certify import convolution, head, lipschitz, radius, rounding, simplify
+from lipmodel.certify.convolution import Window
+from lipmodel.certify.rounding import RoundingBounds
+from lipmodel.norms import Norm
+from tests import test_norms
+from tests.certify import test_graph, test_head, test_lipschitz, test_radius, test_rounding
+from tests.soundness import test_forward_error, test_suites, test_worst_cases
+
+RECURSION = rounding._Recursion
+TWO, INF = Norm.TWO, Norm.INF
+
+
+@dataclass(frozen=True)
+class Killer:
+    """A test and the parameters it is called with."""
+
+    test: Callable
+    parameters: tuple = ()
+
+    def __call__(self, monkeypatch):
+        wants = "monkeypatch" in inspect.signature(inspect.unwrap(self.test)).parameters
+        self.test(*self.parameters, **({"monkeypatch": monkeypatch} if wants else {}))
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A function, the pieces of its source replaced, and the tests that notice."""
+
+    function: Callable
+    pieces: dict[str, str]
+    killers: tuple[Killer, ...]
+
+
+FORMULA = Killer(
+    test_forward_error.test_error_bound_is_the_formula,
+    (test_forward_error.hidden_layer, np.float32, 1.0, 0.0),
+)
+FORMULA_BIAS = Killer(FORMULA.test, (test_forward_error.hidden_layer, np.float32, 1.0, 1000.0))
+FORMULA_TINY = Killer(FORMULA.test, (test_forward_error.hidden_layer, np.float32, 2.0**-120, 0.0))
+FORMULA_CONV = Killer(FORMULA.test, (test_forward_error.hidden_convolution, np.float64, 1.0, 0.0))
+ONE_SIGN = Killer(test_forward_error.test_two_roundings_of_one_sign_reach_two_thirds_of_the_bound)
+FLUSHING = Killer(test_forward_error.test_flushing_to_zero_stays_within_the_bound)
+RADIUS = Killer(test_worst_cases.test_radius_is_the_formula, (TWO, TWO, 16))
+KAPPA = Killer(test_worst_cases.test_radius_is_the_formula, (INF, TWO, 16))
+FORWARD_CONV = Killer(test_forward_error.test_forward_error_of_every_network, ("conv 8x8", TWO, np.float64))
+STRIDES = Killer(test_worst_cases.test_bounds_on_large_convolutions_cover_the_matrix, ("strides", TWO, TWO))
+GRAM = Killer(test_worst_cases.test_gram_iteration_pays_for_its_roundings)
+VECTORS = Killer(test_worst_cases.test_spectral_bound_does_not_trust_its_singular_vectors, (0.8,))
+COPIES = Killer(test_worst_cases.test_copies_side_by_side_attain_the_bound)
+DOUBLES = Killer(test_worst_cases.test_doubles_rounded_to_float32_stay_within_the_radius, (TWO,))
+NEAR = Killer(test_suites.test_ours_holds_where_naive_rules_break, ("near boundary",))
+SPECTRAL = Killer(test_norms.test_spectral_bound_is_never_below_the_exact_norm)
+VECTOR = Killer(test_norms.test_vector_bound_is_never_below_the_exact_norm)
+GAMMA = Killer(test_norms.test_gamma_is_never_below_the_exact_one)
+PAIRS = Killer(test_lipschitz.test_linear_nets_attain_their_pair_constants, (TWO,))
+PROTOTYPES = Killer(
+    test_head.test_radius_is_that_of_the_nearest_foreign_prototype, ("reduce max of rows", TWO)
+)
+CANCELLING = Killer(test_rounding.worst, (test_rounding.CANCELLING, np.float32, TWO))
+
+ERROR = "np.asarray(up(up(inherited + own) + own[rows, index][:, None]))"
+POWER_ITERATION = """def bound_spectral_norm(weight):
+    w = np.asarray(weight, dtype=np.float64)
+    v = np.ones(w.shape[1])
+    for _ in range(10):
+        v = w.T @ (w @ v)
+        v = v / (np.linalg.norm(v) or 1.0)
+    return float(np.linalg.norm(w @ v))
+"""
+SVD = """def bound_spectral_norm(weight):
+    return float(np.linalg.norm(np.asarray(weight, dtype=np.float64), 2))
+"""
+
+MUTANTS = {
+    "E divided by ten": Mutant(RoundingBounds.pair_error, {ERROR: f"{ERROR} / 10.0"}, (FORMULA, ONE_SIGN)),
+    "E dropped": Mutant(RoundingBounds.pair_error, {ERROR: f"{ERROR} * 0.0"}, (FORMULA, CANCELLING, NEAR)),
+    "2E is E": Mutant(
+        radius.certified_radii, {"2.0 * rounding.pair_error": "rounding.pair_error"}, (RADIUS,)
+    ),
+    "B left out of the denominator": Mutant(
+        radius.certified_radii, {"up(kappa * rounding.pair_slope(best))": "0.0"}, (RADIUS, KAPPA)
+    ),
+    "κ is 1": Mutant(
+        radius.certified_radii,
+        {"kappa = bound_equivalence(lipschitz.norm, rounding.norm, inputs.shape[1])": "kappa = 1.0"},
+        (KAPPA,),
+    ),
+    "all rounding of the radius is to nearest": Mutant(
+        radius.certified_radii, {"down(": "(", "up(": "("}, (RADIUS,)
+    ),
+    "no slack for a caller's norm": Mutant(radius.for_clients, {"(size + 4) * 2.0**-52": "0.0"}, (RADIUS,)),
+    "γ_{n+2} is γ_n in hidden layers": Mutant(
+        RECURSION._linear, {"local(terms + 2": "local(terms"}, (FORMULA,)
+    ),
+    "γ_{n+2} is γ_n in the last layer": Mutant(
+        RECURSION.scores, {"local(terms + 2": "local(terms"}, (FORMULA, ONE_SIGN)
+    ),
+    "γ is 0": Mutant(RECURSION.gamma, {"gamma(k, self.execution.unit_roundoff)": "0.0"}, (FORMULA, ONE_SIGN)),
+    "γ is ku": Mutant(norms.gamma, {"/ down(1.0 - up(k * unit_roundoff))": ""}, (GAMMA,)),
+    "n is the smaller side": Mutant(
+        RECURSION.step, {"op.weight.shape[1]": "min(op.weight.shape)"}, (FORMULA,)
+    ),
+    "n of a convolution without its channels": Mutant(
+        RECURSION.step, {"op.kernel[0].size": "op.kernel[0, 0].size"}, (FORMULA_CONV,)
+    ),
+    "bias left out of the error": Mutant(
+        RECURSION._linear,
+        {"x.size.times(absolute_norm).plus(offset)": "x.size.times(absolute_norm)"},
+        (FORMULA_BIAS,),
+    ),
+    "bias of the last layer left out": Mutant(
+        RECURSION.scores, {"np.abs(op.bias)": "0.0 * op.bias"}, (FORMULA_BIAS,)
+    ),
+    "η dropped": Mutant(
+        RECURSION.underflow, {".times(float(up(up(each) * spread)))": ".times(0.0)"}, (FORMULA_TINY, FLUSHING)
+    ),
+    "power iteration for the norm": Mutant(norms.bound_spectral_norm, {"": POWER_ITERATION}, (SPECTRAL,)),
+    "plain SVD for the norm": Mutant(norms.bound_spectral_norm, {"": SVD}, (SPECTRAL,)),
+    "V taken for orthogonal": Mutant(norms.bound_spectral_norm, {"1.0 - delta": "1.0"}, (VECTORS,)),
+    "inflate is nearest": Mutant(
+        norms.inflate,
+        {"up(up(x * (1.0 + 4.0 * (roundings + 2) * UNIT_ROUNDOFF_64)) + 2.0**-1000)": "x"},
+        (VECTOR,),
+    ),
+    "up is nearest": Mutant(
+        norms.up, {"np.nextafter(x, np.inf)": "x"}, (Killer(test_norms.test_directed_rounding),)
+    ),
+    "down is nearest": Mutant(
+        norms.down, {"np.nextafter(x, -np.inf)": "x"}, (Killer(test_norms.test_directed_rounding),)
+    ),
+    "Gram iteration without its error": Mutant(
+        convolution.bound_gram_iteration,
+        {"math.prod(gram.shape[2:])) + error)": "math.prod(gram.shape[2:])))"},
+        (GRAM,),
+    ),
+    "constant of another pair": Mutant(
+        head.Head.distances,
+        {"return self._distances[norm]": "return np.roll(self._distances[norm], 1, axis=0)"},
+        (PAIRS,),
+    ),
+    "overlapping slices are MaxMin": Mutant(
+        simplify._sorting_network,
+        {"\n        or not ops.distinct(i for op in slices for i in op.indices)": ""},
+        (Killer(test_graph.test_overlapping_slices_are_not_read_jointly),),
+    ),
+    "a join costs its largest part": Mutant(
+        lipschitz._joined, {"bound_vector_norm(np.asarray(constants), norm)": "max(constants)"}, (COPIES,)
+    ),
+    "own scores are not left out": Mutant(
+        radius.certified_radii,
+        {"(owners[None, :] != label[:, None])": "(np.arange(len(owners)) != best[:, None])"},
+        (PROTOTYPES,),
+    ),
+    "foreign scores forgotten": Mutant(
+        radius.certified_radii, {"& (owners >= 0)": "& (np.arange(len(owners)) % 2 == 0)"}, (PROTOTYPES,)
+    ),
+    "padding counted wrongly": Mutant(Window.positions.func, {"* s - b +": "* s - b + 1 +"}, (FORWARD_CONV,)),
+    "stride counted wrongly in programs": Mutant(
+        Window.positions.func, {"* s - b +": "* 1 - b +"}, (FORWARD_CONV,)
+    ),
+    "stride counted wrongly in norms": Mutant(
+        convolution._space_to_depth, {"np.concatenate(phases, axis=1)": "phases[0]"}, (STRIDES,)
+    ),
+    "inputs rounded for free": Mutant(radius.after_rounding_inputs, {"up(moved + own)": "own"}, (DOUBLES,)),
+    "no guard against overflow": Mutant(
+        radius._overflow_radius,
+        {"np.asarray(np.maximum(down(room / kappa), 0.0))": "np.full(len(size), np.inf)"},
+        (Killer(test_radius.test_huge_inputs_abstain_before_they_overflow),),
+    ),
+}
+
+
+def mutated(function, pieces):
+    """The function's code with pieces of its source replaced; the piece "" stands for all of it."""
+    function = inspect.unwrap(function)
+    source = textwrap.dedent(inspect.getsource(function))
+    source = source[source.index("def ") :]  # without its decorators
+    for old, new in pieces.items():
+        assert old in source, f"{old!r} is not in {function.__qualname__} any more"
+        source = source.replace(old, new) if old else new
+    namespace = {}
+    # Compiled here, where annotations are not evaluated, and bound to the module's own names.
+    exec(compile(source, f"<mutant of {function.__qualname__}>", "exec"), function.__globals__, namespace)
+    return function, namespace[function.__name__].__code__
+
+
+CASES = [(name, killer) for name, mutant in MUTANTS.items() for killer in mutant.killers]
+
+
+@pytest.mark.parametrize(("name", "killer"), CASES, ids=[f"{name}: {k.test.__name__}" for name, k in CASES])
+def test_mutant_is_killed(name, killer, monkeypatch):
+    killer(monkeypatch)
+    function, code = mutated(MUTANTS[name].function, MUTANTS[name].pieces)
+    with monkeypatch.context() as patch:
+        patch.setattr(function, "__code__", code)
+        with pytest.raises(AssertionError):
+            killer(monkeypatch)

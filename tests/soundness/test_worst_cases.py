@@ -1,0 +1,206 @@
+"""Radius and constants against worst cases known exactly: what no attack would notice.
+
+Results are compared with the formulas of the certificate in rationals, from below *and* above.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from lipmodel.certify import convolution, ops
+from lipmodel.certify.convolution import Window, bound_conv_norm, bound_gram_iteration
+from lipmodel.certify.lipschitz import LipschitzBounds, bound_lipschitz
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.certify.radius import after_rounding_inputs, certified_radii
+from lipmodel.certify.rounding import Affine, RoundingBounds
+from lipmodel.errors import UnsupportedError
+from lipmodel.norms import Norm, bound_equivalence, bound_spectral_norm, gamma, operator_norm
+from tests.exact import bounds_spectral_norm, rational
+from tests.networks import dense, float32, to_file
+from tests.soundness import integers, nets, runtimes
+
+NORMS = list(Norm)
+
+
+# --- the radius ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("p", "q"), [(Norm.TWO, Norm.TWO), (Norm.ONE, Norm.TWO), (Norm.INF, Norm.INF), (Norm.INF, Norm.TWO)]
+)
+@pytest.mark.parametrize("d", [1, 16])
+def test_radius_is_the_formula(p, q, d):
+    """Given A, B, L: runtimes that err by E one way at x and the other way at x' agree up to (m-2E)/(L+κB).
+
+    From that the caller's own rounding is taken off. κ = 4 for p = inf, q = 2, d = 16.
+    """
+    rng = np.random.default_rng(d)
+    kappa = Fraction(bound_equivalence(p, q, d))
+    slack = 1 - (d + 4) * Fraction(2) ** -52
+    for _ in range(300):
+        constant, slope, lipschitz = rng.uniform([0, 0, 0.5], [1e-2, 1e-2, 2.0]).tolist()
+        score, rho = float(rng.uniform(-2, 2)), float(rng.uniform(0, 2))
+        pair = np.array([[0.0, lipschitz], [lipschitz, 0.0]])
+        rounding = RoundingBounds(
+            norm=q, distances=np.zeros((2, 2)), reach=np.zeros(2), inherited=Affine(0.0, 0.0),
+            local=Affine(np.array([0.0, constant]), np.array([0.0, slope])), peak=Affine(0.0, 1.0), limit=1e300,
+        )  # fmt: skip
+        x = np.zeros((1, d))
+        x[0, 0] = rho
+        radii = certified_radii(
+            np.array([[0.0, score]]),
+            np.array([0, 1]),
+            x,
+            LipschitzBounds(p, lipschitz, pair, pair, ()),
+            rounding,
+        )
+        error = Fraction(constant) + Fraction(slope) * Fraction(rho)
+        room = abs(Fraction(score)) - 2 * error
+        limit = max(room, 0) / (Fraction(lipschitz) + kappa * Fraction(slope)) * slack
+        radius = Fraction(float(radii.certified_radius[0]))
+        assert radius < limit or limit == radius == 0
+        assert radius > limit * (1 - Fraction(1, 10**12)) - Fraction(1, 10**13)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_doubles_rounded_to_float32_stay_within_the_radius(norm):
+    """r' (1 + u) + ‖x - fl(x)‖ + u‖x‖ + d^{1/p} 2⁻¹⁴⁹ <= r, in rationals (of l2: in bounds on roots)."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 4)) * 10.0 ** rng.uniform(-40, 6, size=(50, 1))
+    rounded, radius = float32(x), 10.0 ** rng.uniform(-9, 0, size=50) * np.abs(x).max(axis=1)
+    left = after_rounding_inputs(radius, x, rounded, norm)
+    u = Fraction(2) ** -24
+
+    def length(v):
+        v = [abs(a) for a in v]
+        if norm is Norm.TWO:
+            return Fraction(float(np.sqrt(float(sum(a * a for a in v))))) if any(v) else Fraction(0)
+        return sum(v) if norm is Norm.ONE else max(v)
+
+    for row, near, before, after in zip(rational(x), rational(rounded), radius, left, strict=True):
+        tiny = Fraction(2) ** -149 * {Norm.ONE: 4, Norm.TWO: 2, Norm.INF: 1}[norm]
+        taken = length(row - near) + u * length(row) + tiny
+        if after > 0:
+            assert Fraction(after) * (1 + u) + taken <= Fraction(before) * (1 + Fraction(1, 10**15))
+        else:
+            assert Fraction(before) < taken * 2
+    assert (left > 0).mean() > 0.2
+
+
+# --- norms and joins -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.1])
+def test_spectral_bound_does_not_trust_its_singular_vectors(factor, monkeypatch):
+    """Whatever LAPACK says, the bound is one; V off by a factor costs nothing, V of noise costs tightness."""
+    w = np.random.default_rng(0).normal(size=(9, 6))
+    vectors = np.linalg.eigh(w.T @ w)[1]
+    for v in (vectors, np.linalg.qr(w[:6])[0], np.eye(6)[::-1]):
+        monkeypatch.setattr(np.linalg, "eigh", lambda _, v=v: (None, factor * v))
+        assert bounds_spectral_norm(w, bound_spectral_norm(w))
+
+
+def test_copies_side_by_side_attain_the_bound():
+    graph = nets.graph_of(
+        1,
+        ops.Concat(output="a", inputs=("input", "input"), shape=(2,), axis=0),
+        ops.Abs(output="b", inputs=("a",), shape=(2,)),
+        dense("scores", "b", np.ones((1, 2))),
+    )
+    for norm in NORMS:
+        assert 2.0 <= bound_lipschitz(graph, norm).bound_global <= 2.0 * (1 + 1e-12)
+
+
+# --- convolutions --------------------------------------------------------------------------
+
+WINDOWS = {
+    "padded": ((1, 1), (1, 1), (1, 1), 1),
+    "strides": ((2, 3), (1, 1), (1, 1), 1),
+    "dilated": ((1, 1), (2, 1), (0, 1), 1),
+    "groups": ((2, 1), (1, 1), (0, 0), 2),
+}
+
+
+@pytest.mark.parametrize("source", NORMS)
+@pytest.mark.parametrize("target", NORMS)
+@pytest.mark.parametrize("name", WINDOWS)
+def test_bounds_on_large_convolutions_cover_the_matrix(name, source, target, monkeypatch):
+    """The bounds for convolutions too large to write out, against the matrix of a small one."""
+    strides, dilations, pads, groups = WINDOWS[name]
+    window = Window(spatial=(6, 7), size=(3, 2), strides=strides, dilations=dilations, begin=pads, end=pads)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        kernel = rng.normal(size=(4, 2, 3, 2))
+        op = ops.Conv(
+            output="", inputs=(), shape=(4, *window.output), kernel=kernel, window=window, groups=groups
+        )
+        matrix = integers.unrolled(op)
+        if source is Norm.ONE or target is Norm.INF or source is target is Norm.TWO:
+            norm = operator_norm(matrix, source, target)
+        else:
+            x = np.vstack(
+                [rng.normal(size=(200, matrix.shape[1])), rng.choice([-1.0, 1.0], (200, matrix.shape[1]))]
+            )
+            exponent = {Norm.ONE: 1, Norm.TWO: 2, Norm.INF: np.inf}
+            y = x @ matrix.T
+            slopes = np.linalg.norm(y, exponent[target], axis=1) / np.linalg.norm(x, exponent[source], axis=1)
+            norm = slopes.max()
+        with monkeypatch.context() as patch:
+            patch.setattr(convolution, "MAX_UNROLLED", 0)
+            assert bound_conv_norm(kernel, window, groups, source, target) >= norm * (1 - 1e-12)
+
+
+def test_gram_iteration_pays_for_its_roundings():
+    """A product K*K that rounding has made smaller by half of what it may: the bound holds all the same."""
+    taps = 2**17
+    compose = convolution._compose
+
+    def rounded_down(left, right):
+        return compose(left, right) * (1.0 - 0.5 * gamma(taps))
+
+    with mock.patch.object(convolution, "_compose", rounded_down):
+        assert Fraction(bound_gram_iteration(np.ones((taps, 1, 1, 1)))) ** 2 >= taps
+
+
+# --- the guard against overflow ------------------------------------------------------------
+
+
+def scores_inside(graph, norm, size):
+    """Answered label at (size, …, size), and a float32 runtime's label most of the portable radius up from there."""
+    content = to_file(graph)
+    predictor = CertifiedPredictor(content)
+    x = float32(np.full((1, graph.input_size), size))
+    reach = {Norm.ONE: 1 / graph.input_size, Norm.TWO: graph.input_size**-0.5, Norm.INF: 1.0}[norm]
+    y = x + 0.9 * reach * predictor.portable_radii(x, norm)
+    program = runtimes.onnxruntime(content, graph)
+    return predictor.predict(x, norm).radii.label, program(y), runtimes.flushed(program)(y)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_sums_of_a_mean_do_not_overflow_within_the_radius(norm):
+    whole = Window(spatial=(8, 8), size=(8, 8), strides=(1, 1), dilations=(1, 1), begin=(0, 0), end=(0, 0))
+    graph = nets.graph_of(
+        64,
+        ops.AveragePool(output="a", inputs=("input",), shape=(1, 1, 1), window=whole, count_padding=False),
+        ops.Reshape(output="b", inputs=("a",), shape=(1,)),
+        dense("scores", "b", np.array([[0.5], [1.0]]), np.zeros(2)),
+        shape=(1, 8, 8),
+    )
+    answered, seen, _ = scores_inside(graph, norm, 5.3e36)
+    assert answered == seen
+
+
+def test_a_subnormal_divisor_is_refused():
+    """A processor that takes subnormal numbers for zero divides by zero; no bound covers that."""
+    graph = nets.graph_of(
+        1,
+        dense("z", "input", float32([[1e-20]]), np.zeros(1)),
+        ops.Scale(output="a", inputs=("z",), shape=(1,), factor=float32([1e-39]), divide=True),
+        dense("scores", "a", float32([[1e-19], [2e-19]]), np.zeros(2)),
+    )
+    with pytest.raises(UnsupportedError, match="subnormal"):
+        CertifiedPredictor(to_file(graph))
