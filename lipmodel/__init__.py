@@ -6,10 +6,11 @@ The tour, in the order of imports (each module knows only those above it):
 * ``norms``     vector and operator norms, plain and as bounds sound in float64.
 * ``certify``   from an ONNX file alone to a certified radius: ``graph`` reads the file,
   ``lipschitz`` bounds how fast scores move, ``rounding`` how far floats stray, ``radius`` joins
-  them, ``predictor`` is all of it behind one class.
+  them, ``local`` and ``tighten`` are a slower, tighter tier, ``predictor`` is all of it behind
+  one class.
 * ``data``      data sets: bundled ones, IDX files, arrays and tables of your own.
 * ``verify``    a certificate checked again in exact arithmetic, by code of its own.
-* ``audit``     what can be observed: gradients of the deployed graph, attacks.
+* ``audit``     what can be observed: gradients of the deployed graph, attacks, how tight radii are.
 * ``evaluate``  labelled data to clean and certified accuracy.
 * ``training``  the only part that imports torch: layers, losses, recipes, export.
 * ``cli``       the ``lipmodel`` command.

@@ -33,17 +33,18 @@ class Engine:
         self._predictions = ThreadPoolExecutor(os.cpu_count(), "predict")
         self._audits = ThreadPoolExecutor(1, "audit")
 
-    async def predict(self, model: Model, inputs: Array, norm: Norm) -> Predictions:
-        """Scores, labels and certified radii of (N, d) inputs.
+    async def predict(
+        self, model: Model, inputs: Array, norm: Norm, *, tighten: bool = False, portable: bool = False
+    ) -> tuple[Predictions, Array | None]:
+        """Scores, labels and certified radii of (N, d) inputs; and portable radii where asked for.
 
         Raises:
             InputError: the inputs do not fit the model, or its scores overflow there.
         """
-        if len(inputs) * model.multiplications <= INLINE_MULTIPLICATIONS:
-            return _predict(model, inputs, norm)
-        return await asyncio.get_running_loop().run_in_executor(
-            self._predictions, _predict, model, inputs, norm
-        )
+        work = partial(_predict, model, inputs, norm, tighten=tighten, portable=portable)
+        if not (tighten or portable) and len(inputs) * model.multiplications <= INLINE_MULTIPLICATIONS:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._predictions, work)
 
     async def audit(self, model: Model, **options: Any) -> AuditReport:
         """See :func:`lipmodel.audit.report.audit`; audits wait for one another."""
@@ -57,10 +58,12 @@ class Engine:
             executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _predict(model: Model, inputs: Array, norm: Norm) -> Predictions:
-    predictions = model.predictor.predict(inputs, norm)
+def _predict(
+    model: Model, inputs: Array, norm: Norm, *, tighten: bool, portable: bool
+) -> tuple[Predictions, Array | None]:
+    predictions = model.predictor.predict(inputs, norm, tighten=tighten)
     finite = np.isfinite(predictions.scores).all(axis=1)
     if not finite.all():
         row = int(finite.argmin())
         raise InputError("is so large that the model's scores overflow", field=f"inputs[{row}]")
-    return predictions
+    return predictions, model.predictor.portable_radii(inputs, norm) if portable else None

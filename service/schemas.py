@@ -36,6 +36,10 @@ class PredictRequest(Wire):
     epsilon: float | None = Field(
         None, ge=0, description="Size of change that 'certified' answers for, in input units."
     )
+    tighten: bool = Field(
+        False, description="Prove larger radii by local bounds, where they do; milliseconds an input."
+    )
+    portable: bool = Field(False, description="Also give the radius that holds for every conforming runtime.")
 
 
 class Prediction(Wire):
@@ -50,6 +54,10 @@ class Prediction(Wire):
     certified_radius: float = Field(
         description="No change of the input within this distance changes the label, rounding of the "
         "service's own arithmetic included. 0: nothing is certified."
+    )
+    method: Literal["lipschitz", "local"] = Field(description="The bound that the radius comes from.")
+    radius_float32_portable: float | None = Field(
+        description="The radius for every runtime that evaluates the file as it is; null unless asked for."
     )
     runner_up: str = Field(description="The class that limits the radius.")
     norm: Norm = Field(description="Norm of the radius.")

@@ -26,6 +26,9 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     threads: int = Field(1, ge=1, description="Threads that onnxruntime uses within one operator.")
     max_rows: int = Field(10_000, ge=1, description="Most inputs in one request.")
+    max_tightened_rows: int = Field(
+        100, ge=1, description="Most inputs in one request that asks for tighter, slower radii."
+    )
     max_body_bytes: int = Field(16 * 2**20, ge=1, description="Most bytes in the body of one request.")
     max_audit_samples: int = Field(10_000, ge=1, description="Most points that one audit may sample.")
     shutdown_seconds: int = Field(

@@ -11,14 +11,14 @@ The best of all stops counts. The input is one (there the bound is CROWN's); the
 classes' scores are linear in another (there it is that of ``radius.py``), so neither is ever better.
 
 Kinks are relu(d), d in [l, u] on the ball, bounded the same way, kink by kink and layer by layer:
-max(a, b) = b + relu(a - b) and min(a, b) = a - relu(a - b) sort. relu(d) >= αd for any α in [0, 1],
-and below a chord; a computed slope is taken as it is, and the constant rounded until both ends of
-[l, u] are covered, which by convexity suffices.
+max(a, b) = b + relu(a - b) and min(a, b) = a - relu(a - b) sort. What is put below them stands in
+``lines.py``: chords and lines αd, the α of the last functionals adjusted row by row (Xu et al. 2021);
+or secants through the value at x, which make a local Lipschitz constant of the bound, and whose doubt
+the constants pay for in one norm together instead of kink by kink.
 
 Coefficients are float64 numbers taken as exact; what was lost in computing them is at most γ_k of
-their absolute values, times what the tensor can hold, and is subtracted from c. All of it bounds
-the exact function. That every evaluation answers the same needs the bound above E(ρ + κr), as in
-``radius.py``: ``docs/certificate.md``, section 11.
+their absolute values, times what the tensor can hold, and is subtracted from c (``backward.py``).
+All of it bounds the exact function on the real ball; ``tighten.py`` turns that into radii.
 """
 
 from __future__ import annotations
@@ -122,7 +122,10 @@ class LocalBounds:
         for number in range(last + 1):
             if isinstance(self.pieces[number], pieces.Relu | pieces.Exchange) and number not in ball.kinks:
                 ball.kinks[number] = self._bound_kinks(ball, number)
-        return self._lower(ball, last, rows, wanted)
+        bounds = self._lower(ball, last, rows)
+        if ball.kinks and ball.centre[0] is not None:
+            self._adjust(ball, last, rows, bounds, np.broadcast_to(wanted, bounds.shape))
+        return bounds
 
     def _adjust(self, ball: Ball, start: int, rows: Array, bounds: Array, wanted: Array) -> None:
         """Raises bounds by moving the lower lines of each row (α-CROWN: Xu et al. 2021).
@@ -139,7 +142,7 @@ class LocalBounds:
                 break
             way = Way(ball, start, rows[missing])
             bounds[missing] = np.fmax(bounds[missing], self.follow(way, slopes))
-            uphill = ascent(self.pieces[: start + 1], way, self.norm)
+            uphill = ascent(self.pieces, way, self.norm)
             length = FIRST_STEP * (1.0 - step / STEPS)
             kept = ~(bounds[missing] > wanted[missing])
             missing = missing[kept]
@@ -158,21 +161,15 @@ class LocalBounds:
             for chunk in (still_open[i : i + ROWS] for i in range(0, len(still_open), ROWS)):
                 rows = _arguments(piece, self.pieces[piece.inputs[0]].size, chunk)
                 start = piece.inputs[0]
-                low[chunk] = np.fmax(low[chunk], self._lower(ball, start, rows, 0.0, shallow=shallow))
-                high[chunk] = np.fmin(high[chunk], -self._lower(ball, start, -rows, 0.0, shallow=shallow))
+                low[chunk] = np.fmax(low[chunk], self._lower(ball, start, rows, shallow=shallow))
+                high[chunk] = np.fmin(high[chunk], -self._lower(ball, start, -rows, shallow=shallow))
         return low, high
 
-    def _lower(
-        self, ball: Ball, start: int, rows: Array, wanted: Array | float, *, shallow: bool = False
-    ) -> Array:
+    def _lower(self, ball: Ball, start: int, rows: Array, *, shallow: bool = False) -> Array:
         """(R,): never above <row, t(x')> on the ball, t the tensor ``start``; the best over lower lines."""
-        if shallow:
-            return self.follow(Way(ball, start, rows), "secants", shallow=True)
-        lines: tuple[Lines, ...] = ("nearest", "parallel", "secants")
-        bounds = np.fmax.reduce([self.follow(Way(ball, start, rows), line) for line in lines])
-        if ball.kinks and ball.centre[0] is not None:
-            self._adjust(ball, start, rows, bounds, np.broadcast_to(wanted, bounds.shape))
-        return bounds
+        lines: tuple[Lines, ...] = ("secants",) if shallow else ("nearest", "parallel", "secants")
+        bounds = [self.follow(Way(ball, start, rows), line, shallow=shallow) for line in lines]
+        return np.asarray(np.fmax.reduce(bounds))
 
     def follow(self, way: Way, lines: Lines, *, shallow: bool = False) -> Array:
         """(R,): never above the functionals of a way on its ball: the best of all stops, or the first."""

@@ -77,7 +77,7 @@ class Tightener:
     def _search(self, scores: Array, x: Array, start: float) -> tuple[float, int, int]:
         """The largest radius proved, the rival that is nearest there, and how many were tried."""
         owners = self.head.owners
-        best = int(np.where(owners >= 0, scores, -np.inf).argmax())
+        best = int(self.head.best(scores[None])[0])
         rivals = np.flatnonzero((owners != owners[best]) & (owners >= 0))
         centre = self.local.centre(x)
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from lipmodel.certify.predictor import Predictions
+from lipmodel.norms import Array
 from service.api.bodies import input_array, json_body, reply
 from service.api.context import ModelHere, ServiceHere
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
@@ -31,14 +32,25 @@ async def predict(
 ) -> Response:
     """Within `certified_radius` of the input, in the norm given, no change alters the label."""
     predictor = model.predictor
-    inputs = input_array(body.inputs, predictor.file.graph.input_size, service.settings.max_rows)
-    predictions = await service.engine.predict(model, inputs, body.norm or predictor.default_norm)
+    settings = service.settings
+    most = min(settings.max_rows, settings.max_tightened_rows) if body.tighten else settings.max_rows
+    inputs = input_array(body.inputs, predictor.file.graph.input_size, most)
+    norm = body.norm or predictor.default_norm
+    predictions, portable = await service.engine.predict(
+        model, inputs, norm, tighten=body.tighten, portable=body.portable
+    )
     reference = ModelReference(name=model.name, version=model.version, sha256=predictor.file.sha256)
-    return reply(PredictResponse(model=reference, predictions=_rows(model, predictions, body.epsilon)))
+    rows = _rows(model, predictions, portable, body.epsilon)
+    return reply(PredictResponse(model=reference, predictions=rows))
 
 
-def _rows(model: Model, predictions: Predictions, epsilon: float | None) -> list[Prediction]:
-    names, radii = model.predictor.class_names, predictions.radii
+def _rows(
+    model: Model, predictions: Predictions, portable: Array | None, epsilon: float | None
+) -> list[Prediction]:
+    names, radii, tightening = model.predictor.class_names, predictions.radii, predictions.tightening
+    count = len(radii.label)
+    methods = ["lipschitz"] * count if tightening is None else tightening.method.tolist()
+    portables = [None] * count if portable is None else portable.tolist()
     columns = (radii.label, predictions.scores, radii.margin, radii.certified_radius, radii.runner_up)
     return [
         Prediction(
@@ -47,10 +59,14 @@ def _rows(model: Model, predictions: Predictions, epsilon: float | None) -> list
             scores=scores,
             margin=margin,
             certified_radius=radius,
+            method=method,
+            radius_float32_portable=portable_radius,
             runner_up=names[runner_up],
             norm=predictions.norm,
             # A radius of 0 certifies nothing, not even a change of size 0.
             certified=None if epsilon is None else radius > 0.0 and epsilon <= radius,
         )
-        for label, scores, margin, radius, runner_up in zip(*(c.tolist() for c in columns), strict=True)
+        for label, scores, margin, radius, runner_up, method, portable_radius in zip(
+            *(c.tolist() for c in columns), methods, portables, strict=True
+        )
     ]

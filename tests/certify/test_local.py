@@ -123,8 +123,11 @@ def violations(graph, norm, radius, seed=0):
     return wrong
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", EVERY)
+EACH = [(name, norm) for name in GRAPHS for norm in NORMS]
+EACH += [(name, NORMS[index % 3]) for index, name in enumerate(EVERY) if name not in GRAPHS]
+
+
+@pytest.mark.parametrize(("name", "norm"), EACH)
 def test_bounds_hold_exactly(name, norm):
     for radius in (2.0**-20, 1.0):
         assert violations(EVERY[name], norm, radius) == 0
@@ -181,7 +184,7 @@ def test_lines_are_below_the_kink_exactly(bend, ends, at, alpha, share):
 def test_radii_are_no_smaller_and_hold_against_attacks(name, norm):
     graph = GRAPHS[name]
     predictor = CertifiedPredictor(to_file(graph))
-    x = float32(np.random.default_rng(1).normal(size=(12, graph.input_size)))
+    x = float32(np.random.default_rng(1).normal(size=(6, graph.input_size)))
     fast, slow = predictor.predict(x, norm), predictor.predict(x, norm, tighten=True)
     radius = slow.radii.certified_radius
     assert (radius >= fast.radii.certified_radius).all()

@@ -95,8 +95,8 @@ def test_of_many_faults_in_the_inputs_only_the_first_is_told(client):
 
 
 def test_scores_that_overflow_are_not_answered(client, monkeypatch):
-    def predict(self, inputs, norm):
-        answer = original(self, inputs, norm)
+    def predict(self, inputs, norm, **options):
+        answer = original(self, inputs, norm, **options)
         answer.scores[1] = float("inf")
         return answer
 
@@ -211,7 +211,7 @@ def test_invalid_audit(client, case):
 
 
 def test_a_fault_of_the_service_tells_nothing_of_its_insides(tmp_path, monkeypatch, capsys):
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError("secret")
 
     (tmp_path / "two-moons.onnx").write_bytes(two_moons())

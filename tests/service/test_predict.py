@@ -83,3 +83,31 @@ def test_a_batch_large_enough_for_a_thread_gets_the_same_answer(serve, monkeypat
     answer = serve({"digits": digits()}).post("/v1/models/digits/predict", json={"inputs": inputs.tolist()})
     radii = [p["certified_radius"] for p in answer.json()["predictions"]]
     assert radii == CertifiedPredictor(digits()).predict(inputs).radii.certified_radius.tolist()
+
+
+def test_portable_and_tighter_radii_on_request(serve):
+    client = serve({"moons": two_moons()})
+    x = [[0.5, 0.25], [-1.0, 0.5]]
+    plain, asked = (
+        client.post("/v1/models/moons/predict", json={"inputs": x, **extra}).json()["predictions"]
+        for extra in ({}, {"portable": True, "tighten": True})
+    )
+    predictor = CertifiedPredictor(two_moons())
+    tightened = predictor.predict(x, tighten=True)
+    for i in range(2):
+        assert plain[i]["radius_float32_portable"] is None
+        assert plain[i]["method"] == "lipschitz"
+        assert asked[i]["radius_float32_portable"] == predictor.portable_radii(x)[i]
+        assert (
+            asked[i]["certified_radius"]
+            == tightened.radii.certified_radius[i]
+            >= plain[i]["certified_radius"]
+        )
+        assert asked[i]["method"] == tightened.tightening.method[i]
+
+
+def test_tightening_is_for_few_inputs_a_request(serve):
+    client = serve({"moons": two_moons()}, max_tightened_rows=3)
+    answer = client.post("/v1/models/moons/predict", json={"inputs": [[0.0, 0.0]] * 4, "tighten": True})
+    assert answer.status_code == 422
+    assert "at most 3" in answer.json()["detail"]
