@@ -110,13 +110,13 @@ class CertifiedPredictor:
         """Proved error of evaluation in a format; computed once.
 
         Inputs may be measured in l2 or linf: either gives a sound bound, and the one is taken that is
-        smaller for inputs of ones.
+        smaller for an input spread evenly over [-1, 1].
         """
         if dtype not in self._rounding:
-            ones = np.ones((1, self.file.graph.input_size))
+            even = np.linspace(-1.0, 1.0, self.file.graph.input_size)[None, :]
             either = [bound_rounding(self.file.graph, q, FORMATS[dtype]) for q in (Norm.TWO, Norm.INF)]
             self._rounding[dtype] = min(
-                either, key=lambda r: float(r.score_error(bound_vector_norm(ones, r.norm, axis=1)).max())
+                either, key=lambda r: float(r.score_error(bound_vector_norm(even, r.norm, axis=1)).max())
             )
         return self._rounding[dtype]
 
