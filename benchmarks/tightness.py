@@ -326,7 +326,10 @@ def main():
         rows.append(measure(title, args.points, version))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     methods = ["lipschitz", "local", "crown", "alpha-crown", "smoothing"]
-    table = Table(title=f"median radius / best attack · seconds a point (auto_LiRPA {version})")
+    table = Table(
+        title="median radius / best attack · seconds a point "
+        f"(auto_LiRPA {version}; α-CROWN on the first {ALPHA_POINTS} points)"
+    )
     for heading in ("network", "points", *methods):
         table.add_column(heading)
     for row in rows:
