@@ -275,10 +275,17 @@ def certify(
             "scores": scores.tolist(),
             "margin": float(margin),
             "certified_radius": float(radius),
+            "radius_float32_portable": float(portable),
             "runner_up": names[runner_up],
         }
-        for label, scores, margin, radius, runner_up in zip(
-            radii.label, result.scores, radii.margin, radii.certified_radius, radii.runner_up, strict=True
+        for label, scores, margin, radius, portable, runner_up in zip(
+            radii.label,
+            result.scores,
+            radii.margin,
+            radii.certified_radius,
+            predictor.portable_radii(rows_given, norm_given),
+            radii.runner_up,
+            strict=True,
         )
     ]
     tightening = result.tightening
@@ -291,11 +298,11 @@ def certify(
         _print_json({"sha256": predictor.file.sha256, "norm": result.norm.value, "predictions": rows})
         return
     table = Table(title=f"{len(rows)} inputs, radii in l{result.norm}", title_justify="left")
-    for heading in ("row", "label", "certified radius", "margin", "runner-up"):
+    for heading in ("row", "label", "certified radius", "portable radius", "margin", "runner-up"):
         table.add_column(heading)
     for index, row in enumerate(rows[:MAX_ROWS_SHOWN]):
-        radius = f"{_rounded_down(row['certified_radius'])}" if row["certified_radius"] else "0 (abstains)"
-        table.add_row(str(index), str(row["label"]), radius, f"{row['margin']:.6g}", str(row["runner_up"]))
+        shown = [_rounded_down(row[key]) for key in ("certified_radius", "radius_float32_portable")]
+        table.add_row(str(index), str(row["label"]), *shown, f"{row['margin']:.6g}", str(row["runner_up"]))
     stdout.print(table)
     if len(rows) > MAX_ROWS_SHOWN:
         stdout.print(f"… and {len(rows) - MAX_ROWS_SHOWN} more; --json prints all of them")
@@ -426,6 +433,8 @@ def _bar(what: str) -> Iterator[Callable[[float], None]]:
 
 def _rounded_down(radius: float) -> str:
     """A radius with fewer digits is still a promise only if the digits were cut downwards."""
+    if not radius:
+        return "0 (abstains)"
     return str(Context(prec=6, rounding=ROUND_DOWN).create_decimal(Decimal(radius)))
 
 

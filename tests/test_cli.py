@@ -98,6 +98,8 @@ def test_certify(folder, norm):
     told = run_json("certify", folder / "net.onnx", "--inputs", folder / "x.npy", "--norm", norm)
     radii = CertifiedPredictor(folder / "net.onnx").predict(np.load(folder / "x.npy"), Norm(norm)).radii
     assert [p["certified_radius"] for p in told["predictions"]] == radii.certified_radius.tolist()
+    portable = CertifiedPredictor(folder / "net.onnx").portable_radii(np.load(folder / "x.npy"), Norm(norm))
+    assert [p["radius_float32_portable"] for p in told["predictions"]] == portable.tolist()
     assert told["norm"] == norm
     shown = run("certify", folder / "net.onnx", "--inputs", folder / "x.npy", "--norm", norm).output
     assert "10 more" in shown
