@@ -41,6 +41,7 @@ figures: .venv/installed
 
 # One environment for everything; made again when what it is made of changes.
 .venv/installed: pyproject.toml constraints.txt
+	@echo 'installing into .venv; the first time takes a few minutes'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@

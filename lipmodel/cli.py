@@ -125,7 +125,7 @@ def figures(out: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("model", type=MODEL)
+@click.argument("model", type=EXISTING_FILE)
 @click.option("--tightness", help="Data, as for evaluate: also compare radii there with the best attack.")
 @json_option
 def inspect(model: Path, tightness: str | None, as_json: bool) -> None:
@@ -248,10 +248,10 @@ def _show_inspection(predictor: CertifiedPredictor, bounds: dict[Norm, Any], rea
 
 
 @main.command()
-@click.argument("model", type=MODEL)
+@click.argument("model", type=EXISTING_FILE)
 @click.option("--inputs", required=True, type=MODEL, help="Rows to certify: .npy, .csv or .parquet.")
 @click.option("--certificates", type=MODEL, help="Folder to write one certificate a row to, for verify.")
-@click.option("--tighten", is_flag=True, help="Larger radii from local bounds; tens of milliseconds a row.")
+@click.option("--tighten", is_flag=True, help="Larger radii from local bounds; up to half a second a row.")
 @norm_option
 @json_option
 def certify(
@@ -312,6 +312,8 @@ def _write_certificates(predictor: CertifiedPredictor, inputs: Any, norm: Norm |
     """One file a row, named by its number."""
     from lipmodel.certify.certificate import certify as make_certificates
 
+    if folder.exists() and any(folder.iterdir()):
+        raise click.UsageError(f"{folder} is not empty; certificates are written to a new or empty folder")
     made = make_certificates(predictor, inputs, norm)
     folder.mkdir(parents=True, exist_ok=True)
     for index, certificate in enumerate(made):
@@ -328,7 +330,7 @@ def verify(certificate: Path, model: Path | None, given: Path | None, as_json: b
     """Check CERTIFICATE again in exact arithmetic: every number, from the model and its input alone.
 
     Without --model only its consistency can be checked: whether the radius follows from the bounds
-    that it states, not whether these are bounds.
+    that it states, not whether these are bounds; the exit status is then 1, since nothing is proved.
     """
     from lipmodel.certify.certificate import MAX_BYTES, Certificate
     from lipmodel.data import load_inputs
@@ -345,13 +347,16 @@ def verify(certificate: Path, model: Path | None, given: Path | None, as_json: b
             reason = f": {escape(check.reason)}" if check.reason else ""
             stdout.print(f"{mark} {check.name}{reason}", soft_wrap=True)
         stdout.print(f"{verdict.verdict}: {verdict.meaning}", soft_wrap=True)
-    sys.exit(NEGATIVE if verdict.reasons else 0)
+    # Without the model nothing is proved: whoever tests the exit status must not take it for proof.
+    sys.exit(NEGATIVE if verdict.reasons or model is None else 0)
 
 
 @main.command()
-@click.argument("model", type=MODEL)
+@click.argument("model", type=EXISTING_FILE)
 @click.option(
-    "--data", required=True, help="A .npz or .csv file, a folder of IDX files, two-moons or digits."
+    "--data",
+    required=True,
+    help="A .npz with inputs and labels, a .csv with labels last, a folder of IDX files, two-moons, digits.",
 )
 @click.option("--eps", "epsilons", multiple=True, type=float, help="A size of change; may be given again.")
 @norm_option
@@ -381,7 +386,7 @@ def evaluate(model: Path, data: str, epsilons: tuple[float, ...], norm: str | No
 
 
 @main.command()
-@click.argument("model", type=MODEL)
+@click.argument("model", type=EXISTING_FILE)
 @click.option("--data", help="Inputs to look at beside random ones, as for evaluate.")
 @click.option("--samples", default=1000, show_default=True, type=click.IntRange(0, 1_000_000))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))

@@ -46,11 +46,15 @@ class Prediction(Wire):
     """The answer to one input, and how far from it the answer is proved to stay the same."""
 
     label: str = Field(description="Name of the class of the largest score.")
-    label_index: int = Field(description="Its index in 'scores'.")
+    label_index: int = Field(
+        description="Its index among the classes, and in 'scores' where there is one score a class."
+    )
     scores: list[float] = Field(
         description="One a class; a binary classifier has one, and answers class 1 where it is positive."
     )
-    margin: float = Field(description="The largest score less the next, rounded down.")
+    margin: float = Field(
+        description="The answer's score less the next class's, rounded down; of a binary classifier, |score|."
+    )
     certified_radius: float = Field(
         description="No change of the input within this distance changes the label, rounding of the "
         "service's own arithmetic included. 0: nothing is certified."

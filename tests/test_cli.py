@@ -90,7 +90,7 @@ def test_inspect_of_a_refused_file_is_a_negative_finding(folder):
     assert told["status"] == "refused"
     assert "not an ONNX model" in told["reason"]
     assert "refused: not an ONNX model" in run("inspect", folder / "bad.onnx", status=1).output
-    assert "cannot read" in run("inspect", folder / "gone.onnx", status=1).output
+    assert "does not exist" in run("inspect", folder / "gone.onnx", status=2).output
 
 
 @pytest.mark.parametrize("norm", ["1", "2", "inf"])

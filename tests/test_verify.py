@@ -413,7 +413,7 @@ def test_command_proves_what_certify_wrote(files):
 
 def test_command_without_a_model(files):
     answer = run("verify", files / "c/0.json", "--json")
-    assert (answer.exit_code, json.loads(answer.stdout)["verdict"]) == (0, "consistent")
+    assert (answer.exit_code, json.loads(answer.stdout)["verdict"]) == (1, "consistent")
     assert "all that was checked" in run("verify", files / "c/0.json").stdout
 
 
