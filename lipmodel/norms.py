@@ -91,15 +91,17 @@ def bound_vector_norm(x: ArrayLike, norm: Norm, axis: int = -1) -> Array:
         return vector_norm(a, norm, axis)  # comparisons are exact
     if norm is Norm.ONE:
         return np.asarray(inflate(np.abs(a).sum(axis=axis), n))
-    largest = np.maximum(a.max(axis=axis), -a.min(axis=axis))
-    ordinary = (largest > 2.0**-400) & (largest < 2.0**400)
-    if np.all(ordinary):  # squares are in range; one that underflows is below 2^-1000 of the largest
-        a = np.moveaxis(a, axis, -1)
-        return np.asarray(inflate(np.sqrt(np.einsum("...i,...i->...", a, a)), n + 2))
+    a = np.moveaxis(a, axis, -1)
+    with np.errstate(over="ignore", under="ignore"):
+        squares = np.einsum("...i,...i->...", a, a)
+    # Then the largest square is in range too, and one that underflows is below 2^-200 of the sum.
+    if np.all((squares > 2.0**-800) & (squares < 2.0**800)):
+        return np.asarray(inflate(np.sqrt(squares), n + 2))
+    largest = np.abs(a).max(axis=-1)
     # An exact power of two brings the squares into range; an entry that this makes subnormal, or
     # whose square underflows, is smaller than 2^-500 of the largest: the slack of inflate covers it.
     scale = _power_of_two(largest)
-    squares = np.square(a / np.expand_dims(scale, axis)).sum(axis=axis)
+    squares = np.square(a / scale[..., None]).sum(axis=-1)
     bound = up(inflate(np.sqrt(squares), n + 2) * scale)
     return np.asarray(np.where(largest == 0.0, 0.0, bound))
 
