@@ -74,6 +74,7 @@ COPIES = Killer(test_worst_cases.test_copies_side_by_side_attain_the_bound)
 DOUBLES = Killer(test_worst_cases.test_doubles_rounded_to_float32_stay_within_the_radius, (TWO,))
 NEAR = Killer(test_suites.test_ours_holds_where_naive_rules_break, ("near boundary",))
 SPECTRAL = Killer(test_norms.test_spectral_bound_is_never_below_the_exact_norm)
+ABSOLUTE = Killer(test_norms.test_absolute_spectral_bound_is_never_below_the_exact_norm)
 VECTOR = Killer(test_norms.test_vector_bound_is_never_below_the_exact_norm)
 GAMMA = Killer(test_norms.test_gamma_is_never_below_the_exact_one)
 PAIRS = Killer(test_lipschitz.test_linear_nets_attain_their_pair_constants, (TWO,))
@@ -145,6 +146,9 @@ MUTANTS = {
     ),
     "power iteration for the norm": Mutant(norms.bound_spectral_norm, {"": POWER_ITERATION}, (SPECTRAL,)),
     "plain SVD for the norm": Mutant(norms.bound_spectral_norm, {"": SVD}, (SPECTRAL,)),
+    "Collatz's least quotient for the largest": Mutant(
+        norms.bound_absolute_operator_norm, {"ratio.max()": "ratio.min()"}, (ABSOLUTE,)
+    ),
     "V taken for orthogonal": Mutant(norms.bound_spectral_norm, {"1.0 - delta": "1.0"}, (VECTORS,)),
     "inflate is nearest": Mutant(
         norms.inflate,
