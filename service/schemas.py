@@ -61,7 +61,7 @@ class Prediction(Wire):
         "service's own arithmetic included. 0: nothing is certified."
     )
     method: Literal["lipschitz", "mixture", "local"] = Field(
-        description="What the radius comes from: Lipschitz constants of the largest score against each other one, of "
+        description="What the radius comes from: constants of the largest score against each other, or of "
         "mixtures of the scores of its class, or bounds local to a ball."
     )
     radius_float32_portable: float | None = Field(

