@@ -19,7 +19,7 @@ BINARY = torch.tensor([[0.3], [-2.0], [0.1]], dtype=torch.float64)
 BINARY_LABELS = torch.tensor([1, 0, 0])
 SCORES = torch.tensor([[1.0, 0.2, -0.5], [0.1, 0.4, 0.35], [0.0, 2.0, 1.0]], dtype=torch.float64)
 LABELS = torch.tensor([0, 1, 2])
-BOUNDS = torch.tensor([[0.0, 1.5, 1.0], [1.5, 0.0, 2.0], [1.0, 2.0, 0.0]], dtype=torch.float64)
+BOUNDS = torch.tensor([[0.0, 1.5, 1.0], [1.5, 0.0, 2.0], [1.0, 2.0, 0.0]], dtype=torch.float64)  # row n: sample n
 
 
 def test_binary_cross_entropy():
@@ -43,7 +43,7 @@ def test_emma_adds_what_an_adversary_can_reach_and_no_more():
     for scores, label in zip(SCORES.tolist(), LABELS.tolist(), strict=True):
         shifted = []
         for j, score in enumerate(scores):
-            bound = BOUNDS[label, j].item()
+            bound = BOUNDS[label, j].item()  # the label of sample n is n
             certified = 0.0 if j == label else (scores[label] - score) / bound
             shifted.append((score + min(max(certified, 0.0), epsilon) * bound) / temperature)
         total += math.log(sum(math.exp(s) for s in shifted)) - shifted[label]
@@ -54,10 +54,10 @@ def test_emma_adds_what_an_adversary_can_reach_and_no_more():
 def test_emma_without_offset_is_cross_entropy_and_its_radius_is_not_differentiated():
     wrong = torch.tensor([[0.0, 2.0, 1.0]], dtype=torch.float64, requires_grad=True)
     label = torch.tensor([0])  # nothing is certified: no offset
-    loss = EfficientMarginMaximization(0.4)(wrong, label, BOUNDS)
+    loss = EfficientMarginMaximization(0.4)(wrong, label, BOUNDS[label])
     assert loss.item() == pytest.approx(torch.nn.functional.cross_entropy(wrong, label).item())
     right = torch.tensor([[2.0, 1.9, 0.0]], dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(EfficientMarginMaximization(0.4)(right, label, BOUNDS), right)
+    (gradient,) = torch.autograd.grad(EfficientMarginMaximization(0.4)(right, label, BOUNDS[label]), right)
     shifted = right.detach() + torch.tensor([[0.0, 0.1, 0.4]])
     expected = torch.softmax(shifted, dim=1) - torch.tensor([[1.0, 0.0, 0.0]])
     assert torch.allclose(gradient, expected)
@@ -70,7 +70,7 @@ def test_each_falls_with_a_larger_margin_and_says_what_it_is_for(name):
         low, high = (loss(torch.tensor([[s]]), torch.tensor([1]), NO_BOUNDS) for s in (-1.0, 5.0))
     else:
         low, high = (
-            loss(torch.tensor([[s, 0.0, 0.0]]), torch.tensor([0]), BOUNDS.float()) for s in (-1.0, 5.0)
+            loss(torch.tensor([[s, 0.0, 0.0]]), torch.tensor([0]), BOUNDS[:1].float()) for s in (-1.0, 5.0)
         )
     assert high < low
     assert low.ndim == 0

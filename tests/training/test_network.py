@@ -7,7 +7,6 @@ import torch
 from lipmodel.errors import RecipeError
 from lipmodel.norms import Norm
 from lipmodel.training.layers import ConstrainedDense, project_
-from lipmodel.training.network import pair_bounds
 from tests.training.small import small_network
 
 ORDER = {Norm.ONE: 1, Norm.TWO: 2, Norm.INF: torch.inf}
@@ -29,7 +28,7 @@ def test_no_score_and_no_difference_of_scores_moves_faster_than_it_may(norm, con
     size = torch.linalg.vector_norm(x - y, ord=ORDER[norm], dim=1)[:, None]
     assert (moved.abs() <= size * lipschitz * (1 + 1e-4)).all()
     between = (moved[:, :, None] - moved[:, None, :]).abs()
-    assert (between <= size[:, :, None] * pair_bounds(network) * (1 + 1e-3) + 1e-5).all()
+    assert (between <= size[:, :, None] * network[-1].pair_bounds() * (1 + 1e-3) + 1e-5).all()
 
 
 def test_orthogonal_group_sort_networks_keep_the_norm_of_gradients_and_relu_networks_do_not():
@@ -55,7 +54,7 @@ def test_pair_bounds_are_the_norms_of_differences_of_rows(norm, constraint):
     rows = network[-1].weight.detach().double().numpy()
     order = 2 if constraint == "orthogonal" else 1
     expected = [[np.linalg.norm(a - b, ord=order) for b in rows] for a in rows]
-    bounds = pair_bounds(network)
+    bounds = network[-1].pair_bounds()
     assert np.allclose(bounds.detach().numpy(), expected, atol=1e-5)
     assert (bounds.diagonal() == 0).all()
     bounds.sum().backward()
