@@ -19,7 +19,9 @@ BINARY = torch.tensor([[0.3], [-2.0], [0.1]], dtype=torch.float64)
 BINARY_LABELS = torch.tensor([1, 0, 0])
 SCORES = torch.tensor([[1.0, 0.2, -0.5], [0.1, 0.4, 0.35], [0.0, 2.0, 1.0]], dtype=torch.float64)
 LABELS = torch.tensor([0, 1, 2])
-BOUNDS = torch.tensor([[0.0, 1.5, 1.0], [1.5, 0.0, 2.0], [1.0, 2.0, 0.0]], dtype=torch.float64)  # row n: sample n
+BOUNDS = torch.tensor(
+    [[0.0, 1.5, 1.0], [1.5, 0.0, 2.0], [1.0, 2.0, 0.0]], dtype=torch.float64
+)  # row n: sample n
 
 
 def test_binary_cross_entropy():
