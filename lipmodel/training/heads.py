@@ -167,13 +167,12 @@ class PrototypeHead(ConstrainedModule):
             features: (N, n).
             labels: (N,).
         """
-        own, foreign = self._pairs(features, labels)
-        own_rows, foreign_rows = embedding(own, self.weight), embedding(foreign, self.weight)
-        differences = own_rows - foreign_rows
-        margins = torch.einsum("nkd,nd->nk", differences, features) + self.bias[own] - self.bias[foreign]
-        label = foreign.gather(1, labels[:, None])[:, 0]  # the label's own column: its largest score
-        top = (embedding(label, self.weight) * features).sum(dim=1) + self.bias[label]
-        return top[:, None] - margins, torch.linalg.vector_norm(differences, ord=ORDER[self.norm], dim=2)
+        pairs = torch.stack(self._pairs(features, labels))  # (2, N, K)
+        rows = embedding(pairs, self.weight)
+        own, foreign = torch.einsum("pnkd,nd->pnk", rows, features) + self.bias[pairs]
+        top = own.gather(1, labels[:, None])
+        distances = torch.linalg.vector_norm(rows[0] - rows[1], ord=ORDER[self.norm], dim=2)
+        return top - (own - foreign), distances
 
     @torch.no_grad()
     def _pairs(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,7 +207,7 @@ class PrototypeHead(ConstrainedModule):
         weight = self.weight
         if self.norm is not Norm.TWO:
             return torch.cdist(weight[rows.flatten()], weight, p=ORDER[self.norm]).reshape(*rows.shape, -1)
-        squares = weight.square().sum(dim=1)
+        squares = torch.linalg.vector_norm(weight, dim=1).square()
         products = torch.mm(weight[rows.flatten()], weight.T).reshape(*rows.shape, -1)
         return torch.sqrt((squares[rows][..., None] + squares - 2.0 * products).clamp(min=0.0))
 
