@@ -133,22 +133,22 @@ class _SpectralConstraint(Constraint):
 class SpectralNorm(_SpectralConstraint):
     """‖W‖_2 <= radius: no singular value above it, smaller ones as they are.
 
-    Scaling after each step: Gouk, Frank, Pfahringer, Cree 2021, algorithm 1; the power iteration:
-    Miyato et al. 2018. What power iteration misses while training is put right by :meth:`finish`.
+    The projection costs an eigendecomposition a step, tens of milliseconds for 512 units; power
+    iteration is cheaper and misses several per cent where many singular values are nearly equal,
+    which is where training takes them. :class:`Stiefel` is cheaper still.
     """
-
-    iterations: int = 8
 
     def initial(self, rows: int, columns: int, generator: torch.Generator | None) -> Tensor:
         """As of :class:`Stiefel`."""
         return Stiefel(self.radius).initial(rows, columns, generator)
 
     def project(self, weight: Tensor) -> Tensor:
-        """W scaled down by σ / radius where σ, the estimate of ‖W‖_2 from below, is above the radius."""
-        vector = weight[weight.norm(dim=1).argmax()]  # a start that depends on W alone
-        for _ in range(self.iterations):
-            vector = torch.nn.functional.normalize(weight.T @ (weight @ vector), dim=0)
-        return torch.mul(weight, self.radius / (weight @ vector).norm().clamp(min=self.radius))
+        """The nearest point of the set: singular values cut to the radius, by those of WᵀW or WWᵀ."""
+        wide = weight.shape[0] <= weight.shape[1]
+        squares, vectors = torch.linalg.eigh(weight @ weight.T if wide else weight.T @ weight)
+        factors = self.radius / squares.clamp(min=self.radius**2).sqrt()
+        cut = (vectors * factors) @ vectors.T
+        return torch.mm(cut, weight) if wide else torch.mm(weight, cut)
 
     def finished_values(self, values: Array) -> Array:
         """Those above the radius are cut to it."""

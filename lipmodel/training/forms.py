@@ -93,18 +93,27 @@ class Tape:
             )
         return array
 
-    def expect(self, module: nn.Module, size: int, rank: int = 1) -> None:
-        """Checks the current shape: axes a sample, and the length of the first.
+    def expect(self, module: nn.Module, fits: bool, taken: str) -> None:
+        """Checks that a module takes samples of the current shape.
 
         Raises:
-            TrainingError: the module does not take such samples.
+            TrainingError: it does not; says what it takes.
         """
-        if len(self.shape) != rank or self.shape[0] != size:
-            taken = [size, "height", "width"][:rank]
+        if not fits:
             raise TrainingError(
-                f"layer {'.'.join(self._path)} ({type(module).__name__}) takes samples of shape "
-                f"{taken} and meets {list(self.shape)}"
+                f"layer {'.'.join(self._path)} ({type(module).__name__}) takes {taken} "
+                f"and meets samples of shape {list(self.shape)}"
             )
+
+    def expect_units(self, module: nn.Module, units: int) -> None:
+        """Checks for samples of shape [units]; see :meth:`expect`."""
+        self.expect(module, self.shape == (units,), f"samples of shape [{units}]")
+
+    def expect_image(self, module: nn.Module, channels: int | None = None, blocks: int = 1) -> None:
+        """Checks for [channels, height, width], sides at least a block long; see :meth:`expect`."""
+        fits = len(self.shape) == 3 and channels in (None, self.shape[0]) and min(self.shape[1:]) >= blocks
+        least = f" of at least {blocks}×{blocks} places" if blocks > 1 else ""
+        self.expect(module, fits, f"images [{channels or 'channels'}, height, width]{least}")
 
     def take_shift(self) -> Array | None:
         """The offset of a Shift that was written last, taken back for the bias of what follows."""
@@ -157,14 +166,14 @@ def _(module: PositionalBias, tape: Tape) -> None:
 
 @write.register
 def _(module: ConstrainedDense, tape: Tape) -> None:
-    tape.expect(module, module.weight.shape[1])
+    tape.expect_units(module, module.weight.shape[1])
     weight = module.constraint.finish(tape.numbers(module.weight))
     _dense(tape, weight, tape.numbers(module.bias))
 
 
 @write.register
 def _(module: PrototypeHead, tape: Tape) -> None:
-    tape.expect(module, module.weight.shape[1])
+    tape.expect_units(module, module.weight.shape[1])
     # Rows and biases by one factor, which changes neither labels nor radii.
     joined = np.column_stack([tape.numbers(module.weight), tape.numbers(module.bias)])
 
@@ -197,7 +206,7 @@ def _(module: Residual, tape: Tape) -> None:
 
 @write.register
 def _(module: Monotone, tape: Tape) -> None:
-    tape.expect(module, module.direction.shape[1])
+    tape.expect_units(module, module.direction.shape[1])
     start, shape = tape.tensor, tape.shape
     rising = tape.add(ops.Dense, "rising", shape=(1,), weight=tape.numbers(module.direction))
     tape.tensor, tape.shape = start, shape
@@ -239,9 +248,9 @@ def _(module: AOLConv, tape: Tape) -> None:
 
 @write.register
 def _(module: SpatialShift, tape: Tape) -> None:
-    channels, *_ = tape.shape
+    tape.expect_image(module)
     places = np.arange(int(np.prod(tape.shape))).reshape(tape.shape)
-    part = int(module.share * channels)
+    part = int(module.share * tape.shape[0])
     for group, (by, axis) in enumerate(DIRECTIONS):
         moved = slice(group * part, (group + 1) * part)
         places[moved] = np.roll(places[moved], by, axis - 1)
@@ -255,6 +264,7 @@ def _(module: SpatialShift, tape: Tape) -> None:
 @write.register
 def _(module: nn.PixelUnshuffle, tape: Tape) -> None:
     s = module.downscale_factor
+    tape.expect_image(module)
     c, h, w = tape.shape
     if h % s or w % s:
         raise TrainingError(f"{h}×{w} places cannot be split into blocks of {s}×{s}")
@@ -267,13 +277,16 @@ def _(module: nn.PixelUnshuffle, tape: Tape) -> None:
 def _(module: nn.MaxPool2d, tape: Tape) -> None:
     if module.padding or module.dilation != 1 or module.ceil_mode:
         raise TrainingError("MaxPool2d is exported without padding, dilation and ceil_mode")
-    window = _window(tape.shape, _pair(module.kernel_size), _pair(module.stride), (0, 0))
+    size = _pair(module.kernel_size)
+    tape.expect_image(module, blocks=max(size))
+    window = _window(tape.shape, size, _pair(module.stride), (0, 0))
     tape.add(ops.MaxPool, "pooled", shape=(tape.shape[0], *window.output), window=window)
 
 
 @write.register
 def _(module: ScaledAveragePool, tape: Tape) -> None:
     size = _pair(module.size)
+    tape.expect_image(module, blocks=module.size)
     window = _window(tape.shape, size, size, (0, 0))
     tape.add(
         ops.AveragePool, "pooled", shape=(tape.shape[0], *window.output), window=window, count_padding=False
@@ -341,7 +354,8 @@ def _(module: Householder, tape: Tape) -> None:
 
 @write.register
 def _(module: NActivation, tape: Tape) -> None:
-    """max(min(x − 2θ₁, −x), x − 2θ₂)."""
+    """max(min(x − 2θ₁, −x), x − 2θ₂): entrywise, where a sum x − 2 clip(x) would be bounded by 3."""
+    tape.expect(module, tape.shape[0] == module.kinks.shape[1], f"{module.kinks.shape[1]} units")
     low, high = tape.numbers(module.sorted_kinks())
     x = tape.tensor
     first = tape.add(ops.Shift, "left", offset=_by_unit(-2.0 * low, tape))
@@ -365,7 +379,7 @@ def _dense(tape: Tape, weight: Array, bias: Array | None) -> None:
 def _linear(tape: Tape, module: nn.Module, weight: Array, bias: Array | None) -> None:
     """A Dense over units, or the same matrix at each place of an image."""
     if len(tape.shape) == 1:
-        tape.expect(module, weight.shape[1])
+        tape.expect_units(module, weight.shape[1])
         tape.add(ops.Dense, "dense", shape=(len(weight),), weight=weight, bias=bias)
     else:
         _conv(tape, module, weight[:, :, None, None], None, Stiefel())
@@ -373,7 +387,7 @@ def _linear(tape: Tape, module: nn.Module, weight: Array, bias: Array | None) ->
 
 def _conv(tape: Tape, module: nn.Module, kernel: Array, bias: Tensor | None, constraint: Constraint) -> None:
     """A convolution of stride 1 that keeps the size, scaled down until its proved norm is in bounds."""
-    tape.expect(module, kernel.shape[1], rank=3)
+    tape.expect_image(module, kernel.shape[1])
     size = (kernel.shape[2], kernel.shape[3])
     window = _window(tape.shape, size, (1, 1), (size[0] // 2, size[1] // 2))
 
