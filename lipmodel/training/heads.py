@@ -82,8 +82,8 @@ class PrototypeHead(ConstrainedModule):
             changes neither labels nor radii.
         norm: of the rows: the dual of the norm that features are measured in.
         form: which of the two radii :meth:`compare` is about.
-        candidates: own prototypes that are tried for i, those of largest score; 1 is what a certificate
-            reports, and then the two forms agree.
+        candidates: own prototypes that are tried for i, those of largest score. With 1 the two forms agree,
+            and are what is certified by pairs; certificates by mixtures reach at least as far as "min-max".
         generator: of the initial rows; see :meth:`place_` for a better start.
 
     Raises:
