@@ -81,9 +81,10 @@ class AOLConv(nn.Module):
 
         d_c = (Σ_{c', t} |(P ⋆ P)_{c c' t}|)^-½,   (P ⋆ P)_{c c' t} = Σ_{o, s} P_{o c s} P_{o c' s+t},
 
-    the row sums of the Gram operator PᵀP (Prach, Lampert 2022, theorem 2). Where the columns of P are
-    orthogonal the scaled kernel is an isometry; training moves towards that. Evaluated in each
-    forward pass, which costs as much as one small image.
+    the row sums of the Gram operator PᵀP (Prach, Lampert 2022, theorem 2); where output channels are
+    fewer they are scaled instead, by the row sums of PPᵀ, since the adjoint has the same norm. Where
+    the columns, or rows, of P are orthogonal nothing is lost; training moves towards that. Evaluated
+    in each forward pass, which costs as much as one small image.
 
     Args:
         inputs, outputs: channels.
@@ -117,7 +118,8 @@ class AOLConv(nn.Module):
 
 def almost_orthogonal(free: Tensor) -> Tensor:
     """The rescaled kernel of :class:`AOLConv`; (m, n, k, k) to (m, n, k, k)."""
-    by_input = free.transpose(0, 1)
-    gram = nn.functional.conv2d(by_input, by_input, padding=free.shape[-1] - 1)
-    sums = gram.abs().sum(dim=(1, 2, 3)).clamp(min=torch.finfo(free.dtype).tiny)
-    return free * sums.rsqrt()[None, :, None, None]
+    axis = 0 if free.shape[0] < free.shape[1] else 1
+    filters = free.movedim(axis, 0)
+    gram = nn.functional.conv2d(filters, filters, padding=free.shape[-1] - 1)
+    sums = gram.abs().sum(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(free.dtype).tiny)
+    return (filters * sums.rsqrt()).movedim(0, axis)

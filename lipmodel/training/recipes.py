@@ -61,7 +61,12 @@ class NetworkRecipe:
             raise RecipeError(
                 "network.body 'convolutional' takes the constraint 'orthogonal' and at least one width"
             )
-        if (self.prototypes is not None) != (self.head == "prototypes") or (self.prototypes or 1) < 1:
+        if self.activation == "householder" and self.constraint != "orthogonal":
+            raise RecipeError(
+                "network.activation 'householder' turns pairs, which keeps l2 alone; it takes the "
+                "constraint 'orthogonal'"
+            )
+        if (self.head == "prototypes") != (self.prototypes is not None and self.prototypes >= 1):
             raise RecipeError(
                 f"network.head '{self.head}' with network.prototypes = {self.prototypes}; "
                 "'prototypes' takes a number of at least 1, the others none"
