@@ -19,9 +19,10 @@ from lipmodel.certify.ops import Graph
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import TrainingError
 from lipmodel.training.convolutions import PointwiseConv
-from lipmodel.training.forms import Tape, write
+from lipmodel.training.forms import write
 from lipmodel.training.heads import PrototypeHead
 from lipmodel.training.layers import ConstrainedDense, Monotone, Shift
+from lipmodel.training.tape import Tape
 
 
 def to_graph(network: nn.Module, input_shape: Sequence[int] | None = None) -> Graph:
