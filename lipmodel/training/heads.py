@@ -125,16 +125,11 @@ class PrototypeHead(ConstrainedModule):
         """See :class:`ConstrainedModule`."""
         self._scale_(self.lipschitz / self._longest_row().clamp(min=self.lipschitz))
 
-    @torch.no_grad()
-    def place_(self, features: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> None:
-        """Makes k samples of each class the prototypes of a nearest-prototype classifier in l2.
-
-        The mean of the prototypes is taken from all rows, which changes no difference of scores and
-        makes rows shorter; then everything is scaled so that the longest row has norm ``lipschitz``.
+    def choose(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """(K·k,) indices of k samples of each class at random, class by class; for :meth:`place_`.
 
         Args:
-            features: (N, n), of training samples.
-            labels: (N,).
+            labels: (N,), of training samples.
             generator: of the choice.
 
         Raises:
@@ -150,10 +145,21 @@ class PrototypeHead(ConstrainedModule):
                 )
             order = torch.randperm(len(members), generator=generator)[: self.prototypes]
             chosen.append(members[order.to(members.device)])
-        rows = features[torch.cat(chosen)]
-        self.weight.copy_(rows - rows.mean(dim=0))
-        self.bias.copy_(-0.5 * rows.square().sum(dim=1))
-        self._scale_(self.lipschitz / self._longest_row().clamp(min=torch.finfo(rows.dtype).tiny))
+        return torch.cat(chosen)
+
+    @torch.no_grad()
+    def place_(self, features: Tensor) -> None:
+        """Makes the features the prototypes of a nearest-prototype classifier in l2.
+
+        Their mean is taken from all rows, which changes no difference of scores and makes rows shorter;
+        then everything is scaled so that the longest row has norm ``lipschitz``.
+
+        Args:
+            features: (K·k, n), of the samples of :meth:`choose` in their order.
+        """
+        self.weight.copy_(features - features.mean(dim=0))
+        self.bias.copy_(-0.5 * features.square().sum(dim=1))
+        self._scale_(self.lipschitz / self._longest_row().clamp(min=torch.finfo(self.weight.dtype).tiny))
 
     def compare(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Scores and bounds of the pairs that set the radius against each class; see the module.

@@ -83,7 +83,7 @@ def place_prototypes_(
     """
     head = network[-1]
     if isinstance(head, PrototypeHead):
-        head.place_(network[:-1](inputs), labels, generator)
+        head.place_(network[:-1](inputs[head.choose(labels, generator)]))
 
 
 def _dense(

@@ -142,16 +142,12 @@ def test_distances_of_all_to_all_are_never_formed():
 def test_it_starts_as_the_nearest_prototype_classifier_and_its_radius():
     x, labels = batch(samples=60)
     head = PrototypeHead(5, 3, 6, lipschitz=2.0).double()
-    head.place_(x, labels, torch.Generator().manual_seed(5))
-    sizes = head.weight.norm(dim=1)
-    assert sizes.max().item() == pytest.approx(2.0)
-    # Which samples became prototypes: those that are as far from one another as rows are, but for scale.
-    order = [
-        members[torch.randperm(len(members), generator=generator)[:6]]
-        for generator in [torch.Generator().manual_seed(5)]
-        for members in ((labels == c).nonzero()[:, 0] for c in range(3))
-    ]
-    prototypes, owner = x[torch.cat(order)].numpy(), np.arange(18) // 6
+    chosen, owner = head.choose(labels, torch.Generator().manual_seed(5)), np.arange(18) // 6
+    assert np.array_equal(labels[chosen].numpy(), owner)
+    assert len(set(chosen.tolist())) == 18
+    head.place_(x[chosen])
+    assert head.weight.norm(dim=1).max().item() == pytest.approx(2.0)
+    prototypes = x[chosen].numpy()
     points = np.random.default_rng(0).normal(size=(50, 5))
     squared = ((points[:, None] - prototypes) ** 2).sum(axis=2)
     answers = owner[squared.argmin(axis=1)]
@@ -216,4 +212,4 @@ def test_bad_heads_are_refused():
     with pytest.raises(RecipeError, match="unknown form 'min'"):
         PrototypeHead(3, 2, 2, form="min")
     with pytest.raises(RecipeError, match="class 1 has 2 samples for 3 prototypes"):
-        PrototypeHead(3, 2, 3).place_(torch.ones(5, 3), torch.tensor([0, 0, 0, 1, 1]))
+        PrototypeHead(3, 2, 3).choose(torch.tensor([0, 0, 0, 1, 1]))
