@@ -174,11 +174,13 @@ class PrototypeHead(ConstrainedModule):
             labels: (N,).
         """
         pairs = torch.stack(self._pairs(features, labels))  # (2, N, K)
-        rows = embedding(pairs, self.weight)
-        own, foreign = torch.einsum("pnkd,nd->pnk", rows, features) + self.bias[pairs]
-        top = own.gather(1, labels[:, None])
-        distances = torch.linalg.vector_norm(rows[0] - rows[1], ord=ORDER[self.norm], dim=2)
-        return top - (own - foreign), distances
+        (own, foreign), (own_bias, foreign_bias) = embedding(pairs, self.weight), self.bias[pairs]
+        differences = own - foreign
+        margins = torch.bmm(differences, features[:, :, None])[:, :, 0] + own_bias - foreign_bias
+        samples = torch.arange(len(features), device=labels.device)
+        top = (own[samples, labels] * features).sum(dim=1) + own_bias[samples, labels]
+        distances = torch.linalg.vector_norm(differences, ord=ORDER[self.norm], dim=2)
+        return top[:, None] - margins, distances
 
     @torch.no_grad()
     def _pairs(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
