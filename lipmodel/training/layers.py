@@ -10,6 +10,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -157,8 +158,11 @@ class Monotone(nn.Module):
                 f"a Lipschitz constant of {lipschitz} makes no sense; a positive number is accepted"
             )
         self.network = network
+        slope = np.float32(lipschitz)
+        if float(slope) < lipschitz:  # rounding L down would leave a slope of f unanswered
+            slope = np.nextafter(slope, np.float32(np.inf))
         direction = torch.zeros(1, inputs)
-        direction[0, sorted(chosen)] = lipschitz
+        direction[0, sorted(chosen)] = float(slope)
         self.register_buffer("direction", direction)
 
     def forward(self, x: Tensor) -> Tensor:

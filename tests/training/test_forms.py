@@ -208,6 +208,24 @@ def test_entrywise_activations_are_exported_for_networks_of_row_norms(norm):
     assert largest_difference(network, predictor, inputs) < 5e-6
 
 
+def test_images_in_linf():
+    network = seeded(
+        lambda: nn.Sequential(
+            PointwiseConv(3, 8, RowNorm(norm=Norm.ONE)),
+            SpatialShift(),
+            NActivation(8),
+            PointwiseConv(8, 8, RowNorm(norm=Norm.ONE)),
+            max_min(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            LinearHead(32, 3, RowNorm(norm=Norm.ONE)),
+        )
+    )
+    _, predictor = export(to_graph(network, (3, 4, 4)), Claims(norm=Norm.INF, lipschitz=1.0))
+    inputs = torch.randn(200, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    assert largest_difference(network, predictor, inputs) < 5e-6
+
+
 def test_n_activations_are_exported_place_by_place():
     network = seeded(lambda: nn.Sequential(NActivation(4), nn.Flatten(), head(16)))
     graph = to_graph(network, (4, 2, 2))

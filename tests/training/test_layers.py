@@ -190,6 +190,9 @@ def test_monotone_networks_never_fall_along_their_features():
     plain = torch.autograd.grad(network.network(x).sum(), x)[0]
     assert torch.allclose(gradient - plain, torch.tensor([0.0, 2, 0, 0, 2]), atol=1e-6)
     assert (plain[:, [1, 4]] < -0.01).any()  # which without the term would fall somewhere
+    for lipschitz in (0.1, 0.3, 1 / 3, 0.7):  # not numbers of float32
+        direction = Monotone(nn.Identity(), [0], inputs=1, lipschitz=lipschitz).direction
+        assert lipschitz <= direction.item() <= lipschitz * (1 + 1e-6)
     for features in ([], [0, 0], [5], [-1]):
         with pytest.raises(RecipeError, match="distinct indices from 0 to 4"):
             Monotone(nn.Identity(), features, inputs=5, lipschitz=1.0)
