@@ -26,6 +26,8 @@ from lipmodel.training.recipes import NetworkRecipe
 
 Head = LinearHead | PrototypeHead
 
+CANDIDATES = 2  # own prototypes tried in training; more cost a product of matrices each and gain little
+
 
 def build_network(
     recipe: NetworkRecipe,
@@ -148,7 +150,14 @@ def _head(
         if outputs == 1:
             raise RecipeError("network.head 'prototypes' takes a loss for several scores, not a binary one")
         return PrototypeHead(
-            features, outputs, recipe.prototypes, lipschitz=lipschitz, norm=norm, generator=generator
+            features,
+            outputs,
+            recipe.prototypes,
+            lipschitz=lipschitz,
+            norm=norm,
+            form="min-max",
+            candidates=min(CANDIDATES, recipe.prototypes),
+            generator=generator,
         )
     rows = NormalisedRows if recipe.head == "normalised" else RowNorm
     return LinearHead(features, outputs, rows(lipschitz, norm=norm), generator=generator)
