@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from lipmodel.certify.claims import Claims
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.cli import _rounded_down, main
+from lipmodel.cli import main
+from lipmodel.cli.certifying import _rounded_down
 from lipmodel.norms import Norm
 from tests.networks import groupsort_net, to_file
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.data import Dataset
+from lipmodel.dataset import Dataset
 from lipmodel.norms import Norm
 from lipmodel.training.loop import Epoch
 

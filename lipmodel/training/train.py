@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import platform
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lipmodel import __version__
 from lipmodel.certify.claims import Claims
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.data import Dataset, load_parts
+from lipmodel.data import load_own, load_parts
+from lipmodel.dataset import Dataset
 from lipmodel.errors import RecipeError
 from lipmodel.evaluate import Evaluation, evaluate
+from lipmodel.training.account import account
+from lipmodel.training.checkpoint import Checkpoint
 from lipmodel.training.export import export, largest_difference, to_graph
 from lipmodel.training.files import to_json, write_whole
-from lipmodel.training.loop import Epoch, Watch, deterministic, fit, unwatched
+from lipmodel.training.loop import Control, Epoch, Fit, Labelled, deterministic
 from lipmodel.training.network import build_network
 from lipmodel.training.plots import NORM_SYMBOL, plot_training
 from lipmodel.training.recipes import Recipe, load_recipe
+from lipmodel.training.scaling import find_scale, in_units_of_the_data, scaled
 
 COMPARED_ROWS = 10_000  # inputs on which the file is compared with torch, at most
 
@@ -66,8 +69,10 @@ class Trained:
                 "name": self.train.name,
                 "units": self.train.units,
                 "input_shape": list(self.train.input_shape),
+                "columns": list(self.train.columns),
                 "train": {"samples": len(self.train.labels), "sha256": self.train.digest},
                 "held_out": {"samples": len(self.held_out.labels), "sha256": self.held_out.digest},
+                "understood": account(self.recipe, self.train, self.held_out),
             },
             "model": {
                 "sha256": self.predictor.file.sha256,
@@ -88,35 +93,95 @@ class Trained:
         return plot_training(title, self.predictor, recipe.norm, self.history, self.held_out)
 
 
-def train(
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A training that may begin: its recipe and its data, both read and checked.
+
+    Attributes:
+        recipe: what to train.
+        train, held_out: the data.
+    """
+
+    recipe: Recipe
+    train: Dataset
+    held_out: Dataset
+
+    @property
+    def account(self) -> dict[str, str]:
+        """What was understood of the data, topic by topic."""
+        return account(self.recipe, self.train, self.held_out)
+
+
+def plan(
     recipe_name: str,
-    out_dir: Path,
     *,
     overrides: Mapping[str, Any] | None = None,
     data_dir: Path | None = None,
-    watch: Watch = unwatched,
-) -> Trained:
-    """Trains a recipe and writes NAME.onnx, NAME.json (the record) and NAME.png, each whole or not at all.
+    data: Path | None = None,
+    name: str | None = None,
+) -> Plan:
+    """Reads a recipe and its data, or data of your own in their place.
 
     Args:
-        recipe_name: one of ``recipe_names()``.
-        out_dir: folder to write to; made if it is not there.
-        overrides: any of norm, lipschitz, seed, epochs; see ``load_recipe``.
-        data_dir: the folder of IDX files, for mnist.
-        watch: told after each step.
+        recipe_name: one of ``recipe_names()``, or a ``.toml`` file.
+        overrides: any of norm, lipschitz, seed, epochs, settings; see ``load_recipe``.
+        data_dir: the folder of the recipe's data set, if it needs one.
+        data: a file or a folder of your own, see ``load_own``; scaled as suits it unless a setting says how.
+        name: of the files written; the recipe's by default.
 
     Raises:
-        RecipeError: also where the folder cannot be written to.
-        DataError, TrainingError, MissingExtraError: see each.
+        RecipeError, DataError, MissingExtraError: see each.
     """
-    recipe = load_recipe(recipe_name, **(overrides or {}))
-    parts = load_parts(recipe.data, data_dir)
+    overrides = dict(overrides or {})
+    recipe = load_recipe(recipe_name, **overrides)
+    if name is not None:
+        if not name or name.startswith(".") or Path(name).name != name:
+            raise RecipeError(f"'{name}' cannot name files; a word without slashes is accepted")
+        recipe = replace(recipe, name=name)
+    if data is None:
+        return Plan(recipe, *load_parts(recipe.data, data_dir))
+    if data_dir is not None:
+        raise RecipeError("--data-dir is of the recipe's own data; give it or --data, not both")
+    training, held_out = load_own(data)
+    said = "scaling" in (overrides.get("settings") or {})
+    recipe = replace(recipe, data=training.name, scaling=recipe.scaling if said else training.scaling)
+    return Plan(recipe, training, held_out)
+
+
+def carry_out(
+    planned: Plan, out_dir: Path, *, control: Control | None = None, resume: bool = False
+) -> Trained:
+    """Trains and writes NAME.onnx, NAME.json (the record) and NAME.png, each whole or not at all.
+
+    Until these are written NAME.checkpoint holds the training so far.
+
+    Args:
+        planned: what to train on what.
+        out_dir: folder to write to; made if it is not there.
+        control: what happens around the training; its checkpoint is set here.
+        resume: continue from NAME.checkpoint.
+
+    Raises:
+        RecipeError: also where the folder cannot be written to, or holds an unfinished training that
+            is not to be resumed.
+        TrainingError, TrainingInterruptedError: see ``Fit.run``.
+    """
+    recipe = planned.recipe
+    checkpoint = Checkpoint(out_dir / f"{recipe.name}.checkpoint", _identity(planned))
+    if checkpoint.path.exists() and not resume:
+        raise RecipeError(
+            f"{checkpoint.path} holds an unfinished training: give --resume to go on with it, or delete it"
+        )
     try:
         out_dir.mkdir(parents=True, exist_ok=True)  # before the work, so that it is not lost
-        trained = train_recipe(recipe, *parts, watch=watch)
+        if not os.access(out_dir, os.W_OK):
+            raise PermissionError(0, "no permission")
+        control = replace(control or Control(), checkpoint=checkpoint, resume=resume)
+        trained = train_recipe(recipe, planned.train, planned.held_out, control=control)
         write_whole(out_dir / f"{recipe.name}.onnx", trained.content)
         write_whole(out_dir / f"{recipe.name}.json", to_json(trained.record()))
         write_whole(out_dir / f"{recipe.name}.png", trained.plot())
+        checkpoint.remove()
     except OSError as error:
         raise RecipeError(
             f"cannot write to {out_dir} ({error.strerror}); a writable folder is accepted"
@@ -124,19 +189,42 @@ def train(
     return trained
 
 
+def train(
+    recipe_name: str,
+    out_dir: Path,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    data_dir: Path | None = None,
+    control: Control | None = None,
+    resume: bool = False,
+) -> Trained:
+    """:func:`plan`, then :func:`carry_out`."""
+    planned = plan(recipe_name, overrides=overrides, data_dir=data_dir)
+    return carry_out(planned, out_dir, control=control, resume=resume)
+
+
 def train_recipe(
-    recipe: Recipe, training: Dataset, held_out: Dataset, *, watch: Watch = unwatched
+    recipe: Recipe, training: Dataset, held_out: Dataset, *, control: Control | None = None
 ) -> Trained:
     """Trains on the data given. Same recipe, data and machine: the same bytes.
 
     Raises:
         TrainingError: the loss is no longer a number, or the file's bound exceeds the constant asked for.
-        RecipeError: a binary loss for more than two classes.
+        TrainingInterruptedError: the control asked for it.
+        RecipeError: a binary loss for more than two classes; a batch larger than the data.
     """
     if recipe.loss.binary and len(training.classes) != 2:
         raise RecipeError(f"the loss is for 2 classes and {training.name} has {len(training.classes)}")
-    inputs, labels = _tensors(training)
-    started = time.perf_counter()
+    rows, validation = training, None
+    if recipe.training.validation:
+        rows, validation = training.split(recipe.training.validation)
+    scale = find_scale(rows, recipe.scaling)
+
+    def tensors(data: Dataset) -> Labelled:
+        inputs = data.inputs if (scale == 1).all() else data.inputs / scale
+        return torch.from_numpy(inputs), torch.from_numpy(data.labels)
+
+    inputs, labels = tensors(rows)
     with deterministic(recipe.training.threads):
         generator = torch.Generator().manual_seed(recipe.seed)
         network = build_network(
@@ -147,23 +235,38 @@ def train_recipe(
             outputs=1 if recipe.loss.binary else len(training.classes),
             generator=generator,
         )
-        history = fit(
+        fit = Fit(
             network,
             recipe.loss,
             (inputs, labels),
-            _tensors(held_out),
+            tensors(held_out),
+            None if validation is None else tensors(validation),
             recipe.training,
+            epsilon=max(recipe.epsilons, default=0.0) / float(scale.min()),
+            lipschitz=recipe.lipschitz,
             generator=generator,
-            watch=watch,
         )
-        seconds = time.perf_counter() - started
-        graph = to_graph(network)
+        network = fit.run(control or Control())
+        graph = in_units_of_the_data(to_graph(network), scale)
         content, predictor = export(graph, _claims(recipe, training, None))
         # What is measured of the file goes into the file: the same graph, written again with its figures.
         evaluation = evaluate(predictor, held_out.inputs, held_out.labels, recipe.norm, recipe.epsilons)
         content, predictor = export(graph, _claims(recipe, training, evaluation))
-        difference = largest_difference(network, predictor, inputs[:COMPARED_ROWS])
-    return Trained(recipe, content, predictor, evaluation, history, difference, seconds, training, held_out)
+        compared = torch.from_numpy(training.inputs[:COMPARED_ROWS])
+        difference = largest_difference(scaled(network, scale), predictor, compared)
+    return Trained(
+        recipe, content, predictor, evaluation, fit.history, difference, fit.seconds, training, held_out
+    )
+
+
+def _identity(planned: Plan) -> dict[str, Any]:
+    """What has to be the same for a training to go on."""
+    return {
+        "recipe": planned.recipe.to_dict(),
+        "the training data's sha256": planned.train.digest,
+        "the held-out data's sha256": planned.held_out.digest,
+        "the version of torch": torch.__version__,
+    }
 
 
 def _claims(recipe: Recipe, training: Dataset, evaluation: Evaluation | None) -> Claims:
@@ -174,6 +277,8 @@ def _claims(recipe: Recipe, training: Dataset, evaluation: Evaluation | None) ->
         "input_shape": list(training.input_shape),
         "units": training.units,
     }
+    if training.columns:
+        record["columns"] = list(training.columns)
     if evaluation is not None:
         record["held_out"] = evaluation.to_dict()
     return Claims(
@@ -183,7 +288,3 @@ def _claims(recipe: Recipe, training: Dataset, evaluation: Evaluation | None) ->
         input_box=(float(training.inputs.min()), float(training.inputs.max())),
         record=record,
     )
-
-
-def _tensors(data: Dataset) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(data.inputs), torch.from_numpy(data.labels)

@@ -27,7 +27,9 @@ loss.margin = 0.25
 
 
 def test_the_bundled_recipes_hold_for_every_norm():
-    assert recipe_names() == ["digits", "mnist", "two-moons"]
+    assert recipe_names() == [
+        "adult", "breast-cancer", "digits", "fashion-mnist", "mnist", "spambase", "two-moons",
+    ]  # fmt: skip
     for name in recipe_names():
         for norm in Norm:
             recipe = load_recipe(name, norm=norm.value)
@@ -107,9 +109,7 @@ def test_options_that_make_no_sense(arguments, message):
 
 
 def test_an_unknown_recipe_names_the_nearest():
-    with pytest.raises(
-        RecipeError, match=r"unknown recipe 'digit' \(did you mean 'digits'\?\); digits, mnist"
-    ):
+    with pytest.raises(RecipeError, match=r"unknown recipe 'digit' \(did you mean 'digits'\?\); adult, "):
         load_recipe("digit")
 
 

@@ -1,0 +1,88 @@
+"""Inputs of any unit made even inside the network, so that radii stay in the units of what is sent.
+
+A network f trained on x / s is exported as  g(x) = m · f(x / s),  m = min s.  Its scores move no faster
+than f's: each coordinate of x / s moves at most 1 / m times as fast as that of x, in every l_p norm,
+and m undoes it. All scales are powers of two, so nothing of this rounds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lipmodel.certify import ops
+from lipmodel.certify.ops import Graph
+from lipmodel.dataset import Dataset
+from lipmodel.errors import TrainingError
+
+Scale = NDArray[np.float32]
+"""(d,): what each coordinate is divided by; powers of two."""
+
+LARGEST_EXPONENT = 60  # of a scale: keeps products of scales and weights within float32
+
+
+def find_scale(data: Dataset, scaling: str) -> Scale:
+    """The scale of each coordinate that a recipe's ``scaling`` asks for, from the training part.
+
+    "columns": the power of two nearest each column's standard deviation; "common": one for all, of
+    the root mean square of these; "none": 1. A column that is constant, or of 0 and 1 only, keeps 1.
+    """
+    spread = data.inputs.std(axis=0, dtype=np.float64)
+    if scaling == "none":
+        spread = np.ones_like(spread)
+    elif scaling == "common":
+        spread = np.full_like(spread, np.sqrt(np.square(spread).mean()))
+    else:
+        spread[((data.inputs == 0) | (data.inputs == 1)).all(axis=0)] = 1.0
+    spread[spread == 0] = 1.0
+    exponent = np.clip(np.round(np.log2(spread)), -LARGEST_EXPONENT, LARGEST_EXPONENT)
+    return np.asarray(np.exp2(exponent), dtype=np.float32)
+
+
+def in_units_of_the_data(graph: Graph, scale: Scale) -> Graph:
+    """The graph of g from that of f; unchanged where all scales are 1."""
+    if (scale == 1).all():
+        return graph
+    least = float(scale.min())
+    last = max((i for i, op in enumerate(graph.ops) if isinstance(op, ops.Dense)), default=None)
+    if last is None:
+        raise TrainingError("a network without a dense layer cannot be scaled; scaling 'none' is accepted")
+    factor = (1.0 / scale.astype(np.float64)).reshape(graph.input_shape)
+    divide = ops.Scale(output="scaled_input", inputs=(graph.input,), shape=graph.input_shape, factor=factor)
+    result: list[ops.Op] = [divide]
+    for index, op in enumerate(graph.ops):
+        inputs = tuple(divide.output if name == graph.input else name for name in op.inputs)
+        changed = replace(op, inputs=inputs)
+        if index == last and isinstance(changed, ops.Dense):
+            bias = None if changed.bias is None else changed.bias * least
+            changed = replace(changed, weight=changed.weight * least, bias=bias)
+        result.append(changed)
+    return replace(graph, ops=tuple(result))
+
+
+class Times(nn.Module):
+    """y = x * factor, entry by entry.
+
+    Args:
+        factor: (d,) or a scalar.
+    """
+
+    factor: Tensor
+
+    def __init__(self, factor: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("factor", factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, d) to (…, d)."""
+        return x * self.factor
+
+
+def scaled(network: nn.Module, scale: Scale) -> nn.Sequential:
+    """G from f, as modules."""
+    factor = torch.from_numpy(scale)
+    return nn.Sequential(Times(1.0 / factor), network, Times(factor.min()))
