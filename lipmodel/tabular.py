@@ -113,6 +113,8 @@ def _adult_rows(path: Path) -> tuple[list[list[str]], list[int]]:
             )
         rows.append(row)
         labels.append(ADULT_CLASSES.index(label.rstrip(".")))
+    if not rows:
+        raise DataError(f"{path} has no rows; at least one is needed")
     return rows, labels
 
 

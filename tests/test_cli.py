@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from lipmodel.certify.claims import Claims
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.cli import main
-from lipmodel.cli.certifying import _rounded_down
+from lipmodel.display import rounded_down
 from lipmodel.norms import Norm
 from tests.networks import groupsort_net, to_file
 
@@ -166,6 +166,6 @@ def test_bad_use_exits_with_2_and_one_clear_line(folder, monkeypatch, arguments)
 
 
 def test_radii_are_cut_downwards_when_digits_are_dropped():
-    assert _rounded_down(0.29999999) == "0.299999"
-    assert _rounded_down(1.5) == "1.5"
-    assert float(_rounded_down(1e-9 / 3)) < 1e-9 / 3
+    assert rounded_down(0.29999999) == "0.299999"
+    assert rounded_down(1.5) == "1.5"
+    assert float(rounded_down(1e-9 / 3)) < 1e-9 / 3

@@ -27,14 +27,14 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except ModelError as error:
-            err.print(f"refused: {error}", style="red", markup=False)
+            err.print(f"refused: {error}", style="red", markup=False, soft_wrap=True)
             ctx.exit(NEGATIVE)
         except TrainingInterruptedError as error:
             how = "" if error.checkpoint is None else ": the same command with --resume goes on from there"
-            err.print(f"{error}{how}", style="yellow", markup=False)
+            err.print(f"{error}{how}", style="yellow", markup=False, soft_wrap=True)
             ctx.exit(INTERRUPTED)
         except LipcertError as error:
-            err.print(f"error: {error}", style="red", markup=False)
+            err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
             ctx.exit(BAD_USE)
         except KeyboardInterrupt:
             err.print("interrupted", style="yellow")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from decimal import ROUND_DOWN, Context, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from lipmodel.cli.common import (
     print_json,
     stdout,
 )
+from lipmodel.display import rounded_down
 from lipmodel.norms import Norm
 
 MAX_ROWS_SHOWN = 20
@@ -81,7 +81,7 @@ def certify(
     for heading in ("row", "label", "certified radius", "portable radius", "margin", "runner-up"):
         table.add_column(heading)
     for index, row in enumerate(rows[:MAX_ROWS_SHOWN]):
-        shown = [_rounded_down(row[key]) for key in ("certified_radius", "radius_float32_portable")]
+        shown = [rounded_down(row[key]) for key in ("certified_radius", "radius_float32_portable")]
         table.add_row(str(index), str(row["label"]), *shown, f"{row['margin']:.6g}", str(row["runner_up"]))
     stdout.print(table)
     if len(rows) > MAX_ROWS_SHOWN:
@@ -129,10 +129,3 @@ def verify(certificate: Path, model: Path | None, given: Path | None, as_json: b
         stdout.print(f"{verdict.verdict}: {verdict.meaning}", soft_wrap=True)
     # Without the model nothing is proved: whoever tests the exit status must not take it for proof.
     sys.exit(NEGATIVE if verdict.reasons or model is None else 0)
-
-
-def _rounded_down(radius: float) -> str:
-    """A radius with fewer digits is still a promise only if the digits were cut downwards."""
-    if not radius:
-        return "0 (abstains)"
-    return str(Context(prec=6, rounding=ROUND_DOWN).create_decimal(Decimal(radius)))

@@ -32,7 +32,8 @@ class Epoch:
     Attributes:
         number: from 1.
         loss: mean over the epoch's batches.
-        train_accuracy, held_out_accuracy: clean.
+        train_accuracy: clean.
+        held_out_accuracy: clean; None where nothing is held out.
         estimated_certified_accuracy: on held-out data, at the recipe's largest epsilon; by torch's float32
             margins, so an estimate and no certificate.
         validation_loss: mean over the validation part; None where there is none.
@@ -41,8 +42,8 @@ class Epoch:
     number: int
     loss: float
     train_accuracy: float
-    held_out_accuracy: float
-    estimated_certified_accuracy: float
+    held_out_accuracy: float | None = None
+    estimated_certified_accuracy: float | None = None
     validation_loss: float | None = None
 
 
@@ -99,7 +100,7 @@ class Fit:
         network: see ``build_network``; changed in place.
         loss: what to make small.
         train: what is trained on.
-        held_out: for the learning curve alone: nothing is chosen by it.
+        held_out: for the learning curve alone: nothing is chosen by it. None for nothing.
         validation: what early stopping watches; None for nothing.
         schedule: epochs, batches, rate.
         epsilon, lipschitz: see ``estimated_certified_accuracy``.
@@ -115,7 +116,7 @@ class Fit:
         network: nn.Sequential,
         loss: Loss,
         train: Labelled,
-        held_out: Labelled,
+        held_out: Labelled | None,
         validation: Labelled | None,
         schedule: Schedule,
         *,
@@ -183,18 +184,14 @@ class Fit:
     def _after_epoch(self) -> None:
         network = self._measured()
         watched = None if self._validation is None else mean_loss(network, self._loss, *self._validation)
-        self.history.append(
-            Epoch(
-                self._descent.epoch,
-                self._descent.mean_loss,
-                accuracy(network, *self._train),
-                accuracy(network, *self._held_out),
-                estimated_certified_accuracy(
-                    network, *self._held_out, epsilon=self._epsilon, lipschitz=self._lipschitz
-                ),
-                watched,
+        clean = certified = None
+        if self._held_out is not None:
+            clean = accuracy(network, *self._held_out)
+            certified = estimated_certified_accuracy(
+                network, *self._held_out, epsilon=self._epsilon, lipschitz=self._lipschitz
             )
-        )
+        number, loss = self._descent.epoch, self._descent.mean_loss
+        self.history.append(Epoch(number, loss, accuracy(network, *self._train), clean, certified, watched))
         if self._schedule.patience and watched is not None and watched < self._best.get("loss", float("inf")):
             weights = copy.deepcopy(network.state_dict())
             self._best = {"loss": watched, "epoch": len(self.history), "network": weights}

@@ -32,7 +32,7 @@ def training_bar(what: str, epsilon: float, console: Console) -> Iterator[Watch]
 
         def watch(status: Status) -> None:
             epoch, measured = status.epoch, "–"
-            if epoch is not None:
+            if epoch is not None and epoch.estimated_certified_accuracy is not None:
                 measured = (
                     f"clean {epoch.held_out_accuracy:.1%}  "
                     f"certified at {epsilon:g} about {epoch.estimated_certified_accuracy:.1%} (estimate)"

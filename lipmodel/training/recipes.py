@@ -8,6 +8,7 @@ names the nearest known one: nothing is silently ignored.
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -108,6 +109,21 @@ class Recipe:
         """As JSON types."""
         name = next(name for name, kind in LOSSES.items() if isinstance(self.loss, kind))
         return asdict(self) | {"norm": self.norm.value, "loss": {"name": name, **asdict(self.loss)}}
+
+    def to_toml(self) -> str:
+        """As the text of a recipe that reads as this one, for its norm."""
+        tables = self.to_dict()
+        del tables["name"], tables["norm"]
+        plain = {key: value for key, value in tables.items() if not isinstance(value, dict)}
+        blocks = [_lines(plain)]
+        blocks += [f"[{key}]\n" + _lines(value) for key, value in tables.items() if isinstance(value, dict)]
+        return "\n".join(blocks)
+
+
+def _lines(table: Mapping[str, Any]) -> str:
+    """Keys with values; JSON's numbers, strings and arrays are TOML's too."""
+    given = {key: value for key, value in table.items() if value is not None}
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in given.items())
 
 
 def recipe_names() -> list[str]:

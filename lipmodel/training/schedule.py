@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from lipmodel.errors import RecipeError
 
+LARGEST = 1e6  # of any of the numbers; the optimiser's own arithmetic overflows far beyond it
 AVERAGINGS = ("none", "uniform", "exponential")
 
 
@@ -42,7 +42,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "threads", "learning_rate"):
-            self._require(name, 0 < getattr(self, name) < math.inf, "a positive number")
+            self._require(name, 0 < getattr(self, name) <= LARGEST, "a positive number up to a million")
         self._require("validation", 0.0 <= self.validation < 1.0, "a share of at least 0 and below 1")
         self._require("patience", self.patience >= 0, "0, 1, 2, …")
         self._require("averaging_share", 0.0 < self.averaging_share <= 1.0, "a share above 0, at most 1")

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from importlib import metadata
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from lipmodel import __version__
 from lipmodel.certify.claims import Claims
-from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.certify.ops import Graph
 from lipmodel.data import load_own, load_parts
 from lipmodel.dataset import Dataset
 from lipmodel.errors import RecipeError
@@ -23,74 +21,14 @@ from lipmodel.training.account import account
 from lipmodel.training.checkpoint import Checkpoint
 from lipmodel.training.export import export, largest_difference, to_graph
 from lipmodel.training.files import to_json, write_whole
-from lipmodel.training.loop import Control, Epoch, Fit, Labelled, deterministic
+from lipmodel.training.loop import Control, Fit, Labelled, deterministic
 from lipmodel.training.network import build_network
-from lipmodel.training.plots import NORM_SYMBOL, plot_training
 from lipmodel.training.recipes import Recipe, load_recipe
+from lipmodel.training.report import report
 from lipmodel.training.scaling import find_scale, in_units_of_the_data, scaled
+from lipmodel.training.trained import Trained
 
 COMPARED_ROWS = 10_000  # inputs on which the file is compared with torch, at most
-
-
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """The result of a training.
-
-    Attributes:
-        recipe: what was trained.
-        content: the ONNX file's bytes.
-        predictor: the file as the certificate reads it.
-        evaluation: of the file, on the held-out part.
-        history: learning curves.
-        largest_difference: of a score between the file and torch's network, on real inputs.
-        seconds: of the training loop.
-        train, held_out: the data.
-    """
-
-    recipe: Recipe
-    content: bytes
-    predictor: CertifiedPredictor
-    evaluation: Evaluation
-    history: list[Epoch]
-    largest_difference: float
-    seconds: float
-    train: Dataset
-    held_out: Dataset
-
-    def record(self) -> dict[str, Any]:
-        """The training record, as JSON types."""
-        bounds = self.predictor.bounds(self.recipe.norm)
-        return {
-            "recipe": self.recipe.to_dict(),
-            "seed": self.recipe.seed,
-            "versions": {"lipcert": __version__, "python": platform.python_version()}
-            | {name: metadata.version(name) for name in ("torch", "numpy", "onnx", "onnxruntime")},
-            "data": {
-                "name": self.train.name,
-                "units": self.train.units,
-                "input_shape": list(self.train.input_shape),
-                "columns": list(self.train.columns),
-                "train": {"samples": len(self.train.labels), "sha256": self.train.digest},
-                "held_out": {"samples": len(self.held_out.labels), "sha256": self.held_out.digest},
-                "understood": account(self.recipe, self.train, self.held_out),
-            },
-            "model": {
-                "sha256": self.predictor.file.sha256,
-                "bytes": len(self.content),
-                "claimed_lipschitz": self.recipe.lipschitz,
-                "bound_global": bounds.bound_global,
-                "largest_difference_to_torch": self.largest_difference,
-            },
-            **self.evaluation.to_dict(),
-            "history": [asdict(epoch) for epoch in self.history],
-            "seconds": self.seconds,
-        }
-
-    def plot(self) -> bytes:
-        """Learning curves, certified accuracy and, of 2-d inputs, decision regions, as a PNG file's bytes."""
-        recipe = self.recipe
-        title = f"{recipe.name}: {recipe.lipschitz:g}-Lipschitz in {NORM_SYMBOL[recipe.norm]}"
-        return plot_training(title, self.predictor, recipe.norm, self.history, self.held_out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +89,7 @@ def plan(
 def carry_out(
     planned: Plan, out_dir: Path, *, control: Control | None = None, resume: bool = False
 ) -> Trained:
-    """Trains and writes NAME.onnx, NAME.json (the record) and NAME.png, each whole or not at all.
+    """Trains; writes NAME.onnx, .json (the record), .png and .html (the report), each whole or not at all.
 
     Until these are written NAME.checkpoint holds the training so far.
 
@@ -181,6 +119,7 @@ def carry_out(
         write_whole(out_dir / f"{recipe.name}.onnx", trained.content)
         write_whole(out_dir / f"{recipe.name}.json", to_json(trained.record()))
         write_whole(out_dir / f"{recipe.name}.png", trained.plot())
+        write_whole(out_dir / f"{recipe.name}.html", report(trained))
         checkpoint.remove()
     except OSError as error:
         raise RecipeError(
@@ -213,6 +152,33 @@ def train_recipe(
         TrainingInterruptedError: the control asked for it.
         RecipeError: a binary loss for more than two classes; a batch larger than the data.
     """
+    network, graph, fit = fit_network(recipe, training, held_out, control=control)
+    with deterministic(recipe.training.threads):
+        content, predictor = export(graph, claims(recipe, training, None))
+        # What is measured of the file goes into the file: the same graph, written again with its figures.
+        evaluation = evaluate(predictor, held_out.inputs, held_out.labels, recipe.norm, recipe.epsilons)
+        content, predictor = export(graph, claims(recipe, training, evaluation))
+        compared = torch.from_numpy(training.inputs[:COMPARED_ROWS])
+        difference = largest_difference(network, predictor, compared)
+    return Trained(
+        recipe, content, predictor, evaluation, fit.history, difference, fit.seconds, training, held_out
+    )
+
+
+def fit_network(
+    recipe: Recipe, training: Dataset, held_out: Dataset | None, *, control: Control | None = None
+) -> tuple[nn.Sequential, Graph, Fit]:
+    """Trains a network; returns it and its graph, in the units of the data, and how it went.
+
+    Args:
+        recipe: how.
+        training: on what.
+        held_out: for the learning curves alone; None to do without.
+        control: what happens around it.
+
+    Raises:
+        TrainingError, TrainingInterruptedError, RecipeError: see :func:`train_recipe`.
+    """
     if recipe.loss.binary and len(training.classes) != 2:
         raise RecipeError(f"the loss is for 2 classes and {training.name} has {len(training.classes)}")
     rows, validation = training, None
@@ -239,7 +205,7 @@ def train_recipe(
             network,
             recipe.loss,
             (inputs, labels),
-            tensors(held_out),
+            None if held_out is None else tensors(held_out),
             None if validation is None else tensors(validation),
             recipe.training,
             epsilon=max(recipe.epsilons, default=0.0) / float(scale.min()),
@@ -247,16 +213,7 @@ def train_recipe(
             generator=generator,
         )
         network = fit.run(control or Control())
-        graph = in_units_of_the_data(to_graph(network), scale)
-        content, predictor = export(graph, _claims(recipe, training, None))
-        # What is measured of the file goes into the file: the same graph, written again with its figures.
-        evaluation = evaluate(predictor, held_out.inputs, held_out.labels, recipe.norm, recipe.epsilons)
-        content, predictor = export(graph, _claims(recipe, training, evaluation))
-        compared = torch.from_numpy(training.inputs[:COMPARED_ROWS])
-        difference = largest_difference(scaled(network, scale), predictor, compared)
-    return Trained(
-        recipe, content, predictor, evaluation, fit.history, difference, fit.seconds, training, held_out
-    )
+        return scaled(network, scale), in_units_of_the_data(to_graph(network), scale), fit
 
 
 def _identity(planned: Plan) -> dict[str, Any]:
@@ -269,7 +226,7 @@ def _identity(planned: Plan) -> dict[str, Any]:
     }
 
 
-def _claims(recipe: Recipe, training: Dataset, evaluation: Evaluation | None) -> Claims:
+def claims(recipe: Recipe, training: Dataset, evaluation: Evaluation | None) -> Claims:
     """What the file says of itself; nothing in it depends on the time or the place."""
     record: dict[str, Any] = {
         "recipe": recipe.to_dict(),
