@@ -45,7 +45,7 @@ def _scaling(recipe: Recipe, training: Dataset) -> str:
         return f"inside the network, every number is divided by {scale[0]:g}, after its mean is taken off"
     kept = int((scale == 1).sum())
     return (
-        "inside the network, each column less its mean is divided by the power of two nearest its standard "
+        "inside the network, each column less its mean is divided by a power of two near its standard "
         f"deviation ({scale.min():g} to {scale.max():g}; {kept} of {len(scale)} by 1)"
     )
 

@@ -92,7 +92,7 @@ class LipschitzClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_classification_targets(y)
         self.classes_, indices = np.unique(column_or_1d(y, warn=True), return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"y has only one class, {self.classes_[0]!r}; at least two classes are needed")
+            raise ValueError(f"y has only one class, {self.classes_[0]}; at least two classes are needed")
         names = tuple(str(label) for label in self.classes_)
         with np.errstate(over="ignore"):  # beyond float32 is an infinity, and refused as one
             inputs = X.astype(np.float32)
@@ -154,6 +154,9 @@ class LipschitzClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """The ONNX file's bytes, for ``lipmodel certify``, the service, or any runtime."""
         check_is_fitted(self)
         return self._content
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_content")
 
     def _inputs(self, X: Any) -> Array:  # noqa: N803
         check_is_fitted(self)

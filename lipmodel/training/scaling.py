@@ -22,23 +22,26 @@ from lipmodel.errors import TrainingError
 Scale = NDArray[np.float32]
 """(d,): what each coordinate is divided by; powers of two."""
 
+SMALLEST_SHARE = 0.25  # of the median spread, that a column's counts as at least
 LARGEST_EXPONENT = 60  # of a scale: keeps products of scales and weights within float32
 
 
 def find_scale(data: Dataset, scaling: str) -> Scale:
     """The scale of each coordinate that a recipe's ``scaling`` asks for, from the training part.
 
-    "columns": the power of two nearest each column's standard deviation; "common": one for all, of
-    the root mean square of these; "none": 1. A column that is constant, or of 0 and 1 only, keeps 1.
+    "columns": the power of two nearest each column's standard deviation, but at least a quarter of the
+    median one (a column that hardly varies would otherwise set every radius), and 1 for columns of 0
+    and 1. "common": one for all, of the root mean square of the deviations. "none": 1.
     """
     spread = data.inputs.std(axis=0, dtype=np.float64)
-    if scaling == "none":
-        spread = np.ones_like(spread)
-    elif scaling == "common":
-        spread = np.full_like(spread, np.sqrt(np.square(spread).mean()))
+    if scaling == "none" or not spread.any():
+        return np.ones(len(spread), dtype=np.float32)
+    if scaling == "common":
+        spread[:] = np.sqrt(np.square(spread).mean())
     else:
+        median = np.median(spread[spread > 0])
+        spread = np.where(spread > 0, np.maximum(spread, SMALLEST_SHARE * median), median)
         spread[((data.inputs == 0) | (data.inputs == 1)).all(axis=0)] = 1.0
-    spread[spread == 0] = 1.0
     exponent = np.clip(np.round(np.log2(spread)), -LARGEST_EXPONENT, LARGEST_EXPONENT)
     return np.asarray(np.exp2(exponent), dtype=np.float32)
 

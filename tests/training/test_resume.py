@@ -19,16 +19,15 @@ from lipmodel.training.checkpoint import Checkpoint
 from lipmodel.training.files import write_whole
 from lipmodel.training.loop import Control
 from lipmodel.training.losses import Hinge
-from lipmodel.training.train import Plan, carry_out
+from lipmodel.training.train import Plan, carry_out, plan, train_recipe
 from tests.training.small import small_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ["--set", "network.widths=[16,16]", "--set", "training.batch_size=250", "--epochs", "3"]
-STEPS = 36  # 3 epochs of 3000 rows in batches of 250
-EVERYTHING = [
-    "--set", "training.averaging=exponential", "--set", "training.averaging_share=0.8",
-    "--set", "training.validation=0.2", "--set", "training.patience=3",
-]  # fmt: skip
+SMALL = {"network.widths": [16, 16], "training.batch_size": 250, "training.epochs": 3}  # 12 steps an epoch
+EVERYTHING = {
+    "training.averaging": "exponential", "training.averaging_share": 0.8,
+    "training.validation": 0.2, "training.patience": 3,
+}  # fmt: skip
 
 COMMAND = """
 import os, sys
@@ -47,52 +46,49 @@ main(sys.argv[3:])
 """
 
 
-def command(out, *arguments, send=0, at=0):
+def command(out, settings, send, at):
     """``lipmodel train two-moons`` in a process of its own, which sends itself a signal at a step."""
+    given = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     return subprocess.run(
-        [
-            sys.executable, "-c", COMMAND, str(int(send)), str(at),
-            "train", "two-moons", "--out", str(out), *SMALL, *arguments,
-        ],
+        [sys.executable, "-c", COMMAND, str(int(send)), str(at), "train", "two-moons", "--out", str(out), *given],
         capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments", [[], EVERYTHING], ids=["plain", "averaged and stopped early"])
-def test_killed_and_resumed_is_the_same_file(tmp_path, arguments):
-    whole = command(tmp_path / "whole", *arguments)
-    assert whole.returncode == 0, whole.stderr
-    cut = command(tmp_path / "cut", *arguments, send=signal.SIGKILL, at=20)
-    assert cut.returncode == -signal.SIGKILL
-    assert [p.name for p in (tmp_path / "cut").iterdir()] == ["two-moons.checkpoint"]
-    (tmp_path / "cut" / ".two-moons.checkpoint.half").write_bytes(b"what a write cut short leaves")
-    resumed = command(tmp_path / "cut", *arguments, "--resume")
-    assert resumed.returncode == 0, resumed.stderr
-    names = {f"two-moons.{end}" for end in ("onnx", "json", "png", "html")}
-    assert {p.name for p in (tmp_path / "cut").iterdir()} == names
-    for name in ("two-moons.onnx", "two-moons.png"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    records = [json.loads((tmp_path / d / "two-moons.json").read_text()) for d in ("whole", "cut")]
+@pytest.mark.parametrize("more", [{}, EVERYTHING], ids=["plain", "averaged and stopped early"])
+def test_killed_and_resumed_is_the_same_file(tmp_path, more):
+    settings = SMALL | more
+    planned = plan("two-moons", overrides={"settings": settings})
+    whole = train_recipe(planned.recipe, planned.train, planned.held_out)
+    assert command(tmp_path, settings, signal.SIGKILL, at=20).returncode == -signal.SIGKILL
+    assert [p.name for p in tmp_path.iterdir()] == ["two-moons.checkpoint"]
+    (tmp_path / ".two-moons.checkpoint.half").write_bytes(b"what a write cut short leaves")
+    steps = []
+    resumed = carry_out(planned, tmp_path, resume=True, control=Control(watch=lambda s: steps.append(s.step)))
+    assert steps[0] == 20  # the last step but one had been saved
+    assert {p.name for p in tmp_path.iterdir()} == {f"two-moons.{e}" for e in ("onnx", "json", "png", "html")}
+    assert resumed.content == whole.content == (tmp_path / "two-moons.onnx").read_bytes()
+    records = [json.loads(json.dumps(whole.record())), json.loads((tmp_path / "two-moons.json").read_text())]
     for record in records:
         assert record.pop("seconds") > 0
     assert records[0] == records[1]
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130(tmp_path):
-    cut = command(tmp_path, send=signal.SIGINT, at=20)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130(tmp_path, number):
+    cut = command(tmp_path, SMALL, number, at=20)
     assert cut.returncode == 130, cut.stderr
-    assert "interrupted in epoch 2 of 3" in cut.stderr
-    assert "--resume" in cut.stderr
+    assert cut.stderr.splitlines()[-1] == (
+        f"interrupted in epoch 2 of 3; {tmp_path / 'two-moons.checkpoint'} holds all of it: "
+        "the same command with --resume goes on from there"
+    )
     assert "Traceback" not in cut.stderr
     state = torch.load(tmp_path / "two-moons.checkpoint", weights_only=True)["state"]
     assert state["descent"]["step"] == 20  # the step that was under way is in it
-    again = command(tmp_path)
-    assert again.returncode == 2
-    assert "unfinished training: give --resume to go on with it, or delete it" in again.stderr
-    other = command(tmp_path, "--resume", "--set", "training.learning_rate=0.1")
-    assert other.returncode == 2
-    assert "of another training: recipe.training.learning_rate was 0.005 and is 0.1 now" in other.stderr
-    assert command(tmp_path, "--resume").returncode == 0
+    with pytest.raises(
+        RecipeError, match="unfinished training: give --resume to go on with it, or delete it"
+    ):
+        carry_out(plan("two-moons", overrides={"settings": SMALL}), tmp_path)
 
 
 # --- in this process -----------------------------------------------------------------------
@@ -100,11 +96,11 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130(tmp_path):
 MOONS = two_moons(400).split()
 
 
-def interrupted(out, at=4, plan=None):
+def interrupted(out):
     seen = []
-    control = Control(watch=seen.append, stop=lambda: len(seen) == at)
+    control = Control(watch=seen.append, stop=lambda: len(seen) == 4)
     with pytest.raises(TrainingInterruptedError, match=r"interrupted in epoch 2 of 2; .* holds all of it"):
-        carry_out(plan or Plan(small_recipe(), *MOONS), out, control=control)
+        carry_out(Plan(small_recipe(), *MOONS), out, control=control)
     return out / "two-moons.checkpoint"
 
 
@@ -176,10 +172,11 @@ def test_a_loss_that_is_no_number_leaves_no_checkpoint_that_leads_there_again(tm
 def test_checkpoints_are_written_when_they_are_due(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(Checkpoint, "write", lambda self, state: written.append(state["descent"]["step"]))
-    carry_out(Plan(small_recipe(), *MOONS), tmp_path / "a")
+    control = Control(checkpoint=Checkpoint(tmp_path / "x", {}))
+    train_recipe(small_recipe(), *MOONS, control=control)
     assert written == []  # it takes less than INTERVAL
     monkeypatch.setattr(checkpoint_module, "INTERVAL", 0.0)
-    carry_out(Plan(small_recipe(), *MOONS), tmp_path / "b")
+    train_recipe(small_recipe(), *MOONS, control=control)
     assert written == [1, 2, 3, 4, 5, 6]
 
 

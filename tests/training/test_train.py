@@ -56,7 +56,7 @@ def test_every_loss_learns(name):
 def test_the_record_is_what_the_file_gives_when_measured_again(tmp_path):
     trained = train("two-moons", tmp_path / "new", overrides={"epochs": 2})
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [
-        "two-moons.json", "two-moons.onnx", "two-moons.png",
+        "two-moons.html", "two-moons.json", "two-moons.onnx", "two-moons.png",
     ]  # fmt: skip
     content = (tmp_path / "new" / "two-moons.onnx").read_bytes()
     record = json.loads((tmp_path / "new" / "two-moons.json").read_text())
