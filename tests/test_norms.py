@@ -199,6 +199,19 @@ def test_absolute_operator_bound(norm):
     assert bound_absolute_operator_norm(w, norm) >= bound_operator_norm(np.abs(w), norm, norm) * (1 - 1e-9)
 
 
+def test_absolute_spectral_bound_is_never_below_the_exact_norm():
+    """Full, sparse, in blocks that do not mix, with columns of zeros, and of all sizes; and tight."""
+    rng = np.random.default_rng(6)
+    for _ in range(150):
+        w = rng.normal(size=rng.integers(1, 8, 2)) * (rng.random() < 0.7 or 10.0 ** rng.integers(-150, 150))
+        w *= rng.random(w.shape) < rng.choice([0.3, 1.0])
+        w *= 10.0 ** rng.integers(-3, 4, size=w.shape[1])
+        bound = bound_absolute_operator_norm(w, Norm.TWO)
+        assert bounds_spectral_norm(np.abs(w), bound)
+        if w.all():
+            assert not bounds_spectral_norm(np.abs(w), bound * 0.99)
+
+
 @given(
     x=hnp.arrays(np.float64, st.integers(1, 9), elements=moderate),
     source=st.sampled_from(NORMS),

@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lipmodel.certify import ops
-from lipmodel.certify.certificate import Certificate, certify, digest
+from lipmodel.certify.certificate import Certificate, Share, digest
 from lipmodel.certify.claims import Claims
 from lipmodel.certify.convolution import bound_gram_iteration
 from lipmodel.certify.graph import read_onnx
+from lipmodel.certify.issue import certify
 from lipmodel.certify.onnx_writer import to_bytes, write_model
 from lipmodel.certify.ops import Graph
 from lipmodel.certify.predictor import CertifiedPredictor
@@ -90,6 +91,28 @@ def test_honest_certificates_hold(name):
             assert verify(read, NETS[name]).reasons == ()
 
 
+@pytest.mark.parametrize("name", [name for name in NETS if name.startswith("head")])
+def test_certificates_by_mixtures_hold_and_little_more_fails(name):
+    predictor = CertifiedPredictor(NETS[name])
+    x = np.random.default_rng(7).normal(size=(30, predictor.file.graph.input_size))
+    gained = 0
+    for norm in Norm:
+        alone = certify(predictor, x, norm)
+        for before, c in zip(alone, certify(predictor, x, norm, mix=True), strict=True):
+            assert verify(Certificate.from_json(c.to_json()), NETS[name]).reasons == ()
+            assert c.certified_radius >= before.certified_radius
+            gained += c.certified_radius > before.certified_radius * 1.001
+            # The pair's bounds do not support the mixture's radius.
+            if c.certified_radius > before.certified_radius * 1.001:
+                assert verify(replace(c, rivals=before.rivals), NETS[name]).verdict == "fails"
+            longer = replace(c, certified_radius=c.certified_radius * (1 + 1e-6))
+            proved = proof.Proof(read_onnx(NETS[name])).check(longer)
+            assert [check.name for check in proved if not check.passed] == ["radius"] * (
+                c.certified_radius > 0
+            )
+    assert gained > 0
+
+
 @pytest.mark.parametrize("norm", list(Norm))
 def test_near_the_boundary_they_hold_and_little_more_fails(norm):
     """Linear: the radius is attained, so a radius larger by 1e-9 is false."""
@@ -116,6 +139,10 @@ def with_rival(**members):
     rivals = list(HONEST.rivals)
     rivals[NEAREST] = replace(rivals[NEAREST], **members)
     return replace(HONEST, rivals=tuple(rivals))
+
+
+def mixed_by(*shares):
+    return with_rival(mixture=shares)
 
 
 def less(value, part):
@@ -181,6 +208,11 @@ TAMPERED = {
     "size": (replace(HONEST, bound_input_norm=less(HONEST.bound_input_norm, 1e-12)), "size of the input: its l2 norm is above"),
     "ratio": (replace(HONEST, bound_norm_ratio=0.5), "size of the input"),
     "norm of the error": (replace(HONEST, error_norm=Norm.ONE), "size of the input"),
+    "a mixture that is half": (mixed_by(Share(HONEST.label_index, 0.5)), "mixtures: the weights .* do not add up"),
+    "a mixture of a foreign score": (mixed_by(Share(THIRD, 1.0)), "mixtures: a score .* is not of the answered class"),
+    "a mixture named twice": (
+        mixed_by(Share(HONEST.label_index, 0.5), Share(HONEST.label_index, 0.5)), "mixtures: .* its score is named twice"),
+    "a mixture with a negative weight": (mixed_by(Share(HONEST.label_index, -1.0)), "mixtures: a weight"),
     "a rival left out": (replace(HONEST, rivals=HONEST.rivals[:1]), "label: its rivals"),
     "a rival twice": (replace(HONEST, rivals=HONEST.rivals[:1] * 2), "label: its rivals"),
 }  # fmt: skip

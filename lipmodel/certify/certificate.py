@@ -1,14 +1,15 @@
 """Certificates: one answer with everything that a third party needs to check it again.
 
 A certificate states an input, the answer, its certified radius, and the bounds that the radius
-follows from: for the answered score i and each rival j, with m_j = scores[i] - scores[j],
+follows from: for each rival, a score j of another class, with m_j = Σ λ_i scores[i] - scores[j] for a
+mixture λ of the scores i of the answered class (mostly the largest of them alone),
 
     certified_radius < (1 - (d + 4) 2⁻⁵²) (m_j - 2 E_j) / (L_j + κ B_j),
 
 with L_j = ``bound_lipschitz``, E_j = ``bound_error``, B_j = ``bound_error_slope`` of the rival and
-κ = ``bound_norm_ratio`` (``radius.py``). The first factor pays for a caller who measures distances in
-float64. Numbers are written with as many digits as give the same float64 back, so that none is ever
-rounded up. What it takes for a certificate to hold stands in ``lipmodel/verify``.
+κ = ``bound_norm_ratio`` (``radius.py``, ``mixtures.py``). The first factor pays for a caller who measures
+distances in float64. Numbers are written with as many digits as give the same float64 back, so that none
+is ever rounded up. ``issue.py`` makes them; what it takes for one to hold stands in ``lipmodel/verify``.
 """
 
 from __future__ import annotations
@@ -18,18 +19,14 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from lipmodel import __version__
-from lipmodel.errors import CertificateError, InputError
-from lipmodel.norms import Norm, bound_equivalence, bound_vector_norm
+from lipmodel.errors import CertificateError
+from lipmodel.norms import Norm
 
-if TYPE_CHECKING:
-    from lipmodel.certify.predictor import CertifiedPredictor
-
-FORMAT = "lipcert-certificate/1"
+FORMAT = "lipcert-certificate/2"
 METHOD = "pairwise Lipschitz margin less a priori rounding error"
 EXECUTION = "float64"
 PROMISE = (
@@ -42,17 +39,27 @@ MAX_BYTES = 2**28
 
 
 @dataclass(frozen=True)
+class Share:
+    """An own score, by its index among the raw scores, and its weight in a mixture."""
+
+    score: int
+    weight: float
+
+
+@dataclass(frozen=True)
 class Rival:
     """A raw score of another class than the answered one, and what is proved of the difference.
 
     Attributes:
         score: its index among the raw scores.
-        bound_lipschitz: L, how fast the difference of the answered score and this one may move.
+        mixture: the scores of the answered class that stand against it; weights add up to 1.
+        bound_lipschitz: L, how fast the difference of the mixture and this score may move.
         bound_error: E(ρ), how far that difference, as computed at the input, may be from the exact one.
         bound_error_slope: B, how much this grows per unit of the input's size.
     """
 
     score: int
+    mixture: tuple[Share, ...]
     bound_lipschitz: float
     bound_error: float
     bound_error_slope: float
@@ -125,55 +132,10 @@ class Certificate:
             owners = len(certificate.owners)
             raise CertificateError(f"has {owners} entries for {count} scores", field="owners")
         for index, rival in enumerate(certificate.rivals):
-            if rival.score >= count:
-                raise CertificateError(f"there are only {count} scores", field=f"rivals[{index}].score")
+            for named, where in ((rival.score, "score"), *((s.score, "mixture") for s in rival.mixture)):
+                if named >= count:
+                    raise CertificateError(f"there are only {count} scores", field=f"rivals[{index}].{where}")
         return certificate
-
-
-def certify(predictor: CertifiedPredictor, inputs: Any, norm: Norm | None = None) -> list[Certificate]:
-    """One certificate for each of (N, d) or (N, *input_shape) inputs.
-
-    Raises:
-        InputError: see ``CertifiedPredictor.check_inputs``; also where a score or a bound is no
-            finite number, so that there is nothing to state.
-    """
-    x = predictor.check_inputs(inputs)
-    result = predictor.predict(x, norm)
-    lipschitz, rounding = predictor.bounds(result.norm), predictor.rounding()
-    head, names, radii = predictor.head, predictor.class_names, result.radii
-    best = np.where(head.owners >= 0, result.raw_scores, -np.inf).argmax(axis=1)
-    size = bound_vector_norm(x, rounding.norm, axis=1)
-    pairs = lipschitz.bound_per_score_pair[best]
-    stated = np.stack([pairs, rounding.pair_error(best, size), rounding.pair_slope(best)], axis=2)
-    certificates = []
-    for row, label in enumerate(radii.label):
-        foreign = np.flatnonzero((head.owners != label) & (head.owners >= 0))
-        if not (np.isfinite(stated[row, foreign]).all() and np.isfinite(result.raw_scores[row]).all()):
-            raise InputError("its scores or their bounds are not finite", field=f"inputs[{row}]")
-        values = x[row].tolist()
-        certificates.append(
-            Certificate(
-                lipcert_version=__version__,
-                model_sha256=predictor.file.sha256,
-                input=tuple(values),
-                input_sha256=digest(values),
-                norm=result.norm,
-                label=names[label],
-                label_index=int(label),
-                runner_up=names[radii.runner_up[row]],
-                runner_up_index=int(radii.runner_up[row]),
-                score_tensor=head.scores,
-                scores=tuple(result.raw_scores[row].tolist()),
-                owners=tuple(head.owners.tolist()),
-                margin=float(radii.margin[row]),
-                certified_radius=float(radii.certified_radius[row]),
-                error_norm=rounding.norm,
-                bound_input_norm=float(size[row]),
-                bound_norm_ratio=bound_equivalence(result.norm, rounding.norm, x.shape[1]),
-                rivals=tuple(Rival(int(j), *stated[row, j].tolist()) for j in foreign),
-            )
-        )
-    return certificates
 
 
 def digest(values: Sequence[float]) -> str:
@@ -286,8 +248,13 @@ def _list_of(read: _Reader) -> _Reader:
     return read_list
 
 
+def _share(value: Any, field: str) -> Share:
+    return Share(**_read_members(value, _readers_of(Share, {}), f"{field}."))
+
+
 def _rival(value: Any, field: str) -> Rival:
-    return Rival(**_read_members(value, _RIVAL_READERS, f"{field}."))
+    readers = _readers_of(Rival, {"mixture": _list_of(_share)})
+    return Rival(**_read_members(value, readers, f"{field}."))
 
 
 def _readers_of(kind: type, special: dict[str, _Reader]) -> dict[str, _Reader]:
@@ -296,7 +263,6 @@ def _readers_of(kind: type, special: dict[str, _Reader]) -> dict[str, _Reader]:
     return {f.name: special.get(f.name) or by_type[str(f.type)] for f in fields(kind)}
 
 
-_RIVAL_READERS = _readers_of(Rival, {})
 _READERS = _readers_of(
     Certificate,
     {

@@ -64,6 +64,7 @@ class LipschitzBounds:
         bound_per_pair: (K, K), symmetric, zero diagonal: the same of each difference of scores.
             A binary classifier [batch, 1] counts as two classes with scores 0 and f.
         bound_per_score_pair: (M, M): the same of the raw scores, where a class has several (``head.py``).
+        features: the constants L_s of the tensor that raw scores are linear in.
         layers: each operation with weights by itself, in order.
     """
 
@@ -71,6 +72,7 @@ class LipschitzBounds:
     bound_global: float
     bound_per_pair: Array
     bound_per_score_pair: Array
+    features: Constants
     layers: tuple[LayerBound, ...]
 
 
@@ -97,6 +99,7 @@ def bound_lipschitz(graph: Graph, norm: Norm) -> LipschitzBounds:
         bound_global=float(scores[owned].max()),
         bound_per_pair=_class_pairs(pairs, head),
         bound_per_score_pair=pairs,
+        features=before,
         layers=tuple(layers),
     )
 

@@ -72,6 +72,11 @@ class LocalBounds:
         for piece in self.pieces:
             self._named.append(piece.name if piece.like is None else self._named[piece.like])
 
+    @property
+    def bends(self) -> bool:
+        """Whether there is a kink at all; of a linear function nothing more is known than its constants."""
+        return any(isinstance(piece, pieces.Relu | pieces.Exchange) for piece in self.pieces)
+
     def centre(self, x: Array) -> list[Array | None]:
         """Every tensor at x (d,): as onnxruntime computes it, or rearranged from that, which is exact."""
         outputs = [op.output for op in self.graph.ops]

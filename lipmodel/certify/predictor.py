@@ -15,10 +15,11 @@ from lipmodel.certify.graph import OnnxFile, read_onnx
 from lipmodel.certify.head import Head, linear_head
 from lipmodel.certify.lipschitz import LipschitzBounds, bound_lipschitz
 from lipmodel.certify.local import LocalBounds
-from lipmodel.certify.radius import Radii, after_rounding_inputs, certified_radii
+from lipmodel.certify.mixtures import Mixer
+from lipmodel.certify.radius import Radii, RadiusRule, after_rounding_inputs
 from lipmodel.certify.rounding import FORMATS, RoundingBounds, bound_rounding
 from lipmodel.certify.session import open_session
-from lipmodel.certify.tighten import Tightener, Tightening, unavailable
+from lipmodel.certify.tighten import Tightener, Tightening
 from lipmodel.errors import InputError, ModelError, UnsupportedError
 from lipmodel.norms import Array, Norm, bound_vector_norm
 
@@ -69,6 +70,7 @@ class CertifiedPredictor:
         self._lipschitz: dict[Norm, LipschitzBounds] = {}
         self._rounding: dict[Float, RoundingBounds] = {}
         self._executions: dict[Float, Execution] = {}
+        self._rules: dict[tuple[Norm, Float], RadiusRule] = {}
         self._tighteners: dict[Norm, Tightener] = {}
         self._check_against_the_file()
 
@@ -120,6 +122,14 @@ class CertifiedPredictor:
             )
         return self._rounding[dtype]
 
+    def rule(self, norm: Norm, promised: Float = np.float64) -> RadiusRule:
+        """The formula that turns float64 scores into radii for evaluations in the format given."""
+        if (norm, promised) not in self._rules:
+            self._rules[norm, promised] = RadiusRule(
+                self.head.owners, self.bounds(norm), self.rounding(), self.rounding(promised)
+            )
+        return self._rules[norm, promised]
+
     def check_inputs(self, inputs: Any) -> Array:
         """Inputs as a float64 array (N, d).
 
@@ -145,24 +155,28 @@ class CertifiedPredictor:
             )
         return flat
 
-    def tightener(self, norm: Norm) -> Tightener:
-        """The slower, tighter tier; made once a norm.
+    def mixer(self, norm: Norm) -> Mixer:
+        """How classes stand against one another, where they own several scores."""
+        return Mixer(self.head, self.rule(norm))
 
-        Raises:
-            UnsupportedError: it is not available for this graph, and why.
-        """
+    def tightener(self, norm: Norm) -> Tightener:
+        """The slower, tighter tier; made once a norm."""
         if norm not in self._tighteners:
             graph = replace(self.file.graph, output=self.head.scores).pruned()
-            local = LocalBounds(graph, norm, self._threads)
-            self._tighteners[norm] = Tightener(local, self.head, self.bounds(norm), self.rounding())
+            try:
+                local: LocalBounds | str = LocalBounds(graph, norm, self._threads)
+            except UnsupportedError as error:
+                local = str(error)
+            self._tighteners[norm] = Tightener(self.mixer(norm), local)
         return self._tighteners[norm]
 
     def predict(self, inputs: Any, norm: Norm | None = None, *, tighten: bool = False) -> Predictions:
         """Scores, labels and certified radii of (N, d) or (N, *input_shape) inputs.
 
-        With ``tighten`` each radius is the larger of the Lipschitz bound's and the one that local
-        bounds prove, sound in the same sense; it takes about a thousand times as long, input by
-        input. Where the tier is not available the Lipschitz radii stand, and ``tightening`` says why.
+        With ``tighten`` each radius is the largest of the Lipschitz bound's, the one that mixtures of a
+        class's own scores prove and the one that local bounds prove, sound in the same sense; it takes
+        about a thousand times as long, input by input. ``tightening`` says which, and where local
+        bounds are not available for a graph, why.
 
         Raises:
             InputError: see :meth:`check_inputs`.
@@ -170,24 +184,21 @@ class CertifiedPredictor:
         norm = norm or self.default_norm
         x = self.check_inputs(inputs)
         raw = self._raw_scores(x, np.float64)
-        radii = certified_radii(raw, self.head.owners, x, self.bounds(norm), self.rounding())
+        radii = self.rule(norm)(raw, x)
         scores = self.head.class_scores(raw)
         tightening = None
         if tighten:
-            try:
-                radii, tightening = self.tightener(norm)(raw, x, radii)
-            except UnsupportedError as error:
-                tightening = unavailable(len(x), str(error))
+            radii, tightening = self.tightener(norm)(raw, x, radii)
         return Predictions(norm, scores[:, 1:] if self.head.binary else scores, raw, radii, tightening)
 
     def portable_radii(self, inputs: Any, norm: Norm | None = None) -> Array:
         """(N,) radii that hold for every conforming runtime of the file, in the file's own format.
 
-        For a float32 file the logits are those of a float32 evaluation and the error bound is
-        float32's, so these are smaller than the served radii, which speak of this predictor's
-        float64 evaluation. Both are about the label that :meth:`predict` gives; where a float32
-        evaluation may give another, the radius is 0. Inputs that are no float32 numbers are
-        rounded, and the distance that this moves them is taken off (and off every x' likewise).
+        They speak of float32 evaluations of a float32 file, whose error bound is larger than that of
+        this predictor's float64 evaluation, so they are smaller than the served radii; the scores they
+        start from are the same. Both are about the label that :meth:`predict` gives. Inputs that are
+        no float32 numbers are rounded, and the distance that this moves them is taken off (and off
+        every x' likewise); where rounding gives x another label, the radius is 0.
         All are 0 where the file computes weights from others (``file.portable``).
 
         Raises:
@@ -195,13 +206,11 @@ class CertifiedPredictor:
         """
         norm = norm or self.default_norm
         x = self.check_inputs(inputs)
-        dtype = self.file.dtype
-        rounded = x.astype(dtype).astype(np.float64)
-        raw = self._raw_scores(rounded, dtype)
-        radii = certified_radii(raw, self.head.owners, rounded, self.bounds(norm), self.rounding(dtype))
-        served = self._raw_scores(x, np.float64)
-        agree = radii.label == self.head.owners[self.head.best(served)]
-        agree &= self.file.portable
+        rounded = x.astype(self.file.dtype).astype(np.float64)
+        raw = self._raw_scores(rounded, np.float64)
+        radii = self.rule(norm, self.file.dtype)(raw, rounded)
+        own = raw if (rounded == x).all() else self._raw_scores(x, np.float64)
+        agree = self.file.portable & (radii.label == self.head.owners[self.head.best(own)])
         return np.where(agree, after_rounding_inputs(radii.certified_radius, x, rounded, norm), 0.0)
 
     def _check_against_the_file(self) -> None:

@@ -98,19 +98,34 @@ class RoundingBounds:
     peak: Affine
     limit: float
 
-    def pair_error(self, index: Indices, size: Array) -> Array:
-        """(N, M): E_ij(ρ) for i = index (N,), every j, and ρ = size (N,)."""
-        own = self.local.at(size[:, None])
-        inherited = up(self.distances[index] * self.inherited.at(size)[:, None])
-        rows = np.arange(len(index))
-        return np.asarray(up(up(inherited + own) + own[rows, index][:, None]))
+    def pair_error(self, first: Indices, second: Indices | None, size: Array) -> Array:
+        """E_ij(ρ) for pairs of scores.
 
-    def pair_slope(self, index: Indices) -> Array:
-        """(N, M): B_ij, how fast E_ij grows with ρ."""
+        Args:
+            first: i, and
+            second: j, and
+            size: ρ: arrays that broadcast against one another to the shape of the result; without
+                ``second`` i and ρ are (N,) and stand against every j: the result is (N, M).
+        """
+        constant, slope = np.asarray(self.local.constant), np.asarray(self.local.slope)
+        if second is None:
+            distances, first, size = self.distances[first], first[:, None], size[:, None]
+        else:
+            distances, constant, slope = self.distances[first, second], constant[second], slope[second]
+        own = np.asarray(self.local.constant)[first] + np.asarray(self.local.slope)[first] * size
+        error = distances * self.inherited.at(size) + (own + (constant + slope * size))
+        # Four roundings of numbers >= 0, for which the factor pays 32 half units; and three products that
+        # may be subnormal and lose half a step each, for which the two steps pay.
+        return np.asarray(up(up(error) * (1.0 + 2.0**-48)))
+
+    def pair_slope(self, first: Indices, second: Indices | None) -> Array:
+        """B_ij, how fast E_ij grows with ρ; pairs as in :meth:`pair_error`."""
         slope = np.asarray(self.local.slope)
-        return np.asarray(
-            up(up(up(self.distances[index] * self.inherited.slope) + slope) + slope[index][:, None])
-        )
+        if second is None:
+            distances, own = self.distances[first], slope[first][:, None]
+        else:
+            distances, own, slope = self.distances[first, second], slope[first], slope[second]
+        return np.asarray(inflate(distances * self.inherited.slope + (slope + own), 3))
 
     def score_error(self, size: Array) -> Array:
         """(N, M): the error of each raw score by itself."""

@@ -1,9 +1,10 @@
-"""Larger radii from local bounds: a search for a ball on which the answer is proved not to change.
+"""Larger radii, slowly: mixtures of own scores, then a search for a ball on which the answer is proved.
 
-Nothing is assumed about how the bounds depend on the radius: a radius counts if the proof succeeds
-at that very radius. For answered score i and every foreign j, with x' anywhere in the closed ball,
+Nothing is assumed about how local bounds depend on the radius: a radius counts if the proof succeeds
+at that very radius. For every foreign score j whose reach (``mixtures.py``) is not beyond r, λ the weights of
+own scores against it, and x' anywhere in the closed ball,
 
-    ŷ_i(x') - ŷ_j(x') >= F_i(x') - F_j(x') - E_ij(ρ + κr) >= bound_below - E_ij(ρ + κr) > 0.
+    Σ λ_i ŷ_i(x') - ŷ_j(x') >= Σ λ_i F_i(x') - F_j(x') - E(ρ + κr) >= bound_below - E(ρ + κr) > 0.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lipmodel.certify.head import Head, Indices
-from lipmodel.certify.lipschitz import LipschitzBounds
+from lipmodel.certify.head import Indices
 from lipmodel.certify.local import LocalBounds
+from lipmodel.certify.mixtures import Mixer, Standing
 from lipmodel.certify.radius import Radii, for_clients
-from lipmodel.certify.rounding import RoundingBounds
 from lipmodel.norms import Array, down
 
 PROBES = 12
@@ -30,10 +30,11 @@ class Tightening:
     """What the slower tier did for N inputs.
 
     Attributes:
-        method: (N,) which bound the radius comes from: "local", or "lipschitz" where it is no better.
+        method: (N,) which bound the radius comes from: "local", "mixture", or "lipschitz" where neither is
+            better.
         seconds: (N,) of computation.
         probes: (N,) radii at which a proof was tried.
-        reason: why the tier is not available for the model; None where it is.
+        reason: why local bounds are not available for the model; None where they are.
     """
 
     method: np.ndarray[tuple[int], np.dtype[np.str_]]
@@ -42,51 +43,56 @@ class Tightening:
     reason: str | None = None
 
 
-def unavailable(count: int, reason: str) -> Tightening:
-    """Nothing was done for that many inputs, and why."""
-    return Tightening(np.full(count, "lipschitz"), np.zeros(count), np.zeros(count, dtype=np.intp), reason)
-
-
 @dataclass(frozen=True, eq=False)
 class Tightener:
-    """The tier for one model and norm."""
+    """The tier for one model and norm.
 
-    local: LocalBounds
-    head: Head
-    lipschitz: LipschitzBounds
-    rounding: RoundingBounds
+    Attributes:
+        mixer: mixtures of own scores.
+        local: local bounds, or why there are none.
+    """
+
+    mixer: Mixer
+    local: LocalBounds | str
 
     def __call__(self, raw: Array, inputs: Array, radii: Radii) -> tuple[Radii, Tightening]:
         """The same radii, each at least as large, from raw scores (N, M) and inputs (N, d)."""
         certified, runner_up = radii.certified_radius.copy(), radii.runner_up.copy()
         seconds, probes = np.zeros(len(inputs)), np.zeros(len(inputs), dtype=np.intp)
+        method = np.full(len(inputs), "lipschitz")
+        most = self.mixer.rule.overflow_radius(inputs)
         for n, (scores, x) in enumerate(zip(raw, inputs, strict=True)):
             started = time.perf_counter()
             if certified[n] > 0.0:  # else even the scores at x itself are not told apart
-                found, rival, probes[n] = self._search(scores, x, certified[n])
-                found = float(for_clients(found, len(x)))
-                if found > certified[n]:
-                    certified[n], runner_up[n] = found, self.head.owners[rival]
+                standing = self.mixer.stand(scores, x, mix=True)
+                nearest = int(standing.reach.argmin())
+                mixed = float(min(standing.reach[nearest], most[n]))
+                ways = [("mixture", mixed, int(standing.foreign[nearest]))]
+                if isinstance(self.local, LocalBounds) and self.local.bends:
+                    found, rival, probes[n] = self._search(self.local, standing, x, max(certified[n], mixed))
+                    ways.append(("local", found, rival))
+                for name, found, rival in ways:
+                    if (radius := float(for_clients(found, len(x)))) > certified[n]:
+                        certified[n], runner_up[n], method[n] = radius, self.mixer.head.owners[rival], name
             seconds[n] = time.perf_counter() - started
-        method = np.where(certified > radii.certified_radius, "local", "lipschitz")
+        reason = None if isinstance(self.local, LocalBounds) else self.local
         return (
             replace(radii, certified_radius=certified, runner_up=runner_up),
-            Tightening(method, seconds, probes),
+            Tightening(method, seconds, probes, reason),
         )
 
-    def _search(self, scores: Array, x: Array, start: float) -> tuple[float, int, int]:
-        """The largest radius proved, the rival that is nearest there, and how many were tried."""
-        owners = self.head.owners
-        best = int(self.head.best(scores[None])[0])
-        rivals = np.flatnonzero((owners != owners[best]) & (owners >= 0))
-        centre = self.local.centre(x)
+    def _search(self, local: LocalBounds, standing: Standing, x: Array, low: float) -> tuple[float, int, int]:
+        """The largest radius proved from ``low`` on, the rival nearest there, and how many were tried."""
+        centre = local.centre(x)
 
         def room(radius: float) -> tuple[float, int]:
-            each = self._room(centre, radius, best, rivals)
+            near = np.flatnonzero(~(standing.reach > radius))  # over the others it is proved already
+            each = self._room(local, standing, near, centre, radius)
             nearest = int(each.argmin())  # NaN counts as least
-            return float(each[nearest]), int(rivals[nearest])
+            return float(each[nearest]), int(standing.foreign[near[nearest]])
 
-        low, (left, rival), high, over = start, room(start), np.inf, 0.0
+        low = max(low, float(standing.reach.min()))  # so that there is a rival to look at
+        (left, rival), high, over = room(low), np.inf, 0.0
         tried = 1
         while left > 0.0 and tried < PROBES:
             if high == np.inf:  # by what is left at the speed of the Lipschitz bound, and half as much again
@@ -105,18 +111,24 @@ class Tightener:
         return (low if left > 0.0 else 0.0), rival, tried
 
     @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # NaN and infinity prove nothing
-    def _room(self, centre: list[Array | None], radius: float, best: int, rivals: Indices) -> Array:
-        """(R,) what is left of each margin on the ball, over its Lipschitz constant; it proves where > 0."""
-        ball = self.local.ball(centre, radius)
-        if not self.rounding.peak.at(np.array(ball.size)) < self.rounding.limit:
-            return np.full(len(rivals), np.nan)  # something might overflow
-        error = self.rounding.pair_error(np.array([best]), np.array([ball.size]))[0, rivals]
-        below = self.local.bound_below(ball, self._differences(best, rivals), error)
-        left: Array = down(below - error) / self.lipschitz.bound_per_score_pair[best, rivals]
+    def _room(
+        self, local: LocalBounds, standing: Standing, near: Indices, centre: list[Array | None], radius: float
+    ) -> Array:
+        """What is left on the ball of each margin over a near rival, over its constant; a proof where > 0."""
+        promised = self.mixer.rule.promised
+        ball = local.ball(centre, radius)
+        if not promised.peak.at(np.array(ball.size)) < promised.limit:
+            return np.full(len(near), np.nan)  # something might overflow
+        own, weights, foreign = standing.own, standing.weights[near], standing.foreign[near]
+        error = self.mixer.error(own, weights, foreign, np.array(ball.size))
+        below = local.bound_below(ball, self._differences(own, weights, foreign), error)
+        left: Array = down(below - error) / standing.bound_lipschitz[near]
         return left
 
-    def _differences(self, best: int, rivals: Indices) -> Array:
-        """(R, M) functionals score_best - score_j of the tensor of raw scores."""
-        eye = np.eye(len(self.head.owners))
-        rows: Array = eye[best] - eye[rivals]
-        return rows[:, 1:] if self.head.binary else rows  # the score in front of a binary one's is 0
+    def _differences(self, own: Indices, weights: Array, foreign: Indices) -> Array:
+        """(R, M) functionals Σ λ_i score_i - score_j of the tensor of raw scores."""
+        head = self.mixer.head
+        rows = np.zeros((len(foreign), len(head.owners)))
+        rows[:, own] = weights
+        rows[np.arange(len(foreign)), foreign] = -1.0
+        return rows[:, 1:] if head.binary else rows  # the score in front of a binary one's is 0

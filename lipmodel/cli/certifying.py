@@ -31,7 +31,12 @@ MAX_ROWS_SHOWN = 20
 @click.argument("model", type=EXISTING_FILE)
 @click.option("--inputs", required=True, type=PATH, help="Rows to certify: .npy, .csv or .parquet.")
 @click.option("--certificates", type=PATH, help="Folder to write one certificate a row to, for verify.")
-@click.option("--tighten", is_flag=True, help="Larger radii from local bounds; up to half a second a row.")
+@click.option(
+    "--tighten",
+    is_flag=True,
+    help="Larger radii, up to half a second a row: from mixtures of a class's scores and from local bounds. "
+    "Certificates state what mixtures prove; of local bounds there are none.",
+)
 @norm_option
 @json_option
 def certify(
@@ -40,13 +45,11 @@ def certify(
     """Predict each row of a file with the radius inside which no change alters the answer."""
     from lipmodel.data import load_inputs
 
-    if tighten and certificates is not None:
-        raise click.UsageError("certificates hold the Lipschitz proof; give --certificates or --tighten")
     predictor = CertifiedPredictor(model)
     rows_given, norm_given = load_inputs(inputs), Norm(norm) if norm else None
     result = predictor.predict(rows_given, norm_given, tighten=tighten)
     if certificates is not None:
-        _write_certificates(predictor, rows_given, norm_given, certificates)
+        _write_certificates(predictor, rows_given, norm_given, certificates, mix=tighten)
     radii, names = result.radii, predictor.class_names
     rows = [
         {
@@ -73,7 +76,7 @@ def certify(
         for row, method, seconds in zip(rows, tightening.method, tightening.seconds, strict=True):
             row |= {"method": str(method), "seconds": float(seconds)}
         if tightening.reason:
-            err.print(f"no local bounds: {tightening.reason}; the Lipschitz radii stand", markup=False)
+            err.print(f"no local bounds: {tightening.reason}", markup=False)
     if as_json:
         print_json({"sha256": predictor.file.sha256, "norm": result.norm.value, "predictions": rows})
         return
@@ -88,13 +91,15 @@ def certify(
         stdout.print(f"… and {len(rows) - MAX_ROWS_SHOWN} more; --json prints all of them")
 
 
-def _write_certificates(predictor: CertifiedPredictor, inputs: Any, norm: Norm | None, folder: Path) -> None:
+def _write_certificates(
+    predictor: CertifiedPredictor, inputs: Any, norm: Norm | None, folder: Path, *, mix: bool
+) -> None:
     """One file a row, named by its number."""
-    from lipmodel.certify.certificate import certify as make_certificates
+    from lipmodel.certify.issue import certify as make_certificates
 
     if folder.exists() and any(folder.iterdir()):
         raise click.UsageError(f"{folder} is not empty; certificates are written to a new or empty folder")
-    made = make_certificates(predictor, inputs, norm)
+    made = make_certificates(predictor, inputs, norm, mix=mix)
     folder.mkdir(parents=True, exist_ok=True)
     for index, certificate in enumerate(made):
         (folder / f"{index}.json").write_text(certificate.to_json() + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -39,6 +40,7 @@ def check_consistency(certificate: Certificate) -> list[Check]:
         Check("digest of the input", _input_digest(certificate)),
         Check("size of the input", _input_size(certificate)),
         Check("label", _label(certificate)),
+        Check("mixtures", _mixtures(certificate)),
         Check("margin", _margin(certificate)),
         Check("runner-up", _runner_up(certificate)),
         Check("radius from the stated bounds", _radius(certificate)),
@@ -92,17 +94,36 @@ def _label(certificate: Certificate) -> str:
     return ""
 
 
-def _lead(certificate: Certificate, rival: Rival) -> Fraction:
-    scores = certificate.scores
-    return Fraction(scores[answered_score(certificate)]) - Fraction(scores[rival.score])
+def _mixtures(certificate: Certificate) -> str:
+    """Weights > 0 of different scores of the answered class, 1 together."""
+    for rival in certificate.rivals:
+        shares = rival.mixture
+        if any(certificate.owners[share.score] != certificate.label_index for share in shares):
+            return f"a score that stands against rival {rival.score} is not of the answered class"
+        if len({share.score for share in shares}) < len(shares) or not all(s.weight > 0.0 for s in shares):
+            return f"a weight against rival {rival.score} is 0, or its score is named twice"
+        if sum(Fraction(share.weight) for share in shares) != 1:
+            return f"the weights against rival {rival.score} do not add up to 1"
+    return ""
+
+
+def mixed(values: Sequence[float] | Sequence[Fraction], rival: Rival) -> Fraction:
+    """Σ λ_i v_i over the scores i that stand against a rival."""
+    return sum((Fraction(s.weight) * Fraction(values[s.score]) for s in rival.mixture), Fraction(0))
 
 
 def _margin(certificate: Certificate) -> str:
-    margin, exact = Fraction(certificate.margin), min(_lead(certificate, r) for r in certificate.rivals)
+    scores, margin = certificate.scores, Fraction(certificate.margin)
+    best = Fraction(scores[answered_score(certificate)])
+    exact = min(best - Fraction(scores[rival.score]) for rival in certificate.rivals)
     # Down to the next number below, which for a difference of 0 or a subnormal one is 0 or nearly so.
     if margin <= exact <= margin * (1 + ROUNDED_DOWN) + Fraction(1, 2**1000):
         return ""
     return f"states {certificate.margin!r}; the difference of the scores stated is {float(exact)!r}"
+
+
+def _lead(certificate: Certificate, rival: Rival) -> Fraction:
+    return mixed(certificate.scores, rival) - Fraction(certificate.scores[rival.score])
 
 
 def _reach(certificate: Certificate, rival: Rival) -> Fraction | float:

@@ -9,11 +9,11 @@ import flint
 from flint import arb
 
 from lipmodel.certify import ops
-from lipmodel.certify.certificate import Certificate
+from lipmodel.certify.certificate import Certificate, Rival
 from lipmodel.certify.claims import read_claims
 from lipmodel.certify.graph import OnnxFile
 from lipmodel.norms import Norm
-from lipmodel.verify.consistency import Check, answered_score, float_slack
+from lipmodel.verify.consistency import Check, float_slack, mixed
 from lipmodel.verify.ends import linear_end, owners
 from lipmodel.verify.evaluation import evaluate
 from lipmodel.verify.lipschitz import Layers, lipschitz_constants
@@ -84,15 +84,15 @@ class Proof:
         radius = arb(certificate.certified_radius) / _ball(float_slack(len(certificate.input)))
         far = proved.size + proved.ratio * radius
         for rival in certificate.rivals:
-            constant, error = proved.lipschitz(rival.score), proved.error(rival.score)
+            constant, error = proved.lipschitz(rival), proved.error(rival)
             at_center = error.at(proved.size)
             who = f"rival {rival.score}"
             lipschitz.append(_at_least(f"{who}, L", rival.bound_lipschitz, constant))
             errors.append(_at_least(f"{who}, E", rival.bound_error, at_center))
             errors.append(_at_least(f"{who}, B", rival.bound_error_slope, error.slope))
-            # M - L r - E(ρ + κr) > 0: by no execution within r does this rival win
-            if not proved.margin(rival.score) > constant * radius + error.at(far):
-                room = (proved.margin(rival.score) - at_center) / (constant + proved.ratio * error.slope)
+            # M - L r - E(ρ + κr) > 0: no execution within r puts this rival above all that stand against it
+            if not proved.margin(rival) > constant * radius + error.at(far):
+                room = (proved.margin(rival) - at_center) / (constant + proved.ratio * error.slope)
                 reach.append(
                     f"states {certificate.certified_radius!r}; proved against {who} is {_shown(room)}"
                 )
@@ -109,7 +109,7 @@ class Proof:
 
 
 class _Proved:
-    """What is proved of one answer: index i is the answered score."""
+    """What is proved of one answer."""
 
     def __init__(self, proof: Proof, certificate: Certificate) -> None:
         graph, tensor = proof.file.graph, certificate.score_tensor
@@ -124,22 +124,30 @@ class _Proved:
             self.exact.insert(0, Fraction(0))
             self.rows = [[arb(0)] * len(end.rows[0]), *end.rows]
             self.local = [NOTHING, *self.local]
-        self.answered = answered_score(certificate)
         # That ρ and κ are bounds is a check of consistency; with larger ones everything here is larger.
         self.size, self.ratio = arb(certificate.bound_input_norm), arb(certificate.bound_norm_ratio)
 
-    def margin(self, rival: int) -> arb:
-        """How far the exact score i is above the exact score of the rival."""
-        return _ball(self.exact[self.answered] - self.exact[rival])
+    def margin(self, rival: Rival) -> arb:
+        """How far the mixture of exact own scores is above the exact score of the rival."""
+        return _ball(mixed(self.exact, rival) - self.exact[rival.score])
 
-    def lipschitz(self, rival: int) -> arb:
-        """L: ‖w_i - w_j‖_{s*} L_s for the best s."""
-        return min(self._distance(rival, s.dual) * self.constants[s] for s in Norm)
+    def lipschitz(self, rival: Rival) -> arb:
+        """L: ‖Σ λ_i w_i - w_j‖_{s*} L_s for the best s."""
+        row = [-entry for entry in self.rows[rival.score]]
+        for share in rival.mixture:
+            weight = arb(share.weight)
+            row = [a + weight * b for a, b in zip(row, self.rows[share.score], strict=True)]
+        return min(vector_norm(row, s.dual) * self.constants[s] for s in Norm)
 
-    def error(self, rival: int) -> Affine:
-        """E: ‖w_i - w_j‖_{q*} D + e_i + e_j."""
-        distance = self._distance(rival, self.norm.dual)
-        return self.rounding.features * distance + self.local[self.answered] + self.local[rival]
+    def error(self, rival: Rival) -> Affine:
+        """E: Σ λ_i (‖w_i - w_j‖_{q*} D + e_i + e_j)."""
+        total = NOTHING
+        for share in rival.mixture:
+            pairs = zip(self.rows[share.score], self.rows[rival.score], strict=True)
+            distance = vector_norm([a - b for a, b in pairs], self.norm.dual)
+            pair = self.rounding.features * distance + self.local[share.score] + self.local[rival.score]
+            total = total + pair * arb(share.weight)
+        return total
 
     def scores_reason(self) -> str:
         """Why some computed score is none; empty if all are."""
@@ -149,10 +157,6 @@ class _Proved:
             if away and not abs(_ball(away)) <= reach.at(self.size):
                 return f"scores[{index}] is {stated!r}; exactly it is {float(exact)!r}, beyond any rounding"
         return ""
-
-    def _distance(self, rival: int, norm: Norm) -> arb:
-        pairs = zip(self.rows[self.answered], self.rows[rival], strict=True)
-        return vector_norm([a - b for a, b in pairs], norm)
 
 
 def _ball(value: Fraction) -> arb:

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lipmodel.certify import certificate as module
-from lipmodel.certify.certificate import Certificate, certify
+from lipmodel.certify.certificate import Certificate
 from lipmodel.certify.claims import Claims
+from lipmodel.certify.issue import certify
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import CertificateError, InputError
 from lipmodel.norms import Norm
@@ -137,7 +138,7 @@ MALFORMED = {
     "no digest": (changed(model_sha256="00"), "model_sha256: is '00'; 64"),
     "an empty input": (changed(input=[]), "input: is "),
     "too few owners": (changed(owners=[0]), "owners: has 1 entries for 3"),
-    "another format": (changed(format="lipcert-certificate/2"), "format: 'lipcert-certificate/2' is not known"),
+    "another format": (changed(format="lipcert-certificate/1"), "format: 'lipcert-certificate/1' is not known"),
     "another promise": (changed(promise="Anything."), "promise: 'Anything.' is not known"),
     "another execution": (changed(execution="float32"), "execution: "),
     "another method": (changed(method="trust me"), "method: "),

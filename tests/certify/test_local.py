@@ -18,8 +18,10 @@ from lipmodel.certify.convolution import Window
 from lipmodel.certify.graph import read_onnx
 from lipmodel.certify.lines import relax, swing
 from lipmodel.certify.local import LocalBounds
+from lipmodel.certify.mixtures import Mixer
 from lipmodel.certify.ops import Graph
 from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.certify.radius import RadiusRule
 from lipmodel.norms import Norm, vector_norm
 from tests.certify.test_graph import READ
 from tests.exact import evaluate
@@ -241,7 +243,9 @@ def test_what_might_overflow_is_not_proved():
     predictor = CertifiedPredictor(to_file(GRAPHS["relu"]))
     x = np.full((1, 3), 0.5)
     fast, tightener = predictor.predict(x), predictor.tightener(Norm.TWO)
-    narrow = replace(tightener, rounding=replace(tightener.rounding, limit=1.0))
+    rule = tightener.mixer.rule
+    narrow_rule = RadiusRule(rule.owners, rule.lipschitz, replace(rule.promised, limit=1.0))
+    narrow = replace(tightener, mixer=Mixer(predictor.head, narrow_rule))
     assert tightener(fast.raw_scores, x, fast.radii)[1].method[0] == "local"
     assert narrow(fast.raw_scores, x, fast.radii)[1].method[0] == "lipschitz"
 

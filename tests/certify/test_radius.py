@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lipmodel.certify.head import linear_head
 from lipmodel.certify.lipschitz import bound_lipschitz
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.certify.radius import certified_radii
+from lipmodel.certify.radius import RadiusRule
 from lipmodel.certify.rounding import FORMATS, bound_rounding
 from lipmodel.norms import Norm, vector_norm
 from tests.exact import evaluate
@@ -24,13 +24,10 @@ NORMS = list(Norm)
 def radii_of(graph, scores, inputs, norm=Norm.TWO):
     working = Norm.INF if norm is Norm.INF else Norm.TWO
     head = linear_head(graph)
-    return certified_radii(
-        head.raw_scores(np.asarray(scores, dtype=float)),
-        head.owners,
-        np.asarray(inputs, dtype=float),
-        bound_lipschitz(graph, norm),
-        bound_rounding(graph, working, FORMATS[np.float64]),
+    rule = RadiusRule(
+        head.owners, bound_lipschitz(graph, norm), bound_rounding(graph, working, FORMATS[np.float64])
     )
+    return rule(head.raw_scores(np.asarray(scores, dtype=float)), np.asarray(inputs, dtype=float))
 
 
 IDENTITY = linear_net(np.eye(3))

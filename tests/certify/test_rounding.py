@@ -41,7 +41,7 @@ def worst(graph, dtype, norm, count=8):
         off = [as_fraction(a) - b for a, b in zip(scores, exact, strict=True)]
         assert all(abs(float(e)) <= limit for e, limit in zip(off, bound.score_error(rho)[0], strict=True))
         for i in range(len(scores)):
-            allowed = bound.pair_error(np.array([i]), rho)[0]
+            allowed = bound.pair_error(np.array([i]), None, rho)[0]
             for j in range(len(scores)):
                 error = abs(float(off[i] - off[j]))
                 assert error <= allowed[j] or i == j

@@ -21,13 +21,15 @@ import pytest
 from lipmodel import norms
 from lipmodel.certify import convolution, head, lipschitz, radius, rounding, simplify
 from lipmodel.certify.convolution import Window
+from lipmodel.certify.mixtures import Mixer
 from lipmodel.certify.rounding import RoundingBounds
 from lipmodel.norms import Norm
-from tests import test_norms
-from tests.certify import test_graph, test_head, test_lipschitz, test_radius, test_rounding
+from tests import test_norms, test_verify
+from tests.certify import test_graph, test_head, test_lipschitz, test_mixtures, test_radius, test_rounding
 from tests.soundness import test_forward_error, test_suites, test_worst_cases
 
 RECURSION = rounding._Recursion
+RULE = radius.RadiusRule
 TWO, INF = Norm.TWO, Norm.INF
 
 
@@ -63,6 +65,7 @@ ONE_SIGN = Killer(test_forward_error.test_two_roundings_of_one_sign_reach_two_th
 FLUSHING = Killer(test_forward_error.test_flushing_to_zero_stays_within_the_bound)
 RADIUS = Killer(test_worst_cases.test_radius_is_the_formula, (TWO, TWO, 16))
 KAPPA = Killer(test_worst_cases.test_radius_is_the_formula, (INF, TWO, 16))
+TWO_FORMATS = Killer(test_worst_cases.test_radius_for_another_format_is_the_formula)
 FORWARD_CONV = Killer(test_forward_error.test_forward_error_of_every_network, ("conv 8x8", TWO, np.float64))
 STRIDES = Killer(test_worst_cases.test_bounds_on_large_convolutions_cover_the_matrix, ("strides", TWO, TWO))
 GRAM = Killer(test_worst_cases.test_gram_iteration_pays_for_its_roundings)
@@ -71,6 +74,7 @@ COPIES = Killer(test_worst_cases.test_copies_side_by_side_attain_the_bound)
 DOUBLES = Killer(test_worst_cases.test_doubles_rounded_to_float32_stay_within_the_radius, (TWO,))
 NEAR = Killer(test_suites.test_ours_holds_where_naive_rules_break, ("near boundary",))
 SPECTRAL = Killer(test_norms.test_spectral_bound_is_never_below_the_exact_norm)
+ABSOLUTE = Killer(test_norms.test_absolute_spectral_bound_is_never_below_the_exact_norm)
 VECTOR = Killer(test_norms.test_vector_bound_is_never_below_the_exact_norm)
 GAMMA = Killer(test_norms.test_gamma_is_never_below_the_exact_one)
 PAIRS = Killer(test_lipschitz.test_linear_nets_attain_their_pair_constants, (TWO,))
@@ -79,7 +83,7 @@ PROTOTYPES = Killer(
 )
 CANCELLING = Killer(test_rounding.worst, (test_rounding.CANCELLING, np.float32, TWO))
 
-ERROR = "np.asarray(up(up(inherited + own) + own[rows, index][:, None]))"
+ERROR = "np.asarray(up(up(error) * (1.0 + 2.0**-48)))"
 POWER_ITERATION = """def bound_spectral_norm(weight):
     w = np.asarray(weight, dtype=np.float64)
     v = np.ones(w.shape[1])
@@ -95,19 +99,24 @@ SVD = """def bound_spectral_norm(weight):
 MUTANTS = {
     "E divided by ten": Mutant(RoundingBounds.pair_error, {ERROR: f"{ERROR} / 10.0"}, (FORMULA, ONE_SIGN)),
     "E dropped": Mutant(RoundingBounds.pair_error, {ERROR: f"{ERROR} * 0.0"}, (FORMULA, CANCELLING, NEAR)),
-    "2E is E": Mutant(
-        radius.certified_radii, {"2.0 * rounding.pair_error": "rounding.pair_error"}, (RADIUS,)
-    ),
+    "2E is E": Mutant(RULE._reach, {"2.0 * promised": "promised"}, (RADIUS,)),
     "B left out of the denominator": Mutant(
-        radius.certified_radii, {"up(kappa * rounding.pair_slope(best))": "0.0"}, (RADIUS, KAPPA)
+        RULE._speeds, {"up(self.kappa(size) * self.promised.pair_slope(every, None))": "0.0"}, (RADIUS, KAPPA)
     ),
     "κ is 1": Mutant(
-        radius.certified_radii,
-        {"kappa = bound_equivalence(lipschitz.norm, rounding.norm, inputs.shape[1])": "kappa = 1.0"},
-        (KAPPA,),
+        RULE.kappa, {"bound_equivalence(self.lipschitz.norm, self.promised.norm, size)": "1.0"}, (KAPPA,)
     ),
-    "all rounding of the radius is to nearest": Mutant(
-        radius.certified_radii, {"down(": "(", "up(": "("}, (RADIUS,)
+    "the float64 error at the centre left out": Mutant(
+        RULE._reach,
+        {"up(self.evaluated.pair_error(first, second, sizes[0]) + promised)": "promised"},
+        (TWO_FORMATS,),
+    ),
+    "the float32 error in the ball left out": Mutant(
+        RULE._reach,
+        {
+            "up(self.evaluated.pair_error(first, second, sizes[0]) + promised)": "self.evaluated.pair_error(first, second, sizes[0])"
+        },
+        (TWO_FORMATS,),
     ),
     "no slack for a caller's norm": Mutant(radius.for_clients, {"(size + 4) * 2.0**-52": "0.0"}, (RADIUS,)),
     "γ_{n+2} is γ_n in hidden layers": Mutant(
@@ -137,6 +146,9 @@ MUTANTS = {
     ),
     "power iteration for the norm": Mutant(norms.bound_spectral_norm, {"": POWER_ITERATION}, (SPECTRAL,)),
     "plain SVD for the norm": Mutant(norms.bound_spectral_norm, {"": SVD}, (SPECTRAL,)),
+    "Collatz's least quotient for the largest": Mutant(
+        norms.bound_absolute_operator_norm, {"ratio.max()": "ratio.min()"}, (ABSOLUTE,)
+    ),
     "V taken for orthogonal": Mutant(norms.bound_spectral_norm, {"1.0 - delta": "1.0"}, (VECTORS,)),
     "inflate is nearest": Mutant(
         norms.inflate,
@@ -147,7 +159,7 @@ MUTANTS = {
         norms.up, {"np.nextafter(x, np.inf)": "x"}, (Killer(test_norms.test_directed_rounding),)
     ),
     "down is nearest": Mutant(
-        norms.down, {"np.nextafter(x, -np.inf)": "x"}, (Killer(test_norms.test_directed_rounding),)
+        norms.down, {"np.nextafter(x, -np.inf)": "x"}, (Killer(test_norms.test_directed_rounding), RADIUS)
     ),
     "Gram iteration without its error": Mutant(
         convolution.bound_gram_iteration,
@@ -168,12 +180,34 @@ MUTANTS = {
         lipschitz._joined, {"bound_vector_norm(np.asarray(constants), norm)": "max(constants)"}, (COPIES,)
     ),
     "own scores are not left out": Mutant(
-        radius.certified_radii,
-        {"(owners[None, :] != label[:, None])": "(np.arange(len(owners)) != best[:, None])"},
+        RULE.__call__,
+        {"(owners != label[:, None])": "(np.arange(len(owners)) != best[:, None])"},
         (PROTOTYPES,),
     ),
+    "a mixture moves as its largest share does": Mutant(
+        Mixer._standing,
+        {"np.where(pair, speeds, self._bound_lipschitz(own, weights, foreign))": "speeds"},
+        (Killer(test_mixtures.test_reach_is_at_most_the_distance_to_where_the_rival_wins, (TWO,)),),
+    ),
+    "rows of a mixture rounded for free": Mutant(
+        Mixer._bound_lipschitz,
+        {"bound_vector_norm(rows, s.dual, axis=1) + doubt": "bound_vector_norm(rows, s.dual, axis=1)"},
+        (Killer(test_mixtures.test_constant_of_a_mixture_whose_rows_cancel, (TWO,)),),
+    ),
+    "error of a mixture dropped": Mutant(
+        Mixer.error,
+        {"np.asarray(inflate((weights * pairs).sum(axis=1), len(own) + 2))": "np.zeros(len(foreign))"},
+        (
+            Killer(
+                test_verify.test_certificates_by_mixtures_hold_and_little_more_fails,
+                ("head: reduce max of rows",),
+            ),
+        ),
+    ),
     "foreign scores forgotten": Mutant(
-        radius.certified_radii, {"& (owners >= 0)": "& (np.arange(len(owners)) % 2 == 0)"}, (PROTOTYPES,)
+        RULE.__call__,
+        {"!= label[:, None]) & owned": "!= label[:, None]) & (np.arange(len(owners)) % 2 == 0)"},
+        (PROTOTYPES,),
     ),
     "padding counted wrongly": Mutant(Window.positions.func, {"* s - b +": "* s - b + 1 +"}, (FORWARD_CONV,)),
     "stride counted wrongly in programs": Mutant(
@@ -184,8 +218,8 @@ MUTANTS = {
     ),
     "inputs rounded for free": Mutant(radius.after_rounding_inputs, {"up(moved + own)": "own"}, (DOUBLES,)),
     "no guard against overflow": Mutant(
-        radius._overflow_radius,
-        {"np.asarray(np.maximum(down(room / kappa), 0.0))": "np.full(len(size), np.inf)"},
+        RULE.overflow_radius,
+        {"np.where(evaluated.peak.at(given) < evaluated.limit, most, 0.0)": "np.full(len(given), np.inf)"},
         (Killer(test_radius.test_huge_inputs_abstain_before_they_overflow),),
     ),
 }

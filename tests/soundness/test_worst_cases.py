@@ -15,7 +15,7 @@ from lipmodel.certify import convolution, ops
 from lipmodel.certify.convolution import Window, bound_conv_norm, bound_gram_iteration
 from lipmodel.certify.lipschitz import LipschitzBounds, bound_lipschitz
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.certify.radius import after_rounding_inputs, certified_radii
+from lipmodel.certify.radius import RadiusRule, after_rounding_inputs
 from lipmodel.certify.rounding import Affine, RoundingBounds
 from lipmodel.errors import UnsupportedError
 from lipmodel.norms import Norm, bound_equivalence, bound_spectral_norm, gamma, operator_norm
@@ -40,30 +40,47 @@ def test_radius_is_the_formula(p, q, d):
     """
     rng = np.random.default_rng(d)
     kappa = Fraction(bound_equivalence(p, q, d))
-    slack = 1 - (d + 4) * Fraction(2) ** -52
     for _ in range(300):
         constant, slope, lipschitz = rng.uniform([0, 0, 0.5], [1e-2, 1e-2, 2.0]).tolist()
         score, rho = float(rng.uniform(-2, 2)), float(rng.uniform(0, 2))
-        pair = np.array([[0.0, lipschitz], [lipschitz, 0.0]])
-        rounding = RoundingBounds(
-            norm=q, distances=np.zeros((2, 2)), reach=np.zeros(2), inherited=Affine(0.0, 0.0),
-            local=Affine(np.array([0.0, constant]), np.array([0.0, slope])), peak=Affine(0.0, 1.0), limit=1e300,
-        )  # fmt: skip
-        x = np.zeros((1, d))
-        x[0, 0] = rho
-        radii = certified_radii(
-            np.array([[0.0, score]]),
-            np.array([0, 1]),
-            x,
-            LipschitzBounds(p, lipschitz, pair, pair, ()),
-            rounding,
-        )
+        radius = radius_by_rule(p, lipschitz, score, rho, d, errors_of_a_pair(q, constant, slope))
         error = Fraction(constant) + Fraction(slope) * Fraction(rho)
         room = abs(Fraction(score)) - 2 * error
-        limit = max(room, 0) / (Fraction(lipschitz) + kappa * Fraction(slope)) * slack
-        radius = Fraction(float(radii.certified_radius[0]))
-        assert radius < limit or limit == radius == 0
-        assert radius > limit * (1 - Fraction(1, 10**12)) - Fraction(1, 10**13)
+        check_radius(radius, room / (Fraction(lipschitz) + kappa * Fraction(slope)), d)
+
+
+def test_radius_for_another_format_is_the_formula():
+    """Scores that err by E° at x, runtimes that err by E at x': (m - E° - E) / (L + κB), B of E alone."""
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        (a, b), (c, d) = rng.uniform(0, 1e-2, size=(2, 2)).tolist()
+        score, rho = float(rng.uniform(-2, 2)), float(rng.uniform(0, 2))
+        evaluated, promised = errors_of_a_pair(Norm.INF, a, b), errors_of_a_pair(Norm.TWO, c, d)
+        radius = radius_by_rule(Norm.TWO, 1.0, score, rho, 4, evaluated, promised)
+        error = Fraction(a) + Fraction(c) + (Fraction(b) + Fraction(d)) * Fraction(rho)
+        check_radius(radius, (abs(Fraction(score)) - error) / (1 + Fraction(d)), 4)
+
+
+def errors_of_a_pair(norm, constant, slope):
+    return RoundingBounds(
+        norm=norm, distances=np.zeros((2, 2)), reach=np.zeros(2), inherited=Affine(0.0, 0.0),
+        local=Affine(np.array([0.0, constant]), np.array([0.0, slope])), peak=Affine(0.0, 1.0), limit=1e300,
+    )  # fmt: skip
+
+
+def radius_by_rule(norm, lipschitz, score, rho, size, *errors):
+    pair = np.array([[0.0, lipschitz], [lipschitz, 0.0]])
+    rule = RadiusRule(np.array([0, 1]), LipschitzBounds(norm, lipschitz, pair, pair, {}, ()), *errors)
+    x = np.zeros((1, size))
+    x[0, 0] = rho
+    return Fraction(float(rule(np.array([[0.0, score]]), x).certified_radius[0]))
+
+
+def check_radius(radius, limit, size):
+    """Just below what the formula gives, less the caller's own rounding."""
+    limit = max(limit, Fraction(0)) * (1 - (size + 4) * Fraction(2) ** -52)
+    assert radius < limit or limit == radius == 0
+    assert radius > limit * (1 - Fraction(1, 10**12)) - Fraction(1, 10**13)
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -1,0 +1,82 @@
+"""Certificates issued: what a predictor answers to inputs, with all that the radius follows from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lipmodel import __version__
+from lipmodel.certify.certificate import Certificate, Rival, Share, digest
+from lipmodel.certify.mixtures import Standing
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.certify.radius import for_clients
+from lipmodel.errors import InputError
+from lipmodel.norms import Norm, bound_vector_norm
+
+
+def certify(
+    predictor: CertifiedPredictor, inputs: Any, norm: Norm | None = None, *, mix: bool = False
+) -> list[Certificate]:
+    """One certificate for each of (N, d) or (N, *input_shape) inputs.
+
+    Args:
+        predictor: the classifier.
+        inputs: to answer.
+        norm: of the radii; the predictor's own by default.
+        mix: larger radii, where classes own several scores, by mixtures of them. What local bounds
+            prove (``tighten.py``) has no certificate.
+
+    Raises:
+        InputError: see ``CertifiedPredictor.check_inputs``; also where a score or a bound is no
+            finite number, so that there is nothing to state.
+    """
+    x = predictor.check_inputs(inputs)
+    result = predictor.predict(x, norm)
+    rule, mixer = predictor.rule(result.norm), predictor.mixer(result.norm)
+    head, names, radii = predictor.head, predictor.class_names, result.radii
+    size, most = bound_vector_norm(x, rule.promised.norm, axis=1), rule.overflow_radius(x)
+    certificates = []
+    for row, label in enumerate(radii.label):
+        scores, radius, runner_up = result.raw_scores[row], radii.certified_radius[row], radii.runner_up[row]
+        standing = mixer.stand(scores, x[row], mix=mix and radius > 0.0)
+        bounds = (standing.bound_lipschitz, standing.bound_error, standing.bound_error_slope)
+        if not (np.isfinite(bounds).all() and np.isfinite(scores).all()):
+            raise InputError("its scores or their bounds are not finite", field=f"inputs[{row}]")
+        nearest = standing.reach.argmin()
+        if (mixed := for_clients(min(standing.reach[nearest], most[row]), x.shape[1])) > radius:
+            radius, runner_up = mixed, head.owners[standing.foreign[nearest]]
+        values = x[row].tolist()
+        certificates.append(
+            Certificate(
+                lipcert_version=__version__,
+                model_sha256=predictor.file.sha256,
+                input=tuple(values),
+                input_sha256=digest(values),
+                norm=result.norm,
+                label=names[label],
+                label_index=int(label),
+                runner_up=names[runner_up],
+                runner_up_index=int(runner_up),
+                score_tensor=head.scores,
+                scores=tuple(scores.tolist()),
+                owners=tuple(head.owners.tolist()),
+                margin=float(radii.margin[row]),
+                certified_radius=float(radius),
+                error_norm=rule.promised.norm,
+                bound_input_norm=float(size[row]),
+                bound_norm_ratio=rule.kappa(x.shape[1]),
+                rivals=_rivals(standing),
+            )
+        )
+    return certificates
+
+
+def _rivals(standing: Standing) -> tuple[Rival, ...]:
+    bounds = np.stack([standing.bound_lipschitz, standing.bound_error, standing.bound_error_slope], axis=1)
+    rivals = []
+    for foreign, weights, stated in zip(standing.foreign, standing.weights, bounds, strict=True):
+        used = np.flatnonzero(weights)
+        mixture = tuple(Share(int(standing.own[i]), float(weights[i])) for i in used)
+        rivals.append(Rival(int(foreign), mixture, *stated.tolist()))
+    return tuple(rivals)

@@ -1,0 +1,155 @@
+"""Mixtures of own scores: exact distances by another solver, exact arithmetic on cancelling rows, attacks."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import linprog, minimize
+
+from lipmodel.audit.attack import attack_within
+from lipmodel.audit.gradient import GradientEngine
+from lipmodel.certify import ops
+from lipmodel.certify.mixtures import Mixer, _adding_up
+from lipmodel.certify.onnx_writer import to_bytes, write_model
+from lipmodel.certify.ops import Graph
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.norms import Norm
+from tests.networks import dense, float32, groupsort_net, to_file
+
+NORMS = list(Norm)
+
+
+def prototypes(rows, bias, classes, body=()):
+    """Raw scores of rows over the input, or over what a body makes of it; then the largest of each class."""
+    each = len(rows) // classes
+    before = body[-1].output if body else "input"
+    return Graph(
+        input="input",
+        input_shape=(body[0].weight.shape[1] if body else rows.shape[1],),
+        ops=(
+            *body,
+            dense("scores", before, rows, bias),
+            ops.Reshape(output="groups", inputs=("scores",), shape=(classes, each)),
+            ops.ReduceExtremum(output="best", inputs=("groups",), shape=(classes,), kind="max", axes=(1,)),
+        ),
+        output="best",
+    )
+
+
+def nearest_prototypes(seed, d=3, classes=3, each=6):
+    rng = np.random.default_rng(seed)
+    rows = float32(rng.normal(size=(classes * each, d)))
+    return rows, float32(-0.5 * (rows**2).sum(axis=1)), classes
+
+
+ROWS, BIAS, CLASSES = nearest_prototypes(0)
+PREDICTOR = CertifiedPredictor(to_file(prototypes(ROWS, BIAS, CLASSES)))
+X = np.random.default_rng(1).normal(size=(30, 3))
+
+
+def distance(norm, differences, leads):
+    """Of the polyhedron {δ: <differences_i, δ> + leads_i <= 0 for all i} from 0, by a general solver."""
+    d = differences.shape[1]
+    if norm is Norm.TWO:
+        start = linprog(np.zeros(d), differences, -leads, bounds=(None, None))
+        if not start.success:
+            return np.inf
+        halves = {"type": "ineq", "fun": lambda v: -(differences @ v + leads), "jac": lambda _: -differences}
+        options = {"ftol": 1e-15, "maxiter": 500}
+        found = minimize(
+            lambda v: v @ v, start.x, jac=lambda v: 2 * v, constraints=halves, method="SLSQP", options=options
+        )
+        return np.sqrt(found.fun)
+    if norm is Norm.ONE:
+        found = linprog(np.ones(2 * d), np.hstack([differences, -differences]), -leads)
+    else:
+        box = np.vstack([np.eye(d), -np.eye(d)])
+        above = np.vstack(
+            [np.hstack([differences, np.zeros((len(leads), 1))]), np.hstack([box, -np.ones((2 * d, 1))])]
+        )
+        free = [(None, None)] * d + [(0, None)]
+        found = linprog(np.append(np.zeros(d), 1.0), above, np.append(-leads, np.zeros(2 * d)), bounds=free)
+    return found.fun if found.success else np.inf
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_reach_is_at_most_the_distance_to_where_the_rival_wins(norm):
+    """And in l2 attains it, where the best pair alone falls short; in l1 and linf it is a pair's or better."""
+    raw = PREDICTOR.predict(X, norm).raw_scores
+    gained = 0
+    for scores, x in zip(raw, X, strict=True):
+        mixed, alone = (PREDICTOR.mixer(norm).stand(scores, x, mix=mix) for mix in (True, False))
+        assert (mixed.reach >= alone.reach).all()
+        nearest = mixed.reach.argmin()
+        own = np.flatnonzero(PREDICTOR.head.owners == PREDICTOR.head.owners[mixed.own[0]])
+        j = mixed.foreign[nearest]
+        exact = distance(norm, ROWS[own] - ROWS[j], scores[own] - scores[j])
+        assert mixed.reach[nearest] <= exact * (1 + 1e-6) + 1e-9
+        if norm is Norm.TWO:
+            assert mixed.reach[nearest] == pytest.approx(exact, rel=1e-5)
+        gained += alone.reach.min() < 0.999 * mixed.reach.min()
+    assert gained > (5 if norm is Norm.TWO else 0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_attacks_stay_inside_and_come_near(norm):
+    radii = PREDICTOR.predict(X, norm, tighten=True)
+    engine = GradientEngine(PREDICTOR.file.graph)
+    radius = radii.radii.certified_radius
+    assert "mixture" in radii.tightening.method
+    assert not attack_within(PREDICTOR, engine, X, radius, norm).flipped.any()
+    assert attack_within(PREDICTOR, engine, X, radius * 1.3, norm).flipped.mean() > 0.5
+
+
+def test_over_a_body_mixtures_and_local_bounds_go_together():
+    body = groupsort_net((4, 8), 8).ops[:-1]
+    rows = float32(np.random.default_rng(2).normal(size=(12, 8)))
+    predictor = CertifiedPredictor(to_file(prototypes(rows, np.zeros(12), 3, body)))
+    x = np.random.default_rng(3).normal(size=(40, 4))
+    fast, slow = predictor.predict(x), predictor.predict(x, tighten=True)
+    assert (slow.radii.certified_radius >= fast.radii.certified_radius).all()
+    assert {"local", "mixture"} & set(slow.tightening.method)
+    engine = GradientEngine(predictor.file.graph)
+    assert not attack_within(predictor, engine, x, slow.radii.certified_radius, Norm.TWO).flipped.any()
+
+
+@given(
+    st.lists(st.lists(st.floats(0, 1e6), min_size=3, max_size=3), min_size=1, max_size=4),
+)
+def test_weights_add_up_exactly(weights):
+    for row in _adding_up(np.array(weights)):
+        assert sum(Fraction(w) for w in row) == 1
+        assert all(w >= 0 and (Fraction(w) * 2**20).denominator == 1 for w in row)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_constant_of_a_mixture_whose_rows_cancel(norm):
+    """½a + ½b - c where all but one part in 10¹⁵ cancels: never below the exact norm, in rationals."""
+    rng = np.random.default_rng(4)
+    for _ in range(50):
+        part = rng.normal(size=4)
+        c = rng.normal(size=4)
+        rows = np.stack([c + part, c - part * (1 + rng.uniform(-1e-15, 1e-15, size=4)), c])
+        mixer = Mixer(*_head_of(rows, norm))
+        bound = Fraction(
+            float(mixer._bound_lipschitz(np.array([0, 1]), np.array([[0.5, 0.5]]), np.array([2]))[0])
+        )
+        entries = [
+            Fraction(a) / 2 + Fraction(b) / 2 - Fraction(c) for a, b, c in zip(*rows.tolist(), strict=True)
+        ]
+        if norm is Norm.TWO:
+            assert bound**2 >= sum(e * e for e in entries)
+        else:
+            assert bound >= (max if norm is Norm.ONE else sum)(abs(e) for e in entries)
+        assert bound <= Fraction(1, 10**13)
+
+
+def _head_of(rows, norm):
+    rows = np.vstack([rows, np.zeros_like(rows[:1])])
+    content = to_bytes(write_model(prototypes(rows, np.zeros(4), 2), np.float64))
+    predictor = CertifiedPredictor(content)
+    return predictor.head, predictor.rule(norm)
