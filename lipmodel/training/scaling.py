@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from lipmodel.certify import ops
 from lipmodel.certify.ops import Graph
 from lipmodel.dataset import Dataset
-from lipmodel.errors import TrainingError
 
 Scale = NDArray[np.float32]
 """(d,): what each coordinate is divided by; powers of two."""
@@ -50,21 +49,30 @@ def in_units_of_the_data(graph: Graph, scale: Scale) -> Graph:
     """The graph of g from that of f; unchanged where all scales are 1."""
     if (scale == 1).all():
         return graph
-    least = float(scale.min())
-    last = max((i for i, op in enumerate(graph.ops) if isinstance(op, ops.Dense)), default=None)
-    if last is None:
-        raise TrainingError("a network without a dense layer cannot be scaled; scaling 'none' is accepted")
     factor = (1.0 / scale.astype(np.float64)).reshape(graph.input_shape)
     divide = ops.Scale(output="scaled_input", inputs=(graph.input,), shape=graph.input_shape, factor=factor)
-    result: list[ops.Op] = [divide]
-    for index, op in enumerate(graph.ops):
-        inputs = tuple(divide.output if name == graph.input else name for name in op.inputs)
-        changed = replace(op, inputs=inputs)
-        if index == last and isinstance(changed, ops.Dense):
-            bias = None if changed.bias is None else changed.bias * least
-            changed = replace(changed, weight=changed.weight * least, bias=bias)
-        result.append(changed)
-    return replace(graph, ops=tuple(result))
+    rest = [
+        replace(op, inputs=tuple(divide.output if name == graph.input else name for name in op.inputs))
+        for op in graph.ops
+    ]
+    return _times(replace(graph, ops=(divide, *rest)), float(scale.min()))
+
+
+def _times(graph: Graph, factor: float) -> Graph:
+    """The graph with its scores multiplied by a positive factor."""
+    made = {op.output: op for op in graph.ops}
+    last = made[graph.output]
+    while isinstance(last, ops.ReduceExtremum | ops.Reshape):  # these can wait until after it
+        last = made[last.inputs[0]]
+    if isinstance(last, ops.Dense) and len(graph.consumers()[last.output]) <= 1:
+        bias = None if last.bias is None else last.bias * factor
+        scaled_dense = replace(last, weight=last.weight * factor, bias=bias)
+        return replace(graph, ops=tuple(scaled_dense if op is last else op for op in graph.ops))
+    shape = graph.output_shape
+    multiply = ops.Scale(
+        output="scaled_scores", inputs=(graph.output,), shape=shape, factor=np.full(shape, factor)
+    )
+    return replace(graph, ops=(*graph.ops, multiply), output=multiply.output)
 
 
 class Times(nn.Module):

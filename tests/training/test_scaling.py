@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from lipmodel.certify import ops
 from lipmodel.certify.claims import Claims
+from lipmodel.certify.onnx_writer import to_bytes, write_model
+from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.dataset import labelled
 from lipmodel.norms import Norm
 from lipmodel.training.export import export, largest_difference, to_graph
@@ -60,3 +65,21 @@ def test_the_exported_file_keeps_the_constant_in_the_units_of_the_data(norm, out
 def test_a_scale_of_one_changes_nothing():
     graph = to_graph(small_network())
     assert in_units_of_the_data(graph, np.ones(6, dtype=np.float32)) is graph
+
+
+def test_scores_that_do_not_end_in_one_dense_layer_are_scaled_whole():
+    """A linear part beside the network: both must be multiplied."""
+    graph, scale = to_graph(small_network(outputs=3)), find_scale(uneven(), "columns")
+    beside = ops.Dense(output="beside", inputs=(graph.input,), shape=(3,), weight=np.full((3, 6), 0.125))
+    total = ops.Sum(output="total", inputs=(graph.output, "beside"), shape=(3,))
+    whole = replace(graph, ops=(*graph.ops, beside, total), output="total")
+    predictors = [
+        CertifiedPredictor(to_bytes(write_model(g, np.float32)))
+        for g in (whole, in_units_of_the_data(whole, scale))
+    ]
+    x = uneven().inputs.astype(np.float64)
+    f, g = predictors[0].predict(x / scale).scores, predictors[1].predict(x).scores
+    assert np.allclose(g, float(scale.min()) * f, rtol=1e-12)
+    assert predictors[1].bounds(Norm.TWO).bound_global <= predictors[0].bounds(Norm.TWO).bound_global * (
+        1 + 1e-9
+    )
