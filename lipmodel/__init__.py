@@ -6,8 +6,8 @@ The tour, in the order of imports (each module knows only those above it):
 * ``norms``     vector and operator norms, plain and as bounds sound in float64.
 * ``certify``   from an ONNX file alone to a certified radius: ``graph`` reads the file,
   ``lipschitz`` bounds how fast scores move, ``rounding`` how far floats stray, ``radius`` joins
-  them, ``local`` and ``tighten`` are a slower, tighter tier, ``predictor`` is all of it behind
-  one class.
+  them, ``mixtures``, ``local`` and ``tighten`` are a slower, tighter tier, ``predictor`` is all of it
+  behind one class, ``certificate`` and ``issue`` put an answer on paper.
 * ``data``      data sets by name and files of your own; ``data_files`` reads formats, ``dataset`` is what
   is made of them, ``cifar`` and ``tabular`` know particular ones.
 * ``verify``    a certificate checked again in exact arithmetic, by code of its own.

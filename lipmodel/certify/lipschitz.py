@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -61,19 +62,34 @@ class LipschitzBounds:
     Attributes:
         norm: the norm p of the input.
         bound_global: no score moves by more than this times the l_p size of a change.
-        bound_per_pair: (K, K), symmetric, zero diagonal: the same of each difference of scores.
-            A binary classifier [batch, 1] counts as two classes with scores 0 and f.
-        bound_per_score_pair: (M, M): the same of the raw scores, where a class has several (``head.py``).
+        head: where the scores come from.
         features: the constants L_s of the tensor that raw scores are linear in.
         layers: each operation with weights by itself, in order.
     """
 
     norm: Norm
     bound_global: float
-    bound_per_pair: Array
-    bound_per_score_pair: Array
+    head: Head
     features: Constants
     layers: tuple[LayerBound, ...]
+
+    @cached_property
+    @np.errstate(over="ignore", invalid="ignore")
+    def bound_per_score_pair(self) -> Array:
+        """(M, M), symmetric, zero diagonal: the same of each difference of raw scores (``head.py``)."""
+        # |<row, t(x) - t(x')>| <= ‖row‖_{s*} L_s ‖x - x'‖_p, whichever s is best.
+        useful = useful_norms(self.features, self.head.rows.shape[1])
+        pairs = np.min([up(self.head.distances(s.dual) * self.features[s]) for s in useful], axis=0)
+        np.fill_diagonal(pairs, 0.0)
+        return np.asarray(pairs)
+
+    @cached_property
+    def bound_per_pair(self) -> Array:
+        """(K, K), symmetric, zero diagonal: the same of each difference of scores of classes.
+
+        A binary classifier [batch, 1] counts as two classes with scores 0 and f.
+        """
+        return _class_pairs(self.bound_per_score_pair, self.head)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # an infinite bound is a bound: nothing is certified with it
@@ -88,17 +104,12 @@ def bound_lipschitz(graph: Graph, norm: Norm) -> LipschitzBounds:
             bound = _bound_linear(op, source, _working(norm))
             layers.append(LayerBound(op.node or op.output, bound, _unevenness(op, norm)))
     before = constants[head.body.output]
-    # |<row, t(x) - t(x')>| <= ‖row‖_{s*} L_s ‖x - x'‖_p, whichever s is best.
     useful = useful_norms(before, head.rows.shape[1])
     scores = np.min([up(head.row_norms(s.dual) * before[s]) for s in useful], axis=0)
-    pairs = np.min([up(head.distances(s.dual) * before[s]) for s in useful], axis=0)
-    np.fill_diagonal(pairs, 0.0)
-    owned = head.owners >= 0
     return LipschitzBounds(
         norm=norm,
-        bound_global=float(scores[owned].max()),
-        bound_per_pair=_class_pairs(pairs, head),
-        bound_per_score_pair=pairs,
+        bound_global=float(scores[head.owners >= 0].max()),
+        head=head,
         features=before,
         layers=tuple(layers),
     )
