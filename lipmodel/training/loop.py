@@ -18,7 +18,7 @@ from lipmodel.training.checkpoint import Checkpoint
 from lipmodel.training.descent import Descent
 from lipmodel.training.losses import Loss
 from lipmodel.training.measure import accuracy, estimated_certified_accuracy, mean_loss
-from lipmodel.training.network import pair_bounds
+from lipmodel.training.network import compare
 from lipmodel.training.schedule import Schedule
 
 Labelled = tuple[Tensor, Tensor]
@@ -103,7 +103,7 @@ class Fit:
         held_out: for the learning curve alone: nothing is chosen by it. None for nothing.
         validation: what early stopping watches; None for nothing.
         schedule: epochs, batches, rate.
-        epsilon, lipschitz: see ``estimated_certified_accuracy``.
+        epsilon: see ``estimated_certified_accuracy``.
         generator: of the order of the batches.
 
     Attributes:
@@ -121,15 +121,15 @@ class Fit:
         schedule: Schedule,
         *,
         epsilon: float,
-        lipschitz: float,
         generator: torch.Generator,
     ) -> None:
         self._network, self._loss, self._schedule = network, loss, schedule
         self._train, self._held_out, self._validation = train, held_out, validation
-        self._epsilon, self._lipschitz = epsilon, lipschitz
+        self._epsilon = epsilon
 
         def objective(inputs: Tensor, labels: Tensor) -> Tensor:
-            return loss(network(inputs), labels, pair_bounds(network))
+            scores, bounds = compare(network, inputs, labels)
+            return loss(scores, labels, bounds)
 
         self._descent = Descent(network, objective, train, schedule, generator)
         self._average = Average(network, schedule, self._descent.total)
@@ -192,9 +192,7 @@ class Fit:
         clean = certified = None
         if self._held_out is not None:
             clean = accuracy(network, *self._held_out)
-            certified = estimated_certified_accuracy(
-                network, *self._held_out, epsilon=self._epsilon, lipschitz=self._lipschitz
-            )
+            certified = estimated_certified_accuracy(network, *self._held_out, epsilon=self._epsilon)
         number, loss = self._descent.epoch, self._descent.mean_loss
         self.history.append(Epoch(number, loss, accuracy(network, *self._train), clean, certified, watched))
         if self._schedule.patience and watched is not None and watched < self._best.get("loss", float("inf")):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lipmodel.training.losses import Loss
-from lipmodel.training.network import pair_bounds
+from lipmodel.training.network import compare
 
 MEASURED_ROWS = 10_000  # inputs that a learning curve's accuracy is measured on, at most
 
@@ -20,26 +20,26 @@ def accuracy(network: nn.Module, inputs: Tensor, labels: Tensor) -> float:
 
 @torch.no_grad()
 def estimated_certified_accuracy(
-    network: nn.Sequential, inputs: Tensor, labels: Tensor, *, epsilon: float, lipschitz: float
+    network: nn.Sequential, inputs: Tensor, labels: Tensor, *, epsilon: float
 ) -> float:
     """Share of the first rows answered right with margin / constant >= epsilon, in torch's float32.
 
     Nothing is rounded towards safety and the constants are the weights' as they are, so this is an
     estimate to watch a training by. What is certified is measured from the exported file.
     """
-    scores = _two_or_more(network(inputs[:MEASURED_ROWS]))
     own = labels[:MEASURED_ROWS, None]
-    bounds = pair_bounds(network)
-    if len(bounds) != scores.shape[1]:  # one score: f against the other class's 0
-        bounds = torch.full((2, 2), lipschitz)
-    radii = (scores.gather(1, own) - scores) / bounds[own[:, 0]].clamp(min=torch.finfo(scores.dtype).tiny)
+    scores, bounds = compare(network, inputs[:MEASURED_ROWS], own[:, 0])
+    if scores.shape[1] == 1:  # f against the other class's 0
+        scores, bounds = _two_or_more(scores), bounds.expand(-1, 2)
+    radii = (scores.gather(1, own) - scores) / bounds.clamp(min=torch.finfo(scores.dtype).tiny)
     return float((radii.scatter(1, own, torch.inf).amin(dim=1) >= epsilon).double().mean())
 
 
 @torch.no_grad()
 def mean_loss(network: nn.Sequential, loss: Loss, inputs: Tensor, labels: Tensor) -> float:
     """Over all rows."""
-    return float(loss(network(inputs), labels, pair_bounds(network)))
+    scores, bounds = compare(network, inputs, labels)
+    return float(loss(scores, labels, bounds))
 
 
 def _two_or_more(scores: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def test_patience_stops_and_keeps_the_weights_of_the_lowest_loss(monkeypatch):
     tensors = [(torch.from_numpy(d.inputs), torch.from_numpy(d.labels)) for d in (*MOONS, MOONS[0])]
     fit = Fit(
         network, Hinge(0.2), *tensors, schedule(epochs=9, validation=0.1, patience=2),
-        epsilon=0.1, lipschitz=1.0, generator=torch.Generator().manual_seed(0),
+        epsilon=0.1, generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     result = fit.run(Control())
     assert [epoch.validation_loss for epoch in fit.history] == [3.0, 1.0, 2.0, 1.5]
@@ -119,7 +119,7 @@ def test_the_estimate_is_close_to_what_is_certified(norm, outputs):
     right = radii.label == labels.numpy()
     epsilon = float(np.quantile(radii.certified_radius[right], 0.5)) * 0.9999
     certified = (right & (radii.certified_radius >= epsilon)).mean()
-    estimate = estimated_certified_accuracy(network, inputs, labels, epsilon=epsilon, lipschitz=1.0)
+    estimate = estimated_certified_accuracy(network, inputs, labels, epsilon=epsilon)
     assert certified > 0
     # with rows the file's own constants can only be tighter than the set's
     assert estimate == pytest.approx(certified, abs=0.01) or (estimate <= certified and outputs == 1)
