@@ -21,8 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lipmodel.certify import ops
-from lipmodel.certify.head import Head, linear_head
+from lipmodel.certify.head import Head, Measure, linear_head
 from lipmodel.certify.ops import Graph, Op
+from lipmodel.certify.witness import Witness, find_witness
 from lipmodel.norms import (
     Array,
     Norm,
@@ -64,7 +65,8 @@ class LipschitzBounds:
         bound_per_pair: (K, K), symmetric, zero diagonal: the same of each difference of scores.
             A binary classifier [batch, 1] counts as two classes with scores 0 and f.
         bound_per_score_pair: (M, M): the same of the raw scores, where a class has several (``head.py``).
-        features: the constants L_s of the tensor that raw scores are linear in.
+        measures: how fast the tensor moves that raw scores are linear in, in each norm that is of use.
+        witness: what the last of these comes from, where it is a scaled norm.
         layers: each operation with weights by itself, in order.
     """
 
@@ -72,7 +74,8 @@ class LipschitzBounds:
     bound_global: float
     bound_per_pair: Array
     bound_per_score_pair: Array
-    features: Constants
+    measures: tuple[Measure, ...]
+    witness: Witness | None
     layers: tuple[LayerBound, ...]
 
 
@@ -89,17 +92,23 @@ def bound_lipschitz(graph: Graph, norm: Norm) -> LipschitzBounds:
             layers.append(LayerBound(op.node or op.output, bound, _unevenness(op, norm)))
     before = constants[head.body.output]
     # |<row, t(x) - t(x')>| <= ‖row‖_{s*} L_s ‖x - x'‖_p, whichever s is best.
-    useful = useful_norms(before, head.rows.shape[1])
-    scores = np.min([up(head.row_norms(s.dual) * before[s]) for s in useful], axis=0)
-    pairs = np.min([up(head.distances(s.dual) * before[s]) for s in useful], axis=0)
+    measures = [Measure(head, s, before[s]) for s in useful_norms(before, head.rows.shape[1])]
+    pairs = np.min([measure.bound_pairs() for measure in measures], axis=0)
+    witness = None
+    if found := find_witness(head, constants, pairs):
+        witness, scaled = found
+        measures.append(scaled)
+        pairs = np.minimum(pairs, scaled.bound_pairs())
     np.fill_diagonal(pairs, 0.0)
+    scores = np.min([measure.bound_scores() for measure in measures], axis=0)
     owned = head.owners >= 0
     return LipschitzBounds(
         norm=norm,
         bound_global=float(scores[owned].max()),
         bound_per_pair=_class_pairs(pairs, head),
         bound_per_score_pair=pairs,
-        features=before,
+        measures=tuple(measures),
+        witness=witness,
         layers=tuple(layers),
     )
 
