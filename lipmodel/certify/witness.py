@@ -12,7 +12,7 @@ layers W_1, …, W_k with such maps T_1, …, T_k after them and rows w of the h
 
 for each unit of change of the input, L_s the constants of what the chain begins at. The best T gives the
 bound of LipSDP (Fazlyab et al. 2019; for sorted groups Pauli et al. 2024); any gives a bound. So they are
-found in plain float32, and only the norms are proved.
+found in plain float32 (``witness_search.py``), and only the norms are proved.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
 from lipmodel.certify import ops
 from lipmodel.certify.head import Head, Indices, Measure
 from lipmodel.certify.ops import Graph, Op
+from lipmodel.certify.witness_search import find_weights
 from lipmodel.norms import (
     Array,
     Norm,
@@ -41,9 +41,6 @@ LEAST_GAIN, MOST_LOSS = 1e-3, 1.5
 """It must gain so much for some pair; it is not sought where the product is so far above the best bound,"""
 EVEN = 1e-3
 """nor where ‖W‖_2 of every layer is so little above the root mean square of its singular values."""
-POWERS, ROUNDS, PROBES, INERTIA = (2, 4, 8, 16), 5, 16, 0.6
-LARGEST_LOG, DIGITS = 6.0, 4
-"""Logarithms of weights are within this, and weights have so many digits, to be short in certificates."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,13 +111,15 @@ def find_witness(
     product = first.bound_norm(source, Norm.TWO) * begin[source]
     for layer in layers[1:]:
         product *= layer.dense.bound_norm(Norm.TWO, Norm.TWO)
-    if not (head.distances(Norm.TWO) * product < MOST_LOSS * pairs).any():
+    of_use = (head.owners[:, None] != head.owners) & (np.minimum(head.owners[:, None], head.owners) >= 0)
+    if not (head.distances(Norm.TWO) * product < MOST_LOSS * pairs)[of_use].any():
         return None
     witness = _find(head, source)
     if witness is None:
         return None
     measure = witness.measure(head, begin)
-    return (witness, measure) if (measure.bound_pairs() < pairs * (1.0 - LEAST_GAIN)).any() else None
+    gains = measure.bound_pairs() < pairs * (1.0 - LEAST_GAIN)
+    return (witness, measure) if gains[of_use].any() else None
 
 
 def _source(begin: Mapping[Norm, float]) -> Norm:
@@ -131,6 +130,20 @@ def _source(begin: Mapping[Norm, float]) -> Norm:
 def _is_even(dense: ops.Dense) -> bool:
     mean = np.linalg.norm(dense.weight) / min(dense.weight.shape) ** 0.5
     return bool(dense.bound_norm(Norm.TWO, Norm.TWO) <= mean * (1.0 + EVEN))
+
+
+@lru_cache(maxsize=8)  # the same for inputs measured in l2 and in linf
+def _find(head: Head, source: Norm) -> Witness | None:
+    layers = chain(head.body)
+    norms = [layer.dense.bound_norm(Norm.TWO if n else source, Norm.TWO) for n, layer in enumerate(layers)]
+    weights = find_weights(
+        [layer.dense.weight for layer in layers],
+        [(layer.before, layer.after) for layer in layers],
+        head.rows[head.owners >= 0],
+        norms,
+        by_columns=source is Norm.ONE,
+    )
+    return None if weights is None else prove(layers, weights)
 
 
 # --- the chain -----------------------------------------------------------------------------
@@ -231,102 +244,3 @@ def _scaled(layers: tuple[Layer, ...], weights: tuple[Array, ...], number: int) 
 def _bound_loss(vectors: Array, groups: Indices, weights: Array) -> float:
     norm = bound_vector_norm(vectors.ravel(), Norm.TWO)
     return float(inflate(3.0 * gamma(groups.shape[1] + 5) * weights.max() * norm, 4))
-
-
-# --- how weights are found: plain arithmetic, part of no proof -------------------------------
-
-
-@lru_cache(maxsize=8)  # the same for inputs measured in l2 and in linf
-def _find(head: Head, source: Norm) -> Witness | None:
-    layers = chain(head.body)
-    with np.errstate(all="ignore"):
-        weights = _search(layers, head.rows[head.owners >= 0], source)
-    return None if weights is None else prove(layers, weights)
-
-
-def _search(layers: tuple[Layer, ...], rows: Array, source: Norm) -> tuple[Array, ...] | None:
-    """Weights that make the product small; None where it seems to be as small without.
-
-    ‖M‖_2 is smoothed to (Σ σ^{4j})^{1/4j}, σ the singular values. By the logarithm of a row's weight its
-    logarithm has the derivative p, by that of a column's -q: shares of the sum. Where all is least, the
-    shares p of a layer's rows and q of the next one's columns agree; so weights move by log(q/p) / 4j, and
-    j grows. Shares are those of a few random vectors, sent to and fro j times. The head counts by the
-    squares of its rows less their mean, which are those of all differences.
-    """
-    turned = [_turn(layer.dense.weight.T, layer.before).T for layer in layers]
-    turned[1:] = [_turn(w, layer.after) for w, layer in zip(turned[1:], layers[:-1], strict=True)]
-    matrices: list[Any] = [w.astype(np.float32) for w in turned]
-    head = np.square(_turn(rows - rows.mean(axis=0), layers[-1].after)).sum(axis=0).astype(np.float32)
-    rng = np.random.default_rng(0)
-    probes: list[Any] = [rng.choice([-1.0, 1.0], size=(w.shape[1], min(PROBES, w.shape[1]))) for w in turned]
-    probes = [probe.astype(np.float32) for probe in probes]
-    shapes = [layer.before.shape for layer in layers]
-    logs = [np.zeros((2, g), np.float32) for g, _ in shapes]
-    speeds = [np.zeros((2, g), np.float32) for g, _ in shapes]
-    value = 0.0
-    for power in np.repeat(POWERS, ROUNDS):
-        scales = [_spread(np.exp(log), size) for log, (_, size) in zip(logs, shapes, strict=True)]
-        value, by_rows, by_columns = 0.0, [], []
-        for number, matrix in enumerate(matrices):
-            scaled = scales[number][:, None] * matrix
-            if number:
-                scaled /= scales[number - 1]
-            columns = number == 0 and source is Norm.ONE
-            shares = _column_shares(scaled, power) if columns else _shares(scaled, probes[number], power)
-            by_rows.append(shares[0])
-            by_columns.append(shares[1])
-            value += shares[2]
-        by_columns.append(head / np.square(scales[-1]))
-        value += 0.5 * np.log(by_columns[-1].sum())
-        for number, shape in enumerate(shapes):
-            p, q = _by_weight(by_rows[number], shape), _by_weight(by_columns[number + 1], shape)
-            speeds[number] = INERTIA * speeds[number] + np.log(q / p) / (4 * power)
-            logs[number] = np.clip(logs[number] + speeds[number], -LARGEST_LOG, LARGEST_LOG)
-    without = 0.5 * np.log(head.sum())
-    for number, layer in enumerate(layers):
-        without += np.log(layer.dense.bound_norm(Norm.TWO if number else source, Norm.TWO))
-    if not value < without:  # the value is of norms from below; NaN where float32 was too narrow
-        return None
-    return tuple(_rounded(np.exp(log.astype(np.float64))) for log in logs)
-
-
-def _turn(vectors: Array, groups: Indices) -> Array:
-    """Each group in orthonormal coordinates of which the first is along (1, …, 1)."""
-    size = groups.shape[1]
-    basis = np.linalg.qr(np.column_stack([np.ones(size), np.eye(size)[:, :-1]]))[0]
-    return np.asarray((vectors[..., groups] @ basis).reshape(*vectors.shape[:-1], -1))
-
-
-def _spread(weights: Any, size: int) -> Any:
-    """a, then b for each of the other coordinates of a group."""
-    return np.concatenate([weights[0][:, None], np.repeat(weights[1][:, None], size - 1, axis=1)], 1).ravel()
-
-
-def _by_weight(shares: Any, shape: tuple[int, ...]) -> Any:
-    """(2, g): together 1, and none 0."""
-    each = shares.reshape(shape)
-    sums = np.stack([each[:, 0], each[:, 1:].sum(axis=1)])
-    return sums / sums.sum() + 1e-3 / len(each)
-
-
-def _shares(matrix: Any, x: Any, power: int) -> tuple[Any, Any, float]:
-    """Of rows and of columns, and the logarithm of about ‖M‖_2."""
-    y = x
-    for _ in range(power):
-        y = matrix @ x
-        y /= np.linalg.norm(y)
-        x = matrix.T @ y
-    columns = np.square(x).sum(axis=1)
-    return np.square(y).sum(axis=1), columns, 0.5 * float(np.log(columns.sum()))
-
-
-def _column_shares(matrix: Any, power: int) -> tuple[Any, Any, float]:
-    """The same of ‖M‖_{1→2}, the largest of the columns' lengths, smoothed alike."""
-    squares = np.square(matrix)
-    lengths = squares.sum(axis=0)
-    squares *= (lengths / lengths.max()) ** (2 * power - 1)
-    return squares.sum(axis=1), squares.sum(axis=0), 0.5 * float(np.log(lengths.max()))
-
-
-def _rounded(weights: Array) -> Array:
-    return np.array([[float(f"{w:.{DIGITS}g}") for w in row] for row in weights])

@@ -8,9 +8,9 @@ and is 1-Lipschitz. So for the layers W_1, …, W_k that end in the features, wh
 
 Where T_l W_l T_{l-1}⁻¹ is not of float64 numbers, some float64 matrix M near it stands for it:
 
-    T_l W_l T_{l-1}⁻¹ = M + R T_{l-1}⁻¹,  R := T_l W_l - M T_{l-1},  ‖T_{l-1}⁻¹‖_2 = 1 / min(a, b),
+    T_l W_l T_{l-1}⁻¹ = M + R T_{l-1}⁻¹,  R := T_l W_l - M T_{l-1},
 
-and R, in which nothing is divided, is computed in integers.
+and R, in which nothing is divided, is computed in integers, and so are its squares.
 """
 
 from __future__ import annotations
@@ -113,13 +113,13 @@ def scaled(body: Graph, scaling: tuple[Scaling, ...], layers: Layers, norm: Norm
             constant = min(ways[s] * start[s] for s in Norm)
         else:
             matrix, residual = _matrix(op.weight, own, before)
-            constant *= MatrixNorms(matrix).spectral + residual / float(before.weights.min())
+            constant *= MatrixNorms(matrix).spectral + residual
         before = after
     return Scaled(before, constant) if before is not None else None
 
 
 def _matrix(weight: Float64s, own: Weighted, before: Weighted | None) -> tuple[Float64s, arb]:
-    """M near T_l W T_{l-1}⁻¹, and ‖R‖_F; T_{l-1} is the identity where there is none."""
+    """M near T_l W T_{l-1}⁻¹, and ‖R T_{l-1}⁻¹‖_F; T_{l-1} is the identity where there is none."""
     near = own.rounded(weight.T, 1).T
     if before is not None:
         near = before.rounded(near, -1)
@@ -127,12 +127,22 @@ def _matrix(weight: Float64s, own: Weighted, before: Weighted | None) -> tuple[F
         raise ScalingError("weights and a layer are too large together")
     left, right = own.times(exact(weight.T)), exact(near)
     left = Exact(left.numerators.T, left.denominator)
-    if before is not None:
-        # M has its columns group after group, T W where the tensor has them.
-        left = Exact(left.numerators[:, before.groups.ravel()], left.denominator)
-        right = replace(before, groups=np.arange(near.shape[1]).reshape(before.groups.shape)).times(right)
+    if before is None:
+        (a, b), denominator = aligned(left, right)
+        return near, arb(int(np.square(a - b).sum())).sqrt() / denominator
+    # M has its columns group after group, T W where the tensor has them.
+    left = Exact(left.numerators[:, before.groups.ravel()], left.denominator)
+    right = replace(before, groups=np.arange(near.shape[1]).reshape(before.groups.shape)).times(right)
     (a, b), denominator = aligned(left, right)
-    return near, arb(int(np.square(a - b).sum())).sqrt() / denominator
+    groups = (a - b).reshape(len(near), *before.groups.shape)
+    size = groups.shape[2]
+    # In a group ‖T⁻¹v‖² = (Σ v)² / G a² + (Σ v² - (Σ v)² / G) / b².
+    means, squares = np.square(groups.sum(axis=2)).sum(axis=0), np.square(groups).sum(axis=(0, 2))
+    total = arb(0)
+    for mean, square, *weights in zip(means, squares, *before.weights.tolist(), strict=True):
+        of_mean, of_rest = (arb(w) ** 2 for w in weights)
+        total += arb(int(mean)) / of_mean + arb(int(size * square - mean)) / of_rest
+    return near, (total / size).sqrt() / denominator
 
 
 def _after(body: Graph, dense: Op, end: str, entry: Scaling) -> tuple[Weighted, Weighted]:
