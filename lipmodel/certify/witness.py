@@ -230,17 +230,15 @@ def prove(layers: tuple[Layer, ...], weights: tuple[Array, ...]) -> Witness:
 
 
 def _scaled(layers: tuple[Layer, ...], weights: tuple[Array, ...], number: int) -> tuple[Array, float]:
-    """T_l W_l T_{l-1}⁻¹ as computed, and how far that may be from the exact one, in the Frobenius norm."""
+    """T_l W_l T_{l-1}⁻¹ as computed, and how far that may be from the exact one, in the Frobenius norm.
+
+    Twice vectors are weighed, the second time with one rounding more of each 1/a and 1/b.
+    """
     layer, own = layers[number], weights[number]
-    matrix, lost = layer.dense.weight, 0.0
+    matrix = layer.dense.weight
+    largest, roundings = own.max() * bound_vector_norm(matrix.ravel(), Norm.TWO), layer.before.shape[1] + 3
     if number:
-        inverse, after = 1.0 / weights[number - 1], layers[number - 1].after
-        lost = _bound_loss(matrix, after, inverse)  # one rounding more, of 1/a and 1/b
+        after, inverse = layers[number - 1].after, 1.0 / weights[number - 1]
         matrix = weigh(matrix, after, inverse)
-    doubt = up(_bound_loss(matrix, layer.before, own) + up(own.max() * lost))
-    return weigh(matrix.T, layer.before, own).T, float(doubt)
-
-
-def _bound_loss(vectors: Array, groups: Indices, weights: Array) -> float:
-    norm = bound_vector_norm(vectors.ravel(), Norm.TWO)
-    return float(inflate(3.0 * gamma(groups.shape[1] + 5) * weights.max() * norm, 4))
+        largest, roundings = largest * inverse.max(), roundings + after.shape[1] + 5
+    return weigh(matrix.T, layer.before, own).T, float(inflate(3.0 * gamma(roundings) * largest, 5))

@@ -237,6 +237,23 @@ def test_whatever_the_weights_no_slope_is_steeper(name, seed, spread, norm):
     assert (observed <= bound * (1 + 1e-12)).all()
 
 
+def test_slopes_attain_the_bound_where_weights_are_right():
+    """Orthogonal layers behind factors of groups: with their reciprocals for weights nothing is lost."""
+    for seed in range(3):
+        graph = uneven(groupsort_net((8, 8, 8), 3, seed=seed), seed=seed, spread=1.5)
+        head = linear_head(graph)
+        layers = witness.chain(head.body)
+        weights, before = [], np.ones(8)
+        for layer in layers:
+            before = vector_norm(layer.dense.weight * before, Norm.TWO)
+            weights.append(np.tile(4.0 / before[layer.before[:, 0]], (2, 1)))
+        begin = dict.fromkeys(NORMS, 1.0) | {Norm.ONE: 8**0.5}
+        bound = witness.prove(layers, tuple(weights)).measure(head, begin).bound_pairs()
+        observed = steepest(graph, np.random.default_rng(seed).normal(size=(20, 8)), Norm.TWO).max(axis=0)
+        assert (observed <= bound * (1 + 1e-12)).all()
+        assert (observed >= bound * (1 - 1e-5) - 1e-12).all()
+
+
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", ["pairs", "groups of 4", "top k", "relu"])
 def test_slopes_climbed_to_stay_below_what_is_found(name, norm):
