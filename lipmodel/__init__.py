@@ -6,8 +6,8 @@ The tour, in the order of imports (each module knows only those above it):
 * ``norms``     vector and operator norms, plain and as bounds sound in float64.
 * ``certify``   from an ONNX file alone to a certified radius: ``graph`` reads the file,
   ``lipschitz`` bounds how fast scores move, ``rounding`` how far floats stray, ``radius`` joins
-  them, ``local`` and ``tighten`` are a slower, tighter tier, ``predictor`` is all of it behind
-  one class.
+  them, ``mixtures``, ``local`` and ``tighten`` are a slower, tighter tier, ``predictor`` is all of it
+  behind one class, ``certificate`` and ``issue`` put an answer on paper.
 * ``data``      data sets: bundled ones, IDX files, arrays and tables of your own.
 * ``verify``    a certificate checked again in exact arithmetic, by code of its own.
 * ``audit``     what can be observed: gradients of the deployed graph, attacks, how tight radii are.

@@ -42,7 +42,8 @@ class Engine:
             InputError: the inputs do not fit the model, or its scores overflow there.
         """
         work = partial(_predict, model, inputs, norm, tighten=tighten, portable=portable)
-        if not (tighten or portable) and len(inputs) * model.multiplications <= INLINE_MULTIPLICATIONS:
+        short = len(inputs) * model.multiplications <= INLINE_MULTIPLICATIONS
+        if short and model.predictor.rule(norm).ready and not (tighten or portable):
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._predictions, work)
 

@@ -19,6 +19,8 @@ from lipmodel.norms import Norm
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 MAX_REASON = 500
+FEW_SCORES = 512
+"""Up to so many scores a model is made ready for all norms at load; beyond, only for its own."""
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ class Model:
     Attributes:
         name: the file's name without ``.onnx``.
         version: which of the files under this name; there is one.
-        predictor: the model itself; its bounds in every norm are derived already.
+        predictor: the model itself, ready to answer in its own norm and mostly in all.
         multiplications: of numbers, for one input; a measure of how long an answer takes.
     """
 
@@ -94,6 +96,8 @@ def _load(path: Path, threads: int) -> Model:
         )
     predictor = CertifiedPredictor(_checked(path), threads=threads)
     for norm in Norm:
+        if norm is predictor.default_norm or len(predictor.head.owners) <= FEW_SCORES:
+            predictor.prepare(norm)
         if not math.isfinite(predictor.bounds(norm).bound_global):
             raise ModelError(f"its Lipschitz bound in norm {norm} overflows, so nothing can be certified")
     return Model(path.stem, "1", predictor, predictor.file.graph.multiplications)

@@ -37,7 +37,8 @@ class PredictRequest(Wire):
         None, ge=0, description="Size of change that 'certified' answers for, in input units."
     )
     tighten: bool = Field(
-        False, description="Prove larger radii by local bounds, where they do; milliseconds an input."
+        False,
+        description="Prove larger radii, by mixtures of scores and local bounds; milliseconds an input.",
     )
     portable: bool = Field(False, description="Also give the radius that holds for every conforming runtime.")
 
@@ -59,7 +60,10 @@ class Prediction(Wire):
         description="No change of the input within this distance changes the label, rounding of the "
         "service's own arithmetic included. 0: nothing is certified."
     )
-    method: Literal["lipschitz", "local"] = Field(description="The bound that the radius comes from.")
+    method: Literal["lipschitz", "mixture", "local"] = Field(
+        description="What the radius comes from: constants of the largest score against each other, or of "
+        "mixtures of the scores of its class, or bounds local to a ball."
+    )
     radius_float32_portable: float | None = Field(
         description="The radius for every runtime that evaluates the file as it is; null unless asked for."
     )

@@ -37,10 +37,21 @@ def test_rederived(predictor, norm):
     assert json.loads(json.dumps(result.to_dict()))["norm"] == norm.value
 
 
+def test_tightened_radii_count(predictor):
+    x, y = X[:45], predictor.predict(X[:45]).radii.label
+    slow = predictor.predict(x, Norm.TWO, tighten=True).radii.certified_radius
+    told = []
+    result = evaluate(predictor, x, y, Norm.TWO, [], told.append, tighten=True)
+    assert result.average_certified_radius == pytest.approx(slow.mean(), rel=1e-12)
+    assert result.average_certified_radius > evaluate(predictor, x, y, Norm.TWO).average_certified_radius
+    assert result.to_dict()["tightened"]
+    assert told == sorted(told)
+
+
 def test_an_abstention_is_not_certified_at_zero(predictor):
     graph_tie = predictor.predict([[0.0] * 4])
     object.__setattr__(graph_tie.radii, "certified_radius", np.zeros(1))
-    predictor.predict = lambda x, norm: graph_tie
+    predictor.predict = lambda *_, **__: graph_tie
     result = evaluate(predictor, [[0.0] * 4], [int(graph_tie.radii.label[0])], Norm.TWO, [0.0])
     assert result.clean_accuracy == 1.0
     assert result.certified_accuracy["0"] == 0.0

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -62,9 +63,7 @@ class LipschitzBounds:
     Attributes:
         norm: the norm p of the input.
         bound_global: no score moves by more than this times the l_p size of a change.
-        bound_per_pair: (K, K), symmetric, zero diagonal: the same of each difference of scores.
-            A binary classifier [batch, 1] counts as two classes with scores 0 and f.
-        bound_per_score_pair: (M, M): the same of the raw scores, where a class has several (``head.py``).
+        head: where the scores come from.
         measures: how fast the tensor moves that raw scores are linear in, in each norm that is of use.
         witness: what the last of these comes from, where it is a scaled norm.
         layers: each operation with weights by itself, in order.
@@ -72,11 +71,27 @@ class LipschitzBounds:
 
     norm: Norm
     bound_global: float
-    bound_per_pair: Array
-    bound_per_score_pair: Array
+    head: Head
     measures: tuple[Measure, ...]
     witness: Witness | None
     layers: tuple[LayerBound, ...]
+
+    @cached_property
+    @np.errstate(over="ignore", invalid="ignore")
+    def bound_per_score_pair(self) -> Array:
+        """(M, M), symmetric, zero diagonal: the same of each difference of raw scores (``head.py``)."""
+        # |<row, t(x) - t(x')>| <= ‖row‖_{s*} L_s ‖x - x'‖_p, whichever s is best.
+        pairs = np.min([measure.bound_pairs() for measure in self.measures], axis=0)
+        np.fill_diagonal(pairs, 0.0)
+        return np.asarray(pairs)
+
+    @cached_property
+    def bound_per_pair(self) -> Array:
+        """(K, K), symmetric, zero diagonal: the same of each difference of scores of classes.
+
+        A binary classifier [batch, 1] counts as two classes with scores 0 and f.
+        """
+        return _class_pairs(self.bound_per_score_pair, self.head)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # an infinite bound is a bound: nothing is certified with it
@@ -91,22 +106,16 @@ def bound_lipschitz(graph: Graph, norm: Norm) -> LipschitzBounds:
             bound = _bound_linear(op, source, _working(norm))
             layers.append(LayerBound(op.node or op.output, bound, _unevenness(op, norm)))
     before = constants[head.body.output]
-    # |<row, t(x) - t(x')>| <= ‖row‖_{s*} L_s ‖x - x'‖_p, whichever s is best.
     measures = [Measure(head, s, before[s]) for s in useful_norms(before, head.rows.shape[1])]
-    pairs = np.min([measure.bound_pairs() for measure in measures], axis=0)
     witness = None
-    if found := find_witness(head, constants, pairs):
+    if found := find_witness(head, constants, measures):
         witness, scaled = found
         measures.append(scaled)
-        pairs = np.minimum(pairs, scaled.bound_pairs())
-    np.fill_diagonal(pairs, 0.0)
     scores = np.min([measure.bound_scores() for measure in measures], axis=0)
-    owned = head.owners >= 0
     return LipschitzBounds(
         norm=norm,
-        bound_global=float(scores[owned].max()),
-        bound_per_pair=_class_pairs(pairs, head),
-        bound_per_score_pair=pairs,
+        bound_global=float(scores[head.owners >= 0].max()),
+        head=head,
         measures=tuple(measures),
         witness=witness,
         layers=tuple(layers),

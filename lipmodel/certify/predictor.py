@@ -130,6 +130,10 @@ class CertifiedPredictor:
             )
         return self._rules[norm, promised]
 
+    def prepare(self, norm: Norm) -> None:
+        """Does now what the first prediction in a norm would otherwise wait for."""
+        self.predict(np.zeros((1, self.file.graph.input_size)), norm)
+
     def check_inputs(self, inputs: Any) -> Array:
         """Inputs as a float64 array (N, d).
 

@@ -64,6 +64,11 @@ class RadiusRule:
         self.evaluated, self.promised = evaluated, promised or evaluated
         self._speed: Array | None = None
 
+    @property
+    def ready(self) -> bool:
+        """Whether what depends on no input is known; for thousands of scores that takes seconds."""
+        return self._speed is not None
+
     def kappa(self, size: int) -> float:
         """κ for inputs of that many numbers."""
         return bound_equivalence(self.lipschitz.norm, self.promised.norm, size)

@@ -83,7 +83,7 @@ class RoundingBounds:
 
     Attributes:
         norm: the norm q in which ρ measures the input.
-        distances: (M, M) ‖w_i - w_j‖_{q*}; ``reach``: (M,) ‖w_i‖_{q*}.
+        head: where the scores come from.
         inherited: D, the error of the features.
         local: (M,) e, what the linear end adds.
         peak: affine bound on every intermediate result and partial sum, for the guard against overflow.
@@ -91,12 +91,18 @@ class RoundingBounds:
     """
 
     norm: Norm
-    distances: Array
-    reach: Array
+    head: Head
     inherited: Affine
     local: Affine
     peak: Affine
     limit: float
+
+    @property
+    def distances(self) -> Array:
+        """(M, M) ‖w_i - w_j‖_{q*}; zeros where the features are exact, so that it does not matter."""
+        if self.inherited == ZERO:
+            return np.broadcast_to(0.0, (len(self.head.owners),) * 2)
+        return self.head.distances(self.norm.dual)
 
     def pair_error(self, first: Indices, second: Indices | None, size: Array) -> Array:
         """E_ij(ρ) for pairs of scores.
@@ -129,9 +135,8 @@ class RoundingBounds:
 
     def score_error(self, size: Array) -> Array:
         """(N, M): the error of each raw score by itself."""
-        return np.asarray(
-            up(up(self.reach * self.inherited.at(size)[:, None]) + self.local.at(size[:, None]))
-        )
+        inherited = up(self.head.row_norms(self.norm.dual) * self.inherited.at(size)[:, None])
+        return np.asarray(up(inherited + self.local.at(size[:, None])))
 
 
 @dataclass(frozen=True)
@@ -150,8 +155,7 @@ def bound_rounding(graph: Graph, norm: Norm, execution: Format) -> RoundingBound
     track = recursion.tracks(head.body)[head.body.output]
     return RoundingBounds(
         norm=norm,
-        distances=head.distances(norm.dual),
-        reach=head.row_norms(norm.dual),
+        head=head,
         inherited=track.error,
         local=recursion.scores(head, track),
         peak=recursion.peak,

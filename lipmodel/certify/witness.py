@@ -17,7 +17,7 @@ found in plain float32 (``witness_search.py``), and only the norms are proved.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -35,6 +35,7 @@ from lipmodel.norms import (
     gamma,
     inflate,
     up,
+    vector_norm,
 )
 
 LEAST_GAIN, MOST_LOSS = 1e-3, 1.5
@@ -93,14 +94,14 @@ class Witness:
 
 
 def find_witness(
-    head: Head, constants: Mapping[str, Mapping[Norm, float]], pairs: Array
+    head: Head, constants: Mapping[str, Mapping[Norm, float]], measures: Sequence[Measure]
 ) -> tuple[Witness, Measure] | None:
     """Weights that prove less than is proved without them, for some pair; None where none are found.
 
     Args:
         head: of the graph.
         constants: L_s of every tensor of its body.
-        pairs: (M, M) what is proved without.
+        measures: what is proved without.
     """
     layers = chain(head.body)
     if not layers or all(_is_even(layer.dense) for layer in layers):
@@ -111,15 +112,20 @@ def find_witness(
     product = first.bound_norm(source, Norm.TWO) * begin[source]
     for layer in layers[1:]:
         product *= layer.dense.bound_norm(Norm.TWO, Norm.TWO)
-    of_use = (head.owners[:, None] != head.owners) & (np.minimum(head.owners[:, None], head.owners) >= 0)
-    if not (head.distances(Norm.TWO) * product < MOST_LOSS * pairs)[of_use].any():
+    without = np.min([_some_pairs(measure) for measure in measures], axis=0)
+    if not (_some_pairs(Measure(head, Norm.TWO, product)) < MOST_LOSS * without).any():
         return None
     witness = _find(head, source)
     if witness is None:
         return None
     measure = witness.measure(head, begin)
-    gains = measure.bound_pairs() < pairs * (1.0 - LEAST_GAIN)
-    return (witness, measure) if gains[of_use].any() else None
+    return (witness, measure) if (_some_pairs(measure) < without * (1.0 - LEAST_GAIN)).any() else None
+
+
+def _some_pairs(measure: Measure) -> Array:
+    """(M,) about the constants of neighbouring scores' differences; there may be thousands of scores."""
+    rows = measure.head.rows
+    return vector_norm(rows - np.roll(rows, 1, axis=0), measure.norm.dual) * measure.constant
 
 
 def _source(begin: Mapping[Norm, float]) -> Norm:

@@ -90,8 +90,7 @@ def test_integers_that_are_floats_elsewhere_are_read():
 
 def test_nothing_is_stated_where_nothing_is_finite():
     predictor = CertifiedPredictor(to_file(linear_net(np.eye(2))))
-    infinite = replace(predictor.bounds(Norm.TWO), bound_per_score_pair=np.full((2, 2), np.inf))
-    predictor._lipschitz[Norm.TWO] = infinite
+    vars(predictor.bounds(Norm.TWO))["bound_per_score_pair"] = np.full((2, 2), np.inf)
     with pytest.raises(InputError, match=r"inputs\[0\]: its scores or their bounds are not finite"):
         certify(predictor, [[1.0, 1.0]])
 

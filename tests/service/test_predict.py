@@ -5,6 +5,7 @@ import pytest
 
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm
+from tests.certify.test_head import HEADS
 from tests.networks import linear_net, to_file
 from tests.service.conftest import digits, two_moons
 
@@ -104,6 +105,17 @@ def test_portable_and_tighter_radii_on_request(serve):
             >= plain[i]["certified_radius"]
         )
         assert asked[i]["method"] == tightened.tightening.method[i]
+
+
+def test_a_radius_from_a_mixture_is_served(serve):
+    content, _ = HEADS["reduce max of rows"]
+    client = serve({"prototypes": content})
+    x = np.random.default_rng(7).normal(size=(30, 5)).tolist()
+    answer = client.post("/v1/models/prototypes/predict", json={"inputs": x, "tighten": True}).json()
+    tightened = CertifiedPredictor(content).predict(x, tighten=True)
+    told = [(p["certified_radius"], p["method"]) for p in answer["predictions"]]
+    assert told == list(zip(tightened.radii.certified_radius, tightened.tightening.method, strict=True))
+    assert "mixture" in {method for _, method in told}
 
 
 def test_tightening_is_for_few_inputs_a_request(serve):

@@ -13,6 +13,7 @@ import pytest
 
 from lipmodel.certify import convolution, ops
 from lipmodel.certify.convolution import Window, bound_conv_norm, bound_gram_iteration
+from lipmodel.certify.head import linear_head
 from lipmodel.certify.lipschitz import LipschitzBounds, bound_lipschitz
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.radius import RadiusRule, after_rounding_inputs
@@ -20,7 +21,7 @@ from lipmodel.certify.rounding import Affine, RoundingBounds
 from lipmodel.errors import UnsupportedError
 from lipmodel.norms import Norm, bound_equivalence, bound_spectral_norm, gamma, operator_norm
 from tests.exact import bounds_spectral_norm, rational
-from tests.networks import dense, float32, to_file
+from tests.networks import dense, float32, linear_net, to_file
 from tests.soundness import integers, nets, runtimes
 
 NORMS = list(Norm)
@@ -61,16 +62,20 @@ def test_radius_for_another_format_is_the_formula():
         check_radius(radius, (abs(Fraction(score)) - error) / (1 + Fraction(d)), 4)
 
 
+HEAD = linear_head(linear_net(np.zeros((2, 1))))
+
+
 def errors_of_a_pair(norm, constant, slope):
     return RoundingBounds(
-        norm=norm, distances=np.zeros((2, 2)), reach=np.zeros(2), inherited=Affine(0.0, 0.0),
+        norm=norm, head=HEAD, inherited=Affine(0.0, 0.0),
         local=Affine(np.array([0.0, constant]), np.array([0.0, slope])), peak=Affine(0.0, 1.0), limit=1e300,
     )  # fmt: skip
 
 
 def radius_by_rule(norm, lipschitz, score, rho, size, *errors):
-    pair = np.array([[0.0, lipschitz], [lipschitz, 0.0]])
-    rule = RadiusRule(np.array([0, 1]), LipschitzBounds(norm, lipschitz, pair, pair, {}, ()), *errors)
+    bounds = LipschitzBounds(norm, lipschitz, HEAD, {}, ())
+    vars(bounds)["bound_per_score_pair"] = np.array([[0.0, lipschitz], [lipschitz, 0.0]])
+    rule = RadiusRule(np.array([0, 1]), bounds, *errors)
     x = np.zeros((1, size))
     x[0, 0] = rho
     return Fraction(float(rule(np.array([[0.0, score]]), x).certified_radius[0]))
