@@ -19,7 +19,7 @@ import numpy as np
 from lipmodel.certify.head import Indices
 from lipmodel.norms import Array
 
-POWERS, ROUNDS, PROBES, INERTIA = (2, 4, 8, 16), 3, 16, 0.6
+POWERS, ROUNDS, PROBES, INERTIA = (1, 2, 4, 8, 16), 3, 16, 0.6
 LARGEST_LOG, DIGITS = 6.0, 4
 """Logarithms of weights are within this, and weights have so many digits, to be short in certificates."""
 

@@ -327,7 +327,7 @@ def test_factors_of_groups_are_found(size):
     hidden = uneven(graph, spread=1.0)
     with_it, without = plainly(hidden, Norm.TWO)
     assert (without > 5.0 * plainly(graph, Norm.TWO)[0]).all()
-    assert (with_it < 1.15 * plainly(graph, Norm.TWO)[0]).all()
+    assert (with_it < 1.1 * plainly(graph, Norm.TWO)[0]).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
