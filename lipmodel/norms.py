@@ -10,6 +10,7 @@ Notation: ``‖W‖_{p→q} = sup ‖Wx‖_q / ‖x‖_p`` for a matrix of shape
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import Any
 
@@ -21,6 +22,7 @@ Array = NDArray[np.float64]
 UNIT_ROUNDOFF_64 = 2.0**-53
 MANY_ROWS = 64
 POWER_STEPS = 20
+LEAST_WEIGHT = 2.0**-20
 
 
 class Norm(StrEnum):
@@ -197,7 +199,7 @@ def bound_absolute_operator_norm(weight: ArrayLike, norm: Norm) -> float:
     """Never below ‖ |W| ‖_{norm→norm}, entrywise absolute value.
 
     In l2, for A = |W| and *any* v > 0, ‖A‖_2² = λ_max(AᵀA) <= max_i (AᵀA v)_i / v_i (Collatz 1942,
-    Wielandt 1950). A few steps of the power method give a v for which that is nearly attained.
+    Wielandt 1950).
 
     Raises:
         ValueError: if an entry is not finite.
@@ -209,13 +211,25 @@ def bound_absolute_operator_norm(weight: ArrayLike, norm: Norm) -> float:
         raise ValueError("the matrix has an entry that is not finite")
     scale = float(_power_of_two(a.max()))
     a = a / scale  # exact, but for entries under 2^-1022, whose loss the term below covers
-    v = np.ones(a.shape[1])
+    square = np.inf
+    for v, image in power_method(lambda v: a.T @ (a @ v), a.shape[1]):
+        # Two sums of products of numbers >= 0 and a division; what underflows is under 2^-900 v_i.
+        ratio = inflate((image + 2.0**-900) / v, sum(a.shape) + 2)
+        square = min(square, ratio.max())
+    return float(up(up(np.sqrt(square)) * scale))
+
+
+def power_method(apply: Callable[[Array], Array], size: int) -> Iterator[tuple[Array, Array]]:
+    """Vectors v > 0, and Av as computed, of a matrix A >= 0 of that size: for bounds max_i (Av)_i / v_i.
+
+    The first v is all ones, whose bound is the largest row sum; the later ones come near the dominant
+    eigenvector, whose bound is the spectral radius. No entry is below 2^-20 of the largest.
+    """
+    v = np.ones(size)
     for _ in range(POWER_STEPS):
-        v = a.T @ (a @ v)
-        v = np.maximum(v / v.max(), 2.0**-60)
-    # Two sums of products of numbers >= 0 and a division; what underflows is under 2^-900 v_i.
-    ratio = inflate((a.T @ (a @ v) + 2.0**-900) / v, sum(a.shape) + 2)
-    return float(up(up(np.sqrt(ratio.max())) * scale))
+        image = apply(v)
+        yield v, image
+        v = image / (image.max() or 1.0) + LEAST_WEIGHT
 
 
 def bound_spectral_norm(weight: ArrayLike) -> float:

@@ -56,6 +56,21 @@ class LayerBound:
     unevenness: float
 
 
+@dataclass(frozen=True)
+class Entrywise:
+    """A tensor whose entry i is a function of entry i of another alone: t_i = g_i(source_i).
+
+    Such a tensor is slope-Lipschitz in the other in every l_s, whatever the functions.
+
+    Attributes:
+        source: name of the other.
+        slope: |g_i(u) - g_i(v)| <= slope |u - v| for all i.
+    """
+
+    source: str
+    slope: float
+
+
 @dataclass(frozen=True, eq=False)
 class LipschitzBounds:
     """What is proved of one graph in one norm.
@@ -127,8 +142,15 @@ def bound_tensors(graph: Graph, norm: Norm) -> dict[str, Constants]:
     constants: dict[str, Constants] = {
         graph.input: {s: bound_equivalence(norm, s, graph.input_size) for s in Norm}
     }
+    entrywise: dict[str, Entrywise] = {}
     for op in graph.ops:
-        constants[op.output] = _tighten(_propagate(op, [constants[i] for i in op.inputs]), op.size)
+        function = _entrywise(op, [entrywise.get(name, Entrywise(name, 1.0)) for name in op.inputs])
+        if function is None:
+            after = _propagate(op, [constants[name] for name in op.inputs])
+        else:
+            entrywise[op.output] = function
+            after = {s: _times(function.slope, constants[function.source][s]) for s in Norm}
+        constants[op.output] = _tighten(after, op.size)
     return constants
 
 
@@ -177,16 +199,36 @@ def _working(norm: Norm) -> Norm:
     return Norm.INF if norm is Norm.INF else Norm.TWO
 
 
+def _entrywise(op: Op, inputs: list[Entrywise]) -> Entrywise | None:
+    """The output as entrywise functions of what all inputs are such functions of; None if that is not one tensor.
+
+    Functions of one number that are joined again count by their slopes: the maximum of several is as
+    steep as the steepest, where a Concat of as many tensors would count them all.
+    """
+    source, slope = inputs[0].source, inputs[0].slope
+    if any(each.source != source for each in inputs):
+        return None
+    match op:
+        case ops.Shift() | ops.Clip() | ops.Abs() | ops.Negate():
+            return inputs[0]  # slopes of at most 1, of Clip also where its ends are the wrong way round
+        case ops.LeakyRelu():
+            return Entrywise(source, _times(slope, max(1.0, float(np.abs(op.slope).max()))))
+        case ops.Scale():
+            return Entrywise(source, _times(slope, _bound_linear(op, Norm.INF, Norm.INF)))
+        case ops.Extremum():
+            # max_k g_k(u) <= max_k (g_k(v) + slope_k |u - v|) <= max_k g_k(v) + max_k slope_k |u - v|
+            return Entrywise(source, max(each.slope for each in inputs))
+        case ops.Sum():
+            return Entrywise(source, float(up(slope + inputs[1].slope)))
+        case _:
+            return None
+
+
 def _propagate(op: Op, inputs: list[Constants]) -> Constants:
-    """The three constants of an operation's output from those of its inputs."""
+    """The three constants of an operation's output from those of its inputs, where it is not entrywise."""
     match op:
         case ops.Dense() | ops.Conv():
             return {t: min(_times(_bound_linear(op, s, t), inputs[0][s]) for s in Norm) for t in Norm}
-        case ops.Scale():
-            return {s: _times(_bound_linear(op, s, s), inputs[0][s]) for s in Norm}
-        case ops.LeakyRelu():
-            slope = max(1.0, float(np.abs(op.slope).max()))
-            return {s: _times(slope, inputs[0][s]) for s in Norm}
         case ops.AveragePool():
             return {s: _times(bound_average(op, s), inputs[0][s]) for s in Norm}
         case ops.MaxPool():
@@ -199,11 +241,11 @@ def _propagate(op: Op, inputs: list[Constants]) -> Constants:
         case ops.Sum():
             return {s: float(up(inputs[0][s] + inputs[1][s])) for s in Norm}
         case (
-            ops.Shift() | ops.Clip() | ops.Abs() | ops.Negate() | ops.Sort() | ops.SortingNetwork()
-            | ops.ReduceExtremum() | ops.Select() | ops.Reshape() | ops.Transpose()
+            ops.Sort() | ops.SortingNetwork() | ops.ReduceExtremum()
+            | ops.Select() | ops.Reshape() | ops.Transpose()
         ):  # fmt: skip
-            # 1-Lipschitz in every l_s: entrywise 1-Lipschitz maps; rearrangements; and sorting, of
-            # which keeping some entries is a projection. Select takes each entry at most once.
+            # 1-Lipschitz in every l_s: rearrangements; and sorting, of which keeping some entries is a
+            # projection. Select takes each entry at most once.
             return inputs[0]
         case _:
             raise NotImplementedError(f"no Lipschitz bound is given for {type(op).__name__}")
@@ -238,5 +280,7 @@ def _tighten(constants: Constants, size: int) -> Constants:
 
 
 def _times(a: float, b: float) -> float:
-    """A product rounded upwards; exact where a factor is 1."""
+    """A product rounded upwards; exact where a factor is 0 (even if the other overflowed) or 1."""
+    if a == 0.0 or b == 0.0:
+        return 0.0
     return a * b if a == 1.0 or b == 1.0 else float(up(a * b))

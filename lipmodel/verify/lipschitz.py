@@ -25,11 +25,34 @@ Layers = dict[str, MatrixNorms | ConvolutionNorms]
 def lipschitz_constants(graph: Graph, layers: Layers, norm: Norm) -> Constants:
     """At least the three Lipschitz constants of the graph's output, for changes measured in that norm."""
     constants = {graph.input: {s: norm_ratio(norm, s, graph.input_size) for s in Norm}}
+    slopes: dict[str, tuple[str, arb]] = {}
     for op in graph.ops:
-        after = _after(op, [constants[name] for name in op.inputs], layers)
+        before = [slopes.get(name, (name, arb(1))) for name in op.inputs]
+        of = before[0][0]
+        slope = _slope(op, [s for _, s in before]) if all(name == of for name, _ in before) else None
+        if slope is None:
+            after = _after(op, [constants[name] for name in op.inputs], layers)
+        else:
+            slopes[op.output] = of, slope
+            after = {s: slope * constants[of][s] for s in Norm}
         # ‖v‖_s <= sup ‖·‖_s/‖·‖_r ‖v‖_r: each constant may follow from another.
         constants[op.output] = {s: min(norm_ratio(r, s, op.size) * after[r] for r in Norm) for s in Norm}
     return constants[graph.output]
+
+
+def _slope(op: Op, before: list[arb]) -> arb | None:
+    """How steep each entry is at most as a function of one number, from how steep the inputs' are in it."""
+    match op:
+        case ops.Shift() | ops.Clip() | ops.Abs() | ops.Negate() | ops.Extremum():
+            return largest(before)  # one of several functions, wherever: never steeper than all of them
+        case ops.Scale():
+            return largest(factors(op)) * before[0]
+        case ops.LeakyRelu():
+            return steepest(op) * before[0]
+        case ops.Sum():
+            return before[0] + before[1]
+        case _:
+            return None
 
 
 def _after(op: Op, inputs: list[Constants], layers: Layers) -> Constants:
@@ -40,10 +63,6 @@ def _after(op: Op, inputs: list[Constants], layers: Layers) -> Constants:
             blocks = math.prod(op.shape[:-1]) if isinstance(op, ops.Dense) else 1
             weight = layers[op.output]
             return {t: min(weight.norm(s, t) * norm_ratio(s, t, blocks) * x[s] for s in Norm) for t in Norm}
-        case ops.Scale():
-            return {s: largest(factors(op)) * x[s] for s in Norm}
-        case ops.LeakyRelu():
-            return {s: steepest(op) * x[s] for s in Norm}
         case ops.AveragePool():
             return {s: average_norm(op, s) * x[s] for s in Norm}
         case ops.MaxPool():
@@ -54,10 +73,10 @@ def _after(op: Op, inputs: list[Constants], layers: Layers) -> Constants:
         case ops.Sum():
             return {s: inputs[0][s] + inputs[1][s] for s in Norm}
         case (
-            ops.Shift() | ops.Clip() | ops.Abs() | ops.Negate() | ops.Sort() | ops.SortingNetwork()
-            | ops.ReduceExtremum() | ops.Select() | ops.Reshape() | ops.Transpose()
+            ops.Sort() | ops.SortingNetwork() | ops.ReduceExtremum()
+            | ops.Select() | ops.Reshape() | ops.Transpose()
         ):  # fmt: skip
-            # Entrywise 1-Lipschitz, rearrangements, and sorts of disjoint entries of which some are kept
+            # Rearrangements, and sorts of disjoint entries of which some are kept
             return x
         case _:
             raise NotImplementedError(f"no Lipschitz bound is proved for {type(op).__name__}")

@@ -24,11 +24,10 @@ from lipmodel.verify.numbers import (
     scaled_integers,
     vector_norm,
 )
-from lipmodel.verify.spectral import spectral_norm
+from lipmodel.verify.spectral import perron_direction, spectral_norm
 
 MAX_UNROLLED = 2**20
 """Entries of a matrix that a convolution is written out as."""
-POWER_STEPS, FRACTION_BITS = 40, 60
 
 
 class MatrixNorms:
@@ -67,21 +66,14 @@ class MatrixNorms:
 
     @cached_property
     def _absolute_spectral(self) -> arb:
-        """At least ‖A‖_2, A = |W|: its square is at most max (AᵀAv)_i / v_i for any v > 0 (Collatz 1942).
-
-        v comes from float64 and is not trusted; a column of zeros, where v would be 0, is left out.
-        """
-        a = np.abs(self.weight[:, self.weight.any(axis=0)])
-        if not a.size:
+        """At least ‖A‖_2, A = |W|: its square is the spectral radius of AᵀA."""
+        a = np.abs(self.weight)
+        if not a.any():
             return arb(0)
         scaled = np.ldexp(a, -int(np.frexp(a.max())[1]))
-        v = np.ones(a.shape[1])
-        for _ in range(POWER_STEPS):
-            v = scaled.T @ (scaled @ v)
-            v = v / v.max()
-        direction = [max(1, int(entry)) for entry in np.ldexp(v, FRACTION_BITS)]
+        direction = perron_direction(lambda v: scaled.T @ (scaled @ v), a.shape[1])
         integers, exponent = scaled_integers(a)
-        image = integers.T @ (integers @ np.array(direction, dtype=object))
+        image = integers.T @ (integers @ direction)
         square = largest([arb(int(top)) / below for top, below in zip(image, direction, strict=True)])
         return square.sqrt() * power_of_two(exponent)
 
