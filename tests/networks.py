@@ -27,6 +27,36 @@ def dense(name, x, weight, bias=None):
     return ops.Dense(output=name, inputs=(x,), shape=(len(weight),), weight=weight, bias=bias)
 
 
+def entrywise_tree(rng, size, count=8):
+    """A graph of that many operations on one input, each on some of the tensors before it, entry by entry."""
+    names, layers = ["input"], []
+
+    def constant(spread=1.0):
+        return float32(np.asarray(rng.normal(size=[(), (1,), (size,)][rng.integers(3)])) * spread)
+
+    for number in range(count):
+        fields, inputs = {}, 1
+        kind = [ops.Shift, ops.Clip, ops.Abs, ops.Negate, ops.LeakyRelu, ops.Scale, ops.Sum, ops.Extremum][
+            rng.integers(8)
+        ]
+        if kind is ops.Shift:
+            fields = {"offset": constant()}
+        elif kind is ops.Clip:  # also with its ends the wrong way round
+            fields = {end: constant() for end in ("low", "high") if rng.random() < 0.7}
+        elif kind is ops.LeakyRelu:
+            fields = {"slope": constant(1.5)}
+        elif kind is ops.Scale:
+            fields = {"factor": constant(), "divide": bool(rng.integers(2))}
+        elif kind is ops.Sum:
+            inputs = 2
+        elif kind is ops.Extremum:
+            fields, inputs = {"kind": str(rng.choice(["max", "min"]))}, 3
+        read = tuple(str(name) for name in rng.choice(names[-4:], size=inputs))
+        layers.append(kind(output=f"t{number}", inputs=read, shape=(size,), **fields))
+        names.append(f"t{number}")
+    return Graph(input="input", input_shape=(size,), ops=tuple(layers), output=names[-1]).pruned()
+
+
 def groupsort(name, x, size, group_size):
     part = size // group_size
     return ops.SortingNetwork(

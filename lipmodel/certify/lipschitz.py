@@ -200,7 +200,7 @@ def _working(norm: Norm) -> Norm:
 
 
 def _entrywise(op: Op, inputs: list[Entrywise]) -> Entrywise | None:
-    """The output as entrywise functions of what all inputs are such functions of; None if that is not one tensor.
+    """The output, entry by entry, as functions of one tensor; None where the inputs are not all such of one.
 
     Functions of one number that are joined again count by their slopes: the maximum of several is as
     steep as the steepest, where a Concat of as many tensors would count them all.

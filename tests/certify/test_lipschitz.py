@@ -11,12 +11,12 @@ from lipmodel.certify import ops
 from lipmodel.certify.execution import Execution
 from lipmodel.certify.graph import read_onnx
 from lipmodel.certify.head import linear_head
-from lipmodel.certify.lipschitz import bound_lipschitz
+from lipmodel.certify.lipschitz import bound_lipschitz, bound_tensors
 from lipmodel.certify.ops import Graph
 from lipmodel.norms import Norm, vector_norm
 from tests.certify.test_graph import READ
 from tests.exact import evaluate, rational
-from tests.networks import dense, float32, groupsort_net, linear_net
+from tests.networks import dense, entrywise_tree, float32, groupsort_net, linear_net
 
 NORMS = list(Norm)
 
@@ -145,3 +145,73 @@ def test_layers_are_reported_one_by_one():
 def test_uneven_layers_are_told(norm, expected):
     bound = bound_lipschitz(linear_net([[3.0, 0.0], [0.0, 1.0]]), norm)
     assert bound.layers[0].unevenness == pytest.approx(expected)
+
+
+# --- functions entry by entry --------------------------------------------------------------
+
+
+def test_slopes_of_functions_entry_by_entry_are_never_above_their_bound():
+    """In rationals, entry by entry; and the bound is one number, whatever the norm."""
+    nearly = 0
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        graph = entrywise_tree(rng, 3)
+        (bound,) = {bound_tensors(graph, norm)[graph.output][norm] for norm in NORMS}
+        observed = Fraction(0)
+        for _ in range(12):
+            x = float32(rng.normal(size=3))
+            y = float32(x + rng.normal(size=3) * 10.0 ** rng.uniform(-3, 1))
+            moved = evaluate(graph, x) - evaluate(graph, y)
+            observed = max(observed, *(abs(moved) / abs(rational(x) - rational(y))))
+        assert observed <= Fraction(bound)
+        nearly += observed > Fraction(bound) * Fraction(999, 1000)
+    assert nearly > 50
+
+
+def n_activation(low, high, size=2):
+    """max(min(x - 2 low, -x), x - 2 high)."""
+    base = {"shape": (size,)}
+    return (
+        dense("x", "input", np.eye(size)),
+        ops.Shift(**base, output="a", inputs=("x",), offset=-2.0 * low),
+        ops.Negate(**base, output="b", inputs=("x",)),
+        ops.Extremum(**base, output="c", inputs=("a", "b"), kind="min"),
+        ops.Shift(**base, output="d", inputs=("x",), offset=-2.0 * high),
+        ops.Extremum(**base, output="e", inputs=("c", "d"), kind="max"),
+    )
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_maxima_of_one_entry_are_as_steep_as_the_steepest(norm):
+    steeper = ops.Scale(output="s", inputs=("e",), shape=(2,), factor=np.array([-3.0, 0.5]))
+    join = ops.Extremum(output="y", inputs=("c", "s", "x"), shape=(2,), kind="max")
+    layers = (*n_activation(np.array([-1.0, 0.5]), np.array(1.0)), steeper, join)
+    constants = bound_tensors(Graph("input", (2,), layers, "y"), norm)
+    assert constants["e"][norm] == pytest.approx(1.0, rel=1e-12)
+    assert constants["y"][norm] == pytest.approx(3.0, rel=1e-12)
+
+
+@pytest.mark.parametrize("join", [ops.Sum, lambda **parts: ops.Extremum(**parts, kind="max")])
+@pytest.mark.parametrize("norm", NORMS)
+def test_functions_of_different_tensors_are_not_counted_by_their_slopes(join, norm):
+    """Of the larger of two layers, which the first is no measure of."""
+    layers = (
+        dense("a", "input", np.eye(2)),
+        dense("b", "input", 10.0 * np.eye(2)),
+        join(output="y", inputs=("a", "b"), shape=(2,)),
+        dense("scores", "y", np.eye(2)),
+    )
+    graph = Graph("input", (2,), layers, "scores")
+    assert slopes(graph, norm).max() > 9.9
+    assert slopes(graph, norm).max() <= bound_lipschitz(graph, norm).bound_per_pair.max() * (1 + 1e-7)
+
+
+def test_slopes_that_overflow_are_no_bound_of_0_or_nan():
+    scales = [
+        ops.Scale(output=f"s{i}", inputs=(f"s{i - 1}" if i else "input",), shape=(1,), factor=np.array(by))
+        for i, by in enumerate((1e200, 1e200, 0.0))
+    ]
+    sum_ = ops.Sum(output="y", inputs=("s1", "s2"), shape=(1,))
+    constants = bound_tensors(Graph("input", (1,), (*scales, sum_), "y"), Norm.TWO)
+    assert constants["s2"][Norm.TWO] == 0.0
+    assert constants["y"][Norm.TWO] == np.inf

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from lipmodel import norms
-from lipmodel.certify import convolution, head, lipschitz, radius, rounding, simplify, witness
+from lipmodel.certify import convolution, head, lipschitz, ops, radius, rounding, simplify, witness
 from lipmodel.certify.convolution import Window
 from lipmodel.certify.mixtures import Mixer
 from lipmodel.certify.rounding import RoundingBounds
@@ -76,6 +76,11 @@ KAPPA = Killer(test_worst_cases.test_radius_is_the_formula, (INF, TWO, 16))
 TWO_FORMATS = Killer(test_worst_cases.test_radius_for_another_format_is_the_formula)
 FORWARD_CONV = Killer(test_forward_error.test_forward_error_of_every_network, ("conv 8x8", TWO, np.float64))
 STRIDES = Killer(test_worst_cases.test_bounds_on_large_convolutions_cover_the_matrix, ("strides", TWO, TWO))
+FREQUENCIES = Killer(
+    test_worst_cases.test_gram_iteration_is_never_below_the_exact_norm_at_any_frequency_of_signs
+)
+CHANNELS = Killer(test_worst_cases.test_gram_iteration_covers_the_matrix_of_uneven_channels)
+ENTRYWISE = Killer(test_lipschitz.test_slopes_of_functions_entry_by_entry_are_never_above_their_bound)
 GRAM = Killer(test_worst_cases.test_gram_iteration_pays_for_its_roundings)
 VECTORS = Killer(test_worst_cases.test_spectral_bound_does_not_trust_its_singular_vectors, (0.8,))
 COPIES = Killer(test_worst_cases.test_copies_side_by_side_attain_the_bound)
@@ -179,8 +184,35 @@ MUTANTS = {
     ),
     "Gram iteration without its error": Mutant(
         convolution.bound_gram_iteration,
-        {"math.prod(gram.shape[2:])) + error)": "math.prod(gram.shape[2:])))"},
+        {"_bound_self_adjoint(gram, error)": "_bound_self_adjoint(gram, 0.0)"},
         (GRAM,),
+    ),
+    "Collatz's least quotient for the largest, of convolutions": Mutant(
+        convolution._bound_self_adjoint, {").max())": ").min())"}, (FREQUENCIES, CHANNELS)
+    ),
+    "taps cancel": Mutant(
+        convolution._bound_self_adjoint,
+        {"np.abs(taps).sum(axis=2)": "np.abs(taps.sum(axis=2))"},
+        (FREQUENCIES, CHANNELS),
+    ),
+    "functions of different tensors are of one": Mutant(
+        lipschitz._entrywise,
+        {"each.source != source": "False"},
+        (
+            Killer(
+                test_lipschitz.test_functions_of_different_tensors_are_not_counted_by_their_slopes,
+                (ops.Sum, TWO),
+            ),
+        ),
+    ),
+    "a maximum is as steep as the flattest": Mutant(
+        lipschitz._entrywise, {"max(each.slope": "min(each.slope"}, (ENTRYWISE,)
+    ),
+    "a sum is as steep as the steepest": Mutant(
+        lipschitz._entrywise, {"slope + inputs[1].slope": "max(slope, inputs[1].slope)"}, (ENTRYWISE,)
+    ),
+    "a negative slope is none": Mutant(
+        lipschitz._entrywise, {"np.abs(op.slope).max()": "op.slope.max()"}, (ENTRYWISE,)
     ),
     "constant of another pair": Mutant(
         head.Head.distances,

@@ -188,6 +188,62 @@ def test_gram_iteration_pays_for_its_roundings():
         assert Fraction(bound_gram_iteration(np.ones((taps, 1, 1, 1)))) ** 2 >= taps
 
 
+def uneven_kernels():
+    """Small integers times powers of two a channel: all sums of taps are exact."""
+    rng = np.random.default_rng(4)
+    for trial in range(60):
+        m, n, *size = rng.integers(1, 5, size=4)
+        kernel = rng.integers(-3, 4, size=(m, n, *size)) * 2.0 ** rng.integers(-12, 13, size=(1, n, 1, 1))
+        yield kernel if trial % 2 else kernel.swapaxes(0, 1)
+
+
+def test_gram_iteration_is_never_below_the_exact_norm_at_any_frequency_of_signs():
+    """At frequencies 0 and π the convolution is the sum of its taps with signs, a matrix: by exact LDLᵀ."""
+    for kernel in uneven_kernels():
+        bound = bound_gram_iteration(kernel)
+        places = np.indices(kernel.shape[2:])
+        for flips in np.ndindex(2, 2):
+            signs = (-1.0) ** (places * np.reshape(flips, (2, 1, 1))).sum(axis=0)
+            assert bounds_spectral_norm((kernel * signs).sum(axis=(2, 3)), bound)
+
+
+def test_gram_iteration_covers_the_matrix_of_uneven_channels():
+    """By float64 SVD; and its first step alone is never above the largest row sum of K*K."""
+    rng = np.random.default_rng(5)
+    for _ in range(10):
+        kernel = rng.normal(size=(4, 3, 3, 2)) * 10.0 ** rng.uniform(-3, 3, size=(1, 3, 1, 1))
+        window = Window(
+            spatial=(7, 6), size=(3, 2), strides=(1, 1), dilations=(1, 1), begin=(2, 1), end=(2, 1)
+        )
+        op = ops.Conv(output="", inputs=(), shape=(4, *window.output), kernel=kernel, window=window)
+        matrix = integers.unrolled(op)
+        assert bound_gram_iteration(kernel) >= np.linalg.norm(matrix, 2) * (1 - 1e-12)
+        with mock.patch.object(convolution, "MAX_GRAM_WORK", 0):
+            first = bound_gram_iteration(kernel)
+        assert np.linalg.norm(matrix, 2) * (1 - 1e-12) <= first
+        row_sum = np.abs(matrix.T @ matrix).sum(axis=1).max()  # rows in the middle of the image are whole
+        assert first <= row_sum**0.5 * (1 + 1e-12)
+
+
+def test_almost_orthogonal_kernels_are_bounded_by_1_at_once():
+    """Filters over the root of the row sums of their correlations (Prach, Lampert 2022), by loops over taps."""
+    rng = np.random.default_rng(6)
+    free = rng.normal(size=(5, 4, 3, 3)) * np.array([0.01, 1.0, 10.0, 0.3])[:, None, None]
+    padded = np.pad(free, ((0, 0), (0, 0), (2, 2), (2, 2)))
+    sums = np.zeros(4)
+    for i, j in np.ndindex(5, 5):
+        sums += np.abs(np.einsum("ocab,odab->cd", free, padded[:, :, i : i + 3, j : j + 3])).sum(axis=1)
+    kernel = free / np.sqrt(sums)[:, None, None]
+    with mock.patch.object(convolution, "MAX_GRAM_WORK", 0):
+        assert bound_gram_iteration(kernel) == pytest.approx(1.0, abs=1e-5)
+        assert bound_gram_iteration(kernel.swapaxes(0, 1)[..., ::-1, ::-1]) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_gram_iteration_of_nothing_is_nearly_nothing():
+    for kernel in (np.zeros((2, 3, 2, 2)), np.full((2, 2, 1, 1), 1e-200)):
+        assert 0.0 <= bound_gram_iteration(kernel) < 1e-100
+
+
 # --- the guard against overflow ------------------------------------------------------------
 
 
