@@ -125,6 +125,19 @@ def relu(name, x, size):
     return [ops.Clip(output=name, inputs=(x,), shape=(size,), low=np.zeros(()))]
 
 
+def n_activation(name, x, size):
+    """max(min(x - 2 low, -x), x - 2 high): slopes 1, -1, 1, as exported."""
+    low, high = np.linspace(-1.0, 0.0, size), np.asarray(0.25)
+    left, falling, lower, right = (f"{name}_{part}" for part in ("left", "falling", "lower", "right"))
+    return [
+        ops.Shift(output=left, inputs=(x,), shape=(size,), offset=float32(-2.0 * low)),
+        ops.Negate(output=falling, inputs=(x,), shape=(size,)),
+        ops.Extremum(output=lower, inputs=(left, falling), shape=(size,), kind="min"),
+        ops.Shift(output=right, inputs=(x,), shape=(size,), offset=-2.0 * high),
+        ops.Extremum(output=name, inputs=(lower, right), shape=(size,), kind="max"),
+    ]
+
+
 def top_k(name, x, size, group_size=4):
     """GroupSort of neighbours, largest first, as many exporters write it."""
     shape = (size // group_size, group_size)

@@ -34,6 +34,7 @@ from lipmodel.verify import evaluation, proof, scaling
 from lipmodel.verify.check import verify
 from lipmodel.verify.ends import owners
 from lipmodel.verify.kernels import gram_iteration, kernel_spectral_norm
+from lipmodel.verify.lipschitz import lipschitz_constants
 from lipmodel.verify.numbers import PRECISION
 from lipmodel.verify.operators import ConvolutionNorms, MatrixNorms, layer_norms
 from lipmodel.verify.spectral import spectral_norm
@@ -42,9 +43,11 @@ from tests.certify.test_graph import READ
 from tests.certify.test_head import HEADS
 from tests.networks import (
     dense,
+    entrywise_tree,
     float32,
     groupsort_net,
     linear_net,
+    n_activation,
     orthogonal,
     relu,
     to_file,
@@ -83,6 +86,7 @@ NETS = {
     "groups of 4": to_file(groupsort_net((4, 8, 8), 3, group_size=4)),
     "linf": to_file(groupsort_net((4, 8, 8), 3, kind="rows")),
     "binary": to_file(groupsort_net((2, 64, 64), 1)),
+    "n-activations": to_file(with_activation(groupsort_net((4, 8, 8), 3), n_activation)),
     "deep": to_file(groupsort_net((6,) + (8,) * 20, 4)),
     "wide": to_file(groupsort_net((64, 128, 128), 10)),
     "linear": to_file(linear_net([[1.0, 2.0], [0.5, -1.0]])),
@@ -501,6 +505,36 @@ def test_gram_iteration_is_exact_where_a_kernel_is_one_tap():
         kernel = float32(RNG.normal(size=shape))
         assert gram_iteration(kernel) <= bound_gram_iteration(kernel)
         assert float(gram_iteration(kernel)) == pytest.approx(bound_gram_iteration(kernel), rel=1e-9)
+
+
+def test_gram_iteration_of_uneven_channels_is_never_above_the_float64_one():
+    """What is certified can be proved; and it is never below the matrix of the convolution at one frequency."""
+    for n, m in ((3, 4), (4, 3), (6, 6), (12, 12)):
+        for _ in range(3):
+            scale = 10.0 ** RNG.uniform(-4, 4, size=(1, n, 1, 1))
+            kernel = float32(RNG.integers(-9, 10, size=(m, n, 3, 2)) * scale)
+            proved = gram_iteration(kernel)
+            assert proved <= bound_gram_iteration(kernel)
+            assert exact.bounds_spectral_norm(
+                exact.rational(kernel).sum(axis=(2, 3)), np.nextafter(float(proved.upper()), np.inf)
+            )
+    for kernel in (np.zeros((2, 3, 2, 2)), np.full((2, 2, 1, 1), 1e-200)):
+        assert gram_iteration(kernel) <= bound_gram_iteration(kernel)
+
+
+@pytest.mark.parametrize("norm", list(Norm))
+def test_slopes_of_functions_entry_by_entry(norm):
+    """Proved exactly: at most what is certified, and no less than is observed, in rationals."""
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        graph = entrywise_tree(rng, 3)
+        proved = lipschitz_constants(graph, {}, norm)[norm]
+        assert proved <= flint.arb(bound_tensors(graph, norm)[graph.output][norm])
+        x = float32(rng.normal(size=3))
+        y = float32(x + rng.normal(size=3))
+        moved = exact.evaluate(graph, x) - exact.evaluate(graph, y)
+        observed = max(abs(moved) / abs(exact.rational(x) - exact.rational(y)))
+        assert flint.arb(observed.numerator) / observed.denominator <= proved.upper()
 
 
 @pytest.mark.parametrize("name", HEADS)

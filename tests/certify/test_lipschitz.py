@@ -16,7 +16,7 @@ from lipmodel.certify.ops import Graph
 from lipmodel.norms import Norm, vector_norm
 from tests.certify.test_graph import READ
 from tests.exact import evaluate, rational
-from tests.networks import dense, entrywise_tree, float32, groupsort_net, linear_net
+from tests.networks import dense, entrywise_tree, float32, groupsort_net, linear_net, n_activation
 
 NORMS = list(Norm)
 
@@ -168,24 +168,12 @@ def test_slopes_of_functions_entry_by_entry_are_never_above_their_bound():
     assert nearly > 50
 
 
-def n_activation(low, high, size=2):
-    """max(min(x - 2 low, -x), x - 2 high)."""
-    base = {"shape": (size,)}
-    return (
-        dense("x", "input", np.eye(size)),
-        ops.Shift(**base, output="a", inputs=("x",), offset=-2.0 * low),
-        ops.Negate(**base, output="b", inputs=("x",)),
-        ops.Extremum(**base, output="c", inputs=("a", "b"), kind="min"),
-        ops.Shift(**base, output="d", inputs=("x",), offset=-2.0 * high),
-        ops.Extremum(**base, output="e", inputs=("c", "d"), kind="max"),
-    )
-
-
 @pytest.mark.parametrize("norm", NORMS)
 def test_maxima_of_one_entry_are_as_steep_as_the_steepest(norm):
+    first = dense("x", "input", np.eye(2))
     steeper = ops.Scale(output="s", inputs=("e",), shape=(2,), factor=np.array([-3.0, 0.5]))
-    join = ops.Extremum(output="y", inputs=("c", "s", "x"), shape=(2,), kind="max")
-    layers = (*n_activation(np.array([-1.0, 0.5]), np.array(1.0)), steeper, join)
+    join = ops.Extremum(output="y", inputs=("e_lower", "s", "x"), shape=(2,), kind="max")
+    layers = (first, *n_activation("e", "x", 2), steeper, join)
     constants = bound_tensors(Graph("input", (2,), layers, "y"), norm)
     assert constants["e"][norm] == pytest.approx(1.0, rel=1e-12)
     assert constants["y"][norm] == pytest.approx(3.0, rel=1e-12)
