@@ -268,7 +268,7 @@ def _(module: Householder, tape: Tape) -> None:
 
 @write.register
 def _(module: NActivation, tape: Tape) -> None:
-    """max(min(x − 2θ₁, −x), x − 2θ₂): entrywise, where a sum x − 2 clip(x) would be bounded by 3."""
+    """max(min(x − 2θ₁, −x), x − 2θ₂): bounded by its slope, 1, where a sum x − 2 clip(x) would be by 3."""
     tape.expect(module, tape.shape[0] == module.kinks.shape[1], f"{module.kinks.shape[1]} units")
     low, high = tape.numbers(module.sorted_kinks())
     x = tape.tensor
