@@ -214,7 +214,6 @@ def fit_network(
             None if validation is None else tensors(validation),
             recipe.training,
             epsilon=max(recipe.epsilons, default=0.0) / float(scale.min()),
-            input_shape=training.input_shape,
             generator=generator,
         )
         network = fit.run(control or Control())
