@@ -1,43 +1,17 @@
 """The ``lipserve`` command, as a process of its own."""
 
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import httpx
 import pytest
 
 from service.app import listen
 from service.settings import Settings
-from tests.service.conftest import two_moons
-
-COMMAND = [sys.executable, "-m", "service.app"]
-
-
-@contextmanager
-def lipserve(*arguments, **environment):
-    with subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def url_of(process):
-    line = process.stdout.readline()
-    found = re.search(r"ready at (http://\S+) ", line)
-    assert found, line + process.stderr.read()
-    return found[1]
+from tests.service.conftest import COMMAND, lipserve, two_moons, url_of
 
 
 def run(*arguments, **environment):

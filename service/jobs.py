@@ -1,0 +1,359 @@
+"""Long work: a bounded queue, worker processes, progress, and results that survive a restart.
+
+A job runs in a process of its own (:mod:`service.worker`): cancelling it is killing that process,
+its crash is nobody else's, and it shares no lock with predictions. What is queued when the service
+dies is run after the restart; what was running is marked ``interrupted`` and not tried again, since
+it may be what brought the service down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import os
+import sys
+import time
+import uuid
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from lipmodel.errors import LipcertError
+from service.registry import Model
+from service.state_folder import StateFolder
+from service.store import LEASE_SECONDS, Job, State, Store
+
+MAX_LINE_BYTES = 64 * 2**20
+"""Of one report."""
+PACKAGES = Path(__file__).resolve().parents[1]
+POLL_SECONDS = 1.0
+"""How often progress is kept, and a cancellation by another server noticed."""
+FIRST_GUESS_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Fill = Callable[[Path], None]
+
+
+class QueueFullError(LipcertError):
+    """As many jobs wait as may.
+
+    Attributes:
+        retry_after: seconds until one is likely to be through.
+    """
+
+    def __init__(self, queued: int, retry_after: int) -> None:
+        super().__init__(f"{queued} jobs wait already, as many as may; try again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+@dataclass
+class _Live:
+    """What is known here alone of a job of this server that has not ended."""
+
+    progress: float = 0.0
+    running: bool = False
+    process: Process | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def announce(self) -> None:
+        """Wakes whoever watches; the next change is another event."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class Jobs:
+    """The jobs of one server.
+
+    Args:
+        store: where they are kept.
+        folder: where what they work on is kept.
+        workers: how many run at a time.
+        max_queued: how many may wait.
+        seconds: how long one may run.
+        most_bytes: how much address space one may use.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        folder: StateFolder,
+        *,
+        workers: int,
+        max_queued: int,
+        seconds: float,
+        most_bytes: int,
+    ) -> None:
+        self._store, self._folder = store, folder
+        self._workers, self._max_queued, self._seconds = workers, max_queued, seconds
+        self._most_bytes = most_bytes
+        self._live: dict[str, _Live] = {}
+        self._queue: asyncio.Queue[str] = asyncio.Queue()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._database = ThreadPoolExecutor(1, "store")  # the event loop never waits for a disk
+        self._typical_seconds = FIRST_GUESS_SECONDS
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Settles what an earlier life left behind, and begins to work."""
+        told = _problem("job-interrupted", "the server stopped while the job was running")
+        await self._do(self._store.interrupt_running, told)
+        for job_id in await self._do(self._store.queued):
+            if self._folder.work(job_id).is_dir():
+                self._live[job_id] = _Live()
+                self._queue.put_nowait(job_id)
+            else:
+                told = _problem("job-interrupted", "what the job works on is gone")
+                await self._do(partial(self._store.finish, problem=told), job_id, State.INTERRUPTED)
+        self._folder.sweep(self._live.keys())
+        loops = [self._beat(), *(self._work() for _ in range(self._workers))]
+        self._tasks = [asyncio.create_task(loop) for loop in loops]
+
+    async def stop(self) -> None:
+        """Ends what runs; what is queued stays so for the next start. Watchers are let go."""
+        self._stopping = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        for live in self._live.values():
+            live.announce()
+
+    def close(self) -> None:
+        """After ``stop``: closes the database and the folder."""
+        self._database.shutdown()
+        self._store.close()
+        self._folder.close()
+
+    async def submit(
+        self, kind: str, model: Model, parameters: dict[str, Any], options: dict[str, Any], fill: Fill
+    ) -> str:
+        """Queues a job and returns its id.
+
+        Args:
+            kind: "audit" or "evaluation".
+            model: to work on, as it is now.
+            parameters: kept and shown, as JSON types.
+            options: for the worker.
+            fill: puts the job's data into the folder given; runs in a thread.
+
+        Raises:
+            QueueFullError: too many wait.
+            InputError, DataError: ``fill`` refused the data.
+        """
+        queued = sum(not live.running for live in self._live.values())
+        if queued >= self._max_queued:
+            wait = math.ceil(min(max(self._typical_seconds / self._workers, 1), 3600))
+            raise QueueFullError(queued, wait)
+        file = model.predictor.file
+        job = Job(
+            id=uuid.uuid4().hex,
+            kind=kind,
+            model=model.name,
+            sha256=file.sha256,
+            parameters=json.dumps(parameters),
+            state=State.QUEUED,
+            progress=0.0,
+            owner=self._store.server,
+            created=time.time(),
+        )
+        task = json.dumps({"kind": kind, "sha256": file.sha256, "options": options})
+        self._live[job.id] = _Live()
+        try:
+            await asyncio.to_thread(_write, self._folder.work(job.id), file.content, task, fill)
+            await self._do(self._store.add, job)
+        except BaseException:
+            del self._live[job.id]
+            await asyncio.to_thread(self._folder.discard, job.id)
+            raise
+        self._queue.put_nowait(job.id)
+        return job.id
+
+    async def get(self, job_id: str, *, bulk: bool = True) -> Job | None:
+        """The job of that id as it is now, or None."""
+        job = await self._do(partial(self._store.get, bulk=bulk), job_id)
+        live = self._live.get(job_id)
+        return job if job is None or live is None else replace(job, progress=live.progress)
+
+    async def page(self, kind: str, limit: int, before: Job | None) -> list[Job]:
+        """See :meth:`Store.page`."""
+        return list(await self._do(self._store.page, kind, limit, before))
+
+    async def watch(self, job_id: str, idle: float) -> AsyncIterator[Job]:
+        """The job at once, at every change and every ``idle`` seconds, until it ends; then once more."""
+        while True:
+            live = self._live.get(job_id)
+            changed = live.changed if live else None  # taken before looking, so that no change is missed
+            job = await self.get(job_id, bulk=False)
+            if job is None:
+                return
+            yield job
+            if job.state.final or self._stopping:
+                return
+            with suppress(TimeoutError):
+                if changed is None:  # another server's
+                    await asyncio.sleep(POLL_SECONDS)
+                else:
+                    await asyncio.wait_for(changed.wait(), idle)
+
+    async def wait(self, job_id: str, seconds: float) -> Job:
+        """The job once it has ended, or as it is after that time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                async for _ in self.watch(job_id, seconds):
+                    pass
+        job = await self.get(job_id)
+        assert job is not None, "jobs are not deleted"
+        return job
+
+    async def cancel(self, job_id: str) -> None:
+        """Ends a job that has not ended. One that has is left as it is."""
+        if await self._do(self._store.finish, job_id, State.CANCELLED):
+            live = self._live.get(job_id)
+            if live is not None and live.process is not None:
+                _kill(live.process)
+            elif live is not None and not live.running:
+                await self._forget(job_id)  # its place in the queue is free at once
+
+    async def _work(self) -> None:
+        while True:
+            job_id = await self._queue.get()
+            try:
+                await self._run(job_id)
+            except Exception:  # the queue goes on, whatever happened
+                log.exception("job %s", job_id)
+
+    async def _run(self, job_id: str) -> None:
+        live = self._live.get(job_id)
+        if live is None:  # cancelled while it waited
+            return
+        live.running = True
+        begun = time.monotonic()
+        try:
+            if await self._surely(self._store.start, job_id):
+                live.announce()
+                state, values = await self._outcome(job_id, live)
+                await self._surely(partial(self._store.finish, **values), job_id, state)
+                self._typical_seconds += 0.3 * (time.monotonic() - begun - self._typical_seconds)
+        except asyncio.CancelledError:
+            told = _problem("job-interrupted", "the server was stopped while the job was running")
+            await self._do(partial(self._store.finish, problem=told), job_id, State.INTERRUPTED)
+            raise
+        finally:
+            await self._forget(job_id)
+
+    async def _forget(self, job_id: str) -> None:
+        live = self._live.pop(job_id, None)
+        if live is not None:
+            live.announce()
+            await asyncio.to_thread(self._folder.discard, job_id)
+
+    async def _outcome(self, job_id: str, live: _Live) -> tuple[State, dict[str, Any]]:
+        """Runs the worker to its end; what it came to, as a final state and the row's values."""
+        process = await _start_worker(self._folder.work(job_id), self._most_bytes)
+        live.process = process
+        try:
+            async with asyncio.timeout(self._seconds):
+                answer = await self._listen(job_id, live, process)
+                if answer is None:
+                    await process.wait()
+        except TimeoutError:
+            detail = f"the job took longer than {self._seconds:g} s and was stopped"
+            return State.FAILED, {"problem": _problem("job-failed", detail)}
+        except ValueError:
+            detail = f"the report is larger than {MAX_LINE_BYTES} bytes"
+            return State.FAILED, {"problem": _problem("job-failed", detail)}
+        finally:
+            _kill(process)
+            await process.wait()
+        if answer is None:
+            code = process.returncode or 0
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+            return State.FAILED, {"problem": _problem("job-failed", f"the worker process {how}")}
+        if "problem" in answer:
+            return State.FAILED, {"problem": json.dumps(answer["problem"])}
+        radii = answer.get("radii")
+        return State.DONE, {
+            "result": json.dumps(answer["result"]),
+            "progress": 1.0,
+            "radii": None if radii is None else np.array(radii, dtype="<f8").tobytes(),
+        }
+
+    async def _listen(self, job_id: str, live: _Live, process: Process) -> dict[str, Any] | None:
+        """Follows the progress; the worker's last word, or None where it died without one."""
+        assert process.stdout is not None
+        kept = time.monotonic()
+        while True:
+            line = None
+            with suppress(TimeoutError):
+                line = await asyncio.wait_for(process.stdout.readline(), POLL_SECONDS)
+            if line is not None:
+                if not line.endswith(b"\n"):
+                    return None
+                message: dict[str, Any] = json.loads(line)
+                if "progress" not in message:
+                    return message
+                live.progress = min(max(message["progress"], live.progress), 1.0)
+                live.announce()
+            if time.monotonic() - kept >= POLL_SECONDS:
+                kept = time.monotonic()
+                if not await self._surely(self._store.tell_progress, job_id, live.progress):
+                    _kill(process)  # it was cancelled, by another server perhaps
+
+    async def _beat(self) -> None:
+        told = _problem("job-interrupted", "the server that had the job is gone")
+        while True:
+            await self._surely(self._store.beat)
+            await self._surely(self._store.interrupt_orphans, told)
+            await asyncio.sleep(LEASE_SECONDS / 4)
+
+    async def _do(self, function: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._database, function, *arguments)
+
+    async def _surely(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Tries until the database answers: a result must not be lost to its restart."""
+        pause = 0.5
+        while True:
+            try:
+                return await self._do(function, *arguments)
+            except Exception:
+                log.exception("the database of jobs does not answer; trying again")
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 30.0)
+
+
+def _problem(kind: str, detail: str) -> str:
+    return json.dumps({"kind": kind, "detail": detail})
+
+
+def _write(folder: Path, model: bytes, task: str, fill: Fill) -> None:
+    folder.mkdir()
+    fill(folder)
+    (folder / "model.onnx").write_bytes(model)
+    (folder / "task.json").write_text(task, "ascii")
+
+
+async def _start_worker(folder: Path, most_bytes: int) -> Process:
+    path = os.pathsep.join([str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "service.worker", str(folder), str(most_bytes)),
+        stdin=PIPE,
+        stdout=PIPE,
+        limit=MAX_LINE_BYTES,
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,  # Ctrl-C is for the server, which then ends its workers
+    )
+
+
+def _kill(process: Process) -> None:
+    with suppress(ProcessLookupError):
+        process.kill()
