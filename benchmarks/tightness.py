@@ -1,6 +1,6 @@
 """How tight is a radius: ours, the tighter tier, CROWN, α-CROWN and smoothing, beside the best attack.
 
-    python benchmarks/tightness.py [--points 60] [--peers FOLDER] [--json FILE]
+    python -m benchmarks.tightness [--points 60] [--peers FOLDER] [--json FILE]
 
 One run trains the networks (kept under out/tightness), takes the first held-out points and gives,
 for each, every method's radius over the distance of the nearest change of label that an attack
