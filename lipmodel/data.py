@@ -168,8 +168,8 @@ def load_labelled(source: str | Path) -> Dataset:
 
     Args:
         source: "two-moons" or "digits" (their held-out part); a folder of IDX files (its test part);
-            a ``.npz`` with arrays inputs (or x) and labels (or y); a ``.csv`` whose last column is
-            the label, with or without a header line. Labels are class indices 0, 1, …
+            a ``.npz`` with arrays inputs (or x) and labels (or y); a ``.csv``, with or without a header
+            line, or a ``.parquet``, whose last column is the label. Labels are class indices 0, 1, …
 
     Raises:
         DataError: see the module.
@@ -179,16 +179,18 @@ def load_labelled(source: str | Path) -> Dataset:
     path = Path(source)
     if path.is_dir():
         return _idx_part(path, "t10k")
-    require_file(path, f"a .npz or .csv file, a folder of IDX files, or one of {', '.join(PARTS)}")
+    require_file(path, f"a .npz, .csv or .parquet file, a folder of IDX files, or one of {', '.join(PARTS)}")
     if path.suffix == ".npz":
         inputs, labels = read_npz(path, ("inputs", "x"), ("labels", "y"))
-    elif path.suffix == ".csv":
-        table = read_csv(path)
+    elif path.suffix in (".csv", ".parquet"):
+        table = read_csv(path) if path.suffix == ".csv" else numbers(read_parquet(path), str(path))
         if table.shape[1] < 2:
             raise DataError(f"{path} has one column; inputs and, last, a label are needed")
         inputs, labels = table[:, :-1], table[:, -1]
     else:
-        raise DataError(f"{path} has an unknown ending; .npz, .csv and folders of IDX files are accepted")
+        raise DataError(
+            f"{path} has an unknown ending; .npz, .csv, .parquet and folders of IDX files are accepted"
+        )
     return _labelled(str(path.name), numbers(inputs, str(path)), labels, None, "as in the file")
 
 

@@ -9,6 +9,7 @@ import csv
 import gzip
 import importlib
 import math
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ def _reading(path: Path, expected: str) -> Iterator[None]:
     """Turns whatever reading a file raises into one line that names the file."""
     try:
         yield
-    except (OSError, ValueError, EOFError, KeyError, zlib.error, csv.Error) as error:
+    except (OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile, csv.Error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} cannot be read as {expected}: {reason}") from error
 

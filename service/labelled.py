@@ -118,7 +118,7 @@ def _idx(files: Mapping[str, BinaryIO], folder: Path, most_bytes: int) -> None:
     for name, file in files.items():
         zipped = file.read(2) == GZIP
         file.seek(0)
-        source = gzip.GzipFile(fileobj=file) if zipped else file
+        source = gzip.GzipFile(fileobj=file, mode="rb") if zipped else file
         try:
             with (folder / IDX_NAMES[name]).open("wb") as copy:
                 while chunk := source.read(CHUNK):

@@ -54,13 +54,23 @@ async def read_form(request: Request, limit: int) -> FormData:
         Problem: 413 where all are together over the limit, 400 where the body is no form.
     """
     _check_encoding(request)
-    parts = MultiPartParser(
-        request.headers, _limited(request, limit), max_files=MAX_PARTS, max_fields=MAX_PARTS
-    )
+    refused: list[Problem] = []
+
+    async def stream() -> AsyncGenerator[bytes, None]:
+        try:
+            async for chunk in _limited(request, limit):
+                yield chunk
+        except Problem as problem:  # the parser closes its files at an error of its own alone
+            refused.append(problem)
+            raise MultiPartException(problem.detail) from problem
+
     try:
-        return await parts.parse()
+        return await MultiPartParser(
+            request.headers, stream(), max_files=MAX_PARTS, max_fields=MAX_PARTS
+        ).parse()
     except MultiPartException as error:
-        raise Problem(ProblemKind.NOT_A_FORM, f"the form cannot be read: {error.message}") from None
+        detail = f"the form cannot be read: {error.message}"
+        raise refused[0] if refused else Problem(ProblemKind.NOT_A_FORM, detail) from None
 
 
 def parse(schema: type[M], content: str | bytes) -> M:

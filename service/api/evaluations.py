@@ -12,7 +12,7 @@ from lipmodel.errors import InputError
 from service import labelled
 from service.api import jobs
 from service.api.bodies import input_array, media_type_of, parse, read_form, read_json
-from service.api.context import ModelHere, ServiceHere
+from service.api.context import ModelHere, Service, ServiceHere
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, form_request, json_request, problems
 from service.jobs import Fill
 from service.registry import Model
@@ -44,29 +44,38 @@ def _body() -> dict[str, Any]:
 async def evaluate_model(request: Request, model: ModelHere, service: ServiceHere) -> Response:
     """Data come as JSON rows, as a file of the service's data folder, or as files of a form."""
     settings = service.settings
-    form = None
-    if media_type_of(request) == "multipart/form-data":
-        form = await read_form(request, settings.max_upload_bytes)
-        body, data, fill = _of_form(form, settings)
-        parameters: dict[str, Any] = {"data": "upload"}
-    else:
+    if media_type_of(request) != "multipart/form-data":
         body = await read_json(request, EvaluationRequest, settings.max_body_bytes)
         data, fill = _of_json(body, model, settings)
-        parameters = {"data": body.path} if body.path else {"rows": len(body.inputs or [])}
-    asked = body.model_dump(mode="json", exclude={"inputs", "labels", "path"})
+        source = {"data": body.path} if body.path else {"rows": len(body.inputs or [])}
+        return await _submit(request, service, model, body, source, data, fill)
+    form = await read_form(request, settings.max_upload_bytes)
     try:
-        return await jobs.submit(
-            request,
-            service.jobs,
-            "evaluation",
-            model,
-            parameters=asked | parameters,
-            options=asked | {"data": data},
-            fill=fill,
-        )
+        body, data, fill = _of_form(form, settings)
+        return await _submit(request, service, model, body, {"data": "upload"}, data, fill)
     finally:
-        if form is not None:
-            await form.close()
+        await form.close()
+
+
+async def _submit(
+    request: Request,
+    service: Service,
+    model: Model,
+    body: EvaluationRequest,
+    source: dict[str, Any],
+    data: str | None,
+    fill: Fill,
+) -> Response:
+    asked = body.model_dump(mode="json", exclude={"inputs", "labels", "path"})
+    return await jobs.submit(
+        request,
+        service.jobs,
+        "evaluation",
+        model,
+        parameters=asked | source,
+        options=asked | {"data": data},
+        fill=fill,
+    )
 
 
 def _of_json(body: EvaluationRequest, model: Model, settings: Settings) -> tuple[str | None, Fill]:
