@@ -7,6 +7,7 @@ The tour, in the order of imports:
 * ``store``     jobs and their results in a database.
 * ``schemas``   what goes over the wire.
 * ``registry``  a folder of ONNX files → served models, and refused ones with their reasons.
+* ``drift``     what was served, and how it compares; ``metrics`` tells it to Prometheus.
 * ``engine``    arrays in, certified predictions out; where work runs. Knows no HTTP.
 * ``jobs``      long work (audits, evaluations): ``state_folder`` keeps what it needs, ``worker`` does it.
 * ``labelled``  data for evaluations, admitted or refused.

@@ -17,6 +17,7 @@ import numpy as np
 from lipmodel.certify.predictor import Predictions
 from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
+from service.drift import Served
 from service.registry import Model
 
 INLINE_MULTIPLICATIONS = 10_000_000
@@ -24,9 +25,14 @@ INLINE_MULTIPLICATIONS = 10_000_000
 
 
 class Engine:
-    """Runs predictions; one a process."""
+    """Runs predictions; one a process.
+
+    Attributes:
+        served: what was answered, but for tightened radii.
+    """
 
     def __init__(self) -> None:
+        self.served = Served()
         self._predictions = ThreadPoolExecutor(os.cpu_count(), "predict")
 
     async def predict(
@@ -40,8 +46,13 @@ class Engine:
         work = partial(_predict, model, inputs, norm, tighten=tighten, portable=portable)
         short = len(inputs) * model.multiplications <= INLINE_MULTIPLICATIONS
         if short and model.predictor.rule(norm).ready and not (tighten or portable):
-            return work()
-        return await asyncio.get_running_loop().run_in_executor(self._predictions, work)
+            predictions, portable_radii = work()
+        else:
+            loop = asyncio.get_running_loop()
+            predictions, portable_radii = await loop.run_in_executor(self._predictions, work)
+        if not tighten:
+            self.served.of(model, norm).add(predictions.radii)
+        return predictions, portable_radii
 
     def close(self) -> None:
         """Takes no more work; what waits is dropped."""

@@ -240,6 +240,37 @@ class JobList(Wire):
     next: str | None = Field(description="Path of the next page; null on the last one.")
 
 
+class RadiiReference(Wire):
+    """Certified radii of a reference evaluation."""
+
+    count: int
+    share_below: float = Field(description="Share whose radius is 0 or less than epsilon.")
+
+
+class RadiiServed(Wire):
+    """Certified radii served lately by this server."""
+
+    count: int = Field(description="How many are remembered: the latest 10,000 at most.")
+    share_below: float | None = Field(description="As of the reference; null where none was served.")
+    since: datetime | None = Field(description="When the oldest of them was served.")
+
+
+class Drift(Wire):
+    """Radii served lately against those of an evaluation."""
+
+    evaluation: str
+    norm: Norm
+    epsilon: float
+    served: RadiiServed
+    reference: RadiiReference
+    statistic: float | None = Field(
+        description="Of Kolmogorov and Smirnov: the largest difference of the two distribution functions."
+    )
+    p_value: float | None = Field(
+        description="How likely so large a difference is without drift; null where none was served."
+    )
+
+
 class Health(Wire):
     """The process is alive."""
 

@@ -31,7 +31,6 @@ from sqlalchemy import (
     event,
     insert,
     select,
-    text,
     update,
 )
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -121,6 +120,8 @@ _servers = Table(
     Column("id", String(32), primary_key=True),
     Column("heard_of", Float, nullable=False),
 )
+ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(5061706)"}
+"""What keeps two servers that start at once from both creating the tables."""
 _BULK = ("result", "radii")
 
 
@@ -236,18 +237,18 @@ def _open(url: str) -> Engine:
         engine = create_engine(url, pool_pre_ping=True)
     except ArgumentError:
         raise StoreError("the database's URL cannot be read; postgresql+psycopg://… is accepted") from None
-    if engine.dialect.name == "sqlite":
+    name = engine.dialect.name
+    if name not in ALONE:
+        raise StoreError(f"a database of {name} is not supported; PostgreSQL and SQLite are")
+    if name == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
-    elif engine.dialect.name != "postgresql":
-        raise StoreError(f"a database of {engine.dialect.name} is not supported; PostgreSQL and SQLite are")
     with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":  # two servers that start at once must not both create
-            connection.execute(text("SELECT pg_advisory_xact_lock(5061706)"))
+        connection.exec_driver_sql(ALONE[name])
         _metadata.create_all(connection)
     return engine
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:
     """Readers do not wait for the writer (WAL); what is committed outlives even a power cut (FULL)."""
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 10000"):
+    for pragma in ("busy_timeout = 10000", "journal_mode = WAL", "synchronous = FULL"):
         connection.execute(f"PRAGMA {pragma}")

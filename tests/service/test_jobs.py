@@ -15,7 +15,7 @@ import pytest
 from service.app import open_jobs
 from service.errors import ProblemKind
 from service.settings import Settings
-from service.store import State, Store, StoreError
+from service.store import StoreError
 from tests.service.conftest import eventually, lipserve, running, stopped_worker, two_moons, url_of, workers
 from tests.service.test_bad_input import check
 
@@ -312,38 +312,3 @@ def test_a_state_folder_that_cannot_be_used_is_told(models, state, tmp_path):
 
 def test_the_state_folder_is_beside_the_models_unless_named(tmp_path):
     assert Settings(models=tmp_path / "m").state_folder == tmp_path / "m.state"
-
-
-def test_of_two_that_end_a_job_one_wins(tmp_path):
-    url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
-    stores = [Store(url, "a" * 32), Store(url, "b" * 32)]
-    add_job(stores[0], "j1")
-    assert stores[0].start("j1")
-    assert not stores[1].start("j1")
-    assert stores[1].finish("j1", State.CANCELLED)
-    assert not stores[0].tell_progress("j1", 0.5)
-    assert not stores[0].finish("j1", State.DONE, result="{}")
-    assert stores[0].get("j1").state is State.CANCELLED
-    assert stores[0].get("j1").result is None
-
-
-def test_the_jobs_of_a_dead_server_are_interrupted(tmp_path, monkeypatch):
-    url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
-    dead, alive = Store(url, "a" * 32), Store(url, "b" * 32)
-    add_job(dead, "j1")
-    add_job(alive, "j2")
-    assert alive.interrupt_orphans("{}") == 0
-    now = time.time()
-    monkeypatch.setattr("service.store.time.time", lambda: now + 61)
-    alive.beat()
-    assert alive.interrupt_orphans("{}") == 1
-    assert dead.get("j1").state is State.INTERRUPTED
-    assert alive.get("j2").state is State.QUEUED
-    assert not dead.start("j1")
-
-
-def add_job(store, job_id):
-    from service.store import Job
-
-    job = Job(job_id, "audit", "m", "0" * 64, "{}", State.QUEUED, 0.0, store.server, time.time())
-    store.add(job)
