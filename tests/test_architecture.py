@@ -30,6 +30,14 @@ def test_the_torch_guard_can_catch():
     assert "torch" in modules_after("import lipmodel.training.layers")
 
 
+def test_layers_heads_and_losses_need_nothing_of_recipes_and_loops():
+    parts = ("activations", "constraints", "convolutions", "export", "heads", "layers", "losses")
+    found = modules_after("import " + ", ".join(f"lipmodel.training.{part}" for part in parts))
+    assert "lipmodel.training.forms" in found
+    assert not {f"lipmodel.training.{part}" for part in ("recipes", "network", "loop", "train")} & found
+    assert not {"sklearn", "matplotlib"} & found
+
+
 def test_importing_the_package_imports_none_of_its_parts():
     assert not {m for m in modules_after("import lipmodel") if m.startswith("lipmodel.")}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,20 @@ def test_the_audit_of_a_bundled_model_is_consistent(name):
     report = audit(predictor, inputs=load_labelled(name).inputs, samples=100)
     assert report.verdict == "consistent"
     assert report.tightness > 0.85
+
+
+def test_a_training_loop_of_ones_own(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch")
+    script = runpy.run_path(str(MODELS.parent / "training_loop.py"))
+    monkeypatch.setitem(script["main"].__globals__, "EPOCHS", 3)
+    script["main"](tmp_path / "digits.onnx")
+    predictor = CertifiedPredictor(tmp_path / "digits.onnx")
+    assert predictor.claim_proved
+    data = load_labelled("digits")
+    found = evaluate(predictor, data.inputs, data.labels, Norm.TWO, (0.25,))
+    assert found.clean_accuracy > 0.9
+    assert found.certified_accuracy["0.25"] > 0.75
+    assert f"clean {found.clean_accuracy:.1%}" in capsys.readouterr().out
 
 
 def test_retraining_gives_the_same_model(tmp_path):

@@ -1,69 +1,49 @@
 """From a trained network to an ONNX file whose Lipschitz bound is proved before it is called done.
 
-Weights are finished in float64 (exactly in their sets as float32 numbers), the shift is folded into
-the first bias, and the file's bytes are then read back as a stranger's would be. The torch network
-is not changed.
+Weights are finished in float64 (exactly in their sets as float32 numbers), each module is written in
+its exported form (``forms.py``), and the file's bytes are then read back as a stranger's would be.
+The torch network is not changed.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lipmodel.certify import ops
 from lipmodel.certify.claims import Claims
 from lipmodel.certify.onnx_writer import set_metadata, to_bytes, write_model
-from lipmodel.certify.ops import Graph, Op
+from lipmodel.certify.ops import Graph
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import TrainingError
-from lipmodel.norms import Array
-from lipmodel.training.activations import GroupSort
-from lipmodel.training.layers import ConstrainedDense, Shift
-
-LARGEST_NETWORK_SORT = 8  # larger groups are sorted by TopK: networks of comparators grow as n log² n
-
-INPUT, SCORES = "input", "scores"
+from lipmodel.training.convolutions import PointwiseConv
+from lipmodel.training.forms import write
+from lipmodel.training.heads import PrototypeHead
+from lipmodel.training.layers import ConstrainedDense, Monotone, Shift
+from lipmodel.training.tape import Tape
 
 
-def to_graph(network: nn.Sequential) -> Graph:
+def to_graph(network: nn.Module, input_shape: Sequence[int] | None = None) -> Graph:
     """The network with finished weights, as operations on float32 numbers.
 
+    Args:
+        network: of modules that have an exported form.
+        input_shape: of a sample: (d,), or (C, H, W) for images. A network that begins with a shift, a
+            dense layer or a monotone wrapper tells it by itself.
+
     Raises:
-        TrainingError: a weight that is not finite, or a module that has no exported form.
+        TrainingError: a weight that is not finite, a module that has no exported form or does not fit
+            what comes before it, or an input shape that is not known.
     """
-    layers: list[Op] = []
-    offset: Array | None = None
-    tensor, size = INPUT, 0
-    for index, module in enumerate(network):
-        if isinstance(module, Shift):
-            offset = _float64(module.mean)
-        elif isinstance(module, ConstrainedDense):
-            weight, bias = _float64(module.weight), _float64(module.bias)
-            if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-                raise TrainingError(
-                    f"layer {index} has a weight that is not finite; a smaller learning rate may help"
-                )
-            weight = module.constraint.finish(weight)
-            if offset is not None:
-                bias, offset = bias - weight @ offset, None  # W(x − mean) + b = Wx + (b − W mean)
-            name = SCORES if index == len(network) - 1 else f"dense_{index}"
-            layers.append(
-                ops.Dense(output=name, inputs=(tensor,), shape=bias.shape, weight=weight, bias=bias)
-            )
-            tensor, size = name, len(bias)
-        elif isinstance(module, GroupSort):
-            layers.extend(_sort(f"sorted_{index}", tensor, size, module.group_size(size)))
-            tensor = layers[-1].output
-        elif isinstance(module, nn.ReLU):
-            layers.append(ops.Clip(output=f"relu_{index}", inputs=(tensor,), shape=(size,), low=np.zeros(())))
-            tensor = layers[-1].output
-        else:
-            raise TrainingError(
-                f"{type(module).__name__} has no exported form; dense layers, GroupSort and ReLU have"
-            )
-    first = next(op for op in layers if isinstance(op, ops.Dense))
-    return Graph(input=INPUT, input_shape=(first.weight.shape[1],), ops=tuple(layers), output=SCORES)
+    tape = Tape(tuple(input_shape) if input_shape is not None else _input_shape(network))
+    write(network, tape)
+    if len(tape.shape) != 1 or not tape.ops:
+        raise TrainingError(
+            f"the network makes samples of shape {list(tape.shape)}; scores of shape [classes] are accepted"
+        )
+    return tape.graph()
 
 
 def export(graph: Graph, claims: Claims) -> tuple[bytes, CertifiedPredictor]:
@@ -87,37 +67,20 @@ def export(graph: Graph, claims: Claims) -> tuple[bytes, CertifiedPredictor]:
 
 
 @torch.no_grad()
-def largest_difference(network: nn.Sequential, predictor: CertifiedPredictor, inputs: Tensor) -> float:
+def largest_difference(network: nn.Module, predictor: CertifiedPredictor, inputs: Tensor) -> float:
     """Max |score by the file in float64 − score by torch in float32| over the inputs (N, d)."""
     ours = predictor.predict(inputs.double().numpy()).scores
     return float(np.abs(ours - network(inputs).double().numpy()).max())
 
 
-def _sort(name: str, tensor: str, size: int, group: int) -> list[Op]:
-    """GroupSort in the layout of ``activations``: chunk k holds the k-th largest of each group."""
-    part = size // group
-    if group <= LARGEST_NETWORK_SORT:
-        return [
-            ops.SortingNetwork(
-                output=name,
-                inputs=(tensor,),
-                shape=(size,),
-                axis=0,
-                length=size,
-                wires=tuple(tuple(range(k * part, (k + 1) * part)) for k in range(group)),
-                comparators=ops.groupsort_comparators(group),
-                joined=tuple(range(group)),
-            )
-        ]
-    groups = (group, part)
-    return [
-        ops.Reshape(output=f"{name}_in", inputs=(tensor,), shape=groups),
-        ops.Sort(
-            output=f"{name}_groups", inputs=(f"{name}_in",), shape=groups, axis=0, k=group, largest=True
-        ),
-        ops.Reshape(output=name, inputs=(f"{name}_groups",), shape=(size,)),
-    ]
-
-
-def _float64(values: Tensor) -> Array:
-    return np.asarray(values.detach().double().numpy())
+def _input_shape(network: nn.Module) -> tuple[int, ...]:
+    """What the first module tells of the shape of a sample."""
+    while isinstance(network, nn.Sequential) and len(network):
+        network = network[0]
+    if isinstance(network, Shift):
+        return tuple(network.mean.shape)
+    if isinstance(network, ConstrainedDense | PrototypeHead) and not isinstance(network, PointwiseConv):
+        return (network.weight.shape[1],)
+    if isinstance(network, Monotone):
+        return (network.direction.shape[1],)
+    raise TrainingError("the shape of an input is not known; give to_graph an input_shape")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lipmodel.errors import TrainingError
 from lipmodel.training.layers import project_
 from lipmodel.training.losses import Loss
-from lipmodel.training.network import pair_bounds
+from lipmodel.training.network import compare
 from lipmodel.training.recipes import Schedule
 
 WARM_UP = 0.05  # share of the steps in which the learning rate rises
@@ -85,7 +85,8 @@ def fit(
     history: list[Epoch] = []
 
     def objective(inputs: Tensor, labels: Tensor) -> Tensor:
-        return loss(network(inputs), labels, pair_bounds(network))
+        scores, bounds = compare(network, inputs, labels)
+        return loss(scores, labels, bounds)
 
     def after_epoch(number: int, mean_loss: float) -> None:
         history.append(Epoch(number, mean_loss, accuracy(network, *train), accuracy(network, *held_out)))

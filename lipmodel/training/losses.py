@@ -1,12 +1,11 @@
-"""Losses: BCE, hinge, multi-class hinge, and margin cross-entropy with the certified offset (EMMA).
+"""Losses: small objects that are called like torch's own, ``Hinge(0.2)(scores, labels)``.
 
-Each is a small object called with
+* ``scores`` (N, K), or (N, 1) of a binary classifier that answers class 1 where its score is positive;
+* ``labels`` (N,) of class indices;
+* ``bounds`` (N, K): entry (n, j) bounds how fast score_label − score_j moves about sample n; a head's
+  ``compare`` gives it. EMMA and the certified radius need it, the others take no notice.
 
-* ``scores`` (B, K), or (B, 1) of a binary classifier that answers class 1 where its score is positive;
-* ``labels`` (B,) of class indices;
-* ``pair_bounds`` (K, K): entry (c, j) bounds how fast f_c − f_j moves; only EMMA uses it;
-
-and returns the mean over the batch.
+Each returns the mean over the batch.
 """
 
 from __future__ import annotations
@@ -32,11 +31,15 @@ class Loss(ABC):
     @property
     @abstractmethod
     def binary(self) -> bool:
-        """Whether scores are (B, 1)."""
+        """Whether scores are (N, 1)."""
 
     @abstractmethod
-    def __call__(self, scores: Tensor, labels: Tensor, pair_bounds: Tensor) -> Tensor:
-        """The mean loss of a batch, a scalar."""
+    def __call__(self, scores: Tensor, labels: Tensor, bounds: Tensor | None = None) -> Tensor:
+        """The mean loss of a batch, a scalar.
+
+        Raises:
+            RecipeError: the loss needs the bounds and has none.
+        """
 
     def __post_init__(self) -> None:
         for parameter in fields(self):
@@ -53,7 +56,7 @@ class BinaryCrossEntropy(Loss):
 
     binary = True
 
-    def __call__(self, scores: Tensor, labels: Tensor, pair_bounds: Tensor) -> Tensor:
+    def __call__(self, scores: Tensor, labels: Tensor, bounds: Tensor | None = None) -> Tensor:
         """See :class:`Loss`."""
         return functional.softplus(-_signs(labels) * scores[:, 0]).mean()
 
@@ -68,9 +71,30 @@ class Hinge(Loss):
     margin: float = 1.0
     binary = True
 
-    def __call__(self, scores: Tensor, labels: Tensor, pair_bounds: Tensor) -> Tensor:
+    def __call__(self, scores: Tensor, labels: Tensor, bounds: Tensor | None = None) -> Tensor:
         """See :class:`Loss`."""
         return (self.margin - _signs(labels) * scores[:, 0]).clamp(min=0.0).mean()
+
+
+@dataclass(frozen=True)
+class HingeKantorovichRubinstein(Loss):
+    """E[f | class 0] − E[f | class 1] + weight · E[max(0, margin − s f)], s = ±1 (HKR).
+
+    The first two terms, over 1-Lipschitz f, are minus the Wasserstein-1 distance of the two classes,
+    which pushes them as far apart as they are; the hinge makes a classifier of it. The means are the
+    batch's; a class that a batch lacks adds 0. Serrurier, Mamalet, González-Sanz, Boissin, Loubes, del
+    Barrio 2021, Achieving robustness in classification using optimal transport with hinge regularization.
+    """
+
+    margin: float = 1.0
+    weight: float = 10.0
+    binary = True
+
+    def __call__(self, scores: Tensor, labels: Tensor, bounds: Tensor | None = None) -> Tensor:
+        """See :class:`Loss`."""
+        signed = _signs(labels) * scores[:, 0]
+        sizes = torch.bincount(labels, minlength=2)[labels]
+        return (self.weight * (self.margin - signed).clamp(min=0.0)).mean() - (signed / sizes).sum()
 
 
 @dataclass(frozen=True)
@@ -80,11 +104,56 @@ class MultiClassHinge(Loss):
     margin: float = 1.0
     binary = False
 
-    def __call__(self, scores: Tensor, labels: Tensor, pair_bounds: Tensor) -> Tensor:
+    def __call__(self, scores: Tensor, labels: Tensor, bounds: Tensor | None = None) -> Tensor:
         """See :class:`Loss`."""
         own = scores.gather(1, labels[:, None])
         others = scores.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
         return (self.margin - (own[:, 0] - others)).clamp(min=0.0).mean()
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Loss):
+    """−log softmax(f / T)_c: with 1-Lipschitz f the temperature sets how much accuracy robustness may cost.
+
+    Béthune et al. 2022, Pay attention to your loss: understanding misconceptions about 1-Lipschitz
+    neural networks.
+
+    Attributes:
+        temperature: T, in units of the scores.
+    """
+
+    temperature: float = 1.0
+    binary = False
+
+    def __call__(self, scores: Tensor, labels: Tensor, bounds: Tensor | None = None) -> Tensor:
+        """See :class:`Loss`."""
+        return functional.cross_entropy(scores / self.temperature, labels)
+
+
+@dataclass(frozen=True)
+class LogitAnnealing(Loss):
+    """−T (1 − p)^β log p, p = softmax((f − ξ 1_c) / T)_c (Lai, Huang, Kung, Chen 2025).
+
+    Cross-entropy that asks for a margin ξ, and lets an input go once it has it: the factor (1 − p)^β
+    falls to 0 as the margin grows, so that capacity goes to the inputs that still lack one. Enhancing
+    certified robustness via block reflector orthogonal layers and logit annealing loss.
+
+    Attributes:
+        temperature: T, in units of the scores.
+        offset: ξ, likewise.
+        annealing: β.
+    """
+
+    temperature: float = 0.75
+    offset: float = 2.0 * 2.0**0.5
+    annealing: float = 5.0
+    binary = False
+
+    def __call__(self, scores: Tensor, labels: Tensor, bounds: Tensor | None = None) -> Tensor:
+        """See :class:`Loss`."""
+        asked = self.offset * functional.one_hot(labels, scores.shape[1])
+        entropy = functional.cross_entropy((scores - asked) / self.temperature, labels, reduction="none")
+        return (self.temperature * (-torch.expm1(-entropy)) ** self.annealing * entropy).mean()
 
 
 @dataclass(frozen=True)
@@ -108,22 +177,61 @@ class EfficientMarginMaximization(Loss):
     temperature: float = 1.0
     binary = False
 
-    def __call__(self, scores: Tensor, labels: Tensor, pair_bounds: Tensor) -> Tensor:
+    def __call__(self, scores: Tensor, labels: Tensor, bounds: Tensor | None = None) -> Tensor:
         """See :class:`Loss`."""
-        bounds = pair_bounds[labels]
+        bounds = _needed(bounds)
         gaps = (scores.gather(1, labels[:, None]) - scores).detach()
         # Where L_cj = 0 (the label itself) the gap is 0 too, and so is the offset.
         reached = (gaps / bounds.detach().clamp(min=torch.finfo(bounds.dtype).tiny)).clamp(0.0, self.epsilon)
         return functional.cross_entropy((scores + reached * bounds) / self.temperature, labels)
 
 
+@dataclass(frozen=True)
+class CertifiedRadiusHinge(Loss):
+    """max(0, epsilon − r) for the certified radius r, negative where the label is not the answer.
+
+    Its mean is epsilon less the mean of min(r, epsilon): the average certified radius itself, once no
+    more than epsilon is counted.
+
+    Attributes:
+        epsilon: the radius to train for, in the norm of the network.
+    """
+
+    epsilon: float = 0.5
+    binary = False
+
+    def __call__(self, scores: Tensor, labels: Tensor, bounds: Tensor | None = None) -> Tensor:
+        """See :class:`Loss`."""
+        return (self.epsilon - certified_radius(scores, labels, _needed(bounds))).clamp(min=0.0).mean()
+
+
 LOSSES: dict[str, type[Loss]] = {
     "bce": BinaryCrossEntropy,
     "hinge": Hinge,
+    "hkr": HingeKantorovichRubinstein,
     "multiclass-hinge": MultiClassHinge,
+    "cross-entropy": CrossEntropy,
+    "logit-annealing": LogitAnnealing,
     "emma": EfficientMarginMaximization,
+    "radius-hinge": CertifiedRadiusHinge,
 }
 """Losses by their names in recipes."""
+
+
+def certified_radius(scores: Tensor, labels: Tensor, bounds: Tensor) -> Tensor:
+    """(N,): min over j ≠ label of (score_label − score_j) / bound_j, as far as float32 goes; differentiable.
+
+    Where the label is not the answer this is negative: minus a distance the input has to move at least.
+    """
+    margins = scores.gather(1, labels[:, None]) - scores
+    each = margins / bounds.clamp(min=torch.finfo(bounds.dtype).tiny)
+    return each.scatter(1, labels[:, None], torch.inf).amin(dim=1)
+
+
+def _needed(bounds: Tensor | None) -> Tensor:
+    if bounds is None:
+        raise RecipeError("this loss needs bounds (N, K) beside the scores; head.compare gives both")
+    return bounds
 
 
 def _signs(labels: Tensor) -> Tensor:

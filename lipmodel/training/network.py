@@ -1,17 +1,32 @@
-"""Networks from a recipe: a shift, then dense layers and activations, then a dense head."""
+"""Networks from a recipe: a shift, then a body of layers and activations, then a head."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from lipmodel.errors import RecipeError
 from lipmodel.norms import Norm
-from lipmodel.training.activations import GroupSort, full_sort, max_min
-from lipmodel.training.constraints import Constraint, RowNorm, Stiefel
-from lipmodel.training.layers import ConstrainedDense, Shift
+from lipmodel.training.activations import (
+    AbsoluteValue,
+    GroupSort,
+    Householder,
+    NActivation,
+    full_sort,
+    max_min,
+)
+from lipmodel.training.constraints import Constraint, NormalisedRows, RowNorm, Stiefel
+from lipmodel.training.convolutions import PointwiseConv, SpatialShift
+from lipmodel.training.heads import LinearHead, PrototypeHead
+from lipmodel.training.layers import ConstrainedDense, PositionalBias, Shift
 from lipmodel.training.recipes import NetworkRecipe
+
+Head = LinearHead | PrototypeHead
+
+CANDIDATES = 2  # own prototypes tried in training; more cost a product of matrices each and gain little
 
 
 def build_network(
@@ -22,6 +37,7 @@ def build_network(
     mean: Tensor,
     outputs: int,
     generator: torch.Generator,
+    input_shape: Sequence[int] | None = None,
 ) -> nn.Sequential:
     """A network none of whose scores moves faster than ``lipschitz`` times the change of the input.
 
@@ -29,16 +45,54 @@ def build_network(
     "orthogonal"; the rows of the head, whose dual norm is at most ``lipschitz``, carry the constant.
 
     Args:
-        recipe: widths, activation, constraint.
+        recipe: body, widths, activation, constraint, head.
         norm: of the input.
         lipschitz: the bound on each score.
         mean: (d,) what is taken from every input first.
         outputs: scores; 1 for a binary classifier.
         generator: source of the initial weights.
+        input_shape: of a sample, (H, W) or (C, H, W); for a convolutional body alone.
+
+    Raises:
+        RecipeError: a body or a head for other data than these.
     """
-    widths = [len(mean), *recipe.widths]
     layers: list[nn.Module] = [Shift(mean)]
-    for index, (inputs, units) in enumerate(pairwise(widths)):
+    if recipe.body == "convolutional":
+        features = _convolutional(layers, recipe, input_shape, len(mean), generator)
+    else:
+        features = _dense(layers, recipe, norm, len(mean), generator)
+    # The norm that features are measured in is the input's where no layer came between.
+    measured = norm if not recipe.widths else Norm.TWO if recipe.constraint == "orthogonal" else Norm.INF
+    layers.append(_head(recipe, features, outputs, lipschitz, measured.dual, generator))
+    return nn.Sequential(*layers)
+
+
+def compare(network: nn.Sequential, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores (N, K) and bounds (N, K) of a batch, as losses take them; see ``heads``."""
+    head = network[-1]
+    assert isinstance(head, Head)
+    return head.compare(network[:-1](inputs), labels)
+
+
+@torch.no_grad()
+def place_prototypes_(
+    network: nn.Sequential, inputs: Tensor, labels: Tensor, generator: torch.Generator
+) -> None:
+    """Lets prototypes start as training samples, seen through the body; does nothing to other heads.
+
+    Raises:
+        RecipeError: a class with fewer samples than prototypes.
+    """
+    head = network[-1]
+    if isinstance(head, PrototypeHead):
+        head.place_(network[:-1](inputs[head.choose(labels, generator)]))
+
+
+def _dense(
+    layers: list[nn.Module], recipe: NetworkRecipe, norm: Norm, inputs: int, generator: torch.Generator
+) -> int:
+    """Dense layers and activations; returns the number of features."""
+    for index, units in enumerate(recipe.widths):
         constraint: Constraint = (
             Stiefel()
             if recipe.constraint == "orthogonal"
@@ -46,36 +100,84 @@ def build_network(
         )
         layers.append(ConstrainedDense(inputs, units, constraint, generator=generator))
         layers.append(_activation(recipe, units))
-    head = RowNorm(lipschitz, norm=Norm.TWO if recipe.constraint == "orthogonal" else Norm.ONE)
-    layers.append(ConstrainedDense(widths[-1], outputs, head, generator=generator))
-    return nn.Sequential(*layers)
+        inputs = units
+    return inputs
 
 
-def pair_bounds(network: nn.Sequential) -> Tensor:
-    """(K, K): how fast f_i − f_j may move, ‖w_i − w_j‖ in the norm that constrains the head's rows.
+def _convolutional(
+    layers: list[nn.Module],
+    recipe: NetworkRecipe,
+    input_shape: Sequence[int] | None,
+    inputs: int,
+    generator: torch.Generator,
+) -> int:
+    """Blocks of LipNeXt, σ(M S(R(x + p)) + b) with a spatial shift S (Hu, Hu, Fredrikson 2026).
 
-    Differentiable in the weights; for losses, not for certificates (float32, nothing is rounded up).
+    Space-to-depth comes before each block as long as both sides of the image are even.
     """
-    head = network[-1]
-    assert isinstance(head, ConstrainedDense)
-    assert isinstance(head.constraint, RowNorm)
-    rows = head.weight
-    if head.constraint.norm is Norm.ONE:
-        return (rows[:, None] - rows).abs().sum(dim=-1)
-    # Through the Gram matrix: (K, K, n) would be large. The floor keeps the root's derivative finite.
-    gram = rows @ rows.T
-    squares = gram.diagonal()[:, None] + gram.diagonal() - 2.0 * gram
-    return squares.clamp(min=1e-12).sqrt() * (1.0 - torch.eye(len(rows)))
+    if input_shape is None or len(input_shape) not in (2, 3) or math.prod(input_shape) != inputs:
+        raise RecipeError(
+            "a convolutional body takes images [height, width] or [channels, height, width], "
+            f"not {input_shape}"
+        )
+    channels, height, width = (1, *input_shape) if len(input_shape) == 2 else input_shape
+    layers.append(nn.Unflatten(1, (channels, height, width)))
+    for units in recipe.widths:
+        if height % 2 == 0 and width % 2 == 0:
+            layers.append(nn.PixelUnshuffle(2))
+            channels, height, width = 4 * channels, height // 2, width // 2
+        layers += [
+            PositionalBias((1, height, width)),
+            PointwiseConv(channels, units, Stiefel(), generator=generator),
+            SpatialShift(),
+            PointwiseConv(units, units, Stiefel(), generator=generator),
+            _activation(recipe, units),
+        ]
+        channels = units
+    layers.append(nn.Flatten())
+    return channels * height * width
+
+
+def _head(
+    recipe: NetworkRecipe,
+    features: int,
+    outputs: int,
+    lipschitz: float,
+    norm: Norm,
+    generator: torch.Generator,
+) -> Head:
+    if recipe.prototypes is not None:
+        if outputs == 1:
+            raise RecipeError("network.head 'prototypes' takes a loss for several scores, not a binary one")
+        return PrototypeHead(
+            features,
+            outputs,
+            recipe.prototypes,
+            lipschitz=lipschitz,
+            norm=norm,
+            form="min-max",
+            candidates=min(CANDIDATES, recipe.prototypes),
+            generator=generator,
+        )
+    rows = NormalisedRows if recipe.head == "normalised" else RowNorm
+    return LinearHead(features, outputs, rows(lipschitz, norm=norm), generator=generator)
 
 
 def _activation(recipe: NetworkRecipe, units: int) -> nn.Module:
-    if recipe.activation == "relu":
-        return nn.ReLU()
-    if recipe.activation == "maxmin":
-        activation = max_min()
-    elif recipe.activation == "fullsort":
-        activation = full_sort()
-    else:
-        activation = GroupSort(group_size=recipe.group_size, number_of_groups=recipe.number_of_groups)
+    match recipe.activation:
+        case "relu":
+            return nn.ReLU()
+        case "absolute":
+            return AbsoluteValue()
+        case "householder":
+            return Householder(units)
+        case "n-activation":
+            return NActivation(units)
+        case "maxmin":
+            activation = max_min()
+        case "fullsort":
+            activation = full_sort()
+        case _:
+            activation = GroupSort(group_size=recipe.group_size, number_of_groups=recipe.number_of_groups)
     activation.group_size(units)  # refuses widths that do not come out even, before training starts
     return activation

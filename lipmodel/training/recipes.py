@@ -19,7 +19,9 @@ from lipmodel.norms import Norm
 from lipmodel.training.losses import LOSSES, Loss
 
 CONSTRAINTS = ("orthogonal", "rows")
-ACTIVATIONS = ("maxmin", "groupsort", "fullsort", "relu")
+ACTIVATIONS = ("maxmin", "groupsort", "fullsort", "absolute", "householder", "n-activation", "relu")
+BODIES = ("dense", "convolutional")
+HEADS = ("linear", "normalised", "prototypes")
 
 Part = TypeVar("Part")
 
@@ -29,11 +31,14 @@ class NetworkRecipe:
     """A network.
 
     Attributes:
-        widths: units of each hidden layer.
+        widths: units of each hidden layer, or channels of each convolutional block; none for a head alone.
         constraint: "orthogonal" (Stiefel; l2 only) or "rows" (row norms; any norm).
-        activation: "maxmin", "fullsort", "relu", or "groupsort" with exactly one of the next two.
+        activation: one of ``ACTIVATIONS``; "groupsort" with exactly one of the next two.
         group_size: units a group.
         number_of_groups: groups a layer.
+        body: what the hidden layers are, "dense" or "convolutional" (images; orthogonal only).
+        head: "linear", "normalised" (rows of one norm), or "prototypes" with the next.
+        prototypes: scores a class.
     """
 
     widths: tuple[int, ...]
@@ -41,14 +46,31 @@ class NetworkRecipe:
     activation: str = "maxmin"
     group_size: int | None = None
     number_of_groups: int | None = None
+    body: str = "dense"
+    head: str = "linear"
+    prototypes: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.widths or min(self.widths) < 1:
-            raise RecipeError(
-                f"network.widths = {list(self.widths)}; at least one width of at least 1 is accepted"
-            )
+        if any(width < 1 for width in self.widths):
+            raise RecipeError(f"network.widths = {list(self.widths)}; widths of at least 1 are accepted")
         _check_choice("network.constraint", self.constraint, CONSTRAINTS)
         _check_choice("network.activation", self.activation, ACTIVATIONS)
+        _check_choice("network.body", self.body, BODIES)
+        _check_choice("network.head", self.head, HEADS)
+        if self.body == "convolutional" and (self.constraint != "orthogonal" or not self.widths):
+            raise RecipeError(
+                "network.body 'convolutional' takes the constraint 'orthogonal' and at least one width"
+            )
+        if self.activation == "householder" and self.constraint != "orthogonal":
+            raise RecipeError(
+                "network.activation 'householder' turns pairs, which keeps l2 alone; it takes the "
+                "constraint 'orthogonal'"
+            )
+        if (self.head == "prototypes") != (self.prototypes is not None and self.prototypes >= 1):
+            raise RecipeError(
+                f"network.head '{self.head}' with network.prototypes = {self.prototypes}; "
+                "'prototypes' takes a number of at least 1, the others none"
+            )
         given = sum(value is not None for value in (self.group_size, self.number_of_groups))
         if given != (self.activation == "groupsort"):
             raise RecipeError(

@@ -22,7 +22,7 @@ from lipmodel.evaluate import Evaluation, evaluate
 from lipmodel.training.export import export, largest_difference, to_graph
 from lipmodel.training.files import to_json, write_whole
 from lipmodel.training.loop import Epoch, Watch, deterministic, fit, unwatched
-from lipmodel.training.network import build_network
+from lipmodel.training.network import build_network, place_prototypes_
 from lipmodel.training.plots import NORM_SYMBOL, plot_training
 from lipmodel.training.recipes import Recipe, load_recipe
 
@@ -146,7 +146,9 @@ def train_recipe(
             mean=inputs.mean(dim=0),
             outputs=1 if recipe.loss.binary else len(training.classes),
             generator=generator,
+            input_shape=training.input_shape,
         )
+        place_prototypes_(network, inputs, labels, generator)
         history = fit(
             network,
             recipe.loss,

@@ -3,9 +3,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
 
 from lipmodel.errors import RecipeError
-from lipmodel.training.activations import GroupSort, full_sort, max_min
+from lipmodel.training.activations import (
+    AbsoluteValue,
+    GroupSort,
+    Householder,
+    NActivation,
+    full_sort,
+    max_min,
+)
 
 
 def naive(x, group_size):
@@ -56,6 +66,83 @@ def test_it_is_1_lipschitz_in_each_norm_and_keeps_the_norm_of_gradients(activati
     assert torch.equal(gradient.sort(dim=1).values, cotangent.sort(dim=1).values)
     relu_gradient = torch.autograd.grad(torch.relu(x), x, cotangent)[0]
     assert (relu_gradient.norm(dim=1) < cotangent.norm(dim=1)).all()  # what the above can tell apart
+
+
+PIECEWISE = {
+    "absolute": AbsoluteValue(),
+    "in part": AbsoluteValue(0.5),
+    "householder": Householder(16).double(),
+    "n-activation": NActivation(16).double(),
+    "images": nn.Sequential(nn.Unflatten(1, (4, 2, 2)), Householder(4).double(), max_min(), nn.Flatten()),
+}
+
+
+@pytest.mark.parametrize("name", PIECEWISE)
+def test_the_others_are_1_lipschitz_and_keep_the_norm_of_gradients(name):
+    activation = PIECEWISE[name]
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in activation.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    x, y = (torch.randn(500, 16, generator=generator, dtype=torch.float64) for _ in range(2))
+    norms = (2,) if name in ("householder", "images") else (1, 2, torch.inf)
+    for p in norms:
+        moved = torch.linalg.vector_norm(activation(x) - activation(y), ord=p, dim=1)
+        assert (moved <= torch.linalg.vector_norm(x - y, ord=p, dim=1) * (1 + 1e-12)).all()
+    x.requires_grad_()
+    cotangent = torch.randn(500, 16, generator=generator, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(activation(x), x, cotangent)
+    assert torch.allclose(gradient.norm(dim=1), cotangent.norm(dim=1), rtol=1e-12)
+    assert not torch.allclose(activation(x), x)  # which keeps norms too
+
+
+@given(st.floats(-7, 7), st.tuples(st.floats(-5, 5), st.floats(-5, 5)))
+def test_householder_reflects_what_lies_beyond_its_line(angle, pair):
+    activation = Householder(2).double()
+    with torch.no_grad():
+        activation.angle.fill_(angle)
+    ours = activation(torch.tensor([pair], dtype=torch.float64))[0].detach().numpy()
+    normal = np.array([np.sin(angle / 2), -np.cos(angle / 2)])
+    mirror = np.array([[np.cos(angle), np.sin(angle)], [np.sin(angle), -np.cos(angle)]])
+    expected = np.array(pair) if normal @ pair > 0 else mirror @ pair
+    assert np.allclose(ours, expected, atol=1e-12)
+
+
+def test_householder_starts_as_max_min():
+    x = torch.randn(20, 6, 3, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(Householder(6)(x), max_min()(x), atol=1e-6)
+
+
+@given(st.lists(st.floats(-3, 3), min_size=2, max_size=2), st.floats(-5, 5))
+def test_n_activation_is_its_three_pieces(kinks, x):
+    activation = NActivation(1).double()
+    with torch.no_grad():
+        activation.kinks.copy_(torch.tensor(kinks, dtype=torch.float64).reshape(2, 1))
+    low, high = sorted(np.float64(k) for k in kinks)
+    expected = x - 2 * low if x <= low else -x if x <= high else x - 2 * high
+    assert activation(torch.tensor([[x]], dtype=torch.float64)).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_absolute_values_are_of_the_first_units():
+    x = -torch.ones(1, 5)
+    assert AbsoluteValue()(x).tolist() == [[1, 1, 1, 1, 1]]
+    assert AbsoluteValue(0.5)(x).tolist() == [[1, 1, -1, -1, -1]]
+
+
+@pytest.mark.parametrize("activation", [max_min(), full_sort(), GroupSort(number_of_groups=2)])
+def test_images_are_sorted_place_by_place(activation):
+    x = torch.randn(3, 6, 4, 5, generator=torch.Generator().manual_seed(0))
+    places = x.permute(0, 2, 3, 1).reshape(-1, 6)
+    assert torch.equal(activation(x), activation(places).reshape(3, 4, 5, 6).permute(0, 3, 1, 2))
+
+
+def test_bad_units_and_shares_are_refused():
+    for units in (0, 3):
+        with pytest.raises(RecipeError, match=f"{units} units cannot be split into pairs"):
+            Householder(units)
+    for share in (0.0, 1.1, float("nan")):
+        with pytest.raises(RecipeError, match="up to 1 is accepted"):
+            AbsoluteValue(share)
 
 
 def test_bad_groups_are_refused():

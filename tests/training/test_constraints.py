@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lipmodel.norms import Norm
-from lipmodel.training.constraints import RowNorm, Stiefel, project_rows_l1
+from lipmodel.norms import Norm, bound_operator_norm
+from lipmodel.training.constraints import NormalisedRows, RowNorm, SpectralNorm, Stiefel, project_rows_l1
 from tests.exact import bounds_spectral_norm
 
 rows = arrays(
@@ -109,6 +109,49 @@ def test_finished_orthogonal_matrices_have_their_norm_in_exact_arithmetic(shape)
     assert bounds_spectral_norm(finished, 1.0)
     assert not bounds_spectral_norm(finished, 1.0 - 1e-5)  # nor was more given away than need be
     assert not bounds_spectral_norm(weight, 1.0)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 7), (7, 4), (1, 5)])
+@pytest.mark.parametrize("radius", [1.0, 2.5])
+def test_the_spectral_projection_cuts_singular_values_and_leaves_the_rest(shape, radius):
+    weight = 3 * radius * np.random.default_rng(0).normal(size=shape)
+    left, values, right = np.linalg.svd(weight, full_matrices=False)
+    expected = (left * np.minimum(values, radius)) @ right
+    constraint = SpectralNorm(radius)
+    assert values.max() > radius
+    assert np.allclose(constraint.project(torch.from_numpy(weight)).numpy(), expected, atol=1e-12)
+    finished = constraint.finish(weight)
+    assert np.array_equal(finished, finished.astype(np.float32))
+    assert np.allclose(finished, expected, atol=1e-6 * radius)
+    assert bounds_spectral_norm(finished, radius)
+    inside = 0.9 * radius / values.max() * weight
+    assert np.allclose(constraint.project(torch.from_numpy(inside)).numpy(), inside, atol=1e-12)
+    assert np.allclose(constraint.finish(inside), inside, atol=1e-6 * radius)
+
+
+@given(rows, st.sampled_from(list(Norm)), st.floats(0.1, 3))
+def test_normalised_rows_keep_their_directions_and_have_the_radius_for_their_norm(weight, norm, radius):
+    constraint = NormalisedRows(radius, norm=norm)
+    projected = constraint.project(torch.from_numpy(weight)).numpy()
+    order = {"1": 1, "2": 2, "inf": np.inf}[norm]
+    for row, ours in zip(weight, projected, strict=True):
+        size = np.linalg.norm(row, ord=order)
+        if size > 1e-30:
+            assert np.allclose(ours, row * (radius / size), rtol=1e-9)
+        else:
+            assert np.linalg.norm(ours, ord=order) <= radius * (1 + 1e-9)
+    finished = constraint.finish(projected)
+    assert (np.linalg.norm(finished, ord=order, axis=1) <= radius).all()
+    assert np.allclose(finished, projected, atol=1e-6 * radius)
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [RowNorm(2.0, norm=Norm.ONE), NormalisedRows(2.0, norm=Norm.TWO), Stiefel(2.0), SpectralNorm(2.0)],
+)
+def test_constraints_say_which_operator_norm_they_bound(constraint):
+    weight = constraint.finish(constraint.initial(5, 4, torch.Generator().manual_seed(0)).double().numpy())
+    assert 0 < bound_operator_norm(weight, *constraint.norms) <= 2.0
 
 
 def test_initial_rows_are_in_their_set_and_sparse_in_l1():

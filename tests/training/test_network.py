@@ -6,8 +6,10 @@ import torch
 
 from lipmodel.errors import RecipeError
 from lipmodel.norms import Norm
-from lipmodel.training.layers import ConstrainedDense, project_
-from lipmodel.training.network import pair_bounds
+from lipmodel.training.layers import ConstrainedDense, PositionalBias, project_
+from lipmodel.training.losses import certified_radius
+from lipmodel.training.network import build_network, compare, place_prototypes_
+from lipmodel.training.recipes import NetworkRecipe
 from tests.training.small import small_network
 
 ORDER = {Norm.ONE: 1, Norm.TWO: 2, Norm.INF: torch.inf}
@@ -29,7 +31,7 @@ def test_no_score_and_no_difference_of_scores_moves_faster_than_it_may(norm, con
     size = torch.linalg.vector_norm(x - y, ord=ORDER[norm], dim=1)[:, None]
     assert (moved.abs() <= size * lipschitz * (1 + 1e-4)).all()
     between = (moved[:, :, None] - moved[:, None, :]).abs()
-    assert (between <= size[:, :, None] * pair_bounds(network) * (1 + 1e-3) + 1e-5).all()
+    assert (between <= size[:, :, None] * network[-1].pair_bounds() * (1 + 1e-3) + 1e-5).all()
 
 
 def test_orthogonal_group_sort_networks_keep_the_norm_of_gradients_and_relu_networks_do_not():
@@ -55,11 +57,76 @@ def test_pair_bounds_are_the_norms_of_differences_of_rows(norm, constraint):
     rows = network[-1].weight.detach().double().numpy()
     order = 2 if constraint == "orthogonal" else 1
     expected = [[np.linalg.norm(a - b, ord=order) for b in rows] for a in rows]
-    bounds = pair_bounds(network)
+    bounds = network[-1].pair_bounds()
     assert np.allclose(bounds.detach().numpy(), expected, atol=1e-5)
     assert (bounds.diagonal() == 0).all()
     bounds.sum().backward()
     assert torch.isfinite(network[-1].weight.grad).all()
+
+
+BODIES = {
+    "prototypes on pixels": {"widths": (), "head": "prototypes", "prototypes": 3},
+    "prototypes on a body": {"widths": (16, 24), "head": "prototypes", "prototypes": 3},
+    "normalised": {"head": "normalised"},
+    "householder": {"activation": "householder"},
+    "absolute": {"activation": "absolute"},
+    "n-activation": {"activation": "n-activation"},
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize(("norm", "constraint"), CASES)
+def test_recipes_choose_heads_and_activations_that_keep_the_constant(name, norm, constraint):
+    if name == "householder" and constraint == "rows":
+        pytest.skip("refused by recipes: a rotation is no isometry in linf")
+    network = small_network(norm, constraint=constraint, lipschitz=2.0, **BODIES[name]).double()
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(500, 6, generator=generator, dtype=torch.float64)
+    y = x + torch.randn(500, 6, generator=generator, dtype=torch.float64) / 10
+    place_prototypes_(network, x, torch.arange(500) % 4, generator)
+    moved = network(x) - network(y)
+    size = torch.linalg.vector_norm(x - y, ord=ORDER[norm], dim=1)[:, None]
+    assert (moved.abs() <= 2.0 * size * (1 + 1e-4)).all()
+    labels = network(x).argmax(dim=1)
+    scores, bounds = compare(network, x, labels)
+    # what is certified at x by these bounds is not lost at y
+    near = certified_radius(scores, labels, bounds) > size[:, 0] * (1 + 1e-3) + 1e-5
+    assert near.any()
+    assert torch.equal(network(y).argmax(dim=1)[near], labels[near])
+
+
+def test_convolutional_bodies_halve_images_while_they_can():
+    recipe = NetworkRecipe(widths=(8, 12, 16), constraint="orthogonal", body="convolutional")
+    network = build_network(
+        recipe,
+        norm=Norm.TWO,
+        lipschitz=1.0,
+        mean=torch.zeros(1 * 12 * 20),
+        outputs=3,
+        generator=torch.Generator().manual_seed(0),
+        input_shape=(12, 20),
+    )
+    assert [tuple(m.bias.shape) for m in network if isinstance(m, PositionalBias)] == [
+        (1, 6, 10), (1, 3, 5), (1, 3, 5),
+    ]  # fmt: skip
+    assert network(torch.rand(2, 240)).shape == (2, 3)
+    assert len(list(network.parameters())) == 3 * 5 + 2
+    for shape in (None, (12, 21), (240,)):
+        with pytest.raises(RecipeError, match="takes images"):
+            build_network(
+                recipe,
+                norm=Norm.TWO,
+                lipschitz=1.0,
+                mean=torch.zeros(240),
+                outputs=3,
+                generator=torch.Generator(),
+                input_shape=shape,
+            )
+
+
+def test_prototypes_are_for_several_scores():
+    with pytest.raises(RecipeError, match="not a binary one"):
+        small_network(outputs=1, head="prototypes", prototypes=2)
 
 
 def test_project_brings_every_layer_back():

@@ -17,6 +17,7 @@ from lipmodel.training import train as train_module
 from lipmodel.training.loop import Status, deterministic
 from lipmodel.training.losses import LOSSES, Hinge, Loss
 from lipmodel.training.progress import training_bar
+from lipmodel.training.recipes import load_recipe, parse_recipe
 from lipmodel.training.train import train, train_recipe
 from tests.training.small import small_recipe
 
@@ -43,10 +44,43 @@ def test_both_recipes_train_in_every_norm_and_keep_the_asked_constant(name, norm
     assert record["model"]["largest_difference_to_torch"] < 2e-5
 
 
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"widths": (), "head": "prototypes", "prototypes": 8},
+        {"widths": (32,), "head": "prototypes", "prototypes": 4},
+        {"widths": (16, 16), "body": "convolutional"},
+        {"widths": (32,), "head": "normalised", "activation": "householder"},
+    ],
+)
+def test_bodies_and_heads_of_recipes_train_and_keep_the_constant(network):
+    recipe = load_recipe("digits", epochs=2)
+    recipe = replace(recipe, network=replace(recipe.network, **network), loss=LOSSES["radius-hinge"](1.0))
+    trained = train_recipe(recipe, *load_parts("digits"))
+    record = trained.record()
+    assert record["clean_accuracy"] > 0.7
+    assert 0.5 < record["model"]["bound_global"] <= 1.0
+    assert record["model"]["largest_difference_to_torch"] < 2e-5
+    assert trained.predictor.file.graph.input_shape == (64,)
+    assert parse_recipe(_as_toml(record["recipe"]), "again").network == recipe.network
+
+
+def _as_toml(recipe):
+    """What the record holds of a recipe, as a recipe again."""
+    lines = [f"data = '{recipe['data']}'", f"epsilons = {list(recipe['epsilons'])}"]
+    for part in ("network", "loss", "training"):
+        lines.append(f"[{part}]")
+        lines += [f"{key} = {json.dumps(value)}" for key, value in recipe[part].items() if value is not None]
+    return "\n".join(lines)
+
+
+PARAMETERS = {"bce": (), "cross-entropy": (0.05,), "logit-annealing": (0.1, 0.2, 1.0)}
+
+
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_every_loss_learns(name):
-    loss: Loss = LOSSES[name]() if name == "bce" else LOSSES[name](0.2)
-    trained = train_recipe(replace(small_recipe(epochs=4), loss=loss), *MOONS)
+    loss: Loss = LOSSES[name](*PARAMETERS.get(name, (0.2,)))
+    trained = train_recipe(replace(small_recipe(epochs=8), loss=loss), *MOONS)
     assert trained.history[-1].loss < trained.history[0].loss
     assert trained.evaluation.clean_accuracy > 0.75
     assert trained.predictor.file.graph.output_shape == ((1,) if loss.binary else (2,))

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lipmodel.errors import RecipeError
+from lipmodel.norms import Norm
+from lipmodel.training.constraints import NormalisedRows, RowNorm
+from lipmodel.training.heads import LinearHead, PrototypeHead
+from lipmodel.training.losses import certified_radius
+
+ORDER = {Norm.ONE: 1, Norm.TWO: 2, Norm.INF: np.inf}
+
+
+def prototype_head(*, inputs=5, classes=3, prototypes=4, **options):
+    head = PrototypeHead(
+        inputs, classes, prototypes, generator=torch.Generator().manual_seed(0), **options
+    ).double()
+    with torch.no_grad():
+        head.bias.uniform_(-0.3, 0.3, generator=torch.Generator().manual_seed(1))
+    return head
+
+
+def batch(samples=40, inputs=5, classes=3):
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(samples, inputs, generator=generator, dtype=torch.float64)
+    return x, torch.randint(classes, (samples,), generator=generator)
+
+
+def radius_by_hand(head, x, label):
+    """Both forms, from all pairs: nothing selected, nothing shared with the code under test."""
+    weight, bias = head.weight.detach().numpy(), head.bias.detach().numpy()
+    owner = np.arange(len(weight)) // head.prototypes
+    scores = weight @ x + bias
+    own = sorted(np.flatnonzero(owner == label), key=lambda i: -scores[i])[: head.candidates]
+    radii = np.array(
+        [
+            [
+                (scores[i] - scores[j]) / np.linalg.norm(weight[i] - weight[j], ord=ORDER[head.norm])
+                for j in np.flatnonzero(owner != label)
+            ]
+            for i in own
+        ]
+    )
+    return radii.min(axis=1).max() if head.form == "max-min" else radii.max(axis=0).min()
+
+
+@pytest.mark.parametrize("norm", list(Norm))
+@pytest.mark.parametrize("form", ["max-min", "min-max"])
+@pytest.mark.parametrize("candidates", [1, 2, 4])
+def test_the_radius_is_the_one_found_by_trying_all_pairs(norm, form, candidates):
+    head = prototype_head(norm=norm, form=form, candidates=candidates)
+    x, labels = batch()
+    scores, bounds = head.compare(x, labels)
+    radii = certified_radius(scores, labels, bounds).detach().numpy()
+    expected = [radius_by_hand(head, a, c) for a, c in zip(x.numpy(), labels.numpy(), strict=True)]
+    assert np.allclose(radii, expected, rtol=1e-9)
+    assert (np.array(expected) < 0).any()  # samples of both kinds were tried
+    assert (np.array(expected) > 0).any()
+    raw = x @ head.weight.T + head.bias
+    own = raw.reshape(len(x), 3, 4)[torch.arange(len(x)), labels].amax(dim=1)
+    assert torch.allclose(scores.gather(1, labels[:, None])[:, 0], own)
+    assert (bounds.gather(1, labels[:, None]) == 0).all()
+
+
+@pytest.mark.parametrize("form", ["max-min", "min-max"])
+def test_gradients_are_those_of_the_formula_over_all_pairs(form):
+    head = prototype_head(form=form, candidates=4)
+    x, labels = batch(samples=12)
+    x.requires_grad_()
+    certified_radius(*_compared(head, x, labels)).sum().backward()
+    ours = head.weight.grad.clone(), head.bias.grad.clone(), x.grad.clone()
+    head.zero_grad()
+    x.grad = None
+    distances = (head.weight[:, None] - head.weight + 1e-30).norm(dim=2)  # the Gram matrix, in full
+    scores = x @ head.weight.T + head.bias
+    owner = torch.arange(12) // 4
+    total = torch.zeros((), dtype=torch.float64)
+    for row, label in zip(scores, labels, strict=True):
+        own, foreign = owner == label, owner != label
+        radii = (row[own][:, None] - row[foreign]) / distances[own][:, foreign]
+        total = total + (radii.amin(1).amax() if form == "max-min" else radii.amax(0).amin())
+    total.backward()
+    for mine, theirs in zip(ours, (head.weight.grad, head.bias.grad, x.grad), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-10)
+    assert torch.isfinite(ours[0]).all()
+
+
+def _compared(head, x, labels):
+    scores, bounds = head.compare(x, labels)
+    return scores, labels, bounds
+
+
+@pytest.mark.parametrize("norm", list(Norm))
+def test_no_change_within_the_radius_alters_the_answer_and_min_max_is_never_the_smaller(norm):
+    x, _ = batch(samples=200)
+    heads = {form: prototype_head(norm=norm.dual, form=form, candidates=4) for form in ("max-min", "min-max")}
+    answers = heads["max-min"](x).argmax(dim=1)
+    radii = {form: certified_radius(*_compared(head, x, answers)).detach() for form, head in heads.items()}
+    assert (radii["min-max"] >= radii["max-min"] - 1e-12).all()
+    assert (radii["min-max"] > radii["max-min"] + 1e-6).any()
+    head, size = heads["min-max"], radii["min-max"][:, None] * (1 - 1e-9)
+    rows = head.weight.detach()
+    generator = torch.Generator().manual_seed(3)
+    for attempt in range(60):
+        # towards each prototype, steepest in this norm, then anywhere
+        if attempt < 12:
+            toward = rows[attempt] - rows[(x @ rows.T + head.bias).argmax(dim=1)]
+            toward = {
+                Norm.ONE: torch.nn.functional.one_hot(toward.abs().argmax(dim=1), 5) * toward.sign(),
+                Norm.TWO: toward,
+                Norm.INF: toward.sign(),
+            }[norm]
+        else:
+            toward = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+        length = torch.linalg.vector_norm(toward, ord=ORDER[norm], dim=1, keepdim=True).clamp(min=1e-300)
+        assert torch.equal(head(x + size * toward / length).argmax(dim=1), answers)
+
+
+def test_distances_of_all_to_all_are_never_formed():
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                largest = max(largest, result.numel())
+            return result
+
+    head = prototype_head(inputs=7, classes=3, prototypes=500, candidates=2)
+    x, labels = batch(samples=4, inputs=7)
+    with Watch():
+        certified_radius(*_compared(head, x, labels)).sum().backward()
+    assert largest == 4 * 2 * 1500  # samples × candidates × prototypes; all to all would be 2.25 million
+
+
+def test_it_starts_as_the_nearest_prototype_classifier_and_its_radius():
+    x, labels = batch(samples=60)
+    head = PrototypeHead(5, 3, 6, lipschitz=2.0).double()
+    chosen, owner = head.choose(labels, torch.Generator().manual_seed(5)), np.arange(18) // 6
+    assert np.array_equal(labels[chosen].numpy(), owner)
+    assert len(set(chosen.tolist())) == 18
+    head.place_(x[chosen])
+    assert head.weight.norm(dim=1).max().item() == pytest.approx(2.0)
+    prototypes = x[chosen].numpy()
+    points = np.random.default_rng(0).normal(size=(50, 5))
+    squared = ((points[:, None] - prototypes) ** 2).sum(axis=2)
+    answers = owner[squared.argmin(axis=1)]
+    given = torch.from_numpy(points)
+    assert np.array_equal(head(given).argmax(dim=1).numpy(), answers)
+    radii = certified_radius(*_compared(head, given, torch.from_numpy(answers))).detach().numpy()
+    for point, row, answer, radius in zip(points, squared, answers, radii, strict=True):
+        i = row.argmin()
+        bisectors = [
+            (row[j] - row[i]) / (2 * np.linalg.norm(prototypes[i] - prototypes[j]))
+            for j in np.flatnonzero(owner != answer)
+        ]
+        assert radius == pytest.approx(min(bisectors), rel=1e-9), point
+
+
+def test_projection_changes_neither_labels_nor_radii():
+    head = prototype_head()
+    with torch.no_grad():
+        head.weight.mul_(7)
+        head.bias.mul_(7)
+    x, labels = batch()
+    before, radii = head(x).argmax(dim=1), certified_radius(*_compared(head, x, labels))
+    with torch.no_grad():
+        head.project_()
+    assert head.weight.norm(dim=1).max().item() == pytest.approx(1.0)
+    assert torch.equal(head(x).argmax(dim=1), before)
+    assert torch.allclose(certified_radius(*_compared(head, x, labels)), radii)
+    again = copy.deepcopy(head.state_dict())
+    with torch.no_grad():
+        head.weight.mul_(0.5)  # what is short enough stays
+        head.project_()
+    assert torch.equal(head.weight, again["weight"] * 0.5)
+
+
+def test_normalised_rows_have_one_norm_and_differences_the_bounds_they_have():
+    for norm in Norm:
+        head = LinearHead(6, 4, NormalisedRows(3.0, norm=norm), generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            head.weight.mul_(torch.tensor([[0.1], [1.0], [5.0], [2.0]]))
+            head.project_()
+        rows = head.weight.detach().double().numpy()
+        assert np.allclose(np.linalg.norm(rows, ord=ORDER[norm], axis=1), 3.0, rtol=1e-6)
+        labels = torch.tensor([2, 0, 0])
+        scores, bounds = head.compare(torch.ones(3, 6), labels)
+        expected = [[np.linalg.norm(rows[c] - row, ord=ORDER[norm]) for row in rows] for c in labels]
+        assert np.allclose(bounds.detach().numpy(), expected, atol=1e-5)
+        assert torch.equal(scores, head(torch.ones(3, 6)))
+
+
+def test_one_score_has_the_bound_of_its_row():
+    head = LinearHead(3, 1, RowNorm(2.0, norm=Norm.ONE))
+    scores, bounds = head.compare(torch.ones(4, 3), torch.tensor([0, 1, 1, 0]))
+    assert scores.shape == bounds.shape == (4, 1)
+    assert torch.allclose(bounds, head.weight.abs().sum())
+
+
+def test_bad_heads_are_refused():
+    with pytest.raises(RecipeError, match="0 prototypes"):
+        PrototypeHead(3, 2, 0)
+    with pytest.raises(RecipeError, match="3 candidates of 2 prototypes"):
+        PrototypeHead(3, 2, 2, candidates=3)
+    with pytest.raises(RecipeError, match="unknown form 'min'"):
+        PrototypeHead(3, 2, 2, form="min")
+    with pytest.raises(RecipeError, match="class 1 has 2 samples for 3 prototypes"):
+        PrototypeHead(3, 2, 3).choose(torch.tensor([0, 0, 0, 1, 1]))
