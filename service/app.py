@@ -153,11 +153,12 @@ def _variable(name: str) -> str:
 def _options(command: Any) -> Any:
     """One flag for each setting, so that a setting is described once."""
     for name, field in reversed(Settings.model_fields.items()):
+        default = "" if field.default is None else f"default: {field.default}; "
         command = click.option(
             _flag(name),
             name,
             metavar=getattr(field.annotation, "__name__", "").upper(),
-            help=f"{field.description}  [default: {field.default}; environment: {_variable(name)}]",
+            help=f"{field.description}  [{default}environment: {_variable(name)}]",
         )(command)
     return command
 

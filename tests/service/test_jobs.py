@@ -15,7 +15,7 @@ import pytest
 from service.app import open_jobs
 from service.errors import ProblemKind
 from service.settings import Settings
-from service.store import StoreError
+from service.store import Store, StoreError
 from tests.service.conftest import eventually, lipserve, running, stopped_worker, two_moons, url_of, workers
 from tests.service.test_bad_input import check
 
@@ -184,6 +184,23 @@ def test_a_job_that_needs_too_much_memory_fails(models, state, capfd):
     assert job["state"] == "failed"
     assert "MemoryError" in job["problem"]["detail"]
     assert "MemoryError" in capfd.readouterr().err
+
+
+def test_a_result_outlasts_a_database_that_does_not_answer(models, state, monkeypatch, caplog):
+    failures = [OSError("gone"), OSError("still gone")]
+
+    def finish(self, *arguments, **values):
+        if failures:
+            raise failures.pop()
+        return original(self, *arguments, **values)
+
+    original = Store.finish
+    monkeypatch.setattr(Store, "finish", finish)
+    with running(models, state=state) as client:
+        url = client.post(AUDITS, json=QUICK, headers=NO_WAIT).headers["location"]
+        assert ended(client, url)["state"] == "done"
+    assert failures == []
+    assert caplog.text.count("does not answer; trying again") == 2
 
 
 def test_pages_hold_every_job_once_the_newest_first(models, state):

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -87,6 +88,16 @@ def test_help_is_the_table_of_settings():
         assert f"--{name.replace('_', '-')}" in text
         assert f"LIPSERVE_{name.upper()}" in text
         assert field.description in text
+
+
+def test_the_documented_table_is_that_of_the_settings():
+    text = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
+    shown = [line for line in text.partition("## Settings")[2].splitlines() if line.startswith("| `--")]
+    assert shown == [
+        f"| `--{name.replace('_', '-')}` | {'' if field.default is None else f'`{field.default}`'} "
+        f"| {field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
 
 
 def test_the_serving_process_loads_nothing_heavy(tmp_path):
