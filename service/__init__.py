@@ -9,7 +9,8 @@ The tour, in the order of imports:
 * ``registry``  a folder of ONNX files → served models, and refused ones with their reasons.
 * ``drift``     what was served, and how it compares; ``metrics`` tells it to Prometheus.
 * ``engine``    arrays in, certified predictions out; where work runs. Knows no HTTP.
-* ``jobs``      long work (audits, evaluations): ``state_folder`` keeps what it needs, ``worker`` does it.
+* ``jobs``      long work (audits, evaluations): ``state_folder`` keeps what it needs, ``process`` runs
+                ``worker``, which does it.
 * ``labelled``  data for evaluations, admitted or refused.
 * ``api``       the routes, one file a group.
 * ``app``       ``create_app(settings)`` joins them; ``main`` is the command.

@@ -12,11 +12,8 @@ import asyncio
 import json
 import logging
 import math
-import os
-import sys
 import time
 import uuid
-from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,18 +22,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from lipmodel.errors import LipcertError
+from service.process import POLL_SECONDS, Outcome, Worker, problem
 from service.registry import Model
 from service.state_folder import StateFolder
 from service.store import LEASE_SECONDS, Job, State, Store
 
-MAX_LINE_BYTES = 64 * 2**20
-"""Of one report."""
-PACKAGES = Path(__file__).resolve().parents[1]
-POLL_SECONDS = 1.0
-"""How often progress is kept, and a cancellation by another server noticed."""
 FIRST_GUESS_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
@@ -62,7 +53,8 @@ class _Live:
 
     progress: float = 0.0
     running: bool = False
-    process: Process | None = None
+    kept: float = 0.0
+    worker: Worker | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def announce(self) -> None:
@@ -105,14 +97,14 @@ class Jobs:
 
     async def start(self) -> None:
         """Settles what an earlier life left behind, and begins to work."""
-        told = _problem("job-interrupted", "the server stopped while the job was running")
+        told = problem("job-interrupted", "the server stopped while the job was running")
         await self._do(self._store.interrupt_running, told)
         for job_id in await self._do(self._store.queued):
             if self._folder.work(job_id).is_dir():
                 self._live[job_id] = _Live()
                 self._queue.put_nowait(job_id)
             else:
-                told = _problem("job-interrupted", "what the job works on is gone")
+                told = problem("job-interrupted", "what the job works on is gone")
                 await self._do(partial(self._store.finish, problem=told), job_id, State.INTERRUPTED)
         self._folder.sweep(self._live.keys())
         loops = [self._beat(), *(self._work() for _ in range(self._workers))]
@@ -219,18 +211,14 @@ class Jobs:
         """Ends a job that has not ended. One that has is left as it is."""
         if await self._do(self._store.finish, job_id, State.CANCELLED):
             live = self._live.get(job_id)
-            if live is not None and live.process is not None:
-                _kill(live.process)
+            if live is not None and live.worker is not None:
+                live.worker.kill()
             elif live is not None and not live.running:
                 await self._forget(job_id)  # its place in the queue is free at once
 
     async def _work(self) -> None:
         while True:
-            job_id = await self._queue.get()
-            try:
-                await self._run(job_id)
-            except Exception:  # the queue goes on, whatever happened
-                log.exception("job %s", job_id)
+            await self._run(await self._queue.get())
 
     async def _run(self, job_id: str) -> None:
         live = self._live.get(job_id)
@@ -241,11 +229,23 @@ class Jobs:
         try:
             if await self._surely(self._store.start, job_id):
                 live.announce()
-                state, values = await self._outcome(job_id, live)
-                await self._surely(partial(self._store.finish, **values), job_id, state)
+                live.worker = Worker(
+                    self._folder.work(job_id), seconds=self._seconds, most_bytes=self._most_bytes
+                )
+                try:
+                    outcome = await live.worker.run(partial(self._follow, job_id, live))
+                except Exception:  # no process is to be had: the queue goes on
+                    log.exception("job %s", job_id)
+                    outcome = Outcome(problem=problem("job-failed", "no worker process could be run"))
+                values = vars(outcome)
+                if outcome.result is not None:
+                    finish = partial(self._store.finish, progress=1.0, **values)
+                    await self._surely(finish, job_id, State.DONE)
+                else:
+                    await self._surely(partial(self._store.finish, **values), job_id, State.FAILED)
                 self._typical_seconds += 0.3 * (time.monotonic() - begun - self._typical_seconds)
         except asyncio.CancelledError:
-            told = _problem("job-interrupted", "the server was stopped while the job was running")
+            told = problem("job-interrupted", "the server was stopped while the job was running")
             await self._do(partial(self._store.finish, problem=told), job_id, State.INTERRUPTED)
             raise
         finally:
@@ -257,60 +257,18 @@ class Jobs:
             live.announce()
             await asyncio.to_thread(self._folder.discard, job_id)
 
-    async def _outcome(self, job_id: str, live: _Live) -> tuple[State, dict[str, Any]]:
-        """Runs the worker to its end; what it came to, as a final state and the row's values."""
-        process = await _start_worker(self._folder.work(job_id), self._most_bytes)
-        live.process = process
-        try:
-            async with asyncio.timeout(self._seconds):
-                answer = await self._listen(job_id, live, process)
-                if answer is None:
-                    await process.wait()
-        except TimeoutError:
-            detail = f"the job took longer than {self._seconds:g} s and was stopped"
-            return State.FAILED, {"problem": _problem("job-failed", detail)}
-        except ValueError:
-            detail = f"the report is larger than {MAX_LINE_BYTES} bytes"
-            return State.FAILED, {"problem": _problem("job-failed", detail)}
-        finally:
-            _kill(process)
-            await process.wait()
-        if answer is None:
-            code = process.returncode or 0
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-            return State.FAILED, {"problem": _problem("job-failed", f"the worker process {how}")}
-        if "problem" in answer:
-            return State.FAILED, {"problem": json.dumps(answer["problem"])}
-        radii = answer.get("radii")
-        return State.DONE, {
-            "result": json.dumps(answer["result"]),
-            "progress": 1.0,
-            "radii": None if radii is None else np.array(radii, dtype="<f8").tobytes(),
-        }
-
-    async def _listen(self, job_id: str, live: _Live, process: Process) -> dict[str, Any] | None:
-        """Follows the progress; the worker's last word, or None where it died without one."""
-        assert process.stdout is not None
-        kept = time.monotonic()
-        while True:
-            line = None
-            with suppress(TimeoutError):
-                line = await asyncio.wait_for(process.stdout.readline(), POLL_SECONDS)
-            if line is not None:
-                if not line.endswith(b"\n"):
-                    return None
-                message: dict[str, Any] = json.loads(line)
-                if "progress" not in message:
-                    return message
-                live.progress = min(max(message["progress"], live.progress), 1.0)
-                live.announce()
-            if time.monotonic() - kept >= POLL_SECONDS:
-                kept = time.monotonic()
-                if not await self._surely(self._store.tell_progress, job_id, live.progress):
-                    _kill(process)  # it was cancelled, by another server perhaps
+    async def _follow(self, job_id: str, live: _Live, share: float | None) -> bool:
+        """Takes note of progress; False where the job is to stop, cancelled by another server perhaps."""
+        if share is not None:
+            live.progress = min(max(share, live.progress), 1.0)
+            live.announce()
+        if time.monotonic() - live.kept < POLL_SECONDS:
+            return True
+        live.kept = time.monotonic()
+        return await self._surely(self._store.tell_progress, job_id, live.progress)
 
     async def _beat(self) -> None:
-        told = _problem("job-interrupted", "the server that had the job is gone")
+        told = problem("job-interrupted", "the server that had the job is gone")
         while True:
             await self._surely(self._store.beat)
             await self._surely(self._store.interrupt_orphans, told)
@@ -331,29 +289,8 @@ class Jobs:
                 pause = min(2 * pause, 30.0)
 
 
-def _problem(kind: str, detail: str) -> str:
-    return json.dumps({"kind": kind, "detail": detail})
-
-
 def _write(folder: Path, model: bytes, task: str, fill: Fill) -> None:
     folder.mkdir()
     fill(folder)
     (folder / "model.onnx").write_bytes(model)
     (folder / "task.json").write_text(task, "ascii")
-
-
-async def _start_worker(folder: Path, most_bytes: int) -> Process:
-    path = os.pathsep.join([str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "service.worker", str(folder), str(most_bytes)),
-        stdin=PIPE,
-        stdout=PIPE,
-        limit=MAX_LINE_BYTES,
-        env={**os.environ, "PYTHONPATH": path},
-        start_new_session=True,  # Ctrl-C is for the server, which then ends its workers
-    )
-
-
-def _kill(process: Process) -> None:
-    with suppress(ProcessLookupError):
-        process.kill()

@@ -157,6 +157,16 @@ def test_the_crash_of_a_worker_fails_its_job_alone(models, state, number):
         assert ended(client, other)["state"] == "done"
 
 
+def test_a_worker_that_cannot_be_started_fails_its_job_alone(models, state, monkeypatch, caplog):
+    with running(models, state=state) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr("service.process.sys.executable", "/nonexistent")
+            answer = client.post(AUDITS, json=QUICK, headers={"Prefer": "wait=60"})
+            check(answer, ProblemKind.JOB_FAILED, reason="no worker process could be run")
+        assert client.post(AUDITS, json=QUICK, headers={"Prefer": "wait=60"}).status_code == 200
+    assert "FileNotFoundError" in caplog.text
+
+
 def test_who_waits_for_a_job_that_fails_is_told(models, state):
     with running(models, state=state) as client:
         answers = []
