@@ -10,8 +10,12 @@ refused by the predictor, so a silent misreading would show here as "misread".
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +28,7 @@ from lipmodel.errors import ModelError
 from lipmodel.norms import Norm
 
 SLOW_SECONDS = 10.0
+FINE = {"refused", "refused when run", "certified"}
 
 
 def seeds() -> list[bytes]:
@@ -122,23 +127,27 @@ def main() -> None:
     options: Any = parser.parse_args()
     rng, files, outcomes = np.random.default_rng(options.seed), seeds(), Counter[str]()
     end = time.monotonic() + options.seconds
+    pool = ProcessPoolExecutor(1)  # a crash of the runtime's own code takes the process with it
     while time.monotonic() < end:
         content = files[int(rng.integers(len(files)))]
         content = (flip_bytes if rng.integers(2) else change_structure)(content, rng)
         started = time.monotonic()
         try:
-            outcome = trial(content)
+            outcome = pool.submit(trial, content).result()
+        except BrokenProcessPool:
+            outcome, pool = "died", ProcessPoolExecutor(1)
         except Exception as error:
             outcome = f"crash: {type(error).__name__}: {error}"[:200]
         if time.monotonic() - started > SLOW_SECONDS:
             outcome = "slow"
-        if outcome not in ("refused", "refused when run", "certified"):
-            print(outcome)
-            with open(f"/tmp/fuzz-{sum(outcomes.values())}.onnx", "wb") as file:
-                file.write(content)
+        if outcome not in FINE:
+            path = Path(tempfile.gettempdir()) / f"fuzz-{outcomes.total()}.onnx"
+            path.write_bytes(content)
+            print(f"{outcome}; the file is {path}", flush=True)
         outcomes[outcome.split(":")[0]] += 1
+    pool.shutdown()
     print(dict(outcomes))
-    raise SystemExit(set(outcomes) > {"refused", "refused when run", "certified"})
+    raise SystemExit(not set(outcomes) <= FINE)
 
 
 if __name__ == "__main__":

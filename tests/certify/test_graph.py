@@ -365,7 +365,11 @@ REFUSED = {
         model([n("Conv", ["x", "K"], "y")], {"K": W.reshape(6, 1, 2, 2)}, shape=("N", 2, 5, 5)), "channels",
     ),
     "a malformed node": (middle(n("Add", ["a"], "z")), "Add"),
-    "a constant that is missing": (middle(n("Mul", ["a"], "z")), "malformed"),
+    "an input that is absent and not optional": (
+        model([n("Split", "x", ["a", "b"], axis=1), n("Max", ["a", "", "b"])], shape=("N", 4)),
+        r"input 1 \('data_0'\) is absent",
+    ),
+    "a constant that is missing": (middle(n("Mul", ["a"], "z")), "has 1 inputs; from 2 to 2 are accepted"),
     "a slice that selects nothing": (
         middle(n("Slice", ["a", "s", "e", "1"], "z"), constants={"s": ints(4), "e": ints(2), "1": ints(1)}),
         "selects nothing",
