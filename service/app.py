@@ -87,6 +87,7 @@ def open_jobs(settings: Settings) -> Jobs:
         folder,
         workers=settings.workers,
         max_queued=settings.max_queued,
+        kept=settings.kept_jobs,
         seconds=settings.job_seconds,
         most_bytes=settings.job_bytes,
     )

@@ -71,6 +71,7 @@ class Jobs:
         folder: where what they work on is kept.
         workers: how many run at a time.
         max_queued: how many may wait.
+        kept: how many are kept once they have ended.
         seconds: how long one may run.
         most_bytes: how much address space one may use.
     """
@@ -82,12 +83,13 @@ class Jobs:
         *,
         workers: int,
         max_queued: int,
+        kept: int,
         seconds: float,
         most_bytes: int,
     ) -> None:
         self._store, self._folder = store, folder
         self._workers, self._max_queued, self._seconds = workers, max_queued, seconds
-        self._most_bytes = most_bytes
+        self._kept, self._most_bytes = kept, most_bytes
         self._live: dict[str, _Live] = {}
         self._queue: asyncio.Queue[str] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
@@ -204,7 +206,7 @@ class Jobs:
                 async for _ in self.watch(job_id, seconds):
                     pass
         job = await self.get(job_id)
-        assert job is not None, "jobs are not deleted"
+        assert job is not None, "the newest jobs are kept"
         return job
 
     async def cancel(self, job_id: str) -> None:
@@ -268,10 +270,12 @@ class Jobs:
         return await self._surely(self._store.tell_progress, job_id, live.progress)
 
     async def _beat(self) -> None:
+        """What is done now and then, and at once at the start."""
         told = problem("job-interrupted", "the server that had the job is gone")
         while True:
             await self._surely(self._store.beat)
             await self._surely(self._store.interrupt_orphans, told)
+            await self._surely(self._store.prune, self._kept)
             await asyncio.sleep(LEASE_SECONDS / 4)
 
     async def _do(self, function: Callable[..., T], *arguments: Any) -> T:

@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     max_data_bytes: int = Field(2**30, ge=1, description="Most bytes of such data once decompressed.")
     workers: int = Field(1, ge=1, description="Audits and evaluations that run at a time, a process each.")
     max_queued: int = Field(32, ge=1, description="Audits and evaluations that may wait.")
+    kept_jobs: int = Field(
+        10_000, ge=1, description="Audits and evaluations kept once they have ended; the oldest go."
+    )
     job_seconds: float = Field(3600, gt=0, description="How long one audit or evaluation may run.")
     job_bytes: int = Field(8 * 2**30, ge=2**29, description="Address space that one of them may use.")
     shutdown_seconds: int = Field(

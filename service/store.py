@@ -28,6 +28,7 @@ from sqlalchemy import (
     Table,
     Text,
     create_engine,
+    delete,
     event,
     insert,
     select,
@@ -188,6 +189,15 @@ class Store:
         alive = select(_servers.c.id).where(_servers.c.heard_of > time.time() - LEASE_SECONDS)
         orphaned = _jobs.c.state.in_(UNFINISHED) & _jobs.c.owner.not_in(alive)
         return self._interrupt(orphaned, problem)
+
+    def prune(self, keep: int) -> int:
+        """Deletes the oldest jobs that have ended, all but so many; returns how many."""
+        ended = select(_jobs.c.id).where(_jobs.c.state.not_in(UNFINISHED))
+        oldest = ended.order_by(_jobs.c.created.desc(), _jobs.c.id.desc()).offset(keep)
+        with self._engine.begin() as connection:
+            ids = connection.execute(oldest).scalars().all()
+            connection.execute(delete(_jobs).where(_jobs.c.id.in_(ids)))
+        return len(ids)
 
     def queued(self) -> Sequence[str]:
         """Ids of this server's queued jobs, the oldest first."""

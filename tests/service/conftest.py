@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -140,3 +142,46 @@ def stopped_worker(state: Path) -> int:
     pid = eventually(lambda: workers(state))[0]
     os.kill(pid, signal.SIGSTOP)
     return pid
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """URL of a server that lives as long as the tests, from the distribution's binaries."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'lipcert[postgres]'")
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [shutil.which("initdb")]
+    if found[-1] is None:
+        pytest.skip("no PostgreSQL server is installed: apt-get install postgresql")
+    binaries = Path(found[-1]).parent
+    folder = Path(tempfile.mkdtemp(prefix="postgresql"))
+    user: dict[str, Any] = {}
+    if os.getuid() == 0:  # the server refuses to run as root
+        entry = pwd.getpwnam("nobody")
+        os.chown(folder, entry.pw_uid, entry.pw_gid)
+        user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+    def run(program: str, *arguments: object) -> None:
+        command = [binaries / program, "-D", folder / "data", *arguments]
+        # To a file: the server would hold a pipe open.
+        with (folder / "out").open("ab") as out:
+            subprocess.run(command, cwd=folder, check=True, stdout=out, stderr=out, timeout=60, **user)
+
+    run("initdb", "-U", "jobs", "-A", "trust", "-N")
+    options = f"-F -c listen_addresses='' -c unix_socket_directories={folder}"
+    run("pg_ctl", "-w", "-l", folder / "log", "-o", options, "start")
+    try:
+        yield f"postgresql+psycopg://jobs@/{{name}}?host={folder}"
+    finally:
+        run("pg_ctl", "-w", "-m", "immediate", "stop")
+        shutil.rmtree(folder)
+
+
+def new_database(server: str) -> str:
+    """URL of an empty database of that server."""
+    import psycopg
+
+    name = f"test{time.time_ns()}"
+    with psycopg.connect(
+        server.format(name="postgres").replace("+psycopg", ""), autocommit=True
+    ) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return server.format(name=name)

@@ -16,7 +16,16 @@ from service.app import open_jobs
 from service.errors import ProblemKind
 from service.settings import Settings
 from service.store import Store, StoreError
-from tests.service.conftest import eventually, lipserve, running, stopped_worker, two_moons, url_of, workers
+from tests.service.conftest import (
+    eventually,
+    lipserve,
+    new_database,
+    running,
+    stopped_worker,
+    two_moons,
+    url_of,
+    workers,
+)
 from tests.service.test_bad_input import check
 
 AUDITS = "/v1/models/two-moons/audits"
@@ -270,11 +279,18 @@ def test_followers_do_not_hold_up_a_stop(models, state):
 
 
 @pytest.mark.parametrize(
-    ("jobs", "kills"), [(6, 2), pytest.param(20, 20, marks=pytest.mark.slow)], ids=["few", "many"]
+    ("jobs", "kills", "kind"),
+    [
+        pytest.param(6, 2, "sqlite", id="few"),
+        pytest.param(20, 20, "sqlite", id="many", marks=pytest.mark.slow),
+        pytest.param(20, 20, "postgresql", id="many-postgresql", marks=pytest.mark.slow),
+    ],
 )
-def test_nothing_is_lost_or_done_twice_when_the_server_is_killed(models, state, jobs, kills):
+def test_nothing_is_lost_or_done_twice_when_the_server_is_killed(request, models, state, jobs, kills, kind):
     rng = random.Random(0)
-    arguments = ("--models", models, "--state", state, "--port", 0)
+    arguments = ["--models", models, "--state", state, "--port", 0]
+    if kind == "postgresql":
+        arguments += ["--database", new_database(request.getfixturevalue("postgresql"))]
     past = {}  # final jobs as first seen
     urls = []
 
@@ -298,6 +314,8 @@ def test_nothing_is_lost_or_done_twice_when_the_server_is_killed(models, state, 
             look(url_of(process))
             time.sleep(rng.uniform(0, 1.5))
             process.kill()
+        if kind == "postgresql":
+            continue
         with sqlite3.connect(state / "jobs.sqlite") as database:
             assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     with lipserve(*arguments) as process:

@@ -1,52 +1,14 @@
 """The database of jobs, each test on SQLite and on a real PostgreSQL of its own."""
 
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from service.store import Job, State, Store
-from tests.service.conftest import eventually, running, stopped_worker, two_moons, workers
+from tests.service.conftest import eventually, new_database, running, stopped_worker, two_moons, workers
 
 AUDITS = "/v1/models/two-moons/audits"
-ORDINARY_USER = "nobody"
-
-
-@pytest.fixture(scope="session")
-def postgresql():
-    """URL of a server that lives as long as the tests, from the distribution's binaries."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'lipcert[postgres]'")
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [shutil.which("initdb")]
-    if found[-1] is None:
-        pytest.skip("no PostgreSQL server is installed: apt-get install postgresql")
-    binaries = Path(found[-1]).parent
-    folder = Path(tempfile.mkdtemp(prefix="postgresql"))
-    user = {}
-    if os.getuid() == 0:  # the server refuses to run as root
-        entry = pwd.getpwnam(ORDINARY_USER)
-        os.chown(folder, entry.pw_uid, entry.pw_gid)
-        user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-
-    def run(program, *arguments):
-        command = [binaries / program, "-D", folder / "data", *arguments]
-        # To a file: the server would hold a pipe open.
-        with (folder / "out").open("ab") as out:
-            subprocess.run(command, cwd=folder, check=True, stdout=out, stderr=out, timeout=60, **user)
-
-    run("initdb", "-U", "jobs", "-A", "trust", "-N")
-    options = f"-F -c listen_addresses='' -c unix_socket_directories={folder}"
-    run("pg_ctl", "-w", "-l", folder / "log", "-o", options, "start")
-    try:
-        yield f"postgresql+psycopg://jobs@/{{name}}?host={folder}"
-    finally:
-        run("pg_ctl", "-w", "-m", "immediate", "stop")
-        shutil.rmtree(folder)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -55,17 +17,6 @@ def url(request, tmp_path):
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'jobs.sqlite'}"
     return new_database(request.getfixturevalue("postgresql"))
-
-
-def new_database(server):
-    import psycopg
-
-    name = f"test{time.time_ns()}"
-    with psycopg.connect(
-        server.format(name="postgres").replace("+psycopg", ""), autocommit=True
-    ) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return server.format(name=name)
 
 
 @pytest.fixture
@@ -145,6 +96,17 @@ def test_pages_hold_every_job_once(stores):
         seen += [job.id for job in page]
         last = page[-1]
     assert seen == ["j6", "j5", "j4", "j3", "j2", "j1", "j0"]
+
+
+def test_the_oldest_that_have_ended_are_deleted(stores):
+    one, other = stores
+    for number in range(6):
+        add(one, f"j{number}", created=float(number))
+    for number in (0, 2, 3, 5):
+        assert one.finish(f"j{number}", State.FAILED)
+    assert other.prune(4) == 0
+    assert other.prune(2) == 2
+    assert [job.id for job in one.page("audit", 10)] == ["j5", "j4", "j3", "j1"]
 
 
 def test_two_servers_share_a_database(postgresql, tmp_path):
