@@ -8,7 +8,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, get_args
 
 import click
 import uvicorn
@@ -158,7 +158,7 @@ def _options(command: Any) -> Any:
         command = click.option(
             _flag(name),
             name,
-            metavar=getattr(field.annotation, "__name__", "").upper(),
+            metavar=(get_args(field.annotation) or (field.annotation,))[0].__name__.upper(),
             help=f"{field.description}  [{default}environment: {_variable(name)}]",
         )(command)
     return command

@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import struct
+import sys
 import zipfile
 
 import numpy as np
@@ -232,6 +233,12 @@ def test_hostile_files_are_refused(client, case, tmp_path):
     body = check(answer, ProblemKind.INVALID_INPUT, field, reason)
     assert "/work/" not in body["detail"]
     assert client.get("/healthz").status_code == 200
+
+
+def test_parquet_without_its_reader_is_refused(client, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    answer = upload(client, {"data": GOOD_PARQUET})
+    check(answer, ProblemKind.INVALID_INPUT, "data", "lacks pyarrow; .npz is accepted")
 
 
 def test_hostile_idx(client):
