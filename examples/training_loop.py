@@ -34,7 +34,7 @@ def main(path: Path) -> None:
     body = nn.Sequential(Shift(inputs.mean(dim=0)), ConstrainedDense(64, 128, Stiefel()), max_min())
     head = PrototypeHead(128, classes=10, prototypes=10)
     network = nn.Sequential(body, head)
-    head.place_(body(inputs[head.choose(labels)]))  # prototypes start as training samples
+    head.place_(body(inputs), labels)  # prototypes start as the k-means of each class
 
     optimiser = torch.optim.Adam(network.parameters(), lr=0.002)
     keep_constraints(optimiser, network)  # after each step the weights return to their sets

@@ -163,11 +163,14 @@ def operator_norm(weight: ArrayLike, source: Norm, target: Norm) -> float:
     raise ValueError(f"‖W‖_{{{source}→{target}}} has no closed form; use bound_operator_norm")
 
 
-def bound_operator_norm(weight: ArrayLike, source: Norm, target: Norm) -> float:
+def bound_operator_norm(
+    weight: ArrayLike, source: Norm, target: Norm, spectral: float | None = None
+) -> float:
     """Never below ‖W‖_{source→target} of the float64 matrix given, shape (m, n).
 
     1→q, p→inf and 2→2 are tight to rounding. 2→1, inf→2 and inf→1 have no closed form and are the
-    least of three standard bounds: through ‖W‖_2, by rows, by columns.
+    least of three standard bounds: through ‖W‖_2, by rows, by columns. A bound on ‖W‖_2 that is
+    known already need not be found again.
     """
     w = np.asarray(weight, dtype=np.float64)
     m, n = w.shape
@@ -177,7 +180,8 @@ def bound_operator_norm(weight: ArrayLike, source: Norm, target: Norm) -> float:
         return float(bound_vector_norm(w, target, axis=0).max())
     if target is Norm.INF:
         return float(bound_vector_norm(w, source.dual, axis=1).max())
-    spectral = bound_spectral_norm(w)
+    if spectral is None:
+        spectral = bound_spectral_norm(w)
     if source is target is Norm.TWO:
         return spectral
     # ‖Wx‖_t <= ‖(‖row_i‖_{s*})_i‖_t ‖x‖_s, by Hölder on each row;

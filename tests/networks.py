@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 
@@ -59,6 +60,49 @@ def groupsort_net(widths=(4, 8, 8), classes=3, *, seed=0, group_size=2, kind="or
         dense("scores", x, weight(classes, widths[-1]), float32(rng.normal(size=classes) * bias_scale))
     )
     return Graph(input="input", input_shape=(widths[0],), ops=tuple(layers), output="scores")
+
+
+def uneven(graph, *, seed=0, spread=0.7):
+    """The same layers, each group of numbers between them made larger by a factor and smaller again.
+
+    The product of the layers' norms grows by as much as these factors are apart; with weights for
+    groups it stays what it was.
+    """
+    rng = np.random.default_rng(seed)
+    layers, before = [], None
+    for op in graph.ops:
+        layers.append(op)
+        if isinstance(op, ops.Dense):
+            reader = next((o for o in graph.ops if o.inputs == (op.output,)), None)
+            weight = op.weight if before is None else op.weight / before
+            if reader is not None:
+                size = len(reader.wires) if isinstance(reader, ops.SortingNetwork) else 1
+                before = np.tile(np.exp(rng.normal(size=len(weight) // size) * spread), size)
+                weight = before[:, None] * weight
+            layers[-1] = replace(op, weight=float32(weight))
+    return replace(graph, ops=tuple(layers))
+
+
+def with_activation(graph, make):
+    """The same layers with other operations, ``make(name, input, size)``, in place of the sorts."""
+    layers = []
+    for op in graph.ops:
+        layers += make(op.output, op.inputs[0], op.size) if isinstance(op, ops.SortingNetwork) else [op]
+    return replace(graph, ops=tuple(layers))
+
+
+def relu(name, x, size):
+    return [ops.Clip(output=name, inputs=(x,), shape=(size,), low=np.zeros(()))]
+
+
+def top_k(name, x, size, group_size=4):
+    """GroupSort of neighbours, largest first, as many exporters write it."""
+    shape = (size // group_size, group_size)
+    return [
+        ops.Reshape(output=f"{name}_groups", inputs=(x,), shape=shape),
+        ops.Sort(output=f"{name}_sorted", inputs=(f"{name}_groups",), shape=shape, axis=1, k=group_size, largest=True),
+        ops.Reshape(output=name, inputs=(f"{name}_sorted",), shape=(size,)),
+    ]  # fmt: skip
 
 
 def linear_net(weight, bias=None):

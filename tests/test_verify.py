@@ -15,19 +15,22 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lipmodel.certify import ops
-from lipmodel.certify.certificate import Certificate, Share, digest
+from lipmodel.audit.gradient import GradientEngine
+from lipmodel.certify import ops, witness
+from lipmodel.certify.certificate import Certificate, Scaling, Share, digest
 from lipmodel.certify.claims import Claims
 from lipmodel.certify.convolution import bound_gram_iteration
 from lipmodel.certify.graph import read_onnx
+from lipmodel.certify.head import linear_head
 from lipmodel.certify.issue import certify
+from lipmodel.certify.lipschitz import bound_tensors
 from lipmodel.certify.onnx_writer import to_bytes, write_model
 from lipmodel.certify.ops import Graph
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.cli import main
 from lipmodel.errors import CertificateError, MissingExtraError, ModelError
-from lipmodel.norms import Norm, bound_spectral_norm
-from lipmodel.verify import evaluation, proof
+from lipmodel.norms import Norm, bound_spectral_norm, vector_norm
+from lipmodel.verify import evaluation, proof, scaling
 from lipmodel.verify.check import verify
 from lipmodel.verify.ends import owners
 from lipmodel.verify.kernels import gram_iteration, kernel_spectral_norm
@@ -37,7 +40,18 @@ from lipmodel.verify.spectral import spectral_norm
 from tests import exact
 from tests.certify.test_graph import READ
 from tests.certify.test_head import HEADS
-from tests.networks import dense, float32, groupsort_net, linear_net, orthogonal, to_file
+from tests.networks import (
+    dense,
+    float32,
+    groupsort_net,
+    linear_net,
+    orthogonal,
+    relu,
+    to_file,
+    top_k,
+    uneven,
+    with_activation,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -75,6 +89,14 @@ NETS = {
     "tail": to_file(tail()),
     "float64": to_bytes(write_model(linear_net(np.eye(2) / 3), np.float64)),
     "large biases": to_file(groupsort_net((4, 8, 8), 3, bias_scale=1e6)),
+    "scaled pairs": to_file(uneven(groupsort_net((4, 16, 16), 3))),
+    "scaled groups of 4": to_file(
+        with_activation(uneven(groupsort_net((4, 16, 16), 3, group_size=4)), top_k)
+    ),
+    "scaled relu, far apart": to_file(
+        uneven(with_activation(groupsort_net((4, 16, 16), 1), relu), spread=3.0)
+    ),
+    "scaled, deep": to_file(uneven(groupsort_net((4, 8, 12, 8, 6, 8), 3))),
 }
 
 
@@ -89,6 +111,7 @@ def test_honest_certificates_hold(name):
         for certificate in certify(predictor, x, norm):
             read = Certificate.from_json(certificate.to_json())
             assert verify(read, NETS[name]).reasons == ()
+            assert bool(read.scaling) >= name.startswith("scaled")
 
 
 @pytest.mark.parametrize("name", [name for name in NETS if name.startswith("head")])
@@ -294,6 +317,85 @@ def test_overflow_within_the_radius_fails():
     proved = proof._Proved(proof.Proof(read_onnx(content)), c)
     assert not proved.rounding.overflows(flint.arb(1))
     assert proved.rounding.overflows(flint.arb(2) ** 512)
+
+
+# --- weights of groups ---------------------------------------------------------------------
+
+UNEVEN = to_file(uneven(groupsort_net((4, 16, 16), 3)))
+SCALED = certify(CertifiedPredictor(UNEVEN), RNG.normal(size=(1, 4)))[0]
+FIRST, SECOND = SCALED.scaling
+
+
+def scaled_by(*scaling):
+    return replace(SCALED, scaling=scaling)
+
+
+def heavier(entry, **members):
+    return replace(entry, **{name: (getattr(entry, name)[0] * by, *getattr(entry, name)[1:]) for name, by in members.items()})  # fmt: skip
+
+
+TAMPERED_WEIGHTS = {
+    "none": (scaled_by(), "Lipschitz constants: rival"),
+    "all 1": (scaled_by(*(replace(e, mean=(1.0,) * 8, rest=(1.0,) * 8) for e in SCALED.scaling)), "Lipschitz constants: rival"),
+    "one mean larger": (scaled_by(heavier(FIRST, mean=1.5), SECOND), "Lipschitz constants: rival"),
+    "one rest smaller": (scaled_by(FIRST, heavier(SECOND, rest=0.5)), "Lipschitz constants: rival"),
+    "means for rests": (scaled_by(replace(FIRST, mean=FIRST.rest[::-1], rest=FIRST.mean), SECOND), "Lipschitz constants: rival"),
+    "of one layer alone": (scaled_by(SECOND), "Lipschitz constants: rival"),
+    "of the first layer alone": (scaled_by(FIRST), "scaling: what follows 'a0'|scaling: '.*' is made by an operation"),
+    "in the wrong order": (scaled_by(SECOND, FIRST), "scaling: 'a1' is not all"),
+    "twice": (scaled_by(FIRST, FIRST, SECOND), "scaling: 'a0' is not all"),
+    "too few": (scaled_by(FIRST, replace(SECOND, mean=SECOND.mean[:-1])), "scaling: the numbers of 'a1' are in 8 groups"),
+    "one for each number": (scaled_by(FIRST, replace(SECOND, mean=SECOND.mean * 2, rest=SECOND.rest * 2)), "scaling: the numbers of 'a1' are in 8"),
+    "of what is sorted": (scaled_by(FIRST, replace(SECOND, tensor="z1")), "scaling: 'z1' is not made by a dense layer"),
+    "of the scores": (scaled_by(FIRST, replace(SECOND, tensor="scores")), "scaling: 'scores' is not made by"),
+    "of nothing": (scaled_by(replace(FIRST, tensor="?"), SECOND), "scaling: '\\?' is not made by"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TAMPERED_WEIGHTS)
+def test_tampered_weights_fail_with_the_reason(name):
+    certificate, reason = TAMPERED_WEIGHTS[name]
+    verdict = verify(certificate, UNEVEN)
+    assert verdict.verdict == "fails"
+    assert re.search(reason, "; ".join(verdict.reasons)), verdict.reasons
+
+
+def test_weights_prove_no_more_than_they_do():
+    """With what they prove stated but for one part in 10⁹, the certificate fails; with other weights and more stated it is true."""
+    assert verify(SCALED, UNEVEN).verdict == "holds"
+    lower = tuple(replace(r, bound_lipschitz=less(r.bound_lipschitz, 1e-9)) for r in SCALED.rivals)
+    (reason,) = verify(replace(SCALED, rivals=lower), UNEVEN).reasons
+    assert reason.startswith("Lipschitz constants: rival")
+    higher = tuple(replace(r, bound_lipschitz=r.bound_lipschitz * 9) for r in SCALED.rivals)
+    weaker = replace(
+        scaled_by(heavier(FIRST, mean=1.5), SECOND),
+        rivals=higher,
+        certified_radius=SCALED.certified_radius / 10,
+    )
+    assert verify(weaker, UNEVEN).verdict == "holds"
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.0, 12.0))
+def test_any_weights_prove_a_true_constant(seed, spread):
+    """Never below the slopes of the network; and the float64 bound is never below what is proved exactly."""
+    rng = np.random.default_rng(seed)
+    file = read_onnx(UNEVEN)
+    head = linear_head(file.graph)
+    layers = witness.chain(head.body)
+    weights = tuple(np.exp(np.clip(rng.normal(size=(2, 8)) * spread, -13, 13)) for _ in layers)
+    entries = (Scaling(f"a{n}", *map(tuple, w.tolist())) for n, w in enumerate(weights))
+    norm = Norm(rng.choice(list(Norm)))
+    scaled = scaling.scaled(head.body, tuple(entries), proof.Proof(file).layers, norm)
+    begin = bound_tensors(head.body, norm)[file.graph.input]
+    bounds = witness.prove(layers, weights).measure(head, begin).bound_pairs()
+    engine, x = GradientEngine(file.graph), rng.normal(size=(50, 4)) * 3.0
+    for i, j in ((0, 1), (1, 2)):
+        cotangent = np.eye(3)[i] - np.eye(3)[j]
+        slopes = engine(x, np.tile(cotangent, (50, 1)))[1]
+        observed = vector_norm(slopes, norm.dual).max()
+        proved = scaled.lipschitz([flint.arb(v) for v in (head.rows[i] - head.rows[j]).tolist()])
+        assert observed <= float(proved) * (1 + 1e-12)
+        assert proved <= flint.arb(float(bounds[i, j]))
 
 
 # --- without the model ---------------------------------------------------------------------

@@ -7,9 +7,11 @@ mixture λ of the scores i of the answered class (mostly the largest of them alo
     certified_radius < (1 - (d + 4) 2⁻⁵²) (m_j - 2 E_j) / (L_j + κ B_j),
 
 with L_j = ``bound_lipschitz``, E_j = ``bound_error``, B_j = ``bound_error_slope`` of the rival and
-κ = ``bound_norm_ratio`` (``radius.py``, ``mixtures.py``). The first factor pays for a caller who measures
-distances in float64. Numbers are written with as many digits as give the same float64 back, so that none
-is ever rounded up. ``issue.py`` makes them; what it takes for one to hold stands in ``lipmodel/verify``.
+κ = ``bound_norm_ratio`` (``radius.py``, ``mixtures.py``). L_j may rest on ``scaling``, weights with which
+norms of dense layers multiply up to less (``witness.py``); whatever they are, they prove something. The
+first factor pays for a caller who measures distances in float64. Numbers are written with as many digits as
+give the same float64 back, so that none is ever rounded up. ``issue.py`` makes them; what it takes for one
+to hold stands in ``lipmodel/verify``.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import numpy as np
 from lipmodel.errors import CertificateError
 from lipmodel.norms import Norm
 
-FORMAT = "lipcert-certificate/2"
+FORMAT = "lipcert-certificate/3"
 METHOD = "pairwise Lipschitz margin less a priori rounding error"
 EXECUTION = "float64"
 PROMISE = (
@@ -36,6 +38,7 @@ PROMISE = (
     "subnormal numbers kept or flushed to zero). A radius of 0 promises nothing."
 )
 MAX_BYTES = 2**28
+SMALLEST_WEIGHT = 2.0**-20
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,21 @@ class Rival:
 
 
 @dataclass(frozen=True)
+class Scaling:
+    """Weights for the groups of a dense layer's numbers that are sorted next, each one by itself if none are.
+
+    Attributes:
+        tensor: what the layer makes, in the ONNX graph.
+        mean: a, what the mean of each group is multiplied with, in order of the groups' first entries.
+        rest: b, the same of what is left of each entry.
+    """
+
+    tensor: str
+    mean: tuple[float, ...]
+    rest: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Certificate:
     """One answer of one model, and what is proved of it.
 
@@ -87,6 +105,7 @@ class Certificate:
         error_norm: the norm q in which the rounding error depends on the size of the input.
         bound_input_norm: ρ, at least the norm q of the input.
         bound_norm_ratio: κ, at least ‖v‖_q / ‖v‖_p for every change v of the input.
+        scaling: of each dense layer of the last ones before the features, in order; mostly there is none.
         rivals: one for each raw score of another class, in order.
     """
 
@@ -107,6 +126,7 @@ class Certificate:
     error_norm: Norm
     bound_input_norm: float
     bound_norm_ratio: float
+    scaling: tuple[Scaling, ...]
     rivals: tuple[Rival, ...]
 
     def to_json(self) -> str:
@@ -239,10 +259,18 @@ def _norm(value: Any, field: str) -> Norm:
     return Norm(value)
 
 
-def _list_of(read: _Reader) -> _Reader:
+def _weight(value: Any, field: str) -> float:
+    if not SMALLEST_WEIGHT <= _number(value, field) <= 1.0 / SMALLEST_WEIGHT:
+        accepted = f"{SMALLEST_WEIGHT} to {1.0 / SMALLEST_WEIGHT} are accepted"
+        raise CertificateError(f"is {_shown(value)}; {accepted}", field=field)
+    return float(value)
+
+
+def _list_of(read: _Reader, least: int = 1) -> _Reader:
     def read_list(value: Any, field: str) -> tuple[Any, ...]:
-        if not isinstance(value, list) or not value:
-            raise CertificateError(f"is {_shown(value)}; a list of one or more is accepted", field=field)
+        if not isinstance(value, list) or len(value) < least:
+            accepted = "a list of one or more" if least else "a list"
+            raise CertificateError(f"is {_shown(value)}; {accepted} is accepted", field=field)
         return tuple(read(entry, f"{field}[{index}]") for index, entry in enumerate(value))
 
     return read_list
@@ -250,6 +278,11 @@ def _list_of(read: _Reader) -> _Reader:
 
 def _share(value: Any, field: str) -> Share:
     return Share(**_read_members(value, _readers_of(Share, {}), f"{field}."))
+
+
+def _scaling(value: Any, field: str) -> Scaling:
+    weights = {"mean": _list_of(_weight), "rest": _list_of(_weight)}
+    return Scaling(**_read_members(value, _readers_of(Scaling, weights), f"{field}."))
 
 
 def _rival(value: Any, field: str) -> Rival:
@@ -271,6 +304,7 @@ _READERS = _readers_of(
         "input": _list_of(_number),
         "scores": _list_of(_number),
         "owners": _list_of(_integer(-1)),
+        "scaling": _list_of(_scaling, least=0),
         "rivals": _list_of(_rival),
     },
 )

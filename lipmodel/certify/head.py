@@ -31,8 +31,8 @@ class Head:
         body: the graph that makes the features.
         ops: the operations from features to raw scores: at most one Dense, then Scale and Shift.
         scores: the tensor of raw scores in the graph (without the 0 of a binary classifier).
-        rows: (M, n), each entry within ``roundings`` relative roundings of the exact one.
-        roundings: 0 where the rows are the weights themselves.
+        rows: (M, n), each off by at most γ times its own norm, γ that of as many roundings as
+        roundings: says; 0 where the rows are the weights themselves.
         owners: (M,) the class of each raw score; -1 where it belongs to none.
         binary: whether the graph has the one output of a binary classifier.
     """
@@ -80,6 +80,39 @@ class Head:
         if len(self.owners) == self.classes and (self.owners == np.arange(self.classes)).all():
             return raw
         return np.stack([raw[:, self.owners == k].max(axis=1) for k in range(self.classes)], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Measure:
+    """A norm s of the features, how fast they move in it, and so how fast scores and their differences do.
+
+    Attributes:
+        head: its rows, in the coordinates in which features are measured.
+        norm: s.
+        constant: L_s, never below ‖t(x) - t(x')‖_s / ‖x - x'‖_p.
+    """
+
+    head: Head
+    norm: Norm
+    constant: float
+
+    def bound_scores(self) -> Array:
+        """(M,): never below the Lipschitz constant of each raw score, ‖w_i‖_{s*} L_s."""
+        return np.asarray(up(self.head.row_norms(self.norm.dual) * self.constant))
+
+    def bound_pairs(self) -> Array:
+        """(M, M): the same of their differences, ‖w_i - w_j‖_{s*} L_s."""
+        return np.asarray(up(self.head.distances(self.norm.dual) * self.constant))
+
+    def bound_mixtures(self, own: Indices, weights: Array, foreign: Indices) -> Array:
+        """(J,): the same of Σ λ_i F_i - F_j, for weights (J, I) of scores i (I,) against scores j (J,)."""
+        head, dual = self.head, self.norm.dual
+        rows = weights @ head.rows[own] - head.rows[foreign]
+        # Off by at most γ_k of Σ λ_i |w_i| + |w_j|; in norm, of that of their norms.
+        sizes = bound_vector_norm(head.rows, dual, axis=1)
+        roundings = len(own) + 2 + head.roundings
+        doubt = inflate(gamma(roundings) * (weights @ sizes[own] + sizes[foreign]), len(own) + 3)
+        return np.asarray(up(up(bound_vector_norm(rows, dual, axis=1) + doubt) * self.constant))
 
 
 @lru_cache(maxsize=4)  # bounds in several norms and formats ask for the head of the same graph

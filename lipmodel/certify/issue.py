@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from lipmodel import __version__
-from lipmodel.certify.certificate import Certificate, Rival, Share, digest
+from lipmodel.certify.certificate import Certificate, Rival, Scaling, Share, digest
 from lipmodel.certify.mixtures import Standing
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.radius import for_clients
+from lipmodel.certify.witness import Witness
 from lipmodel.errors import InputError
 from lipmodel.norms import Norm, bound_vector_norm
 
@@ -36,6 +37,7 @@ def certify(
     rule, mixer = predictor.rule(result.norm), predictor.mixer(result.norm)
     head, names, radii = predictor.head, predictor.class_names, result.radii
     size, most = bound_vector_norm(x, rule.promised.norm, axis=1), rule.overflow_radius(x)
+    scaling = _scaling(rule.lipschitz.witness)
     certificates = []
     for row, label in enumerate(radii.label):
         scores, radius, runner_up = result.raw_scores[row], radii.certified_radius[row], radii.runner_up[row]
@@ -66,10 +68,19 @@ def certify(
                 error_norm=rule.promised.norm,
                 bound_input_norm=float(size[row]),
                 bound_norm_ratio=rule.kappa(x.shape[1]),
+                scaling=scaling,
                 rivals=_rivals(standing),
             )
         )
     return certificates
+
+
+def _scaling(witness: Witness | None) -> tuple[Scaling, ...]:
+    if witness is None:
+        return ()
+    tensors = [layer.dense.output for layer in witness.layers]
+    weights = [tuple(map(tuple, w.tolist())) for w in witness.weights]
+    return tuple(Scaling(tensor, mean, rest) for tensor, (mean, rest) in zip(tensors, weights, strict=True))
 
 
 def _rivals(standing: Standing) -> tuple[Rival, ...]:

@@ -22,8 +22,9 @@ from functools import cached_property
 import numpy as np
 
 from lipmodel.certify import ops
-from lipmodel.certify.head import Head, linear_head
+from lipmodel.certify.head import Head, Measure, linear_head
 from lipmodel.certify.ops import Graph, Op
+from lipmodel.certify.witness import Witness, find_witness
 from lipmodel.norms import (
     Array,
     Norm,
@@ -63,14 +64,16 @@ class LipschitzBounds:
         norm: the norm p of the input.
         bound_global: no score moves by more than this times the l_p size of a change.
         head: where the scores come from.
-        features: the constants L_s of the tensor that raw scores are linear in.
+        measures: how fast the tensor moves that raw scores are linear in, in each norm that is of use.
+        witness: what the last of these comes from, where it is a scaled norm.
         layers: each operation with weights by itself, in order.
     """
 
     norm: Norm
     bound_global: float
     head: Head
-    features: Constants
+    measures: tuple[Measure, ...]
+    witness: Witness | None
     layers: tuple[LayerBound, ...]
 
     @cached_property
@@ -78,8 +81,7 @@ class LipschitzBounds:
     def bound_per_score_pair(self) -> Array:
         """(M, M), symmetric, zero diagonal: the same of each difference of raw scores (``head.py``)."""
         # |<row, t(x) - t(x')>| <= ‖row‖_{s*} L_s ‖x - x'‖_p, whichever s is best.
-        useful = useful_norms(self.features, self.head.rows.shape[1])
-        pairs = np.min([up(self.head.distances(s.dual) * self.features[s]) for s in useful], axis=0)
+        pairs = np.min([measure.bound_pairs() for measure in self.measures], axis=0)
         np.fill_diagonal(pairs, 0.0)
         return np.asarray(pairs)
 
@@ -104,13 +106,18 @@ def bound_lipschitz(graph: Graph, norm: Norm) -> LipschitzBounds:
             bound = _bound_linear(op, source, _working(norm))
             layers.append(LayerBound(op.node or op.output, bound, _unevenness(op, norm)))
     before = constants[head.body.output]
-    useful = useful_norms(before, head.rows.shape[1])
-    scores = np.min([up(head.row_norms(s.dual) * before[s]) for s in useful], axis=0)
+    measures = [Measure(head, s, before[s]) for s in useful_norms(before, head.rows.shape[1])]
+    witness = None
+    if found := find_witness(head, constants, measures):
+        witness, scaled = found
+        measures.append(scaled)
+    scores = np.min([measure.bound_scores() for measure in measures], axis=0)
     return LipschitzBounds(
         norm=norm,
         bound_global=float(scores[head.owners >= 0].max()),
         head=head,
-        features=before,
+        measures=tuple(measures),
+        witness=witness,
         layers=tuple(layers),
     )
 

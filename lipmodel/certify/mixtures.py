@@ -19,7 +19,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from lipmodel.certify.head import Head, Indices
-from lipmodel.certify.lipschitz import useful_norms
 from lipmodel.certify.radius import RadiusRule
 from lipmodel.norms import Array, bound_vector_norm, down, gamma, inflate, up
 
@@ -127,17 +126,9 @@ class Mixer:
         return Standing(foreign, own, weights, reach, speeds, error, slope)
 
     def _bound_lipschitz(self, own: Indices, weights: Array, foreign: Indices) -> Array:
-        """(J,) never below ‖Σ λ_i w_i - w_j‖_{s*} L_s for the best s."""
-        head, features = self.head, self.rule.lipschitz.features
-        rows = weights @ head.rows[own] - head.rows[foreign]
-        roundings = len(own) + 1 + head.roundings
-        bounds = []
-        for s in useful_norms(features, rows.shape[1]):
-            # Entrywise off by at most γ_k (Σ λ_i |w_i| + |w_j|); in norm, by that of their norms.
-            sizes = bound_vector_norm(head.rows, s.dual, axis=1)
-            doubt = inflate(gamma(roundings + 1) * (weights @ sizes[own] + sizes[foreign]), len(own) + 3)
-            bounds.append(up(up(bound_vector_norm(rows, s.dual, axis=1) + doubt) * features[s]))
-        return np.asarray(np.min(bounds, axis=0))
+        """(J,) never below the Lipschitz constant of Σ λ_i F_i - F_j, by the best measure of the features."""
+        measures = self.rule.lipschitz.measures
+        return np.asarray(np.min([m.bound_mixtures(own, weights, foreign) for m in measures], axis=0))
 
     def _weights(self, scores: Array, own: Indices, foreign: Indices) -> Array:
         """(J, I) weights that do well against each foreign score; plain arithmetic.

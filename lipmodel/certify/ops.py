@@ -54,7 +54,9 @@ class Dense(Op):
     def bound_norm(self, source: Norm, target: Norm) -> float:
         """Never below ‖W‖_{source→target}; computed once."""
         if (source, target) not in self._bounds:
-            self._bounds[source, target] = bound_operator_norm(self.weight, source, target)
+            through_two = source is not Norm.ONE and target is not Norm.INF and source is not target
+            spectral = self.bound_norm(Norm.TWO, Norm.TWO) if through_two else None
+            self._bounds[source, target] = bound_operator_norm(self.weight, source, target, spectral)
         return self._bounds[source, target]
 
     @cached_property

@@ -13,6 +13,7 @@ from lipmodel.errors import RecipeError, TrainingError
 from lipmodel.training.layers import project_
 from lipmodel.training.schedule import Schedule
 
+STEP_OF_SEEDS = 2**20 + 7  # between the seeds of two steps; seeds of trainings are smaller
 WARM_UP = 0.05  # share of the steps in which the learning rate rises
 
 Objective = Callable[[Tensor, Tensor], Tensor]
@@ -26,7 +27,8 @@ class Descent:
         objective: of a batch of inputs and targets, a scalar.
         data: inputs and targets.
         schedule: epochs, batches, rate.
-        generator: of the order of the batches; the only randomness there is.
+        generator: of the order of the batches. Whatever else is random in a step (torch's own generator)
+            begins anew from the seed and the number of the step, so that it needs no saving.
 
     Attributes:
         step: how many are done.
@@ -88,6 +90,7 @@ class Descent:
             self._order = torch.randperm(len(self._inputs), generator=self._generator)
             self._sum_of_losses = 0.0
         rows = self._order[place * self._schedule.batch_size :][: self._schedule.batch_size]
+        torch.manual_seed(self._generator.initial_seed() + self.step * STEP_OF_SEEDS)
         self._optimiser.zero_grad()
         value = self._objective(self._inputs[rows], self._targets[rows])
         number = value.item()

@@ -27,7 +27,14 @@ from lipmodel.training.convolutions import (
     almost_orthogonal,
 )
 from lipmodel.training.heads import PrototypeHead
-from lipmodel.training.layers import ConstrainedDense, Monotone, PositionalBias, Residual, Shift
+from lipmodel.training.layers import (
+    ConstrainedDense,
+    Monotone,
+    PositionalBias,
+    PrincipalComponents,
+    Residual,
+    Shift,
+)
 from lipmodel.training.tape import Tape
 
 LARGEST_NETWORK_SORT = 8  # larger groups are sorted by TopK: networks of comparators grow as n log² n
@@ -63,6 +70,12 @@ def _(module: Shift, tape: Tape) -> None:
 @write.register
 def _(module: PositionalBias, tape: Tape) -> None:
     tape.add(ops.Shift, "placed", offset=_broadcast(tape.numbers(module.bias), tape))
+
+
+@write.register
+def _(module: PrincipalComponents, tape: Tape) -> None:
+    tape.expect_units(module, module.directions.shape[1])
+    _dense(tape, Stiefel().finish(tape.numbers(module.directions)), None)
 
 
 @write.register

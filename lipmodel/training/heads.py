@@ -24,6 +24,8 @@ ORDER = {Norm.ONE: 1.0, Norm.TWO: 2.0, Norm.INF: torch.inf}
 
 Form = Literal["max-min", "min-max"]
 
+LLOYD_ROUNDS = 5
+
 
 class LinearHead(ConstrainedDense):
     """score = W x + b, the row norms of W bounded (``RowNorm``) or all equal (``NormalisedRows``).
@@ -84,6 +86,8 @@ class PrototypeHead(ConstrainedModule):
         form: which of the two radii :meth:`compare` is about.
         candidates: own prototypes that are tried for i, those of largest score. With 1 the two forms agree,
             and are what is certified by pairs; certificates by mixtures reach at least as far as "min-max".
+        dropout: share of the prototypes that :meth:`compare` leaves out as i, at random, in training: the
+            others have to answer for them. Foreign ones stay, so the radius is one that is certified.
         generator: of the initial rows; see :meth:`place_` for a better start.
 
     Raises:
@@ -100,9 +104,14 @@ class PrototypeHead(ConstrainedModule):
         norm: Norm = Norm.TWO,
         form: Form = "max-min",
         candidates: int = 1,
+        dropout: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        if not 0.0 <= dropout < 1.0:
+            raise RecipeError(
+                f"a dropout of {dropout} makes no sense; a share of at least 0 and below 1 is accepted"
+            )
         if prototypes < 1 or not 1 <= candidates <= prototypes:
             raise RecipeError(
                 f"{candidates} candidates of {prototypes} prototypes a class; "
@@ -112,7 +121,7 @@ class PrototypeHead(ConstrainedModule):
             raise RecipeError(f"unknown form '{form}' of a prototype radius; max-min, min-max are accepted")
         self.classes, self.prototypes = classes, prototypes
         self.lipschitz, self.norm = lipschitz, norm
-        self.form, self.candidates = form, candidates
+        self.form, self.candidates, self.dropout = form, candidates, dropout
         rows = classes * prototypes
         self.weight = nn.Parameter(RowNorm(lipschitz, norm=norm).initial(rows, inputs, generator))
         self.bias = nn.Parameter(torch.zeros(rows))
@@ -125,40 +134,35 @@ class PrototypeHead(ConstrainedModule):
         """See :class:`ConstrainedModule`."""
         self._scale_(self.lipschitz / self._longest_row().clamp(min=self.lipschitz))
 
-    def choose(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """(K·k,) indices of k samples of each class at random, class by class; for :meth:`place_`.
+    @torch.no_grad()
+    def place_(self, features: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> None:
+        """Makes the k-means of each class its prototypes, for a nearest-prototype classifier in l2.
+
+        Lloyd's algorithm (1982), a few rounds from random samples. The mean of all is taken from the rows,
+        which changes no difference of scores and makes rows shorter; then everything is scaled so that
+        the longest row has norm ``lipschitz``.
 
         Args:
-            labels: (N,), of training samples.
-            generator: of the choice.
+            features: (N, n), of training samples.
+            labels: (N,).
+            generator: of the samples begun with.
 
         Raises:
-            RecipeError: a class with fewer than k samples.
+            RecipeError: a class with fewer samples than prototypes.
         """
-        chosen = []
+        places = []
         for c in range(self.classes):
-            members = (labels == c).nonzero()[:, 0]
+            members = features[labels == c]
             if len(members) < self.prototypes:
                 raise RecipeError(
                     f"class {c} has {len(members)} samples for {self.prototypes} prototypes; "
                     "at most as many prototypes as samples are accepted"
                 )
             order = torch.randperm(len(members), generator=generator)[: self.prototypes]
-            chosen.append(members[order.to(members.device)])
-        return torch.cat(chosen)
-
-    @torch.no_grad()
-    def place_(self, features: Tensor) -> None:
-        """Makes the features the prototypes of a nearest-prototype classifier in l2.
-
-        Their mean is taken from all rows, which changes no difference of scores and makes rows shorter;
-        then everything is scaled so that the longest row has norm ``lipschitz``.
-
-        Args:
-            features: (K·k, n), of the samples of :meth:`choose` in their order.
-        """
-        self.weight.copy_(features - features.mean(dim=0))
-        self.bias.copy_(-0.5 * features.square().sum(dim=1))
+            places.append(_means(members, members[order.to(members.device)]))
+        points = torch.cat(places)
+        self.weight.copy_(points - points.mean(dim=0))
+        self.bias.copy_(-0.5 * points.square().sum(dim=1))
         self._scale_(self.lipschitz / self._longest_row().clamp(min=torch.finfo(self.weight.dtype).tiny))
 
     def compare(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,7 +194,11 @@ class PrototypeHead(ConstrainedModule):
         """
         scores = linear(features, self.weight, self.bias)
         samples = torch.arange(len(features), device=labels.device)
-        best = self._by_class(scores)[samples, labels].topk(self.candidates, dim=1).indices
+        own_scores = self._by_class(scores)[samples, labels]
+        if self.training and self.dropout:
+            left_out = torch.rand(self.prototypes, device=scores.device) < self.dropout
+            own_scores = own_scores.masked_fill(left_out, -torch.inf)
+        best = own_scores.topk(self.candidates, dim=1).indices
         candidates = labels[:, None] * self.prototypes + best  # (N, t)
         radii = scores.gather(1, candidates)[:, :, None] - scores[:, None, :]
         radii /= self._distances(candidates).clamp(min=torch.finfo(scores.dtype).tiny)
@@ -229,3 +237,13 @@ class PrototypeHead(ConstrainedModule):
     def _by_class(self, scores: Tensor) -> Tensor:
         """(N, K·k) to (N, K, k)."""
         return scores.reshape(len(scores), self.classes, self.prototypes)
+
+
+def _means(members: Tensor, points: Tensor) -> Tensor:
+    """(k, n): the points after some rounds of Lloyd's algorithm on members (N, n); one left alone stays."""
+    for _ in range(LLOYD_ROUNDS):
+        nearest = torch.cdist(members, points).argmin(dim=1)
+        sums = torch.zeros_like(points).index_add_(0, nearest, members)
+        counts = torch.bincount(nearest, minlength=len(points))[:, None]
+        points = torch.where(counts > 0, sums / counts.clamp(min=1), points)
+    return points

@@ -58,6 +58,39 @@ class Shift(nn.Module):
         return x - self.mean
 
 
+class PrincipalComponents(nn.Module):
+    """y = P x, the rows of P the directions in which data vary most: fixed, orthonormal, 1-Lipschitz in l2.
+
+    Args:
+        inputs, outputs: sizes d, n <= d; P is (n, d), the first n coordinates until :meth:`fit_`.
+
+    Raises:
+        RecipeError: more components than inputs.
+    """
+
+    directions: Tensor
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        if not 1 <= outputs <= inputs:
+            raise RecipeError(
+                f"{outputs} principal components of {inputs} inputs; 1 to {inputs} are accepted"
+            )
+        self.register_buffer("directions", torch.eye(outputs, inputs))
+
+    @torch.no_grad()
+    def fit_(self, x: Tensor) -> None:
+        """Takes the components of data (N, d), in float64; each with its largest entry positive."""
+        centred = (x - x.mean(dim=0)).double()
+        vectors = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1).T[: len(self.directions)]
+        largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
+        self.directions.copy_(vectors * largest.sign())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, d) to (N, n)."""
+        return nn.functional.linear(x, self.directions)
+
+
 class PositionalBias(nn.Module):
     """y = x + p, p learned: tells places apart that a shift with wrap-around treats alike.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lipmodel.errors import TrainingError, TrainingInterruptedError
 from lipmodel.training.averaging import Average
 from lipmodel.training.checkpoint import Checkpoint
+from lipmodel.training.deformations import deform
 from lipmodel.training.descent import Descent
 from lipmodel.training.losses import Loss
 from lipmodel.training.measure import accuracy, estimated_certified_accuracy, mean_loss
@@ -104,6 +105,7 @@ class Fit:
         validation: what early stopping watches; None for nothing.
         schedule: epochs, batches, rate.
         epsilon: see ``estimated_certified_accuracy``.
+        input_shape: of one input before it was flattened.
         generator: of the order of the batches.
 
     Attributes:
@@ -121,6 +123,7 @@ class Fit:
         schedule: Schedule,
         *,
         epsilon: float,
+        input_shape: Sequence[int],
         generator: torch.Generator,
     ) -> None:
         self._network, self._loss, self._schedule = network, loss, schedule
@@ -128,6 +131,8 @@ class Fit:
         self._epsilon = epsilon
 
         def objective(inputs: Tensor, labels: Tensor) -> Tensor:
+            if schedule.deformation:
+                inputs = deform(inputs, input_shape, schedule.deformation)
             scores, bounds = compare(network, inputs, labels)
             return loss(scores, labels, bounds)
 
@@ -187,12 +192,13 @@ class Fit:
         return self._average.network() if self._average.begun else self._network
 
     def _after_epoch(self) -> None:
-        network = self._measured()
+        network = self._measured().eval()
         watched = None if self._validation is None else mean_loss(network, self._loss, *self._validation)
         clean = certified = None
         if self._held_out is not None:
             clean = accuracy(network, *self._held_out)
             certified = estimated_certified_accuracy(network, *self._held_out, epsilon=self._epsilon)
+        self._network.train()
         number, loss = self._descent.epoch, self._descent.mean_loss
         self.history.append(Epoch(number, loss, accuracy(network, *self._train), clean, certified, watched))
         if self._schedule.patience and watched is not None and watched < self._best.get("loss", float("inf")):

@@ -21,11 +21,12 @@ from lipmodel.training.activations import (
 from lipmodel.training.constraints import Constraint, NormalisedRows, RowNorm, Stiefel
 from lipmodel.training.convolutions import PointwiseConv, SpatialShift
 from lipmodel.training.heads import LinearHead, PrototypeHead
-from lipmodel.training.layers import ConstrainedDense, PositionalBias, Shift
+from lipmodel.training.layers import ConstrainedDense, PositionalBias, PrincipalComponents, Shift
 from lipmodel.training.recipes import NetworkRecipe
 
 Head = LinearHead | PrototypeHead
 
+BEGINNING_ROWS = 10_000
 CANDIDATES = 2  # own prototypes tried in training; more cost a product of matrices each and gain little
 
 
@@ -57,10 +58,14 @@ def build_network(
         RecipeError: a body or a head for other data than these.
     """
     layers: list[nn.Module] = [Shift(mean)]
+    size = len(mean)
+    if recipe.components:
+        layers.append(PrincipalComponents(size, recipe.components))
+        size = recipe.components
     if recipe.body == "convolutional":
-        features = _convolutional(layers, recipe, input_shape, len(mean), generator)
+        features = _convolutional(layers, recipe, input_shape, size, generator)
     else:
-        features = _dense(layers, recipe, norm, len(mean), generator)
+        features = _dense(layers, recipe, norm, size, generator)
     # The norm that features are measured in is the input's where no layer came between.
     measured = norm if not recipe.widths else Norm.TWO if recipe.constraint == "orthogonal" else Norm.INF
     layers.append(_head(recipe, features, outputs, lipschitz, measured.dual, generator))
@@ -75,17 +80,21 @@ def compare(network: nn.Sequential, inputs: Tensor, labels: Tensor) -> tuple[Ten
 
 
 @torch.no_grad()
-def place_prototypes_(
-    network: nn.Sequential, inputs: Tensor, labels: Tensor, generator: torch.Generator
-) -> None:
-    """Lets prototypes start as training samples, seen through the body; does nothing to other heads.
+def begin_(network: nn.Sequential, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> None:
+    """Lets principal components and prototypes start from the training data; other modules stay as they are.
 
     Raises:
         RecipeError: a class with fewer samples than prototypes.
     """
-    head = network[-1]
-    if isinstance(head, PrototypeHead):
-        head.place_(network[:-1](inputs[head.choose(labels, generator)]))
+    if not any(isinstance(module, PrincipalComponents | PrototypeHead) for module in network):
+        return
+    for module in network:
+        if isinstance(module, PrincipalComponents):
+            module.fit_(inputs)
+        if isinstance(module, PrototypeHead):
+            module.place_(inputs, labels, generator)
+        else:
+            inputs = torch.cat([module(rows) for rows in torch.split(inputs, BEGINNING_ROWS)])
 
 
 def _dense(
@@ -157,6 +166,7 @@ def _head(
             norm=norm,
             form="min-max",
             candidates=min(CANDIDATES, recipe.prototypes),
+            dropout=recipe.dropout,
             generator=generator,
         )
     rows = NormalisedRows if recipe.head == "normalised" else RowNorm

@@ -44,7 +44,10 @@ class NetworkRecipe:
         number_of_groups: groups a layer.
         body: what the hidden layers are, "dense" or "convolutional" (images; orthogonal only).
         head: "linear", "normalised" (rows of one norm), or "prototypes" with the next.
-        prototypes: scores a class.
+        prototypes: scores a class; they start at the k-means of each class.
+        dropout: of own prototypes in training, see ``PrototypeHead``.
+        components: principal components of the training part that the body begins with, l2 only; 0 for
+            the inputs themselves.
     """
 
     widths: tuple[int, ...]
@@ -55,6 +58,8 @@ class NetworkRecipe:
     body: str = "dense"
     head: str = "linear"
     prototypes: int | None = None
+    dropout: float = 0.0
+    components: int = 0
 
     def __post_init__(self) -> None:
         if any(width < 1 for width in self.widths):
@@ -76,6 +81,13 @@ class NetworkRecipe:
             raise RecipeError(
                 f"network.head '{self.head}' with network.prototypes = {self.prototypes}; "
                 "'prototypes' takes a number of at least 1, the others none"
+            )
+        if self.dropout and self.head != "prototypes":
+            raise RecipeError(f"network.dropout is of prototypes; network.head '{self.head}' takes none")
+        if self.components < 0 or (self.components and self.body == "convolutional"):
+            raise RecipeError(
+                f"network.components = {self.components} before a {self.body} body; "
+                "0, or a number before a dense one, is accepted"
             )
         given = sum(value is not None for value in (self.group_size, self.number_of_groups))
         if given != (self.activation == "groupsort"):
@@ -121,6 +133,10 @@ class Recipe:
         if self.network.constraint == "orthogonal" and self.norm is not Norm.TWO:
             raise RecipeError(
                 f"orthogonal weights bound l2 only; for l{self.norm} the constraint 'rows' is accepted"
+            )
+        if self.network.components and self.norm is not Norm.TWO:
+            raise RecipeError(
+                f"principal components keep l2 only; for l{self.norm} 0 components are accepted"
             )
         if self.seed < 0:
             raise RecipeError(f"a seed of {self.seed} makes no sense; 0, 1, 2, … are accepted")

@@ -22,7 +22,7 @@ from lipmodel.training.checkpoint import Checkpoint
 from lipmodel.training.export import export, largest_difference, to_graph
 from lipmodel.training.files import to_json, write_whole
 from lipmodel.training.loop import Control, Fit, Labelled, deterministic
-from lipmodel.training.network import build_network, place_prototypes_
+from lipmodel.training.network import begin_, build_network
 from lipmodel.training.recipes import Recipe, load_recipe
 from lipmodel.training.report import report
 from lipmodel.training.scaling import find_scale, in_units_of_the_data, scaled
@@ -205,7 +205,7 @@ def fit_network(
             generator=generator,
             input_shape=training.input_shape,
         )
-        place_prototypes_(network, inputs, labels, generator)
+        begin_(network, inputs, labels, generator)
         fit = Fit(
             network,
             recipe.loss,
@@ -214,6 +214,7 @@ def fit_network(
             None if validation is None else tensors(validation),
             recipe.training,
             epsilon=max(recipe.epsilons, default=0.0) / float(scale.min()),
+            input_shape=training.input_shape,
             generator=generator,
         )
         network = fit.run(control or Control())

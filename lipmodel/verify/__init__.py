@@ -7,7 +7,8 @@ proved. What is proved is computed here from the ONNX file and the input alone, 
 1. the digests are those of the file and of the input; the class names are the file's;
 2. the raw scores are scores of that file: each differs from the exact one by at most the rounding
    error proved here, and each class is the largest of those that it is said to own;
-3. every bound stated is one: at least the bound proved here, L and E and B for each rival, ρ and κ;
+3. every bound stated is one: at least the bound proved here, L and E and B for each rival, ρ and κ
+   (the weights of ``scaling`` are only a way to prove L: whatever they are, what they prove is true);
 4. label, margin and runner-up follow from the scores, the radius from the scores and bounds stated,
    by the formula at the top of ``lipmodel/certify/certificate.py``, in exact arithmetic;
 5. the promise itself: with M_j the *exact* margin of the exact function over rival j, and E_j, B_j, L_j
@@ -28,7 +29,7 @@ What both would misread, both would prove wrong; ``CertifiedPredictor`` guards t
 * ``numbers``      integers over a denominator; balls.
 * ``evaluation``   the exact value of a network.
 * ``spectral``, ``kernels``, ``operators``   norms of layers.
-* ``ends``, ``lipschitz``, ``rounding``      what is proved of a network.
+* ``ends``, ``lipschitz``, ``scaling``, ``rounding``      what is proved of a network.
 * ``proof``        statements 1, 2, 3, 5; ``consistency``: 4.
 * ``check``        all of it behind one function.
 """

@@ -20,6 +20,7 @@ from lipmodel.verify.lipschitz import Layers, lipschitz_constants
 from lipmodel.verify.numbers import PRECISION, vector_norm
 from lipmodel.verify.operators import layer_norms
 from lipmodel.verify.rounding import NOTHING, Affine, rounding
+from lipmodel.verify.scaling import ScalingError, scaled
 
 
 class Proof:
@@ -79,7 +80,10 @@ class Proof:
 
     def _bounds(self, certificate: Certificate) -> list[Check]:
         """Scores, bounds and radius against what is proved here."""
-        proved = _Proved(self, certificate)
+        try:
+            proved = _Proved(self, certificate)
+        except ScalingError as unfit:
+            return [Check("scaling", str(unfit))]
         lipschitz, errors, reach = [], [], []
         radius = arb(certificate.certified_radius) / _ball(float_slack(len(certificate.input)))
         far = proved.size + proved.ratio * radius
@@ -116,6 +120,7 @@ class _Proved:
         end = linear_end(graph, tensor)
         self.certificate, self.norm = certificate, certificate.error_norm
         self.constants = lipschitz_constants(end.body, proof.layers, certificate.norm)
+        self.scaled = scaled(end.body, certificate.scaling, proof.layers, certificate.norm)
         self.rounding = rounding(end, proof.layers, self.norm)
         exact = evaluate(graph, certificate.input, tensor)
         self.exact = [Fraction(int(v), exact.denominator) for v in exact.numerators]
@@ -132,12 +137,13 @@ class _Proved:
         return _ball(mixed(self.exact, rival) - self.exact[rival.score])
 
     def lipschitz(self, rival: Rival) -> arb:
-        """L: ‖Σ λ_i w_i - w_j‖_{s*} L_s for the best s."""
+        """L: ‖Σ λ_i w_i - w_j‖_{s*} L_s for the best s, or in the scaled norm."""
         row = [-entry for entry in self.rows[rival.score]]
         for share in rival.mixture:
             weight = arb(share.weight)
             row = [a + weight * b for a, b in zip(row, self.rows[share.score], strict=True)]
-        return min(vector_norm(row, s.dual) * self.constants[s] for s in Norm)
+        bound = min(vector_norm(row, s.dual) * self.constants[s] for s in Norm)
+        return bound if self.scaled is None else min(bound, self.scaled.lipschitz(row))
 
     def error(self, rival: Rival) -> Affine:
         """E: Σ λ_i (‖w_i - w_j‖_{q*} D + e_i + e_j)."""

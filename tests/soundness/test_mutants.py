@@ -19,13 +19,21 @@ import numpy as np
 import pytest
 
 from lipmodel import norms
-from lipmodel.certify import convolution, head, lipschitz, radius, rounding, simplify
+from lipmodel.certify import convolution, head, lipschitz, radius, rounding, simplify, witness
 from lipmodel.certify.convolution import Window
 from lipmodel.certify.mixtures import Mixer
 from lipmodel.certify.rounding import RoundingBounds
 from lipmodel.norms import Norm
 from tests import test_norms, test_verify
-from tests.certify import test_graph, test_head, test_lipschitz, test_mixtures, test_radius, test_rounding
+from tests.certify import (
+    test_graph,
+    test_head,
+    test_lipschitz,
+    test_mixtures,
+    test_radius,
+    test_rounding,
+    test_witness,
+)
 from tests.soundness import test_forward_error, test_suites, test_worst_cases
 
 RECURSION = rounding._Recursion
@@ -82,6 +90,14 @@ PROTOTYPES = Killer(
     test_head.test_radius_is_that_of_the_nearest_foreign_prototype, ("reduce max of rows", TWO)
 )
 CANCELLING = Killer(test_rounding.worst, (test_rounding.CANCELLING, np.float32, TWO))
+SCALED_NORMS = Killer(test_witness.test_norms_are_never_below_the_exact_ones, ("groups of 4",))
+SCALED_ROUNDINGS = Killer(test_witness.test_roundings_of_scaled_entries_are_paid_for)
+SCALED_ROWS = Killer(test_witness.test_rows_of_the_head_are_those_of_the_inverse_weights)
+SCALED_GROUPS = Killer(
+    test_witness.test_what_stands_between_is_1_lipschitz_in_every_weighted_norm, ("columns",)
+)
+ATTAINED = Killer(test_witness.test_slopes_attain_the_bound_where_weights_are_right)
+BARRED = Killer(test_witness.test_a_chain_begins_after_what_no_weights_are_known_for, ("relu after sorting",))
 
 ERROR = "np.asarray(up(up(error) * (1.0 + 2.0**-48)))"
 POWER_ITERATION = """def bound_spectral_norm(weight):
@@ -190,8 +206,8 @@ MUTANTS = {
         (Killer(test_mixtures.test_reach_is_at_most_the_distance_to_where_the_rival_wins, (TWO,)),),
     ),
     "rows of a mixture rounded for free": Mutant(
-        Mixer._bound_lipschitz,
-        {"bound_vector_norm(rows, s.dual, axis=1) + doubt": "bound_vector_norm(rows, s.dual, axis=1)"},
+        head.Measure.bound_mixtures,
+        {"bound_vector_norm(rows, dual, axis=1) + doubt": "bound_vector_norm(rows, dual, axis=1)"},
         (Killer(test_mixtures.test_constant_of_a_mixture_whose_rows_cancel, (TWO,)),),
     ),
     "error of a mixture dropped": Mutant(
@@ -208,6 +224,32 @@ MUTANTS = {
         RULE.__call__,
         {"!= label[:, None]) & owned": "!= label[:, None]) & (np.arange(len(owners)) % 2 == 0)"},
         (PROTOTYPES,),
+    ),
+    "scaled entries rounded for free": Mutant(
+        witness._scaled, {"3.0 * gamma(roundings) * largest": "0.0"}, (SCALED_ROUNDINGS,)
+    ),
+    "weights not inverted on the head": Mutant(
+        witness.Witness.measure, {"1.0 / weights": "weights"}, (SCALED_ROWS, ATTAINED)
+    ),
+    "weights not inverted on the next layer": Mutant(
+        witness._scaled, {"1.0 / weights": "weights"}, (SCALED_NORMS, ATTAINED)
+    ),
+    "rows of the scaled head rounded for free": Mutant(
+        witness.Witness.measure,
+        {"int(spread * (head.roundings + 3 * (last.after.shape[1] + 5))) + 1": "0"},
+        (SCALED_ROWS,),
+    ),
+    "the first scaled layer left out": Mutant(
+        witness.Witness.measure, {"up(min(ways) * self.bound_hidden)": "self.bound_hidden"}, (ATTAINED,)
+    ),
+    "mean and rest exchanged": Mutant(
+        witness.weigh, {"b * picked + (a - b)": "a * picked + (b - a)"}, (SCALED_NORMS, SCALED_ROWS)
+    ),
+    "groups found in the wrong places": Mutant(
+        witness._groups, {"np.argsort(places.ravel())[groups]": "groups"}, (SCALED_GROUPS,)
+    ),
+    "Relu after sorting is 1-Lipschitz in weighted norms": Mutant(
+        witness._groups, {"single and groups.shape[1] > 1": "False"}, (BARRED,)
     ),
     "padding counted wrongly": Mutant(Window.positions.func, {"* s - b +": "* s - b + 1 +"}, (FORWARD_CONV,)),
     "stride counted wrongly in programs": Mutant(

@@ -73,7 +73,7 @@ def errors_of_a_pair(norm, constant, slope):
 
 
 def radius_by_rule(norm, lipschitz, score, rho, size, *errors):
-    bounds = LipschitzBounds(norm, lipschitz, HEAD, {}, ())
+    bounds = LipschitzBounds(norm, lipschitz, HEAD, (), None, ())
     vars(bounds)["bound_per_score_pair"] = np.array([[0.0, lipschitz], [lipschitz, 0.0]])
     rule = RadiusRule(np.array([0, 1]), bounds, *errors)
     x = np.zeros((1, size))

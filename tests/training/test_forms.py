@@ -239,7 +239,7 @@ def test_certified_radii_of_prototypes_are_those_trained_for(norm):
     network = seeded(lambda: nn.Sequential(Shift(torch.rand(6)), PrototypeHead(6, 3, 5, norm=norm.dual)))
     inputs = torch.rand(200, 6, generator=torch.Generator().manual_seed(1))
     labels = torch.arange(200) % 3
-    network[1].place_(network[0](inputs[network[1].choose(labels, torch.Generator().manual_seed(0))]))
+    network[1].place_(network[0](inputs), labels, torch.Generator().manual_seed(0))
     with torch.no_grad():
         network[1].weight.mul_(3.0)  # the file's rows and biases are scaled back by one factor
         network[1].bias.mul_(3.0)

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lipmodel.errors import RecipeError
 from lipmodel.norms import Norm
 from lipmodel.training.constraints import NormalisedRows, RowNorm
-from lipmodel.training.heads import LinearHead, PrototypeHead
+from lipmodel.training.heads import LLOYD_ROUNDS, LinearHead, PrototypeHead
 from lipmodel.training.losses import certified_radius
 
 ORDER = {Norm.ONE: 1, Norm.TWO: 2, Norm.INF: np.inf}
@@ -139,15 +139,41 @@ def test_distances_of_all_to_all_are_never_formed():
     assert largest == 4 * 2 * 1500  # samples × candidates × prototypes; all to all would be 2.25 million
 
 
+def k_means(x, labels, classes, k, generator):
+    """Lloyd's algorithm, class by class, from the same samples."""
+    found = []
+    for c in range(classes):
+        own = x[labels == c]
+        points = own[torch.randperm(len(own), generator=generator)[:k].numpy()]
+        for _ in range(LLOYD_ROUNDS):
+            nearest = ((own[:, None] - points) ** 2).sum(axis=2).argmin(axis=1)
+            points = np.array(
+                [own[nearest == i].mean(axis=0) if (nearest == i).any() else points[i] for i in range(k)]
+            )
+        found.append(points)
+    return np.concatenate(found)
+
+
+def test_prototypes_left_out_in_training_do_not_answer_and_foreign_ones_stay():
+    """Other own ones answer, mostly less well; the same seed leaves out the same; none is left out in eval."""
+    head = prototype_head(inputs=5, classes=3, prototypes=6, candidates=1, dropout=0.5)
+    x, labels = batch(samples=40)
+    whole = certified_radius(*_compared(head.eval(), x, labels))
+    assert torch.equal(whole, certified_radius(*_compared(head, x, labels)))
+    torch.manual_seed(0)
+    left = torch.stack([certified_radius(*_compared(head.train(), x, labels)) for _ in range(20)])
+    assert (left < whole - 1e-6).any(dim=0).double().mean() > 0.8
+    torch.manual_seed(0)
+    assert torch.equal(left[0], certified_radius(*_compared(head, x, labels)))
+
+
 def test_it_starts_as_the_nearest_prototype_classifier_and_its_radius():
     x, labels = batch(samples=60)
     head = PrototypeHead(5, 3, 6, lipschitz=2.0).double()
-    chosen, owner = head.choose(labels, torch.Generator().manual_seed(5)), np.arange(18) // 6
-    assert np.array_equal(labels[chosen].numpy(), owner)
-    assert len(set(chosen.tolist())) == 18
-    head.place_(x[chosen])
+    owner = np.arange(18) // 6
+    prototypes = k_means(x.numpy(), labels.numpy(), 3, 6, torch.Generator().manual_seed(5))
+    head.place_(x, labels, torch.Generator().manual_seed(5))
     assert head.weight.norm(dim=1).max().item() == pytest.approx(2.0)
-    prototypes = x[chosen].numpy()
     points = np.random.default_rng(0).normal(size=(50, 5))
     squared = ((points[:, None] - prototypes) ** 2).sum(axis=2)
     answers = owner[squared.argmin(axis=1)]
@@ -212,4 +238,6 @@ def test_bad_heads_are_refused():
     with pytest.raises(RecipeError, match="unknown form 'min'"):
         PrototypeHead(3, 2, 2, form="min")
     with pytest.raises(RecipeError, match="class 1 has 2 samples for 3 prototypes"):
-        PrototypeHead(3, 2, 3).choose(torch.tensor([0, 0, 0, 1, 1]))
+        PrototypeHead(3, 2, 3).place_(torch.ones(5, 3), torch.tensor([0, 0, 0, 1, 1]))
+    with pytest.raises(RecipeError, match="a dropout of 1"):
+        PrototypeHead(3, 2, 3, dropout=1.0)

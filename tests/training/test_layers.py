@@ -19,6 +19,7 @@ from lipmodel.training.layers import (
     ConstrainedDense,
     Monotone,
     PositionalBias,
+    PrincipalComponents,
     Residual,
     Shift,
     keep_constraints,
@@ -198,3 +199,18 @@ def test_monotone_networks_never_fall_along_their_features():
             Monotone(nn.Identity(), features, inputs=5, lipschitz=1.0)
     with pytest.raises(RecipeError, match="Lipschitz constant of 0"):
         Monotone(nn.Identity(), [0], inputs=5, lipschitz=0.0)
+
+
+def test_principal_components_are_those_of_numpy_and_keep_distances_in_their_plane():
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.normal(size=(200, 6)) @ rng.normal(size=(6, 6))).float()
+    layer = PrincipalComponents(6, 3)
+    layer.fit_(x)
+    _, _, rows = np.linalg.svd((x - x.mean(dim=0)).double().numpy(), full_matrices=False)
+    assert np.allclose(np.abs((layer.directions.double().numpy() * rows[:3]).sum(axis=1)), 1.0, atol=1e-6)
+    assert torch.allclose(layer.directions @ layer.directions.T, torch.eye(3), atol=1e-6)
+    assert layer(x).shape == (200, 3)
+    assert not list(layer.parameters())
+    for outputs in (0, 7):
+        with pytest.raises(RecipeError, match=f"{outputs} principal components of 6 inputs"):
+            PrincipalComponents(6, outputs)

@@ -4,7 +4,12 @@ import pytest
 
 from lipmodel.errors import RecipeError
 from lipmodel.norms import Norm
-from lipmodel.training.losses import EfficientMarginMaximization, Hinge, MultiClassHinge
+from lipmodel.training.losses import (
+    EfficientMarginMaximization,
+    Hinge,
+    HingeKantorovichRubinstein,
+    MultiClassHinge,
+)
 from lipmodel.training.recipes import load_recipe, parse_recipe, parse_settings, recipe_names
 
 RECIPE = """
@@ -35,7 +40,7 @@ def test_the_bundled_recipes_hold_for_every_norm():
             recipe = load_recipe(name, norm=norm.value)
             assert (recipe.name, recipe.norm, recipe.lipschitz) == (name, norm, 1.0)
             assert recipe.network.constraint == ("orthogonal" if norm is Norm.TWO else "rows")
-    assert isinstance(load_recipe("two-moons").loss, Hinge)
+    assert isinstance(load_recipe("two-moons").loss, HingeKantorovichRubinstein)
     assert isinstance(load_recipe("digits").loss, EfficientMarginMaximization)
 
 
@@ -57,6 +62,9 @@ def test_a_norms_table_changes_what_it_names_and_nothing_else():
     ("old", "new", "message"),
     [
         ("epochs = 1", "epoch = 1", r"unknown key 'training.epoch' \(did you mean 'training.epochs'\?\)"),
+        ('"orthogonal"', '"orthogonal"\ncomponents = -1', "network.components = -1"),
+        ('"orthogonal"', '"orthogonal"\ndropout = 0.5', "network.dropout is of prototypes"),
+        ("epochs = 1", "epochs = 1\ndeformation = -1", "training.deformation = -1"),
         ("[loss]", "[losses]", r"unknown key 'losses' \(did you mean 'loss'\?\)"),
         ("margin = 0.5", "epsilon = 0.5", "unknown key 'loss.epsilon'"),
         ('"hinge"', '"hindge"', r"unknown loss.name 'hindge' \(did you mean 'hinge'\?\)"),
