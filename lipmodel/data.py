@@ -1,4 +1,4 @@
-"""Data sets: two moons and digits, MNIST-like IDX files, arrays and tables of your own.
+"""Data sets: by name, or from files of your own.
 
 Inputs are in the units in which a certified radius is to be read; a network's own normalisation is
 part of the network. Nothing is ever downloaded. Everything unusable raises a
@@ -7,18 +7,14 @@ part of the network. Nothing is ever downloaded. Everything unusable raises a
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lipmodel.cifar import cifar10, find_batches
 from lipmodel.data_files import (
+    Array,
     check_finite,
     numbers,
     read_csv,
@@ -28,85 +24,17 @@ from lipmodel.data_files import (
     read_parquet,
     require_file,
 )
-from lipmodel.errors import DataError, MissingExtraError
+from lipmodel.dataset import Dataset, labelled
+from lipmodel.errors import DataError
+from lipmodel.tabular import adult, breast_cancer, sklearn_datasets, spambase
 
-Array = NDArray[np.float64]
+Parts = tuple[Dataset, Dataset]
 
-HELD_OUT = 0.25  # share of two moons and digits kept for evaluation
-SPLIT_SEED = 0  # the split belongs to the data: another seed of training sees the same parts
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """Labelled inputs.
-
-    Attributes:
-        name: of the data set, for records and titles.
-        inputs: (N, d) float32.
-        labels: (N,) int64, indices into ``classes``.
-        classes: names of the classes.
-        input_shape: shape of one input before it was flattened to d numbers.
-        units: what a coordinate of an input measures.
-
-    Raises:
-        DataError: no rows, rows and labels that do not match, a number that is not finite, a label
-            out of range.
-    """
-
-    name: str
-    inputs: NDArray[np.float32] = field(repr=False)
-    labels: NDArray[np.int64] = field(repr=False)
-    classes: tuple[str, ...]
-    input_shape: tuple[int, ...]
-    units: str
-
-    def __post_init__(self) -> None:
-        if not len(self.inputs):
-            raise DataError(f"{self.name} has no rows; at least one is needed")
-        if self.inputs.shape != (len(self.inputs), math.prod(self.input_shape)):
-            raise DataError(
-                f"{self.name}: inputs of shape {list(self.inputs.shape)} are not rows of {self.input_shape}"
-            )
-        if self.labels.shape != (len(self.inputs),):
-            raise DataError(
-                f"{self.name} has {len(self.inputs)} inputs and {self.labels.size} labels; one each is needed"
-            )
-        check_finite(self.inputs, self.name)
-        wrong = (self.labels < 0) | (self.labels >= len(self.classes))
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            raise DataError(
-                f"{self.name}: label {self.labels[row]} of row {row} is out of range; "
-                f"0 to {len(self.classes) - 1} are accepted"
-            )
-
-    @property
-    def digest(self) -> str:
-        """sha256 over the bytes of inputs and labels, in hexadecimal."""
-        content = hashlib.sha256(np.ascontiguousarray(self.inputs, dtype="<f4").tobytes())
-        content.update(np.ascontiguousarray(self.labels, dtype="<i8").tobytes())
-        return content.hexdigest()
-
-    def split(self, held_out: float = HELD_OUT, seed: int = SPLIT_SEED) -> tuple[Dataset, Dataset]:
-        """(the rest, the held-out share), at random, each class in proportion.
-
-        Raises:
-            DataError: a class is too small to be on both sides.
-        """
-        rng = np.random.default_rng(seed)
-        chosen = np.zeros(len(self.labels), dtype=bool)
-        for label in np.unique(self.labels):
-            rows = rng.permutation(np.flatnonzero(self.labels == label))
-            count = round(held_out * len(rows))
-            if not 0 < count < len(rows):
-                raise DataError(
-                    f"{self.name}: class '{self.classes[label]}' has too few rows ({len(rows)}) to split"
-                )
-            chosen[rows[:count]] = True
-        return self._rows(~chosen), self._rows(chosen)
-
-    def _rows(self, chosen: NDArray[np.bool_]) -> Dataset:
-        return replace(self, inputs=self.inputs[chosen], labels=self.labels[chosen])
+DIGITS = tuple("0123456789")
+FASHION = (
+    "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+FILES = (".npz", ".csv", ".parquet")
 
 
 def two_moons(samples: int = 4000, noise: float = 0.1, seed: int = 0) -> Dataset:
@@ -115,8 +43,8 @@ def two_moons(samples: int = 4000, noise: float = 0.1, seed: int = 0) -> Dataset
     Raises:
         MissingExtraError: scikit-learn is not installed.
     """
-    inputs, labels = _sklearn_datasets().make_moons(n_samples=samples, noise=noise, random_state=seed)
-    return _labelled("two-moons", inputs, labels, ("upper", "lower"), "the moons' radius is 1")
+    inputs, labels = sklearn_datasets().make_moons(n_samples=samples, noise=noise, random_state=seed)
+    return labelled("two-moons", inputs, labels, ("upper", "lower"), "the moons' radius is 1")
 
 
 def digits() -> Dataset:
@@ -125,12 +53,12 @@ def digits() -> Dataset:
     Raises:
         MissingExtraError: scikit-learn is not installed.
     """
-    inputs, labels = _sklearn_datasets().load_digits(return_X_y=True)
+    inputs, labels = sklearn_datasets().load_digits(return_X_y=True)
     inputs = np.asarray(inputs, dtype=np.float64).reshape(-1, 8, 8) / 16.0
-    return _labelled("digits", inputs, labels, tuple("0123456789"), "grey level / 16, in [0, 1]")
+    return labelled("digits", inputs, labels, DIGITS, "grey level / 16, in [0, 1]")
 
 
-def mnist(data_dir: Path) -> tuple[Dataset, Dataset]:
+def mnist(data_dir: Path, classes: tuple[str, ...] = DIGITS) -> Parts:
     """(train, test) from the four IDX files of MNIST or of a set of its form, plain or ``.gz``.
 
     Pixels are divided by 255, so inputs are in [0, 1].
@@ -138,58 +66,100 @@ def mnist(data_dir: Path) -> tuple[Dataset, Dataset]:
     Raises:
         DataError: the folder or a file is missing, or a file is not what its name says.
     """
-    return _idx_part(data_dir, "train"), _idx_part(data_dir, "t10k")
+    return _idx_part(data_dir, "train", classes), _idx_part(data_dir, "t10k", classes)
 
 
-PARTS: dict[str, Callable[[], tuple[Dataset, Dataset]]] = {
+PARTS: dict[str, Callable[[], Parts]] = {
     "two-moons": lambda: two_moons().split(),
     "digits": lambda: digits().split(),
+    "breast-cancer": lambda: breast_cancer().split(),
 }
 """Data sets that need no files: name to (training part, held-out part)."""
 
+PARTS_OF_FOLDER: dict[str, Callable[[Path], Parts]] = {
+    "mnist": mnist,
+    "fashion-mnist": lambda folder: mnist(folder, FASHION),
+    "cifar-10": cifar10,
+    "adult": adult,
+    "spambase": lambda folder: spambase(folder).split(),
+}
+"""Data sets read from a folder."""
 
-def load_parts(name: str, data_dir: Path | None = None) -> tuple[Dataset, Dataset]:
-    """(training part, held-out part) of a data set by name: two-moons, digits, or mnist from a folder.
+
+def load_parts(name: str, data_dir: Path | None = None) -> Parts:
+    """(training part, held-out part) of a data set by name, some of them from a folder.
 
     Raises:
-        DataError: unknown name, mnist without its folder, or unusable files.
+        DataError: unknown name, a data set without the folder it needs, or unusable files.
     """
     if name in PARTS:
         return PARTS[name]()
-    if name != "mnist":
-        raise DataError(f"unknown data set '{name}'; {', '.join(PARTS)} and mnist are accepted")
+    if name not in PARTS_OF_FOLDER:
+        known = ", ".join((*PARTS, *PARTS_OF_FOLDER))
+        raise DataError(f"unknown data set '{name}'; {known} are accepted")
     if data_dir is None:
-        raise DataError("mnist needs the folder of its IDX files (--data-dir); nothing is downloaded")
-    return mnist(data_dir)
+        raise DataError(f"{name} needs the folder of its files (--data-dir); nothing is downloaded")
+    return PARTS_OF_FOLDER[name](data_dir)
 
 
-def load_labelled(source: str | Path) -> Dataset:
+def load_own(path: Path) -> Parts:
+    """(training part, held-out part) of data of your own.
+
+    Args:
+        path: a ``.npz``, ``.csv`` or ``.parquet`` file, as for :func:`load_labelled`, of which a share
+            is held out; or a folder: of MNIST-like IDX files, of CIFAR-10's batches, or of one file
+            named train and one named test, such as train.csv and test.csv.
+
+    Raises:
+        DataError: see the module; also a class without rows, and parts that do not fit one another.
+    """
+    if not path.is_dir():
+        require_file(path, "a .npz, .csv or .parquet file or a folder")
+        parts = _labelled_file(path).split()
+    elif find_batches(path):
+        parts = cifar10(path)
+    elif _files(path, "train") or _files(path, "test"):
+        parts = _own_part(path, "train"), _own_part(path, "test")
+    else:
+        parts = mnist(path)
+    training, held_out = parts
+    counts = np.bincount(training.labels, minlength=len(training.classes))
+    if not counts.all():
+        missing = training.classes[int(np.argmin(counts))]
+        raise DataError(
+            f"{training.name}: class {missing} has no rows to train on; number the classes 0, 1, … "
+            "without a gap"
+        )
+    if held_out.input_shape != training.input_shape or len(held_out.classes) > len(training.classes):
+        raise DataError(
+            f"{path}: the parts do not fit: inputs of {list(training.input_shape)} and "
+            f"{list(held_out.input_shape)}, {len(training.classes)} and {len(held_out.classes)} classes"
+        )
+    return parts
+
+
+def load_labelled(source: str | Path, data_dir: Path | None = None) -> Dataset:
     """Labelled data for evaluation.
 
     Args:
-        source: "two-moons" or "digits" (their held-out part); a folder of IDX files (its test part);
-            a ``.npz`` with arrays inputs (or x) and labels (or y); a ``.csv`` whose last column is
-            the label, with or without a header line. Labels are class indices 0, 1, …
+        source: a data set by name (its held-out part); a folder (its test part, see :func:`load_own`);
+            a ``.npz`` with arrays inputs (or x) and labels (or y); a ``.csv``, with or without a
+            header line, or a ``.parquet``, whose last column is the label. Labels are class indices
+            0, 1, …
+        data_dir: the folder of a named data set that needs one.
 
     Raises:
         DataError: see the module.
     """
-    if str(source) in PARTS:
-        return PARTS[str(source)]()[1]
-    path = Path(source)
+    name, path = str(source), Path(source)
+    if name in PARTS or (name in PARTS_OF_FOLDER and data_dir is not None):
+        return load_parts(name, data_dir)[1]
     if path.is_dir():
-        return _idx_part(path, "t10k")
-    require_file(path, f"a .npz or .csv file, a folder of IDX files, or one of {', '.join(PARTS)}")
-    if path.suffix == ".npz":
-        inputs, labels = read_npz(path, ("inputs", "x"), ("labels", "y"))
-    elif path.suffix == ".csv":
-        table = read_csv(path)
-        if table.shape[1] < 2:
-            raise DataError(f"{path} has one column; inputs and, last, a label are needed")
-        inputs, labels = table[:, :-1], table[:, -1]
-    else:
-        raise DataError(f"{path} has an unknown ending; .npz, .csv and folders of IDX files are accepted")
-    return _labelled(str(path.name), numbers(inputs, str(path)), labels, None, "as in the file")
+        if find_batches(path):
+            return cifar10(path)[1]
+        return _own_part(path, "test") if _files(path, "test") else _idx_part(path, "t10k", DIGITS)
+    require_file(path, f"a .npz, .csv or .parquet file, a folder of IDX files, or one of {', '.join(PARTS)}")
+    return _labelled_file(path)
 
 
 def load_inputs(path: Path) -> Array:
@@ -203,9 +173,9 @@ def load_inputs(path: Path) -> Array:
     if path.suffix == ".npy":
         raw = read_npy(path)
     elif path.suffix == ".csv":
-        raw = read_csv(path)
+        raw = read_csv(path)[1]
     elif path.suffix == ".parquet":
-        raw = read_parquet(path)
+        raw = read_parquet(path)[1]
     else:
         raise DataError(f"{path} has an unknown ending; .npy, .csv and .parquet are accepted")
     inputs = numbers(raw, str(path))
@@ -215,7 +185,40 @@ def load_inputs(path: Path) -> Array:
     return inputs.reshape(len(inputs), -1)
 
 
-def _idx_part(folder: Path, part: str) -> Dataset:
+def _files(folder: Path, part: str) -> list[Path]:
+    return [path for path in (folder / f"{part}{end}" for end in FILES) if path.is_file()]
+
+
+def _own_part(folder: Path, part: str) -> Dataset:
+    """One part ("train" or "test") of a folder of such files."""
+    found = _files(folder, part)
+    if len(found) != 1:
+        has = "no file" if not found else " and ".join(path.name for path in found)
+        raise DataError(f"{folder} has {has} of its {part} part; one of {part}.npz, .csv, .parquet is needed")
+    return _labelled_file(found[0])
+
+
+def _labelled_file(path: Path) -> Dataset:
+    """Inputs in the file's own units, the label last (or by its name)."""
+    columns: tuple[str, ...] = ()
+    if path.suffix == ".npz":
+        inputs, labels = read_npz(path, ("inputs", "x"), ("labels", "y"))
+    elif path.suffix in (".csv", ".parquet"):
+        columns, table = read_csv(path) if path.suffix == ".csv" else read_parquet(path)
+        if table.shape[1] < 2:
+            raise DataError(
+                f"{path} has {'one' if table.size else 'no'} column; inputs and, last, a label are needed"
+            )
+        inputs, labels, columns = table[:, :-1], table[:, -1], columns[:-1]
+    else:
+        raise DataError(f"{path} has an unknown ending; {', '.join(FILES)} and folders are accepted")
+    inputs = numbers(inputs, str(path))
+    # Numbers in a table are of many kinds, pixels of one.
+    scaling = "columns" if inputs.ndim == 2 else "common"
+    return labelled(path.name, inputs, labels, None, "as in the file", columns, scaling)
+
+
+def _idx_part(folder: Path, part: str, classes: tuple[str, ...]) -> Dataset:
     """One part ("train" or "t10k") of a folder in the layout of MNIST."""
     images = read_idx(folder, f"{part}-images-idx3-ubyte", dimensions=3)
     labels = read_idx(folder, f"{part}-labels-idx1-ubyte", dimensions=1)
@@ -229,27 +232,4 @@ def _idx_part(folder: Path, part: str) -> Dataset:
             f"{folder}/{part}-labels-idx1-ubyte: label {labels.max()} is out of range; 0 to 9 are accepted"
         )
     pixels = images.astype(np.float32) / np.float32(255)
-    return _labelled(folder.name, pixels, labels, tuple("0123456789"), "grey level / 255, in [0, 1]")
-
-
-def _labelled(name: str, inputs: Any, labels: Any, classes: tuple[str, ...] | None, units: str) -> Dataset:
-    """A data set from raw arrays; classes are named by their indices where no names are given."""
-    indices = np.asarray(labels)
-    if indices.dtype.kind not in "fiu" or not np.array_equal(indices, np.round(indices)):
-        raise DataError(f"{name}: labels are not whole numbers; class indices 0, 1, … are accepted")
-    indices = indices.astype(np.int64)
-    if len(np.unique(indices)) == 1:
-        raise DataError(f"{name}: all labels are {indices.flat[0]}; at least two classes are needed")
-    inputs = np.asarray(inputs)
-    with np.errstate(over="ignore"):  # beyond float32 is an infinity, and refused as one
-        flat = inputs.reshape(len(inputs), math.prod(inputs.shape[1:])).astype(np.float32)
-    if classes is None:
-        classes = tuple(str(i) for i in range(max(2, int(indices.max(initial=0)) + 1)))
-    return Dataset(name, flat, indices, classes, tuple(inputs.shape[1:]), units)
-
-
-def _sklearn_datasets() -> Any:
-    try:
-        return importlib.import_module("sklearn.datasets")
-    except ModuleNotFoundError:
-        raise MissingExtraError("the data sets two-moons and digits", "train") from None
+    return labelled(folder.name, pixels, labels, classes, "grey level / 255, in [0, 1]")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import importlib
+import io
 import math
 import zlib
 from collections.abc import Iterator
@@ -78,14 +79,43 @@ def read_npz(path: Path, *names: tuple[str, str]) -> list[Any]:
         return [_member(path, arrays, pair) for pair in names]
 
 
-def read_csv(path: Path) -> Array:
-    """Numbers separated by commas; a first line in which nothing is a number is taken as a header."""
-    with _reading(path, "a .csv file in UTF-8"), path.open(newline="", encoding="utf-8-sig") as file:
-        lines = [
-            (number, cells) for number, cells in enumerate(csv.reader(file), 1) if any(map(str.strip, cells))
-        ]
+def find_file(folder: Path, *names: str) -> Path:
+    """The first of these files that the folder holds, as it is or with ``.gz``."""
+    if not folder.is_dir():
+        raise DataError(
+            f"there is no folder {folder}; one that holds {names[0]}[.gz] is needed (nothing is downloaded)"
+        )
+    for name in names:
+        for path in (folder / name, folder / f"{name}.gz"):
+            if path.is_file():
+                return path
+    wanted = " nor ".join(f"{name} nor {name}.gz" for name in names)
+    raise DataError(f"{folder} has neither {wanted}; put it there (nothing is downloaded)")
+
+
+def read_bytes(path: Path, what: str) -> bytes:
+    """The content of a file, decompressed where it ends in ``.gz``."""
+    with _reading(path, what):
+        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+
+
+def read_lines(path: Path) -> list[tuple[int, list[str]]]:
+    """The lines of a .csv file that are not blank, each with its number and its cells."""
+    content = read_bytes(path, "a .csv file")
+    with _reading(path, "a .csv file in UTF-8"):
+        rows = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        return [(number, cells) for number, cells in enumerate(rows, 1) if any(map(str.strip, cells))]
+
+
+def read_csv(path: Path) -> tuple[tuple[str, ...], Array]:
+    """Names of the columns, if there are any, and numbers separated by commas.
+
+    A first line in which nothing is a number is taken as names.
+    """
+    lines = read_lines(path)
+    names: tuple[str, ...] = ()
     if lines and not any(_is_number(cell) for cell in lines[0][1]):
-        del lines[0]
+        names = tuple(cell.strip() for cell in lines.pop(0)[1])
     if not lines:
         raise DataError(f"{path} has no rows of numbers; at least one is needed")
     width = len(lines[0][1])
@@ -99,9 +129,9 @@ def read_csv(path: Path) -> Array:
             if not _is_number(cell):
                 raise DataError(
                     f"{path}, line {number}, column {column}: '{cell[:40]}' is not a number; "
-                    "only numbers are accepted"
+                    "only numbers are accepted: turn each text into columns of 0 and 1, or leave it out"
                 )
-    return np.array([[float(cell) for cell in cells] for _, cells in lines], dtype=np.float64)
+    return names, np.array([[float(cell) for cell in cells] for _, cells in lines], dtype=np.float64)
 
 
 def _is_number(cell: str) -> bool:
@@ -112,8 +142,8 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def read_parquet(path: Path) -> Any:
-    """All columns of a parquet file, in order."""
+def read_parquet(path: Path) -> tuple[tuple[str, ...], Any]:
+    """Names and numbers of all columns of a parquet file, in order."""
     try:
         parquet = importlib.import_module("pyarrow.parquet")
     except ModuleNotFoundError:
@@ -126,21 +156,17 @@ def read_parquet(path: Path) -> Any:
     columns = [column.to_numpy() for column in table.columns]
     for name, column in zip(table.column_names, columns, strict=True):
         if column.dtype.kind not in "fiu":
-            raise DataError(f"{path}: column '{name}' holds no numbers; only numbers are accepted")
-    return np.column_stack(columns) if columns else np.empty((0, 0))
+            raise DataError(
+                f"{path}: column '{name}' holds no numbers; only numbers are accepted: "
+                "turn each text into columns of 0 and 1, or leave it out"
+            )
+    return tuple(table.column_names), np.column_stack(columns) if columns else np.empty((0, 0))
 
 
 def read_idx(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
     """An array of bytes: magic number 0x00000800 + dimensions, sizes as big-endian int32, the bytes."""
-    if not folder.is_dir():
-        raise DataError(
-            f"there is no folder {folder}; one that holds {name}[.gz] is needed (nothing is downloaded)"
-        )
-    path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
-    if path is None:
-        raise DataError(f"{folder} has neither {name} nor {name}.gz; put it there (nothing is downloaded)")
-    with _reading(path, "an IDX file"):
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    path = find_file(folder, name)
+    content = read_bytes(path, "an IDX file")
     header = 4 + 4 * dimensions
     magic = 0x0800 + dimensions
     if len(content) < header or int.from_bytes(content[:4], "big") != magic:

@@ -9,12 +9,15 @@
     ├── DataError           a data set that cannot be read as one
     ├── RecipeError         a recipe or an option of training that makes no sense
     ├── TrainingError       training that failed (a loss that is not a number, …)
+    │   └── TrainingInterruptedError    training that was asked to end before it was done
     └── MissingExtraError   an optional part of the package is not installed
 
 Each message says what was wrong and what is accepted.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 
 class LipcertError(Exception):
@@ -78,6 +81,19 @@ class RecipeError(LipcertError):
 
 class TrainingError(LipcertError):
     """Training that could not go on, or whose result did not keep its promise."""
+
+
+class TrainingInterruptedError(TrainingError):
+    """Training that was asked to end before it was done.
+
+    Attributes:
+        checkpoint: the file that it can go on from; None if there is none.
+    """
+
+    def __init__(self, epoch: int, epochs: int, checkpoint: Path | None) -> None:
+        saved = "nothing is saved" if checkpoint is None else f"{checkpoint} holds all of it"
+        super().__init__(f"interrupted in epoch {epoch} of {epochs}; {saved}")
+        self.checkpoint = checkpoint
 
 
 class MissingExtraError(LipcertError):

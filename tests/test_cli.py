@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from lipmodel.certify.claims import Claims
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.cli import _rounded_down, main
+from lipmodel.cli import main
+from lipmodel.display import rounded_down
 from lipmodel.norms import Norm
 from tests.networks import groupsort_net, to_file
 
@@ -146,6 +147,76 @@ def test_train_and_its_errors(tmp_path):
     assert "nothing is downloaded" in " ".join(gone.output.split())
 
 
+def write_rows(path, rows=60):
+    rng = np.random.default_rng(0)
+    labels = np.arange(rows) % 3
+    x = rng.normal(size=(rows, 2)) * [0.1, 300.0] + labels[:, None] * [0.5, 1500.0]
+    lines = [f"{a!r},{b!r},{label}" for (a, b), label in zip(x.tolist(), labels, strict=True)]
+    path.write_text("\n".join(["width,height,kind", *lines]) + "\n")
+
+
+def test_train_on_data_of_your_own(tmp_path):
+    pytest.importorskip("torch")
+    write_rows(tmp_path / "mine.csv")
+    arguments = ["train", "digits", "--data", tmp_path / "mine.csv", "--out", tmp_path, "--name", "mine",
+                 "--epochs", 40, "--set", "network.widths=[16]", "--set", "training.batch_size=15",
+                 "--set", "loss.name=multiclass-hinge"]  # fmt: skip
+    result = run(*arguments)
+    told = " ".join(result.stderr.split())
+    for part in (
+        "data mine.csv: 60 inputs of 2 numbers",
+        "rows 45 to train on, 15 (25%) held out",
+        "classes 3, with their rows to train on: 0 (15), 1 (15), 2 (15)",
+        "scaling inside the network, each column less its mean is divided by a power of two",
+        "units radii and epsilons are in the units of the inputs: as in the file",
+        "columns width, height",
+    ):
+        assert part in told
+    record = json.loads((tmp_path / "mine.json").read_text())
+    assert (record["recipe"]["data"], record["recipe"]["scaling"]) == ("mine.csv", "columns")
+    assert record["recipe"]["training"]["batch_size"] == 15
+    assert record["data"]["columns"] == ["width", "height"]
+    assert "data" in record["data"]["understood"]
+    # the file takes the rows as they are in the table
+    evaluated = run_json("evaluate", tmp_path / "mine.onnx", "--data", tmp_path / "mine.csv")
+    assert evaluated["clean_accuracy"] > 0.9
+    assert evaluated["average_certified_radius"] > 0
+    assert run_json("inspect", tmp_path / "mine.onnx")["status"] == "proved"
+    unscaled = run_json(*arguments, "--set", "scaling=none")
+    assert unscaled["recipe"]["scaling"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--set", "training.epoch=3"], "did you mean 'training.epochs'"),
+        (["--set", "training.epochs"], "KEY=VALUE is accepted"),
+        (["--set", "training.batch_size=100000"], "is more than the 3000 rows there are to train on"),
+        (["--data-dir", ".", "--data", "x.csv"], "give it or --data, not both"),
+        (["--data", "gone.csv"], "there is no file gone.csv"),
+        (["--name", "a/b"], "'a/b' cannot name files"),
+        (["--name", ""], "cannot name files"),
+        (["--resume"], "to resume from; train without --resume"),
+        (["--lipschitz", "nan"], "Lipschitz constant of nan"),
+        (["--set", "loss.name=emma", "--set", "training.threads=0"], "training.threads = 0"),
+    ],
+)
+def test_bad_use_of_train_is_one_line_that_says_what_to_do(tmp_path, monkeypatch, more, message):
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    result = run("train", "two-moons", "--out", tmp_path / "out", *more, status=2)
+    errors = [line for line in result.stderr.splitlines() if "error" in line]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert result.stderr.endswith(errors[0] + "\n")
+
+
+def test_a_named_set_in_a_folder_can_be_evaluated(folder):
+    run("evaluate", folder / "net.onnx", "--data", "adult", status=2)
+    told = run("evaluate", folder / "net.onnx", "--data", "adult", "--data-dir", folder, status=2).output
+    assert "neither adult.data nor adult.data.gz" in " ".join(told.split())
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -169,6 +240,6 @@ def test_bad_use_exits_with_2_and_one_clear_line(folder, monkeypatch, arguments)
 
 
 def test_radii_are_cut_downwards_when_digits_are_dropped():
-    assert _rounded_down(0.29999999) == "0.299999"
-    assert _rounded_down(1.5) == "1.5"
-    assert float(_rounded_down(1e-9 / 3)) < 1e-9 / 3
+    assert rounded_down(0.29999999) == "0.299999"
+    assert rounded_down(1.5) == "1.5"
+    assert float(rounded_down(1e-9 / 3)) < 1e-9 / 3

@@ -130,7 +130,7 @@ def test_missing_files_say_what_is_accepted(tmp_path):
     refused("no folder .*nothing is downloaded", data.mnist, tmp_path / "nothing")
     refused("neither train-images-idx3-ubyte nor .*gz.*nothing is downloaded", data.mnist, tmp_path)
     refused("mnist needs the folder", data.load_parts, "mnist")
-    refused("unknown data set 'cifar'; two-moons, digits and mnist", data.load_parts, "cifar")
+    refused("unknown data set 'cifar'; two-moons, digits, .*mnist, .* are accepted", data.load_parts, "cifar")
 
 
 @pytest.mark.parametrize(
@@ -249,3 +249,84 @@ def test_optional_parts_that_are_missing_are_named(tmp_path, monkeypatch):
 
 def test_reading_data_imports_no_sklearn_before_it_is_needed():
     assert "sklearn" not in vars(importlib.import_module("lipmodel.data"))
+
+
+# --- data of your own, to train on ---------------------------------------------------------
+
+
+def own_csv(path, labels, header="", column="1.5"):
+    path.write_text(header + "".join(f"{i},{column},{label}\n" for i, label in enumerate(labels)))
+
+
+def test_a_file_of_your_own_is_split_and_a_folder_is_not(tmp_path):
+    own_csv(tmp_path / "mine.csv", [0, 1, 2] * 8, "width,height,kind\n")
+    training, held_out = data.load_own(tmp_path / "mine.csv")
+    assert (len(training.labels), len(held_out.labels)) == (18, 6)
+    assert (training.columns, training.scaling) == (("width", "height"), "columns")
+    assert sorted([*training.inputs[:, 0], *held_out.inputs[:, 0]]) == list(range(24))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    own_csv(folder / "train.csv", [0, 1, 2])
+    np.savez(folder / "test.npz", x=np.ones((2, 2)), y=[0, 1])
+    training, held_out = data.load_own(folder)
+    assert (len(training.labels), len(held_out.labels)) == (3, 2)
+    assert data.load_labelled(folder).digest == held_out.digest
+
+
+def test_images_of_your_own_are_scaled_alike(tmp_path):
+    images = np.arange(8 * 2 * 3, dtype=np.uint8).reshape(8, 2, 3)
+    np.savez(tmp_path / "d.npz", x=images, y=[0, 1] * 4)
+    training, _ = data.load_own(tmp_path / "d.npz")
+    assert (training.scaling, training.input_shape) == ("common", (2, 3))
+    assert data.load_labelled(tmp_path / "d.npz").inputs.max() == 47  # the units are the file's
+
+
+def test_idx_files_of_your_own(idx_folder):
+    assert data.load_own(idx_folder)[0].digest == data.mnist(idx_folder)[0].digest
+    assert data.load_parts("fashion-mnist", idx_folder)[0].classes[9] == "ankle boot"
+
+
+def test_parquet_with_labels_last(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    path = tmp_path / "d.parquet"
+    parquet.write_table(pyarrow.table({"a": np.arange(8.0), "b": np.ones(8), "y": [0, 1] * 4}), path)
+    training, _ = data.load_own(path)
+    assert (training.columns, training.inputs.shape) == (("a", "b"), (6, 2))
+    assert data.load_labelled(path).labels.tolist() == [0, 1] * 4
+    parquet.write_table(pyarrow.table({"a": ["x", "y"], "y": [0, 1]}), path)
+    refused("column 'a' holds no numbers; only numbers .*columns of 0 and 1", data.load_own, path)
+    parquet.write_table(pyarrow.table({"a": [1.0, None], "y": [0, 1]}), path)
+    refused("row 1, column 0 is not a finite number", data.load_own, path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "column", "message"),
+    [
+        ([1, 2] * 8, "1.5", "class 0 has no rows to train on; number the classes 0, 1, … without a gap"),
+        ([0, 2] * 8, "1.5", "class 1 has no rows"),
+        ([0, 1, 1, 1], "1.5", "class '0' has too few rows"),
+        ([0] * 8, "1.5", "all labels are 0; at least two classes"),
+        ([0, -1] * 8, "1.5", "label -1 of row 1 is out of range"),
+        ([0, 1] * 8, "nan", "row 0, column 1 is not a finite number; fill or drop it"),
+        ([0, 1] * 8, "red", "'red' is not a number; only numbers .*turn each text into columns of 0 and 1"),
+        ([], "1.5", "no rows of numbers"),
+    ],
+)
+def test_bad_data_of_your_own(tmp_path, labels, column, message):
+    own_csv(tmp_path / "d.csv", labels, column=column)
+    refused(message, data.load_own, tmp_path / "d.csv")
+
+
+def test_bad_folders_of_your_own(tmp_path):
+    refused("no file .*gone; a .npz, .csv or .parquet file or a folder", data.load_own, tmp_path / "gone")
+    refused("neither train-images-idx3-ubyte nor", data.load_own, tmp_path)
+    own_csv(tmp_path / "train.csv", [0, 1])
+    refused("has no file of its test part; one of test.npz, .csv, .parquet", data.load_own, tmp_path)
+    own_csv(tmp_path / "test.csv", [0, 1, 2])
+    refused("the parts do not fit: .* 2 and 3 classes", data.load_own, tmp_path)
+    np.savez(tmp_path / "test.npz", x=np.ones((2, 2)), y=[0, 1])
+    refused("has test.npz and test.csv of its test part", data.load_own, tmp_path)
+    (tmp_path / "test.csv").unlink()
+    np.savez(tmp_path / "test.npz", x=np.ones((2, 3)), y=[0, 1])
+    refused(r"the parts do not fit: inputs of \[2\] and \[3\]", data.load_own, tmp_path)

@@ -1,39 +1,50 @@
-"""The training loop: deterministic, one optimiser step, one projection, one call of the progress."""
+"""A classifier's training: steps, learning curves, validation, averages and checkpoints; deterministic."""
 
 from __future__ import annotations
 
-import math
+import copy
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lipmodel.errors import TrainingError
-from lipmodel.training.layers import project_
+from lipmodel.errors import TrainingError, TrainingInterruptedError
+from lipmodel.training.averaging import Average
+from lipmodel.training.checkpoint import Checkpoint
+from lipmodel.training.descent import Descent
 from lipmodel.training.losses import Loss
+from lipmodel.training.measure import accuracy, estimated_certified_accuracy, mean_loss
 from lipmodel.training.network import pair_bounds
-from lipmodel.training.recipes import Schedule
+from lipmodel.training.schedule import Schedule
 
-WARM_UP = 0.05  # share of the steps in which the learning rate rises
-MEASURED_ROWS = 10_000  # inputs that a learning curve's accuracy is measured on, at most
+Labelled = tuple[Tensor, Tensor]
+"""Inputs (N, d) and labels (N,)."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One point of the learning curves.
+    """One point of the learning curves, of torch's network (the average of weights, once there is one).
 
     Attributes:
         number: from 1.
         loss: mean over the epoch's batches.
-        train_accuracy, held_out_accuracy: of torch's network after the epoch.
+        train_accuracy: clean.
+        held_out_accuracy: clean; None where nothing is held out.
+        estimated_certified_accuracy: on held-out data, at the recipe's largest epsilon; by torch's float32
+            margins, so an estimate and no certificate.
+        validation_loss: mean over the validation part; None where there is none.
     """
 
     number: int
     loss: float
     train_accuracy: float
-    held_out_accuracy: float
+    held_out_accuracy: float | None = None
+    estimated_certified_accuracy: float | None = None
+    validation_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -41,14 +52,16 @@ class Status:
     """How far a training is.
 
     Attributes:
+        step: how many are done.
         share: done, from 0 to 1.
         loss: of the last batch.
-        accuracy: clean, on held-out data, after the last whole epoch; None before.
+        epoch: the last whole one; None before.
     """
 
+    step: int
     share: float
     loss: float
-    accuracy: float | None
+    epoch: Epoch | None
 
 
 Watch = Callable[[Status], None]
@@ -58,104 +71,152 @@ def unwatched(status: Status) -> None:
     """Tells nobody."""
 
 
-def fit(
-    network: nn.Sequential,
-    loss: Loss,
-    train: tuple[Tensor, Tensor],
-    held_out: tuple[Tensor, Tensor],
-    schedule: Schedule,
-    *,
-    generator: torch.Generator,
-    watch: Watch = unwatched,
-) -> list[Epoch]:
-    """Trains a classifier, in place.
+def never() -> bool:
+    """Nobody asks for an end."""
+    return False
 
-    Args:
-        network: see ``build_network``.
-        loss: what to make small.
-        train: inputs (N, d) and labels (N,).
-        held_out: the same, for the learning curve alone: nothing is chosen by it.
-        schedule: epochs, batches, rate.
-        generator: of the order of the batches.
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """What happens around a training and changes nothing of its result.
+
+    Attributes:
         watch: told after each step.
-
-    Raises:
-        TrainingError: the loss is not a finite number; names the epoch.
+        checkpoint: where to save the state now and then; None for nowhere.
+        resume: whether to begin with the state that is saved there.
+        stop: asked after each step whether to end at once.
     """
-    history: list[Epoch] = []
 
-    def objective(inputs: Tensor, labels: Tensor) -> Tensor:
-        return loss(network(inputs), labels, pair_bounds(network))
-
-    def after_epoch(number: int, mean_loss: float) -> None:
-        history.append(Epoch(number, mean_loss, accuracy(network, *train), accuracy(network, *held_out)))
-
-    def after_step(share: float, value: float) -> None:
-        watch(Status(share, value, history[-1].held_out_accuracy if history else None))
-
-    minimise(network, objective, train, schedule, generator, after_epoch=after_epoch, after_step=after_step)
-    return history
+    watch: Watch = unwatched
+    checkpoint: Checkpoint | None = None
+    resume: bool = False
+    stop: Callable[[], bool] = never
 
 
-def minimise(
-    network: nn.Module,
-    objective: Callable[[Tensor, Tensor], Tensor],
-    data: tuple[Tensor, Tensor],
-    schedule: Schedule,
-    generator: torch.Generator,
-    *,
-    after_epoch: Callable[[int, float], None] | None = None,
-    after_step: Callable[[float, float], None] | None = None,
-) -> None:
-    """Makes the objective's mean over the data small, keeping the weights in their sets.
+class Fit:
+    """A training of a classifier, from its beginning or from a checkpoint.
 
     Args:
-        network: whose parameters move.
-        objective: of a batch of inputs and targets, a scalar.
-        data: inputs and targets.
+        network: see ``build_network``; changed in place.
+        loss: what to make small.
+        train: what is trained on.
+        held_out: for the learning curve alone: nothing is chosen by it. None for nothing.
+        validation: what early stopping watches; None for nothing.
         schedule: epochs, batches, rate.
+        epsilon, lipschitz: see ``estimated_certified_accuracy``.
         generator: of the order of the batches.
-        after_epoch: told its number, from 1, and the mean objective.
-        after_step: told the share of steps done and the objective.
 
-    Raises:
-        TrainingError: the objective is not a finite number; names the epoch.
+    Attributes:
+        history: learning curves.
+        seconds: in all, over every resumption.
     """
-    inputs, targets = data
-    batches = math.ceil(len(inputs) / schedule.batch_size)
-    total = schedule.epochs * batches
-    optimiser = torch.optim.Adam(network.parameters(), lr=schedule.learning_rate)
-    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, total))
-    step = 0
-    for epoch in range(1, schedule.epochs + 1):
-        order = torch.randperm(len(inputs), generator=generator)
-        sum_of_losses = 0.0
-        for rows in torch.split(order, schedule.batch_size):
-            optimiser.zero_grad()
-            value = objective(inputs[rows], targets[rows])
-            value.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            rate.step()
-            project_(network)
-            step += 1
-            number = value.item()
-            if not math.isfinite(number):
-                raise TrainingError(
-                    f"the loss is {number} in epoch {epoch}; a smaller learning rate may help"
-                )
-            sum_of_losses += number * len(rows)
-            if after_step is not None:
-                after_step(step / total, number)
-        if after_epoch is not None:
-            after_epoch(epoch, sum_of_losses / len(inputs))
 
+    def __init__(
+        self,
+        network: nn.Sequential,
+        loss: Loss,
+        train: Labelled,
+        held_out: Labelled | None,
+        validation: Labelled | None,
+        schedule: Schedule,
+        *,
+        epsilon: float,
+        lipschitz: float,
+        generator: torch.Generator,
+    ) -> None:
+        self._network, self._loss, self._schedule = network, loss, schedule
+        self._train, self._held_out, self._validation = train, held_out, validation
+        self._epsilon, self._lipschitz = epsilon, lipschitz
 
-@torch.no_grad()
-def accuracy(network: nn.Module, inputs: Tensor, labels: Tensor) -> float:
-    """Share of right answers among the first rows, ``MEASURED_ROWS`` of them at most."""
-    scores = network(inputs[:MEASURED_ROWS])
-    answers = (scores[:, 0] > 0).long() if scores.shape[1] == 1 else scores.argmax(dim=1)
-    return float((answers == labels[:MEASURED_ROWS]).double().mean())
+        def objective(inputs: Tensor, labels: Tensor) -> Tensor:
+            return loss(network(inputs), labels, pair_bounds(network))
+
+        self._descent = Descent(network, objective, train, schedule, generator)
+        self._average = Average(network, schedule, self._descent.total)
+        self._best: dict[str, Any] = {}
+        self.history: list[Epoch] = []
+        self.seconds = 0.0
+
+    def run(self, control: Control) -> nn.Sequential:
+        """Trains to the end; returns the network to export.
+
+        Raises:
+            TrainingError: the loss is not a finite number; or a checkpoint that does not fit.
+            TrainingInterruptedError: ``control.stop`` asked for it; the state is saved, if it can be.
+        """
+        checkpoint, descent = control.checkpoint, self._descent
+        if checkpoint is not None and control.resume:
+            self._load(checkpoint)
+        started = time.perf_counter() - self.seconds
+        while descent.step < descent.total and not self._patience_is_over:
+            try:
+                value = descent.advance()
+            except TrainingError:
+                if checkpoint is not None:
+                    checkpoint.remove()  # it would only lead here again
+                raise
+            self._average.update(self._network, descent.step)
+            if descent.epoch_is_over:
+                self._after_epoch()
+            last = self.history[-1] if self.history else None
+            control.watch(Status(descent.step, descent.step / descent.total, value, last))
+            self.seconds = time.perf_counter() - started
+            stop = control.stop()
+            if checkpoint is not None and (stop or checkpoint.due):
+                checkpoint.write(self._state())
+            if stop:
+                saved = None if checkpoint is None else checkpoint.path
+                raise TrainingInterruptedError(descent.epoch, self._schedule.epochs, saved)
+        if self._best:
+            self._network.load_state_dict(self._best["network"])
+            return self._network
+        return self._measured()
+
+    @property
+    def _patience_is_over(self) -> bool:
+        schedule = self._schedule
+        return bool(self._best) and len(self.history) - self._best["epoch"] >= schedule.patience
+
+    def _measured(self) -> nn.Sequential:
+        """What would be exported if training ended now."""
+        return self._average.network() if self._average.begun else self._network
+
+    def _after_epoch(self) -> None:
+        network = self._measured()
+        watched = None if self._validation is None else mean_loss(network, self._loss, *self._validation)
+        clean = certified = None
+        if self._held_out is not None:
+            clean = accuracy(network, *self._held_out)
+            certified = estimated_certified_accuracy(
+                network, *self._held_out, epsilon=self._epsilon, lipschitz=self._lipschitz
+            )
+        number, loss = self._descent.epoch, self._descent.mean_loss
+        self.history.append(Epoch(number, loss, accuracy(network, *self._train), clean, certified, watched))
+        if self._schedule.patience and watched is not None and watched < self._best.get("loss", float("inf")):
+            weights = copy.deepcopy(network.state_dict())
+            self._best = {"loss": watched, "epoch": len(self.history), "network": weights}
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "descent": self._descent.state(),
+            "average": self._average.state(),
+            "best": self._best,
+            "history": [asdict(epoch) for epoch in self.history],
+            "seconds": self.seconds,
+        }
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.read()
+        try:
+            self._descent.load(state["descent"])
+            self._average.load(state["average"])
+            self._best, self.seconds = state["best"], state["seconds"]
+            self.history = [Epoch(**epoch) for epoch in state["history"]]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise TrainingError(
+                f"{checkpoint.path} does not fit this training's network ({type(error).__name__}); "
+                "delete it and train anew"
+            ) from error
 
 
 @contextmanager
@@ -169,11 +230,3 @@ def deterministic(threads: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])
-
-
-def _rate(step: int, total: int) -> float:
-    """Share of the peak learning rate: up in a straight line, down as a cosine to 0."""
-    warm_up = max(1, round(WARM_UP * total))
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1.0 + math.cos(math.pi * (step - warm_up) / max(1, total - warm_up)))

@@ -1,4 +1,4 @@
-"""A training as a bar on a terminal: loss, clean accuracy, time left."""
+"""A training as a bar on a terminal: loss, clean accuracy, an estimate of the certified one, time left."""
 
 from __future__ import annotations
 
@@ -12,20 +12,31 @@ from lipmodel.training.loop import Status, Watch
 
 
 @contextmanager
-def training_bar(what: str, console: Console) -> Iterator[Watch]:
-    """Gives a function that ``train`` can tell how far it is; shows nothing where there is no terminal."""
+def training_bar(what: str, epsilon: float, console: Console) -> Iterator[Watch]:
+    """Gives a function that a training can tell how far it is; shows nothing where there is no terminal.
+
+    Args:
+        what: is done.
+        epsilon: that the estimate of certified accuracy is at.
+        console: to show it on.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("loss {task.fields[loss]}  accuracy {task.fields[accuracy]}"),
+        TextColumn("loss {task.fields[loss]}  held out: {task.fields[measured]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=1.0, loss="–", accuracy="–")
+        task = progress.add_task(what, total=1.0, loss="–", measured="–")
 
         def watch(status: Status) -> None:
-            accuracy = "–" if status.accuracy is None else f"{status.accuracy:.1%}"
-            progress.update(task, completed=status.share, loss=f"{status.loss:.4f}", accuracy=accuracy)
+            epoch, measured = status.epoch, "–"
+            if epoch is not None and epoch.estimated_certified_accuracy is not None:
+                measured = (
+                    f"clean {epoch.held_out_accuracy:.1%}  "
+                    f"certified at {epsilon:g} about {epoch.estimated_certified_accuracy:.1%} (estimate)"
+                )
+            progress.update(task, completed=status.share, loss=f"{status.loss:.4f}", measured=measured)
 
         yield watch

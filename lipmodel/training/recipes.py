@@ -1,25 +1,31 @@
 """Recipes: everything that decides a training, read strictly from TOML.
 
 A recipe is written for l2; a table ``[norm.1]`` or ``[norm.inf]`` holds what differs in that norm.
-An unknown key is an error that names the nearest known one: nothing is silently ignored.
+Settings (``training.epochs=3``) come last and change one key each. An unknown key is an error that
+names the nearest known one: nothing is silently ignored.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from importlib import resources
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from lipmodel.dataset import SCALINGS
 from lipmodel.errors import RecipeError
 from lipmodel.norms import Norm
 from lipmodel.training.losses import LOSSES, Loss
+from lipmodel.training.schedule import Schedule
 
 CONSTRAINTS = ("orthogonal", "rows")
 ACTIVATIONS = ("maxmin", "groupsort", "fullsort", "relu")
+KEYS = ("data", "seed", "lipschitz", "epsilons", "scaling", "network", "loss", "training")
 
 Part = TypeVar("Part")
 
@@ -58,30 +64,6 @@ class NetworkRecipe:
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """How the optimiser (Adam; Kingma, Ba 2015) runs.
-
-    Attributes:
-        epochs: passes over the data.
-        batch_size: inputs a step.
-        learning_rate: at its peak; it rises linearly for a twentieth of the steps, then falls to 0
-            as a cosine, so that the weights end in their sets.
-        threads: that torch uses; another number may give another file.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "threads", "learning_rate"):
-            value = getattr(self, name)
-            if not 0 < value < math.inf:
-                raise RecipeError(f"training.{name} = {value} makes no sense; a positive number is accepted")
-
-
-@dataclass(frozen=True)
 class Recipe:
     """A training, decided to the last detail.
 
@@ -93,6 +75,8 @@ class Recipe:
         seed: of initial weights and of the order of batches.
         network, loss, training: the parts.
         epsilons: where certified accuracy is reported, in that norm.
+        scaling: what inputs are divided by first, inside the network: see ``scaling.py``. Parameters
+            of the loss are in those units; radii and epsilons are in the units of what is sent.
     """
 
     name: str
@@ -104,8 +88,10 @@ class Recipe:
     loss: Loss
     training: Schedule
     epsilons: tuple[float, ...]
+    scaling: str = "none"
 
     def __post_init__(self) -> None:
+        _check_choice("scaling", self.scaling, SCALINGS)
         if not 0.0 < self.lipschitz < math.inf:
             raise RecipeError(
                 f"a Lipschitz constant of {self.lipschitz} makes no sense; a positive number is accepted"
@@ -124,6 +110,21 @@ class Recipe:
         name = next(name for name, kind in LOSSES.items() if isinstance(self.loss, kind))
         return asdict(self) | {"norm": self.norm.value, "loss": {"name": name, **asdict(self.loss)}}
 
+    def to_toml(self) -> str:
+        """As the text of a recipe that reads as this one, for its norm."""
+        tables = self.to_dict()
+        del tables["name"], tables["norm"]
+        plain = {key: value for key, value in tables.items() if not isinstance(value, dict)}
+        blocks = [_lines(plain)]
+        blocks += [f"[{key}]\n" + _lines(value) for key, value in tables.items() if isinstance(value, dict)]
+        return "\n".join(blocks)
+
+
+def _lines(table: Mapping[str, Any]) -> str:
+    """Keys with values; JSON's numbers, strings and arrays are TOML's too."""
+    given = {key: value for key, value in table.items() if value is not None}
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in given.items())
+
 
 def recipe_names() -> list[str]:
     """Names of the recipes there are."""
@@ -137,33 +138,56 @@ def load_recipe(
     lipschitz: float | None = None,
     seed: int | None = None,
     epochs: int | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """A recipe by name, with what is given in place of what it says.
+    """A recipe by name or from a file, with what is given in place of what it says.
 
     Args:
-        name: one of :func:`recipe_names`.
+        name: one of :func:`recipe_names`, or the path of a ``.toml`` file of your own.
         norm: "1", "2" or "inf"; l2 by default.
-        lipschitz: bound on every score; 1 by default.
-        seed: of the training; the recipe's by default.
-        epochs: passes over the data; the recipe's by default.
+        lipschitz: bound on every score; short for the setting of that name.
+        seed: of the training; likewise.
+        epochs: passes over the data; short for the setting training.epochs.
+        settings: dotted keys to values, such as ``training.epochs`` to 3; see :func:`parse_settings`.
 
     Raises:
-        RecipeError: unknown recipe or norm, or a value that makes no sense.
+        RecipeError: unknown recipe or norm, an unknown key, or a value that makes no sense.
     """
-    if name not in recipe_names():
-        raise RecipeError(_unknown("recipe", name, recipe_names()))
-    recipe = parse_recipe((_folder() / f"{name}.toml").read_text(encoding="utf-8"), name, norm=norm or "2")
-    if lipschitz is not None:
-        recipe = replace(recipe, lipschitz=lipschitz)
-    if seed is not None:
-        recipe = replace(recipe, seed=seed)
-    if epochs is not None:
-        recipe = replace(recipe, training=replace(recipe.training, epochs=epochs))
-    return recipe
+    short = {"lipschitz": lipschitz, "seed": seed, "training.epochs": epochs}
+    given = {key: value for key, value in short.items() if value is not None}
+    return parse_recipe(*_read(name), norm=norm or "2", settings=given | dict(settings or {}))
 
 
-def parse_recipe(text: str, name: str, *, norm: str = "2") -> Recipe:
-    """A recipe from TOML, as it stands for the norm given.
+def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` pairs to dotted keys and values; values are TOML, a bare word is a string.
+
+    Raises:
+        RecipeError: no equals sign, a value that is not TOML, or a key given twice.
+    """
+    settings: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = (part.strip() for part in assignment.partition("="))
+        if not (key and equals and text):
+            raise RecipeError(f"the setting '{assignment}' is not understood; KEY=VALUE is accepted")
+        if key in settings:
+            raise RecipeError(f"{key} is set twice; one value is accepted")
+        try:
+            (settings[key],) = tomllib.loads(f"value = {text}").values()
+        except (tomllib.TOMLDecodeError, ValueError):
+            if not text.replace("-", "").replace("_", "").isalnum():
+                raise RecipeError(
+                    f"the value of {key}, {text}, is not TOML; 3, 0.5, word or [64, 64] are accepted"
+                ) from None
+            settings[key] = text
+    return settings
+
+
+def parse_recipe(
+    text: str, name: str, *, norm: str = "2", settings: Mapping[str, Any] | None = None
+) -> Recipe:
+    """A recipe from TOML, as it stands for the norm given and with settings in place of what it says.
+
+    Setting ``loss.name`` to another loss leaves out the parameters of the one it replaces.
 
     Raises:
         RecipeError: not TOML, a key that is missing, unknown or of the wrong type, a value that
@@ -177,7 +201,8 @@ def parse_recipe(text: str, name: str, *, norm: str = "2") -> Recipe:
     variants = table.pop("norm", {})
     _check_keys("norm", variants, [n.value for n in Norm])
     table = _overlay(table, variants.get(norm, {}), "norm." + norm)
-    _check_keys("", table, ["data", "seed", "lipschitz", "epsilons", "network", "loss", "training"])
+    table = _with_settings(table, settings or {})
+    _check_keys("", table, KEYS)
     loss = dict(_table(table, "loss"))
     kind = loss.pop("name", None)
     _check_choice("loss.name", kind, list(LOSSES))
@@ -191,7 +216,38 @@ def parse_recipe(text: str, name: str, *, norm: str = "2") -> Recipe:
         loss=_part("loss", LOSSES[str(kind)], loss),
         training=_part("training", Schedule, _table(table, "training")),
         epsilons=_value("epsilons", table.get("epsilons"), tuple[float, ...]),
+        scaling=_value("scaling", table.get("scaling", "none"), str),
     )
+
+
+def _read(name: str) -> tuple[str, str]:
+    """The text of a recipe and its name."""
+    if name.endswith(".toml"):
+        try:
+            return Path(name).read_text(encoding="utf-8"), Path(name).stem
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise RecipeError(f"the recipe {name} cannot be read: {reason}") from error
+    if name not in recipe_names():
+        raise RecipeError(_unknown("recipe", name, recipe_names()))
+    return (_folder() / f"{name}.toml").read_text(encoding="utf-8"), name
+
+
+def _with_settings(table: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The table with each dotted key set."""
+    nested: dict[str, Any] = {}
+    for dotted, value in settings.items():
+        top, _, key = dotted.partition(".")
+        if key:
+            nested.setdefault(top, {})[key] = value
+        elif isinstance(value, dict) or top in ("network", "loss", "training"):
+            raise RecipeError(f"'{dotted}' is a table; set its keys one by one, as training.epochs=3")
+        else:
+            nested[top] = value
+    loss = table.get("loss")
+    if isinstance(loss, dict) and nested.get("loss", {}).get("name", loss.get("name")) != loss.get("name"):
+        table = table | {"loss": {}}
+    return _overlay(table, nested, "the settings")
 
 
 def _folder() -> Any:

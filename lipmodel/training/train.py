@@ -2,90 +2,130 @@
 
 from __future__ import annotations
 
-import platform
-import time
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from importlib import metadata
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from lipmodel import __version__
 from lipmodel.certify.claims import Claims
-from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.data import Dataset, load_parts
+from lipmodel.certify.ops import Graph
+from lipmodel.data import load_own, load_parts
+from lipmodel.dataset import Dataset
 from lipmodel.errors import RecipeError
 from lipmodel.evaluate import Evaluation, evaluate
+from lipmodel.training.account import account
+from lipmodel.training.checkpoint import Checkpoint
 from lipmodel.training.export import export, largest_difference, to_graph
 from lipmodel.training.files import to_json, write_whole
-from lipmodel.training.loop import Epoch, Watch, deterministic, fit, unwatched
+from lipmodel.training.loop import Control, Fit, Labelled, deterministic
 from lipmodel.training.network import build_network
-from lipmodel.training.plots import NORM_SYMBOL, plot_training
 from lipmodel.training.recipes import Recipe, load_recipe
+from lipmodel.training.report import report
+from lipmodel.training.scaling import find_scale, in_units_of_the_data, scaled
+from lipmodel.training.trained import Trained
 
 COMPARED_ROWS = 10_000  # inputs on which the file is compared with torch, at most
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
-    """The result of a training.
+class Plan:
+    """A training that may begin: its recipe and its data, both read and checked.
 
     Attributes:
-        recipe: what was trained.
-        content: the ONNX file's bytes.
-        predictor: the file as the certificate reads it.
-        evaluation: of the file, on the held-out part.
-        history: learning curves.
-        largest_difference: of a score between the file and torch's network, on real inputs.
-        seconds: of the training loop.
+        recipe: what to train.
         train, held_out: the data.
     """
 
     recipe: Recipe
-    content: bytes
-    predictor: CertifiedPredictor
-    evaluation: Evaluation
-    history: list[Epoch]
-    largest_difference: float
-    seconds: float
     train: Dataset
     held_out: Dataset
 
-    def record(self) -> dict[str, Any]:
-        """The training record, as JSON types."""
-        bounds = self.predictor.bounds(self.recipe.norm)
-        return {
-            "recipe": self.recipe.to_dict(),
-            "seed": self.recipe.seed,
-            "versions": {"lipcert": __version__, "python": platform.python_version()}
-            | {name: metadata.version(name) for name in ("torch", "numpy", "onnx", "onnxruntime")},
-            "data": {
-                "name": self.train.name,
-                "units": self.train.units,
-                "input_shape": list(self.train.input_shape),
-                "train": {"samples": len(self.train.labels), "sha256": self.train.digest},
-                "held_out": {"samples": len(self.held_out.labels), "sha256": self.held_out.digest},
-            },
-            "model": {
-                "sha256": self.predictor.file.sha256,
-                "bytes": len(self.content),
-                "claimed_lipschitz": self.recipe.lipschitz,
-                "bound_global": bounds.bound_global,
-                "largest_difference_to_torch": self.largest_difference,
-            },
-            **self.evaluation.to_dict(),
-            "history": [asdict(epoch) for epoch in self.history],
-            "seconds": self.seconds,
-        }
+    @property
+    def account(self) -> dict[str, str]:
+        """What was understood of the data, topic by topic."""
+        return account(self.recipe, self.train, self.held_out)
 
-    def plot(self) -> bytes:
-        """Learning curves, certified accuracy and, of 2-d inputs, decision regions, as a PNG file's bytes."""
-        recipe = self.recipe
-        title = f"{recipe.name}: {recipe.lipschitz:g}-Lipschitz in {NORM_SYMBOL[recipe.norm]}"
-        return plot_training(title, self.predictor, recipe.norm, self.history, self.held_out)
+
+def plan(
+    recipe_name: str,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    data_dir: Path | None = None,
+    data: Path | None = None,
+    name: str | None = None,
+) -> Plan:
+    """Reads a recipe and its data, or data of your own in their place.
+
+    Args:
+        recipe_name: one of ``recipe_names()``, or a ``.toml`` file.
+        overrides: any of norm, lipschitz, seed, epochs, settings; see ``load_recipe``.
+        data_dir: the folder of the recipe's data set, if it needs one.
+        data: a file or a folder of your own, see ``load_own``; scaled as suits it unless a setting says how.
+        name: of the files written; the recipe's by default.
+
+    Raises:
+        RecipeError, DataError, MissingExtraError: see each.
+    """
+    overrides = dict(overrides or {})
+    recipe = load_recipe(recipe_name, **overrides)
+    if name is not None:
+        if not name or name.startswith(".") or Path(name).name != name:
+            raise RecipeError(f"'{name}' cannot name files; a word without slashes is accepted")
+        recipe = replace(recipe, name=name)
+    if data is None:
+        return Plan(recipe, *load_parts(recipe.data, data_dir))
+    if data_dir is not None:
+        raise RecipeError("--data-dir is of the recipe's own data; give it or --data, not both")
+    training, held_out = load_own(data)
+    said = "scaling" in (overrides.get("settings") or {})
+    recipe = replace(recipe, data=training.name, scaling=recipe.scaling if said else training.scaling)
+    return Plan(recipe, training, held_out)
+
+
+def carry_out(
+    planned: Plan, out_dir: Path, *, control: Control | None = None, resume: bool = False
+) -> Trained:
+    """Trains; writes NAME.onnx, .json (the record), .png and .html (the report), each whole or not at all.
+
+    Until these are written NAME.checkpoint holds the training so far.
+
+    Args:
+        planned: what to train on what.
+        out_dir: folder to write to; made if it is not there.
+        control: what happens around the training; its checkpoint is set here.
+        resume: continue from NAME.checkpoint.
+
+    Raises:
+        RecipeError: also where the folder cannot be written to, or holds an unfinished training that
+            is not to be resumed.
+        TrainingError, TrainingInterruptedError: see ``Fit.run``.
+    """
+    recipe = planned.recipe
+    checkpoint = Checkpoint(out_dir / f"{recipe.name}.checkpoint", _identity(planned))
+    if checkpoint.path.exists() and not resume:
+        raise RecipeError(
+            f"{checkpoint.path} holds an unfinished training: give --resume to go on with it, or delete it"
+        )
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)  # before the work, so that it is not lost
+        if not os.access(out_dir, os.W_OK):
+            raise PermissionError(0, "no permission")
+        control = replace(control or Control(), checkpoint=checkpoint, resume=resume)
+        trained = train_recipe(recipe, planned.train, planned.held_out, control=control)
+        write_whole(out_dir / f"{recipe.name}.onnx", trained.content)
+        write_whole(out_dir / f"{recipe.name}.json", to_json(trained.record()))
+        write_whole(out_dir / f"{recipe.name}.png", trained.plot())
+        write_whole(out_dir / f"{recipe.name}.html", report(trained))
+        checkpoint.remove()
+    except OSError as error:
+        raise RecipeError(
+            f"cannot write to {out_dir} ({error.strerror}); a writable folder is accepted"
+        ) from error
+    return trained
 
 
 def train(
@@ -94,49 +134,63 @@ def train(
     *,
     overrides: Mapping[str, Any] | None = None,
     data_dir: Path | None = None,
-    watch: Watch = unwatched,
+    control: Control | None = None,
+    resume: bool = False,
 ) -> Trained:
-    """Trains a recipe and writes NAME.onnx, NAME.json (the record) and NAME.png, each whole or not at all.
-
-    Args:
-        recipe_name: one of ``recipe_names()``.
-        out_dir: folder to write to; made if it is not there.
-        overrides: any of norm, lipschitz, seed, epochs; see ``load_recipe``.
-        data_dir: the folder of IDX files, for mnist.
-        watch: told after each step.
-
-    Raises:
-        RecipeError: also where the folder cannot be written to.
-        DataError, TrainingError, MissingExtraError: see each.
-    """
-    recipe = load_recipe(recipe_name, **(overrides or {}))
-    parts = load_parts(recipe.data, data_dir)
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)  # before the work, so that it is not lost
-        trained = train_recipe(recipe, *parts, watch=watch)
-        write_whole(out_dir / f"{recipe.name}.onnx", trained.content)
-        write_whole(out_dir / f"{recipe.name}.json", to_json(trained.record()))
-        write_whole(out_dir / f"{recipe.name}.png", trained.plot())
-    except OSError as error:
-        raise RecipeError(
-            f"cannot write to {out_dir} ({error.strerror}); a writable folder is accepted"
-        ) from error
-    return trained
+    """:func:`plan`, then :func:`carry_out`."""
+    planned = plan(recipe_name, overrides=overrides, data_dir=data_dir)
+    return carry_out(planned, out_dir, control=control, resume=resume)
 
 
 def train_recipe(
-    recipe: Recipe, training: Dataset, held_out: Dataset, *, watch: Watch = unwatched
+    recipe: Recipe, training: Dataset, held_out: Dataset, *, control: Control | None = None
 ) -> Trained:
     """Trains on the data given. Same recipe, data and machine: the same bytes.
 
     Raises:
         TrainingError: the loss is no longer a number, or the file's bound exceeds the constant asked for.
-        RecipeError: a binary loss for more than two classes.
+        TrainingInterruptedError: the control asked for it.
+        RecipeError: a binary loss for more than two classes; a batch larger than the data.
+    """
+    network, graph, fit = fit_network(recipe, training, held_out, control=control)
+    with deterministic(recipe.training.threads):
+        content, predictor = export(graph, claims(recipe, training, None))
+        # What is measured of the file goes into the file: the same graph, written again with its figures.
+        evaluation = evaluate(predictor, held_out.inputs, held_out.labels, recipe.norm, recipe.epsilons)
+        content, predictor = export(graph, claims(recipe, training, evaluation))
+        compared = torch.from_numpy(training.inputs[:COMPARED_ROWS])
+        difference = largest_difference(network, predictor, compared)
+    return Trained(
+        recipe, content, predictor, evaluation, fit.history, difference, fit.seconds, training, held_out
+    )
+
+
+def fit_network(
+    recipe: Recipe, training: Dataset, held_out: Dataset | None, *, control: Control | None = None
+) -> tuple[nn.Sequential, Graph, Fit]:
+    """Trains a network; returns it and its graph, in the units of the data, and how it went.
+
+    Args:
+        recipe: how.
+        training: on what.
+        held_out: for the learning curves alone; None to do without.
+        control: what happens around it.
+
+    Raises:
+        TrainingError, TrainingInterruptedError, RecipeError: see :func:`train_recipe`.
     """
     if recipe.loss.binary and len(training.classes) != 2:
         raise RecipeError(f"the loss is for 2 classes and {training.name} has {len(training.classes)}")
-    inputs, labels = _tensors(training)
-    started = time.perf_counter()
+    rows, validation = training, None
+    if recipe.training.validation:
+        rows, validation = training.split(recipe.training.validation)
+    scale = find_scale(rows, recipe.scaling)
+
+    def tensors(data: Dataset) -> Labelled:
+        inputs = data.inputs if (scale == 1).all() else data.inputs / scale
+        return torch.from_numpy(inputs), torch.from_numpy(data.labels)
+
+    inputs, labels = tensors(rows)
     with deterministic(recipe.training.threads):
         generator = torch.Generator().manual_seed(recipe.seed)
         network = build_network(
@@ -147,26 +201,32 @@ def train_recipe(
             outputs=1 if recipe.loss.binary else len(training.classes),
             generator=generator,
         )
-        history = fit(
+        fit = Fit(
             network,
             recipe.loss,
             (inputs, labels),
-            _tensors(held_out),
+            None if held_out is None else tensors(held_out),
+            None if validation is None else tensors(validation),
             recipe.training,
+            epsilon=max(recipe.epsilons, default=0.0) / float(scale.min()),
+            lipschitz=recipe.lipschitz,
             generator=generator,
-            watch=watch,
         )
-        seconds = time.perf_counter() - started
-        graph = to_graph(network)
-        content, predictor = export(graph, _claims(recipe, training, None))
-        # What is measured of the file goes into the file: the same graph, written again with its figures.
-        evaluation = evaluate(predictor, held_out.inputs, held_out.labels, recipe.norm, recipe.epsilons)
-        content, predictor = export(graph, _claims(recipe, training, evaluation))
-        difference = largest_difference(network, predictor, inputs[:COMPARED_ROWS])
-    return Trained(recipe, content, predictor, evaluation, history, difference, seconds, training, held_out)
+        network = fit.run(control or Control())
+        return scaled(network, scale), in_units_of_the_data(to_graph(network), scale), fit
 
 
-def _claims(recipe: Recipe, training: Dataset, evaluation: Evaluation | None) -> Claims:
+def _identity(planned: Plan) -> dict[str, Any]:
+    """What has to be the same for a training to go on."""
+    return {
+        "recipe": planned.recipe.to_dict(),
+        "the training data's sha256": planned.train.digest,
+        "the held-out data's sha256": planned.held_out.digest,
+        "the version of torch": torch.__version__,
+    }
+
+
+def claims(recipe: Recipe, training: Dataset, evaluation: Evaluation | None) -> Claims:
     """What the file says of itself; nothing in it depends on the time or the place."""
     record: dict[str, Any] = {
         "recipe": recipe.to_dict(),
@@ -174,6 +234,8 @@ def _claims(recipe: Recipe, training: Dataset, evaluation: Evaluation | None) ->
         "input_shape": list(training.input_shape),
         "units": training.units,
     }
+    if training.columns:
+        record["columns"] = list(training.columns)
     if evaluation is not None:
         record["held_out"] = evaluation.to_dict()
     return Claims(
@@ -183,7 +245,3 @@ def _claims(recipe: Recipe, training: Dataset, evaluation: Evaluation | None) ->
         input_box=(float(training.inputs.min()), float(training.inputs.max())),
         record=record,
     )
-
-
-def _tensors(data: Dataset) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(data.inputs), torch.from_numpy(data.labels)

@@ -4,8 +4,8 @@ import pytest
 
 from lipmodel.errors import RecipeError
 from lipmodel.norms import Norm
-from lipmodel.training.losses import EfficientMarginMaximization, Hinge
-from lipmodel.training.recipes import load_recipe, parse_recipe, recipe_names
+from lipmodel.training.losses import EfficientMarginMaximization, Hinge, MultiClassHinge
+from lipmodel.training.recipes import load_recipe, parse_recipe, parse_settings, recipe_names
 
 RECIPE = """
 data = "two-moons"
@@ -27,7 +27,9 @@ loss.margin = 0.25
 
 
 def test_the_bundled_recipes_hold_for_every_norm():
-    assert recipe_names() == ["digits", "mnist", "two-moons"]
+    assert recipe_names() == [
+        "adult", "breast-cancer", "digits", "fashion-mnist", "mnist", "spambase", "two-moons",
+    ]  # fmt: skip
     for name in recipe_names():
         for norm in Norm:
             recipe = load_recipe(name, norm=norm.value)
@@ -107,12 +109,95 @@ def test_options_that_make_no_sense(arguments, message):
 
 
 def test_an_unknown_recipe_names_the_nearest():
-    with pytest.raises(
-        RecipeError, match=r"unknown recipe 'digit' \(did you mean 'digits'\?\); digits, mnist"
-    ):
+    with pytest.raises(RecipeError, match=r"unknown recipe 'digit' \(did you mean 'digits'\?\); adult, "):
         load_recipe("digit")
 
 
 def test_orthogonal_weights_are_for_l2_only():
     with pytest.raises(RecipeError, match="orthogonal weights bound l2 only"):
         parse_recipe(RECIPE.replace('network.constraint = "rows"', ""), "r", norm="inf")
+
+
+# --- settings ------------------------------------------------------------------------------
+
+
+def test_settings_are_read_as_toml_and_bare_words_as_strings():
+    given = ["training.epochs=3", "training.learning_rate = 1e-3", "network.widths=[8, 8]", "loss.name=hinge",
+             "scaling='common'", "epsilons=[0.1]"]  # fmt: skip
+    assert parse_settings(given) == {
+        "training.epochs": 3, "training.learning_rate": 0.001, "network.widths": [8, 8], "loss.name": "hinge",
+        "scaling": "common", "epsilons": [0.1],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["training.epochs"], "'training.epochs' is not understood; KEY=VALUE"),
+        (["=3"], "KEY=VALUE"),
+        (["seed="], "KEY=VALUE"),
+        (["seed=1", "seed=2"], "seed is set twice"),
+        (["network.widths=[8,"], r"the value of network.widths, \[8,, is not TOML"),
+        (["seed=1\nlipschitz=2"], "the value of seed"),
+    ],
+)
+def test_settings_that_are_none(given, message):
+    with pytest.raises(RecipeError, match=message):
+        parse_settings(given)
+
+
+def test_settings_change_one_key_each_and_come_last():
+    plain = load_recipe("digits", norm="inf")
+    changed = load_recipe("digits", norm="inf", settings={"loss.epsilon": 0.2, "training.epochs": 3})
+    assert (changed.loss.epsilon, changed.training.epochs) == (0.2, 3)
+    assert (plain.loss.epsilon, changed.loss.temperature) == (0.1, plain.loss.temperature)
+    assert changed.network == plain.network
+
+
+def test_another_loss_starts_from_its_own_parameters():
+    assert load_recipe("digits", settings={"loss.name": "multiclass-hinge"}).loss == MultiClassHinge(1.0)
+    recipe = load_recipe("digits", settings={"loss.name": "multiclass-hinge", "loss.margin": 0.5})
+    assert recipe.loss == MultiClassHinge(0.5)
+    same = load_recipe("digits", settings={"loss.name": "emma"})
+    assert same.loss == load_recipe("digits").loss
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"training.epoch": 3}, r"unknown key 'training.epoch' \(did you mean 'training.epochs'\?\)"),
+        ({"trainig.epochs": 3}, r"unknown key 'trainig' \(did you mean 'training'\?\)"),
+        ({"epochs": 3}, "unknown key 'epochs'"),
+        ({"name": "x"}, "unknown key 'name'"),
+        ({"training.epochs": "many"}, "training.epochs = 'many'; a value of type int"),
+        ({"training.epochs": 3.5}, "training.epochs = 3.5; a value of type int"),
+        ({"training": 3}, "'training' is a table; set its keys one by one"),
+        ({"lipschitz.x": 1}, "lipschitz = .*; a value of type float is accepted"),
+        ({"scaling": "rows"}, "unknown scaling 'rows'; none, common, columns are accepted"),
+        ({"training.validation": 1.0}, "training.validation = 1.0 makes no sense; a share"),
+        ({"training.patience": -1}, "training.patience = -1"),
+        ({"training.patience": 2}, "training.patience needs rows to stop by: set training.validation"),
+        ({"training.averaging": "median"}, "unknown training.averaging 'median'"),
+        ({"training.averaging_share": 0.0}, "training.averaging_share = 0.0"),
+        ({"training.averaging_decay": 1.0}, "training.averaging_decay = 1.0"),
+        (
+            {"training.learning_rate": 1e38},
+            "learning_rate = 1e\\+38 makes no sense; a positive number up to a million",
+        ),
+    ],
+)
+def test_settings_that_make_no_sense(settings, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("digits", settings=settings)
+
+
+def test_a_recipe_of_your_own(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(RECIPE)
+    recipe = load_recipe(str(path), epochs=4)
+    assert (recipe.name, recipe.training.epochs, recipe.loss) == ("mine", 4, Hinge(0.5))
+    with pytest.raises(RecipeError, match=r"gone.toml cannot be read: No such file"):
+        load_recipe(str(tmp_path / "gone.toml"))
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(RecipeError, match="not UTF-8"):
+        load_recipe(str(path))

@@ -10,11 +10,12 @@ import torch
 from rich.console import Console
 
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.data import Dataset, load_parts, two_moons
+from lipmodel.data import load_parts, two_moons
+from lipmodel.dataset import Dataset
 from lipmodel.errors import DataError, RecipeError, TrainingError
 from lipmodel.norms import Norm
 from lipmodel.training import train as train_module
-from lipmodel.training.loop import Status, deterministic
+from lipmodel.training.loop import Control, Epoch, Status, deterministic
 from lipmodel.training.losses import LOSSES, Hinge, Loss
 from lipmodel.training.progress import training_bar
 from lipmodel.training.train import train, train_recipe
@@ -55,7 +56,7 @@ def test_every_loss_learns(name):
 def test_the_record_is_what_the_file_gives_when_measured_again(tmp_path):
     trained = train("two-moons", tmp_path / "new", overrides={"epochs": 2})
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [
-        "two-moons.json", "two-moons.onnx", "two-moons.png",
+        "two-moons.html", "two-moons.json", "two-moons.onnx", "two-moons.png",
     ]  # fmt: skip
     content = (tmp_path / "new" / "two-moons.onnx").read_bytes()
     record = json.loads((tmp_path / "new" / "two-moons.json").read_text())
@@ -106,7 +107,7 @@ def test_bad_use_is_found_before_the_work(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(RecipeError, match=r"cannot write to .*file"):
         train("two-moons", tmp_path / "file")
-    with pytest.raises(DataError, match="mnist needs the folder"):
+    with pytest.raises(DataError, match="mnist needs the folder of its files"):
         train("mnist", tmp_path)
     with pytest.raises(RecipeError, match="unknown recipe"):
         train("moons", tmp_path)
@@ -114,22 +115,24 @@ def test_bad_use_is_found_before_the_work(tmp_path, monkeypatch):
 
 def test_progress_is_told_after_each_step():
     seen: list[Status] = []
-    train_recipe(small_recipe(), *MOONS, watch=seen.append)
+    train_recipe(small_recipe(), *MOONS, control=Control(watch=seen.append))
     shares = [status.share for status in seen]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
     assert len(shares) == 2 * 3  # epochs × batches of 100
-    assert (seen[0].accuracy, seen[-1].accuracy is None) == (None, False)
+    assert [status.step for status in seen] == [1, 2, 3, 4, 5, 6]
+    assert [status.epoch and status.epoch.number for status in seen] == [None, None, 1, 1, 1, 2]
 
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_bar_shows_on_a_terminal_only(terminal):
-    console = Console(force_terminal=terminal, width=120, record=True)
-    with console.capture() as capture, training_bar("digits", console) as watch:
-        watch(Status(0.5, 0.25, None))
-        watch(Status(1.0, 0.125, 0.75))
-    shown = capture.get()
-    assert ("digits" in shown and "75.0%" in shown) is terminal
+    console = Console(force_terminal=terminal, width=200, record=True)
+    with console.capture() as capture, training_bar("digits", 0.5, console) as watch:
+        watch(Status(1, 0.5, 0.25, None))
+        watch(Status(2, 1.0, 0.125, Epoch(1, 0.2, 0.8, 0.75, 0.625)))
+    shown = " ".join(capture.get().split())
+    expected = ("digits", "0.1250", "clean 75.0%", "certified at 0.5 about 62.5% (estimate)", "0:00:0")
+    assert [part in shown for part in expected] == [terminal] * len(expected)
 
 
 def test_determinism_is_put_back_as_it_was():

@@ -1,0 +1,144 @@
+"""``lipmodel inspect``: what is proved of a file, and its claims against that."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+from rich.table import Table
+
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.cli.common import EXISTING_FILE, NEGATIVE, bar, err, json_option, print_json, stdout
+from lipmodel.errors import ModelError
+from lipmodel.norms import Norm
+
+if TYPE_CHECKING:
+    from lipmodel.audit.tightness import Tightness
+
+MAX_INPUTS_ATTACKED = 60
+
+
+@click.command()
+@click.argument("model", type=EXISTING_FILE)
+@click.option("--tightness", help="Data, as for evaluate: also compare radii there with the best attack.")
+@json_option
+def inspect(model: Path, tightness: str | None, as_json: bool) -> None:
+    """Tell what is proved of MODEL: its operators, its Lipschitz bounds, its claims against the proof."""
+    try:
+        predictor = CertifiedPredictor(model)
+    except ModelError as error:
+        if not as_json:
+            raise
+        print_json({"status": "refused", "reason": str(error)})
+        sys.exit(NEGATIVE)
+    bounds = {norm: predictor.bounds(norm) for norm in Norm}
+    claims = predictor.claims
+    unproved = predictor.claim_proved is False
+    reason = None
+    if unproved:
+        assert claims.norm is not None
+        reason = (
+            f"the file claims a Lipschitz constant of {claims.lipschitz!r} in l{claims.norm}; "
+            f"what is proved is {bounds[claims.norm].bound_global!r}"
+        )
+    measured = _measure_tightness(predictor, tightness) if tightness else None
+    if as_json:
+        print_json(
+            {
+                "status": "unproved" if unproved else "proved",
+                "reason": reason,
+                "sha256": predictor.file.sha256,
+                "ops": predictor.file.operators,
+                "input_shape": list(predictor.file.graph.input_shape),
+                "classes": list(predictor.class_names),
+                "bounds": {
+                    norm.value: {
+                        "global": bound.bound_global,
+                        "per_pair": bound.bound_per_pair.tolist(),
+                        "layers": [vars(layer) for layer in bound.layers],
+                    }
+                    for norm, bound in bounds.items()
+                },
+                "claim": None
+                if claims.lipschitz is None and claims.norm is None
+                else {
+                    "norm": claims.norm,
+                    "lipschitz": claims.lipschitz,
+                    "proved": predictor.claim_proved,
+                },
+                "ignored_metadata": list(claims.ignored),
+                **({} if measured is None else {"tightness": measured.to_dict()}),
+            }
+        )
+    else:
+        _show_inspection(predictor, bounds, reason)
+        if measured is not None:
+            _show_tightness(measured)
+    sys.exit(NEGATIVE if unproved else 0)
+
+
+def _measure_tightness(predictor: CertifiedPredictor, data: str) -> Tightness:
+    from lipmodel.audit.tightness import measure_tightness
+    from lipmodel.data import load_labelled
+
+    inputs = load_labelled(data).inputs[:MAX_INPUTS_ATTACKED]
+    with bar("attacking") as progress:
+        return measure_tightness(predictor, inputs, progress=progress)
+
+
+def _show_tightness(measured: Tightness) -> None:
+    table = Table(
+        title=f"Radius over the nearest change of label found, median of {measured.points}, l{measured.norm}",
+        title_justify="left",
+    )
+    for heading in ("bounds", "radius / attack", "seconds an input"):
+        table.add_column(heading)
+    table.add_row("Lipschitz", f"{measured.lipschitz:.3f}", f"{measured.lipschitz_seconds:.2g}")
+    if measured.local is not None:
+        table.add_row("local (--tighten)", f"{measured.local:.3f}", f"{measured.local_seconds:.2g}")
+    stdout.print(table)
+    if measured.reason:
+        stdout.print(f"no local bounds: {measured.reason}", markup=False)
+
+
+def _show_inspection(predictor: CertifiedPredictor, bounds: dict[Norm, Any], reason: str | None) -> None:
+    file = predictor.file
+    stdout.print(f"sha256     {file.sha256}")
+    stdout.print(f"input      {list(file.graph.input_shape)} per sample, {file.dtype.__name__}")
+    stdout.print(f"classes    {', '.join(predictor.class_names)}", markup=False)
+    stdout.print("operators  " + ", ".join(f"{op} × {count}" for op, count in file.operators.items()))
+    table = Table(title="Proved Lipschitz bounds", title_justify="left")
+    for heading in (
+        "norm of the input",
+        "any score",
+        "two scores, least",
+        "two scores, largest",
+        "layer by layer",
+    ):
+        table.add_column(heading)
+    for norm, bound in bounds.items():
+        pairs = bound.bound_per_pair
+        between = pairs[~np.eye(len(pairs), dtype=bool)]
+        layers = " · ".join(f"{layer.bound:.4g}" for layer in bound.layers)
+        table.add_row(
+            f"l{norm}", f"{bound.bound_global:.9g}", f"{between.min():.9g}", f"{between.max():.9g}", layers
+        )
+    stdout.print(table)
+    layers = bounds[predictor.default_norm].layers
+    loosest = max(layers, key=lambda layer: layer.unevenness, default=None)
+    if loosest is not None:
+        times = f"{loosest.unevenness:.3g}"
+        stdout.print(f"loosest    '{loosest.node}': its norm is {times} × its average gain", markup=False)
+    claims = predictor.claims
+    if claims.lipschitz is not None and claims.norm is not None:
+        verdict = "[red]not proved[/red]" if reason else "[green]proved[/green]"
+        stdout.print(f"claim      {claims.lipschitz:g}-Lipschitz in l{claims.norm}: {verdict}")
+    else:
+        stdout.print("claim      none in the file")
+    for line in claims.ignored:
+        stdout.print(f"ignored    {line}", markup=False)
+    if reason:
+        err.print(reason, style="red", markup=False)

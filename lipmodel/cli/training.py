@@ -1,0 +1,106 @@
+"""``lipmodel train`` and ``figures``: from a recipe and data to an ONNX file and its report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from lipmodel.cli.common import NORM, PATH, bar, data_dir_option, err, json_option, print_json, stdout
+from lipmodel.errors import MissingExtraError
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("--out", required=True, type=PATH, help="Folder to write NAME.onnx, .json, .png and .html to.")
+@click.option("--norm", type=NORM, help="Norm of the input that the network is 1-Lipschitz in.")
+@click.option("--lipschitz", type=float, help="Lipschitz constant of each score, 1 by default.")
+@click.option("--seed", type=click.IntRange(0))
+@click.option("--epochs", type=click.IntRange(1))
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change any key of the recipe.")
+@data_dir_option
+@click.option("--data", type=PATH, help="Data of your own: .npz, .csv or .parquet (label last), or a folder.")
+@click.option("--name", help="NAME of the files written; the recipe's by default.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted training, from NAME.checkpoint.")
+@click.option("--log-dir", type=PATH, help="Folder to write logs to that TensorBoard reads.")
+@json_option
+def train(
+    recipe: str,
+    out: Path,
+    settings: tuple[str, ...],
+    data_dir: Path | None,
+    data: Path | None,
+    name: str | None,
+    resume: bool,
+    log_dir: Path | None,
+    as_json: bool,
+    **overrides: Any,
+) -> None:
+    """Train RECIPE and export it as ONNX, its bound checked in the file.
+
+    RECIPE is a name (two-moons, digits, breast-cancer; with --data-dir: mnist, fashion-mnist, adult,
+    spambase) or a .toml file of the same form.
+    """
+    try:
+        from lipmodel.training.logs import tensorboard
+        from lipmodel.training.loop import Control, Status
+        from lipmodel.training.progress import training_bar
+        from lipmodel.training.recipes import parse_settings
+        from lipmodel.training.signals import asking_for_an_end
+        from lipmodel.training.train import carry_out, plan
+    except ImportError as error:
+        raise MissingExtraError("training", "train") from error
+
+    given = overrides | {"settings": parse_settings(settings)}
+    planned = plan(recipe, overrides=given, data_dir=data_dir, data=data, name=name)
+    for topic, line in planned.account.items():
+        err.print(f"{topic:<11}{line}", markup=False, soft_wrap=True)
+    largest = max(planned.recipe.epsilons, default=0.0)
+    with (
+        tensorboard(log_dir) as log,
+        training_bar(f"training {planned.recipe.name}", largest, err) as bar_watch,
+        asking_for_an_end() as stop,
+    ):
+
+        def watch(status: Status) -> None:
+            bar_watch(status)
+            log(status)
+
+        trained = carry_out(planned, out, control=Control(watch=watch, stop=stop), resume=resume)
+    record = trained.record()
+    if as_json:
+        print_json(record)
+        return
+    result, name = trained.evaluation, trained.recipe.name
+    table = Table(title=f"{name}: {result.samples} held-out samples, l{result.norm}", title_justify="left")
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    table.add_row("clean accuracy", f"{result.clean_accuracy:.2%}")
+    for epsilon, share in result.certified_accuracy.items():
+        table.add_row(f"certified accuracy at {epsilon}", f"{share:.2%}")
+    table.add_row("proved Lipschitz bound of a score", f"{record['model']['bound_global']:.9g}")
+    table.add_row("seconds of training", f"{trained.seconds:.1f}")
+    stdout.print(table)
+    stdout.print(f"wrote {out / name}.onnx, .json, .png and .html", markup=False)
+
+
+@click.command()
+@click.option("--out", required=True, type=PATH, help="Folder to write the plots and figures.json to.")
+@json_option
+def figures(out: Path, as_json: bool) -> None:
+    """Repeat the experiments of Anil, Lucas and Grosse (2019): why GroupSort, why hinge."""
+    try:
+        from lipmodel.training.figures import make_figures
+    except ImportError as error:
+        raise MissingExtraError("figures", "train") from error
+
+    with bar("drawing") as progress:
+        numbers = make_figures(out, progress)
+    if as_json:
+        print_json(numbers)
+    else:
+        stdout.print_json(json.dumps(numbers))
+        stdout.print(f"wrote figures.json and {len(numbers)} plots to {out}", markup=False)

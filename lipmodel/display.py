@@ -1,0 +1,12 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+from decimal import ROUND_DOWN, Context, Decimal
+
+
+def rounded_down(radius: float, digits: int = 6) -> str:
+    """A radius with fewer digits is still a promise only if the digits were cut downwards."""
+    if not radius:
+        return "0 (abstains)"
+    return str(Context(prec=digits, rounding=ROUND_DOWN).create_decimal(Decimal(radius)))

@@ -1,0 +1,173 @@
+"""A scikit-learn classifier whose every answer carries a certified radius."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.dataset import Dataset
+from lipmodel.norms import Array, Norm
+from lipmodel.training.export import export
+from lipmodel.training.losses import Hinge, Loss, MultiClassHinge
+from lipmodel.training.recipes import NetworkRecipe, Recipe
+from lipmodel.training.schedule import Schedule
+from lipmodel.training.train import claims, fit_network
+
+
+class LipschitzClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A GroupSort network none of whose scores moves faster than ``lipschitz`` times a change of the input.
+
+    Answers and radii are those of the exported ONNX file, as the certificate reads it; torch only
+    trains. There is no ``predict_proba``: margins are no probabilities
+    (``sklearn.calibration.CalibratedClassifierCV`` makes some of ``decision_function``).
+
+    Args:
+        norm: "1", "2" or "inf": of a change of the input.
+        lipschitz: bound on how fast a score moves, in that norm and in the units of X.
+        widths: units of each hidden layer.
+        activation: "maxmin", "fullsort" or "relu".
+        margin: that the hinge loss asks for, in scaled units: larger gives larger radii, smaller a
+            higher accuracy.
+        scaling: "columns", "common" or "none": what X is divided by inside the network, so that radii
+            stay in the units of X.
+        epochs: passes over the data.
+        batch_size: rows a step; all rows where there are fewer.
+        learning_rate: at its peak.
+        averaging: "none", "uniform" or "exponential", over the last quarter of the training.
+        random_state: an int, a RandomState or None; the same int gives the same file.
+
+    Attributes:
+        classes_: the labels, sorted.
+        n_features_in_: columns of X.
+        history_: learning curves.
+    """
+
+    def __init__(
+        self,
+        norm: str = "2",
+        lipschitz: float = 1.0,
+        *,
+        widths: Sequence[int] = (64, 64),
+        activation: str = "maxmin",
+        margin: float = 1.0,
+        scaling: str = "columns",
+        epochs: int = 40,
+        batch_size: int = 64,
+        learning_rate: float = 0.005,
+        averaging: str = "none",
+        random_state: Any = 0,
+    ) -> None:
+        self.norm = norm
+        self.lipschitz = lipschitz
+        self.widths = widths
+        self.activation = activation
+        self.margin = margin
+        self.scaling = scaling
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.averaging = averaging
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> LipschitzClassifier:  # noqa: N803
+        """Trains, exports, and proves the bound of the exported file.
+
+        Args:
+            X: (N, d) finite numbers.
+            y: (N,) labels of at least two classes.
+
+        Raises:
+            ValueError: X or y that scikit-learn refuses, or one class.
+            RecipeError, DataError, TrainingError: a parameter that makes no sense, numbers beyond
+                float32, a loss that is no number.
+        """
+        X, y = validate_data(self, X, y, dtype=np.float64)  # noqa: N806
+        check_classification_targets(y)
+        self.classes_, indices = np.unique(column_or_1d(y, warn=True), return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"y has only one class, {self.classes_[0]}; at least two classes are needed")
+        names = tuple(str(label) for label in self.classes_)
+        with np.errstate(over="ignore"):  # beyond float32 is an infinity, and refused as one
+            inputs = X.astype(np.float32)
+        data = Dataset("X", inputs, indices.astype(np.int64), names, (X.shape[1],), "as in X")
+        recipe = self._recipe(len(X))
+        _, graph, fitted = fit_network(recipe, data, None)
+        self.history_ = fitted.history
+        self._content, self._predictor = export(graph, claims(recipe, data, None))
+        return self
+
+    def _recipe(self, rows: int) -> Recipe:
+        norm = Norm(str(self.norm))
+        margin = float(self.margin)
+        loss: Loss = Hinge(margin) if len(self.classes_) == 2 else MultiClassHinge(margin)
+        return Recipe(
+            name=type(self).__name__,
+            data="X",
+            norm=norm,
+            lipschitz=float(self.lipschitz),
+            seed=int(check_random_state(self.random_state).randint(2**31 - 1)),
+            network=NetworkRecipe(
+                widths=tuple(int(width) for width in self.widths),
+                constraint="orthogonal" if norm is Norm.TWO else "rows",
+                activation=self.activation,
+            ),
+            loss=loss,
+            training=Schedule(
+                epochs=int(self.epochs),
+                batch_size=min(int(self.batch_size), rows),
+                learning_rate=float(self.learning_rate),
+                averaging=self.averaging,
+            ),
+            epsilons=(),
+            scaling=self.scaling,
+        )
+
+    def predict(self, X: Any) -> Any:  # noqa: N803
+        """(N,) labels of (N, d) inputs."""
+        inputs = self._inputs(X)
+        return self.classes_[self._predictor.predict(inputs).radii.label]
+
+    def decision_function(self, X: Any) -> Array:  # noqa: N803
+        """(N, K) scores; of two classes (N,) scores, positive for the second one."""
+        inputs = self._inputs(X)
+        scores = self._predictor.predict(inputs).scores
+        return scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def certified_radius(self, X: Any, norm: str | None = None) -> Array:  # noqa: N803
+        """(N,) radii inside which no change of the input alters the label; 0 where nothing is certified.
+
+        Args:
+            X: (N, d) inputs.
+            norm: of the change, "1", "2" or "inf"; by default the one that was trained for.
+        """
+        inputs = self._inputs(X)
+        return self._predictor.predict(inputs, Norm(norm) if norm else None).radii.certified_radius
+
+    def to_onnx(self) -> bytes:
+        """The ONNX file's bytes, for ``lipmodel certify``, the service, or any runtime."""
+        check_is_fitted(self)
+        return self._content
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_content")
+
+    def _inputs(self, X: Any) -> Array:  # noqa: N803
+        check_is_fitted(self)
+        checked: Array = validate_data(self, X, dtype=np.float64, reset=False)
+        return checked
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        return {key: value for key, value in state.items() if key != "_predictor"}  # holds an open session
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_content" in state:
+            self._predictor = CertifiedPredictor(state["_content"])
