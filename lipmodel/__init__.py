@@ -8,7 +8,8 @@ The tour, in the order of imports (each module knows only those above it):
   ``lipschitz`` bounds how fast scores move, ``rounding`` how far floats stray, ``radius`` joins
   them, ``mixtures``, ``local`` and ``tighten`` are a slower, tighter tier, ``predictor`` is all of it
   behind one class, ``certificate`` and ``issue`` put an answer on paper.
-* ``data``      data sets: bundled ones, IDX files, arrays and tables of your own.
+* ``data``      data sets by name and files of your own; ``data_files`` reads formats, ``dataset`` is what
+  is made of them, ``cifar`` and ``tabular`` know particular ones.
 * ``verify``    a certificate checked again in exact arithmetic, by code of its own.
 * ``audit``     what can be observed: gradients of the deployed graph, attacks, how tight radii are.
 * ``evaluate``  labelled data to clean and certified accuracy.

@@ -120,8 +120,13 @@ def load_own(path: Path) -> Parts:
         parts = cifar10(path)
     elif _files(path, "train") or _files(path, "test"):
         parts = _own_part(path, "train"), _own_part(path, "test")
-    else:
+    elif any(path.glob("*-idx?-ubyte*")):
         parts = mnist(path)
+    else:
+        raise DataError(
+            f"{path} holds no data: IDX files named as MNIST's, CIFAR-10's batches, or train and test "
+            "as .npz, .csv or .parquet are accepted"
+        )
     training, held_out = parts
     counts = np.bincount(training.labels, minlength=len(training.classes))
     if not counts.all():

@@ -10,6 +10,7 @@ import gzip
 import importlib
 import io
 import math
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,12 +25,19 @@ from lipmodel.errors import DataError
 Array = NDArray[np.float64]
 
 
+# What readers raise of files that are damaged, or are something else.
+UNREADABLE = (
+    OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, TypeError,
+    zlib.error, zipfile.BadZipFile, csv.Error,
+)  # fmt: skip
+
+
 @contextmanager
 def _reading(path: Path, expected: str) -> Iterator[None]:
     """Turns whatever reading a file raises into one line that names the file."""
     try:
         yield
-    except (OSError, ValueError, EOFError, KeyError, zlib.error, csv.Error) as error:
+    except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} cannot be read as {expected}: {reason}") from error
 
@@ -69,13 +77,14 @@ def check_finite(inputs: NDArray[Any], source: str) -> None:
 
 def read_npy(path: Path) -> Any:
     """The array of a .npy file."""
-    with _reading(path, "a .npy file of numbers"):
-        return np.load(path, allow_pickle=False)
+    # Opened here, as below: numpy leaves its own file open where it holds something else.
+    with _reading(path, "a .npy file of numbers"), path.open("rb") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def read_npz(path: Path, *names: tuple[str, str]) -> list[Any]:
     """Arrays of a .npz file, each by either of two names."""
-    with _reading(path, "a .npz file"), np.load(path, allow_pickle=False) as arrays:
+    with _reading(path, "a .npz file"), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return [_member(path, arrays, pair) for pair in names]
 
 

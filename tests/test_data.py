@@ -143,7 +143,7 @@ def test_missing_files_say_what_is_accepted(tmp_path):
         ("t10k-images-idx3-ubyte", idx(IMAGES[:5]), "5 images and 12 labels"),
         ("t10k-labels-idx1-ubyte", idx(LABELS + 1), "label 10 is out of range; 0 to 9"),
         ("t10k-labels-idx1-ubyte", idx(LABELS * 0), "all labels are 0; at least two classes"),
-        ("t10k-labels-idx1-ubyte.gz", gzip.compress(idx(LABELS))[:-9], "cannot be read as an IDX file"),
+        ("t10k-labels-idx1-ubyte.gz", gzip.compress(idx(LABELS), mtime=0)[:-9], "cannot be read as an IDX file"),
         ("t10k-labels-idx1-ubyte.gz", b"not gzip", "cannot be read as an IDX file"),
     ],
 )
@@ -320,7 +320,7 @@ def test_bad_data_of_your_own(tmp_path, labels, column, message):
 
 def test_bad_folders_of_your_own(tmp_path):
     refused("no file .*gone; a .npz, .csv or .parquet file or a folder", data.load_own, tmp_path / "gone")
-    refused("neither train-images-idx3-ubyte nor", data.load_own, tmp_path)
+    refused("holds no data: IDX files named as MNIST's, .* train and test as .npz", data.load_own, tmp_path)
     own_csv(tmp_path / "train.csv", [0, 1])
     refused("has no file of its test part; one of test.npz, .csv, .parquet", data.load_own, tmp_path)
     own_csv(tmp_path / "test.csv", [0, 1, 2])
@@ -330,3 +330,30 @@ def test_bad_folders_of_your_own(tmp_path):
     (tmp_path / "test.csv").unlink()
     np.savez(tmp_path / "test.npz", x=np.ones((2, 3)), y=[0, 1])
     refused(r"the parts do not fit: inputs of \[2\] and \[3\]", data.load_own, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["d.npz", "d.csv", "d.parquet", "x.npy"])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00", b"PAR1", bytes(range(256)) * 4]
+)
+def test_files_of_something_else(tmp_path, name, content):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    (tmp_path / name).write_bytes(content)
+    refused(name, data.load_inputs if name == "x.npy" else data.load_own, tmp_path / name)
+
+
+def test_a_truncated_npz(tmp_path):
+    np.savez(tmp_path / "d.npz", x=np.ones((50, 4)), y=[0, 1] * 25)
+    whole = (tmp_path / "d.npz").read_bytes()
+    for share in (0.1, 0.5, 0.9):
+        (tmp_path / "d.npz").write_bytes(whole[: int(share * len(whole))])
+        refused("cannot be read as a .npz file: File is not a zip file", data.load_own, tmp_path / "d.npz")
+
+
+def test_a_npy_that_announces_more_than_there_is(tmp_path):
+    header = "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000, 4), }"
+    content = (
+        b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + header.ljust(117).encode() + b"\n" + bytes(64)
+    )
+    (tmp_path / "x.npy").write_bytes(content)
+    refused("cannot be read as a .npy file", data.load_inputs, tmp_path / "x.npy")

@@ -59,17 +59,15 @@ def train(
     for topic, line in planned.account.items():
         err.print(f"{topic:<11}{line}", markup=False, soft_wrap=True)
     largest = max(planned.recipe.epsilons, default=0.0)
-    with (
-        tensorboard(log_dir) as log,
-        training_bar(f"training {planned.recipe.name}", largest, err) as bar_watch,
-        asking_for_an_end() as stop,
-    ):
+    what = f"training {planned.recipe.name}"
+    with tensorboard(log_dir) as log, training_bar(what, largest, err) as show:
 
         def watch(status: Status) -> None:
-            bar_watch(status)
+            show(status)
             log(status)
 
-        trained = carry_out(planned, out, control=Control(watch=watch, stop=stop), resume=resume)
+        control = Control(watch=watch, stop=asking_for_an_end)
+        trained = carry_out(planned, out, control=control, resume=resume)
     record = trained.record()
     if as_json:
         print_json(record)

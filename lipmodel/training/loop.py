@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -71,9 +71,9 @@ def unwatched(status: Status) -> None:
     """Tells nobody."""
 
 
-def never() -> bool:
+def unasked() -> AbstractContextManager[Callable[[], bool]]:
     """Nobody asks for an end."""
-    return False
+    return nullcontext(lambda: False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +84,13 @@ class Control:
         watch: told after each step.
         checkpoint: where to save the state now and then; None for nowhere.
         resume: whether to begin with the state that is saved there.
-        stop: asked after each step whether to end at once.
+        stop: entered while steps are made; gives what is asked after each, whether to end at once.
     """
 
     watch: Watch = unwatched
     checkpoint: Checkpoint | None = None
     resume: bool = False
-    stop: Callable[[], bool] = never
+    stop: Callable[[], AbstractContextManager[Callable[[], bool]]] = unasked
 
 
 class Fit:
@@ -148,29 +148,34 @@ class Fit:
         if checkpoint is not None and control.resume:
             self._load(checkpoint)
         started = time.perf_counter() - self.seconds
-        while descent.step < descent.total and not self._patience_is_over:
-            try:
-                value = descent.advance()
-            except TrainingError:
-                if checkpoint is not None:
-                    checkpoint.remove()  # it would only lead here again
-                raise
-            self._average.update(self._network, descent.step)
-            if descent.epoch_is_over:
-                self._after_epoch()
-            last = self.history[-1] if self.history else None
-            control.watch(Status(descent.step, descent.step / descent.total, value, last))
-            self.seconds = time.perf_counter() - started
-            stop = control.stop()
-            if checkpoint is not None and (stop or checkpoint.due):
-                checkpoint.write(self._state())
-            if stop:
-                saved = None if checkpoint is None else checkpoint.path
-                raise TrainingInterruptedError(descent.epoch, self._schedule.epochs, saved)
+        with control.stop() as asked:
+            while descent.step < descent.total and not self._patience_is_over:
+                value = self._step(checkpoint)
+                last = self.history[-1] if self.history else None
+                control.watch(Status(descent.step, descent.step / descent.total, value, last))
+                self.seconds = time.perf_counter() - started
+                stop = asked()
+                if checkpoint is not None and (stop or checkpoint.due):
+                    checkpoint.write(self._state())
+                if stop:
+                    saved = None if checkpoint is None else checkpoint.path
+                    raise TrainingInterruptedError(descent.epoch, self._schedule.epochs, saved)
         if self._best:
             self._network.load_state_dict(self._best["network"])
             return self._network
         return self._measured()
+
+    def _step(self, checkpoint: Checkpoint | None) -> float:
+        try:
+            value = self._descent.advance()
+        except TrainingError:
+            if checkpoint is not None:
+                checkpoint.remove()  # it would only lead here again
+            raise
+        self._average.update(self._network, self._descent.step)
+        if self._descent.epoch_is_over:
+            self._after_epoch()
+        return value
 
     @property
     def _patience_is_over(self) -> bool:

@@ -22,6 +22,7 @@ LABEL_COLOURS = ("#2d004b", "#7f3b08")  # the ends of the field's colours
 NORM_SYMBOL = {Norm.ONE: "$\\ell_1$", Norm.TWO: "$\\ell_2$", Norm.INF: "$\\ell_\\infty$"}
 
 GRID = 201  # points along each axis of a field
+BINS = 40  # of a histogram
 MOST_WRITTEN = 20  # classes whose counts are written into a confusion matrix
 
 
@@ -170,7 +171,8 @@ def draw_radius_histogram(axis: Any, radii: Radii, norm: Norm, data: Dataset) ->
     right = radii.label == data.labels
     parts = [radii.certified_radius[right], radii.certified_radius[~right]]
     labels = [f"right ({right.sum()})", f"wrong ({(~right).sum()})"]
-    axis.hist(parts, bins=40, stacked=True, color=[BLUE, ORANGE], label=labels)
+    bins = np.linspace(0.0, radii.certified_radius.max() or 1.0, BINS + 1)
+    axis.hist(parts, bins=bins, stacked=True, color=[BLUE, ORANGE], label=labels)
     axis.set(
         xlabel=f"certified radius in {NORM_SYMBOL[norm]}", ylabel="inputs", title="Radii of held-out inputs"
     )

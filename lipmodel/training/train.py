@@ -180,7 +180,10 @@ def fit_network(
         TrainingError, TrainingInterruptedError, RecipeError: see :func:`train_recipe`.
     """
     if recipe.loss.binary and len(training.classes) != 2:
-        raise RecipeError(f"the loss is for 2 classes and {training.name} has {len(training.classes)}")
+        raise RecipeError(
+            f"the loss is for 2 classes and {training.name} has {len(training.classes)}: "
+            "set loss.name to multiclass-hinge or emma"
+        )
     rows, validation = training, None
     if recipe.training.validation:
         rows, validation = training.split(recipe.training.validation)

@@ -109,7 +109,7 @@ def test_it_works_in_a_pipeline_and_a_search():
         ({"margin": -1}, "loss.margin = -1"),
         ({"epochs": 0}, "training.epochs = 0"),
         ({"averaging": "median"}, "unknown training.averaging 'median'"),
-        ({"widths": ()}, "at least one width"),
+        ({"widths": (0,)}, "of at least 1"),
     ],
 )
 def test_parameters_that_make_no_sense(parameters, message):

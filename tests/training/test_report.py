@@ -122,3 +122,8 @@ def test_what_is_an_image(shape, expected):
     assert (None if image is None else image.shape) == expected
     if image is not None:
         assert (image.min(), image.max()) == (0.0, 1.0)
+
+
+def test_radii_of_hardly_anything_are_drawn_too():
+    trained = train_recipe(small_recipe(lipschitz=1e-30, epochs=1), *two_moons(400).split())
+    assert report(trained).startswith(b"<!doctype html>")

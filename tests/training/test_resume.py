@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ MOONS = two_moons(400).split()
 
 def interrupted(out):
     seen = []
-    control = Control(watch=seen.append, stop=lambda: len(seen) == 4)
+    control = Control(watch=seen.append, stop=lambda: nullcontext(lambda: len(seen) == 4))
     with pytest.raises(TrainingInterruptedError, match=r"interrupted in epoch 2 of 2; .* holds all of it"):
         carry_out(Plan(small_recipe(), *MOONS), out, control=control)
     return out / "two-moons.checkpoint"
