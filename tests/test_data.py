@@ -143,7 +143,11 @@ def test_missing_files_say_what_is_accepted(tmp_path):
         ("t10k-images-idx3-ubyte", idx(IMAGES[:5]), "5 images and 12 labels"),
         ("t10k-labels-idx1-ubyte", idx(LABELS + 1), "label 10 is out of range; 0 to 9"),
         ("t10k-labels-idx1-ubyte", idx(LABELS * 0), "all labels are 0; at least two classes"),
-        ("t10k-labels-idx1-ubyte.gz", gzip.compress(idx(LABELS), mtime=0)[:-9], "cannot be read as an IDX file"),
+        (
+            "t10k-labels-idx1-ubyte.gz",
+            gzip.compress(idx(LABELS), mtime=0)[:-9],
+            "cannot be read as an IDX file",
+        ),
         ("t10k-labels-idx1-ubyte.gz", b"not gzip", "cannot be read as an IDX file"),
     ],
 )

@@ -129,7 +129,7 @@ def _two_moons_losses(progress: Progress) -> tuple[dict[str, Any], bytes]:
     for index, (name, (title, variant)) in enumerate(losses.items()):
         trained = train_recipe(variant, *parts)
         progress((index + 1) / len(losses))
-        numbers[name] = trained.evaluation.to_dict() | {
+        numbers[name] = trained.evaluation.summary() | {
             "bound_lipschitz": trained.predictor.bounds(recipe.norm).bound_global
         }
         draw_radius_field(axes[index], trained.predictor, recipe.norm, trained.held_out, limit=1.0)

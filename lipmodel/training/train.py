@@ -240,7 +240,7 @@ def claims(recipe: Recipe, training: Dataset, evaluation: Evaluation | None) -> 
     if training.columns:
         record["columns"] = list(training.columns)
     if evaluation is not None:
-        record["held_out"] = evaluation.to_dict()
+        record["held_out"] = evaluation.summary()
     return Claims(
         norm=recipe.norm,
         lipschitz=recipe.lipschitz,

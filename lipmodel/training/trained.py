@@ -68,7 +68,7 @@ class Trained:
                 "bound_global": bounds.bound_global,
                 "largest_difference_to_torch": self.largest_difference,
             },
-            **self.evaluation.to_dict(),
+            **self.evaluation.summary(),
             "history": [asdict(epoch) for epoch in self.history],
             "seconds": self.seconds,
         }
