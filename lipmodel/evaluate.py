@@ -15,7 +15,7 @@ from lipmodel.certify.head import Indices
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
-from lipmodel.progress import Progress, silent
+from lipmodel.progress import Progress, part, silent
 from lipmodel.stream import Stream, in_memory
 
 BATCH_ROWS, TIGHTENED_ROWS = 1000, 20
@@ -95,7 +95,7 @@ class Evaluation(Accuracies):
             **_accuracies(self),
             "attacked_samples": self.attacked_samples,
             "curve": self.curve,
-            "per_class": {name: _accuracies(part) for name, part in self.per_class.items()},
+            "per_class": {name: _accuracies(shares) for name, shares in self.per_class.items()},
         }
 
 
@@ -142,12 +142,13 @@ def evaluate(
     for rows, given in data.batches(step):
         x = predictor.check_inputs(rows, first_row=done)
         truths.append(_check_labels(given, len(x), len(predictor.class_names)))
-        part = predictor.predict(x, norm, tighten=tighten).radii
-        answers.append(part.label)
-        radii.append(part.certified_radius)
+        found = predictor.predict(x, norm, tighten=tighten).radii
+        answers.append(found.label)
+        radii.append(found.certified_radius)
         if engine is not None and done < attacked:
             chosen = x[: attacked - done]
-            distances.append(nearest_flips(predictor, engine, chosen, norm).distance)
+            share = part(progress, done / data.rows, (done + len(x)) / data.rows)
+            distances.append(nearest_flips(predictor, engine, chosen, norm, progress=share).distance)
         done += len(x)
         progress(min(1.0, done / data.rows))
     return _evaluation(
@@ -258,11 +259,11 @@ def _shares(
     }
 
 
-def _accuracies(part: Accuracies) -> dict[str, Any]:
+def _accuracies(shares: Accuracies) -> dict[str, Any]:
     """Its fields as JSON types, those of :class:`Accuracies` alone."""
     intervals = ("certified_accuracy_intervals", "attacked_accuracy_intervals")
     return {
-        **{name: getattr(part, name) for name in Accuracies.__dataclass_fields__},
-        "clean_accuracy_interval": list(part.clean_accuracy_interval),
-        **{name: {e: list(ends) for e, ends in getattr(part, name).items()} for name in intervals},
+        **{name: getattr(shares, name) for name in Accuracies.__dataclass_fields__},
+        "clean_accuracy_interval": list(shares.clean_accuracy_interval),
+        **{name: {e: list(ends) for e, ends in getattr(shares, name).items()} for name in intervals},
     }
