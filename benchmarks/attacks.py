@@ -7,7 +7,8 @@
 those of foolbox (Rauber et al. 2020), on the same deployed graph, whose gradients torch gets from our
 engine. foolbox is no requirement of Lipcert; its folder is made by
 
-    pip install --no-deps --target FOLDER foolbox eagerpy GitPython gitdb smmap requests urllib3 certifi charset_normalizer idna
+    pip install --no-deps --target FOLDER foolbox eagerpy GitPython gitdb smmap
+    pip install --no-deps --target FOLDER requests urllib3 certifi charset_normalizer idna
 
 Whatever a method returns is judged by the predictor itself: a success is an input that it labels
 otherwise, at its distance rounded up. Every 250 points are kept under --out, and a second run goes
