@@ -21,11 +21,13 @@ def estimate_right_end(maxima: Array) -> float | None:
     """Location of the reverse Weibull law of greatest likelihood for block maxima (n,).
 
     The likelihood is maximised in shape and scale for each location, and then over the location, which
-    is looked for up to a thousand times their spread past the largest. Shapes under 1 are left out:
-    there the likelihood grows without limit (Smith 1985).
+    is looked for up to ten times their spread past the largest: where the likelihood grows further, the
+    maxima are as well explained by a law without an end. Shapes under 1 are left out: there the
+    likelihood grows without limit (Smith 1985).
 
     Returns:
-        None for fewer than 10 maxima; the largest where all are equal up to rounding.
+        None for fewer than 10 maxima, or where no end is seen; the largest where all are equal up to
+        rounding.
     """
     if len(maxima) < LEAST_BLOCKS:
         return None
@@ -34,12 +36,12 @@ def estimate_right_end(maxima: Array) -> float | None:
     if spread <= 1e-9 * abs(top):
         return top
     gaps = (top - maxima) / spread
-    low, high = math.log(1e-6), math.log(1e3)
+    low, high = ends = math.log(1e-6), math.log(10.0)
     for _ in range(REFINEMENTS):
         grid = np.linspace(low, high, GRID)
         best = int(np.argmax(log_likelihood(gaps + np.exp(grid)[:, None])))
         low, high = grid[max(0, best - 1)], grid[min(GRID - 1, best + 1)]
-    return top + spread * math.exp(grid[best])
+    return None if grid[best] >= ends[1] - 1e-3 else top + spread * math.exp(grid[best])
 
 
 def log_likelihood(distances: Array) -> Array:

@@ -31,7 +31,7 @@ class PairAudit:
         quantiles: of gradient norm / bound over the points, to 0.001; ``histogram``: counts of it in
             the bins of the report's histogram.
         extreme_value_estimate: what the largest gradient norm may be, from random points (CLEVER); an
-            estimate that may err to either side. None for fewer than 320 random points.
+            estimate that may err to either side. None for fewer than 320 random points, or without an end.
     """
 
     classes: tuple[str, str | None]

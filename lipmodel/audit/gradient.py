@@ -233,8 +233,8 @@ class _Backward:
         split = self.node("Reshape", g, self.b.shape([op.groups, out // op.groups, places]))
         turned = self.node("Transpose", split, perm=[0, 1, 3, 2])
         # Taps before channels: what is gathered next are then runs of channels, not single numbers.
-        matrix = op.kernel.reshape(op.groups, out // op.groups, per_group, taps).swapaxes(2, 3)
-        matrix = matrix.reshape(op.groups, out // op.groups, taps * per_group)
+        kernel = op.kernel.reshape(op.groups, out // op.groups, per_group, taps).swapaxes(2, 3)
+        matrix = kernel.reshape(op.groups, out // op.groups, taps * per_group)
         product = self.node("MatMul", turned, self.b.floats(matrix, "kernel"))
         entries = self.node("Reshape", product, self.b.shape([op.groups, places * taps, per_group]))
         pads = self.b.integers([0, 0, 0, 0, 0, 0, 1, 0], "pads")

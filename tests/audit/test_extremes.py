@@ -38,6 +38,11 @@ def test_scales_with_the_data():
     assert estimate_right_end(maxima - 3.0) == pytest.approx(estimate_right_end(maxima) - 3.0, rel=1e-6)
 
 
+def test_a_law_without_an_end_gets_no_estimate():
+    found = [estimate_right_end(stats.gumbel_r.rvs(size=400, random_state=seed) ** 3) for seed in range(5)]
+    assert found == [None] * 5
+
+
 def test_degenerate_maxima():
     assert estimate_right_end(np.full(50, 1.25)) == 1.25
     assert estimate_right_end(np.arange(LEAST_BLOCKS - 1.0)) is None
