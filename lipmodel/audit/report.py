@@ -118,7 +118,8 @@ def audit(
     low, high = box or predictor.claims.input_box or (-1.0, 1.0)
     if not -LARGEST_INPUT <= low <= high <= LARGEST_INPUT:
         raise InputError(f"[{low}, {high}] is not a box; low <= high within float32 is accepted", field="box")
-    if samples < 0 or (samples == 0 and inputs is None):
+    empty = inputs is None or (isinstance(inputs, Stream) and not inputs.rows)
+    if samples < 0 or (samples == 0 and empty):
         raise InputError(f"{samples} random points and no inputs leave nothing to audit", field="samples")
     if attacked < 0:
         raise InputError(f"{attacked} inputs to attack; 0 or more is accepted", field="attacked")

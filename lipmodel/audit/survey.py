@@ -156,8 +156,8 @@ def _chunks(
 ) -> Iterator[Array]:
     """The data, then random points, at most 256 at a time."""
     if data is not None:
-        for inputs, _ in data.batches(CHUNK_ROWS):
-            yield predictor.check_inputs(inputs)
+        for number, (inputs, _) in enumerate(data.batches(CHUNK_ROWS)):
+            yield predictor.check_inputs(inputs, first_row=number * CHUNK_ROWS)
     for start in range(0, samples, CHUNK_ROWS):
         count = min(CHUNK_ROWS, samples - start)
         yield rng.uniform(*box, size=(count, predictor.file.graph.input_size))

@@ -15,6 +15,7 @@ from lipmodel.certify.claims import Claims
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import InputError
 from lipmodel.norms import Norm, vector_norm
+from lipmodel.stream import in_memory
 from tests.networks import groupsort_net, linear_net, to_file
 
 NORMS = list(Norm)
@@ -203,6 +204,11 @@ def test_report_is_json_and_says_what_it_is():
         ({"box": (0.0, np.inf)}, "box"),
         ({"samples": -1}, "samples"),
         ({"samples": 0}, "samples"),
+        ({"samples": 0, "inputs": in_memory("none", np.empty((0, 4)))}, "samples"),
+        (
+            {"inputs": in_memory("bad", np.where(np.arange(1200).reshape(300, 4) == 1101, np.nan, 0.0))},
+            "inputs[275][1]",
+        ),
         ({"attacked": -1}, "attacked"),
         ({"inputs": [[np.nan] * 4]}, "inputs[0][0]"),
     ],
