@@ -15,9 +15,9 @@ import torch
 
 from lipmodel.data import two_moons
 from lipmodel.errors import RecipeError, TrainingError, TrainingInterruptedError
+from lipmodel.files import write_whole
 from lipmodel.training import checkpoint as checkpoint_module
 from lipmodel.training.checkpoint import Checkpoint
-from lipmodel.training.files import write_whole
 from lipmodel.training.loop import Control
 from lipmodel.training.losses import HingeKantorovichRubinstein
 from lipmodel.training.train import Plan, carry_out, plan, train_recipe
