@@ -22,7 +22,7 @@ RUN /opt/lipcert/bin/pip install --constraint constraints.txt '.[train]'
 FROM ${PYTHON_IMAGE} AS base
 # A new volume takes the owner of the folder it is mounted on: training must be able to write there.
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin lipcert \
-    && install -d -o lipcert -g lipcert /models
+    && install -d -o lipcert -g lipcert /models /state
 ENV PATH=/opt/lipcert/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 10001
 
@@ -36,6 +36,9 @@ FROM base AS serve
 COPY --from=build /opt/lipcert /opt/lipcert
 COPY examples/models /opt/models
 COPY deploy/serve.sh /usr/local/bin/serve
+# Jobs and their results: writable on a read-only root, too.
+ENV LIPSERVE_STATE=/state
+VOLUME /state
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
     CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"]

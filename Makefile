@@ -47,4 +47,4 @@ figures: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv demo out build *.egg-info
+	rm -rf .venv demo demo.state out build *.egg-info

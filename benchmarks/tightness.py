@@ -36,7 +36,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from lipmodel.audit.tightness import nearest_flips
+from lipmodel.audit.attack import nearest_flips
+from lipmodel.audit.gradient import GradientEngine
 from lipmodel.certify import ops
 from lipmodel.certify.onnx_writer import to_bytes, write_model
 from lipmodel.certify.predictor import CertifiedPredictor
@@ -279,7 +280,7 @@ def measure(title, points, peers):
     x = x[fast.radii.certified_radius > 0.0]
     tight = predictor.predict(x, norm, tighten=True)
     label, radius = tight.radii.label, tight.radii.certified_radius
-    attacked = nearest_flips(predictor, x, radius, norm)
+    attacked = nearest_flips(predictor, GradientEngine(predictor.file.graph), x, norm).distance
     fast = predictor.predict(x, norm).radii.certified_radius
     result = {
         "lipschitz": (fast / attacked, fast_seconds / len(inputs)),

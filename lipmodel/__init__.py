@@ -10,9 +10,11 @@ The tour, in the order of imports (each module knows only those above it):
   behind one class, ``certificate`` and ``issue`` put an answer on paper.
 * ``data``      data sets by name and files of your own; ``data_files`` reads formats, ``dataset`` is what
   is made of them, ``cifar`` and ``tabular`` know particular ones.
+* ``stream``    the same in batches, where they are larger than memory.
 * ``verify``    a certificate checked again in exact arithmetic, by code of its own.
 * ``audit``     what can be observed: gradients of the deployed graph, attacks, how tight radii are.
-* ``evaluate``  labelled data to clean and certified accuracy.
+* ``evaluate``  labelled data to clean, certified and attacked accuracy.
+* ``report``    evaluations as pages and plots, for people.
 * ``training``  the only part that imports torch: layers, losses, recipes, export.
 * ``cli``       the ``lipmodel`` command.
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lipmodel.cifar import cifar10, find_batches
 from lipmodel.data_files import (
@@ -34,6 +35,7 @@ DIGITS = tuple("0123456789")
 FASHION = (
     "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
+IDX_UNITS = "grey level / 255, in [0, 1]"
 FILES = (".npz", ".csv", ".parquet")
 
 
@@ -225,6 +227,16 @@ def _labelled_file(path: Path) -> Dataset:
 
 def _idx_part(folder: Path, part: str, classes: tuple[str, ...]) -> Dataset:
     """One part ("train" or "t10k") of a folder in the layout of MNIST."""
+    images, labels = idx_arrays(folder, part)
+    return labelled(folder.name, idx_pixels(images), labels, classes, IDX_UNITS)
+
+
+def idx_arrays(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Images (n, h, w) and labels (n,) of one part of such a folder, as bytes.
+
+    Raises:
+        DataError: see :func:`mnist`.
+    """
     images = read_idx(folder, f"{part}-images-idx3-ubyte", dimensions=3)
     labels = read_idx(folder, f"{part}-labels-idx1-ubyte", dimensions=1)
     if len(images) != len(labels):
@@ -236,5 +248,9 @@ def _idx_part(folder: Path, part: str, classes: tuple[str, ...]) -> Dataset:
         raise DataError(
             f"{folder}/{part}-labels-idx1-ubyte: label {labels.max()} is out of range; 0 to 9 are accepted"
         )
-    pixels = images.astype(np.float32) / np.float32(255)
-    return labelled(folder.name, pixels, labels, classes, "grey level / 255, in [0, 1]")
+    return images, labels
+
+
+def idx_pixels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Grey levels as numbers in [0, 1]."""
+    return images.astype(np.float32) / np.float32(255)

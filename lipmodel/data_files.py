@@ -75,11 +75,14 @@ def check_finite(inputs: NDArray[Any], source: str) -> None:
         raise DataError(f"{source}: row {row}, column {column} is not a finite number; fill or drop it")
 
 
-def read_npy(path: Path) -> Any:
-    """The array of a .npy file."""
+def read_npy(path: Path, *, mapped: bool = False) -> Any:
+    """The array of a .npy file; ``mapped``, not read: the system fetches what is looked at."""
     # Opened here, as below: numpy leaves its own file open where it holds something else.
-    with _reading(path, "a .npy file of numbers"), path.open("rb") as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
+    with _reading(path, "a .npy file of numbers"):
+        if mapped:
+            return np.lib.format.open_memmap(path, "r")
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def read_npz(path: Path, *names: tuple[str, str]) -> list[Any]:
@@ -153,32 +156,72 @@ def _is_number(cell: str) -> bool:
 
 def read_parquet(path: Path) -> tuple[tuple[str, ...], Any]:
     """Names and numbers of all columns of a parquet file, in order."""
+    file = _open_parquet(path)
+    with _reading(path, "a parquet file"):
+        return tuple(file.schema_arrow.names), _columns(file.read())
+
+
+def parquet_rows(path: Path) -> int:
+    """How many rows a parquet file has."""
+    return int(_open_parquet(path).metadata.num_rows)
+
+
+def parquet_batches(path: Path, size: int) -> Iterator[Any]:
+    """Numbers of all columns of a parquet file, ``size`` rows at a time; no more than that is in memory."""
+    file = _open_parquet(path)
+    left: Any = None
+    with _reading(path, "a parquet file"):
+        for batch in file.iter_batches(size):  # which may end early, with a row group
+            rows = _columns(batch)
+            left = rows if left is None else np.concatenate([left, rows])
+            while len(left) >= size:
+                yield left[:size]
+                left = left[size:]
+    if left is not None and len(left):
+        yield left
+
+
+def _open_parquet(path: Path) -> Any:
+    """A parquet file, of numbers alone."""
     try:
         parquet = importlib.import_module("pyarrow.parquet")
+        types = importlib.import_module("pyarrow.types")
     except ModuleNotFoundError:
         raise DataError(
             f"{path}: reading parquet needs pyarrow, which is not installed: "
             "pip install 'lipcert[tables]', or give .npy or .csv"
         ) from None
     with _reading(path, "a parquet file"):
-        table = parquet.read_table(path)
-    columns = [column.to_numpy() for column in table.columns]
-    for name, column in zip(table.column_names, columns, strict=True):
-        if column.dtype.kind not in "fiu":
+        file = parquet.ParquetFile(path)
+    for column in file.schema_arrow:
+        if not (types.is_integer(column.type) or types.is_floating(column.type)):
             raise DataError(
-                f"{path}: column '{name}' holds no numbers; only numbers are accepted: "
+                f"{path}: column '{column.name}' holds no numbers; only numbers are accepted: "
                 "turn each text into columns of 0 and 1, or leave it out"
             )
-    return tuple(table.column_names), np.column_stack(columns) if columns else np.empty((0, 0))
+    return file
+
+
+def _columns(table: Any) -> Any:
+    columns = [column.to_numpy(zero_copy_only=False) for column in table.columns]
+    return np.column_stack(columns) if columns else np.empty((0, 0))
 
 
 def read_idx(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
-    """An array of bytes: magic number 0x00000800 + dimensions, sizes as big-endian int32, the bytes."""
+    """An array of bytes: magic number 0x00000800 + dimensions, sizes as big-endian int32, the bytes.
+
+    A file that is not compressed is mapped, not read: the system fetches what is looked at.
+    """
     path = find_file(folder, name)
-    content = read_bytes(path, "an IDX file")
+    content: Any
+    if path.suffix == ".gz" or not path.stat().st_size:
+        content = read_bytes(path, "an IDX file")
+    else:
+        with _reading(path, "an IDX file"):
+            content = np.memmap(path, np.uint8, "r")
     header = 4 + 4 * dimensions
     magic = 0x0800 + dimensions
-    if len(content) < header or int.from_bytes(content[:4], "big") != magic:
+    if len(content) < header or int.from_bytes(bytes(content[:4]), "big") != magic:
         raise DataError(
             f"{path} does not begin with the IDX magic number {magic} of {dimensions}-d unsigned bytes"
         )

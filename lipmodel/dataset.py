@@ -111,15 +111,29 @@ def labelled(
     Raises:
         DataError: see :class:`Dataset`; also labels that are no whole numbers, or all the same.
     """
-    indices = np.asarray(labels)
-    if indices.dtype.kind not in "fiu" or not np.array_equal(indices, np.round(indices)):
-        raise DataError(f"{name}: labels are not whole numbers; class indices 0, 1, … are accepted")
-    indices = indices.astype(np.int64)
+    indices = class_indices(name, labels)
     if len(np.unique(indices)) == 1:
         raise DataError(f"{name}: all labels are {indices.flat[0]}; at least two classes are needed")
     inputs = np.asarray(inputs)
-    with np.errstate(over="ignore"):  # beyond float32 is an infinity, and refused as one
-        flat = inputs.reshape(len(inputs), math.prod(inputs.shape[1:])).astype(np.float32)
+    flat = as_float32(inputs.reshape(len(inputs), math.prod(inputs.shape[1:])))
     if classes is None:
         classes = tuple(str(i) for i in range(max(2, int(indices.max(initial=0)) + 1)))
     return Dataset(name, flat, indices, classes, tuple(inputs.shape[1:]), units, columns, scaling)
+
+
+def class_indices(name: str, labels: Any) -> NDArray[np.int64]:
+    """Labels as whole numbers.
+
+    Raises:
+        DataError: they are none.
+    """
+    indices = np.asarray(labels)
+    if indices.dtype.kind not in "fiu" or not np.array_equal(indices, np.round(indices)):
+        raise DataError(f"{name}: labels are not whole numbers; class indices 0, 1, … are accepted")
+    return indices.astype(np.int64)
+
+
+def as_float32(inputs: NDArray[Any]) -> NDArray[np.float32]:
+    """Rounded to float32; what is beyond it becomes an infinity, which is then refused as one."""
+    with np.errstate(over="ignore"):
+        return inputs.astype(np.float32)

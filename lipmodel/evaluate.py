@@ -1,108 +1,269 @@
-"""Labelled data to clean and certified accuracy."""
+"""Labelled data to clean, certified and attacked accuracy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
+from lipmodel.audit.attack import nearest_flips
+from lipmodel.audit.gradient import GradientEngine
+from lipmodel.certify.head import Indices
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import InputError
-from lipmodel.norms import Norm
-from lipmodel.progress import Progress, silent
+from lipmodel.norms import Array, Norm
+from lipmodel.progress import Progress, part, silent
+from lipmodel.stream import Stream, in_memory
 
 BATCH_ROWS, TIGHTENED_ROWS = 1000, 20
+CURVE_POINTS = 201
+CONFIDENCE = 0.95
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Accuracies:
+    """Shares of N inputs, all of them or those of one class.
+
+    Attributes:
+        samples: N.
+        clean_accuracy: share answered with the right label.
+        certified_accuracy: for each epsilon, share answered right with a radius of at least epsilon.
+        attacked_accuracy: for each epsilon, share of the inputs attacked that are answered right and for
+            which no change within epsilon was found to alter that; no less than the true robust accuracy.
+        clean_accuracy_interval, certified_accuracy_intervals, attacked_accuracy_intervals: the same as 95%
+            confidence intervals (Wilson 1927) for the population that the inputs were drawn from.
+        average_certified_radius: mean radius, counting 0 where the answer is wrong (Zhai et al. 2020).
+    """
+
+    samples: int
+    clean_accuracy: float
+    certified_accuracy: dict[str, float]
+    attacked_accuracy: dict[str, float]
+    clean_accuracy_interval: Interval
+    certified_accuracy_intervals: dict[str, Interval]
+    attacked_accuracy_intervals: dict[str, Interval]
+    average_certified_radius: float
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation(Accuracies):
     """What a classifier achieves on labelled data.
 
     Attributes:
         norm: the norm that radii and epsilons are in.
         tightened: whether radii are those of the slower tier.
-        samples: how many inputs.
-        clean_accuracy: share answered with the right label.
-        certified_accuracy: for each epsilon, share answered right with a radius of at least epsilon.
-        average_certified_radius: mean radius, counting 0 where the answer is wrong (Zhai et al. 2020).
+        attacked_samples: how many inputs, the first, were attacked.
         certified_radius_quantiles: 0.05, 0.25, 0.5, 0.75, 0.95 of the radii of right answers.
+        curve: certified accuracy over epsilon, at 201 even steps up to the largest radius.
+        per_class: the same figures by the true class.
+        labels: (N,) the true classes; answers: (N,) those given; radii: (N,) certified, in that order.
+        distances: of the first inputs, to the nearest change of label found; infinite without one.
     """
 
     norm: Norm
     tightened: bool
-    samples: int
-    clean_accuracy: float
-    certified_accuracy: dict[str, float]
-    average_certified_radius: float
+    attacked_samples: int
     certified_radius_quantiles: dict[str, float]
+    curve: dict[str, list[float]]
+    per_class: dict[str, Accuracies]
+    labels: Indices
+    answers: Indices
+    radii: Array
+    distances: Array
+
+    @property
+    def right(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """(N,) whether the answer is the label."""
+        return np.asarray(self.answers == self.labels)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of the whole, as JSON types: short enough for a model's metadata."""
+        names = ("tightened", "samples", "clean_accuracy", "certified_accuracy", "average_certified_radius",
+                 "certified_radius_quantiles")  # fmt: skip
+        return {"norm": self.norm.value} | {name: getattr(self, name) for name in names}
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Everything but the arrays, as JSON types."""
         return {
-            "norm": self.norm.value,
-            "tightened": self.tightened,
-            "samples": self.samples,
-            "clean_accuracy": self.clean_accuracy,
-            "certified_accuracy": self.certified_accuracy,
-            "average_certified_radius": self.average_certified_radius,
-            "certified_radius_quantiles": self.certified_radius_quantiles,
+            **self.summary(),
+            **_accuracies(self),
+            "attacked_samples": self.attacked_samples,
+            "curve": self.curve,
+            "per_class": {name: _accuracies(shares) for name, shares in self.per_class.items()},
         }
 
 
 def evaluate(
     predictor: CertifiedPredictor,
     inputs: Any,
-    labels: Sequence[int] | np.ndarray[Any, Any],
+    labels: Sequence[int] | np.ndarray[Any, Any] | None = None,
     norm: Norm | None = None,
     epsilons: Iterable[float] = (),
     progress: Progress = silent,
     *,
     tighten: bool = False,
+    attacked: int = 0,
 ) -> Evaluation:
     """Certified accuracy on labelled data.
 
     Args:
         predictor: the classifier.
-        inputs: (N, d) or (N, *input_shape).
-        labels: (N,) class indices.
+        inputs: (N, d) or (N, *input_shape), perhaps a memory map; or a stream of inputs and labels.
+        labels: (N,) class indices; none beside a stream, which has its own.
         norm: of the radii; the predictor's own by default.
         epsilons: sizes >= 0 to give the certified accuracy at.
         progress: told the share done.
         tighten: prove larger radii, slowly; see ``CertifiedPredictor.predict``.
+        attacked: how many inputs, the first, to attack for the accuracy under attack.
 
     Raises:
-        InputError: inputs that do not fit; labels that are not class indices; a bad epsilon.
+        InputError: inputs that do not fit; labels that are not class indices; a bad epsilon; a
+            negative number of inputs to attack.
     """
     norm = norm or predictor.default_norm
-    x = predictor.check_inputs(inputs)
-    y = np.asarray(labels)
-    if y.shape != (len(x),) or y.dtype.kind not in "iu":
-        raise InputError(
-            f"{len(x)} class indices are accepted, not {y.dtype} {list(y.shape)}", field="labels"
-        )
-    if y.min() < 0 or y.max() >= len(predictor.class_names):
-        raise InputError(
-            f"class indices from 0 to {len(predictor.class_names) - 1} are accepted", field="labels"
-        )
     sizes = sorted({float(e) for e in epsilons})
     if any(not 0.0 <= e < np.inf for e in sizes):
         raise InputError("finite numbers of at least 0 are accepted", field="epsilons")
-    parts, step = [], TIGHTENED_ROWS if tighten else BATCH_ROWS
-    for start in range(0, len(x), step):
-        parts.append(predictor.predict(x[start : start + step], norm, tighten=tighten).radii)
-        progress(min(1.0, (start + step) / len(x)))
-    right = np.concatenate([part.label for part in parts]) == y
-    radius = np.where(right, np.concatenate([part.certified_radius for part in parts]), 0.0)
-    levels = (0.05, 0.25, 0.5, 0.75, 0.95)
-    quantiles = np.quantile(radius[right], levels) if right.any() else np.zeros(len(levels))
+    if attacked < 0:
+        raise InputError(f"{attacked} inputs to attack; 0 or more is accepted", field="attacked")
+    data = inputs if isinstance(inputs, Stream) else _arrays(inputs, labels)
+    if not data.rows:
+        raise InputError("is empty; at least one row is accepted")
+    engine = GradientEngine(predictor.file.graph) if attacked else None
+    step = TIGHTENED_ROWS if tighten else BATCH_ROWS
+    truths, answers, radii, distances = [], [], [], []
+    done = 0
+    for rows, given in data.batches(step):
+        x = predictor.check_inputs(rows, first_row=done)
+        truths.append(_check_labels(given, len(x), len(predictor.class_names)))
+        found = predictor.predict(x, norm, tighten=tighten).radii
+        answers.append(found.label)
+        radii.append(found.certified_radius)
+        if engine is not None and done < attacked:
+            chosen = x[: attacked - done]
+            share = part(progress, done / data.rows, (done + len(x)) / data.rows)
+            distances.append(nearest_flips(predictor, engine, chosen, norm, progress=share).distance)
+        done += len(x)
+        progress(min(1.0, done / data.rows))
+    return _evaluation(
+        predictor.class_names,
+        norm,
+        sizes,
+        tighten,
+        np.concatenate(truths),
+        np.concatenate(answers),
+        np.concatenate(radii),
+        np.concatenate(distances) if distances else np.empty(0),
+    )
+
+
+def wilson_interval(hits: int, samples: int, confidence: float = CONFIDENCE) -> Interval:
+    """Confidence interval of a probability from ``hits`` of ``samples`` independent trials (Wilson 1927).
+
+    The probabilities p for which |hits/samples - p| <= z sqrt(p(1 - p) / samples); (0, 1) of no trials.
+    """
+    if not samples:
+        return 0.0, 1.0
+    z, share = NormalDist().inv_cdf((1.0 + confidence) / 2.0), hits / samples
+    denominator = 1.0 + z * z / samples
+    centre = (share + z * z / (2.0 * samples)) / denominator
+    half = z / denominator * (share * (1.0 - share) / samples + z * z / (4.0 * samples**2)) ** 0.5
+    low = 0.0 if hits == 0 else max(0.0, centre - half)
+    return low, 1.0 if hits == samples else min(1.0, centre + half)
+
+
+def _arrays(inputs: Any, labels: Any) -> Stream:
+    if not isinstance(inputs, np.ndarray):
+        inputs = np.asarray(inputs)
+    y = np.asarray(labels)
+    rows = len(inputs) if inputs.ndim else 0
+    if y.shape != (rows,):
+        raise InputError(f"{rows} class indices are accepted, not {y.dtype} {list(y.shape)}", field="labels")
+    return in_memory("inputs", inputs, y)
+
+
+def _check_labels(labels: Any, rows: int, classes: int) -> Indices:
+    y = np.asarray(labels)
+    if y.shape != (rows,) or y.dtype.kind not in "iu":
+        raise InputError(f"{rows} class indices are accepted, not {y.dtype} {list(y.shape)}", field="labels")
+    if y.min() < 0 or y.max() >= classes:
+        raise InputError(f"class indices from 0 to {classes - 1} are accepted", field="labels")
+    return y.astype(np.intp)
+
+
+def _evaluation(
+    names: Sequence[str],
+    norm: Norm,
+    sizes: list[float],
+    tighten: bool,
+    labels: Indices,
+    answers: Indices,
+    radii: Array,
+    distances: Array,
+) -> Evaluation:
+    right = answers == labels
+    # Ordered, so that a share of at least epsilon is found by bisection; a radius of 0 certifies nothing.
+    reached = np.sort(radii[right & (radii > 0.0)])
+    grid = np.linspace(0.0, float(reached[-1]) if len(reached) else 0.0, CURVE_POINTS)
+    counts = len(reached) - np.searchsorted(reached, grid, side="left")
+    quantiles = np.quantile(radii[right], LEVELS) if right.any() else np.zeros(len(LEVELS))
+    every = np.ones(len(labels), dtype=np.bool_)
     return Evaluation(
+        **_shares(every, right, radii, distances, sizes),
         norm=norm,
         tightened=tighten,
-        samples=len(x),
-        clean_accuracy=float(right.mean()),
-        certified_accuracy={f"{e:g}": float((right & (radius >= e) & (radius > 0)).mean()) for e in sizes},
-        average_certified_radius=float(radius.mean()),
-        certified_radius_quantiles={f"{q:g}": float(v) for q, v in zip(levels, quantiles, strict=True)},
+        attacked_samples=len(distances),
+        certified_radius_quantiles={f"{q:g}": float(v) for q, v in zip(LEVELS, quantiles, strict=True)},
+        curve={"epsilon": grid.tolist(), "certified_accuracy": (counts / len(labels)).tolist()},
+        per_class={
+            name: Accuracies(**_shares(labels == k, right, radii, distances, sizes))
+            for k, name in enumerate(names)
+        },
+        labels=labels,
+        answers=answers,
+        radii=radii,
+        distances=distances,
     )
+
+
+def _shares(
+    chosen: np.ndarray[Any, np.dtype[np.bool_]],
+    right: np.ndarray[Any, np.dtype[np.bool_]],
+    radii: Array,
+    distances: Array,
+    sizes: list[float],
+) -> dict[str, Any]:
+    """The fields of :class:`Accuracies` for the inputs chosen; zeros where there are none."""
+    attacked = chosen[: len(distances)]
+    safe, fine = distances[attacked], right[: len(distances)][attacked]
+    right, radii = right[chosen], radii[chosen]
+    clean = int(right.sum())
+    certified = {f"{e:g}": int((right & (radii >= e) & (radii > 0.0)).sum()) for e in sizes}
+    withstood = {f"{e:g}": int((fine & (safe > e)).sum()) for e in sizes} if len(distances) else {}
+    samples, tried = len(right), len(safe)
+    return {
+        "samples": samples,
+        "clean_accuracy": clean / max(1, samples),
+        "certified_accuracy": {e: hits / max(1, samples) for e, hits in certified.items()},
+        "attacked_accuracy": {e: hits / max(1, tried) for e, hits in withstood.items()},
+        "clean_accuracy_interval": wilson_interval(clean, samples),
+        "certified_accuracy_intervals": {e: wilson_interval(h, samples) for e, h in certified.items()},
+        "attacked_accuracy_intervals": {e: wilson_interval(h, tried) for e, h in withstood.items()},
+        "average_certified_radius": float(np.where(right, radii, 0.0).mean()) if samples else 0.0,
+    }
+
+
+def _accuracies(shares: Accuracies) -> dict[str, Any]:
+    """Its fields as JSON types, those of :class:`Accuracies` alone."""
+    intervals = ("certified_accuracy_intervals", "attacked_accuracy_intervals")
+    return {
+        **{name: getattr(shares, name) for name in Accuracies.__dataclass_fields__},
+        "clean_accuracy_interval": list(shares.clean_accuracy_interval),
+        **{name: {e: list(ends) for e, ends in getattr(shares, name).items()} for name in intervals},
+    }

@@ -9,3 +9,8 @@ Progress = Callable[[float], None]
 
 def silent(share: float) -> None:
     """Tells nobody."""
+
+
+def part(progress: Progress, start: float, end: float) -> Progress:
+    """What a part of the work tells, as its share of the whole."""
+    return lambda share: progress(start + (end - start) * share)

@@ -8,7 +8,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, get_args
 
 import click
 import uvicorn
@@ -16,13 +16,16 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from lipmodel import __version__
-from service.api import audits, models, ops, predict
+from service.api import audits, drift, evaluations, models, ops, predict
 from service.api.context import Service
 from service.api.openapi import describe
 from service.engine import Engine
 from service.errors import ProblemKind, install_handlers
+from service.jobs import Jobs
 from service.registry import read_folder
 from service.settings import ENVIRONMENT_PREFIX, Settings
+from service.state_folder import StateFolder
+from service.store import Store, StoreError
 
 DESCRIPTION = """\
 Predictions with **certified radii**: no change of the input within the radius changes the label,
@@ -36,12 +39,20 @@ Whatever goes wrong is answered as a problem of RFC 9457 (`application/problem+j
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application, with the models of the folder loaded."""
-    service = Service(settings, read_folder(settings.models, threads=settings.threads), Engine())
+    """The application, with the models of the folder loaded.
+
+    Raises:
+        StoreError: jobs cannot be kept where the settings say.
+    """
+    jobs = open_jobs(settings)
+    service = Service(settings, read_folder(settings.models, threads=settings.threads), Engine(), jobs)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await jobs.start()
         yield
+        await jobs.stop()
+        jobs.close()
         service.engine.close()
 
     app = FastAPI(
@@ -53,10 +64,33 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = service
     install_handlers(app)
-    for group in (predict, models, audits, ops):
+    for group in (predict, models, audits, evaluations, drift, ops):
         app.include_router(group.router)
     describe(app)
     return app
+
+
+def open_jobs(settings: Settings) -> Jobs:
+    """The jobs that are kept where the settings say.
+
+    Raises:
+        StoreError: the folder or the database cannot be used.
+    """
+    folder = StateFolder(settings.state_folder)
+    try:
+        store = Store(settings.database or folder.database, folder.server)
+    except StoreError:
+        folder.close()
+        raise
+    return Jobs(
+        store,
+        folder,
+        workers=settings.workers,
+        max_queued=settings.max_queued,
+        kept=settings.kept_jobs,
+        seconds=settings.job_seconds,
+        most_bytes=settings.job_bytes,
+    )
 
 
 class Server(uvicorn.Server):
@@ -74,6 +108,7 @@ class Server(uvicorn.Server):
             )
         )
         self._registry = app.state.service.registry
+        self._jobs = app.state.service.jobs
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts, then prints the one line that scripts wait for."""
@@ -82,6 +117,11 @@ class Server(uvicorn.Server):
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         served, refused = len(self._registry.served), len(self._registry.refused)
         click.echo(f"lipserve: ready at {url} (models served: {served}, refused: {refused}; see {url}/docs)")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends the jobs first: whoever waits for one would hold up the end."""
+        await self._jobs.stop()
+        await super().shutdown(sockets)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -114,11 +154,12 @@ def _variable(name: str) -> str:
 def _options(command: Any) -> Any:
     """One flag for each setting, so that a setting is described once."""
     for name, field in reversed(Settings.model_fields.items()):
+        default = "" if field.default is None else f"default: {field.default}; "
         command = click.option(
             _flag(name),
             name,
-            metavar=getattr(field.annotation, "__name__", "").upper(),
-            help=f"{field.description}  [default: {field.default}; environment: {_variable(name)}]",
+            metavar=(get_args(field.annotation) or (field.annotation,))[0].__name__.upper(),
+            help=f"{field.description}  [{default}environment: {_variable(name)}]",
         )(command)
     return command
 
@@ -147,7 +188,10 @@ def main(**flags: str | None) -> None:
         signal.signal(number, lambda *_: sys.exit(0))
     settings = read_settings(flags)
     sock = listen(settings.host, settings.port)
-    app = create_app(settings)
+    try:
+        app = create_app(settings)
+    except StoreError as error:
+        raise click.ClickException(str(error)) from None
     registry = app.state.service.registry
     for name, reason in registry.refused.items():
         click.echo(f"lipserve: {settings.models / name}.onnx is refused: {reason}", err=True)

@@ -2,8 +2,7 @@
 
 Work of about a millisecond runs on the event loop itself: handing it to a thread costs 0.2 ms of
 CPU, as much as the whole of a small batch. Longer work goes to threads (onnxruntime and numpy release
-the interpreter while they compute), audits to one of their own, so that they never hold up
-predictions.
+the interpreter while they compute).
 """
 
 from __future__ import annotations
@@ -12,14 +11,13 @@ import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from lipmodel.audit.report import AuditReport, audit
 from lipmodel.certify.predictor import Predictions
 from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
+from service.drift import Served
 from service.registry import Model
 
 INLINE_MULTIPLICATIONS = 10_000_000
@@ -27,11 +25,15 @@ INLINE_MULTIPLICATIONS = 10_000_000
 
 
 class Engine:
-    """Runs predictions and audits; one a process."""
+    """Runs predictions; one a process.
+
+    Attributes:
+        served: what was answered, but for tightened radii.
+    """
 
     def __init__(self) -> None:
+        self.served = Served()
         self._predictions = ThreadPoolExecutor(os.cpu_count(), "predict")
-        self._audits = ThreadPoolExecutor(1, "audit")
 
     async def predict(
         self, model: Model, inputs: Array, norm: Norm, *, tighten: bool = False, portable: bool = False
@@ -44,19 +46,17 @@ class Engine:
         work = partial(_predict, model, inputs, norm, tighten=tighten, portable=portable)
         short = len(inputs) * model.multiplications <= INLINE_MULTIPLICATIONS
         if short and model.predictor.rule(norm).ready and not (tighten or portable):
-            return work()
-        return await asyncio.get_running_loop().run_in_executor(self._predictions, work)
-
-    async def audit(self, model: Model, **options: Any) -> AuditReport:
-        """See :func:`lipmodel.audit.report.audit`; audits wait for one another."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._audits, partial(audit, model.predictor, **options)
-        )
+            predictions, portable_radii = work()
+        else:
+            loop = asyncio.get_running_loop()
+            predictions, portable_radii = await loop.run_in_executor(self._predictions, work)
+        if not tighten:
+            self.served.of(model, norm).add(predictions.radii)
+        return predictions, portable_radii
 
     def close(self) -> None:
         """Takes no more work; what waits is dropped."""
-        for executor in (self._predictions, self._audits):
-            executor.shutdown(wait=False, cancel_futures=True)
+        self._predictions.shutdown(wait=False, cancel_futures=True)
 
 
 def _predict(

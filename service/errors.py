@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lipmodel.errors import InputError
+from lipmodel.errors import DataError, InputError
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "/problems/"
@@ -29,12 +29,24 @@ class ProblemKind(Enum):
     """The kinds of problem: name in its URI, HTTP status, title, and what to do about it."""
 
     NOT_JSON = ("not-json", 400, "The body cannot be read as JSON", "Send one whole JSON object in UTF-8.")
+    NOT_A_FORM = (
+        "not-a-form",
+        400,
+        "The body cannot be read as a form",
+        "Send multipart/form-data with the parts that /docs lists, such as curl -F makes.",
+    )
     NO_ROUTE = ("no-route", 404, "Nothing is found at this path", "/docs lists the paths there are.")
     UNKNOWN_MODEL = (
         "unknown-model",
         404,
         "No model has this name",
         "GET /v1/models lists the models, the refused ones too.",
+    )
+    UNKNOWN_JOB = (
+        "unknown-job",
+        404,
+        "No audit or evaluation has this id",
+        "GET /v1/audits and /v1/evaluations list those there are.",
     )
     METHOD_NOT_ALLOWED = (
         "method-not-allowed",
@@ -65,6 +77,24 @@ class ProblemKind(Enum):
         422,
         "The request does not fit the model or the service",
         "Each of 'errors' names a field and what is wrong with it.",
+    )
+    QUEUE_FULL = (
+        "queue-full",
+        429,
+        "Too many audits and evaluations wait",
+        "Try again after the seconds that the Retry-After header gives.",
+    )
+    JOB_FAILED = (
+        "job-failed",
+        500,
+        "The audit or evaluation failed",
+        "The detail says how it ended; the log of the service has more.",
+    )
+    JOB_INTERRUPTED = (
+        "job-interrupted",
+        503,
+        "The service stopped during the audit or evaluation",
+        "Ask for it again: it is not tried again by itself, as it may have been the cause.",
     )
     INTERNAL = (
         "internal",
@@ -156,6 +186,10 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(InputError)
     async def on_input_error(_: Request, error: InputError) -> Response:
         return Problem.invalid([FieldError(field=error.field, reason=error.reason)]).response()
+
+    @app.exception_handler(DataError)
+    async def on_data_error(_: Request, error: DataError) -> Response:
+        return Problem.invalid([FieldError(field="data", reason=str(error))]).response()
 
     @app.exception_handler(RequestValidationError)
     async def on_validation_error(_: Request, error: RequestValidationError) -> Response:

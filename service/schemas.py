@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from lipmodel.certify.claims import LARGEST_INPUT
 from lipmodel.norms import Norm
+from service.errors import ProblemBody
+from service.store import State
 
 Row = Annotated[list[float], Field(fail_fast=True)]
 Rows = Annotated[
@@ -161,6 +164,113 @@ class AuditRequest(Wire):
     seed: int = Field(0, ge=0, lt=2**63, description="The same seed gives the same report.")
 
 
+class EvaluationRequest(Wire):
+    """What to measure, and on which data: rows, a file of the data folder, or else files in a form."""
+
+    inputs: Rows | None = Field(None, description="Inputs, for few of them; with 'labels'.")
+    labels: Annotated[list[int], Field(fail_fast=True)] | None = Field(
+        None, description="Index of the right class of each input."
+    )
+    path: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1000,
+        description="Instead of inputs: a .npz, .csv or .parquet file, or a folder of IDX files, under the "
+        "service's data folder.",
+    )
+    norm: NormOfRadius | None = None
+    epsilons: list[Annotated[float, Field(ge=0)]] = Field(
+        [], max_length=1000, description="Sizes of change to give the certified accuracy at."
+    )
+    tighten: bool = Field(False, description="Prove larger radii, slowly.")
+
+
+class EvaluationResult(Wire):
+    """What a classifier achieves on labelled data."""
+
+    model_config = ConfigDict(extra="allow")
+
+    sha256: str = Field(description="Digest of the ONNX file.")
+    norm: Norm = Field(description="Norm of radii and epsilons.")
+    tightened: bool = Field(description="Whether radii are those of the slower tier.")
+    samples: int
+    clean_accuracy: float = Field(description="Share answered with the right label.")
+    certified_accuracy: dict[str, float] = Field(
+        description="For each epsilon, the share answered right with a radius of at least that."
+    )
+    average_certified_radius: float = Field(description="Counting 0 where the answer is wrong.")
+    certified_radius_quantiles: dict[str, float] = Field(description="Of the radii of right answers.")
+
+
+class JobModel(Wire):
+    """Which model a job is about."""
+
+    name: str
+    sha256: str = Field(description="Digest of the ONNX file.")
+
+
+class JobSummary(Wire):
+    """An audit or evaluation, without its report."""
+
+    id: str
+    kind: Literal["audit", "evaluation"]
+    model: JobModel
+    parameters: dict[str, Any] = Field(description="What was asked for; of data only where it came from.")
+    state: State = Field(
+        description="'interrupted': the service stopped while it ran, and it is not tried again."
+    )
+    progress: float = Field(description="Share done, from 0 to 1.")
+    seconds_left: float | None = Field(description="An estimate; null where there is none.")
+    created: datetime
+    started: datetime | None
+    finished: datetime | None
+    problem: ProblemBody | None = Field(description="Why it failed or was interrupted.")
+
+
+class JobDetail(JobSummary):
+    """An audit or evaluation."""
+
+    result: dict[str, Any] | None = Field(description="The report, once the state is 'done'.")
+
+
+class JobList(Wire):
+    """A page of audits or evaluations, the newest first."""
+
+    jobs: list[JobSummary]
+    next: str | None = Field(description="Path of the next page; null on the last one.")
+
+
+class RadiiReference(Wire):
+    """Certified radii of a reference evaluation."""
+
+    count: int
+    share_below: float = Field(description="Share whose radius is 0 or less than epsilon.")
+
+
+class RadiiServed(Wire):
+    """Certified radii served lately by this server."""
+
+    count: int = Field(description="How many are remembered: the latest 10,000 at most.")
+    share_below: float | None = Field(description="As of the reference; null where none was served.")
+    since: datetime | None = Field(description="When the oldest of them was served.")
+
+
+class Drift(Wire):
+    """Radii served lately against those of an evaluation."""
+
+    evaluation: str
+    norm: Norm
+    epsilon: float
+    served: RadiiServed
+    reference: RadiiReference
+    statistic: float | None = Field(
+        description="Of Kolmogorov and Smirnov: the largest difference of the two distribution functions."
+    )
+    p_value: float | None = Field(
+        description="How likely so large a difference is without drift; null where none was served."
+    )
+
+
 class Health(Wire):
     """The process is alive."""
 
@@ -191,5 +301,13 @@ AUDIT_EXAMPLES: dict[str, dict[str, Any]] = {
         "norm": "2",
         "samples": 200,
         "seed": 1,
+    },
+}
+EVALUATION_EXAMPLES: dict[str, dict[str, Any]] = {
+    "two labelled rows": {
+        "inputs": [[0.5, 0.25], [-1.0, 0.5]],
+        "labels": [0, 1],
+        "norm": "2",
+        "epsilons": [0.1, 0.25],
     },
 }

@@ -127,6 +127,39 @@ def test_evaluate(folder):
     assert "certified accuracy at 0.1" in run(*arguments).output
 
 
+def test_evaluate_under_attack_and_tightened(folder):
+    arguments = ("evaluate", folder / "net.onnx", "--data", folder / "data.npz", "--eps", "0.05")
+    plain = run_json(*arguments)
+    told = run_json(*arguments, "--tighten", "--attack", 5)
+    assert told["tightened"]
+    assert told["attacked_samples"] == 5
+    assert told["average_certified_radius"] > plain["average_certified_radius"]
+    assert set(told["attacked_accuracy"]) == {"0.05"}
+    assert "under attack at 0.05" in run(*arguments, "--attack", 5).output
+
+
+def test_evaluate_writes_a_report(folder):
+    arguments = ("evaluate", folder / "net.onnx", "--data", folder / "data.npz", "--report", folder / "out")
+    told = run_json(*arguments)
+    written = json.loads((folder / "out" / "evaluation.json").read_text())
+    assert written.items() >= told.items()
+    assert "net.onnx" in (folder / "out" / "evaluation.html").read_text()
+
+
+def test_data_in_files_of_several_kinds_give_the_same(folder):
+    x, y = np.load(folder / "x.npy"), np.load(folder / "data.npz")["labels"]
+    np.save(folder / "y.npy", y)
+    model = folder / "net.onnx"
+    expected = run_json("evaluate", model, "--data", folder / "data.npz")
+    mapped = ("--data", folder / "x.npy", "--labels", folder / "y.npy")
+    assert run_json("evaluate", model, *mapped) == expected
+    assert run_json("audit", model, *mapped) == run_json("audit", model, "--data", folder / "data.npz")
+    assert "needs --labels" in run("evaluate", model, "--data", folder / "x.npy", status=2).output
+    np.save(folder / "y.npy", y[:-1])
+    assert "one label each" in run("evaluate", model, *mapped, status=2).output.replace("\n", " ")
+    assert run_json("audit", model, "--data", folder / "x.npy")["points"]["data"] == len(x)
+
+
 def test_audit(folder):
     told = run_json("audit", folder / "net.onnx", "--samples", 50)
     assert told["verdict"] == "consistent"

@@ -9,8 +9,9 @@ import pytest
 
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import InputError
-from lipmodel.evaluate import evaluate
+from lipmodel.evaluate import evaluate, wilson_interval
 from lipmodel.norms import Norm
+from lipmodel.stream import in_memory
 from tests.networks import groupsort_net, to_file
 
 RNG = np.random.default_rng(0)
@@ -62,6 +63,99 @@ def test_nothing_right_is_zero(predictor):
     result = evaluate(predictor, X, labels, Norm.TWO, [0.1])
     assert result.clean_accuracy == result.average_certified_radius == 0.0
     assert set(result.certified_radius_quantiles.values()) == {0.0}
+
+
+def test_the_curve_rederived_to_the_last_sample(predictor):
+    """From scores and the proved constants alone; rounding is the only thing left out."""
+    result = evaluate(predictor, X, Y, Norm.TWO)
+    scores = predictor.predict(X, Norm.TWO).scores
+    speed = predictor.bounds(Norm.TWO).bound_per_pair
+    hits = np.zeros(len(result.curve["epsilon"]), dtype=int)
+    for row, label in zip(scores, Y, strict=True):
+        others = np.arange(3) != label
+        radius = ((row[label] - row[others]) / speed[label, others]).min()
+        hits += radius > np.array(result.curve["epsilon"]) * (1 + 1e-9)
+    hits[-1] += 1  # the sample with the largest radius, which ends the curve
+    assert (hits / len(Y)).tolist() == result.curve["certified_accuracy"]
+
+
+def test_the_curve_is_the_certified_accuracy(predictor):
+    curve = evaluate(predictor, X, Y, Norm.TWO).curve
+    asked = evaluate(predictor, X, Y, Norm.TWO, curve["epsilon"]).certified_accuracy
+    assert curve["certified_accuracy"] == list(asked.values())
+    assert len(curve["epsilon"]) == 201
+    assert curve["certified_accuracy"][-1] > 0.0
+
+
+def test_each_class_is_an_evaluation_of_its_own_rows(predictor):
+    result = evaluate(predictor, X[:500], Y[:500], Norm.TWO, [0.1], attacked=40)
+    for k, part in enumerate(result.per_class.values()):
+        mine = Y[:500] == k
+        alone = evaluate(predictor, X[:500][mine], Y[:500][mine], Norm.TWO, [0.1])
+        assert part.samples == mine.sum()
+        assert part.clean_accuracy == alone.clean_accuracy
+        assert part.certified_accuracy == alone.certified_accuracy
+        assert part.clean_accuracy_interval == alone.clean_accuracy_interval
+        assert part.average_certified_radius == pytest.approx(alone.average_certified_radius, rel=1e-12)
+        robust = (result.right & (np.pad(result.distances, (0, 460)) > 0.1))[:40][mine[:40]]
+        assert part.attacked_accuracy["0.1"] == robust.mean()
+    assert sum(part.samples for part in result.per_class.values()) == 500
+
+
+def test_attacked_accuracy_lies_between_certified_and_clean(predictor):
+    x, y = X[:60], predictor.predict(X[:60]).radii.label
+    result = evaluate(predictor, x, y, Norm.TWO, [0.01, 0.05, 0.1, 0.3], attacked=60)
+    certified, attacked = result.certified_accuracy.values(), result.attacked_accuracy.values()
+    assert all(c <= a <= result.clean_accuracy for c, a in zip(certified, attacked, strict=True))
+    assert any(c < a for c, a in zip(certified, attacked, strict=True))
+    assert (result.distances > result.radii).all()
+    assert result.attacked_samples == 60
+
+
+@pytest.mark.parametrize(("hits", "samples"), [(0, 7), (7, 7), (3, 7), (961, 1000), (1, 10_000)])
+def test_intervals_are_scipys(hits, samples):
+    stats = pytest.importorskip("scipy.stats")
+    expected = stats.binomtest(hits, samples).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(hits, samples) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_intervals_stand_beside_the_shares(predictor):
+    result = evaluate(predictor, X, Y, Norm.TWO, [0.1], attacked=10)
+    assert result.clean_accuracy_interval == wilson_interval(int(result.right.sum()), len(Y))
+    hits = round(result.attacked_accuracy["0.1"] * 10)
+    assert result.attacked_accuracy_intervals["0.1"] == wilson_interval(hits, 10)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_a_stream_gives_what_memory_gives_bit_for_bit(predictor, tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    whole = evaluate(predictor, X, Y, Norm.TWO, [0.1])
+    for other in (
+        evaluate(predictor, mapped, Y, Norm.TWO, [0.1]),
+        evaluate(predictor, in_memory("mapped", mapped, Y), None, Norm.TWO, [0.1]),
+    ):
+        assert other.to_dict() == whole.to_dict()
+        assert (other.radii == whole.radii).all()
+
+
+def test_a_bad_number_is_named_by_its_row_in_the_whole(predictor):
+    x = X.copy()
+    x[1234, 2] = np.nan
+    with pytest.raises(InputError) as caught:
+        evaluate(predictor, x, Y)
+    assert caught.value.field == "inputs[1234][2]"
+
+
+def test_no_rows_are_refused(predictor):
+    with pytest.raises(InputError, match="empty"):
+        evaluate(predictor, np.empty((0, 4)), np.empty(0, dtype=int))
+
+
+def test_a_negative_number_to_attack_is_refused(predictor):
+    with pytest.raises(InputError) as caught:
+        evaluate(predictor, X, Y, attacked=-1)
+    assert caught.value.field == "attacked"
 
 
 @pytest.mark.parametrize(

@@ -232,12 +232,16 @@ class _Backward:
         places, taps = op.window.positions.shape
         split = self.node("Reshape", g, self.b.shape([op.groups, out // op.groups, places]))
         turned = self.node("Transpose", split, perm=[0, 1, 3, 2])
-        matrix = op.kernel.reshape(op.groups, out // op.groups, per_group * taps)
+        # Taps before channels: what is gathered next are then runs of channels, not single numbers.
+        kernel = op.kernel.reshape(op.groups, out // op.groups, per_group, taps).swapaxes(2, 3)
+        matrix = kernel.reshape(op.groups, out // op.groups, taps * per_group)
         product = self.node("MatMul", turned, self.b.floats(matrix, "kernel"))
-        shaped = self.node("Reshape", product, self.b.shape([op.groups, places, per_group, taps]))
-        patches = self.node("Transpose", shaped, perm=[0, 1, 3, 2, 4])
-        flat = self.node("Reshape", patches, self.b.shape([per_group * op.groups, places * taps]))
-        return self._gather_back(flat, op.window.readers, shape)
+        entries = self.node("Reshape", product, self.b.shape([op.groups, places * taps, per_group]))
+        pads = self.b.integers([0, 0, 0, 0, 0, 0, 1, 0], "pads")
+        padded = self.node("Pad", entries, pads, self.zero)  # index -1 is the zeros appended
+        gathered = self.b.gather(padded, op.window.readers, axis=2)
+        total = self.node("ReduceSum", gathered, self.b.integers([3], "axes"), keepdims=0)
+        return self.node("Reshape", self.node("Transpose", total, perm=[0, 1, 3, 2]), self.b.shape(shape))
 
     def _max_pool(self, op: ops.MaxPool, x: str, g: str, shape: ops.Shape) -> str:
         """To every entry that attains its window's maximum, in equal shares."""

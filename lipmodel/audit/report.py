@@ -12,40 +12,29 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lipmodel.audit.attack import attack_within
+from lipmodel.audit.attack import attack_within, nearest_flips
+from lipmodel.audit.findings import (
+    HISTOGRAM_BINS,
+    AttackFindings,
+    Counterexample,
+    PairAudit,
+    Witness,
+    as_json,
+    binned_quantiles,
+    coarse,
+    quantiles,
+)
 from lipmodel.audit.gradient import GradientEngine
-from lipmodel.audit.search import Observed, bound_gradient_error, climb, functionals, observe_gradients
+from lipmodel.audit.survey import Survey, survey
 from lipmodel.certify.claims import LARGEST_INPUT
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
-from lipmodel.progress import Progress, silent
+from lipmodel.progress import Progress, part, silent
+from lipmodel.stream import Stream, in_memory
 
-QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-HISTOGRAM_BINS = 20
-CLIMB_STEPS = 40
 MAX_ATTACKED = 200
-
-
-@dataclass(frozen=True)
-class PairAudit:
-    """One score (second class None), or the difference of two."""
-
-    classes: tuple[str, str | None]
-    bound: float
-    observed: float
-    tightness: float
-
-
-@dataclass(frozen=True)
-class Witness:
-    """The input where a gradient comes nearest to its bound."""
-
-    classes: tuple[str, str | None]
-    found_on: Literal["data", "box", "climb"]
-    observed: float
-    bound: float
-    input: tuple[float, ...]
+MAX_WITNESSES = 5
 
 
 @dataclass(frozen=True)
@@ -59,12 +48,17 @@ class AuditReport:
         norm: norm of the input; gradients are measured in the dual one.
         bound: certified Lipschitz constant of a score; ``claim``: what the file says, if anything.
         observed: largest gradient norm of a score; ``observed_error``: what its rounding may add.
+        observed_slope: largest slope of a score between two inputs, its rounding taken off: the true
+            constant is at least that.
         tightness: observed / bound.
+        full_gradient_share: share of points and functionals with at least 0.99 of the bound.
         per_pair: every score and difference of scores looked at.
         quantiles, histogram: of gradient norm / bound over the points given or drawn, all functionals.
-        witness: where the largest ratio was found.
-        points: how many inputs came from the data, from the box, and how many were attacked.
+        witness: where the largest ratio was found; ``witnesses``: that of the next functionals too.
+        points: how many inputs came from the data, from the box, and how many were attacked inside
+            their certified radius.
         flips: how many of the attacked got another label inside their certified radius.
+        attack: the nearest change of label found beside the certified radius, input by input.
     """
 
     verdict: Literal["consistent", "refuted"]
@@ -75,28 +69,22 @@ class AuditReport:
     claim: float | None
     observed: float
     observed_error: float
+    observed_slope: float
     tightness: float
+    full_gradient_share: float
     per_pair: tuple[PairAudit, ...]
     quantiles: dict[str, float]
     histogram: dict[str, list[float]]
     witness: Witness
+    witnesses: tuple[Witness, ...]
     points: dict[str, int]
     flips: int
+    attack: AttackFindings
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
-        return {
-            **{k: v for k, v in vars(self).items() if k not in ("norm", "per_pair", "witness", "reasons")},
-            "reasons": list(self.reasons),
-            "norm": self.norm.value,
-            "per_pair": [{**vars(p), "classes": list(p.classes)} for p in self.per_pair],
-            "witness": {
-                **vars(self.witness),
-                "classes": list(self.witness.classes),
-                "input": list(self.witness.input),
-            },
-            "note": "An audit is evidence: it can refute a bound, never prove one.",
-        }
+        note = "An audit is evidence: it can refute a bound, never prove one."
+        return {**as_json(self), "norm": self.norm.value, "note": note}
 
 
 def audit(
@@ -106,6 +94,7 @@ def audit(
     inputs: Any = None,
     box: tuple[float, float] | None = None,
     samples: int = 1000,
+    attacked: int = MAX_ATTACKED,
     seed: int = 0,
     progress: Progress = silent,
 ) -> AuditReport:
@@ -114,10 +103,11 @@ def audit(
     Args:
         predictor: the model.
         norm: of the input; the model's own by default.
-        inputs: (N, d) points to look at.
+        inputs: (N, d) points to look at, or a stream of them.
         box: least and largest coordinate of random points; by default the data's range that the
             file names, or failing that, and without inputs, [-1, 1].
         samples: how many random points of the box.
+        attacked: how many points to attack, data first.
         seed: of the random numbers; the same seed gives the same report.
         progress: told the share done.
 
@@ -128,44 +118,29 @@ def audit(
     low, high = box or predictor.claims.input_box or (-1.0, 1.0)
     if not -LARGEST_INPUT <= low <= high <= LARGEST_INPUT:
         raise InputError(f"[{low}, {high}] is not a box; low <= high within float32 is accepted", field="box")
-    if samples < 0 or (samples == 0 and inputs is None):
+    empty = inputs is None or (isinstance(inputs, Stream) and not inputs.rows)
+    if samples < 0 or (samples == 0 and empty):
         raise InputError(f"{samples} random points and no inputs leave nothing to audit", field="samples")
-    graph = predictor.file.graph
-    rng = np.random.default_rng(seed)
-    data = np.empty((0, graph.input_size)) if inputs is None else predictor.check_inputs(inputs)
-    drawn = rng.uniform(low, high, size=(samples, graph.input_size))
-    points = np.concatenate([data, drawn])
-
-    engine, functions = GradientEngine(graph), functionals(graph)
-    seen = observe_gradients(engine, functions, points, norm)
-    progress(0.3)
-    climbed = climb(engine, functions, seen, norm, max(high - low, 1e-3), CLIMB_STEPS, seed)
-    bounds = predictor.bounds(norm)
-    limits = np.array(
-        [bounds.bound_global if j is None else bounds.bound_per_pair[i, j] for i, j in functions.pairs]
+    if attacked < 0:
+        raise InputError(f"{attacked} inputs to attack; 0 or more is accepted", field="attacked")
+    data = inputs if isinstance(inputs, Stream) or inputs is None else _stream(predictor, inputs)
+    engine = GradientEngine(predictor.file.graph)
+    seen = survey(
+        predictor, engine, norm, data, (low, high), samples, seed, attacked, part(progress, 0.0, 0.6)
     )
-    error = bound_gradient_error(graph, norm)
-    observed = np.maximum(seen.largest, climbed.largest)
-    names = [_names(predictor, pair) for pair in functions.pairs]
-    is_score = np.array([j is None for _, j in functions.pairs])
-
-    progress(0.6)
-    attacked = _attack(predictor, engine, points, norm, seed)
-    reasons = []
-    for index in np.flatnonzero(observed - error > limits):
-        reasons.append(
-            f"gradient {observed[index]:.9g} exceeds the bound {limits[index]:.9g} of {names[index]}"
-        )
+    attack = _attack(predictor, engine, seen.first, norm, seed, part(progress, 0.6, 1.0))
+    names = [_names(predictor, pair) for pair in seen.functions.pairs]
+    bounds = predictor.bounds(norm)
     claim = predictor.claims.lipschitz if predictor.claims.norm is norm else None
-    if claim is not None and observed[is_score].max() - error > claim:
-        reasons.append(f"gradient {observed[is_score].max():.9g} exceeds the claimed constant {claim:.9g}")
-    if attacked.sum():
-        reasons.append(f"{int(attacked.sum())} inputs changed label inside their certified radius")
-
+    scores = np.array([j is None for _, j in seen.functions.pairs])
+    reasons = _reasons(seen, names, claim)
+    if attack.inside:
+        reasons.append(f"{len(attack.inside)} inputs changed label inside their certified radius")
     progress(1.0)
-    safe = np.where(limits > 0, limits, 1.0)
-    ratios = np.where(limits > 0, seen.norms / safe, 0.0)
-    counts, edges = np.histogram(ratios, bins=HISTOGRAM_BINS, range=(0.0, max(1.0, float(ratios.max()))))
+    ratios, slopes = seen.ratios(seen.observed), seen.slopes
+    order = np.argsort(-ratios, kind="stable")[:MAX_WITNESSES]
+    witnesses = tuple(_witness(seen, int(index), names) for index in order)
+    counts = coarse(seen.points.counts)
     return AuditReport(
         verdict="refuted" if reasons else "consistent",
         reasons=tuple(reasons),
@@ -173,19 +148,52 @@ def audit(
         norm=norm,
         bound=bounds.bound_global,
         claim=claim,
-        observed=float(observed[is_score].max()),
-        observed_error=error,
-        tightness=float(observed[is_score].max() / bounds.bound_global) if bounds.bound_global else 0.0,
+        observed=float(seen.observed[scores].max()),
+        observed_error=seen.error,
+        observed_slope=float(slopes[scores].max()),
+        tightness=float(seen.observed[scores].max() / bounds.bound_global) if bounds.bound_global else 0.0,
+        full_gradient_share=float(seen.points.full.mean() / seen.points.points),
         per_pair=tuple(
-            PairAudit(names[i], float(limits[i]), float(observed[i]), float(observed[i] / safe[i]))
+            PairAudit(
+                classes=names[i],
+                bound=float(seen.limits[i]),
+                observed=float(seen.observed[i]),
+                observed_slope=float(slopes[i]),
+                tightness=float(ratios[i]),
+                full_gradient_share=float(seen.points.full[i] / seen.points.points),
+                quantiles=binned_quantiles(
+                    seen.points.counts[i],
+                    seen.points.least[i],
+                    float(seen.ratios(seen.points.largest)[i]),
+                ),
+                histogram=tuple(counts[i].tolist()),
+                extreme_value_estimate=seen.estimates[i],
+            )
             for i in range(len(names))
         ),
-        quantiles={f"{q:g}": float(np.quantile(ratios, q)) for q in QUANTILES},
-        histogram={"edges": edges.tolist(), "counts": counts.tolist()},
-        witness=_witness(seen, climbed, safe, limits, names, len(data)),
-        points={"data": len(data), "box": samples, "attacked": len(attacked)},
-        flips=int(attacked.sum()),
+        quantiles=binned_quantiles(
+            seen.points.counts.sum(axis=0),
+            float(seen.points.least.min()),
+            float(seen.ratios(seen.points.largest).max()),
+        ),
+        histogram={
+            "edges": np.linspace(0.0, 1.0, HISTOGRAM_BINS + 1).tolist(),
+            "counts": counts.sum(axis=0).tolist(),
+        },
+        witness=witnesses[0],
+        witnesses=witnesses,
+        points={
+            "data": seen.data,
+            "box": samples,
+            "attacked": sum(radius > 0.0 for radius in attack.certified_radius),
+        },
+        flips=len(attack.inside),
+        attack=attack,
     )
+
+
+def _stream(predictor: CertifiedPredictor, inputs: Any) -> Stream:
+    return in_memory("inputs", predictor.check_inputs(inputs))
 
 
 def _names(predictor: CertifiedPredictor, pair: tuple[int, int | None]) -> tuple[str, str | None]:
@@ -195,35 +203,80 @@ def _names(predictor: CertifiedPredictor, pair: tuple[int, int | None]) -> tuple
     return predictor.class_names[i], None if j is None else predictor.class_names[j]
 
 
-def _attack(
-    predictor: CertifiedPredictor, engine: GradientEngine, points: Array, norm: Norm, seed: int
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Whether each of the first points that have a radius could be made to change label inside it."""
-    chosen = points[:MAX_ATTACKED]
-    radius = predictor.predict(chosen, norm).radii.certified_radius
-    chosen, radius = chosen[radius > 0], radius[radius > 0]
-    if not len(chosen):
-        return np.zeros(0, dtype=np.bool_)
-    return attack_within(predictor, engine, chosen, radius, norm, seed=seed).flipped
+def _reasons(seen: Survey, names: list[tuple[str, str | None]], claim: float | None) -> list[str]:
+    """What contradicts the bounds, and the claim.
+
+    A gradient is held against a bound only: at a kink it may be that of pieces which never meet, and
+    no bound of ours, made layer by layer, is below that, but a true claim might be. Slopes are held
+    against both.
+    """
+    reasons = []
+    for what, values, doubt in (("gradient", seen.observed, seen.error), ("slope", seen.slopes, 0.0)):
+        for index in np.flatnonzero(values - doubt > seen.limits):
+            exceeds = f"{values[index]:.9g} exceeds the bound {seen.limits[index]:.9g}"
+            reasons.append(f"{what} {exceeds} of {' - '.join(filter(None, names[index]))}")
+    slope = max(seen.slopes[i] for i, (_, j) in enumerate(seen.functions.pairs) if j is None)
+    if claim is not None and slope > claim:
+        reasons.append(f"slope {slope:.9g} exceeds the claimed constant {claim:.9g}")
+    return reasons
 
 
-def _witness(
-    seen: Observed,
-    climbed: Observed,
-    safe: Array,
-    limits: Array,
-    names: list[tuple[str, str | None]],
-    data: int,
-) -> Witness:
-    higher = climbed.largest > seen.largest
-    largest = np.maximum(seen.largest, climbed.largest)
-    index = int(np.argmax(largest / safe))
-    point = climbed.witness[index] if higher[index] else seen.witness[index]
-    on_data = int(seen.norms[:, index].argmax()) < data
+def _witness(seen: Survey, index: int, names: list[tuple[str, str | None]]) -> Witness:
     return Witness(
         classes=names[index],
-        found_on="climb" if higher[index] else "data" if on_data else "box",
-        observed=float(largest[index]),
-        bound=float(limits[index]),
-        input=tuple(float(v) for v in point),
+        found_on=seen.found_on(index),
+        observed=float(seen.observed[index]),
+        bound=float(seen.limits[index]),
+        input=tuple(seen.witness[index].tolist()),
+        second_input=tuple(seen.partner[index].tolist()),
+        observed_slope=float(seen.witness_slopes[index]),
+    )
+
+
+def _attack(
+    predictor: CertifiedPredictor,
+    engine: GradientEngine,
+    points: Array,
+    norm: Norm,
+    seed: int,
+    progress: Progress,
+) -> AttackFindings:
+    """Searches inside each certified radius, and then for the nearest change of label at all."""
+    if not len(points):
+        return AttackFindings(0, 0, (), (), (), {}, ())
+    before = predictor.predict(points, norm).radii
+    radius = before.certified_radius
+    nearest = nearest_flips(predictor, engine, points, norm, seed=seed, progress=part(progress, 0.0, 0.7))
+    distance, adversarial = nearest.distance.copy(), nearest.adversarial.copy()
+    certified = np.flatnonzero(radius > 0.0)
+    if len(certified):
+        inside = attack_within(
+            predictor, engine, points[certified], radius[certified], norm, seed=seed, steps=15
+        )
+        closer = inside.flipped & (inside.distance < distance[certified])
+        rows = certified[closer]
+        distance[rows], adversarial[rows] = inside.distance[closer], inside.adversarial[closer]
+    progress(1.0)
+    known = np.isfinite(distance)
+    ratio = np.divide(radius, distance, out=np.zeros_like(radius), where=known & (distance > 0.0))
+    after = predictor.predict(adversarial, norm).radii.label
+    classes = predictor.class_names
+    return AttackFindings(
+        inputs=len(points),
+        found=int(known.sum()),
+        certified_radius=tuple(radius.tolist()),
+        observed_distance=tuple(float(d) if k else None for d, k in zip(distance, known, strict=True)),
+        ratio=tuple(float(r) if k else None for r, k in zip(ratio, known, strict=True)),
+        ratio_quantiles=quantiles(ratio[known]),
+        inside=tuple(
+            Counterexample(
+                input=tuple(points[row].tolist()),
+                adversarial=tuple(adversarial[row].tolist()),
+                label=classes[before.label[row]],
+                adversarial_label=classes[after[row]],
+                certified_radius=float(radius[row]),
+                observed_distance=float(distance[row]),
+            )
+            for row in np.flatnonzero(distance <= radius)
+        ),
     )

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from lipmodel.audit.attack import attack_within
+from lipmodel.audit.attack import nearest_flips
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import InputError
-from lipmodel.norms import Array, Norm
-
-ROUNDS, STEPS, SEEDS = 24, 60, 3
+from lipmodel.norms import Norm
+from lipmodel.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def measure_tightness(
     predictor: CertifiedPredictor,
     inputs: Any,
     norm: Norm | None = None,
-    progress: Callable[[float], None] = lambda share: None,
+    progress: Progress = silent,
 ) -> Tightness:
     """Compares both tiers with attacks, on inputs (N, d).
 
@@ -70,7 +68,8 @@ def measure_tightness(
     result = predictor.predict(x, norm, tighten=True)
     slow, tightening = result.radii.certified_radius, result.tightening
     assert tightening is not None
-    attacked = nearest_flips(predictor, x, slow, norm, progress)
+    engine = GradientEngine(predictor.file.graph)
+    attacked = nearest_flips(predictor, engine, x, norm, progress=progress).distance
     found = np.isfinite(attacked)
     if not found.any():
         raise InputError("no attack changes a label, so there is nothing to compare")
@@ -85,26 +84,3 @@ def measure_tightness(
         improved=float((slow > fast)[found].mean()),
         reason=tightening.reason,
     )
-
-
-def nearest_flips(
-    predictor: CertifiedPredictor,
-    inputs: Array,
-    start: Array,
-    norm: Norm,
-    progress: Callable[[float], None] = lambda share: None,
-) -> Array:
-    """(N,) the least distance at which an attack saw the label change, rounded up; inf where none did.
-
-    Doubles the budget of :func:`attack_within` from ``start`` (N,), > 0, until it succeeds, then bisects.
-    """
-    engine = GradientEngine(predictor.file.graph)
-    low, high, budget = start.copy(), np.full(len(inputs), np.inf), 2.0 * start
-    for round_ in range(ROUNDS):
-        found = attack_within(predictor, engine, inputs, budget, norm, steps=STEPS, seed=round_ % SEEDS)
-        high = np.where(found.flipped, np.minimum(high, found.distance), high)
-        low = np.where(found.flipped, low, np.maximum(low, budget))
-        low = np.minimum(low, high * (1.0 - 1e-3))  # another seed may succeed where one failed
-        budget = np.where(np.isfinite(high), (low + high) / 2.0, 2.0 * budget)
-        progress((round_ + 1) / ROUNDS)
-    return high

@@ -134,8 +134,8 @@ class CertifiedPredictor:
         """Does now what the first prediction in a norm would otherwise wait for."""
         self.predict(np.zeros((1, self.file.graph.input_size)), norm)
 
-    def check_inputs(self, inputs: Any) -> Array:
-        """Inputs as a float64 array (N, d).
+    def check_inputs(self, inputs: Any, first_row: int = 0) -> Array:
+        """Inputs as a float64 array (N, d); errors count rows from ``first_row``.
 
         Raises:
             InputError: not numbers, wrong shape, no rows, NaN, an infinity, or beyond float32.
@@ -155,7 +155,7 @@ class CertifiedPredictor:
             row, column = (int(i) for i in np.argwhere(bad)[0])
             raise InputError(
                 f"{flat[row, column]} is not a finite number within float32 (±{LARGEST_INPUT:.4g})",
-                field=f"inputs[{row}][{column}]",
+                field=f"inputs[{first_row + row}][{column}]",
             )
         return flat
 

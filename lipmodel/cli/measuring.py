@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.cli.common import (
     EXISTING_FILE,
     NEGATIVE,
+    PATH,
     bar,
     data_dir_option,
     err,
@@ -20,7 +23,17 @@ from lipmodel.cli.common import (
     print_json,
     stdout,
 )  # fmt: skip
+from lipmodel.display import rounded_down
+from lipmodel.errors import MissingExtraError
 from lipmodel.norms import Norm
+
+if TYPE_CHECKING:
+    from lipmodel.audit.report import AuditReport
+    from lipmodel.evaluate import Evaluation, Interval
+
+MAX_PAIRS_SHOWN = 10
+
+labels_option = click.option("--labels", type=EXISTING_FILE, help="Labels, .npy, where the data are a .npy.")
 
 
 @click.command()
@@ -28,89 +41,160 @@ from lipmodel.norms import Norm
 @click.option(
     "--data",
     required=True,
-    help="A .npz with inputs and labels, a .csv or .parquet with labels last, a folder, or a name.",
+    help="A .npz with inputs and labels, a .csv or .parquet with labels last, a .npy beside --labels, a "
+    "folder, or a name. Of .npy, .parquet and plain IDX files only a batch at a time is in memory.",
 )
+@labels_option
 @data_dir_option
 @click.option("--eps", "epsilons", multiple=True, type=float, help="A size of change; may be given again.")
+@click.option("--tighten", is_flag=True, help="Prove larger radii, up to half a second a row.")
+@click.option(
+    "--attack", "attacked", default=0, type=click.IntRange(0), metavar="ROWS",
+    help="Attack the first rows, for the accuracy under attack.",
+)  # fmt: skip
+@click.option(
+    "--report", "folder", type=PATH, help="Folder for a report in JSON, Markdown and HTML, with plots."
+)
 @norm_option
 @json_option
 def evaluate(
     model: Path,
     data: str,
+    labels: Path | None,
     data_dir: Path | None,
     epsilons: tuple[float, ...],
+    tighten: bool,
+    attacked: int,
+    folder: Path | None,
     norm: str | None,
     as_json: bool,
 ) -> None:
-    """Measure clean and certified accuracy of MODEL on labelled data."""
-    from lipmodel.data import load_labelled
+    """Measure clean, certified and attacked accuracy of MODEL on labelled data."""
     from lipmodel.evaluate import evaluate as run
+    from lipmodel.stream import open_stream
 
     predictor = CertifiedPredictor(model)
-    dataset = load_labelled(data, data_dir)
+    stream = open_stream(data, data_dir, labels)
+    if Path(data).suffix == ".npy" and labels is None:
+        raise click.UsageError("a .npy of inputs needs --labels, a .npy of class indices")
     with bar("evaluating") as progress:
         result = run(
-            predictor, dataset.inputs, dataset.labels, Norm(norm) if norm else None, epsilons, progress
-        )
+            predictor, stream, None, Norm(norm) if norm else None, epsilons, progress,
+            tighten=tighten, attacked=attacked,
+        )  # fmt: skip
+    if folder is not None:
+        _write_report(predictor, result, model.name, stream.name, stream.units, folder)
     if as_json:
         print_json({"sha256": predictor.file.sha256, **result.to_dict()})
-        return
+    else:
+        _show_evaluation(result)
+
+
+def _write_report(
+    predictor: CertifiedPredictor, result: Evaluation, model: str, data: str, units: str, folder: Path
+) -> None:
+    try:
+        from lipmodel.report.evaluation import evaluation_files, write_files
+    except ModuleNotFoundError:
+        raise MissingExtraError("--report", "report") from None
+    write_files(evaluation_files(predictor, result, model=model, data=data, units=units), folder)
+    err.print(f"wrote {folder / 'evaluation.html'} and what it is made of", markup=False)
+
+
+def _show_evaluation(result: Evaluation) -> None:
     table = Table(title=f"{result.samples} samples, l{result.norm}", title_justify="left")
     table.add_column("what")
     table.add_column("value", justify="right")
-    table.add_row("clean accuracy", f"{result.clean_accuracy:.2%}")
+    table.add_column("95% interval", justify="right")
+
+    def row(what: str, share: float, interval: Interval) -> None:
+        table.add_row(what, f"{share:.2%}", " – ".join(f"{end:.2%}" for end in interval))
+
+    row("clean accuracy", result.clean_accuracy, result.clean_accuracy_interval)
     for epsilon, share in result.certified_accuracy.items():
-        table.add_row(f"certified accuracy at {epsilon}", f"{share:.2%}")
+        row(f"certified accuracy at {epsilon}", share, result.certified_accuracy_intervals[epsilon])
+    for epsilon, share in result.attacked_accuracy.items():
+        what = f"under attack at {epsilon}, first {result.attacked_samples}"
+        row(what, share, result.attacked_accuracy_intervals[epsilon])
     table.add_row("average certified radius", f"{result.average_certified_radius:.4g}")
     stdout.print(table)
 
 
 @click.command()
 @click.argument("model", type=EXISTING_FILE)
-@click.option("--data", help="Inputs to look at beside random ones, as for evaluate.")
+@click.option("--data", help="Inputs to look at beside random ones, as for evaluate; all are looked at.")
+@labels_option
 @data_dir_option
 @click.option("--samples", default=1000, show_default=True, type=click.IntRange(0, 1_000_000))
+@click.option(
+    "--attack", "attacked", default=200, show_default=True, type=click.IntRange(0), metavar="ROWS",
+    help="How many inputs to attack, data first.",
+)  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @norm_option
 @json_option
 def audit(
     model: Path,
     data: str | None,
+    labels: Path | None,
     data_dir: Path | None,
     samples: int,
+    attacked: int,
     seed: int,
     norm: str | None,
     as_json: bool,
 ) -> None:
     """Measure gradients of MODEL and attack its radii: evidence for or against its bounds."""
     from lipmodel.audit.report import audit as run
-    from lipmodel.data import load_labelled
+    from lipmodel.stream import open_stream
 
     predictor = CertifiedPredictor(model)
-    inputs = load_labelled(data, data_dir).inputs if data else None
     with bar("auditing") as progress:
         report = run(
             predictor,
             norm=Norm(norm) if norm else None,
-            inputs=inputs,
+            inputs=open_stream(data, data_dir, labels) if data else None,
             samples=samples,
+            attacked=attacked,
             seed=seed,
             progress=progress,
         )
     if as_json:
         print_json(report.to_dict())
     else:
-        table = Table(title=f"Audit in l{report.norm}", title_justify="left")
-        table.add_column("what")
-        table.add_column("value", justify="right")
-        table.add_row("verdict", f"[{'red' if report.reasons else 'green'}]{report.verdict}")
-        table.add_row("certified Lipschitz bound of a score", f"{report.bound:.9g}")
-        table.add_row("claimed", "nothing" if report.claim is None else f"{report.claim:.9g}")
-        table.add_row("largest gradient observed", f"{report.observed:.9g}")
-        table.add_row("tightness (observed / bound)", f"{report.tightness:.4f}")
-        table.add_row("inputs attacked inside their radius", str(report.points["attacked"]))
-        table.add_row("of which changed label", str(report.flips))
-        stdout.print(table)
-        for line in report.reasons:
-            err.print(line, style="red", markup=False)
+        _show_audit(report)
     sys.exit(NEGATIVE if report.verdict == "refuted" else 0)
+
+
+def _show_audit(report: AuditReport) -> None:
+    table = Table(title=f"Audit in l{report.norm}", title_justify="left")
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    table.add_row("verdict", f"[{'red' if report.reasons else 'green'}]{report.verdict}")
+    table.add_row("certified Lipschitz bound of a score", f"{report.bound:.9g}")
+    table.add_row("claimed", "nothing" if report.claim is None else f"{report.claim:.9g}")
+    table.add_row("largest gradient observed", f"{report.observed:.9g}")
+    table.add_row("largest slope between two inputs", rounded_down(report.observed_slope, 9))
+    table.add_row("tightness (observed / bound)", f"{report.tightness:.4f}")
+    table.add_row("gradients of at least 0.99 of their bound", f"{report.full_gradient_share:.2%}")
+    table.add_row("inputs attacked inside their radius", str(report.points["attacked"]))
+    table.add_row("of which changed label", str(report.flips))
+    median = report.attack.ratio_quantiles.get("0.5")
+    if median is not None:
+        table.add_row("radius / nearest change of label found, median", f"{median:.4f}")
+    stdout.print(table)
+    pairs = Table(title="The functionals nearest to their bounds", title_justify="left")
+    for heading in ("score or difference", "bound", "observed", "tightness", "extreme-value estimate"):
+        pairs.add_column(heading)
+    for pair in sorted(report.per_pair, key=lambda pair: -pair.tightness)[:MAX_PAIRS_SHOWN]:
+        guess = pair.extreme_value_estimate
+        pairs.add_row(
+            escape(" - ".join(filter(None, pair.classes))),
+            f"{pair.bound:.6g}",
+            f"{pair.observed:.6g}",
+            f"{pair.tightness:.4f}",
+            "" if guess is None else f"{guess:.6g}",
+        )
+    stdout.print(pairs)
+    for line in report.reasons:
+        err.print(line, style="red", markup=False)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lipmodel.errors import TrainingError
-from lipmodel.training.files import write_whole
+from lipmodel.files import write_whole
 
 INTERVAL = 30.0  # seconds between checkpoints: a fraction of a percent of the time, and little to lose
 FORMAT = 1

@@ -22,15 +22,16 @@ from lipmodel.certify.claims import Claims
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.data import load_parts
 from lipmodel.errors import RecipeError
+from lipmodel.files import to_json, write_whole
 from lipmodel.norms import Array, Norm, vector_norm
 from lipmodel.progress import Progress, silent
+from lipmodel.report.plots import BLUE, GREY, NORM_SYMBOL, ORANGE, new_figure, to_png
 from lipmodel.training.descent import minimise
 from lipmodel.training.export import export, to_graph
-from lipmodel.training.files import to_json, write_whole
 from lipmodel.training.loop import deterministic
 from lipmodel.training.losses import BinaryCrossEntropy
 from lipmodel.training.network import build_network
-from lipmodel.training.plots import BLUE, GREY, NORM_SYMBOL, ORANGE, draw_radius_field, new_figure, to_png
+from lipmodel.training.plots import draw_radius_field
 from lipmodel.training.recipes import NetworkRecipe, load_recipe
 from lipmodel.training.schedule import Schedule
 from lipmodel.training.train import train_recipe
@@ -129,7 +130,7 @@ def _two_moons_losses(progress: Progress) -> tuple[dict[str, Any], bytes]:
     for index, (name, (title, variant)) in enumerate(losses.items()):
         trained = train_recipe(variant, *parts)
         progress((index + 1) / len(losses))
-        numbers[name] = trained.evaluation.to_dict() | {
+        numbers[name] = trained.evaluation.summary() | {
             "bound_lipschitz": trained.predictor.bounds(recipe.norm).bound_global
         }
         draw_radius_field(axes[index], trained.predictor, recipe.norm, trained.held_out, limit=1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from lipmodel.errors import TrainingError, TrainingInterruptedError
 from lipmodel.training.averaging import Average
 from lipmodel.training.checkpoint import Checkpoint
-from lipmodel.training.deformations import deform
 from lipmodel.training.descent import Descent
 from lipmodel.training.losses import Loss
 from lipmodel.training.measure import accuracy, estimated_certified_accuracy, mean_loss
@@ -105,7 +104,6 @@ class Fit:
         validation: what early stopping watches; None for nothing.
         schedule: epochs, batches, rate.
         epsilon: see ``estimated_certified_accuracy``.
-        input_shape: of one input before it was flattened.
         generator: of the order of the batches.
 
     Attributes:
@@ -123,7 +121,6 @@ class Fit:
         schedule: Schedule,
         *,
         epsilon: float,
-        input_shape: Sequence[int],
         generator: torch.Generator,
     ) -> None:
         self._network, self._loss, self._schedule = network, loss, schedule
@@ -131,8 +128,6 @@ class Fit:
         self._epsilon = epsilon
 
         def objective(inputs: Tensor, labels: Tensor) -> Tensor:
-            if schedule.deformation:
-                inputs = deform(inputs, input_shape, schedule.deformation)
             scores, bounds = compare(network, inputs, labels)
             return loss(scores, labels, bounds)
 

@@ -2,70 +2,62 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable
-from importlib import resources
 from typing import Any
 
-import jinja2
 import numpy as np
-from matplotlib.figure import Figure
 
-from lipmodel import __version__
 from lipmodel.certify.radius import Radii
 from lipmodel.dataset import Dataset
 from lipmodel.display import rounded_down
 from lipmodel.norms import Array
-from lipmodel.training import plots
+from lipmodel.report import page, plots
 from lipmodel.training.account import account
+from lipmodel.training.plots import draw_learning_curves, draw_radius_field
 from lipmodel.training.trained import Trained
 
 EXAMPLES = 6  # inputs shown with the smallest radius, and with the largest
 MOST_VALUES = 8  # coordinates written of an input that is no image
 
-Drawing = Callable[[Any], None]
-
 
 def report(trained: Trained) -> bytes:
     """The report of a training as an HTML file's bytes."""
     recipe, data, radii = trained.recipe, trained.held_out, trained.radii
-    drawings: dict[str, Drawing] = {
+    right = radii.label == data.labels
+    drawings: dict[str, page.Drawing] = {
         "Loss and accuracy by epoch. The dotted line is torch's estimate at the largest epsilon; all "
         "other figures of certified accuracy are measured from the exported file.": lambda axis: (
-            plots.draw_learning_curves(axis, trained.history)
+            draw_learning_curves(axis, trained.history)
         ),
         "Share of held-out inputs that no change of size ε can turn into an error.": lambda axis: (
-            plots.draw_certified_accuracy(axis, radii, recipe.norm, data)
+            plots.draw_certified_accuracy(axis, right, radii.certified_radius, recipe.norm, data.units)
         ),
         "A radius of 0 means that nothing is certified.": lambda axis: plots.draw_radius_histogram(
-            axis, radii, recipe.norm, data
+            axis, right, radii.certified_radius, recipe.norm
         ),
-        "Rows are labels, columns answers.": lambda axis: plots.draw_confusion(axis, radii, data),
+        "Rows are labels, columns answers.": lambda axis: plots.draw_confusion(
+            axis, data.labels, radii.label, data.classes
+        ),
     }
     if data.inputs.shape[1] == 2:
-        drawings["Decision regions, shaded by certified radius."] = lambda axis: plots.draw_radius_field(
+        drawings["Decision regions, shaded by certified radius."] = lambda axis: draw_radius_field(
             axis, trained.predictor, recipe.norm, data
         )
     order = np.argsort(radii.certified_radius, kind="stable")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(
-        (resources.files("lipmodel.training") / "report.html").read_text(encoding="utf-8")
-    )
-    page = template.render(
+    return page.render(
+        "training",
+        "report.html",
         recipe=recipe,
         evaluation=trained.evaluation,
         abstentions=int((radii.certified_radius == 0).sum()),
         record=trained.record(),
         account=account(recipe, trained.train, data),
-        figures=[(_figure(draw), caption) for caption, draw in drawings.items()],
+        figures=page.figures(drawings),
         examples=[
             ("smallest", _examples(data, radii, order[:EXAMPLES])),
             ("largest", _examples(data, radii, order[::-1][:EXAMPLES])),
         ],
         toml=recipe.to_toml(),
-        version=__version__,
     )
-    return page.encode()
 
 
 def as_image(inputs: Array, shape: tuple[int, ...]) -> Array | None:
@@ -103,15 +95,5 @@ def _examples(data: Dataset, radii: Radii, rows: Any) -> list[dict[str, Any]]:
     return told
 
 
-def _figure(draw: Drawing) -> str:
-    figure = Figure(figsize=(6.2, 4.6), layout="constrained", dpi=150)
-    draw(figure.subplots())
-    return _data_url("image/svg+xml", plots.to_svg(figure))
-
-
 def _image(pixels: Array) -> str:
-    return _data_url("image/png", plots.pixels_to_png(pixels))
-
-
-def _data_url(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    return page.data_url("image/png", plots.pixels_to_png(pixels))

@@ -28,7 +28,6 @@ class Schedule:
             are kept in, so it is projected back before it is measured or exported.
         averaging_share: how much of the training is averaged over, counted from its end.
         averaging_decay: of "exponential": what is kept of the average at each step.
-        deformation: how much half of the images of a batch are deformed, see ``deformations.py``; 0 for not.
     """
 
     epochs: int
@@ -40,7 +39,6 @@ class Schedule:
     averaging: str = "none"
     averaging_share: float = 0.25
     averaging_decay: float = 0.99
-    deformation: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "threads", "learning_rate"):
@@ -49,7 +47,6 @@ class Schedule:
         self._require("patience", self.patience >= 0, "0, 1, 2, …")
         self._require("averaging_share", 0.0 < self.averaging_share <= 1.0, "a share above 0, at most 1")
         self._require("averaging_decay", 0.0 < self.averaging_decay < 1.0, "a number between 0 and 1")
-        self._require("deformation", 0.0 <= self.deformation <= 10.0, "a number from 0 to 10")
         if self.averaging not in AVERAGINGS:
             raise RecipeError(
                 f"unknown training.averaging '{self.averaging}'; {', '.join(AVERAGINGS)} are accepted"

@@ -17,10 +17,10 @@ from lipmodel.data import load_own, load_parts
 from lipmodel.dataset import Dataset
 from lipmodel.errors import RecipeError
 from lipmodel.evaluate import Evaluation, evaluate
+from lipmodel.files import to_json, write_whole
 from lipmodel.training.account import account
 from lipmodel.training.checkpoint import Checkpoint
 from lipmodel.training.export import export, largest_difference, to_graph
-from lipmodel.training.files import to_json, write_whole
 from lipmodel.training.loop import Control, Fit, Labelled, deterministic
 from lipmodel.training.network import begin_, build_network
 from lipmodel.training.recipes import Recipe, load_recipe
@@ -214,7 +214,6 @@ def fit_network(
             None if validation is None else tensors(validation),
             recipe.training,
             epsilon=max(recipe.epsilons, default=0.0) / float(scale.min()),
-            input_shape=training.input_shape,
             generator=generator,
         )
         network = fit.run(control or Control())
@@ -242,7 +241,7 @@ def claims(recipe: Recipe, training: Dataset, evaluation: Evaluation | None) -> 
     if training.columns:
         record["columns"] = list(training.columns)
     if evaluation is not None:
-        record["held_out"] = evaluation.to_dict()
+        record["held_out"] = evaluation.summary()
     return Claims(
         norm=recipe.norm,
         lipschitz=recipe.lipschitz,

@@ -13,9 +13,10 @@ from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.radius import Radii
 from lipmodel.dataset import Dataset
 from lipmodel.evaluate import Evaluation
+from lipmodel.report.plots import NORM_SYMBOL
 from lipmodel.training.account import account
 from lipmodel.training.loop import Epoch
-from lipmodel.training.plots import NORM_SYMBOL, plot_training
+from lipmodel.training.plots import plot_training
 from lipmodel.training.recipes import Recipe
 
 
@@ -68,7 +69,7 @@ class Trained:
                 "bound_global": bounds.bound_global,
                 "largest_difference_to_torch": self.largest_difference,
             },
-            **self.evaluation.to_dict(),
+            **self.evaluation.summary(),
             "history": [asdict(epoch) for epoch in self.history],
             "seconds": self.seconds,
         }

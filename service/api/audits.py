@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
-from starlette.responses import JSONResponse
+import numpy as np
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
 
 from lipmodel.audit.report import AuditReport
 from lipmodel.errors import InputError
+from service.api import jobs
 from service.api.bodies import input_array, json_body
 from service.api.context import ModelHere, ServiceHere
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
@@ -21,25 +24,40 @@ router = APIRouter(tags=["audits"])
     "/v1/models/{name}/audits",
     summary="Look for a contradiction of what is certified",
     response_model=AuditReport,
-    responses=problems(*BODY_PROBLEMS, *MODEL_PROBLEMS),
-    openapi_extra=json_request(AuditRequest, AUDIT_EXAMPLES),
+    responses=jobs.ACCEPTED | problems(*BODY_PROBLEMS, *MODEL_PROBLEMS, *jobs.JOB_PROBLEMS),
+    openapi_extra=json_request(AuditRequest, AUDIT_EXAMPLES) | {"parameters": [jobs.PREFER]},
 )
 async def audit_model(
-    model: ModelHere, body: Annotated[AuditRequest, Depends(json_body(AuditRequest))], service: ServiceHere
-) -> JSONResponse:
+    request: Request,
+    model: ModelHere,
+    body: Annotated[AuditRequest, Depends(json_body(AuditRequest))],
+    service: ServiceHere,
+) -> Response:
     """Measures gradients of the deployed graph and attacks its radii. Evidence, never a proof."""
-    settings = service.settings
+    settings, predictor = service.settings, model.predictor
     if body.samples > settings.max_audit_samples:
         raise InputError(
             f"is {body.samples}; at most {settings.max_audit_samples} is accepted", field="samples"
         )
-    size = model.predictor.file.graph.input_size
-    report = await service.engine.audit(
-        model,
-        norm=body.norm,
-        inputs=None if body.inputs is None else input_array(body.inputs, size, settings.max_rows),
-        box=None if body.box is None else (body.box.low, body.box.high),
-        samples=body.samples,
-        seed=body.seed,
+    if not body.samples and body.inputs is None:
+        raise InputError("is 0; without inputs, at least 1 is accepted", field="samples")
+    if body.box is not None and body.box.low > body.box.high:
+        raise InputError("is empty; low <= high is accepted", field="box")
+    options = body.model_dump(mode="json", exclude={"inputs", "box"})
+    options["box"] = None if body.box is None else [body.box.low, body.box.high]
+    inputs = None
+    if body.inputs is not None:
+        rows = input_array(body.inputs, predictor.file.graph.input_size, settings.max_rows)
+        inputs = predictor.check_inputs(rows)
+
+    def fill(folder: Path) -> None:
+        if inputs is not None:
+            np.save(folder / "inputs.npy", inputs)
+
+    parameters = body.model_dump(mode="json", exclude={"inputs"}) | {"rows": len(body.inputs or [])}
+    return await jobs.submit(
+        request, service.jobs, "audit", model, parameters=parameters, options=options, fill=fill
     )
-    return JSONResponse(report.to_dict())
+
+
+jobs.add_routes(router, "audit")

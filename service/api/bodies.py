@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from starlette.datastructures import FormData
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
@@ -17,6 +19,7 @@ from service.api.context import Service, ServiceHere
 from service.errors import FieldError, Problem, ProblemKind
 
 MAX_ERRORS = 10
+MAX_PARTS = 8
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -25,16 +28,68 @@ def json_body(schema: type[M]) -> Callable[[Request, Service], Awaitable[M]]:
     """A dependency that reads the body as that type; the framework's own would read it whole first."""
 
     async def read(request: Request, service: ServiceHere) -> M:
-        _check_media_type(request)
-        body = await _read_body(request, service.settings.max_body_bytes)
-        if not body.strip():
-            raise Problem(ProblemKind.NOT_JSON, "the body is empty; a JSON object is accepted")
-        try:
-            return schema.model_validate_json(body)
-        except ValidationError as error:
-            raise _as_problem(error) from None
+        return await read_json(request, schema, service.settings.max_body_bytes)
 
     return read
+
+
+async def read_json(request: Request, schema: type[M], limit: int) -> M:
+    """The body as that type.
+
+    Raises:
+        Problem: 415 where it is said to be something else, 413, 400 or 422 for what is wrong with it.
+    """
+    _check_encoding(request)
+    media_type = media_type_of(request)
+    if media_type != "application/json":
+        detail = f"Content-Type is '{media_type}'; 'application/json' is accepted"
+        raise Problem(ProblemKind.UNSUPPORTED_MEDIA_TYPE, detail)
+    return parse(schema, b"".join([chunk async for chunk in _limited(request, limit)]))
+
+
+async def read_form(request: Request, limit: int) -> FormData:
+    """The parts of a form; files over a megabyte lie on the disk.
+
+    Raises:
+        Problem: 413 where all are together over the limit, 400 where the body is no form.
+    """
+    _check_encoding(request)
+    refused: list[Problem] = []
+
+    async def stream() -> AsyncGenerator[bytes, None]:
+        try:
+            async for chunk in _limited(request, limit):
+                yield chunk
+        except Problem as problem:  # the parser closes its files at an error of its own alone
+            refused.append(problem)
+            raise MultiPartException(problem.detail) from problem
+
+    try:
+        return await MultiPartParser(
+            request.headers, stream(), max_files=MAX_PARTS, max_fields=MAX_PARTS
+        ).parse()
+    except MultiPartException as error:
+        detail = f"the form cannot be read: {error.message}"
+        raise refused[0] if refused else Problem(ProblemKind.NOT_A_FORM, detail) from None
+
+
+def parse(schema: type[M], content: str | bytes) -> M:
+    """JSON as that type.
+
+    Raises:
+        Problem: 400 where it is no JSON, 422 where it is of another type.
+    """
+    if not content.strip():
+        raise Problem(ProblemKind.NOT_JSON, "the body is empty; a JSON object is accepted")
+    try:
+        return schema.model_validate_json(content)
+    except ValidationError as error:
+        raise _as_problem(error) from None
+
+
+def media_type_of(request: Request) -> str:
+    """What the body is said to be; a missing header says nothing, and JSON is assumed."""
+    return request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
 
 
 def input_array(rows: list[list[float]], size: int, max_rows: int) -> Array:
@@ -58,32 +113,27 @@ def reply(model: BaseModel) -> Response:
     return Response(model.model_dump_json(by_alias=True), media_type="application/json")
 
 
-def _check_media_type(request: Request) -> None:
-    """Refuses what is said to be something else than JSON; a missing header says nothing."""
-    given = request.headers.get("content-type", "application/json")
-    if given.partition(";")[0].strip().lower() != "application/json":
-        detail = f"Content-Type is '{given}'; 'application/json' is accepted"
-        raise Problem(ProblemKind.UNSUPPORTED_MEDIA_TYPE, detail)
+def _check_encoding(request: Request) -> None:
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.strip().lower() != "identity":
         detail = f"Content-Encoding is '{encoding}'; an uncompressed body is accepted"
         raise Problem(ProblemKind.UNSUPPORTED_MEDIA_TYPE, detail)
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
+async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
     """The body, given up as soon as it is known to be over the limit; the server discards the rest."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise _too_large(limit)
-    body = bytearray()
+    read = 0
     try:
         async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
+            read += len(chunk)
+            if read > limit:
                 raise _too_large(limit)
+            yield chunk
     except ClientDisconnect:
         raise Problem(ProblemKind.NOT_JSON, "the connection was closed before the body was whole") from None
-    return bytes(body)
 
 
 def _too_large(limit: int) -> Problem:
@@ -117,6 +167,7 @@ ACCEPTED = {
     "greater_than_equal": "at least {ge} is accepted",
     "less_than_equal": "at most {le} is accepted",
     "less_than": "less than {lt} is accepted",
+    "string_type": "a string is accepted",
 }
 JSON_TYPES = {str: "a string", bool: "a boolean", type(None): "null", list: "an array", dict: "an object"}
 

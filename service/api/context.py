@@ -13,6 +13,7 @@ from fastapi import Depends, Path, Request
 
 from service.engine import Engine
 from service.errors import Problem, ProblemKind
+from service.jobs import Jobs
 from service.registry import Model, Registry
 from service.settings import Settings
 
@@ -24,6 +25,7 @@ class Service:
     settings: Settings
     registry: Registry
     engine: Engine
+    jobs: Jobs
 
 
 async def get_service(request: Request) -> Service:

@@ -10,10 +10,12 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from service.errors import MEDIA_TYPE, ProblemBody, ProblemKind
-from service.schemas import AuditRequest, PredictRequest
+from service.schemas import AuditRequest, EvaluationRequest, PredictRequest
 
 REFERENCE = "#/components/schemas/{model}"
 
+READ_BY_HAND = (PredictRequest, AuditRequest, EvaluationRequest, ProblemBody)
+"""Types that the framework does not see in any route."""
 MODEL_PROBLEMS = (ProblemKind.UNKNOWN_MODEL, ProblemKind.MODEL_REFUSED)
 BODY_PROBLEMS = (
     ProblemKind.NOT_JSON,
@@ -40,6 +42,15 @@ def json_request(schema: type[BaseModel], examples: dict[str, dict[str, Any]]) -
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
+def form_request(schema: type[BaseModel], files: dict[str, str]) -> dict[str, Any]:
+    """The same of a form: the request as JSON, and files by what they are."""
+    properties: dict[str, Any] = {"request": {"$ref": REFERENCE.format(model=schema.__name__)}}
+    properties |= {
+        name: {"type": "string", "format": "binary", "description": what} for name, what in files.items()
+    }
+    return {"multipart/form-data": {"schema": {"type": "object", "properties": properties}}}
+
+
 def describe(app: FastAPI) -> None:
     """Adds the types that routes only refer to."""
 
@@ -49,7 +60,7 @@ def describe(app: FastAPI) -> None:
                 title=app.title, version=app.version, description=app.description, routes=app.routes
             )
             _, definitions = models_json_schema(
-                [(PredictRequest, "validation"), (AuditRequest, "validation"), (ProblemBody, "validation")],
+                [(schema, "validation") for schema in READ_BY_HAND],
                 ref_template=REFERENCE,
             )
             document["components"]["schemas"].update(definitions["$defs"])

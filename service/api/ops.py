@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse, Response
 
 from service.api.bodies import reply
 from service.api.context import ServiceHere
 from service.api.openapi import problems
 from service.errors import TYPE_PREFIX, Problem, ProblemKind
+from service.metrics import exposition
 from service.schemas import Health, Readiness
 
 router = APIRouter(tags=["operations"])
@@ -33,6 +35,17 @@ async def readiness(service: ServiceHere) -> Response:
         refused = "; ".join(f"{name} is refused: {reason}" for name, reason in registry.refused.items())
         raise Problem(ProblemKind.NOT_READY, registry.fault or refused)
     return reply(Readiness(served=len(registry.served), refused=len(registry.refused)))
+
+
+@router.get(
+    "/metrics",
+    summary="Histograms of margins and certified radii, for Prometheus",
+    response_class=PlainTextResponse,
+    responses=problems(),
+)
+async def metrics(service: ServiceHere) -> Response:
+    """Per model, norm and class, of predictions since the start; those asked to tighten are left out."""
+    return Response(exposition(service.engine.served), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get(

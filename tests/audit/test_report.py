@@ -9,12 +9,13 @@ import pytest
 
 from lipmodel.audit.attack import attack_within
 from lipmodel.audit.gradient import GradientEngine
+from lipmodel.audit.observe import Steps, bound_gradient_error, functionals, observed_slopes
 from lipmodel.audit.report import audit
-from lipmodel.audit.search import bound_gradient_error, functionals, steepest
 from lipmodel.certify.claims import Claims
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import InputError
 from lipmodel.norms import Norm, vector_norm
+from lipmodel.stream import in_memory
 from tests.networks import groupsort_net, linear_net, to_file
 
 NORMS = list(Norm)
@@ -88,8 +89,78 @@ def test_attacks_find_flips_just_outside_an_attained_radius(norm):
 def test_climbing_finds_more_than_sampling():
     model = predictor(groupsort_net((16, 64, 64), 3))
     report = audit(model, samples=50)
-    assert report.witness.found_on == "climb"
+    assert report.witness.found_on == "ascent"
     assert report.observed / report.bound > report.quantiles["1"] * 0.999
+
+
+def test_a_flat_claim_is_refuted_by_two_inputs_that_anyone_can_check():
+    model = predictor(norm=Norm.TWO, lipschitz=0.3)
+    witness = audit(model, samples=200).witness
+    scores = model.predict([witness.input, witness.second_input]).scores
+    i, j = (model.class_names.index(name) if name else None for name in witness.classes)
+    moved = scores[0] - scores[1]
+    rise = abs(moved[i] - (0.0 if j is None else moved[j]))
+    distance = np.linalg.norm(np.subtract(witness.input, witness.second_input))
+    assert rise / distance == pytest.approx(witness.observed_slope, rel=1e-9)
+    assert witness.observed_slope == pytest.approx(witness.observed, rel=1e-6)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_slopes_are_those_of_exact_arithmetic_and_a_little_less(norm):
+    """Of a linear function with integer weights, at integer points, nothing is rounded."""
+    graph = linear_net(np.array([[3.0, -1.0, 2.0], [0.0, 1.0, 5.0]]))
+    model, engine, functions = predictor(graph), GradientEngine(graph), functionals(graph)
+    x, y = np.random.default_rng(0).integers(-9, 9, size=(2, 50, 3)).astype(float)
+    y[0] = x[0]
+    scores = tuple(engine(points, np.zeros((50, 2)))[0] for points in (x, y))
+    slopes = observed_slopes(Steps(x, y, scores), functions.cotangents, model.rounding(), norm)
+    rows = np.array([[3.0, -1.0, 2.0], [0.0, 1.0, 5.0], [3.0, -2.0, -3.0]])
+    distance = vector_norm(x[1:] - y[1:], norm)
+    true = np.abs((x[1:] - y[1:]) @ rows.T) / distance[:, None]
+    assert (slopes[0] == 0).all()
+    assert (slopes[1:] <= true * (1 + 1e-15)).all()
+    assert slopes[1:] == pytest.approx(true, rel=1e-12, abs=1e-12)
+
+
+def test_per_pair_figures_rederived():
+    """Ratios at the points, in a few lines of numpy."""
+    x = np.random.default_rng(0).normal(size=(640, 4))
+    model = predictor(groupsort_net((4, 16, 16), 3, kind="rows"))
+    report = audit(model, norm=Norm.TWO, inputs=x, samples=0, attacked=0)
+    engine, functions = GradientEngine(model.file.graph), functionals(model.file.graph)
+    for pair, v in zip(report.per_pair, functions.cotangents, strict=True):
+        ratio = np.linalg.norm(engine(x, np.tile(v, (640, 1)))[1], axis=1) / pair.bound
+        assert pair.full_gradient_share == (ratio >= 0.99).mean()
+        assert list(pair.histogram) == np.histogram(ratio, bins=20, range=(0, 1))[0].tolist()
+        assert list(pair.quantiles.values()) == pytest.approx(
+            np.quantile(ratio, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1], method="inverted_cdf"), abs=0.0011
+        )
+        assert pair.extreme_value_estimate is None  # of data there is none: they are not drawn at random
+
+
+def test_attacks_stand_beside_radii():
+    x = np.random.default_rng(1).normal(size=(30, 5))
+    model = predictor(linear_net(np.random.default_rng(0).normal(size=(3, 5))))
+    attack = audit(model, inputs=x, samples=0).attack
+    assert attack.inputs == attack.found == 30
+    assert attack.certified_radius == tuple(model.predict(x).radii.certified_radius)
+    assert attack.ratio == pytest.approx([1.0] * 30, rel=2e-2)  # of a linear network radii are exact
+    assert max(attack.ratio) <= 1.0
+    assert attack.inside == ()
+
+
+def test_a_change_inside_the_radius_is_kept():
+    model = predictor()
+    bounds = model.bounds(Norm.TWO)
+    vars(bounds)["bound_per_score_pair"] = bounds.bound_per_score_pair / 20
+    report = audit(model, norm=Norm.TWO, samples=50)
+    found = report.attack.inside[0]
+    assert report.flips == len(report.attack.inside)
+    assert found.observed_distance <= found.certified_radius
+    labels = model.predict([found.input, found.adversarial]).radii.label
+    assert [model.class_names[k] for k in labels] == [found.label, found.adversarial_label]
+    assert found.label != found.adversarial_label
+    assert np.linalg.norm(np.subtract(found.input, found.adversarial)) <= found.observed_distance
 
 
 def test_given_inputs_are_looked_at():
@@ -133,6 +204,12 @@ def test_report_is_json_and_says_what_it_is():
         ({"box": (0.0, np.inf)}, "box"),
         ({"samples": -1}, "samples"),
         ({"samples": 0}, "samples"),
+        ({"samples": 0, "inputs": in_memory("none", np.empty((0, 4)))}, "samples"),
+        (
+            {"inputs": in_memory("bad", np.where(np.arange(1200).reshape(300, 4) == 1101, np.nan, 0.0))},
+            "inputs[275][1]",
+        ),
+        ({"attacked": -1}, "attacked"),
         ({"inputs": [[np.nan] * 4]}, "inputs[0][0]"),
     ],
 )
@@ -140,15 +217,6 @@ def test_bad_arguments_are_refused(arguments, field):
     with pytest.raises(InputError) as caught:
         audit(predictor(), **arguments)
     assert caught.value.field == field
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_steepest_direction_has_length_one_and_attains_the_dual_norm(norm):
-    g = np.random.default_rng(0).normal(size=(20, 5))
-    d = steepest(g, norm)
-    assert vector_norm(d, norm) == pytest.approx(np.ones(20))
-    assert (d * g).sum(axis=1) == pytest.approx(vector_norm(g, norm.dual))
-    assert (steepest(0 * g, norm) == 0).all() or norm is Norm.ONE
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lipmodel.audit.ascent import steepest
 from lipmodel.audit.attack import attack_within
 from lipmodel.audit.gradient import GradientEngine
-from lipmodel.audit.search import steepest
 from lipmodel.certify import backward, local, ops
 from lipmodel.certify.convolution import Window
 from lipmodel.certify.graph import read_onnx

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -16,6 +26,7 @@ from service.app import Server, create_app, listen
 from service.settings import Settings
 from tests.networks import groupsort_net, to_file
 
+T = TypeVar("T")
 Serve = Callable[..., httpx.Client]
 
 
@@ -32,10 +43,15 @@ def digits() -> bytes:
     return to_file(groupsort_net((16, 32), 4, seed=1))
 
 
+def state_beside(folder: Path) -> Path:
+    """A new state folder: servers of one models folder may run at the same time, those of one state not."""
+    return Path(tempfile.mkdtemp(prefix="state", dir=folder.parent))
+
+
 @contextmanager
 def running(folder: Path, **settings: object) -> Iterator[httpx.Client]:
     """A client of a server on a free port, in a thread."""
-    configured = Settings(models=folder, port=0, **settings)
+    configured = Settings(**{"models": folder, "port": 0, "state": state_beside(folder)} | settings)
     with listen(configured.host, configured.port) as sock:
         server = Server(create_app(configured), configured)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
@@ -72,3 +88,100 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     (folder / "digits.onnx").write_bytes(digits())
     with running(folder, max_rows=100, max_body_bytes=100_000, max_audit_samples=1000) as shared:
         yield shared
+
+
+COMMAND = [sys.executable, "-m", "service.app"]
+
+
+@contextmanager
+def lipserve(*arguments: object, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """The command, as a process of its own."""
+    with subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def url_of(process: subprocess.Popen[str]) -> str:
+    """Waits until the process answers."""
+    line = process.stdout.readline()
+    found = re.search(r"ready at (http://\S+) ", line)
+    assert found, line + process.stderr.read()
+    return found[1]
+
+
+def workers(state: Path) -> list[int]:
+    """Process ids of the workers of the server that keeps its state there."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            command = process.read_bytes()
+            if b"service.worker" in command and bytes(state) in command:
+                found.append(int(process.parent.name))
+    return found
+
+
+def eventually(look: Callable[[], T], seconds: float = 60) -> T:
+    """What ``look`` gives as soon as it is true."""
+    end = time.monotonic() + seconds
+    while not (seen := look()):
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+    return seen
+
+
+def stopped_worker(state: Path) -> int:
+    """The next worker, stopped where it is: its job takes as long as a test wants."""
+    pid = eventually(lambda: workers(state))[0]
+    os.kill(pid, signal.SIGSTOP)
+    return pid
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """URL of a server that lives as long as the tests, from the distribution's binaries."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'lipcert[postgres]'")
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [shutil.which("initdb")]
+    if found[-1] is None:
+        pytest.skip("no PostgreSQL server is installed: apt-get install postgresql")
+    binaries = Path(found[-1]).parent
+    folder = Path(tempfile.mkdtemp(prefix="postgresql"))
+    user: dict[str, Any] = {}
+    if os.getuid() == 0:  # the server refuses to run as root
+        entry = pwd.getpwnam("nobody")
+        os.chown(folder, entry.pw_uid, entry.pw_gid)
+        user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+    def run(program: str, *arguments: object) -> None:
+        command = [binaries / program, "-D", folder / "data", *arguments]
+        # To a file: the server would hold a pipe open.
+        with (folder / "out").open("ab") as out:
+            subprocess.run(command, cwd=folder, check=True, stdout=out, stderr=out, timeout=60, **user)
+
+    run("initdb", "-U", "jobs", "-A", "trust", "-N")
+    options = f"-F -c listen_addresses='' -c unix_socket_directories={folder}"
+    run("pg_ctl", "-w", "-l", folder / "log", "-o", options, "start")
+    try:
+        yield f"postgresql+psycopg://jobs@/{{name}}?host={folder}"
+    finally:
+        run("pg_ctl", "-w", "-m", "immediate", "stop")
+        shutil.rmtree(folder)
+
+
+def new_database(server: str) -> str:
+    """URL of an empty database of that server."""
+    import psycopg
+
+    name = f"test{time.time_ns()}"
+    with psycopg.connect(
+        server.format(name="postgres").replace("+psycopg", ""), autocommit=True
+    ) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return server.format(name=name)

@@ -1,11 +1,12 @@
-from threading import Event, Thread
+import os
+import signal
 
 import numpy as np
 
 from lipmodel.audit.report import AuditReport, audit
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm
-from tests.service.conftest import two_moons
+from tests.service.conftest import eventually, running, stopped_worker, two_moons
 
 AUDITS = "/v1/models/two-moons/audits"
 
@@ -34,21 +35,12 @@ def test_nothing_need_be_given(client):
     assert report.keys() >= AuditReport.__dataclass_fields__.keys()
 
 
-def test_predictions_are_answered_while_an_audit_runs(serve, monkeypatch):
-    entered, leave = Event(), Event()
-
-    def slow(predictor, **options):
-        entered.set()
-        leave.wait(30)
-        return audit(predictor, **options)
-
-    monkeypatch.setattr("service.engine.audit", slow)
-    client = serve({"two-moons": two_moons()})
-    answers = []
-    thread = Thread(target=lambda: answers.append(client.post(AUDITS, json={"samples": 10})))
-    thread.start()
-    assert entered.wait(30)
-    assert client.post("/v1/models/two-moons/predict", json={"inputs": [[1, 2]]}).status_code == 200
-    leave.set()
-    thread.join()
-    assert answers[0].status_code == 200
+def test_predictions_are_answered_while_an_audit_runs(tmp_path):
+    (tmp_path / "two-moons.onnx").write_bytes(two_moons())
+    with running(tmp_path, state=tmp_path / "state") as client:
+        audit_url = client.post(AUDITS, json={}, headers={"Prefer": "wait=0"}).headers["location"]
+        stopped = stopped_worker(tmp_path / "state")
+        assert client.post("/v1/models/two-moons/predict", json={"inputs": [[1, 2]]}).status_code == 200
+        assert client.get(audit_url).json()["state"] == "running"
+        os.kill(stopped, signal.SIGCONT)
+        assert eventually(lambda: client.get(audit_url).json()["result"])["verdict"] == "consistent"

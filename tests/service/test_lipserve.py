@@ -1,43 +1,18 @@
 """The ``lipserve`` command, as a process of its own."""
 
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
 
 from service.app import listen
 from service.settings import Settings
-from tests.service.conftest import two_moons
-
-COMMAND = [sys.executable, "-m", "service.app"]
-
-
-@contextmanager
-def lipserve(*arguments, **environment):
-    with subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def url_of(process):
-    line = process.stdout.readline()
-    found = re.search(r"ready at (http://\S+) ", line)
-    assert found, line + process.stderr.read()
-    return found[1]
+from tests.service.conftest import COMMAND, lipserve, two_moons, url_of
 
 
 def run(*arguments, **environment):
@@ -113,6 +88,16 @@ def test_help_is_the_table_of_settings():
         assert f"--{name.replace('_', '-')}" in text
         assert f"LIPSERVE_{name.upper()}" in text
         assert field.description in text
+
+
+def test_the_documented_table_is_that_of_the_settings():
+    text = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
+    shown = [line for line in text.partition("## Settings")[2].splitlines() if line.startswith("| `--")]
+    assert shown == [
+        f"| `--{name.replace('_', '-')}` | {'' if field.default is None else f'`{field.default}`'} "
+        f"| {field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
 
 
 def test_the_serving_process_loads_nothing_heavy(tmp_path):

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from lipmodel.audit.search import steepest
+from lipmodel.audit.ascent import steepest
 from lipmodel.certify import ops
 from lipmodel.certify.execution import Execution
 from lipmodel.norms import Norm, vector_norm

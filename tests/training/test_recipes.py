@@ -64,7 +64,6 @@ def test_a_norms_table_changes_what_it_names_and_nothing_else():
         ("epochs = 1", "epoch = 1", r"unknown key 'training.epoch' \(did you mean 'training.epochs'\?\)"),
         ('"orthogonal"', '"orthogonal"\ncomponents = -1', "network.components = -1"),
         ('"orthogonal"', '"orthogonal"\ndropout = 0.5', "network.dropout is of prototypes"),
-        ("epochs = 1", "epochs = 1\ndeformation = -1", "training.deformation = -1"),
         ("[loss]", "[losses]", r"unknown key 'losses' \(did you mean 'loss'\?\)"),
         ("margin = 0.5", "epsilon = 0.5", "unknown key 'loss.epsilon'"),
         ('"hinge"', '"hindge"', r"unknown loss.name 'hindge' \(did you mean 'hinge'\?\)"),

@@ -15,11 +15,11 @@ import torch
 
 from lipmodel.data import two_moons
 from lipmodel.errors import RecipeError, TrainingError, TrainingInterruptedError
+from lipmodel.files import write_whole
 from lipmodel.training import checkpoint as checkpoint_module
 from lipmodel.training.checkpoint import Checkpoint
-from lipmodel.training.files import write_whole
 from lipmodel.training.loop import Control
-from lipmodel.training.losses import Hinge
+from lipmodel.training.losses import HingeKantorovichRubinstein
 from lipmodel.training.train import Plan, carry_out, plan, train_recipe
 from tests.training.small import small_recipe
 
@@ -163,7 +163,9 @@ def test_a_checkpoint_whose_state_does_not_fit_is_refused(tmp_path):
 def test_a_loss_that_is_no_number_leaves_no_checkpoint_that_leads_there_again(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint_module, "INTERVAL", 0.0)
     values = iter([0.25, 0.125, 0.5, torch.nan])
-    monkeypatch.setattr(Hinge, "__call__", lambda _, scores, *__: scores.sum() * 0.0 + next(values))
+    monkeypatch.setattr(
+        HingeKantorovichRubinstein, "__call__", lambda _, scores, *__: scores.sum() * 0.0 + next(values)
+    )
     message = r"the loss is nan in epoch 2, step 1 of 3 \(the last finite one was 0.5\); a learning_rate below 0.005"
     with pytest.raises(TrainingError, match=message):
         carry_out(Plan(small_recipe(), *MOONS), tmp_path)

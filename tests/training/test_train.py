@@ -120,7 +120,7 @@ def test_the_file_carries_its_recipe_and_figures_and_nothing_of_time_or_place():
     assert claims.input_box == (MOONS[0].inputs.min(), MOONS[0].inputs.max())
     assert claims.record["recipe"]["seed"] == 0
     assert claims.record["data_sha256"] == MOONS[0].digest
-    assert claims.record["held_out"] == trained.evaluation.to_dict()
+    assert claims.record["held_out"] == trained.evaluation.summary()
     assert set(claims.record) == {"recipe", "data_sha256", "input_shape", "units", "held_out"}
 
 

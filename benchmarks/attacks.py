@@ -1,0 +1,174 @@
+"""MNIST test points attacked by three methods: nothing may change label inside its certified radius.
+
+    python -m benchmarks.attacks MODEL.onnx --data FOLDER [--points 10000] [--peers FOLDER] [--out FOLDER]
+
+``ascent`` is ours: inside the radius (``attack_within``), then for the nearest change at all
+(``nearest_flips``). ``ddn`` (Rony et al. 2019) and ``deepfool`` (Moosavi-Dezfooli et al. 2016) are
+those of foolbox (Rauber et al. 2020), on the same deployed graph, whose gradients torch gets from our
+engine. foolbox is no requirement of Lipcert; its folder is made by
+
+    pip install --no-deps --target FOLDER foolbox eagerpy GitPython gitdb smmap
+    pip install --no-deps --target FOLDER requests urllib3 certifi charset_normalizer idna
+
+Whatever a method returns is judged by the predictor itself: a success is an input that it labels
+otherwise, at its distance rounded up. Every 250 points are kept under --out, and a second run goes
+on from there. Radii are in l2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lipmodel.audit.attack import attack_within, nearest_flips
+from lipmodel.audit.gradient import GradientEngine
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.norms import Norm, bound_vector_norm
+from lipmodel.stream import open_stream
+
+CHUNK = 250
+NORM = Norm.TWO
+
+
+class Differentiable(torch.nn.Module):
+    """The deployed graph as a torch module: scores and gradients are our engine's, in float64."""
+
+    def __init__(self, engine):
+        super().__init__()
+
+        class Scores(torch.autograd.Function):
+            @staticmethod
+            def forward(context, x):
+                context.save_for_backward(x)
+                zeros = np.zeros((len(x), engine.graph.output_shape[0]))
+                return torch.from_numpy(engine(x.numpy().astype(np.float64), zeros)[0].copy()).to(x.dtype)
+
+            @staticmethod
+            def backward(context, cotangent):
+                (x,) = context.saved_tensors
+                gradient = engine(x.numpy().astype(np.float64), cotangent.numpy().astype(np.float64))[1]
+                return torch.from_numpy(gradient.copy()).to(x.dtype)
+
+        self.scores = Scores.apply
+
+    def forward(self, x):
+        """(N, K)."""
+        return self.scores(x)
+
+
+def ascent(predictor, engine, x, radius):
+    """Ours, in two ways: (changed inputs, one or more of each input)."""
+    inside = attack_within(predictor, engine, x, np.maximum(radius, 1e-12), NORM)
+    return [inside.adversarial, nearest_flips(predictor, engine, x, NORM).adversarial]
+
+
+def by_foolbox(name):
+    """One of foolbox's minimum-norm attacks."""
+
+    def attack(predictor, engine, x, radius):
+        import foolbox
+
+        made = {
+            "ddn": lambda: foolbox.attacks.DDNAttack(steps=100),
+            "deepfool": lambda: foolbox.attacks.L2DeepFoolAttack(steps=50),
+        }[name]()
+        # The box is wide, since radii are of all changes, not of those that leave pixels in [0, 1].
+        model = foolbox.PyTorchModel(Differentiable(engine).eval(), bounds=(-100.0, 100.0), device="cpu")
+        labels = torch.from_numpy(predictor.predict(x, NORM).radii.label)
+        found, _, _ = made(model, torch.from_numpy(x), labels, epsilons=None)
+        return [found.numpy().astype(np.float64)]
+
+    return attack
+
+
+METHODS = {"ascent": ascent, "ddn": by_foolbox("ddn"), "deepfool": by_foolbox("deepfool")}
+
+
+def judge(predictor, x, label, candidates):
+    """(N,) the distance of the nearest candidate that gets another label; inf where none does."""
+    distance = np.full(len(x), np.inf)
+    for points in candidates:
+        changed = predictor.predict(points, NORM).radii.label != label
+        away = bound_vector_norm(points - x, NORM, axis=1)
+        distance = np.where(changed, np.minimum(distance, away), distance)
+    return distance
+
+
+def measure(predictor, engine, x, method, folder):
+    """Radii and distances of a chunk, kept; and the seconds it took."""
+    if folder.exists():
+        with np.load(folder) as kept:
+            return kept["radius"], kept["distance"], float(kept["seconds"])
+    before = predictor.predict(x, NORM).radii
+    started = time.perf_counter()
+    candidates = METHODS[method](predictor, engine, x, before.certified_radius)
+    seconds = time.perf_counter() - started
+    distance = judge(predictor, x, before.label, candidates)
+    part = folder.with_suffix(".part.npz")
+    np.savez(part, radius=before.certified_radius, distance=distance, seconds=seconds)
+    part.replace(folder)
+    return before.certified_radius, distance, seconds
+
+
+def main():
+    """Attacks and prints one table; exit status 1 where anything changed inside its radius."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--data", required=True, help="as for lipmodel evaluate")
+    parser.add_argument("--points", type=int, default=10_000)
+    parser.add_argument("--peers", help="folder that foolbox was installed to")
+    parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--out", type=Path, default=Path("out/attacks"))
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.peers:
+        sys.path.append(args.peers)
+    predictor = CertifiedPredictor(args.model)
+    engine = GradientEngine(predictor.file.graph)
+    args.out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for method in args.methods:
+        parts = []
+        for index, (inputs, _) in enumerate(open_stream(args.data).batches(CHUNK)):
+            if index * CHUNK >= args.points:
+                break
+            x = predictor.check_inputs(inputs)[: args.points - index * CHUNK]
+            name = f"{predictor.file.sha256[:12]}-{method}-{index * CHUNK}-{len(x)}.npz"
+            parts.append(measure(predictor, engine, x, method, args.out / name))
+            print(f"{method}: {index * CHUNK + len(x)} points", file=sys.stderr, flush=True)
+        radius, distance = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
+        both = (radius > 0) & np.isfinite(distance)
+        rows.append(
+            {
+                "method": method,
+                "points": len(radius),
+                "certified": int((radius > 0).sum()),
+                "changed": int(np.isfinite(distance).sum()),
+                "inside": int((distance <= radius).sum()),
+                "median_ratio": float(np.median((radius / distance)[both])),
+                "largest_ratio": float((radius / distance)[both].max()),
+                "seconds": sum(part[2] for part in parts),
+            }
+        )
+    table = Table(title=f"{args.model.name}: label changes found, l2")
+    for heading in rows[0]:
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*(f"{v:.6g}" if isinstance(v, float) else str(v) for v in row.values()))
+    Console(width=140).print(table)
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=2))
+    sys.exit(1 if any(row["inside"] for row in rows) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""The gradient audit measured: how close to the truth its search comes, and how fast its gradients are.
+
+    python -m benchmarks.gradient_audit [--peers FOLDER] [--points 10000] [--json FILE]
+
+1. On networks whose Lipschitz constant in l2 is known because they were built so: the largest gradient
+   norm found by ascent and by random sampling for the same time, and the estimate of CLEVER (Weng et
+   al. 2018) by the Adversarial Robustness Toolbox, given at least that time; each over the constant.
+   Above 1 an estimate is wrong, which a gradient norm cannot be.
+2. Gradients of random functionals <v, f> of an MLP, a convolutional and a prototype network, by our
+   ONNX program and by torch (autograd's backward, and vmap of vjp): the largest relative
+   difference, and torch's time, the less of the two, over ours. All in float64, one thread, the least
+   time of five.
+
+The toolbox is no requirement of Lipcert; its folder is made by
+
+    pip install --no-deps --target FOLDER adversarial-robustness-toolbox six tqdm
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lipmodel.audit.ascent import ascend
+from lipmodel.audit.gradient import GradientEngine
+from lipmodel.certify import ops
+from lipmodel.certify.convolution import Window
+from lipmodel.norms import Norm, vector_norm
+from tests.audit.known import KNOWN
+from tests.networks import dense, groupsort_net
+from tests.soundness.nets import graph_of, prototype_net
+
+STARTS, STEPS, BATCH = 4, 120, 250
+CLEVER_RADIUS = 5.0
+
+
+# --- the largest gradient norm -------------------------------------------------------------------
+
+
+def by_ascent(engine, rng):
+    """The largest gradient norm, and the seconds it took to find."""
+    started = time.perf_counter()
+    starts = rng.uniform(-1.0, 1.0, size=(STARTS, engine.graph.input_size))
+    found, _ = ascend(engine, np.ones((STARTS, 1)), starts, Norm.TWO, scale=2.0, steps=STEPS, rng=rng)
+    return float(found.max()), time.perf_counter() - started
+
+
+def by_sampling(engine, rng, seconds):
+    """The largest at uniform points of the same box, for as long."""
+    largest, started = 0.0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        points = rng.uniform(-1.0, 1.0, size=(256, engine.graph.input_size))
+        gradients = engine(points, np.ones((256, 1)))[1]
+        largest = max(largest, float(vector_norm(gradients, Norm.TWO).max()))
+    return largest
+
+
+def by_clever(engine, seconds):
+    """The toolbox's estimate, of twice as many points until it has taken as long; and that time."""
+    from art.estimators.classification import ClassifierMixin
+    from art.estimators.classification.classifier import ClassGradientsMixin
+    from art.estimators.estimator import BaseEstimator
+    from art.metrics import clever_t
+
+    class Estimator(ClassGradientsMixin, ClassifierMixin, BaseEstimator):
+        """f as two classes with scores f - f(0) + 0.001 and 0, so that 0 is answered the first."""
+
+        estimator_params = BaseEstimator.estimator_params
+        input_shape = (engine.graph.input_size,)
+        nb_classes = 2
+        offset = float(engine(np.zeros((1, engine.graph.input_size)), np.ones((1, 1)))[0][0, 0]) - 1e-3
+
+        def predict(self, x, **kwargs):
+            scores = engine(np.asarray(x, dtype=np.float64), np.zeros((len(x), 1)))[0] - self.offset
+            return np.hstack([scores, np.zeros_like(scores)])
+
+        def class_gradient(self, x, label=None, **kwargs):
+            gradient = engine(np.asarray(x, dtype=np.float64), np.ones((len(x), 1)))[1]
+            return (gradient if label == 0 else 0.0 * gradient)[:, None]
+
+        def fit(self, x, y, **kwargs):
+            raise NotImplementedError
+
+    estimator = Estimator(model=None, clip_values=None)
+    size = 16
+    while True:
+        started = time.perf_counter()
+        score = clever_t(estimator, np.zeros(estimator.input_shape), 1, 50, size, CLEVER_RADIUS, 2)
+        took = time.perf_counter() - started
+        if took >= seconds:
+            return 1e-3 / score, took
+        size *= 2
+
+
+def measure_search(peers):
+    """One row a network."""
+    np.random.seed(0)  # the toolbox draws from numpy's global state
+    rows = []
+    for name, make in KNOWN.items():
+        graph, constant = make(np.random.default_rng(0))
+        engine = GradientEngine(graph)
+        found, seconds = by_ascent(engine, np.random.default_rng(1))
+        sampled = by_sampling(engine, np.random.default_rng(2), seconds)
+        row = {"network": name, "ascent": found / constant, "sampling": sampled / constant}
+        if peers:
+            estimate, took = by_clever(engine, seconds)
+            row |= {"CLEVER": estimate / constant, "CLEVER seconds": took}
+        rows.append(row | {"seconds": seconds})
+    return rows
+
+
+# --- the speed of a gradient ---------------------------------------------------------------------
+
+
+def convolutional(rng):
+    """16 by 16 pixels, 16 channels, MaxMin, 32 channels of stride 2, MaxMin, means, dense."""
+
+    def look(side, stride):
+        one = (1, 1)
+        return Window(
+            spatial=(side, side), size=(3, 3), strides=(stride, stride), dilations=one, begin=one, end=one
+        )
+
+    def maxmin(output, source, shape):
+        half = shape[0] // 2
+        wires = (tuple(range(half)), tuple(range(half, 2 * half)))
+        return ops.SortingNetwork(output=output, inputs=(source,), shape=shape, axis=0, length=shape[0],
+                                  wires=wires, comparators=((0, 1),), joined=(0, 1))  # fmt: skip
+
+    two, none = (2, 2), (0, 0)
+    mean = Window(spatial=(8, 8), size=two, strides=two, dilations=(1, 1), begin=none, end=none)
+    return graph_of(
+        256,
+        ops.Conv(output="a", inputs=("input",), shape=(16, 16, 16), kernel=rng.normal(size=(16, 1, 3, 3)) / 3,
+                 bias=rng.normal(size=16), window=look(16, 1)),
+        maxmin("b", "a", (16, 16, 16)),
+        ops.Conv(output="c", inputs=("b",), shape=(32, 8, 8), kernel=rng.normal(size=(32, 16, 3, 3)) / 12,
+                 bias=rng.normal(size=32), window=look(16, 2)),
+        maxmin("d", "c", (32, 8, 8)),
+        ops.AveragePool(output="e", inputs=("d",), shape=(32, 4, 4), window=mean, count_padding=False),
+        ops.Reshape(output="f", inputs=("e",), shape=(512,)),
+        dense("scores", "f", rng.normal(size=(10, 512)) / 23),
+        shape=(1, 16, 16),
+    )  # fmt: skip
+
+
+def in_torch(graph):
+    """The same network as a torch function of a batch."""
+    constants = {}
+    for op in graph.ops:
+        weight = getattr(op, "weight", getattr(op, "kernel", None))
+        bias = getattr(op, "bias", None)
+        if weight is not None:
+            constants[op.output] = (torch.tensor(weight), None if bias is None else torch.tensor(bias))
+
+    def run(x):
+        values = {graph.input: x.reshape(len(x), *graph.input_shape)}
+        for op in graph.ops:
+            z = values[op.inputs[0]]
+            match op:
+                case ops.Dense():
+                    z = torch.nn.functional.linear(z, *constants[op.output])
+                case ops.Conv():
+                    z = torch.nn.functional.conv2d(
+                        z, *constants[op.output], stride=op.window.strides, padding=op.window.begin
+                    )
+                case ops.SortingNetwork():
+                    a, b = z.chunk(2, dim=1)
+                    z = torch.cat([torch.maximum(a, b), torch.minimum(a, b)], dim=1)
+                case ops.AveragePool():
+                    z = torch.nn.functional.avg_pool2d(z, op.window.size, op.window.strides)
+                case ops.Reshape():
+                    z = z.reshape(len(z), *op.shape)
+                case ops.ReduceExtremum():
+                    z = z.amax(dim=op.axes[0] + 1)
+                case _:
+                    raise NotImplementedError(type(op).__name__)
+            values[op.output] = z
+        return values[graph.output]
+
+    return run
+
+
+def least_time(function, points, cotangents):
+    """Gradients of all points, BATCH at a time, and the least seconds of five."""
+    best = np.inf
+    for _ in range(5):
+        started = time.perf_counter()
+        parts = [
+            function(points[start : start + BATCH], cotangents[start : start + BATCH])
+            for start in range(0, len(points), BATCH)
+        ]
+        best = min(best, time.perf_counter() - started)
+    return np.concatenate(parts), best
+
+
+def measure_speed(count):
+    """One row a network."""
+    rows = []
+    for name, graph in {
+        "MLP 784-256-256-10": groupsort_net((784, 256, 256), 10),
+        "convolutional": convolutional(np.random.default_rng(0)),
+        "prototypes 784, 10 × 20": prototype_net(np.random.default_rng(0), 784, 10, 20),
+    }.items():
+        rng = np.random.default_rng(1)
+        points, cotangents = rng.normal(size=(count, graph.input_size)), rng.normal(size=(count, 10))
+        engine, network = GradientEngine(graph), in_torch(graph)
+
+        def backward(x, v, network=network):
+            tensor = torch.from_numpy(x).requires_grad_()
+            network(tensor).backward(torch.from_numpy(v))
+            return tensor.grad.numpy()
+
+        def mapped(x, v, network=network):
+            def one(row, cotangent):
+                return torch.func.vjp(lambda z: network(z[None])[0], row)[1](cotangent)[0]
+
+            return torch.func.vmap(one)(torch.from_numpy(x), torch.from_numpy(v)).numpy()
+
+        ours, seconds = least_time(lambda x, v, engine=engine: engine(x, v)[1], points, cotangents)
+        theirs, by_backward = least_time(backward, points, cotangents)
+        _, by_vmap = least_time(mapped, points, cotangents)
+        difference = np.abs(ours - theirs).max(axis=1) / np.abs(theirs).max(axis=1)
+        rows.append(
+            {
+                "network": name,
+                "points": count,
+                "largest relative difference": float(difference.max()),
+                "ours, µs a point": 1e6 * seconds / count,
+                "torch backward": 1e6 * by_backward / count,
+                "torch vmap": 1e6 * by_vmap / count,
+                "times as fast as torch": min(by_backward, by_vmap) / seconds,
+            }
+        )
+    return rows
+
+
+def show(title, rows):
+    """A table of rows alike."""
+    table = Table(title=title)
+    for heading in rows[0]:
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+    Console(width=150).print(table)
+
+
+def main():
+    """Both measurements."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peers", help="folder that the toolbox was installed to")
+    parser.add_argument("--points", type=int, default=10_000)
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.peers:
+        sys.path.append(args.peers)
+    search = measure_search(args.peers)
+    show("largest gradient norm found or estimated, over the true constant", search)
+    speed = measure_speed(args.points)
+    show("gradients in float64, one thread", speed)
+    if args.json:
+        args.json.write_text(json.dumps({"search": search, "speed": speed}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""What is seen of a network at given points: gradient norms, and slopes between pairs of points.
+
+A gradient norm is a lower bound on the true Lipschitz constant up to its rounding, which
+:func:`bound_gradient_error` bounds, and up to kinks, where it is that of one adjoining piece for
+each operation by itself. A slope between two points has no such exception: the rounding of the
+scores taken off, the true constant is at least that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from lipmodel.audit.gradient import GradientEngine
+from lipmodel.certify import ops
+from lipmodel.certify.lipschitz import bound_lipschitz
+from lipmodel.certify.ops import Graph
+from lipmodel.certify.rounding import RoundingBounds
+from lipmodel.norms import Array, Norm, bound_vector_norm, down, gamma, up, vector_norm
+
+CHUNK_ROWS = 256
+BLOCK_ROWS = 32  # points whose largest gradient norm makes one block maximum
+BINS = 1000  # of gradient norm / bound over [0, 1]: the resolution of quantiles
+FULL = 0.99  # a gradient norm of at least this share of its bound counts as full
+MAX_CLASSES_FOR_ALL_PAIRS = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Functionals:
+    """The scalar functions audited: each score f_i, then each difference f_i - f_j of two scores.
+
+    Attributes:
+        cotangents: (F, K): the rows v of <v, f>.
+        pairs: per functional (i, None) for score i, (i, j) for a difference.
+    """
+
+    cotangents: Array
+    pairs: tuple[tuple[int, int | None], ...]
+
+
+def functionals(graph: Graph) -> Functionals:
+    """All scores and all pairs; past 20 classes, the pairs of neighbouring indices only.
+
+    Of a binary classifier [batch, 1] there is one: f, which is the difference of its two classes.
+    """
+    count = graph.output_shape[0]
+    eye = np.eye(count)
+    neighbours = [(i, (i + 1) % count) for i in range(count)]
+    pairs = list(combinations(range(count), 2)) if count <= MAX_CLASSES_FOR_ALL_PAIRS else neighbours
+    rows = [*eye, *(eye[i] - eye[j] for i, j in pairs)] if count > 1 else [*eye]
+    named: list[tuple[int, int | None]] = [(i, None) for i in range(count)]
+    return Functionals(np.stack(rows), (*named, *pairs) if count > 1 else tuple(named))
+
+
+class Observations:
+    """Gradient norms seen at points, of every functional; memory does not grow with the points.
+
+    Attributes:
+        largest: (F,) the largest gradient norm; ``witness``: (F, d) where; ``point``: (F,) which.
+        least: (F,) the smallest ratio of gradient norm to bound.
+        counts: (F, BINS) points by that ratio; what exceeds 1 counts in the last bin.
+        full: (F,) how many points have a ratio of at least 0.99.
+        maxima: per block of 32 points, (F,) the largest gradient norm.
+        points: how many were looked at.
+    """
+
+    def __init__(self, engine: GradientEngine, functions: Functionals, limits: Array, norm: Norm) -> None:
+        self.engine, self.functions, self.norm = engine, functions, norm
+        self.limits = limits
+        count = len(functions.pairs)
+        self.largest, self.least = np.full(count, -np.inf), np.full(count, np.inf)
+        self.witness = np.zeros((count, engine.graph.input_size))
+        self.point, self.full = np.zeros(count, dtype=np.intp), np.zeros(count, dtype=np.intp)
+        self.counts = np.zeros((count, BINS), dtype=np.int64)
+        self.maxima: list[Array] = []
+        self.points = 0
+
+    def add(self, points: Array) -> Array:
+        """Looks at at most 256 points (n, d); their scores (n, K)."""
+        scores, norms = gradient_norms(self.engine, self.functions, points, self.norm)
+        best = norms.argmax(axis=0)
+        here = norms[best, np.arange(norms.shape[1])]
+        higher = here > self.largest
+        self.largest[higher] = here[higher]
+        self.witness[higher] = points[best[higher]]
+        self.point[higher] = self.points + best[higher]
+        ratios = self.ratios(norms)
+        self.least = np.minimum(self.least, ratios.min(axis=0))
+        self.full += (ratios >= FULL).sum(axis=0)
+        bins = np.clip((ratios * BINS).astype(np.intp), 0, BINS - 1)
+        for index in range(len(self.counts)):
+            self.counts[index] += np.bincount(bins[:, index], minlength=BINS)
+        for start in range(0, len(points) - BLOCK_ROWS + 1, BLOCK_ROWS):
+            self.maxima.append(norms[start : start + BLOCK_ROWS].max(axis=0))
+        self.points += len(points)
+        return scores
+
+    def ratios(self, norms: Array) -> Array:
+        """Gradient norms over their bounds; 0 where the bound is 0."""
+        return np.divide(norms, self.limits, out=np.zeros_like(norms), where=self.limits > 0)
+
+
+def gradient_norms(
+    engine: GradientEngine, functions: Functionals, points: Array, norm: Norm
+) -> tuple[Array, Array]:
+    """Scores (n, K), and dual norms (n, F) of the gradients of every functional, at points (n, d).
+
+    The gradient of a difference is the difference of gradients, so only K are computed a point.
+    """
+    found = [engine(points, np.tile(row, (len(points), 1))) for row in np.eye(engine.graph.output_shape[0])]
+    gradients = [gradient for _, gradient in found]
+    norms = [
+        vector_norm(gradients[i] if j is None else gradients[i] - gradients[j], norm.dual)
+        for i, j in functions.pairs
+    ]
+    return found[0][0], np.stack(norms, axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """Pairs of points, with the scores at both.
+
+    Attributes:
+        first, second: (n, d).
+        scores: (n, K) at the first, and at the second.
+    """
+
+    first: Array
+    second: Array
+    scores: tuple[Array, Array]
+
+
+def observed_slopes(steps: Steps, cotangents: Array, rounding: RoundingBounds, norm: Norm) -> Array:
+    """(n, F): |f(x) - f(x')| / ‖x - x'‖_p of each functional <v, f>, v a score or a difference of two.
+
+    What rounding may have added is taken off, and all is rounded downwards, so that the true Lipschitz
+    constant is at least that. 0 where the two points are the same.
+    """
+    before, after = steps.scores
+    moved = (before - after) @ cotangents.T
+    owned = rounding.head.owners >= 0
+    error = np.zeros(len(moved))
+    for x in (steps.first, steps.second):  # a score is at most as wrong as the worst of those it is over
+        error += 2.0 * rounding.score_error(bound_vector_norm(x, rounding.norm, axis=1))[:, owned].max(axis=1)
+    error += 2.0**-50 * (np.abs(before).max(axis=1) + np.abs(after).max(axis=1))  # of the three subtractions
+    distance = bound_vector_norm(up(np.abs(steps.first - steps.second)), norm, axis=1)
+    rise = np.maximum(down(np.abs(moved) - up(error)[:, None]), 0.0)
+    usable = (distance > 0.0) & np.isfinite(distance)
+    slopes = np.divide(rise, distance[:, None], out=np.zeros_like(rise), where=usable[:, None])
+    return np.asarray(np.maximum(down(slopes), 0.0))
+
+
+def pairs_within(points: Array, scores: Array, rng: np.random.Generator, rounds: int = 4) -> Iterator[Steps]:
+    """Pairs of the points given (n, d), each point in a few of them."""
+    for _ in range(rounds):
+        other = rng.permutation(len(points))
+        yield Steps(points, points[other], (scores, scores[other]))
+
+
+def bound_gradient_error(graph: Graph, norm: Norm) -> float:
+    """Never below the rounding error of an observed gradient norm of a score or of a difference.
+
+    A gradient is a product of the layers' matrices, with rows moved or dropped in between (whichever
+    side of a kink rounding puts an input on, the matrices are the same). In float64 it is off by at
+    most γ_k |W_1|ᵀ…|W_L|ᵀ|v|, k the roundings along the longest path (Higham 2002, section 3.5); that
+    product is at most the Lipschitz constant of the graph with |W| for W. A norm of d entries rounds
+    d + 2 times more.
+    """
+    absolute = replace(graph, ops=tuple(_absolute(op) for op in graph.ops))
+    readers = max(len(ops_) for ops_ in graph.consumers().values())
+    roundings = graph.input_size + 4 + sum(_roundings(op) + readers for op in graph.ops)
+    return 2.0 * gamma(roundings) * bound_lipschitz(absolute, norm).bound_global
+
+
+def _roundings(op: ops.Op) -> int:
+    """Of one entry of the cotangent of an operation's input, on its way back from the output."""
+    match op:
+        case ops.Dense():
+            return len(op.weight) + 1
+        case ops.Conv():
+            return len(op.kernel) // op.groups + int(op.window.readers.shape[1]) + 1
+        case ops.AveragePool() | ops.MaxPool():
+            return int(op.window.readers.shape[1]) + 2
+        case _:
+            return 2
+
+
+def _absolute(op: ops.Op) -> Any:
+    match op:
+        case ops.Dense():
+            return replace(op, weight=np.abs(op.weight))
+        case ops.Conv():
+            return replace(op, kernel=np.abs(op.kernel))
+        case ops.Scale():
+            return replace(op, factor=np.abs(op.factor))
+        case ops.LeakyRelu():
+            return replace(op, slope=np.abs(op.slope))
+        case _:
+            return op

@@ -1,0 +1,98 @@
+"""The report of an evaluation: JSON, Markdown, one HTML file, and the curve as SVG and PNG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.errors import DataError
+from lipmodel.evaluate import Evaluation
+from lipmodel.files import to_json, write_whole
+from lipmodel.report import page, plots
+
+
+def evaluation_files(
+    predictor: CertifiedPredictor, evaluation: Evaluation, *, model: str, data: str, units: str = ""
+) -> dict[str, bytes]:
+    """The files of the report, by name.
+
+    Args:
+        predictor: the classifier evaluated.
+        evaluation: what it achieved.
+        model: its name, and
+        data: that of the data, for titles.
+        units: of the inputs, for the axis of epsilon.
+    """
+    bounds = predictor.bounds(evaluation.norm)
+    told: dict[str, Any] = {
+        "model": model,
+        "data": data,
+        "sha256": predictor.file.sha256,
+        "bound_global": bounds.bound_global,
+        **evaluation.to_dict(),
+    }
+    curve = _curve(evaluation, units)
+    drawings = {_caption(evaluation): curve, **_others(evaluation, predictor.class_names)}
+    values = {"told": told, "claims": predictor.claims, "proved": predictor.claim_proved}
+    return {
+        "evaluation.json": to_json(told),
+        "evaluation.md": page.render("report", "evaluation.md", **values),
+        "evaluation.html": page.render(
+            "report", "evaluation.html", **values, figures=page.figures(drawings)
+        ),
+        "curve.svg": page.svg(curve),
+        "curve.png": page.png(curve),
+    }  # fmt: skip
+
+
+def write_files(files: dict[str, bytes], folder: Path) -> None:
+    """Writes each file whole, into a folder that is made if it is not there.
+
+    Raises:
+        DataError: the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_whole(folder / name, content)
+    except OSError as error:
+        raise DataError(
+            f"cannot write to {folder} ({error.strerror}); a writable folder is needed"
+        ) from error
+
+
+def _curve(evaluation: Evaluation, units: str) -> page.Drawing:
+    def draw(axis: Any) -> None:
+        plots.draw_certified_accuracy(axis, evaluation.right, evaluation.radii, evaluation.norm, units)
+        count = evaluation.attacked_samples
+        if count:
+            axis.set_ylabel("share right")
+            axis.lines[0].set_label("certified: at least this much")
+            plots.draw_attacked_accuracy(axis, evaluation.right[:count], evaluation.distances)
+            axis.legend(frameon=False)
+
+    return draw
+
+
+def _caption(evaluation: Evaluation) -> str:
+    certified = "Blue: share of inputs that no change of size ε whatsoever can turn into an error (proved)."
+    count = evaluation.attacked_samples
+    if not count:
+        return certified
+    if count < evaluation.samples:
+        return (
+            f"{certified} Orange: share of the first {count} inputs alone that withstood the attacks tried."
+        )
+    return f"{certified} Orange: share that withstood the attacks tried. The truth lies between."
+
+
+def _others(evaluation: Evaluation, classes: tuple[str, ...]) -> dict[str, page.Drawing]:
+    return {
+        "How many inputs have which radius. A radius of 0 means that nothing is certified.": lambda axis: (
+            plots.draw_radius_histogram(axis, evaluation.right, evaluation.radii, evaluation.norm)
+        ),
+        "Rows are labels, columns answers.": lambda axis: plots.draw_confusion(
+            axis, evaluation.labels, evaluation.answers, classes
+        ),
+    }

@@ -1,0 +1,59 @@
+"""Pages from templates, each one HTML file with its pictures in it and every text escaped."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jinja2
+from matplotlib.figure import Figure
+
+from lipmodel import __version__
+from lipmodel.report import plots
+
+Drawing = Callable[[Any], None]
+
+
+def render(package: str, template: str, **values: Any) -> bytes:
+    """A page's bytes.
+
+    Args:
+        package: the part of lipmodel that the template lies in; it may extend ``base.html``.
+        template: its file name; of a name that ends in .html the values are escaped.
+        values: what the template speaks of.
+    """
+    loaders = [jinja2.PackageLoader(f"lipmodel.{name}", "") for name in (package, "report")]
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader(loaders),
+        autoescape=template.endswith(".html"),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(version=__version__, **values).encode()
+
+
+def figures(drawings: Mapping[str, Drawing]) -> list[tuple[str, str]]:
+    """(source of an image element, caption) of each drawing, by its caption."""
+    return [(data_url("image/svg+xml", svg(draw)), caption) for caption, draw in drawings.items()]
+
+
+def svg(draw: Drawing) -> bytes:
+    """One drawing as the bytes of an SVG file."""
+    return plots.to_svg(_drawn(draw))
+
+
+def png(draw: Drawing) -> bytes:
+    """One drawing as the bytes of a PNG file."""
+    return plots.to_png(_drawn(draw))
+
+
+def data_url(kind: str, content: bytes) -> str:
+    """Content written into the page itself."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _drawn(draw: Drawing) -> Figure:
+    figure = Figure(figsize=(6.2, 4.6), layout="constrained", dpi=150)
+    draw(figure.subplots())
+    return figure

@@ -1,0 +1,121 @@
+"""The plots of what a classifier achieves, with no global state of matplotlib touched."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from matplotlib.ticker import PercentFormatter
+
+from lipmodel.norms import Norm
+
+BLUE, ORANGE, GREY = "#2166ac", "#b35806", "#666666"
+NORM_SYMBOL = {Norm.ONE: "$\\ell_1$", Norm.TWO: "$\\ell_2$", Norm.INF: "$\\ell_\\infty$"}
+
+BINS = 40  # of a histogram
+MOST_WRITTEN = 20  # classes whose counts are written into a confusion matrix
+
+
+def new_figure(panels: int, title: str, height: float = 4.6) -> tuple[Figure, list[Any]]:
+    """A row of panels under one title; no global state of matplotlib is touched."""
+    figure = Figure(figsize=(5.2 * panels, height), layout="constrained", dpi=120)
+    figure.suptitle(title, fontsize=13)
+    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def pixels_to_png(pixels: Any) -> bytes:
+    """An image, (h, w) or (h, w, 3) in [0, 1], as the bytes of a PNG file, pixel for pixel."""
+    buffer = io.BytesIO()
+    imsave(buffer, pixels, cmap="gray", vmin=0.0, vmax=1.0, format="png")
+    return buffer.getvalue()
+
+
+def to_svg(figure: Figure) -> bytes:
+    """The figure as the bytes of an SVG file; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "lipcert"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def draw_certified_accuracy(axis: Any, right: Any, radii: Any, norm: Norm, units: str = "") -> None:
+    """Share of N inputs answered right with a radius of at least ε, against ε.
+
+    Args:
+        axis: to draw on.
+        right: (N,) whether each is answered right.
+        radii: (N,) certified.
+        norm: of the radii.
+        units: of the inputs, for the label.
+    """
+    reached = np.sort(radii[right])
+    share = np.arange(len(reached), 0, -1) / len(right)
+    axis.step(
+        [0.0, *reached], [len(reached) / len(right), *share], where="pre", color=BLUE, label="certified"
+    )
+    axis.set(
+        xlabel=f"ε, in {NORM_SYMBOL[norm]}" + (f" ({units})" if units else ""),
+        ylabel="share right, and certified at ε",
+        title="Certified accuracy",
+    )
+    axis.set_xlim(left=0)
+    axis.set_ylim(0, 1.02)
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axis.grid(alpha=0.3)
+
+
+def draw_radius_histogram(axis: Any, right: Any, radii: Any, norm: Norm) -> None:
+    """How many inputs have which certified radius, right and wrong answers apart."""
+    parts = [radii[right], radii[~right]]
+    labels = [f"right ({right.sum()})", f"wrong ({(~right).sum()})"]
+    bins = np.linspace(0.0, radii.max() or 1.0, BINS + 1)
+    axis.hist(parts, bins=bins, stacked=True, color=[BLUE, ORANGE], label=labels)
+    axis.set(xlabel=f"certified radius in {NORM_SYMBOL[norm]}", ylabel="inputs", title="Certified radii")
+    axis.set_xlim(left=0)
+    axis.legend(frameon=False)
+
+
+def draw_confusion(axis: Any, labels: Any, answers: Any, classes: Sequence[str]) -> None:
+    """Counts of each class (rows) by the answer given (columns); the shade is the share of the row."""
+    count = len(classes)
+    table = np.zeros((count, count), dtype=np.int64)
+    np.add.at(table, (labels, answers), 1)
+    share = table / table.sum(axis=1, keepdims=True).clip(min=1)
+    axis.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0)
+    if count <= MOST_WRITTEN:
+        for row, column in np.argwhere(table):
+            colour = "white" if share[row, column] > 0.5 else "black"
+            axis.text(
+                column, row, str(table[row, column]), ha="center", va="center", color=colour, fontsize=8
+            )
+        axis.set_xticks(range(count), classes, rotation=90)
+        axis.set_yticks(range(count), classes)
+    axis.set(xlabel="answer", ylabel="label", title="Confusion")
+
+
+def draw_attacked_accuracy(axis: Any, right: Any, distances: Any) -> None:
+    """Share of the inputs attacked that are right and withstand all changes up to ε that were tried.
+
+    Args:
+        axis: with certified accuracy on it.
+        right: (N,) whether each is answered right.
+        distances: (N,) to the nearest change of label found.
+    """
+    found = np.sort(distances[right & np.isfinite(distances)])
+    safe = int(right.sum())
+    steps = np.append(found[found <= axis.get_xlim()[1]], axis.get_xlim()[1])
+    share = (safe - np.arange(len(steps))) / len(right)
+    share[-1] = share[-2] if len(share) > 1 else share[-1]
+    axis.step([0.0, *steps], [safe / len(right), *share], where="pre", color=ORANGE, label="under attack")

@@ -1,0 +1,66 @@
+"""Drift: radii served lately, against those of a reference evaluation."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from lipmodel.errors import InputError
+from lipmodel.norms import Norm
+from service.api.bodies import reply
+from service.api.context import ModelHere, ServiceHere
+from service.api.openapi import MODEL_PROBLEMS, problems
+from service.drift import kolmogorov_smirnov, share_below
+from service.errors import Problem, ProblemKind
+from service.schemas import Drift, RadiiReference, RadiiServed
+
+router = APIRouter(tags=["drift"])
+
+
+@router.get(
+    "/v1/models/{name}/drift",
+    summary="Radii served lately against those of an evaluation",
+    response_model=Drift,
+    responses=problems(ProblemKind.UNKNOWN_JOB, ProblemKind.INVALID_INPUT, *MODEL_PROBLEMS),
+)
+async def measure_drift(
+    model: ModelHere,
+    service: ServiceHere,
+    evaluation: Annotated[str, Query(max_length=64, description="Id of the evaluation to compare with.")],
+    epsilon: Annotated[
+        float, Query(ge=0, allow_inf_nan=False, description="Size of change that share_below is about.")
+    ] = 0.0,
+) -> Response:
+    """Both in the norm of the evaluation, from the plain tier, whether answers are right or wrong."""
+    job = await service.jobs.get(evaluation)
+    if job is None or job.kind != "evaluation":
+        raise Problem(ProblemKind.UNKNOWN_JOB, f"no evaluation has the id '{evaluation}'")
+    if job.radii is None or job.result is None:
+        raise InputError(f"is {job.state.value}; one that is done is accepted", field="evaluation")
+    if job.sha256 != model.predictor.file.sha256:
+        raise InputError("is of another model or another file of this one", field="evaluation")
+    norm = Norm(json.loads(job.result)["norm"])
+    reference = np.frombuffer(job.radii, dtype="<f8")
+    distribution = service.engine.served.of(model, norm)
+    latest, since = distribution.latest, distribution.since
+    test = kolmogorov_smirnov(latest, reference) if len(latest) else None
+    return reply(
+        Drift(
+            evaluation=job.id,
+            norm=norm,
+            epsilon=epsilon,
+            served=RadiiServed(
+                count=len(latest),
+                share_below=share_below(latest, epsilon) if len(latest) else None,
+                since=None if since is None else datetime.fromtimestamp(since, UTC),
+            ),
+            reference=RadiiReference(count=len(reference), share_below=share_below(reference, epsilon)),
+            statistic=None if test is None else test.statistic,
+            p_value=None if test is None else test.p_value,
+        )
+    )

@@ -1,0 +1,111 @@
+"""Evaluations: clean and certified accuracy on labelled data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.datastructures import FormData, UploadFile
+from starlette.responses import Response
+
+from lipmodel.errors import InputError
+from service import labelled
+from service.api import jobs
+from service.api.bodies import input_array, media_type_of, parse, read_form, read_json
+from service.api.context import ModelHere, Service, ServiceHere
+from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, form_request, json_request, problems
+from service.jobs import Fill
+from service.registry import Model
+from service.schemas import EVALUATION_EXAMPLES, EvaluationRequest, EvaluationResult
+from service.settings import Settings
+
+router = APIRouter(tags=["evaluations"])
+
+FILES = {
+    "data": "A .npz with arrays inputs and labels, or a .parquet whose last column is the label.",
+    "images": "Instead of data: an IDX file of images, plain or gzipped; pixels are divided by 255.",
+    "labels": "With images: the IDX file of their labels, plain or gzipped.",
+}
+
+
+def _body() -> dict[str, Any]:
+    described = json_request(EvaluationRequest, EVALUATION_EXAMPLES)
+    described["requestBody"]["content"] |= form_request(EvaluationRequest, FILES)
+    return described | {"parameters": [jobs.PREFER]}
+
+
+@router.post(
+    "/v1/models/{name}/evaluations",
+    summary="Clean and certified accuracy on labelled data",
+    response_model=EvaluationResult,
+    responses=jobs.ACCEPTED | problems(*BODY_PROBLEMS, *MODEL_PROBLEMS, *jobs.JOB_PROBLEMS),
+    openapi_extra=_body(),
+)
+async def evaluate_model(request: Request, model: ModelHere, service: ServiceHere) -> Response:
+    """Data come as JSON rows, as a file of the service's data folder, or as files of a form."""
+    settings = service.settings
+    if media_type_of(request) != "multipart/form-data":
+        body = await read_json(request, EvaluationRequest, settings.max_body_bytes)
+        data, fill = _of_json(body, model, settings)
+        source = {"data": body.path} if body.path else {"rows": len(body.inputs or [])}
+        return await _submit(request, service, model, body, source, data, fill)
+    form = await read_form(request, settings.max_upload_bytes)
+    try:
+        body, data, fill = _of_form(form, settings)
+        return await _submit(request, service, model, body, {"data": "upload"}, data, fill)
+    finally:
+        await form.close()
+
+
+async def _submit(
+    request: Request,
+    service: Service,
+    model: Model,
+    body: EvaluationRequest,
+    source: dict[str, Any],
+    data: str | None,
+    fill: Fill,
+) -> Response:
+    asked = body.model_dump(mode="json", exclude={"inputs", "labels", "path"})
+    return await jobs.submit(
+        request,
+        service.jobs,
+        "evaluation",
+        model,
+        parameters=asked | source,
+        options=asked | {"data": data},
+        fill=fill,
+    )
+
+
+def _of_json(body: EvaluationRequest, model: Model, settings: Settings) -> tuple[str | None, Fill]:
+    """Where the worker finds the data, and what puts it there."""
+    if body.path is not None:
+        if body.inputs is not None or body.labels is not None:
+            raise InputError("is given beside inputs or labels; one or the other is accepted", field="path")
+        return str(labelled.under(settings.data, body.path)), lambda _: None
+    if body.inputs is None:
+        raise InputError("is missing; inputs and labels, a path, or a form with files are accepted")
+    rows = input_array(body.inputs, model.predictor.file.graph.input_size, settings.max_rows)
+    classes = len(model.predictor.class_names)
+    return None, labelled.from_rows(model.predictor.check_inputs(rows), body.labels or [], classes)
+
+
+def _of_form(form: FormData, settings: Settings) -> tuple[EvaluationRequest, str | None, Fill]:
+    """The request, and the same of its files."""
+    given = form.get("request", "{}")
+    if isinstance(given, UploadFile):
+        raise InputError("is a file; a field of JSON is accepted", field="request")
+    body = parse(EvaluationRequest, given)
+    if body.inputs is not None or body.labels is not None or body.path is not None:
+        raise InputError("names data beside the form's files; one or the other is accepted", field="request")
+    names = sorted(set(form) - {"request"})
+    files = {name: part.file for name in names if isinstance(part := form[name], UploadFile)}
+    if sorted(files) != names or names not in (["data"], ["images", "labels"]):
+        raise InputError(
+            f"the files {names} were sent; 'data', or 'images' and 'labels' are accepted", field="body"
+        )
+    return body, *labelled.from_files(files, settings.max_data_bytes)
+
+
+jobs.add_routes(router, "evaluation")

@@ -1,0 +1,176 @@
+"""Labelled data for evaluations, admitted or refused before any work is queued.
+
+Files are untrusted: what they announce is compared with limits and with what they hold before memory
+is taken for it. Their contents are read by the worker, with :func:`lipmodel.data.load_labelled`,
+the function behind ``lipmodel evaluate``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import math
+import shutil
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import IO, BinaryIO
+
+import numpy as np
+
+from lipmodel.errors import DataError, InputError
+from lipmodel.norms import Array
+from service.jobs import Fill
+
+CHUNK = 2**20
+MAX_ARRAYS = 64
+IDX_FOLDER = "idx"
+IDX_NAMES = {"images": "t10k-images-idx3-ubyte", "labels": "t10k-labels-idx1-ubyte"}
+NPZ, PARQUET, GZIP = b"PK\x03\x04", b"PAR1", b"\x1f\x8b"
+
+
+def under(root: Path | None, path: str) -> Path:
+    """The file or folder of that path under the data folder.
+
+    Raises:
+        InputError: there is no data folder, or nothing of that name in it that does not lead out.
+    """
+    if root is None:
+        raise InputError("is given; this service has no data folder, which --data names", field="path")
+    refused = InputError(f"nothing named '{path[:100]}' is in the service's data folder", field="path")
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise refused
+    try:
+        top, found = root.resolve(strict=True), (root / path).resolve(strict=True)
+        if found.is_dir():
+            inside = [found, *(p.resolve(strict=True) for p in found.iterdir())]
+        elif found.is_file():  # a pipe would block for ever
+            inside = [found]
+        else:
+            raise refused
+    except (OSError, ValueError, RuntimeError):  # no such file, a zero byte, links in a circle
+        raise refused from None
+    if not all(p.is_relative_to(top) for p in inside):
+        raise refused
+    return found
+
+
+def from_rows(inputs: Array, labels: list[int], classes: int) -> Fill:
+    """Rows of a request, as arrays for the worker.
+
+    Raises:
+        InputError: not one label each, or one that is no class.
+    """
+    if len(labels) != len(inputs):
+        raise InputError(
+            f"has {len(labels)} labels of {len(inputs)} inputs; one each is needed", field="labels"
+        )
+    for row, label in enumerate(labels):
+        if not 0 <= label < classes:
+            raise InputError(f"is {str(label)[:20]}; 0 to {classes - 1} are accepted", field=f"labels[{row}]")
+
+    def fill(folder: Path) -> None:
+        np.save(folder / "inputs.npy", inputs)
+        np.save(folder / "labels.npy", np.array(labels, dtype=np.int64))
+
+    return fill
+
+
+def from_files(files: Mapping[str, BinaryIO], most_bytes: int) -> tuple[str, Fill]:
+    """Uploaded files: their place in the worker's folder, and what puts them there.
+
+    Args:
+        files: ``data``, or ``images`` and ``labels``; sought in a thread.
+        most_bytes: that the data may have once decompressed.
+
+    Raises:
+        DataError: here a format that is not known; from the function returned, whatever else is wrong.
+    """
+    if "data" not in files:
+        return IDX_FOLDER, lambda folder: _idx(files, folder / IDX_FOLDER, most_bytes)
+    start = files["data"].read(4)
+    files["data"].seek(0)
+    name, check = {NPZ: ("data.npz", _check_npz), PARQUET: ("data.parquet", _check_parquet)}.get(
+        start, ("", None)
+    )
+    if check is None:
+        raise DataError("data is neither a .npz nor a .parquet file; these are accepted")
+
+    def fill(folder: Path) -> None:
+        with (folder / name).open("wb") as copy:
+            shutil.copyfileobj(files["data"], copy, CHUNK)
+        try:
+            check(folder / name, most_bytes)
+        except DataError:
+            raise
+        except Exception as error:  # damaged files make their readers raise all sorts
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = reason.replace(f"{folder}/", "")
+            raise DataError(f"{name} cannot be read: {reason}") from error
+
+    return name, fill
+
+
+def _idx(files: Mapping[str, BinaryIO], folder: Path, most_bytes: int) -> None:
+    """Writes IDX files decompressed, no further than the limit."""
+    folder.mkdir()
+    for name, file in files.items():
+        zipped = file.read(2) == GZIP
+        file.seek(0)
+        source = gzip.GzipFile(fileobj=file, mode="rb") if zipped else file
+        try:
+            with (folder / IDX_NAMES[name]).open("wb") as copy:
+                while chunk := source.read(CHUNK):
+                    most_bytes -= len(chunk)
+                    if most_bytes < 0:
+                        raise _too_much()
+                    copy.write(chunk)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{name} cannot be decompressed: {error}") from error
+
+
+def _check_npz(path: Path, most_bytes: int) -> None:
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if len(members) > MAX_ARRAYS:
+            raise DataError(f"{path.name} has {len(members)} arrays; at most {MAX_ARRAYS} are accepted")
+        if sum(member.file_size for member in members) > most_bytes:
+            raise _too_much()
+        for member in members:
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise DataError(f"{path.name}: '{member.filename}' is compressed in a way not accepted")
+            with archive.open(member) as file:
+                _check_npy(file, f"{path.name}: '{member.filename}'", member.file_size)
+
+
+def _check_npy(file: IO[bytes], name: str, size: int) -> None:
+    """An array must announce just the bytes it has: memory is taken for what it announces."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise DataError(f"{name} is in a version of .npy that is not accepted")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.kind not in "fiu":
+        raise DataError(f"{name} holds {dtype} values; only numbers are accepted")
+    if math.prod(shape) * dtype.itemsize != size - file.tell():
+        raise DataError(f"{name} announces shape {list(shape)} and holds {size - file.tell()} bytes")
+
+
+def _check_parquet(path: Path, most_bytes: int) -> None:
+    try:
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ModuleNotFoundError:
+        raise DataError(
+            "parquet is not read by this service, which lacks pyarrow; .npz is accepted"
+        ) from None
+    with parquet.ParquetFile(path) as file:
+        told = file.metadata
+        groups = sum(told.row_group(i).total_byte_size for i in range(told.num_row_groups))
+        # Numbers that repeat take no bytes in the file, and eight each in memory.
+        if max(told.num_rows * told.num_columns * 8, groups) > most_bytes:
+            raise _too_much()
+
+
+def _too_much() -> DataError:
+    return DataError("the data is too large once decompressed; the limit is the setting max_data_bytes")

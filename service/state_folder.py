@@ -1,0 +1,78 @@
+"""The folder where the service keeps what must outlive it: the database, and what queued jobs work on.
+
+::
+
+    STATE/lock             held by the one server that uses the folder
+    STATE/server           that server's identity, the same after a restart
+    STATE/jobs.sqlite      the database, unless another is given
+    STATE/work/<job id>/   a job's model and data, until it ends
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Collection
+from pathlib import Path
+
+from service.store import StoreError
+
+
+class StateFolder:
+    """A state folder, locked for as long as this object is open; the kernel unlocks it at any death.
+
+    Raises:
+        StoreError: it cannot be made or written, or another server uses it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._work = path, path / "work"
+        try:
+            self._work.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(self._lock)
+                raise StoreError(
+                    f"the state folder {path} is in use by another server; choose another with --state"
+                ) from None
+            self.server = self._identity()
+        except OSError as error:
+            raise StoreError(
+                f"no jobs can be kept in {path}: {error.strerror}; choose a writable folder with --state"
+            ) from error
+
+    def _identity(self) -> str:
+        file = self.path / "server"
+        found = file.read_text("ascii", "replace") if file.exists() else ""
+        if not re.fullmatch("[0-9a-f]{32}", found):
+            found = uuid.uuid4().hex
+            file.write_text(found, "ascii")
+        return found
+
+    @property
+    def database(self) -> str:
+        """URL of the folder's own database."""
+        return f"sqlite:///{self.path / 'jobs.sqlite'}"
+
+    def work(self, job_id: str) -> Path:
+        """Where the job's model and data are."""
+        return self._work / job_id
+
+    def discard(self, job_id: str) -> None:
+        """Deletes what the job worked on, if it is there."""
+        shutil.rmtree(self.work(job_id), ignore_errors=True)
+
+    def sweep(self, keep: Collection[str]) -> None:
+        """Deletes what no job of those waits for: left by a server that was killed."""
+        for path in self._work.iterdir():
+            if path.name not in keep:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def close(self) -> None:
+        """Lets another server use the folder."""
+        os.close(self._lock)

@@ -1,0 +1,139 @@
+"""One job in a process of its own: ``python -m service.worker FOLDER BYTES``.
+
+The folder holds ``task.json``, ``model.onnx`` and the data; the process may use so many bytes of
+address space. It writes lines of JSON to its
+standard output: ``{"progress": share}`` any number of times, then ``{"result": …}`` or
+``{"problem": …}``. It lives no longer than the server that started it, whose end of standard input
+closes with it, however it dies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lipmodel.audit.report import audit
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.data import load_labelled
+from lipmodel.errors import DataError, InputError, LipcertError
+from lipmodel.evaluate import BATCH_ROWS, evaluate
+from lipmodel.norms import Array, Norm
+from lipmodel.progress import Progress
+
+NICENESS = 10
+SECONDS_BETWEEN_PROGRESS = 0.1
+MAX_RADII = 10_000
+"""Of an evaluation are kept to measure drift against; of more, a random choice."""
+
+
+def main() -> None:
+    """Runs the job of the folder named first within the memory named second."""
+    os.nice(NICENESS)  # predictions come first
+    folder, most_bytes = Path(sys.argv[1]), int(sys.argv[2])
+    resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
+    threading.Thread(target=_die_with_the_server, daemon=True).start()
+    out = os.fdopen(os.dup(1), "w", encoding="ascii")
+    os.dup2(2, 1)  # whatever libraries print is not mistaken for an answer
+
+    def say(**message: Any) -> None:
+        out.write(json.dumps(message, allow_nan=False) + "\n")
+        out.flush()
+
+    try:
+        say(**_run(folder, _throttled(lambda share: say(progress=share))))
+    except InputError as error:
+        say(problem={"kind": "invalid-input", "field": error.field, "detail": error.reason})
+    except DataError as error:
+        say(
+            problem={"kind": "invalid-input", "field": "data", "detail": str(error).replace(f"{folder}/", "")}
+        )
+    except LipcertError as error:
+        say(problem={"kind": "job-failed", "detail": str(error)})
+    except Exception as error:
+        traceback.print_exc()  # to the server's log; a client learns no more than the kind
+        say(problem={"kind": "job-failed", "detail": f"the work ended with {type(error).__name__}"})
+
+
+def _die_with_the_server() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+def _throttled(progress: Progress) -> Progress:
+    last = 0.0
+
+    def tell(share: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_BETWEEN_PROGRESS:
+            last = time.monotonic()
+            progress(float(share))
+
+    return tell
+
+
+def _run(folder: Path, progress: Progress) -> dict[str, Any]:
+    task = json.loads((folder / "task.json").read_text("ascii"))
+    predictor = CertifiedPredictor((folder / "model.onnx").read_bytes())
+    answer = KINDS[task["kind"]](predictor, folder, task["options"], progress)
+    answer["result"]["sha256"] = task["sha256"]  # of the file as served, with its external data
+    return answer
+
+
+def _audit(
+    predictor: CertifiedPredictor, folder: Path, options: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
+    inputs = folder / "inputs.npy"
+    report = audit(
+        predictor,
+        norm=_norm(options),
+        inputs=np.load(inputs, allow_pickle=False) if inputs.exists() else None,
+        box=tuple(options["box"]) if options["box"] else None,
+        samples=options["samples"],
+        seed=options["seed"],
+        progress=progress,
+    )
+    return {"result": report.to_dict()}
+
+
+def _evaluate(
+    predictor: CertifiedPredictor, folder: Path, options: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
+    norm = _norm(options) or predictor.default_norm
+    if options["data"] is None:
+        inputs, labels = (np.load(folder / f"{n}.npy", allow_pickle=False) for n in ("inputs", "labels"))
+    else:
+        data = load_labelled(folder / options["data"])
+        inputs, labels = data.inputs, data.labels
+    result = evaluate(
+        predictor, inputs, labels, norm, options["epsilons"], progress, tighten=options["tighten"]
+    )
+    return {"result": result.to_dict(), "radii": _served_radii(predictor, inputs, norm).tolist()}
+
+
+def _served_radii(predictor: CertifiedPredictor, inputs: Array, norm: Norm) -> Array:
+    """The radii that the service would give these inputs, labels or not: what drift compares with."""
+    if len(inputs) > MAX_RADII:
+        inputs = inputs[np.sort(np.random.default_rng(0).choice(len(inputs), MAX_RADII, replace=False))]
+    batches = (inputs[i : i + BATCH_ROWS] for i in range(0, len(inputs), BATCH_ROWS))
+    return np.concatenate([predictor.predict(batch, norm).radii.certified_radius for batch in batches])
+
+
+def _norm(options: dict[str, Any]) -> Norm | None:
+    return Norm(options["norm"]) if options["norm"] else None
+
+
+Kind = Callable[[CertifiedPredictor, Path, dict[str, Any], Progress], dict[str, Any]]
+KINDS: dict[str, Kind] = {"audit": _audit, "evaluation": _evaluate}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The report's files: they open, and say what the evaluation says."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from lipmodel.certify.claims import Claims
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.errors import DataError
+from lipmodel.evaluate import evaluate
+from lipmodel.norms import Norm
+from lipmodel.report.evaluation import evaluation_files, write_files
+from tests.networks import groupsort_net, to_file
+
+matplotlib = pytest.importorskip("matplotlib")
+
+NAMES = ("<b>cat</b>", "dog|pipe", "öwl")
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def made():
+    claims = Claims(norm=Norm.TWO, lipschitz=1.0, classes=NAMES)
+    predictor = CertifiedPredictor(to_file(groupsort_net((4, 8), 3), claims))
+    x = RNG.normal(size=(300, 4))
+    y = np.where(RNG.uniform(size=300) < 0.9, predictor.predict(x).radii.label, 0)
+    result = evaluate(predictor, x, y, None, [0.05, 0.3], attacked=30)
+    return result, evaluation_files(predictor, result, model="a & b", data="c < d")
+
+
+def test_json_is_the_evaluation(made):
+    result, files = made
+    told = json.loads(files["evaluation.json"])
+    assert told.items() >= json.loads(json.dumps(result.to_dict())).items()
+    assert told["curve"]["certified_accuracy"][0] == ((result.radii > 0) & result.right).mean()
+
+
+def test_pictures_open(made):
+    _, files = made
+    assert ElementTree.fromstring(files["curve.svg"]).tag.endswith("svg")
+    pixels = matplotlib.image.imread(io.BytesIO(files["curve.png"]))
+    assert pixels.shape[0] > 300
+    assert pixels[..., :3].std() > 0.05
+
+
+def test_the_page_is_whole_and_needs_nothing_from_elsewhere(made):
+    result, files = made
+    page = files["evaluation.html"].decode()
+    HTMLParser().feed(page)
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert len(sources) == 3
+    for source in sources:
+        kind, content = source.split(",", 1)
+        assert kind == "data:image/svg+xml;base64"
+        ElementTree.fromstring(base64.b64decode(content))
+    for share in (
+        result.clean_accuracy,
+        *result.certified_accuracy.values(),
+        *result.attacked_accuracy.values(),
+    ):
+        assert f"<b>{share:.2%}</b>" in page
+    assert "a &amp; b" in page
+    assert "<b>cat</b>" not in page
+    assert "&lt;b&gt;cat&lt;/b&gt;" in page
+
+
+def test_markdown_has_a_row_for_each_figure_and_class(made):
+    result, files = made
+    lines = files["evaluation.md"].decode().splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == 2 + 5 + 2 + 3  # heads and rules, five shares, three classes
+    assert f"| clean accuracy | {result.clean_accuracy:.2%} (" in "\n".join(rows)
+    assert all(row.replace("\\|", "").count("|") == rows[7].count("|") for row in rows[7:])
+
+
+def test_without_attacks_nothing_is_said_of_them(made):
+    predictor = CertifiedPredictor(to_file(groupsort_net((4, 8), 3)))
+    x = RNG.normal(size=(20, 4))
+    files = evaluation_files(predictor, evaluate(predictor, x, np.zeros(20, int)), model="m", data="d")
+    assert b"attack" not in files["evaluation.html"] + files["evaluation.md"]
+
+
+def test_nothing_certified_is_drawn_too():
+    predictor = CertifiedPredictor(to_file(groupsort_net((4, 8), 3)))
+    x = RNG.normal(size=(20, 4))
+    wrong = (predictor.predict(x).radii.label + 1) % 3
+    result = evaluate(predictor, x, wrong, attacked=20)
+    assert evaluation_files(predictor, result, model="m", data="d")["curve.png"]
+
+
+def test_files_are_written(made, tmp_path):
+    write_files(made[1], tmp_path / "new" / "folder")
+    assert {p.name for p in (tmp_path / "new" / "folder").iterdir()} == set(made[1])
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="writable folder"):
+        write_files(made[1], tmp_path / "file")
+
+
+def test_no_torch():
+    code = "import sys, lipmodel.report.evaluation; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,140 @@
+"""The database of jobs, each test on SQLite and on a real PostgreSQL of its own."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from service.store import Job, State, Store
+from tests.service.conftest import eventually, new_database, running, stopped_worker, two_moons, workers
+
+AUDITS = "/v1/models/two-moons/audits"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    """URL of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+    return new_database(request.getfixturevalue("postgresql"))
+
+
+@pytest.fixture
+def stores(url):
+    """The database as two servers see it."""
+    both = Store(url, "a" * 32), Store(url, "b" * 32)
+    yield both
+    for store in both:
+        store.close()
+
+
+def add(store, job_id="j1", created=1.0, kind="audit"):
+    store.add(Job(job_id, kind, "m", "0" * 64, "{}", State.QUEUED, 0.0, store.server, created))
+    return job_id
+
+
+def test_a_job_is_kept_as_it_is(stores, url):
+    one, other = stores
+    add(one)
+    assert one.start("j1")
+    result, radii = '{"é\\u0000": 0.1}' + " " * 10**6, bytes(range(256)) * 300
+    assert one.finish("j1", State.DONE, result=result, radii=radii, progress=1.0)
+    kept = other.get("j1")
+    assert (kept.state, kept.result, kept.radii, kept.progress) == (State.DONE, result, radii, 1.0)
+    assert other.get("j1", bulk=False).result is None
+    assert other.get("nope") is None
+    again = Store(url, "c" * 32)
+    assert again.get("j1") == kept
+    again.close()
+
+
+def test_of_two_that_end_a_job_one_wins(stores):
+    one, other = stores
+    add(one)
+    assert one.start("j1")
+    assert not other.start("j1")
+    assert other.finish("j1", State.CANCELLED)
+    assert not one.tell_progress("j1", 0.5)
+    assert not one.finish("j1", State.DONE, result="{}")
+    assert one.get("j1").state is State.CANCELLED
+    assert one.get("j1").result is None
+
+
+def test_of_many_that_start_a_job_one_wins(url):
+    with ThreadPoolExecutor(8) as threads:
+        stores = list(threads.map(lambda i: Store(url, f"{i:032d}"), range(8)))  # all create the tables
+        for round_ in range(5):
+            job_id = add(stores[0], f"j{round_}")
+            assert sum(threads.map(lambda store: store.start(job_id), stores)) == 1  # noqa: B023
+    for store in stores:
+        store.close()
+
+
+def test_the_jobs_of_a_dead_server_are_interrupted(stores, monkeypatch):
+    dead, alive = stores
+    add(dead, "j1")
+    add(alive, "j2")
+    assert alive.interrupt_orphans("{}") == 0
+    now = time.time()
+    monkeypatch.setattr("service.store.time.time", lambda: now + 61)
+    alive.beat()
+    assert alive.interrupt_orphans("{}") == 1
+    assert dead.get("j1").state is State.INTERRUPTED
+    assert alive.get("j2").state is State.QUEUED
+    assert not dead.start("j1")
+    assert list(dead.queued()) == []
+    assert list(alive.queued()) == ["j2"]
+
+
+def test_pages_hold_every_job_once(stores):
+    one, other = stores
+    for number in range(7):  # of the same moment, too
+        add(one, f"j{number}", created=float(number // 3))
+    add(one, "e", kind="evaluation")
+    seen, last = [], None
+    while page := other.page("audit", 2, last):
+        seen += [job.id for job in page]
+        last = page[-1]
+    assert seen == ["j6", "j5", "j4", "j3", "j2", "j1", "j0"]
+
+
+def test_the_oldest_that_have_ended_are_deleted(stores):
+    one, other = stores
+    for number in range(6):
+        add(one, f"j{number}", created=float(number))
+    for number in (0, 2, 3, 5):
+        assert one.finish(f"j{number}", State.FAILED)
+    assert other.prune(4) == 0
+    assert other.prune(2) == 2
+    assert [job.id for job in one.page("audit", 10)] == ["j5", "j4", "j3", "j1"]
+
+
+def test_two_servers_share_a_database(postgresql, tmp_path):
+    url = new_database(postgresql)
+    (tmp_path / "two-moons.onnx").write_bytes(two_moons())
+    state = tmp_path / "state"
+    with (
+        running(tmp_path, state=state, database=url) as one,
+        running(tmp_path, state=tmp_path / "other", database=url) as other,
+    ):
+        answer = one.post(AUDITS, json={"samples": 5}, headers={"Prefer": "wait=60"})
+        assert answer.status_code == 200
+        done = other.get(answer.headers["content-location"]).json()
+        assert done["result"] == answer.json()
+        running_url, queued_url = (
+            one.post(AUDITS, json={"samples": 5}, headers={"Prefer": "wait=0"}).headers["location"]
+            for _ in range(2)
+        )
+        pid = stopped_worker(state)
+        eventually(lambda: other.get(running_url).json()["state"] == "running")
+        assert other.delete(queued_url).json()["state"] == "cancelled"
+        assert other.delete(running_url).json()["state"] == "cancelled"
+        eventually(lambda: pid not in workers(state))
+        with other.stream("GET", f"{running_url}/events") as events:
+            assert events.read().startswith(b"event: end\n")
+        assert [job["state"] for job in one.get("/v1/audits").json()["jobs"]] == [
+            "cancelled",
+            "cancelled",
+            "done",
+        ]
+        assert one.post(AUDITS, json={"samples": 5}, headers={"Prefer": "wait=60"}).status_code == 200
