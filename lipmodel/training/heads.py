@@ -9,11 +9,9 @@ These bounds are for losses, differentiable and in float32; certificates come fr
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, linear
+from torch.nn.functional import embedding, linear, one_hot
 
 from lipmodel.errors import RecipeError
 from lipmodel.norms import Norm
@@ -22,9 +20,7 @@ from lipmodel.training.layers import ConstrainedDense, ConstrainedModule
 
 ORDER = {Norm.ONE: 1.0, Norm.TWO: 2.0, Norm.INF: torch.inf}
 
-Form = Literal["max-min", "min-max"]
-
-LLOYD_ROUNDS = 5
+LLOYD_ROUNDS, SWEEPS = 5, 4
 
 
 class LinearHead(ConstrainedDense):
@@ -69,29 +65,24 @@ class LinearHead(ConstrainedDense):
 class PrototypeHead(ConstrainedModule):
     """k linear scores a class; the class's score is their largest. Prototype m of class c is row c·k + m.
 
-    Inside the radius no foreign score reaches some own one, whichever other own scores fall behind:
-
-        r = max_i min_j (s_i − s_j) / ‖w_i − w_j‖   over own i and foreign j, or the larger
-        r = min_j max_i (s_i − s_j) / ‖w_i − w_j‖   ("min-max": each foreign j has an own i of its own),
-
-    with ‖·‖ dual to the norm of the features: tighter than any one constant, since near prototypes have
-    small differences. With w_i = p_i and b_i = −‖p_i‖²/2 this is the nearest-prototype classifier and
-    its radius, the distance to the nearest bisecting hyperplane (Voráček, Hein 2022).
+    A foreign score j wins only where it is above all own ones, and so above every mixture Σ λ_i s_i of them
+    (λ >= 0, Σ λ = 1); against it the radius is at least (Σ λ_i s_i − s_j) / ‖Σ λ_i w_i − w_j‖, ‖·‖ dual to
+    the norm of the features. That is what ``lipmodel.certify.mixtures`` certifies, and what
+    :meth:`compare` is about. With w_i = p_i and b_i = −‖p_i‖²/2 this is the nearest-prototype
+    classifier and its distance to the boundary (Voráček, Hein 2022).
 
     Args:
         inputs, classes, prototypes: n, K and k.
         lipschitz: bound on each row's norm. Rows *and* biases are scaled down by one common factor, which
             changes neither labels nor radii.
         norm: of the rows: the dual of the norm that features are measured in.
-        form: which of the two radii :meth:`compare` is about.
-        candidates: own prototypes that are tried for i, those of largest score. With 1 the two forms agree,
-            and are what is certified by pairs; certificates by mixtures reach at least as far as "min-max".
-        dropout: share of the prototypes that :meth:`compare` leaves out as i, at random, in training: the
-            others have to answer for them. Foreign ones stay, so the radius is one that is certified.
+        candidates: own prototypes that are mixed, those of largest score. With 1 the radius is that of pairs.
+        dropout: share of the prototypes that :meth:`compare` leaves out as own ones, at random, in
+            training: the others have to answer for them. Foreign ones stay.
         generator: of the initial rows; see :meth:`place_` for a better start.
 
     Raises:
-        RecipeError: a count below 1, or an unknown form.
+        RecipeError: a count below 1, or a dropout that is no share.
     """
 
     def __init__(
@@ -102,26 +93,21 @@ class PrototypeHead(ConstrainedModule):
         *,
         lipschitz: float = 1.0,
         norm: Norm = Norm.TWO,
-        form: Form = "max-min",
         candidates: int = 1,
         dropout: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         if not 0.0 <= dropout < 1.0:
-            raise RecipeError(
-                f"a dropout of {dropout} makes no sense; a share of at least 0 and below 1 is accepted"
-            )
+            raise RecipeError(f"a dropout of {dropout} makes no sense; a share from 0 to below 1 is accepted")
         if prototypes < 1 or not 1 <= candidates <= prototypes:
             raise RecipeError(
                 f"{candidates} candidates of {prototypes} prototypes a class; "
                 "at least 1 prototype and from 1 to all of them as candidates are accepted"
             )
-        if form not in ("max-min", "min-max"):
-            raise RecipeError(f"unknown form '{form}' of a prototype radius; max-min, min-max are accepted")
         self.classes, self.prototypes = classes, prototypes
         self.lipschitz, self.norm = lipschitz, norm
-        self.form, self.candidates, self.dropout = form, candidates, dropout
+        self.candidates, self.dropout = candidates, dropout
         rows = classes * prototypes
         self.weight = nn.Parameter(RowNorm(lipschitz, norm=norm).initial(rows, inputs, generator))
         self.bias = nn.Parameter(torch.zeros(rows))
@@ -166,31 +152,31 @@ class PrototypeHead(ConstrainedModule):
         self._scale_(self.lipschitz / self._longest_row().clamp(min=torch.finfo(self.weight.dtype).tiny))
 
     def compare(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores and bounds of the pairs that set the radius against each class; see the module.
+        """Scores and bounds of mixtures of own prototypes against one prototype of each class; see the class.
 
-        The pairs are found without gradients, from all scores and the distances of the candidates' rows
-        to all others: one product of matrices as large as the forward pass for each candidate, and never
-        the distances of all to all. Gradients go through the pairs found. The label's own score is its
-        largest; that of class j is less by the margin of the pair found, not always its largest.
+        That one is the nearest, for the largest own score; it and the weights are found without gradients,
+        from one product of matrices as large as the forward pass and never the distances of all to all.
+        The label's own score is its largest; that of class j is less by the margin of the mixture.
 
         Args:
             features: (N, n).
             labels: (N,).
         """
-        pairs = torch.stack(self._pairs(features, labels))  # (2, N, K)
-        (own, foreign), (own_bias, foreign_bias) = embedding(pairs, self.weight), self.bias[pairs]
-        differences = own - foreign
-        margins = torch.bmm(differences, features[:, :, None])[:, :, 0] + own_bias - foreign_bias
-        samples = torch.arange(len(features), device=labels.device)
-        top = (own[samples, labels] * features).sum(dim=1) + own_bias[samples, labels]
-        distances = torch.linalg.vector_norm(differences, ord=ORDER[self.norm], dim=2)
-        return top[:, None] - margins, distances
+        own, foreign = self._nearest(features, labels)
+        rows, biases = embedding(own, self.weight), self.bias[own]  # (N, t, n), (N, t)
+        others, other_biases = embedding(foreign, self.weight), self.bias[foreign]  # (N, K, n), (N, K)
+        weights = self._mixtures(features, rows, biases, others, other_biases)
+        differences = torch.bmm(weights, rows) - others
+        leads = torch.bmm(differences, features[:, :, None])[:, :, 0] - other_biases
+        leads = leads + torch.bmm(weights, biases[:, :, None])[:, :, 0]
+        top = (rows[:, 0] * features).sum(dim=1) + biases[:, 0]
+        return top[:, None] - leads, torch.linalg.vector_norm(differences, ord=ORDER[self.norm], dim=2)
 
     @torch.no_grad()
-    def _pairs(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, K) each: rows of the own and of the foreign prototype that set the radius against each class.
+    def _nearest(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of the candidates (N, t), the largest score first, and of one prototype a class (N, K).
 
-        In the label's own column both are the row of its largest score.
+        In the label's own column the latter is the first candidate.
         """
         scores = linear(features, self.weight, self.bias)
         samples = torch.arange(len(features), device=labels.device)
@@ -198,34 +184,51 @@ class PrototypeHead(ConstrainedModule):
         if self.training and self.dropout:
             left_out = torch.rand(self.prototypes, device=scores.device) < self.dropout
             own_scores = own_scores.masked_fill(left_out, -torch.inf)
-        best = own_scores.topk(self.candidates, dim=1).indices
-        candidates = labels[:, None] * self.prototypes + best  # (N, t)
-        radii = scores.gather(1, candidates)[:, :, None] - scores[:, None, :]
-        radii /= self._distances(candidates).clamp(min=torch.finfo(scores.dtype).tiny)
-        by_class = radii.reshape(*candidates.shape, self.classes, self.prototypes)
-        by_class[samples, :, labels] = torch.inf
-        if self.form == "max-min":
-            nearest = by_class.min(dim=3)
-            chosen = nearest.values.amin(dim=2).argmax(dim=1)  # (N,)
-            foreign = nearest.indices[samples, chosen]
-            own = candidates[samples, chosen][:, None].expand(-1, self.classes)
-        else:
-            farthest = by_class.max(dim=1)  # (N, K, k)
-            foreign = farthest.values.argmin(dim=2)
-            chosen = farthest.indices.gather(2, foreign[:, :, None])[:, :, 0]
-            own = candidates.gather(1, chosen)
-        foreign = foreign + self.prototypes * torch.arange(self.classes, device=labels.device)
-        top = candidates[:, :1]
-        return own.scatter(1, labels[:, None], top), foreign.scatter(1, labels[:, None], top)
+        own = labels[:, None] * self.prototypes + own_scores.topk(self.candidates, dim=1).indices
+        radii = scores.gather(1, own[:, :1]) - scores
+        radii /= self._distances(own[:, 0]).clamp(min=torch.finfo(scores.dtype).tiny)
+        foreign = self._by_class(radii).argmin(dim=2)
+        foreign += self.prototypes * torch.arange(self.classes, device=labels.device)
+        return own, foreign.scatter(1, labels[:, None], own[:, :1])
+
+    @torch.no_grad()
+    def _mixtures(
+        self, features: Tensor, rows: Tensor, biases: Tensor, others: Tensor, other_biases: Tensor
+    ) -> Tensor:
+        """(N, K, t): weights against each class's prototype, of the best pair or better.
+
+        As in ``lipmodel.certify.mixtures``: the multipliers of a projection in l2, by coordinate ascent.
+        """
+        scores = torch.bmm(rows, features[:, :, None])[:, :, 0] + biases
+        rivals = torch.bmm(others, features[:, :, None])[:, :, 0] + other_biases
+        leads = scores[:, None, :] - rivals[:, :, None]  # (N, K, t)
+        pairs = rows[:, None] - others[:, :, None]  # (N, K, t, n)
+        tiny = torch.finfo(leads.dtype).tiny
+        reach = leads / torch.linalg.vector_norm(pairs, ord=ORDER[self.norm], dim=3).clamp(min=tiny)
+        alone = one_hot(reach.argmax(dim=2), rows.shape[1]).to(leads.dtype)
+        if self.candidates == 1:
+            return alone
+        gram = torch.matmul(pairs, pairs.transpose(2, 3))
+        diagonal = torch.diagonal(gram, dim1=2, dim2=3).clamp(min=tiny)
+        multipliers = torch.zeros_like(leads)
+        for _ in range(SWEEPS):
+            for i in range(self.candidates):
+                rest = leads[..., i] - (gram[:, :, i] * multipliers).sum(dim=2)
+                multipliers[..., i] = (multipliers[..., i] + rest / diagonal[..., i]).clamp(min=0.0)
+        weights = multipliers / multipliers.sum(dim=2, keepdim=True).clamp(min=tiny)
+        length = torch.linalg.vector_norm(torch.bmm(weights, rows) - others, ord=ORDER[self.norm], dim=2)
+        mixed = (weights * leads).sum(dim=2) / length.clamp(min=tiny)
+        better = (mixed > reach.amax(dim=2)) & (multipliers.amax(dim=2) > 0.0) & mixed.isfinite()
+        return torch.where(better[..., None], weights, alone)
 
     def _distances(self, rows: Tensor) -> Tensor:
-        """(N, t) of row numbers to (N, t, K·k): ‖w_i − w_j‖ to all rows."""
+        """(N,) row numbers to (N, K·k): ‖w_i − w_j‖ to all rows."""
         weight = self.weight
         if self.norm is not Norm.TWO:
-            return torch.cdist(weight[rows.flatten()], weight, p=ORDER[self.norm]).reshape(*rows.shape, -1)
+            return torch.cdist(weight[rows], weight, p=ORDER[self.norm])
         squares = torch.linalg.vector_norm(weight, dim=1).square()
-        products = torch.mm(weight[rows.flatten()], weight.T).reshape(*rows.shape, -1)
-        return torch.sqrt((squares[rows][..., None] + squares - 2.0 * products).clamp(min=0.0))
+        products = torch.mm(weight[rows], weight.T)
+        return torch.sqrt((squares[rows][:, None] + squares - 2.0 * products).clamp(min=0.0))
 
     def _longest_row(self) -> Tensor:
         return torch.max(torch.linalg.vector_norm(self.weight, ord=ORDER[self.norm], dim=1))

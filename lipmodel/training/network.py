@@ -27,7 +27,7 @@ from lipmodel.training.recipes import NetworkRecipe
 Head = LinearHead | PrototypeHead
 
 BEGINNING_ROWS = 10_000
-CANDIDATES = 2  # own prototypes tried in training; more cost a product of matrices each and gain little
+CANDIDATES = 8  # own prototypes that are mixed in training
 
 
 def build_network(
@@ -164,7 +164,6 @@ def _head(
             recipe.prototypes,
             lipschitz=lipschitz,
             norm=norm,
-            form="min-max",
             candidates=min(CANDIDATES, recipe.prototypes),
             dropout=recipe.dropout,
             generator=generator,
