@@ -518,7 +518,8 @@ def test_gram_iteration_of_uneven_channels_is_never_above_the_float64_one():
             assert exact.bounds_spectral_norm(
                 exact.rational(kernel).sum(axis=(2, 3)), np.nextafter(float(proved.upper()), np.inf)
             )
-    for kernel in (np.zeros((2, 3, 2, 2)), np.full((2, 2, 1, 1), 1e-200)):
+    small = RNG.integers(-1, 2, size=(2, 3, 3, 2)).astype(float)  # of which no bits are cut off at first
+    for kernel in (np.zeros((2, 3, 2, 2)), np.full((2, 2, 1, 1), 1e-200), small):
         assert gram_iteration(kernel) <= bound_gram_iteration(kernel)
 
 

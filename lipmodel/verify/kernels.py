@@ -74,10 +74,10 @@ def gram_iteration(kernel: Float64s) -> arb:
         bounds.append(_self_adjoint_norm(gram, error).root(power) * (arb(2).root(power)) ** exponent)
         if power >= MAX_POWER or math.prod(gram.shape[2:]) ** 2 * len(gram) ** 3 > MAX_WORK:
             return min(bounds)
-        cut = max(0, total.bit_length() - KEPT_BITS)
-        gram, exponent = gram >> cut, exponent + cut
-        error = (error >> cut) + 1 + gram[0].size
-        total = (total >> cut) + 1 + gram[0].size
+        if (cut := total.bit_length() - KEPT_BITS) > 0:
+            gram, exponent = gram >> cut, exponent + cut
+            error = (error >> cut) + 1 + gram[0].size
+            total = (total >> cut) + 1 + gram[0].size
         gram, exponent, power = _compose(gram, gram), 2 * exponent, 2 * power
         error = 2 * total * error + error**2
 
