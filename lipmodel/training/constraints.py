@@ -177,9 +177,9 @@ class Stiefel(_SpectralConstraint):
         gram = unit @ unit.T if wide else unit.T @ unit
         # ‖G‖_inf >= ‖G‖_2 = σ_max²: cheap, and close to it where W is nearly orthogonal.
         shrink = (2.0 / gram.abs().sum(dim=1).max()).clamp(max=1.0)
-        unit, gram = unit * shrink.sqrt(), gram * shrink
-        cubed = torch.mm(gram, unit) if wide else torch.mm(unit, gram)
-        return torch.sub(1.5 * unit, cubed, alpha=0.5) * self.radius
+        factor = gram.mul_(-0.5 * shrink**1.5)  # in place: 1.5 I − 0.5 W Wᵀ
+        factor.diagonal().add_(1.5 * shrink.sqrt())
+        return torch.mm(factor, weight) if wide else torch.mm(weight, factor)
 
     def finished_values(self, values: Array) -> Array:
         """All equal to the radius: the polar factor."""
