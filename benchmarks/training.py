@@ -7,15 +7,17 @@ needs, beside this project and none of its requirements,
     pip install deel-torchlip==1.0.5 orthogonium==0.0.4 monotonicnetworks==1.5.1
 
 Every row is the same network (dense, MaxMin, 10 scores) with other layers; the activation is ours in
-all of them, being the fastest, so that layers alone differ. One thread.
+all of them, so that layers alone differ. One thread.
 
 Step time: forward, cross-entropy, backward, Adam, and what keeps the constraint, on 256 digits, in a
-net 64-256-256-10. In each of many short rounds a method is timed right after the same net without a constraint;
-the figure is the median of the ratios, so that load on the machine weighs on both.
+net 64-256-256-10. In each of many short rounds a method is timed right after the same net without a
+constraint; the figure is the median of the ratios, so that load on the machine weighs on both.
+Prototypes are timed with the loss that they are trained by.
 
-Certified accuracy: 5-fold on digits, in l2, a net 64-128-128-10. The recipe "digits" decides loss (EMMA, with the
-differences of the last layer's own rows as bounds), epochs, batches and rate for all; prototypes have a loss of
-their own. Weights are then read as the forward pass uses them, written to an ONNX file, and certified
+Certified accuracy: 5-fold on digits, in l2, a net 64-128-128-10. The recipe "digits" decides loss
+(EMMA, with the differences of the last layer's own rows as bounds), epochs, batches and rate for all;
+prototypes have a loss of their own, the hinge on the certified radius. Weights are then read as the
+forward pass uses them, written to an ONNX file, and certified
 from it by this project. No figure rests on what a library claims.
 """
 
@@ -102,12 +104,12 @@ def monotonic(width):
 
 
 def spectral(inputs, outputs):
-    """torch's spectral_norm."""
+    """By torch's spectral_norm."""
     return parametrizations.spectral_norm(nn.Linear(inputs, outputs))
 
 
 def orthogonal(inputs, outputs):
-    """torch's orthogonal."""
+    """By torch's orthogonal."""
     return parametrizations.orthogonal(nn.Linear(inputs, outputs))
 
 
@@ -219,7 +221,7 @@ def trained(name, x, y, schedule, loss, seed):
 
 
 def accuracy(name, x, y, folds, schedule, loss):
-    """Means over folds of clean and certified accuracy and of the largest proved bound; seconds of training."""
+    """Clean and certified accuracy (means over folds), largest proved bound, seconds of a training."""
     fold_of = np.random.default_rng(0).permutation(len(x)) % FOLDS
     results = []
     for fold in range(folds):
