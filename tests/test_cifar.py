@@ -11,6 +11,7 @@ import pytest
 from lipmodel import data
 from lipmodel.cifar import CLASSES, cifar10
 from lipmodel.errors import DataError
+from lipmodel.training.train import train
 
 NAMES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
 
@@ -120,3 +121,15 @@ def test_binary_files_that_are_no_batch_are_refused(tmp_path):
         cifar10(tmp_path)
     with pytest.raises(DataError, match=r"holds no CIFAR-10.*nothing is downloaded"):
         cifar10(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("norm", ["2", "inf"])
+def test_the_recipe_trains_on_a_small_folder(tmp_path, norm):
+    write_binary(tmp_path)
+    widths = [4, 6, 8, 8] if norm == "2" else [8]
+    settings = {"network.widths": widths, "training.batch_size": 25}
+    overrides = {"norm": norm, "epochs": 1, "settings": settings}
+    trained = train("cifar-10", tmp_path / "out", overrides=overrides, data_dir=tmp_path)
+    assert trained.predictor.file.graph.input_size == 3072
+    assert trained.predictor.claim_proved
+    assert trained.evaluation.samples == 10

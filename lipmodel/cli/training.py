@@ -41,8 +41,8 @@ def train(
 ) -> None:
     """Train RECIPE and export it as ONNX, its bound checked in the file.
 
-    RECIPE is a name (two-moons, digits, breast-cancer; with --data-dir: mnist, fashion-mnist, adult,
-    spambase) or a .toml file of the same form.
+    RECIPE is a name (two-moons, digits, breast-cancer; with --data-dir: mnist, fashion-mnist,
+    cifar-10, adult, spambase) or a .toml file of the same form.
     """
     try:
         from lipmodel.training.logs import tensorboard

@@ -33,7 +33,7 @@ loss.margin = 0.25
 
 def test_the_bundled_recipes_hold_for_every_norm():
     assert recipe_names() == [
-        "adult", "breast-cancer", "digits", "fashion-mnist", "mnist", "spambase", "two-moons",
+        "adult", "breast-cancer", "cifar-10", "digits", "fashion-mnist", "mnist", "spambase", "two-moons",
     ]  # fmt: skip
     for name in recipe_names():
         for norm in Norm:
