@@ -75,7 +75,10 @@ async def _submit(
         raise InputError(f"is {body.attack}; at most {most} is accepted", field="attack")
     if body.report and not all(map(find_spec, REPORT_PACKAGES)):  # found, and not imported here
         raise Problem(ProblemKind.NOT_INSTALLED, str(MissingExtraError("a report", "report")))
-    titles = {"model": model.name, "data": source.get("data") or f"the {source['rows']} rows sent"}
+    titles = {
+        "model": model.name,
+        "data": body.path or ("the rows sent" if data is None else "the file sent"),
+    }
     asked = body.model_dump(mode="json", exclude={"inputs", "labels", "path"})
     return await jobs.submit(
         request,
