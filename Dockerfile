@@ -11,7 +11,7 @@ RUN python3 -m venv /opt/lipcert
 COPY pyproject.toml constraints.txt README.md ./
 COPY lipmodel lipmodel
 COPY service service
-RUN /opt/lipcert/bin/pip install --constraint constraints.txt '.[serve]'
+RUN /opt/lipcert/bin/pip install --constraint constraints.txt '.[serve,report]'
 
 FROM build AS build-train
 # On a machine without a GPU, a CPU build of torch is far smaller: give its index by
@@ -23,12 +23,12 @@ FROM ${PYTHON_IMAGE} AS base
 # A new volume takes the owner of the folder it is mounted on: training must be able to write there.
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin lipcert \
     && install -d -o lipcert -g lipcert /models /state
-ENV PATH=/opt/lipcert/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+ENV PATH=/opt/lipcert/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
+    MPLCONFIGDIR=/tmp/matplotlib
 USER 10001
 
 FROM base AS train
 COPY --from=build-train /opt/lipcert /opt/lipcert
-ENV MPLCONFIGDIR=/tmp/matplotlib
 ENTRYPOINT ["lipmodel"]
 CMD ["--help"]
 

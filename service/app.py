@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from lipmodel import __version__
-from service.api import audits, drift, evaluations, models, ops, predict
+from service.api import audits, drift, evaluations, models, ops, predict, reports
 from service.api.context import Service
 from service.api.openapi import describe
 from service.engine import Engine
@@ -64,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = service
     install_handlers(app)
-    for group in (predict, models, audits, evaluations, drift, ops):
+    for group in (predict, models, audits, evaluations, reports, drift, ops):
         app.include_router(group.router)
     describe(app)
     return app

@@ -48,6 +48,12 @@ class ProblemKind(Enum):
         "No audit or evaluation has this id",
         "GET /v1/audits and /v1/evaluations list those there are.",
     )
+    NO_REPORT = (
+        "no-report",
+        404,
+        "The evaluation has no such report",
+        'An evaluation that was asked for one ("report": true) has it once it is done.',
+    )
     METHOD_NOT_ALLOWED = (
         "method-not-allowed",
         405,
@@ -89,6 +95,12 @@ class ProblemKind(Enum):
         500,
         "The audit or evaluation failed",
         "The detail says how it ended; the log of the service has more.",
+    )
+    NOT_INSTALLED = (
+        "not-installed",
+        501,
+        "The service lacks an optional part",
+        "The detail names it. Install it where the service runs, or do without.",
     )
     JOB_INTERRUPTED = (
         "job-interrupted",

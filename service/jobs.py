@@ -178,6 +178,10 @@ class Jobs:
         live = self._live.get(job_id)
         return job if job is None or live is None else replace(job, progress=live.progress)
 
+    async def report_file(self, job_id: str, name: str) -> bytes | None:
+        """See :meth:`Store.report_file`."""
+        return await self._do(self._store.report_file, job_id, name)
+
     async def page(self, kind: str, limit: int, before: Job | None) -> list[Job]:
         """See :meth:`Store.page`."""
         return list(await self._do(self._store.page, kind, limit, before))

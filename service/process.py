@@ -7,9 +7,9 @@ import json
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import numpy as np
 
 MAX_LINE_BYTES = 64 * 2**20
 """Of one report."""
+REPORT_FOLDER = "report"
+"""In a job's folder: where the worker puts the files of a report."""
 PACKAGES = Path(__file__).resolve().parents[1]
 POLL_SECONDS = 1.0
 """How often progress is kept, and a cancellation by another server noticed."""
@@ -26,17 +28,19 @@ Follow = Callable[[float | None], Awaitable[bool]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a worker came to: a result, or a problem; as columns of a job's row.
+    """What a worker came to: a result, or a problem; as :meth:`service.store.Store.finish` takes it.
 
     Attributes:
         result: the report (JSON).
         problem: kind and detail (JSON).
         radii: of an evaluation, as float64 bytes.
+        report: files by name, of an evaluation that was asked for them.
     """
 
     result: str | None = None
     problem: str | None = None
     radii: bytes | None = None
+    report: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class Worker:
@@ -90,6 +94,7 @@ class Worker:
         return Outcome(
             result=json.dumps(answer["result"]),
             radii=None if radii is None else np.array(radii, dtype="<f8").tobytes(),
+            report=await asyncio.to_thread(_read_files, self._folder / REPORT_FOLDER),
         )
 
     async def _start(self) -> Process:
@@ -119,6 +124,11 @@ class Worker:
                 share = message["progress"]
             if not await follow(share):
                 self.kill()
+
+
+def _read_files(folder: Path) -> dict[str, bytes]:
+    """The folder's files by name; none where it is not there."""
+    return {path.name: path.read_bytes() for path in folder.glob("*")}
 
 
 def problem(kind: str, detail: str) -> str:

@@ -164,44 +164,6 @@ class AuditRequest(Wire):
     seed: int = Field(0, ge=0, lt=2**63, description="The same seed gives the same report.")
 
 
-class EvaluationRequest(Wire):
-    """What to measure, and on which data: rows, a file of the data folder, or else files in a form."""
-
-    inputs: Rows | None = Field(None, description="Inputs, for few of them; with 'labels'.")
-    labels: Annotated[list[int], Field(fail_fast=True)] | None = Field(
-        None, description="Index of the right class of each input."
-    )
-    path: str | None = Field(
-        None,
-        min_length=1,
-        max_length=1000,
-        description="Instead of inputs: a .npz, .csv or .parquet file, or a folder of IDX files, under the "
-        "service's data folder.",
-    )
-    norm: NormOfRadius | None = None
-    epsilons: list[Annotated[float, Field(ge=0)]] = Field(
-        [], max_length=1000, description="Sizes of change to give the certified accuracy at."
-    )
-    tighten: bool = Field(False, description="Prove larger radii, slowly.")
-
-
-class EvaluationResult(Wire):
-    """What a classifier achieves on labelled data."""
-
-    model_config = ConfigDict(extra="allow")
-
-    sha256: str = Field(description="Digest of the ONNX file.")
-    norm: Norm = Field(description="Norm of radii and epsilons.")
-    tightened: bool = Field(description="Whether radii are those of the slower tier.")
-    samples: int
-    clean_accuracy: float = Field(description="Share answered with the right label.")
-    certified_accuracy: dict[str, float] = Field(
-        description="For each epsilon, the share answered right with a radius of at least that."
-    )
-    average_certified_radius: float = Field(description="Counting 0 where the answer is wrong.")
-    certified_radius_quantiles: dict[str, float] = Field(description="Of the radii of right answers.")
-
-
 class JobModel(Wire):
     """Which model a job is about."""
 
@@ -301,13 +263,5 @@ AUDIT_EXAMPLES: dict[str, dict[str, Any]] = {
         "norm": "2",
         "samples": 200,
         "seed": 1,
-    },
-}
-EVALUATION_EXAMPLES: dict[str, dict[str, Any]] = {
-    "two labelled rows": {
-        "inputs": [[0.5, 0.25], [-1.0, 0.5]],
-        "labels": [0, 1],
-        "norm": "2",
-        "epsilons": [0.1, 0.25],
     },
 }

@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(16 * 2**20, ge=1, description="Most bytes in the body of one request.")
     max_audit_samples: int = Field(10_000, ge=1, description="Most points that one audit may sample.")
+    max_attacked: int = Field(1000, ge=0, description="Most inputs that one evaluation may attack.")
     max_upload_bytes: int = Field(256 * 2**20, ge=1, description="Most bytes of data sent for an evaluation.")
     max_data_bytes: int = Field(2**30, ge=1, description="Most bytes of such data once decompressed.")
     workers: int = Field(1, ge=1, description="Audits and evaluations that run at a time, a process each.")

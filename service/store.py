@@ -12,7 +12,7 @@ servers) one wins and the other is told. A result is committed before anybody he
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -115,6 +115,13 @@ _jobs = Table(
     Column("problem", Text),
     Column("radii", LargeBinary),
 )
+_reports = Table(
+    "reports",
+    _metadata,
+    Column("job_id", String(32), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("content", LargeBinary, nullable=False),
+)
 _servers = Table(
     "servers",
     _metadata,
@@ -176,9 +183,26 @@ class Store:
         """Keeps the progress; False where the job is no longer running, and must be stopped."""
         return self._step(job_id, (State.RUNNING,), progress=share)
 
-    def finish(self, job_id: str, state: State, **values: Any) -> bool:
-        """Unfinished → a final state; False where it had one already, which then stands."""
-        return self._step(job_id, UNFINISHED, state=state, finished=time.time(), **values)
+    def finish(
+        self, job_id: str, state: State, *, report: Mapping[str, bytes] | None = None, **values: Any
+    ) -> bool:
+        """Unfinished → a final state; False where it had one already, which then stands.
+
+        Args:
+            job_id: of the job.
+            state: it came to.
+            report: files by name, kept with the job.
+            values: of other columns.
+        """
+        files = [{"job_id": job_id, "name": name, "content": file} for name, file in (report or {}).items()]
+        return self._step(job_id, UNFINISHED, files, state=state, finished=time.time(), **values)
+
+    def report_file(self, job_id: str, name: str) -> bytes | None:
+        """One file of a job's report, or None."""
+        columns = _reports.c
+        query = select(columns.content).where(columns.job_id == job_id, columns.name == name)
+        with self._engine.connect() as connection:
+            return connection.execute(query).scalar()
 
     def interrupt_running(self, problem: str) -> int:
         """Marks what this server was running when it stopped; returns how many jobs."""
@@ -196,6 +220,7 @@ class Store:
         oldest = ended.order_by(_jobs.c.created.desc(), _jobs.c.id.desc()).offset(keep)
         with self._engine.begin() as connection:
             ids = connection.execute(oldest).scalars().all()
+            connection.execute(delete(_reports).where(_reports.c.job_id.in_(ids)))
             connection.execute(delete(_jobs).where(_jobs.c.id.in_(ids)))
         return len(ids)
 
@@ -218,10 +243,15 @@ class Store:
         """Closes the connections."""
         self._engine.dispose()
 
-    def _step(self, job_id: str, states: tuple[State, ...], **values: Any) -> bool:
+    def _step(
+        self, job_id: str, states: tuple[State, ...], files: Sequence[dict[str, Any]] = (), **values: Any
+    ) -> bool:
         change = update(_jobs).where(_jobs.c.id == job_id, _jobs.c.state.in_(states)).values(**values)
         with self._engine.begin() as connection:
-            return connection.execute(change).rowcount == 1
+            taken = connection.execute(change).rowcount == 1
+            if taken and files:
+                connection.execute(insert(_reports), files)
+            return taken
 
     def _interrupt(self, condition: Any, problem: str) -> int:
         change = (

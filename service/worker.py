@@ -1,8 +1,8 @@
 """One job in a process of its own: ``python -m service.worker FOLDER BYTES``.
 
 The folder holds ``task.json``, ``model.onnx`` and the data; the process may use so many bytes of
-address space. It writes lines of JSON to its
-standard output: ``{"progress": share}`` any number of times, then ``{"result": …}`` or
+address space. It writes the files of a report, where one is asked for, into ``report/``, and lines of
+JSON to its standard output: ``{"progress": share}`` any number of times, then ``{"result": …}`` or
 ``{"problem": …}``. It lives no longer than the server that started it, whose end of standard input
 closes with it, however it dies.
 """
@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from lipmodel.errors import DataError, InputError, LipcertError
 from lipmodel.evaluate import BATCH_ROWS, evaluate
 from lipmodel.norms import Array, Norm
 from lipmodel.progress import Progress
+from service.process import REPORT_FOLDER
 
 NICENESS = 10
 SECONDS_BETWEEN_PROGRESS = 0.1
@@ -84,9 +86,9 @@ def _throttled(progress: Progress) -> Progress:
 def _run(folder: Path, progress: Progress) -> dict[str, Any]:
     task = json.loads((folder / "task.json").read_text("ascii"))
     predictor = CertifiedPredictor((folder / "model.onnx").read_bytes())
-    answer = KINDS[task["kind"]](predictor, folder, task["options"], progress)
-    answer["result"]["sha256"] = task["sha256"]  # of the file as served, with its external data
-    return answer
+    # The digest of the file as served, with its external data.
+    predictor.file = replace(predictor.file, sha256=task["sha256"])
+    return KINDS[task["kind"]](predictor, folder, task["options"], progress)
 
 
 def _audit(
@@ -111,13 +113,29 @@ def _evaluate(
     norm = _norm(options) or predictor.default_norm
     if options["data"] is None:
         inputs, labels = (np.load(folder / f"{n}.npy", allow_pickle=False) for n in ("inputs", "labels"))
+        units = ""
     else:
         data = load_labelled(folder / options["data"])
-        inputs, labels = data.inputs, data.labels
+        inputs, labels, units = data.inputs, data.labels, data.units
     result = evaluate(
-        predictor, inputs, labels, norm, options["epsilons"], progress, tighten=options["tighten"]
+        predictor,
+        inputs,
+        labels,
+        norm,
+        options["epsilons"],
+        progress,
+        tighten=options["tighten"],
+        attacked=options["attack"],
     )
-    return {"result": result.to_dict(), "radii": _served_radii(predictor, inputs, norm).tolist()}
+    if options["report"]:
+        from lipmodel.report.evaluation import evaluation_files, write_files  # the extra 'report'
+
+        files = evaluation_files(predictor, result, **options["titles"], units=units)
+        write_files(files, folder / REPORT_FOLDER)
+    return {
+        "result": {"sha256": predictor.file.sha256, **result.to_dict()},
+        "radii": _served_radii(predictor, inputs, norm).tolist(),
+    }
 
 
 def _served_radii(predictor: CertifiedPredictor, inputs: Array, norm: Norm) -> Array:

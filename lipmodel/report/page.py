@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +21,8 @@ def render(package: str, template: str, **values: Any) -> bytes:
 
     Args:
         package: the part of lipmodel that the template lies in; it may extend ``base.html``.
-        template: its file name; of a name that ends in .html the values are escaped.
+        template: its file name; of a name that ends in .html the values are escaped, in Markdown those
+            that the filter ``literal`` is put on.
         values: what the template speaks of.
     """
     loaders = [jinja2.PackageLoader(f"lipmodel.{name}", "") for name in (package, "report")]
@@ -30,7 +32,13 @@ def render(package: str, template: str, **values: Any) -> bytes:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
+    environment.filters["literal"] = markdown_literal
     return environment.get_template(template).render(version=__version__, **values).encode()
+
+
+def markdown_literal(text: str) -> str:
+    """Text that Markdown shows as it is, in one line: no markup, no HTML, no link, no cell's end."""
+    return re.sub(r"([\\`*_~\[\]<>&|!$])", r"\\\1", plots.one_line(text))
 
 
 def figures(drawings: Mapping[str, Drawing]) -> list[tuple[str, str]]:

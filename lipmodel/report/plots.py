@@ -20,6 +20,13 @@ NORM_SYMBOL = {Norm.ONE: "$\\ell_1$", Norm.TWO: "$\\ell_2$", Norm.INF: "$\\ell_\
 BINS = 40  # of a histogram
 MOST_WRITTEN = 20  # classes whose counts are written into a confusion matrix
 
+LONGEST_WRITTEN = 40  # characters of a class's name at an axis
+
+
+def one_line(text: str) -> str:
+    """The text without what cannot be printed, such as the control characters that no XML may hold."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
 
 def new_figure(panels: int, title: str, height: float = 4.6) -> tuple[Figure, list[Any]]:
     """A row of panels under one title; no global state of matplotlib is touched."""
@@ -100,8 +107,9 @@ def draw_confusion(axis: Any, labels: Any, answers: Any, classes: Sequence[str])
             axis.text(
                 column, row, str(table[row, column]), ha="center", va="center", color=colour, fontsize=8
             )
-        axis.set_xticks(range(count), classes, rotation=90)
-        axis.set_yticks(range(count), classes)
+        names = [one_line(name)[:LONGEST_WRITTEN] for name in classes]
+        axis.set_xticks(range(count), names, rotation=90, parse_math=False)
+        axis.set_yticks(range(count), names, parse_math=False)
     axis.set(xlabel="answer", ylabel="label", title="Confusion")
 
 

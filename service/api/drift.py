@@ -12,11 +12,12 @@ from starlette.responses import Response
 
 from lipmodel.errors import InputError
 from lipmodel.norms import Norm
+from service.api import jobs
 from service.api.bodies import reply
 from service.api.context import ModelHere, ServiceHere
 from service.api.openapi import MODEL_PROBLEMS, problems
 from service.drift import kolmogorov_smirnov, share_below
-from service.errors import Problem, ProblemKind
+from service.errors import ProblemKind
 from service.schemas import Drift, RadiiReference, RadiiServed
 
 router = APIRouter(tags=["drift"])
@@ -37,9 +38,7 @@ async def measure_drift(
     ] = 0.0,
 ) -> Response:
     """Both in the norm of the evaluation, from the plain tier, whether answers are right or wrong."""
-    job = await service.jobs.get(evaluation)
-    if job is None or job.kind != "evaluation":
-        raise Problem(ProblemKind.UNKNOWN_JOB, f"no evaluation has the id '{evaluation}'")
+    job = await jobs.find(service, "evaluation", evaluation)
     if job.radii is None or job.result is None:
         raise InputError(f"is {job.state.value}; one that is done is accepted", field="evaluation")
     if job.sha256 != model.predictor.file.sha256:

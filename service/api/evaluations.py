@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
-from lipmodel.errors import InputError
+from lipmodel.errors import InputError, MissingExtraError
 from service import labelled
 from service.api import jobs
 from service.api.bodies import input_array, media_type_of, parse, read_form, read_json
 from service.api.context import ModelHere, Service, ServiceHere
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, form_request, json_request, problems
+from service.errors import Problem, ProblemKind
+from service.evaluation_schemas import EVALUATION_EXAMPLES, EvaluationRequest, EvaluationResult
 from service.jobs import Fill
 from service.registry import Model
-from service.schemas import EVALUATION_EXAMPLES, EvaluationRequest, EvaluationResult
 from service.settings import Settings
 
 router = APIRouter(tags=["evaluations"])
@@ -26,6 +28,7 @@ FILES = {
     "images": "Instead of data: an IDX file of images, plain or gzipped; pixels are divided by 255.",
     "labels": "With images: the IDX file of their labels, plain or gzipped.",
 }
+REPORT_PACKAGES = ("matplotlib", "jinja2")
 
 
 def _body() -> dict[str, Any]:
@@ -38,7 +41,8 @@ def _body() -> dict[str, Any]:
     "/v1/models/{name}/evaluations",
     summary="Clean and certified accuracy on labelled data",
     response_model=EvaluationResult,
-    responses=jobs.ACCEPTED | problems(*BODY_PROBLEMS, *MODEL_PROBLEMS, *jobs.JOB_PROBLEMS),
+    responses=jobs.ACCEPTED
+    | problems(*BODY_PROBLEMS, *MODEL_PROBLEMS, *jobs.JOB_PROBLEMS, ProblemKind.NOT_INSTALLED),
     openapi_extra=_body(),
 )
 async def evaluate_model(request: Request, model: ModelHere, service: ServiceHere) -> Response:
@@ -66,6 +70,15 @@ async def _submit(
     data: str | None,
     fill: Fill,
 ) -> Response:
+    most = service.settings.max_attacked
+    if body.attack > most:
+        raise InputError(f"is {body.attack}; at most {most} is accepted", field="attack")
+    if body.report and not all(map(find_spec, REPORT_PACKAGES)):  # found, and not imported here
+        raise Problem(ProblemKind.NOT_INSTALLED, str(MissingExtraError("a report", "report")))
+    titles = {
+        "model": model.name,
+        "data": body.path or ("the rows sent" if data is None else "the file sent"),
+    }
     asked = body.model_dump(mode="json", exclude={"inputs", "labels", "path"})
     return await jobs.submit(
         request,
@@ -73,7 +86,7 @@ async def _submit(
         "evaluation",
         model,
         parameters=asked | source,
-        options=asked | {"data": data},
+        options=asked | {"data": data, "titles": titles},
         fill=fill,
     )
 

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from service.api.bodies import reply
-from service.api.context import ServiceHere
+from service.api.context import Service, ServiceHere
 from service.api.openapi import problems
 from service.errors import FieldError, Problem, ProblemKind
 from service.jobs import Fill, Jobs, QueueFullError
@@ -42,6 +42,7 @@ ACCEPTED: dict[int | str, dict[str, Any]] = {
         "headers": {"Location": {"schema": {"type": "string"}}},
     }
 }
+JobId = Annotated[str, Path(description="As Location gave it.", max_length=64)]
 JOB_PROBLEMS = (ProblemKind.QUEUE_FULL, ProblemKind.JOB_FAILED)
 
 
@@ -97,20 +98,27 @@ def preferred_wait(request: Request) -> tuple[float, str]:
     return DEFAULT_WAIT_SECONDS, ""
 
 
+async def find(service: Service, kind: str, job_id: str, *, bulk: bool = True) -> Job:
+    """The job of that kind and id; without ``bulk`` its result and radii are left out.
+
+    Raises:
+        Problem: 404 where there is none.
+    """
+    job = await service.jobs.get(job_id, bulk=bulk)
+    if job is None or job.kind != kind:
+        raise Problem(ProblemKind.UNKNOWN_JOB, f"no {kind} has the id '{job_id[:64]}'")
+    return job
+
+
 def add_routes(router: APIRouter, kind: str) -> None:
     """The routes of the jobs of one kind, once they exist."""
     noun, path = kind, PATHS[kind]
     unknown = problems(ProblemKind.UNKNOWN_JOB)
 
-    async def find(
-        job_id: Annotated[str, Path(description="As Location gave it.", max_length=64)], service: ServiceHere
-    ) -> Job:
-        job = await service.jobs.get(job_id)
-        if job is None or job.kind != kind:
-            raise Problem(ProblemKind.UNKNOWN_JOB, f"no {noun} has the id '{job_id[:64]}'")
-        return job
+    async def named(job_id: JobId, service: ServiceHere) -> Job:
+        return await find(service, kind, job_id)
 
-    job_here = Depends(find)
+    job_here = Depends(named)
 
     @router.get(
         path,
@@ -124,7 +132,7 @@ def add_routes(router: APIRouter, kind: str) -> None:
         before: Annotated[str | None, Query(max_length=64, description="Id to go on from.")] = None,
     ) -> Response:
         """Without their reports."""
-        last = None if before is None else await find(before, service)
+        last = None if before is None else await find(service, kind, before)
         found = await service.jobs.page(kind, limit + 1, last)
         more = f"{path}?limit={limit}&before={found[limit - 1].id}" if len(found) > limit else None
         return reply(JobList(jobs=[JobSummary(**_summary(job)) for job in found[:limit]], next=more))
@@ -155,7 +163,7 @@ def add_routes(router: APIRouter, kind: str) -> None:
     async def cancel_job(service: ServiceHere, job: Job = job_here) -> Response:
         """Ends it, wherever it stands. One that has ended already stays as it is."""
         await service.jobs.cancel(job.id)
-        return _detail(await find(job.id, service))
+        return _detail(await find(service, kind, job.id))
 
 
 async def _events(jobs: Jobs, job_id: str) -> AsyncIterator[str]:

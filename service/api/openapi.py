@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from service.errors import MEDIA_TYPE, ProblemBody, ProblemKind
-from service.schemas import AuditRequest, EvaluationRequest, PredictRequest
+from service.evaluation_schemas import EvaluationRequest
+from service.schemas import AuditRequest, PredictRequest
 
 REFERENCE = "#/components/schemas/{model}"
 

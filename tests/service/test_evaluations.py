@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import os
 import struct
 import sys
@@ -16,6 +17,7 @@ from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.evaluate import evaluate
 from lipmodel.norms import Norm
 from service.errors import ProblemKind
+from service.evaluation_schemas import EvaluationResult
 from tests.networks import groupsort_net, to_file
 from tests.service.conftest import running, two_moons
 from tests.service.test_bad_input import check
@@ -43,7 +45,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(folder):
-    settings = {"data": folder / "data", "max_upload_bytes": 200_000, "max_data_bytes": 400_000}
+    settings = {
+        "data": folder / "data",
+        "max_upload_bytes": 200_000,
+        "max_data_bytes": 400_000,
+        "max_attacked": 60,
+    }
     with running(folder / "models", **settings) as shared:
         yield shared
 
@@ -93,7 +100,20 @@ def test_rows(client):
     expect(answer)
     job = client.get(answer.headers["content-location"]).json()
     assert job["kind"] == "evaluation"
-    assert job["parameters"] == {"rows": 300, "epsilons": EPSILONS, "norm": None, "tighten": False}
+    asked = {"norm": None, "tighten": False, "attack": 0, "report": False}
+    assert job["parameters"] == {"rows": 300, "epsilons": EPSILONS} | asked
+
+
+def test_attacks_are_those_of_the_library(client):
+    request = '{"epsilons": [0.05, 0.2], "attack": 50}'
+    answer = upload(client, {"data": npz(inputs=INPUTS, labels=LABELS)}, request=request)
+    expected = evaluate(CertifiedPredictor(two_moons()), INPUTS, LABELS, epsilons=[0.05, 0.2], attacked=50)
+    result = EvaluationResult.model_validate_json(answer.text)  # the documented fields, no more and no less
+    assert result.model_dump(mode="json", exclude={"sha256"}) == json.loads(json.dumps(expected.to_dict()))
+    assert result.attacked_samples == 50
+    for epsilon, attacked in result.attacked_accuracy.items():
+        certified = sum(r >= float(epsilon) for r in expected.radii[:50][expected.right[:50]]) / 50
+        assert certified <= attacked <= expected.right[:50].mean()
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -161,6 +181,11 @@ INVALID = {
     "wrong width": ({"inputs": [[1]], "labels": [0]}, "inputs[0]", "length 2 is accepted"),
     "beyond float32": ({"inputs": [[1, 1e39]], "labels": [0]}, "inputs[0][1]", "within float32"),
     "negative epsilon": ({"inputs": [[1, 2]], "labels": [0], "epsilons": [-1]}, "epsilons[0]", "at least 0"),
+    "negative attack": ({"inputs": [[1, 2]], "labels": [0], "attack": -1}, "attack", "at least 0"),
+    "attack as number with a point": ({"inputs": [[1, 2]], "labels": [0], "attack": 1.5}, "attack", "whole"),
+    "attack of all": ({"inputs": [[1, 2]], "labels": [0], "attack": True}, "attack", "whole number"),
+    "too many attacked": ({"inputs": [[1, 2]], "labels": [0], "attack": 61}, "attack", "at most 60"),
+    "report by name": ({"inputs": [[1, 2]], "labels": [0], "report": "html"}, "report", "is a string"),
     "path and rows": ({"inputs": [[1, 2]], "labels": [0], "path": "a"}, "path", "one or the other"),
     "path that is no string": ({"path": 1}, "path", "a string is accepted"),
 }

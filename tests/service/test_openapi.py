@@ -1,8 +1,13 @@
 """The description of the API is whole, and what it shows can be done."""
 
+import json
+from typing import Annotated
+
 import pytest
+from pydantic import Field, TypeAdapter
 
 from service.errors import ProblemKind
+from service.evaluation_schemas import AccuracyFigures, Curve, EvaluationResult
 
 
 def operations(document):
@@ -53,7 +58,16 @@ def test_documented_examples_work(client):
                 answer = client.request(method, url, json=example["value"])
                 assert answer.status_code == 200, answer.text
                 done += 1
-    assert done == 5
+    assert done == 6
+
+
+@pytest.mark.parametrize("schema", [AccuracyFigures, Curve, EvaluationResult])
+def test_documented_figures_are_of_their_type(schema):
+    for name, field in schema.model_fields.items():
+        for example in field.examples or []:
+            json_example = json.dumps(example)
+            TypeAdapter(Annotated[field.annotation, Field(strict=True)]).validate_json(json_example)
+        assert field.examples or name in {"sha256", "norm", "tightened", "curve", "per_class"}
 
 
 def test_the_docs_are_there(client):

@@ -48,6 +48,18 @@ def test_a_job_is_kept_as_it_is(stores, url):
     again.close()
 
 
+def test_a_report_is_kept_with_its_job_and_goes_with_it(stores):
+    one, other = stores
+    for job_id, created in [("j1", 1.0), ("j2", 2.0)]:
+        add(one, job_id, created)
+        assert one.finish(job_id, State.DONE, report={"a": b"\0a" + job_id.encode(), "b": b""})
+    assert not other.finish("j1", State.CANCELLED, report={"c": b"late"})
+    assert [other.report_file("j1", name) for name in "abc"] == [b"\0aj1", b"", None]
+    assert other.prune(1) == 1
+    assert other.report_file("j1", "a") is None
+    assert other.report_file("j2", "a") == b"\0aj2"
+
+
 def test_of_two_that_end_a_job_one_wins(stores):
     one, other = stores
     add(one)
