@@ -28,7 +28,7 @@ EVALUATIONS = "/v1/models/hostile/evaluations"
 NAMES = (
     "<script>alert(1)</script>",
     '"><img src=http://evil.invalid onerror=alert(1)>',
-    "![a](http://evil.invalid/a) [b](javascript:alert(1)) | `c` $x^$ {{ 7 * 7 }} -->",
+    "$x^$ ![a](http://evil.invalid/a) [b](javascript:alert(1)) | `c` {{ 7 * 7 }} -->",
     "d\n# heading\x01\r\n\n<b>",
 )
 RNG = np.random.default_rng(0)
