@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import sqlite3
+import struct
 import time
 from contextlib import suppress
 from threading import Thread
@@ -196,9 +197,22 @@ def test_a_job_that_takes_too_long_is_stopped(models, state):
         assert pid not in workers(state)
 
 
-def test_a_job_that_needs_too_much_memory_fails(models, state, capfd):
-    with running(models, state=state, job_bytes=2**30, max_audit_samples=10**9) as client:
-        url = client.post(AUDITS, json={"samples": 10**9}, headers=NO_WAIT).headers["location"]
+def test_a_job_that_needs_too_much_memory_fails(models, state, tmp_path, capfd):
+    """Images of bytes, all 0, in a file with holes: as numbers of four bytes they are more than may be had."""
+    rows = 120_000_000
+    for name, header, size in (
+        ("t10k-images-idx3-ubyte", struct.pack(">4i", 2051, rows, 1, 2), 2 * rows),
+        ("t10k-labels-idx1-ubyte", struct.pack(">2i", 2049, rows), rows),
+    ):
+        path = tmp_path / "data" / "large" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(header)
+        os.truncate(path, len(header) + size)
+    with running(models, state=state, data=tmp_path / "data", job_bytes=2**30) as client:
+        body = {"path": "large", "epsilons": [0.1]}
+        url = client.post(AUDITS.replace("audits", "evaluations"), json=body, headers=NO_WAIT).headers[
+            "location"
+        ]
         job = ended(client, url)
     assert job["state"] == "failed"
     assert "MemoryError" in job["problem"]["detail"]
