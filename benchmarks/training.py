@@ -93,7 +93,7 @@ def ours(first, layer, norm):
 def prototypes(width):
     """Orthogonal layers under prototypes."""
     dense = partial(ConstrainedDense, constraint=Stiefel())
-    head = partial(PrototypeHead, prototypes=PROTOTYPES, form="min-max", candidates=2, dropout=0.5)
+    head = partial(PrototypeHead, prototypes=PROTOTYPES, candidates=2, dropout=0.5)
     return body(dense, dense, head, width)
 
 
