@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from lipmodel import __version__
 from lipmodel.certify import ops
@@ -264,6 +264,3 @@ def set_metadata(model: onnx.ModelProto, metadata: dict[str, str]) -> None:
 def to_bytes(model: onnx.ModelProto) -> bytes:
     """The model as a file's bytes; the same model gives the same bytes."""
     return bytes(model.SerializeToString(deterministic=True))
-
-
-FLOAT_TYPES = {TensorProto.FLOAT: np.float32, TensorProto.DOUBLE: np.float64}

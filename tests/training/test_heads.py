@@ -66,7 +66,8 @@ def test_the_radius_is_that_of_the_best_pair_or_of_a_mixture_and_never_beyond_th
         if candidates == 1:
             assert radius == pytest.approx(min(pairs), rel=1e-9)
         else:
-            assert min(pairs) * (1 - 1e-9) <= radius <= max(min(exact), min(pairs)) * (1 + 1e-6) or radius < 0
+            least, most = min(pairs), max(min(exact), min(pairs))
+            assert least - 1e-9 * abs(least) <= radius <= most + 1e-6 * abs(most)
             mixed += radius > min(pairs) * (1 + 1e-6)
     assert (radii < 0).any()  # samples of both kinds were tried
     assert (radii > 0).any()
