@@ -68,7 +68,7 @@ class CertifiedPredictor:
         self.class_names = self.claims.classes or tuple(str(i) for i in range(count))
         self._threads = threads
         self._lipschitz: dict[Norm, LipschitzBounds] = {}
-        self._rounding: dict[Float, RoundingBounds] = {}
+        self._rounding: dict[tuple[Float, Norm], RoundingBounds] = {}
         self._executions: dict[Float, Execution] = {}
         self._rules: dict[tuple[Norm, Float], RadiusRule] = {}
         self._tighteners: dict[Norm, Tightener] = {}
@@ -108,25 +108,32 @@ class CertifiedPredictor:
             self._lipschitz[norm] = bound_lipschitz(self.file.graph, norm)
         return self._lipschitz[norm]
 
-    def rounding(self, dtype: Float = np.float64) -> RoundingBounds:
+    def rounding(self, dtype: Float = np.float64, measured: Norm | None = None) -> RoundingBounds:
         """Proved error of evaluation in a format; computed once.
 
-        Inputs may be measured in l2 or linf: either gives a sound bound, and the one is taken that is
-        smaller for an input spread evenly over [-1, 1].
+        Inputs may be measured in l2 or linf: either gives a sound bound, and where none is asked for the
+        one is taken that is smaller for an input spread evenly over [-1, 1].
         """
-        if dtype not in self._rounding:
+        if measured is None:
             even = np.linspace(-1.0, 1.0, self.file.graph.input_size)[None, :]
-            either = [bound_rounding(self.file.graph, q, FORMATS[dtype]) for q in (Norm.TWO, Norm.INF)]
-            self._rounding[dtype] = min(
+            either = [self.rounding(dtype, q) for q in (Norm.TWO, Norm.INF)]
+            return min(
                 either, key=lambda r: float(r.score_error(bound_vector_norm(even, r.norm, axis=1)).max())
             )
-        return self._rounding[dtype]
+        if (dtype, measured) not in self._rounding:
+            self._rounding[dtype, measured] = bound_rounding(self.file.graph, measured, FORMATS[dtype])
+        return self._rounding[dtype, measured]
 
     def rule(self, norm: Norm, promised: Float = np.float64) -> RadiusRule:
         """The formula that turns float64 scores into radii for evaluations in the format given."""
         if (norm, promised) not in self._rules:
+            bounds = self.rounding(promised)
             self._rules[norm, promised] = RadiusRule(
-                self.head.owners, self.bounds(norm), self.rounding(), self.rounding(promised)
+                self.head.owners,
+                self.bounds(norm),
+                self.rounding(np.float64, bounds.norm),
+                bounds,
+                input_size=self.file.graph.input_size,
             )
         return self._rules[norm, promised]
 
