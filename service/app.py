@@ -22,7 +22,7 @@ from service.api.openapi import describe
 from service.engine import Engine
 from service.errors import ProblemKind, install_handlers
 from service.jobs import Jobs
-from service.registry import read_folder
+from service.models import Models
 from service.settings import ENVIRONMENT_PREFIX, Settings
 from service.state_folder import StateFolder
 from service.store import Store, StoreError
@@ -45,12 +45,15 @@ def create_app(settings: Settings) -> FastAPI:
         StoreError: jobs cannot be kept where the settings say.
     """
     jobs = open_jobs(settings)
-    service = Service(settings, read_folder(settings.models, threads=settings.threads), Engine(), jobs)
+    found = Models(settings.models, threads=settings.threads, poll_seconds=settings.poll_seconds)
+    service = Service(settings, found, Engine(), jobs)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await jobs.start()
+        found.start()
         yield
+        found.stop()
         await jobs.stop()
         jobs.close()
         service.engine.close()
@@ -107,20 +110,20 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=settings.shutdown_seconds,
             )
         )
-        self._registry = app.state.service.registry
-        self._jobs = app.state.service.jobs
+        self._service: Service = app.state.service
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts, then prints the one line that scripts wait for."""
         await super().startup(sockets)
         host, port = (sockets or [])[0].getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        served, refused = len(self._registry.served), len(self._registry.refused)
+        registry = self._service.registry
+        served, refused = len(registry.served), len(registry.refused)
         click.echo(f"lipserve: ready at {url} (models served: {served}, refused: {refused}; see {url}/docs)")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends the jobs first: whoever waits for one would hold up the end."""
-        await self._jobs.stop()
+        await self._service.jobs.stop()
         await super().shutdown(sockets)
 
 
@@ -194,7 +197,7 @@ def main(**flags: str | None) -> None:
         raise click.ClickException(str(error)) from None
     registry = app.state.service.registry
     for name, reason in registry.refused.items():
-        click.echo(f"lipserve: {settings.models / name}.onnx is refused: {reason}", err=True)
+        click.echo(f"lipserve: {settings.models / name} is refused: {reason}", err=True)
     if registry.fault:
         click.echo(f"lipserve: {settings.models}: {registry.fault}", err=True)
     Server(app, settings).run(sockets=[sock])

@@ -42,6 +42,12 @@ class ProblemKind(Enum):
         "No model has this name",
         "GET /v1/models lists the models, the refused ones too.",
     )
+    UNKNOWN_VERSION = (
+        "unknown-version",
+        404,
+        "The model has no such version or label",
+        "GET /v1/models/NAME lists those it has.",
+    )
     UNKNOWN_JOB = (
         "unknown-job",
         404,
@@ -63,8 +69,8 @@ class ProblemKind(Enum):
     MODEL_REFUSED = (
         "model-refused",
         409,
-        "The model's file was refused, so it is not served",
-        "The detail gives the reason. Mend or replace the file and start the service again.",
+        "The model was refused, so it is not served",
+        "The detail gives the reason. Mend or replace the file; the service notices.",
     )
     BODY_TOO_LARGE = (
         "body-too-large",
@@ -83,6 +89,12 @@ class ProblemKind(Enum):
         422,
         "The request does not fit the model or the service",
         "Each of 'errors' names a field and what is wrong with it.",
+    )
+    BELOW_POLICY = (
+        "below-policy",
+        422,
+        "Answers are certified less than the model's policy asks for",
+        "Each of 'errors' names an input. GET /v1/models/NAME tells the policy.",
     )
     QUEUE_FULL = (
         "queue-full",

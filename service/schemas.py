@@ -49,9 +49,12 @@ class PredictRequest(Wire):
 class Prediction(Wire):
     """The answer to one input, and how far from it the answer is proved to stay the same."""
 
-    label: str = Field(description="Name of the class of the largest score.")
-    label_index: int = Field(
+    label: str | None = Field(description="Name of the class of the largest score; null in an abstention.")
+    label_index: int | None = Field(
         description="Its index among the classes, and in 'scores' where there is one score a class."
+    )
+    abstained: bool = Field(
+        description="Whether the model's policy withholds the label, as too small a radius is certified."
     )
     scores: list[float] = Field(
         description="One a class; a binary classifier has one, and answers class 1 where it is positive."
@@ -73,7 +76,8 @@ class Prediction(Wire):
     runner_up: str = Field(description="The class that limits the radius.")
     norm: Norm = Field(description="Norm of the radius.")
     certified: bool | None = Field(
-        description="Whether certified_radius is positive and at least epsilon; null without an epsilon."
+        description="Whether certified_radius is positive and at least epsilon, the request's or else the "
+        "policy's; null without either."
     )
 
 

@@ -12,8 +12,8 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 
 from service.engine import Engine
-from service.errors import Problem, ProblemKind
 from service.jobs import Jobs
+from service.models import Models
 from service.registry import Model, Registry
 from service.settings import Settings
 
@@ -23,9 +23,14 @@ class Service:
     """What the routes work with."""
 
     settings: Settings
-    registry: Registry
+    models: Models
     engine: Engine
     jobs: Jobs
+
+    @property
+    def registry(self) -> Registry:
+        """What is served now. To be read once in a request, which then sees one state of the folder."""
+        return self.models.current
 
 
 async def get_service(request: Request) -> Service:
@@ -45,23 +50,8 @@ ModelName = Annotated[
 
 
 async def get_model(name: ModelName, service: ServiceHere) -> Model:
-    """The served model of that name.
-
-    Raises:
-        Problem: 404 where there is none, 409 where its file was refused.
-    """
-    registry = service.registry
-    if name in registry.served:
-        return registry.served[name]
-    if name in registry.refused:
-        raise Problem(ProblemKind.MODEL_REFUSED, f"model '{name}' is refused: {registry.refused[name]}")
-    raise unknown_model(name, registry)
+    """The served model of that name; see :meth:`service.registry.Registry.find`."""
+    return service.registry.find(name)
 
 
 ModelHere = Annotated[Model, Depends(get_model)]
-
-
-def unknown_model(name: str, registry: Registry) -> Problem:
-    """The 404 that tells which names there are."""
-    served = ", ".join(f"'{n}'" for n in registry.served) or "none"
-    return Problem(ProblemKind.UNKNOWN_MODEL, f"no model is named '{name[:64]}'; served: {served}")

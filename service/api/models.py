@@ -8,7 +8,7 @@ from starlette.responses import Response
 from lipmodel.certify.claims import Claims
 from lipmodel.norms import Norm
 from service.api.bodies import reply
-from service.api.context import ModelName, ServiceHere, unknown_model
+from service.api.context import ModelName, ServiceHere
 from service.api.openapi import problems
 from service.errors import ProblemKind
 from service.registry import Model
@@ -42,12 +42,10 @@ async def list_models(service: ServiceHere) -> Response:
 )
 async def show_model(name: ModelName, service: ServiceHere) -> Response:
     """Bounds are derived from the weights in the file; claims are shown and never used."""
-    registry = service.registry
-    if name in registry.refused:
-        return reply(RefusedModel(name=name, reason=registry.refused[name]))
-    if name not in registry.served:
-        raise unknown_model(name, registry)
-    return reply(_detail(registry.served[name]))
+    versions = service.registry.versions(name)
+    if versions.latest is None:
+        return reply(RefusedModel(name=name, reason=versions.reason))
+    return reply(_detail(versions.latest))
 
 
 def _detail(model: Model) -> ModelDetail:
