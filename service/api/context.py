@@ -6,16 +6,19 @@ in a thread each, at more than the cost of a prediction.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Path, Request
+from fastapi import APIRouter, Depends, Path, Request
 
 from service.engine import Engine
 from service.jobs import Jobs
 from service.models import Models
 from service.registry import Model, Registry
 from service.settings import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,41 @@ ServiceHere = Annotated[Service, Depends(get_service)]
 ModelName = Annotated[
     str,
     Path(
-        description="Name of the ONNX file, without .onnx.",
+        description="Name of the model: of its file without .onnx, or of its folder.",
         openapi_examples={"demo": {"value": "two-moons"}},
     ),
 ]
 
+OF_VERSION = "Number of a version, or a label."
+ModelVersion = Annotated[str, Path(description=OF_VERSION, openapi_examples={"demo": {"value": "1"}})]
 
-async def get_model(name: ModelName, service: ServiceHere) -> Model:
-    """The served model of that name; see :meth:`service.registry.Registry.find`."""
-    return service.registry.find(name)
+
+async def get_model(name: ModelName, request: Request, service: ServiceHere) -> Model:
+    """The model that a path names, and the version where it names one; see ``Registry.find``."""
+    return service.registry.find(name, request.path_params.get("version"))
 
 
 ModelHere = Annotated[Model, Depends(get_model)]
+VERSION = {
+    "name": "version",
+    "in": "path",
+    "required": True,
+    "description": OF_VERSION,
+    "schema": {"type": "string"},
+    "examples": {"demo": {"value": "1"}},
+}
+
+
+def model_route(router: APIRouter, method: str, path: str, **described: Any) -> Callable[[F], F]:
+    """Adds a route of a model, ``/v1/models/{name}PATH``, and the same of one of its versions."""
+    extra = described.get("openapi_extra", {})
+    of_version = {**extra, "parameters": [*extra.get("parameters", []), VERSION]}
+
+    def add(endpoint: F) -> F:
+        router.add_api_route("/v1/models/{name}" + path, endpoint, methods=[method], **described)
+        described["openapi_extra"] = of_version
+        versions = "/v1/models/{name}/versions/{version}"
+        router.add_api_route(versions + path, endpoint, methods=[method], **described)
+        return endpoint
+
+    return add

@@ -10,8 +10,9 @@ from starlette.responses import Response
 from lipmodel.certify.predictor import Predictions
 from lipmodel.norms import Array
 from service.api.bodies import input_array, json_body, reply
-from service.api.context import ModelHere, ServiceHere
+from service.api.context import ModelHere, ServiceHere, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
+from service.errors import ProblemKind
 from service.policy import Judgement, judge
 from service.registry import Model
 from service.schemas import PREDICT_EXAMPLES, ModelReference, Prediction, PredictRequest, PredictResponse
@@ -19,11 +20,13 @@ from service.schemas import PREDICT_EXAMPLES, ModelReference, Prediction, Predic
 router = APIRouter(tags=["predict"])
 
 
-@router.post(
-    "/v1/models/{name}/predict",
+@model_route(
+    router,
+    "POST",
+    "/predict",
     summary="Classify inputs, each with its certified radius",
     response_model=PredictResponse,
-    responses=problems(*BODY_PROBLEMS, *MODEL_PROBLEMS),
+    responses=problems(*BODY_PROBLEMS, *MODEL_PROBLEMS, ProblemKind.BELOW_POLICY),
     openapi_extra=json_request(PredictRequest, PREDICT_EXAMPLES),
 )
 async def predict(
