@@ -16,11 +16,13 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from lipmodel import __version__
-from service.api import audits, drift, evaluations, models, ops, predict, reports
+from service.api import audits, changes, drift, evaluations, models, ops, predict, reports
 from service.api.context import Service
 from service.api.openapi import describe
+from service.changes import Changes
 from service.engine import Engine
 from service.errors import ProblemKind, install_handlers
+from service.folder_changes import sweep
 from service.jobs import Jobs
 from service.models import Models
 from service.settings import ENVIRONMENT_PREFIX, Settings
@@ -45,8 +47,16 @@ def create_app(settings: Settings) -> FastAPI:
         StoreError: jobs cannot be kept where the settings say.
     """
     jobs = open_jobs(settings)
+    if settings.uploads:
+        sweep(settings.models)
     found = Models(settings.models, threads=settings.threads, poll_seconds=settings.poll_seconds)
-    service = Service(settings, found, Engine(), jobs)
+    service = Service(
+        settings,
+        found,
+        Changes(found, seconds=settings.check_seconds, most_bytes=settings.check_bytes),
+        Engine(),
+        jobs,
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -67,7 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = service
     install_handlers(app)
-    for group in (predict, models, audits, evaluations, reports, drift, ops):
+    for group in (predict, models, changes, audits, evaluations, reports, drift, ops):
         app.include_router(group.router)
     describe(app)
     return app
@@ -158,11 +168,15 @@ def _options(command: Any) -> Any:
     """One flag for each setting, so that a setting is described once."""
     for name, field in reversed(Settings.model_fields.items()):
         default = "" if field.default is None else f"default: {field.default}; "
+        kind = (get_args(field.annotation) or (field.annotation,))[0]
+        shape: dict[str, Any] = {"metavar": kind.__name__.upper()}
+        if kind is bool:
+            shape = {"is_flag": True, "flag_value": "true", "default": None}
         command = click.option(
             _flag(name),
             name,
-            metavar=(get_args(field.annotation) or (field.annotation,))[0].__name__.upper(),
             help=f"{field.description}  [{default}environment: {_variable(name)}]",
+            **shape,
         )(command)
     return command
 

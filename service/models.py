@@ -94,6 +94,10 @@ class Models:
         self.current.versions(name)
         await self._do(self._unload, name)
 
+    async def change(self, name: str, change: Callable[[], T]) -> T:
+        """Runs what changes the files of a model, and takes up at once what came of it."""
+        return await self._do(self._change, name, change)
+
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self._poll_seconds)
@@ -104,6 +108,12 @@ class Models:
 
     async def _do(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    def _change(self, name: str, change: Callable[[], T]) -> T:
+        try:
+            return change()
+        finally:
+            self._refresh(lambda slot: slot.name == name)
 
     def _load(self, name: str) -> None:
         self._unloaded.pop(name, None)

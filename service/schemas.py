@@ -284,6 +284,13 @@ class Readiness(Wire):
     refused: int
 
 
+class LabelRequest(Wire):
+    """The version that a label is given to."""
+
+    version: int = Field(ge=1, lt=10**9, description="Its number.")
+
+
+LABEL_EXAMPLES: dict[str, dict[str, Any]] = {"the first version": {"version": 1}}
 PREDICT_EXAMPLES: dict[str, dict[str, Any]] = {
     "one input": {"inputs": [[0.5, 0.25]]},
     "two inputs, asked whether a change of 0.1 could matter": {

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Request
 
+from service.changes import Changes
 from service.engine import Engine
 from service.jobs import Jobs
 from service.models import Models
@@ -27,6 +28,7 @@ class Service:
 
     settings: Settings
     models: Models
+    changes: Changes
     engine: Engine
     jobs: Jobs
 

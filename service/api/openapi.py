@@ -11,11 +11,11 @@ from pydantic.json_schema import models_json_schema
 
 from service.errors import MEDIA_TYPE, ProblemBody, ProblemKind
 from service.evaluation_schemas import EvaluationRequest
-from service.schemas import AuditRequest, PredictRequest
+from service.schemas import AuditRequest, LabelRequest, PredictRequest
 
 REFERENCE = "#/components/schemas/{model}"
 
-READ_BY_HAND = (PredictRequest, AuditRequest, EvaluationRequest, ProblemBody)
+READ_BY_HAND = (LabelRequest, PredictRequest, AuditRequest, EvaluationRequest, ProblemBody)
 """Types that the framework does not see in any route."""
 MODEL_PROBLEMS = (ProblemKind.UNKNOWN_MODEL, ProblemKind.UNKNOWN_VERSION, ProblemKind.MODEL_REFUSED)
 BODY_PROBLEMS = (
