@@ -38,6 +38,9 @@ class Slot(NamedTuple):
     part: str
     """The version's number, "settings" or "labels"."""
 
+    def __str__(self) -> str:
+        return self.part if self.part in (SETTINGS, LABELS) else f"version {self.part}"
+
 
 Stamp = tuple[str, int, int, int, int]
 Signature = tuple[Stamp, ...]
@@ -73,7 +76,7 @@ class Found:
             ModelError: there are two, or none, or it lies elsewhere or is no regular file.
         """
         if len(self.places) > 1:
-            both = " and ".join(str(path.relative_to(root)) for path in self.places)
+            both = " and ".join(sorted(str(path.relative_to(root)) for path in self.places))
             raise ModelError(f"{both} are both there; one of them is accepted")
         try:
             target = self.places[0].resolve(strict=True)

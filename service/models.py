@@ -98,11 +98,23 @@ class Models:
         """Runs what changes the files of a model, and takes up at once what came of it."""
         return await self._do(self._change, name, change)
 
+    def look(self, name: str | None = None) -> None:
+        """Takes up what has changed in the folder; of the model named at once, of others as they settle."""
+        for slot in self._refresh(lambda slot: slot.name == name):
+            held = self._held.get(slot)
+            if held is None:
+                log.info("model %r: %s removed", slot.name, slot)
+            elif held.reason is None:
+                log.info("model %r: %s read", slot.name, slot)
+            else:
+                then = "; what was read before goes on being served" if held.content is not None else ""
+                log.warning("model %r: %s refused: %s%s", slot.name, slot, held.reason, then)
+
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self._poll_seconds)
             try:
-                await self._do(self._refresh, lambda _: False)
+                await self._do(self.look)
             except Exception:  # whatever it is, the next look may be better
                 log.exception("the models folder could not be looked at")
 
@@ -113,22 +125,22 @@ class Models:
         try:
             return change()
         finally:
-            self._refresh(lambda slot: slot.name == name)
+            self.look(name)
 
     def _load(self, name: str) -> None:
         self._unloaded.pop(name, None)
         for slot, held in self._held.items():
             if slot.name == name and held.reason is not None:  # tried again, though it is the same file
                 self._held[slot] = replace(held, signature=())
-        self._refresh(lambda slot: slot.name == name)
+        self.look(name)
 
     def _unload(self, name: str) -> None:
         self._unloaded[name] = signatures(scan(self.folder), name)
         self._held = {slot: held for slot, held in self._held.items() if slot.name != name}
         self._publish(self.current.fault)
 
-    def _refresh(self, settled: Callable[[Slot], bool]) -> None:
-        """Takes up what has changed in the folder.
+    def _refresh(self, settled: Callable[[Slot], bool]) -> list[Slot]:
+        """Takes up what has changed in the folder; returns where that was.
 
         A file that has changed may be half written. A model is taken up at once where it loads and the
         file is the same after as before; everything else only once it has stayed the same from one look
@@ -141,8 +153,9 @@ class Models:
             if fault != self.current.fault:
                 log.warning("%s", fault)
                 self._publish(fault)
-            return
-        for name in [n for n, then in self._unloaded.items() if signatures(found, n) != then]:
+            return []
+        stale = [n for n, then in self._unloaded.items() if not then or signatures(found, n) != then]
+        for name in stale:
             del self._unloaded[name]
         found = {slot: f for slot, f in found.items() if slot.name not in self._unloaded}
         changes: dict[Slot, Signature | None] = {}
@@ -156,15 +169,16 @@ class Models:
             if settled(slot) or (slot in self._waiting and self._waiting[slot] == now)
         }
         held_up = {s.name for s in changes.keys() - ready if s.part in (SETTINGS, LABELS)}
-        taken = {
+        taken = [
             slot
             for slot in sorted(changes)
             if slot.name not in held_up and self._take(slot, found.get(slot), slot in ready)
-        }
+        ]
         self._waiting = {slot: now for slot, now in changes.items() if slot not in taken}
         empty = None if found or self._unloaded else "the models folder holds no *.onnx file"
-        if taken or empty != self.current.fault:
+        if taken or stale or empty != self.current.fault:
             self._publish(empty)
+        return taken
 
     def _take(self, slot: Slot, found: Found | None, ready: bool) -> bool:
         """Takes up what has changed in one slot; False where it is better to wait."""
