@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from lipmodel.certify.graph import read_onnx
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import ModelError
-from lipmodel.norms import Norm
 from service.model_folder import ACCEPTED_NAMES, NAME, VERSION, Found, Slot
 from service.model_settings import SettingsFile, parse_settings
+from service.readiness import made_ready
 
-FEW_SCORES = 512
-"""Up to so many scores a model is made ready for all norms at load; beyond, only for its own."""
 MAX_TEXT_BYTES = 2**16
 """Of settings or labels."""
 
@@ -32,20 +29,6 @@ def load_version(
         raise ModelError(f"the name of the file cannot name a model; {ACCEPTED_NAMES}")
     file = read_onnx(found.place(root))
     return known.get(file.sha256) or made_ready(CertifiedPredictor(file, threads=threads))
-
-
-def made_ready(predictor: CertifiedPredictor) -> CertifiedPredictor:
-    """The same, with its bounds derived.
-
-    Raises:
-        ModelError: they are so large that nothing can be certified.
-    """
-    for norm in Norm:
-        if norm is predictor.default_norm or len(predictor.head.owners) <= FEW_SCORES:
-            predictor.prepare(norm)
-        if not math.isfinite(predictor.bounds(norm).bound_global):
-            raise ModelError(f"its Lipschitz bound in norm {norm} overflows, so nothing can be certified")
-    return predictor
 
 
 def load_settings(found: Found, root: Path) -> SettingsFile:

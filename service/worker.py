@@ -30,8 +30,8 @@ from lipmodel.errors import DataError, InputError, LipcertError
 from lipmodel.evaluate import BATCH_ROWS, evaluate
 from lipmodel.norms import Array, Norm
 from lipmodel.progress import Progress
-from service.loading import made_ready
 from service.process import REPORT_FOLDER, TASK_FILE
+from service.readiness import made_ready
 
 NICENESS = 10
 SECONDS_BETWEEN_PROGRESS = 0.1
