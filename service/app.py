@@ -16,13 +16,15 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from lipmodel import __version__
-from service.api import audits, drift, evaluations, models, ops, predict, reports
+from service.api import audits, changes, drift, evaluations, models, ops, predict, reports
 from service.api.context import Service
 from service.api.openapi import describe
+from service.changes import Changes
 from service.engine import Engine
 from service.errors import ProblemKind, install_handlers
+from service.folder_changes import sweep
 from service.jobs import Jobs
-from service.registry import read_folder
+from service.models import Models
 from service.settings import ENVIRONMENT_PREFIX, Settings
 from service.state_folder import StateFolder
 from service.store import Store, StoreError
@@ -45,12 +47,23 @@ def create_app(settings: Settings) -> FastAPI:
         StoreError: jobs cannot be kept where the settings say.
     """
     jobs = open_jobs(settings)
-    service = Service(settings, read_folder(settings.models, threads=settings.threads), Engine(), jobs)
+    if settings.uploads:
+        sweep(settings.models)
+    found = Models(settings.models, threads=settings.threads, poll_seconds=settings.poll_seconds)
+    service = Service(
+        settings,
+        found,
+        Changes(found, seconds=settings.check_seconds, most_bytes=settings.check_bytes),
+        Engine(),
+        jobs,
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await jobs.start()
+        found.start()
         yield
+        found.stop()
         await jobs.stop()
         jobs.close()
         service.engine.close()
@@ -64,7 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = service
     install_handlers(app)
-    for group in (predict, models, audits, evaluations, reports, drift, ops):
+    for group in (predict, models, changes, audits, evaluations, reports, drift, ops):
         app.include_router(group.router)
     describe(app)
     return app
@@ -107,20 +120,20 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=settings.shutdown_seconds,
             )
         )
-        self._registry = app.state.service.registry
-        self._jobs = app.state.service.jobs
+        self._service: Service = app.state.service
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts, then prints the one line that scripts wait for."""
         await super().startup(sockets)
         host, port = (sockets or [])[0].getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        served, refused = len(self._registry.served), len(self._registry.refused)
+        registry = self._service.registry
+        served, refused = len(registry.served), len(registry.refused)
         click.echo(f"lipserve: ready at {url} (models served: {served}, refused: {refused}; see {url}/docs)")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends the jobs first: whoever waits for one would hold up the end."""
-        await self._jobs.stop()
+        await self._service.jobs.stop()
         await super().shutdown(sockets)
 
 
@@ -155,11 +168,15 @@ def _options(command: Any) -> Any:
     """One flag for each setting, so that a setting is described once."""
     for name, field in reversed(Settings.model_fields.items()):
         default = "" if field.default is None else f"default: {field.default}; "
+        kind = (get_args(field.annotation) or (field.annotation,))[0]
+        shape: dict[str, Any] = {"metavar": kind.__name__.upper()}
+        if kind is bool:
+            shape = {"is_flag": True, "flag_value": "true", "default": None}
         command = click.option(
             _flag(name),
             name,
-            metavar=(get_args(field.annotation) or (field.annotation,))[0].__name__.upper(),
             help=f"{field.description}  [{default}environment: {_variable(name)}]",
+            **shape,
         )(command)
     return command
 
@@ -194,7 +211,7 @@ def main(**flags: str | None) -> None:
         raise click.ClickException(str(error)) from None
     registry = app.state.service.registry
     for name, reason in registry.refused.items():
-        click.echo(f"lipserve: {settings.models / name}.onnx is refused: {reason}", err=True)
+        click.echo(f"lipserve: {settings.models / name} is refused: {reason}", err=True)
     if registry.fault:
         click.echo(f"lipserve: {settings.models}: {registry.fault}", err=True)
     Server(app, settings).run(sockets=[sock])

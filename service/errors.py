@@ -42,6 +42,12 @@ class ProblemKind(Enum):
         "No model has this name",
         "GET /v1/models lists the models, the refused ones too.",
     )
+    UNKNOWN_VERSION = (
+        "unknown-version",
+        404,
+        "The model has no such version or label",
+        "GET /v1/models/NAME lists those it has.",
+    )
     UNKNOWN_JOB = (
         "unknown-job",
         404,
@@ -60,29 +66,59 @@ class ProblemKind(Enum):
         "The path does not take this method",
         "The Allow header names those it takes.",
     )
+    UPLOADS_OFF = (
+        "uploads-off",
+        403,
+        "The models of this service are not changed over HTTP",
+        "Start it with --uploads, or change the files in its models folder: it notices.",
+    )
+    NOT_WRITABLE = (
+        "not-writable",
+        409,
+        "The models folder cannot be written",
+        "The detail says why. Let the service write there, or put files there by other means.",
+    )
+    VERSION_LABELLED = (
+        "version-labelled",
+        409,
+        "The version has a label",
+        "Give the label to another version, or take it away, first.",
+    )
     MODEL_REFUSED = (
         "model-refused",
         409,
-        "The model's file was refused, so it is not served",
-        "The detail gives the reason. Mend or replace the file and start the service again.",
+        "The model was refused, so it is not served",
+        "The detail gives the reason. Mend or replace the file; the service notices.",
     )
     BODY_TOO_LARGE = (
         "body-too-large",
         413,
         "The body is too large",
-        "Send fewer inputs a request; the limit is the setting max_body_bytes.",
+        "Send fewer inputs a request, or a smaller file; the limits are settings.",
     )
     UNSUPPORTED_MEDIA_TYPE = (
         "unsupported-media-type",
         415,
         "The body is not in an accepted format",
-        "Send JSON, uncompressed, with the header 'Content-Type: application/json'.",
+        "Send it uncompressed, with the Content-Type that the detail names.",
     )
     INVALID_INPUT = (
         "invalid-input",
         422,
         "The request does not fit the model or the service",
         "Each of 'errors' names a field and what is wrong with it.",
+    )
+    UPLOAD_REFUSED = (
+        "upload-refused",
+        422,
+        "The file sent is refused, and is not kept",
+        "The detail gives the reason; lipmodel inspect gives the same.",
+    )
+    BELOW_POLICY = (
+        "below-policy",
+        422,
+        "Answers are certified less than the model's policy asks for",
+        "Each of 'errors' names an input. GET /v1/models/NAME tells the policy.",
     )
     QUEUE_FULL = (
         "queue-full",

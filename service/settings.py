@@ -35,6 +35,15 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    poll_seconds: float = Field(
+        1.0, ge=0.01, description="How often the models folder is looked at for changes."
+    )
+    uploads: bool = Field(
+        False, description="Whether models may be uploaded, removed and labelled over HTTP."
+    )
+    max_model_bytes: int = Field(256 * 2**20, ge=1, description="Most bytes in an uploaded model.")
+    check_seconds: float = Field(60, gt=0, description="How long checking an uploaded model may take.")
+    check_bytes: int = Field(4 * 2**30, ge=2**29, description="Address space that this may use.")
     threads: int = Field(1, ge=1, description="Threads that onnxruntime uses within one operator.")
     max_rows: int = Field(10_000, ge=1, description="Most inputs in one request.")
     max_tightened_rows: int = Field(

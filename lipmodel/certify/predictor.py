@@ -60,8 +60,8 @@ class CertifiedPredictor:
         FileFormatError, UnsupportedError: the file cannot be certified; see ``read_onnx``.
     """
 
-    def __init__(self, source: Path | bytes, *, threads: int = 1) -> None:
-        self.file: OnnxFile = read_onnx(source)
+    def __init__(self, source: Path | bytes | OnnxFile, *, threads: int = 1) -> None:
+        self.file: OnnxFile = source if isinstance(source, OnnxFile) else read_onnx(source)
         graph = self.file.graph
         count = max(2, graph.output_shape[0])
         self.claims: Claims = read_claims(self.file.metadata, count)

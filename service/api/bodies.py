@@ -20,6 +20,7 @@ from service.errors import FieldError, Problem, ProblemKind
 
 MAX_ERRORS = 10
 MAX_PARTS = 8
+FILE_TYPE = "application/octet-stream"
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -71,6 +72,21 @@ async def read_form(request: Request, limit: int) -> FormData:
     except MultiPartException as error:
         detail = f"the form cannot be read: {error.message}"
         raise refused[0] if refused else Problem(ProblemKind.NOT_A_FORM, detail) from None
+
+
+async def read_file(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+    """The bytes of a file that is the whole body, as they come.
+
+    Raises:
+        Problem: 415 where it is said to be something else, 413 where it is over the limit.
+    """
+    _check_encoding(request)
+    media_type = request.headers.get("content-type", FILE_TYPE).partition(";")[0].strip().lower()
+    if media_type != FILE_TYPE:
+        detail = f"Content-Type is '{media_type}'; '{FILE_TYPE}' is accepted"
+        raise Problem(ProblemKind.UNSUPPORTED_MEDIA_TYPE, detail)
+    async for chunk in _limited(request, limit):
+        yield chunk
 
 
 def parse(schema: type[M], content: str | bytes) -> M:

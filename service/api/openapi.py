@@ -11,13 +11,13 @@ from pydantic.json_schema import models_json_schema
 
 from service.errors import MEDIA_TYPE, ProblemBody, ProblemKind
 from service.evaluation_schemas import EvaluationRequest
-from service.schemas import AuditRequest, PredictRequest
+from service.schemas import AuditRequest, LabelRequest, PredictRequest
 
 REFERENCE = "#/components/schemas/{model}"
 
-READ_BY_HAND = (PredictRequest, AuditRequest, EvaluationRequest, ProblemBody)
+READ_BY_HAND = (LabelRequest, PredictRequest, AuditRequest, EvaluationRequest, ProblemBody)
 """Types that the framework does not see in any route."""
-MODEL_PROBLEMS = (ProblemKind.UNKNOWN_MODEL, ProblemKind.MODEL_REFUSED)
+MODEL_PROBLEMS = (ProblemKind.UNKNOWN_MODEL, ProblemKind.UNKNOWN_VERSION, ProblemKind.MODEL_REFUSED)
 BODY_PROBLEMS = (
     ProblemKind.NOT_JSON,
     ProblemKind.BODY_TOO_LARGE,
@@ -30,7 +30,9 @@ def problems(*kinds: ProblemKind) -> dict[int | str, dict[str, Any]]:
     """The responses of a route that are problems of those kinds; ``default`` stands for any other."""
     content = {MEDIA_TYPE: {"schema": {"$ref": REFERENCE.format(model=ProblemBody.__name__)}}}
     responses: dict[int | str, dict[str, Any]] = {"default": {"description": "Any other problem"}}
-    responses |= {kind.status: {"description": kind.title} for kind in kinds}
+    for kind in kinds:
+        said = responses[kind.status]["description"] + "; or " if kind.status in responses else ""
+        responses[kind.status] = {"description": said + kind.title}
     return {status: {**response, "content": content} for status, response in responses.items()}
 
 
