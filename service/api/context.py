@@ -7,7 +7,7 @@ in a thread each, at more than the cost of a prediction.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Path, Request
 
@@ -16,6 +16,9 @@ from service.errors import Problem, ProblemKind
 from service.jobs import Jobs
 from service.registry import Model, Registry
 from service.settings import Settings
+
+if TYPE_CHECKING:  # what it imports takes memory that a service that does not sign need not pay
+    from service.signing import Signer
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Service:
     registry: Registry
     engine: Engine
     jobs: Jobs
+    signer: Signer | None = None
 
 
 async def get_service(request: Request) -> Service:
