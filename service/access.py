@@ -11,7 +11,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # it takes memory that a service without tokens need not pay
 REFRESH_SECONDS = 1.0
 TOKEN_SECONDS = 60.0
 """A verified token is taken as verified for so long, or until it ends."""
-MAX_TOKENS = 10_000
+MAX_VERIFIED = 10_000
 KEY_START = f"{PREFIX}_".encode()
 
 log = logging.getLogger(__name__)
@@ -60,36 +60,23 @@ class Access:
 
     def __init__(self, store: KeyStore, tokens: Tokens | None = None) -> None:
         self._store, self._tokens = store, tokens
-        self._keys: Mapping[str, tuple[ApiKey, Caller]] = {}
+        self._keys: Mapping[str, ApiKey] = {}
         self._verified: dict[bytes, Caller] = {}
         self._watching: asyncio.Task[None] | None = None
-        self._failing = False
-        self.refresh()
+        self._use(store.all())
 
     @property
     def required(self) -> bool:
         """Whether callers must say who they are."""
         return bool(self._keys) or self._tokens is not None
 
-    def refresh(self) -> None:
-        """Reads the keys again; one assignment, so a request sees the keys before or after."""
-        self._keys = {key.id: (key, _caller(key)) for key in self._store.all()}
-
     def known(self, credential: bytes) -> Caller | None:
-        """Who sent this, where that takes no waiting: a valid key, or a token verified lately."""
-        if credential.startswith(KEY_START):
-            entry = self._keys.get(credential[len(KEY_START) :].partition(b"_")[0].decode("latin-1"))
-            if entry is None or not entry[0].matches(credential) or entry[0].revoked is not None:
-                return None
-            caller = entry[1]
-        elif self._verified:
-            found = self._verified.get(hashlib.sha256(credential).digest())
-            if found is None:
-                return None
-            caller = found
-        else:
-            return None
-        return caller if caller.expires > time.time() else None
+        """Who sent this, where it was verified before and still holds.
+
+        What is looked up is a digest: how long that takes tells nothing of the secrets of others.
+        """
+        caller = self._verified.get(hashlib.sha256(credential).digest())
+        return caller if caller is not None and caller.expires > time.time() else None
 
     async def identify(self, credential: bytes) -> Caller:
         """Who sent a credential that is not :meth:`known`.
@@ -97,8 +84,24 @@ class Access:
         Raises:
             Problem: 401, and why.
         """
-        if credential.startswith(KEY_START):
-            raise unauthenticated("the key is unknown, revoked or expired", error="invalid_token")
+        caller = (
+            self._of_key(credential) if credential.startswith(KEY_START) else await self._of_token(credential)
+        )
+        if len(self._verified) >= MAX_VERIFIED:
+            self._verified.clear()
+        self._verified[hashlib.sha256(credential).digest()] = caller
+        return caller
+
+    def _of_key(self, credential: bytes) -> Caller:
+        key = self._keys.get(credential[len(KEY_START) :].partition(b"_")[0].decode("latin-1"))
+        if key is None or not key.matches(credential):
+            raise unauthenticated("the key is not known", error="invalid_token")
+        if key.state != "valid":
+            raise unauthenticated(f"the key is {key.state}", error="invalid_token")
+        expires = math.inf if key.expires is None else key.expires
+        return Caller(f"key:{key.id}", _all_if_admin(key.scopes), expires)
+
+    async def _of_token(self, credential: bytes) -> Caller:
         if self._tokens is None:
             raise unauthenticated("the credential is no key of this service", error="invalid_token")
         from service.tokens import TokenError, scopes_of
@@ -107,15 +110,9 @@ class Access:
             claims = await self._tokens.verify(credential.decode("latin-1"))
         except TokenError as error:
             raise unauthenticated(str(error), error="invalid_token") from None
-        now = time.time()
-        expires = min(float(claims["exp"]), now + TOKEN_SECONDS)
         subject = str(claims.get("sub", ""))[:64]
-        caller = Caller(f"token:{subject}", _all_if_admin(scopes_of(claims)), expires)
-        if expires > now:  # within the leeway a token is accepted, and verified each time
-            if len(self._verified) >= MAX_TOKENS:
-                self._verified.clear()
-            self._verified[hashlib.sha256(credential).digest()] = caller
-        return caller
+        expires = min(float(claims["exp"]), time.time() + TOKEN_SECONDS)
+        return Caller(f"token:{subject}", _all_if_admin(scopes_of(claims)), expires)
 
     async def start(self) -> None:
         """Begins to watch the keys."""
@@ -129,26 +126,28 @@ class Access:
         self._store.close()
 
     async def _watch(self) -> None:
+        failing = False
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
             try:
-                await asyncio.to_thread(self.refresh)
-                self._failing = False
+                self._use(await asyncio.to_thread(self._store.all))
+                failing = False
             except StoreError as error:
-                if not self._failing:
+                if not failing:
                     log.error("API keys stay as they were: %s", error)
-                self._failing = True
+                failing = True
+
+    def _use(self, keys: Iterable[ApiKey]) -> None:
+        """From now on these count; what was verified with others is verified anew."""
+        found = {key.id: key for key in keys}
+        if found != self._keys:
+            self._keys, self._verified = found, {}
 
 
 def unauthenticated(detail: str, *, error: str | None = None) -> Problem:
     """The 401 that says how to authenticate (RFC 6750)."""
     challenge = 'Bearer realm="lipserve"' + (f', error="{error}"' if error else "")
     return Problem(ProblemKind.UNAUTHENTICATED, detail, headers={"WWW-Authenticate": challenge})
-
-
-def _caller(key: ApiKey) -> Caller:
-    expires = math.inf if key.expires is None else key.expires
-    return Caller(f"key:{key.id}", _all_if_admin(key.scopes), expires)
 
 
 def _all_if_admin(scopes: frozenset[Scope]) -> frozenset[Scope]:

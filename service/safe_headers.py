@@ -6,12 +6,14 @@ from collections.abc import Iterable
 
 Header = tuple[bytes, bytes]
 
+_POLICY = b"content-security-policy"
 _SAFE: tuple[Header, ...] = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (_POLICY, b"default-src 'none'; frame-ancestors 'none'"),
 )
+_NAMES = frozenset(name for name, _ in _SAFE)
 _CDN = "https://cdn.jsdelivr.net"
 _PAGE = (
     f"default-src 'none'; script-src {_CDN} 'unsafe-inline'; style-src {_CDN} 'unsafe-inline' "
@@ -24,10 +26,7 @@ _PAGES = {"/docs", "/docs/oauth2-redirect", "/redoc"}
 
 def safe_headers(headers: Iterable[Header], path: str) -> list[Header]:
     """The headers of an answer with those added that it does not set itself."""
-    given = list(headers)
-    names = {name for name, _ in given}
     if path in _PAGES:
-        given.append((b"content-security-policy", _PAGE))
-        names.add(b"content-security-policy")
-    given += [header for header in _SAFE if header[0] not in names]
-    return given
+        headers = [*headers, (_POLICY, _PAGE)]
+    own = [name for name, _ in headers if name in _NAMES]
+    return [*headers, *(_SAFE if not own else (header for header in _SAFE if header[0] not in own))]

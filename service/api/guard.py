@@ -68,14 +68,15 @@ class Guard:
         Raises:
             Problem: 401 or 403.
         """
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        if not given:
+        credential = None
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                if credential is not None or value[:7].lower() != b"bearer ":
+                    detail = "one header 'Authorization: Bearer KEY' is accepted"
+                    raise unauthenticated(detail, error="invalid_request")
+                credential = value[7:]
+        if credential is None:
             raise unauthenticated("no credential is given; send 'Authorization: Bearer KEY'")
-        scheme, _, credential = given[0].partition(b" ")
-        if len(given) > 1 or scheme.lower() != b"bearer" or not credential:
-            raise unauthenticated(
-                "one header 'Authorization: Bearer KEY' is accepted", error="invalid_request"
-            )
         caller = self._access.known(credential) or await self._access.identify(credential)
         if caller.scopes.isdisjoint(asked):
             wanted = " or ".join(f"'{scope}'" for scope in sorted(asked))
