@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lipmodel.errors import DataError, InputError
+from service.safe_headers import safe_headers
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "/problems/"
@@ -34,6 +35,18 @@ class ProblemKind(Enum):
         400,
         "The body cannot be read as a form",
         "Send multipart/form-data with the parts that /docs lists, such as curl -F makes.",
+    )
+    UNAUTHENTICATED = (
+        "unauthenticated",
+        401,
+        "It is not known who calls",
+        "Send 'Authorization: Bearer KEY' with a key that 'lipserve keys create' made, or a token.",
+    )
+    FORBIDDEN = (
+        "forbidden",
+        403,
+        "The caller may not do this",
+        "The detail names the scope that it takes; 'lipserve keys create --scope' makes keys that have it.",
     )
     NO_ROUTE = ("no-route", 404, "Nothing is found at this path", "/docs lists the paths there are.")
     UNKNOWN_MODEL = (
@@ -84,6 +97,12 @@ class ProblemKind(Enum):
         "The version has a label",
         "Give the label to another version, or take it away, first.",
     )
+    REQUEST_TIMEOUT = (
+        "request-timeout",
+        408,
+        "The request did not arrive in time",
+        "Send it in one go; the limit is the setting request_seconds.",
+    )
     MODEL_REFUSED = (
         "model-refused",
         409,
@@ -120,6 +139,12 @@ class ProblemKind(Enum):
         "Answers are certified less than the model's policy asks for",
         "Each of 'errors' names an input. GET /v1/models/NAME tells the policy.",
     )
+    TOO_MANY_REQUESTS = (
+        "too-many-requests",
+        429,
+        "The caller asks too often",
+        "Try again after the seconds that the Retry-After header gives.",
+    )
     QUEUE_FULL = (
         "queue-full",
         429,
@@ -137,6 +162,12 @@ class ProblemKind(Enum):
         501,
         "The service lacks an optional part",
         "The detail names it. Install it where the service runs, or do without.",
+    )
+    NOT_SIGNING = (
+        "not-signing",
+        501,
+        "The service has no key to sign with",
+        "Ask without 'certificate'; or make a key with 'lipserve keys new-signing' and set signing_keys.",
     )
     JOB_INTERRUPTED = (
         "job-interrupted",
@@ -258,8 +289,10 @@ def install_handlers(app: FastAPI) -> None:
         raise error  # the framework raises no other; one that it came to raise is a fault of ours
 
     @app.exception_handler(Exception)
-    async def on_exception(_: Request, __: Exception) -> Response:
+    async def on_exception(request: Request, __: Exception) -> Response:
         # The server logs the traceback; the client learns nothing of the internals.
         # It closes the connection after a fault, which a client must be told or its next request fails.
         detail, headers = "the service failed to answer this request", {"Connection": "close"}
-        return Problem(ProblemKind.INTERNAL, detail, headers=headers).response()
+        answer = Problem(ProblemKind.INTERNAL, detail, headers=headers).response()
+        answer.raw_headers = safe_headers(answer.raw_headers, request.url.path)  # no layer is outside of this
+        return answer

@@ -46,6 +46,9 @@ class PredictRequest(Wire):
         description="Prove larger radii, by mixtures of scores and local bounds; milliseconds an input.",
     )
     portable: bool = Field(False, description="Also give the radius that holds for every conforming runtime.")
+    certificate: bool = Field(
+        False, description="Also sign each answer, for others to verify; see /.well-known/jwks.json."
+    )
 
 
 class Prediction(Wire):
@@ -81,6 +84,9 @@ class Prediction(Wire):
         description="Whether certified_radius is positive and at least epsilon, the request's or else the "
         "policy's; null without either."
     )
+    certificate: str | None = Field(
+        description="The answer signed, a compact JWS that `lipmodel verify` takes; null unless asked for."
+    )
 
 
 class ModelReference(Wire):
@@ -96,6 +102,23 @@ class PredictResponse(Wire):
 
     model: ModelReference
     predictions: list[Prediction]
+
+
+class PublicKey(Wire):
+    """A key for Ed25519 (RFC 8037)."""
+
+    kty: Literal["OKP"]
+    crv: Literal["Ed25519"]
+    x: str
+    use: Literal["sig"]
+    alg: Literal["EdDSA"]
+    kid: str
+
+
+class PublicKeys(Wire):
+    """A JSON Web Key Set (RFC 7517); the first key signs now, the others did."""
+
+    keys: list[PublicKey]
 
 
 class Bounds(Wire):

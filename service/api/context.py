@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Request
 
@@ -18,6 +18,9 @@ from service.jobs import Jobs
 from service.models import Models
 from service.registry import Model, Registry
 from service.settings import Settings
+
+if TYPE_CHECKING:  # what it imports takes memory that a service that does not sign need not pay
+    from service.signing import Signer
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,6 +34,7 @@ class Service:
     changes: Changes
     engine: Engine
     jobs: Jobs
+    signer: Signer | None = None
 
     @property
     def registry(self) -> Registry:

@@ -44,7 +44,7 @@ def test_every_problem_is_documented_as_one(client):
                 assert list(response["content"]) == ["application/problem+json"], (path, status)
         assert operation["summary"]
     predict = document["paths"]["/v1/models/{name}/predict"]["post"]["responses"]
-    assert predict.keys() == {"200", "400", "404", "409", "413", "415", "422", "default"}
+    assert predict.keys() == {"200", "400", "404", "409", "413", "415", "422", "501", "default"}
 
 
 def test_documented_examples_work(client):
