@@ -20,9 +20,22 @@ from pydantic import ValidationError
 from lipmodel import __version__
 from lipmodel.errors import SignatureError
 from service.access import Access
-from service.api import audits, certificates, changes, drift, evaluations, models, ops, predict, reports
+from service.api import (
+    audits,
+    certificates,
+    changes,
+    drift,
+    evaluations,
+    infer,
+    models,
+    ops,
+    predict,
+    reports,
+    v2,
+)
 from service.api.context import Service
 from service.api.guard import Guard
+from service.api.hot import HotRoutes
 from service.api.openapi import describe
 from service.arrivals import Arrivals
 from service.changes import Changes
@@ -51,6 +64,9 @@ Whatever goes wrong is answered as a problem of RFC 9457 (`application/problem+j
 | type | status | meaning |
 |---|---|---|
 """ + "\n".join(f"| `{k.uri}` | {k.status} | {k.title}. {k.advice} |" for k in ProblemKind)
+
+
+GROUPS = (predict, infer, v2, certificates, models, changes, audits, evaluations, reports, drift, ops)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -98,8 +114,21 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.access = access
     install_handlers(app)
     limits = Limits(settings.requests_per_second, settings.requests_at_a_time)
+    app.add_middleware(HotRoutes, service=service)
     app.add_middleware(Guard, access=access, limits=limits)
-    for group in (predict, certificates, models, changes, audits, evaluations, reports, drift, ops):
+    for group in (
+        predict,
+        infer,
+        v2,
+        certificates,
+        models,
+        changes,
+        audits,
+        evaluations,
+        reports,
+        drift,
+        ops,
+    ):
         app.include_router(group.router)
     describe(app)
     return app

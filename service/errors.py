@@ -29,6 +29,18 @@ TYPE_PREFIX = "/problems/"
 class ProblemKind(Enum):
     """The kinds of problem: name in its URI, HTTP status, title, and what to do about it."""
 
+    NOT_COMPRESSED = (
+        "not-compressed",
+        400,
+        "The body is not compressed as its header says",
+        "Send it as gzip or deflate, whole, or without the header Content-Encoding.",
+    )
+    NOT_AN_ARRAY = (
+        "not-an-array",
+        400,
+        "The body holds no array",
+        "Send what numpy.save writes, of floats, with the header 'Content-Type: application/x-npy'.",
+    )
     NOT_JSON = ("not-json", 400, "The body cannot be read as JSON", "Send one whole JSON object in UTF-8.")
     NOT_A_FORM = (
         "not-a-form",
@@ -255,16 +267,22 @@ class Problem(Exception):  # noqa: N818 - the RFC's own word
         return Response(content, self.kind.status, self.headers, MEDIA_TYPE)
 
 
+def problem_of(error: Exception) -> Problem | None:
+    """The problem that an error of a request is; None where it is a fault of the service."""
+    if isinstance(error, InputError):
+        return Problem.invalid([FieldError(field=error.field, reason=error.reason)])
+    return error if isinstance(error, Problem) else None
+
+
 def install_handlers(app: FastAPI) -> None:
     """Makes every error of the application a problem, those of the framework included."""
 
     @app.exception_handler(Problem)
-    async def on_problem(_: Request, problem: Problem) -> Response:
-        return problem.response()
-
     @app.exception_handler(InputError)
-    async def on_input_error(_: Request, error: InputError) -> Response:
-        return Problem.invalid([FieldError(field=error.field, reason=error.reason)]).response()
+    async def on_problem(_: Request, error: Exception) -> Response:
+        problem = problem_of(error)
+        assert problem is not None
+        return problem.response()
 
     @app.exception_handler(DataError)
     async def on_data_error(_: Request, error: DataError) -> Response:

@@ -17,8 +17,10 @@ import tomllib
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lipmodel.certify.execution import Float
 from lipmodel.errors import ModelError
 from lipmodel.norms import Norm
 from service.policy import Action, Policy
@@ -37,6 +39,11 @@ class ModelSettings:
 
     policy: Policy
     execution: Execution = "float64"
+
+    @property
+    def dtype(self) -> Float:
+        """The same format as numpy's type."""
+        return np.float32 if self.execution == "float32" else np.float64
 
 
 class _Table(BaseModel):

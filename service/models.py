@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.errors import LipcertError
+from lipmodel.errors import LipcertError, ModelError
 from service.loading import load_labels, load_settings, load_version
 from service.model_folder import LABELS, SETTINGS, Found, Signature, Slot, printable, scan, signatures
 from service.model_settings import SettingsFile
@@ -225,23 +225,20 @@ class Models:
         settings = parts.pop(SETTINGS, _Held((), SettingsFile()))
         labels = parts.pop(LABELS, _Held((), {}))
         versions = {v: parts[v] for v in sorted(parts, key=int)}
-        served: Mapping[str, Model] = {}
+        served: dict[str, Model] = {}
+        refused = {v: held.reason for v, held in versions.items() if held.reason is not None}
         pinned: Mapping[str, str] = {}
         # Where one of these never was good, nothing is served: not without its policy, nor a wrong version.
         if isinstance(settings.content, SettingsFile) and isinstance(labels.content, Mapping):
             pinned = labels.content
-            served = {
-                version: self._model(name, version, held.content, settings.content)
-                for version, held in versions.items()
-                if isinstance(held.content, CertifiedPredictor)
-            }
-        return Versions(
-            name,
-            served,
-            refused={v: held.reason for v, held in versions.items() if held.reason is not None},
-            pinned=pinned,
-            fault="; ".join(filter(None, [settings.reason, labels.reason])) or None,
-        )
+            for version, held in versions.items():
+                if isinstance(held.content, CertifiedPredictor):
+                    try:
+                        served[version] = self._model(name, version, held.content, settings.content)
+                    except ModelError as error:
+                        refused[version] = str(error)
+        fault = "; ".join(filter(None, [settings.reason, labels.reason])) or None
+        return Versions(name, served, refused=refused, pinned=pinned, fault=fault)
 
     def _model(self, name: str, version: str, predictor: CertifiedPredictor, settings: SettingsFile) -> Model:
         mine = settings.of(predictor.default_norm)
@@ -249,4 +246,5 @@ class Models:
         model = before.served.get(version) if before else None
         if model is not None and model.predictor is predictor and model.settings == mine:
             return model
+        predictor.prepare(mine.policy.norm, mine.dtype)
         return Model(name, version, predictor, predictor.file.graph.multiplications, mine)

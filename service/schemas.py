@@ -33,22 +33,29 @@ class Wire(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class PredictRequest(Wire):
+class PredictOptions(Wire):
+    """What may be asked beside the inputs."""
+
+    norm: NormOfRadius | None = None
+    epsilon: float | None = Field(
+        default=None, ge=0, description="Size of change that 'certified' answers for, in input units."
+    )
+    tighten: bool = Field(
+        default=False,
+        description="Prove larger radii, by mixtures of scores and local bounds; milliseconds an input.",
+    )
+    portable: bool = Field(
+        default=False, description="Also give the radius that holds for every conforming runtime."
+    )
+    certificate: bool = Field(
+        default=False, description="Also sign each answer, for others to verify; see /.well-known/jwks.json."
+    )
+
+
+class PredictRequest(PredictOptions):
     """Inputs to classify."""
 
     inputs: Rows
-    norm: NormOfRadius | None = None
-    epsilon: float | None = Field(
-        None, ge=0, description="Size of change that 'certified' answers for, in input units."
-    )
-    tighten: bool = Field(
-        False,
-        description="Prove larger radii, by mixtures of scores and local bounds; milliseconds an input.",
-    )
-    portable: bool = Field(False, description="Also give the radius that holds for every conforming runtime.")
-    certificate: bool = Field(
-        False, description="Also sign each answer, for others to verify; see /.well-known/jwks.json."
-    )
 
 
 class Prediction(Wire):

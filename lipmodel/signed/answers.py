@@ -29,7 +29,7 @@ def answers(predictor: CertifiedPredictor, inputs: Array, predictions: Predictio
     """
     rule, mixer = predictor.rule(predictions.norm), predictor.mixer(predictions.norm)
     names, radii = predictor.class_names, predictions.radii
-    ratio, most = rule.kappa(inputs.shape[1]), rule.overflow_radius(inputs)
+    ratio, most = rule.kappa, rule.overflow_radius(inputs)
     tightening = predictions.tightening
     stated = []
     for row, label in enumerate(radii.label.tolist()):

@@ -77,16 +77,18 @@ VERSION = {
 }
 
 
-def model_route(router: APIRouter, method: str, path: str, **described: Any) -> Callable[[F], F]:
+def model_route(
+    router: APIRouter, method: str, path: str, *, protocol: str = "v1", **described: Any
+) -> Callable[[F], F]:
     """Adds a route of a model, ``/v1/models/{name}PATH``, and the same of one of its versions."""
     extra = described.get("openapi_extra", {})
     of_version = {**extra, "parameters": [*extra.get("parameters", []), VERSION]}
 
     def add(endpoint: F) -> F:
-        router.add_api_route("/v1/models/{name}" + path, endpoint, methods=[method], **described)
+        model = f"/{protocol}/models/{{name}}"
+        router.add_api_route(model + path, endpoint, methods=[method], **described)
         described["openapi_extra"] = of_version
-        versions = "/v1/models/{name}/versions/{version}"
-        router.add_api_route(versions + path, endpoint, methods=[method], **described)
+        router.add_api_route(model + "/versions/{version}" + path, endpoint, methods=[method], **described)
         return endpoint
 
     return add

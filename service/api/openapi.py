@@ -12,10 +12,21 @@ from pydantic.json_schema import models_json_schema
 from service.errors import MEDIA_TYPE, ProblemBody, ProblemKind
 from service.evaluation_schemas import EvaluationRequest
 from service.schemas import AuditRequest, LabelRequest, PredictRequest
+from service.v2_schemas import IndexRequest, InferRequest, LoadRequest, UnloadRequest
 
 REFERENCE = "#/components/schemas/{model}"
 
-READ_BY_HAND = (LabelRequest, PredictRequest, AuditRequest, EvaluationRequest, ProblemBody)
+READ_BY_HAND = (
+    LabelRequest,
+    PredictRequest,
+    InferRequest,
+    IndexRequest,
+    LoadRequest,
+    UnloadRequest,
+    AuditRequest,
+    EvaluationRequest,
+    ProblemBody,
+)
 """Types that the framework does not see in any route."""
 MODEL_PROBLEMS = (ProblemKind.UNKNOWN_MODEL, ProblemKind.UNKNOWN_VERSION, ProblemKind.MODEL_REFUSED)
 BODY_PROBLEMS = (
@@ -43,6 +54,18 @@ def json_request(schema: type[BaseModel], examples: dict[str, dict[str, Any]]) -
         "examples": {name: {"value": value} for name, value in examples.items()},
     }
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
+
+def array_request(described: dict[str, Any], media_type: str, options: type[BaseModel]) -> dict[str, Any]:
+    """The same where an array of numbers may come in its own format, with options in the query."""
+    content = described["requestBody"]["content"]
+    content[media_type] = {"schema": {"type": "string", "format": "binary"}}
+    what = f"With a body of type {media_type}; others have it inside."
+    parameters = [
+        {"name": name, "in": "query", "required": False, "description": what, "schema": schema}
+        for name, schema in options.model_json_schema(ref_template=REFERENCE)["properties"].items()
+    ]
+    return {**described, "parameters": parameters}
 
 
 def form_request(schema: type[BaseModel], files: dict[str, str]) -> dict[str, Any]:
