@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lipmodel.errors import ModelError
-from service.model_folder import ACCEPTED_NAMES, LABELS_FILE, NAME, VERSION, is_companion
+from service.model_folder import ACCEPTED_NAMES, LABELS_FILE, NAME, VERSION
 
 STAGED, REMOVED = ".upload-", ".removed-"
 FORGOTTEN_SECONDS = 3600
@@ -90,21 +90,22 @@ def remove_version(root: Path, name: str, version: str) -> None:
     check_name(name)
     _remove(root, root / name / version)
     if version == "1":
-        _remove_single(root, name)
+        _remove(root, root / f"{name}.onnx")
     with suppress(OSError):
         (root / name).rmdir()  # where nothing is left
 
 
 def remove_model(root: Path, name: str) -> None:
-    """Removes all files of a model, its settings last: it is never served without them.
+    """Removes a model's folder, file and settings, these last: it is never served without them.
+
+    Weights that its file keeps in another beside it stay, as whose they are cannot be told from here.
 
     Raises:
         OSError: the folder cannot be written, or leads elsewhere.
     """
     check_name(name)
-    _remove(root, root / name)
-    _remove_single(root, name)
-    _remove(root, root / f"{name}.toml")
+    for path in (root / name, root / f"{name}.onnx", root / f"{name}.toml"):
+        _remove(root, path)
 
 
 def sweep(root: Path) -> None:
@@ -127,13 +128,6 @@ def _folder(root: Path, name: str) -> Path:
 
 def _numbers(folder: Path) -> list[int]:
     return [int(path.name) for path in folder.iterdir() if VERSION.fullmatch(path.name)]
-
-
-def _remove_single(root: Path, name: str) -> None:
-    file = f"{name}.onnx"
-    beside = [path for path in root.iterdir() if is_companion(path.name, file)]
-    for path in (root / file, *beside):
-        _remove(root, path)
 
 
 def _remove(root: Path, path: Path) -> None:

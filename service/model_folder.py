@@ -105,7 +105,7 @@ def scan(root: Path) -> dict[Slot, Found]:
         if path.suffix == ".onnx":
             slot = Slot(path.stem, "1")
             places[slot].append(path)
-            companions[slot] += [root / other for other in names if is_companion(other, name)]
+            companions[slot] += [root / other for other in names if _is_companion(other, name)]
         elif path.suffix == ".toml":
             places[Slot(path.stem, SETTINGS)].append(path)
         elif path.is_dir():
@@ -120,8 +120,7 @@ def scan(root: Path) -> dict[Slot, Found]:
     }
 
 
-def is_companion(other: str, name: str) -> bool:
-    """Whether a file may hold weights of the file of that name, which lies beside it."""
+def _is_companion(other: str, name: str) -> bool:
     return other.startswith(f"{name}.") and not other.endswith((".onnx", ".toml"))
 
 

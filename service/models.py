@@ -168,6 +168,7 @@ class Models:
             for slot, now in changes.items()
             if settled(slot) or (slot in self._waiting and self._waiting[slot] == now)
         }
+        # Settings and labels that may be half written could still be understood, so their whole model waits.
         held_up = {s.name for s in changes.keys() - ready if s.part in (SETTINGS, LABELS)}
         taken = [
             slot
@@ -186,8 +187,6 @@ class Models:
             if ready:
                 del self._held[slot]
             return ready
-        if slot.part in (SETTINGS, LABELS) and not ready:
-            return False
         before = self._held[slot].content if slot in self._held else None
         try:
             held = _Held(found.signature, self._read(slot, found))
