@@ -85,7 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.access = access
     install_handlers(app)
     limits = Limits(settings.requests_per_second, settings.requests_at_a_time)
-    app.add_middleware(Guard, access=access, limits=limits)
+    app.add_middleware(Guard, access=access, limits=limits, header_bytes=settings.max_header_bytes)
     for group in (predict, certificates, models, audits, evaluations, reports, drift, ops):
         app.include_router(group.router)
     describe(app)

@@ -63,7 +63,8 @@ def test_what_is_signed_is_opened_to_the_last_bit(keys, public):
         x = rng.normal(size=(5, predictor.file.graph.input_size))
         for norm in Norm:
             for tighten in (False, True):
-                made = answers(predictor, x, predictor.predict(x, norm, tighten=tighten))
+                rows = x[:1] if tighten else x
+                made = answers(predictor, rows, predictor.predict(rows, norm, tighten=tighten))
                 opened = [open_signed(sign(answer, keys, "tests"), public) for answer in made]
                 assert [one.answer for one in opened] == made
                 assert {one.issuer for one in opened} == {"tests"}
