@@ -115,20 +115,8 @@ def create_app(settings: Settings) -> FastAPI:
     install_handlers(app)
     limits = Limits(settings.requests_per_second, settings.requests_at_a_time)
     app.add_middleware(HotRoutes, service=service)
-    app.add_middleware(Guard, access=access, limits=limits)
-    for group in (
-        predict,
-        infer,
-        v2,
-        certificates,
-        models,
-        changes,
-        audits,
-        evaluations,
-        reports,
-        drift,
-        ops,
-    ):
+    app.add_middleware(Guard, access=access, limits=limits, header_bytes=settings.max_header_bytes)
+    for group in GROUPS:
         app.include_router(group.router)
     describe(app)
     return app

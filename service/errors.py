@@ -157,6 +157,12 @@ class ProblemKind(Enum):
         "The caller asks too often",
         "Try again after the seconds that the Retry-After header gives.",
     )
+    HEADERS_TOO_LARGE = (
+        "headers-too-large",
+        431,
+        "The headers are too large",
+        "Send fewer or shorter ones; the limit is the setting max_header_bytes.",
+    )
     QUEUE_FULL = (
         "queue-full",
         429,

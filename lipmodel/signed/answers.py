@@ -39,7 +39,8 @@ def answers(predictor: CertifiedPredictor, inputs: Array, predictions: Predictio
         # Where nothing is certified, the class of the second largest score is named.
         nearest = standing.reach.argmin() if radius > 0.0 else scores[standing.foreign].argmax()
         bounds = _bounds(standing, int(nearest), scores, ratio, float(most[row]))
-        if not np.isfinite([value for name, value in vars(bounds).items() if name != "mixture"]).all():
+        stated_bounds = [value for name, value in vars(bounds).items() if name != "mixture"]
+        if not (np.isfinite(stated_bounds).all() and np.isfinite(scores).all()):
             raise InputError("its scores or their bounds are not finite", field=f"inputs[{row}]")
         runner_up = int(radii.runner_up[row])
         stated.append(

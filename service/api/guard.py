@@ -18,16 +18,17 @@ CALLER = "lipcert.caller"
 
 
 class Guard:
-    """Lets through what may pass; answers the rest with 401, 403 or 429.
+    """Lets through what may pass; answers the rest with 401, 403, 429 or 431.
 
     Args:
         app: what is guarded.
         access: verifies credentials.
         limits: per key or token; where nobody need say who they are, per address.
+        header_bytes: most in the names and values of the headers of one request.
     """
 
-    def __init__(self, app: ASGIApp, access: Access, limits: Limits) -> None:
-        self._app, self._access = app, access
+    def __init__(self, app: ASGIApp, access: Access, limits: Limits, header_bytes: int) -> None:
+        self._app, self._access, self._header_bytes = app, access, header_bytes
         self._limits = limits if limits.any else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,10 +45,18 @@ class Guard:
 
         identity = None
         try:
+            given, size = [], 0
+            for name, value in scope["headers"]:
+                size += len(name) + len(value)
+                if name == b"authorization":
+                    given.append(value)
+            if size > self._header_bytes:
+                detail = f"the headers are over the limit of {self._header_bytes} bytes"
+                raise Problem(ProblemKind.HEADERS_TOO_LARGE, detail)
             asked = needed(scope["method"], path)
             if asked is not None:
                 if self._access.required:
-                    identity = (await self._admit(scope, asked)).identity
+                    identity = (await self._admit(given, asked)).identity
                 else:
                     identity = f"address:{(scope.get('client') or ('',))[0]}"
                 scope[CALLER] = identity
@@ -62,21 +71,18 @@ class Guard:
             if identity is not None and self._limits is not None:
                 self._limits.leave(identity)
 
-    async def _admit(self, scope: Scope, asked: Needed) -> Caller:
-        """The caller of a request, who may make it.
+    async def _admit(self, given: list[bytes], asked: Needed) -> Caller:
+        """The caller who gave these credentials, who may make a request that asks for those scopes.
 
         Raises:
             Problem: 401 or 403.
         """
-        credential = None
-        for name, value in scope["headers"]:
-            if name == b"authorization":
-                if credential is not None or value[:7].lower() != b"bearer ":
-                    detail = "one header 'Authorization: Bearer KEY' is accepted"
-                    raise unauthenticated(detail, error="invalid_request")
-                credential = value[7:]
-        if credential is None:
+        if not given:
             raise unauthenticated("no credential is given; send 'Authorization: Bearer KEY'")
+        if len(given) > 1 or given[0][:7].lower() != b"bearer ":
+            detail = "one header 'Authorization: Bearer KEY' is accepted"
+            raise unauthenticated(detail, error="invalid_request")
+        credential = given[0][7:]
         caller = self._access.known(credential) or await self._access.identify(credential)
         if caller.scopes.isdisjoint(asked):
             wanted = " or ".join(f"'{scope}'" for scope in sorted(asked))

@@ -109,9 +109,15 @@ def test_scores_that_overflow_are_not_answered(client, monkeypatch):
 @pytest.mark.parametrize(
     ("headers", "reason"),
     [
-        ({"Content-Type": "application/x-www-form-urlencoded"}, "'application/json' or 'application/x-npy' is accepted"),
+        (
+            {"Content-Type": "application/x-www-form-urlencoded"},
+            "'application/json' or 'application/x-npy' is accepted",
+        ),
         ({"Content-Type": ""}, "'application/json' or 'application/x-npy' is accepted"),
-        ({"Content-Type": "application/json", "Content-Encoding": "br"}, "'gzip', 'deflate' or no compression"),
+        (
+            {"Content-Type": "application/json", "Content-Encoding": "br"},
+            "'gzip', 'deflate' or no compression",
+        ),
     ],
 )
 def test_media_types_that_are_refused(client, headers, reason):
