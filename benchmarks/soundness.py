@@ -25,7 +25,7 @@ from lipmodel.certify.rounding import FORMATS, bound_rounding
 from lipmodel.norms import Norm
 from tests.networks import float32, groupsort_net, to_file
 from tests.soundness import nets, suites
-from tests.soundness.rules import DOUBLE, NAIVE, OURS, PORTABLE, RULES, Subject
+from tests.soundness.rules import DOUBLE, NAIVE, OURS, OURS_SINGLE, PORTABLE, RULES, Subject
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "models"
 
@@ -68,7 +68,7 @@ def _print_suites(results):
     _print_rows("**all**", suites.added(whole))
     print(*failures, sep="\n")
     for (suite, net), tallies in results.items():
-        for rule in (OURS, PORTABLE):
+        for rule in (OURS, PORTABLE, OURS_SINGLE):
             if tallies[rule.name].wrong + tallies[rule.name].flipped:
                 print(f"violated: {suite}, {net}, {rule.name}: {tallies[rule.name]}")
     return failures
