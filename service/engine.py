@@ -54,6 +54,14 @@ class Engine:
             self.served.of(model, norm).add(predictions.radii)
         return predictions, portable_radii
 
+    def alive(self) -> bool:
+        """Whether it takes work."""
+        try:
+            self._predictions.submit(int)
+        except RuntimeError:
+            return False
+        return True
+
     def close(self) -> None:
         """Takes no more work; what waits is dropped."""
         self._predictions.shutdown(wait=False, cancel_futures=True)

@@ -14,8 +14,10 @@ from fastapi import Depends, Path, Request
 from service.engine import Engine
 from service.errors import Problem, ProblemKind
 from service.jobs import Jobs
+from service.metrics import Metrics
 from service.registry import Model, Registry
 from service.settings import Settings
+from service.shared_metrics import SharedMetrics
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,12 @@ class Service:
     registry: Registry
     engine: Engine
     jobs: Jobs
+    shared_metrics: SharedMetrics
+
+    @property
+    def metrics(self) -> Metrics:
+        """What this process counts."""
+        return self.shared_metrics.metrics
 
 
 async def get_service(request: Request) -> Service:

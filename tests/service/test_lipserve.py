@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.app import listen
+from service.server import listen
 from service.settings import Settings
 from tests.service.conftest import COMMAND, lipserve, two_moons, url_of
 

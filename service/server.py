@@ -1,0 +1,126 @@
+"""One serving process: the socket it listens on, and its end.
+
+Told to stop (SIGINT, SIGTERM), it first goes on answering for up to ``drain_seconds``, or until no
+connection is open: ``/readyz`` says 503, so that balancers send no more, and each answer closes its
+connection. Then what the system had accepted by itself is taken over, the socket is closed, and the
+requests in flight have ``shutdown_seconds``. So a request is lost only if it takes longer than that, or is
+sent on a connection that was idle all the time before: the moment that HTTP leaves to clients to retry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import click
+import uvicorn
+from fastapi import FastAPI
+
+from service.settings import Settings
+
+TICK_SECONDS = 0.02
+SETTLE_SECONDS = 0.2
+BACKLOG = 2048
+
+
+class Server(uvicorn.Server):
+    """A server that says so once it answers, and loses nothing when it is told to stop.
+
+    Args:
+        app: made by ``create_app``.
+        settings: the app's.
+        ready: called once it answers.
+    """
+
+    def __init__(self, app: FastAPI, settings: Settings, ready: Callable[[], None] = lambda: None) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,  # the process's, see service.logs
+                access_log=False,
+                server_header=False,
+                ws="none",
+                backlog=BACKLOG,
+                timeout_graceful_shutdown=settings.shutdown_seconds,
+            )
+        )
+        self._service, self._ready, self._drain_seconds = app.state.service, ready, settings.drain_seconds
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Readiness ends with the signal itself."""
+        self._service.metrics.draining.value = 1.0
+        super().handle_exit(sig, frame)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts, then tells."""
+        await super().startup(sockets)
+        self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends the jobs first: whoever waits for one would hold up the end."""
+        self._service.metrics.draining.value = 1.0
+        await self._service.jobs.stop()
+        await self._quiet(self._drain_seconds)
+        # Some turns of the loop accept all that wait in the socket's queue, the last ones may then send.
+        await asyncio.sleep(TICK_SECONDS)
+        for server in self.servers:
+            server.close()
+        for sock in sockets or []:
+            sock.close()
+        await self._quiet(SETTLE_SECONDS)
+        await super().shutdown(sockets)
+
+    async def _quiet(self, seconds: float) -> None:
+        """Waits so long, or until no connection is open."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while self.server_state.connections and loop.time() < end and not self.force_exit:
+            await asyncio.sleep(TICK_SECONDS)
+
+
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket, taken before models are loaded, so that a port in use is told at once.
+
+    Args:
+        host: address.
+        port: 0 takes a free one.
+        shared: whether other sockets of this kind may listen there, too; the system spreads connections
+            over them.
+
+    Raises:
+        click.ClickException: the address is not to be had.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
+    except OSError as error:
+        hint = "; choose another with --port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else ""
+        reason = str(error.strerror).partition(" (while")[0]  # the rest repeats the address
+        raise click.ClickException(f"cannot listen on {host} port {port}: {reason}{hint}") from error
+    # Connections inherit this. Without it an answer's body waits 40 ms for the client to
+    # acknowledge the headers: asyncio sets it only where a socket's protocol number is given.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def listen_together(host: str, port: int, count: int) -> list[socket.socket]:
+    """So many sockets listening at one place, one for each process.
+
+    Over one socket in all of them connections fall unevenly: of 16 that come at once to two idle
+    processes, one mostly takes all.
+
+    Raises:
+        click.ClickException: the address is not to be had.
+    """
+    with listen(host, port) as alone:  # refused where any other server listens, which shared ones are not
+        port = alone.getsockname()[1]
+    return [listen(host, port, shared=True) for _ in range(count)]
+
+
+def url_of(sock: socket.socket) -> str:
+    """Where a listening socket is found."""
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
