@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
-REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
+REQUEST_ID: ContextVar[bytes | None] = ContextVar("request_id", default=None)
 """Of the request that is being answered; None outside of any."""
 
 
@@ -41,7 +41,7 @@ def _record(record: logging.LogRecord) -> dict[str, Any]:
         "message": record.getMessage(),
     }
     if request_id := REQUEST_ID.get():
-        fields["request_id"] = request_id
+        fields["request_id"] = request_id.decode()
     fields |= getattr(record, "fields", {})
     if record.exc_info:
         fields["exception"] = "".join(traceback.format_exception(*record.exc_info)).rstrip()

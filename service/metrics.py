@@ -179,7 +179,7 @@ class Metrics:
             "abstentions", "Answers that a model's policy withheld or flagged.", "model", "action"
         )
         self.problems = _counter("problems", "Problems answered, by kind.", "kind")
-        self._bytes_in = _counter("request_bytes", "Bytes of bodies read.")
+        self._bytes_in = _counter("request_bytes", "Bytes of bodies that were accepted.")
         self._bytes_out = _counter("response_bytes", "Bytes of bodies sent.")
         self._in_flight = _gauge("in_flight_requests", "Requests being answered.")
         self._draining = _gauge("draining_workers", "Worker processes told to stop.")

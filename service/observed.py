@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable
 from itertools import count
 from time import perf_counter
 
@@ -43,7 +42,7 @@ class Observed:
         self, app: ASGIApp, *, metrics: Metrics, access_log: bool = False, tracing: Tracing | None = None
     ) -> None:
         self._app, self._metrics, self._access_log, self._tracing = app, metrics, access_log, tracing
-        self._ids = map((os.urandom(8).hex() + "-{:x}").format, count())  # unique, and cheaper than random
+        self._process, self._count = os.urandom(8).hex().encode(), count()
         self._bound: dict[tuple[str, str, int], tuple[Value, Histogram]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,9 +59,11 @@ class Observed:
         """Answers, and returns the status; 0 where no answer was begun."""
         begun = perf_counter()
         metrics, status, sent = self._metrics, 0, 0
-        given, length = _headers(scope["headers"])
-        request_id = given if given and SANE_ID.fullmatch(given) else next(self._ids).encode()
-        REQUEST_ID.set(request_id.decode())
+        headers_in = dict(scope["headers"])
+        request_id = headers_in.get(b"x-request-id")
+        if request_id is None or not SANE_ID.fullmatch(request_id):
+            request_id = b"%b-%x" % (self._process, next(self._count))  # unique, and cheaper than random
+        REQUEST_ID.set(request_id)
 
         async def observed_send(message: Message) -> None:
             nonlocal status, sent
@@ -76,19 +77,12 @@ class Observed:
                 message = {**message, "headers": headers}  # the sender's may be one that it sends often
             await send(message)
 
-        async def observed_receive() -> Message:
-            message = await receive()
-            metrics.bytes_in.value += len(message.get("body", b""))
-            return message
-
-        if length is None:  # sent in chunks, or no body
-            receive_here = observed_receive if scope["method"] not in ("GET", "HEAD") else receive
-        else:
-            receive_here = receive
-            metrics.bytes_in.value += length
+        length = headers_in.get(b"content-length")
+        if length is None and b"transfer-encoding" in headers_in:
+            receive = self._counted(receive)
         metrics.in_flight.value += 1
         try:
-            await self._app(scope, receive_here, observed_send)
+            await self._app(scope, receive, observed_send)
         except Exception as error:
             log.error("the request failed\n%s", told_apart(error))
             if status:  # half an answer: the server ends the connection
@@ -103,6 +97,8 @@ class Observed:
         finally:
             metrics.in_flight.value -= 1
             metrics.bytes_out.value += sent
+            if length is not None and 200 <= status < 400:  # else it may be larger than what was read
+                metrics.bytes_in.value += int(length)
             seconds = perf_counter() - begun
             route, method = route_of(scope), scope["method"]
             requests, times = self._children(route, method if method in METHODS else "other", status)
@@ -125,6 +121,16 @@ class Observed:
                 )
         return status
 
+    def _counted(self, receive: Receive) -> Receive:
+        bytes_in = self._metrics.bytes_in
+
+        async def counted() -> Message:
+            message = await receive()
+            bytes_in.value += len(message.get("body", b""))
+            return message
+
+        return counted
+
     def _children(self, route: str, method: str, status: int) -> tuple[Value, Histogram]:
         found = self._bound.get((route, method, status))
         if found is None:
@@ -142,15 +148,3 @@ def route_of(scope: Scope) -> str:
     """The template of the request's path; "none" where it is nobody's, as paths are without number."""
     path: str = getattr(scope.get("route"), "path", "none")
     return path
-
-
-def _headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes | None, int | None]:
-    """The request id given, and the body's length."""
-    given: bytes | None = None
-    length: int | None = None
-    for name, value in headers:
-        if name == b"content-length" and value.isdigit() and len(value) < 19:
-            length = int(value)
-        elif name == b"x-request-id":
-            given = value
-    return given, length

@@ -77,5 +77,5 @@ class SharedMetrics:
                 for name, children in kept["metrics"].items()
                 if gauges or name not in self._gauges
             }
-        except (OSError, ValueError, KeyError, TypeError):  # none yet, or no file of ours
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none yet, or no file of ours
             return {}
