@@ -12,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
+from typing import Any
 
 import click
 import uvicorn
@@ -22,7 +24,7 @@ from fastapi import FastAPI
 from service.settings import Settings
 
 TICK_SECONDS = 0.02
-SETTLE_SECONDS = 0.2
+SETTLE_SECONDS = 1.0
 BACKLOG = 2048
 
 
@@ -63,22 +65,50 @@ class Server(uvicorn.Server):
         """Ends the jobs first: whoever waits for one would hold up the end."""
         self._service.metrics.draining.value = 1.0
         await self._service.jobs.stop()
-        await self._quiet(self._drain_seconds)
-        # Some turns of the loop accept all that wait in the socket's queue, the last ones may then send.
-        await asyncio.sleep(TICK_SECONDS)
-        for server in self.servers:
-            server.close()
-        for sock in sockets or []:
-            sock.close()
-        await self._quiet(SETTLE_SECONDS)
+        await self._until(lambda: not self.server_state.connections, self._drain_seconds)
+        await self._stop_listening(sockets or [])
+        # Those accepted last have yet to be heard: uvicorn takes a connection without a request for idle.
+        await self._until(lambda: all(map(_was_asked, self.server_state.connections)), SETTLE_SECONDS)
         await super().shutdown(sockets)
 
-    async def _quiet(self, seconds: float) -> None:
-        """Waits so long, or until no connection is open."""
+    async def _stop_listening(self, sockets: Sequence[socket.socket]) -> None:
+        """Closes the sockets with nothing in their queues: what the system has accepted is served."""
+        loop = asyncio.get_running_loop()
+        for sock in sockets:
+            loop.remove_reader(sock)
+        await asyncio.sleep(TICK_SECONDS)  # a closed server drops those that it is about to take over
+        copies = [sock.dup() for sock in sockets]
+        for server in self.servers:
+            server.close()
+        for sock in sockets:
+            sock.close()
+        accepted = []
+        for copy in copies:
+            copy.setblocking(False)
+            with copy, suppress(BlockingIOError):
+                while True:
+                    accepted.append(copy.accept()[0])
+        for connection in accepted:
+            connection.setblocking(False)
+            await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        kind: Any = self.config.http_protocol_class
+        made: asyncio.Protocol = kind(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Waits so long at most."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        while self.server_state.connections and loop.time() < end and not self.force_exit:
+        while not condition() and loop.time() < end and not self.force_exit:
             await asyncio.sleep(TICK_SECONDS)
+
+
+def _was_asked(connection: Any) -> bool:
+    return getattr(connection, "cycle", None) is not None
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
