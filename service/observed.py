@@ -53,7 +53,8 @@ class Observed:
             await self._observe(scope, receive, send)
         else:
             with self._tracing.request(scope) as span:
-                span.end(route_of(scope), await self._observe(scope, receive, send))
+                status = await self._observe(scope, receive, send)
+                span.end(route_of(scope), status)
 
     async def _observe(self, scope: Scope, receive: Receive, send: Send) -> int:
         """Answers, and returns the status; 0 where no answer was begun."""

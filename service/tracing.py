@@ -54,7 +54,7 @@ class Tracing:
     @contextmanager
     def request(self, scope: Scope) -> Iterator[RequestSpan]:
         """A span while a request is answered, within the caller's trace where ``traceparent`` names one."""
-        from opentelemetry.trace import SpanKind
+        from opentelemetry.trace import SpanKind, StatusCode
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         carrier = {
@@ -69,8 +69,13 @@ class Tracing:
             SpanKind.SERVER,
             {"http.request.method": method, "url.path": scope["path"], "url.scheme": scope["scheme"]},
             record_exception=False,  # its message may quote an input
+            set_status_on_exception=False,  # likewise
         ) as span:
-            yield RequestSpan(span, method)
+            try:
+                yield RequestSpan(span, method)
+            except BaseException:
+                span.set_status(StatusCode.ERROR)
+                raise
 
     def close(self) -> None:
         """Sends what waits."""
