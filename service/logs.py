@@ -24,6 +24,7 @@ def set_up(form: str) -> None:
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("service").setLevel(logging.INFO)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # its warnings quote what was sent
 
 
 def told_apart(error: BaseException) -> str:
