@@ -7,12 +7,15 @@ The tour, in the order of imports:
 * ``store``     jobs and their results in a database.
 * ``schemas``   what goes over the wire.
 * ``registry``  a folder of ONNX files → served models, and refused ones with their reasons.
-* ``drift``     what was served, and how it compares; ``metrics`` tells it to Prometheus.
+* ``drift``     what was served, and how it compares.
+* ``metrics``   everything that is counted; ``shared_metrics`` adds it up over processes, ``facts`` go beside.
 * ``engine``    arrays in, certified predictions out; where work runs. Knows no HTTP.
 * ``jobs``      long work (audits, evaluations): ``state_folder`` keeps what it needs, ``process`` runs
                 ``worker``, which does it.
 * ``labelled``  data for evaluations, admitted or refused.
 * ``api``       the routes, one file a group.
+* ``observed``  the layer around all: request ids, counts; ``logs`` and ``tracing`` are what it writes to.
+* ``server``    one process, its socket and its end; ``workers`` keeps several.
 * ``app``       ``create_app(settings)`` joins them; ``main`` is the command.
 
 Nothing here imports torch or anything of ``lipmodel.training``.
