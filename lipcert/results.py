@@ -44,6 +44,7 @@ class Prediction:
         certified: whether the radius is positive and at least the epsilon asked about; None without one.
         radius_float32_portable: the radius for every conforming runtime, where asked for.
         certificate: signed, where asked for: JWS in its compact form.
+        abstained: whether the policy withholds the label.
     """
 
     label: str | None
@@ -57,6 +58,7 @@ class Prediction:
     certified: bool | None = None
     radius_float32_portable: float | None = None
     certificate: str | None = None
+    abstained: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import signal
 import socket
@@ -11,30 +12,54 @@ import tomllib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from fastapi import FastAPI
 from pydantic import ValidationError
 
 from lipmodel import __version__
-from lipmodel.errors import LipcertError
+from lipmodel.errors import LipcertError, SignatureError
 from service import logs, tracing
-from service.api import audits, drift, evaluations, models, ops, predict, reports
+from service.access import Access
+from service.api import (
+    audits,
+    certificates,
+    changes,
+    drift,
+    evaluations,
+    infer,
+    models,
+    ops,
+    predict,
+    reports,
+    v2,
+)
 from service.api.context import Service
+from service.api.guard import Guard
+from service.api.hot import HotRoutes
 from service.api.openapi import describe
+from service.changes import Changes
 from service.engine import Engine
 from service.errors import ProblemKind, install_handlers
+from service.folder_changes import sweep
 from service.jobs import Jobs
+from service.key_commands import keys
+from service.keys import KeyStore
+from service.limits import Limits
 from service.metrics import Metrics
+from service.models import Models
 from service.observed import Observed
-from service.registry import read_folder
 from service.server import Server, listen, listen_together, url_of
 from service.settings import ENVIRONMENT_PREFIX, Settings
 from service.shared_metrics import SharedMetrics
 from service.state_folder import StateFolder
 from service.store import Store, StoreError
 from service.workers import Supervisor, WorkersError
+
+if TYPE_CHECKING:  # what they import takes memory that a service without them need not pay
+    from service.signing import Signer
+    from service.tokens import Tokens
 
 DESCRIPTION = """\
 Predictions with **certified radii**: no change of the input within the radius changes the label,
@@ -45,6 +70,9 @@ Whatever goes wrong is answered as a problem of RFC 9457 (`application/problem+j
 | type | status | meaning |
 |---|---|---|
 """ + "\n".join(f"| `{k.uri}` | {k.status} | {k.title}. {k.advice} |" for k in ProblemKind)
+
+
+GROUPS = (predict, infer, v2, certificates, models, changes, audits, evaluations, reports, drift, ops)
 
 
 def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | None = None) -> FastAPI:
@@ -58,21 +86,35 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
     Raises:
         StoreError: jobs cannot be kept where the settings say.
         MissingExtraError: the environment asks for traces, which are not installed.
+        SignatureError: keys to sign or to verify with cannot be used.
     """
-    traces = tracing.from_environment()
-    jobs = open_jobs(settings, worker)
-    engine = Engine()
+    traces, signer, tokens = tracing.from_environment(), open_signer(settings), open_tokens(settings)
+    jobs, engine = open_jobs(settings, worker), Engine()
+    found = Models(settings.models, threads=settings.threads, poll_seconds=settings.poll_seconds)
     shared = SharedMetrics(Metrics(engine.served), metrics_folder, worker)
-    service = Service(settings, read_folder(settings.models, threads=settings.threads), engine, jobs, shared)
+    service = Service(
+        settings,
+        found,
+        Changes(found, seconds=settings.check_seconds, most_bytes=settings.check_bytes),
+        engine,
+        jobs,
+        shared,
+        signer,
+    )
+    access = Access(KeyStore.beside_jobs(settings), tokens)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await jobs.start()
+        found.start()
+        await access.start()
         writing = asyncio.create_task(shared.keep_writing())
         yield
         writing.cancel()
         with suppress(asyncio.CancelledError):
             await writing
+        await access.stop()
+        found.stop()
         await jobs.stop()
         jobs.close()
         service.engine.close()
@@ -87,8 +129,12 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
         redirect_slashes=False,  # a path that is not ours is a 404, not a redirect to a guess
     )
     app.state.service = service
+    app.state.access = access
     install_handlers(app)
-    for group in (predict, models, audits, evaluations, reports, drift, ops):
+    limits = Limits(settings.requests_per_second, settings.requests_at_a_time)
+    app.add_middleware(HotRoutes, service=service)
+    app.add_middleware(Guard, access=access, limits=limits, header_bytes=settings.max_header_bytes)
+    for group in GROUPS:
         app.include_router(group.router)
     describe(app)
     app.add_middleware(
@@ -128,11 +174,58 @@ def ready_line(app: FastAPI) -> str:
     return f"lipserve: ready at {{url}} ({models}{{workers}}; see {{url}}/docs)"
 
 
+def open_tokens(settings: Settings) -> Tokens | None:
+    """What verifies tokens, if the settings name an identity provider.
+
+    Raises:
+        SignatureError: its keys cannot be read, or what tokens must name is not set.
+    """
+    if settings.jwt_jwks is None:
+        return None
+    if settings.jwt_issuer is None or settings.jwt_audience is None:
+        raise SignatureError("jwt_jwks needs jwt_issuer and jwt_audience beside it, which tokens must name")
+    from service.tokens import Tokens
+
+    return Tokens(settings.jwt_jwks, settings.jwt_issuer, settings.jwt_audience)
+
+
+def open_signer(settings: Settings) -> Signer | None:
+    """What signs certificates, if the settings name keys.
+
+    Raises:
+        SignatureError: they cannot be used.
+    """
+    if settings.signing_keys is None:
+        return None
+    from service.signing import Signer
+
+    return Signer(settings.signing_keys, settings.issuer)
+
+
+class StrangersError(LipcertError):
+    """Anybody could ask, whom nobody wanted to let in."""
+
+
+def refuse_strangers(app: FastAPI, sock: socket.socket) -> None:
+    """Makes sure that who comes from other machines must say who they are, or need not by somebody's will.
+
+    Raises:
+        StrangersError: neither.
+    """
+    address = sock.getsockname()[0]
+    known = app.state.access.required or app.state.service.settings.no_auth
+    if not (known or ipaddress.ip_address(address).is_loopback):
+        raise StrangersError(
+            f"{address} can be reached from other machines and nobody would have to say who they are; "
+            "make a key with 'lipserve keys create', accept tokens with --jwt-jwks, or give --no-auth"
+        )
+
+
 def tell_refusals(app: FastAPI) -> None:
     """Says which files are not served, and why."""
     service = app.state.service
     for name, reason in service.registry.refused.items():
-        click.echo(f"lipserve: {service.settings.models / name}.onnx is refused: {reason}", err=True)
+        click.echo(f"lipserve: {service.settings.models / name} is refused: {reason}", err=True)
     if service.registry.fault:
         click.echo(f"lipserve: {service.settings.models}: {service.registry.fault}", err=True)
 
@@ -197,7 +290,7 @@ def _read_file(path: Path) -> dict[str, str]:
     return {name: str(value) for name, value in found.items()}
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @_options
 @click.option(
     "--config",
@@ -206,26 +299,43 @@ def _read_file(path: Path) -> dict[str, str]:
     help=f"TOML file of settings; flags and environment win over it.  [environment: {_variable('config')}]",
 )
 @click.version_option(__version__, prog_name="lipserve")
-def main(config: str | None, **flags: str | None) -> None:
+@click.pass_context
+def main(context: click.Context, /, config: str | None, **flags: str | None) -> None:
     """Serves the ONNX models of a folder, each answer with its certified radius."""
+    context.obj = read_settings(flags, config)
+    if context.invoked_subcommand is None:
+        serve(context.obj)
+
+
+main.add_command(keys)
+
+
+def serve(settings: Settings) -> None:
+    """Serves until it is told to stop.
+
+    Raises:
+        click.ClickException: the settings cannot be followed here; says why.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):  # while models load; the server takes them over
         signal.signal(number, lambda *_: sys.exit(0))
-    settings = read_settings(flags, config)
     logs.set_up(settings.log_format)
+    if settings.uploads:
+        sweep(settings.models)
     try:
         if settings.workers > 1:
             sockets = listen_together(settings.host, settings.port, settings.workers)
             asyncio.run(Supervisor(settings, sockets).run())
         else:
-            _serve(settings, listen(settings.host, settings.port))
+            serve_here(settings, listen(settings.host, settings.port))
     except (LipcertError, WorkersError) as error:
         raise click.ClickException(str(error)) from None
 
 
-def _serve(settings: Settings, sock: socket.socket) -> None:
+def serve_here(settings: Settings, sock: socket.socket) -> None:
     """In this process."""
     with sock:
         app = create_app(settings)
+        refuse_strangers(app, sock)
         tell_refusals(app)
         line = ready_line(app).format(url=url_of(sock), workers="")
         Server(app, settings, lambda: click.echo(line)).run(sockets=[sock])

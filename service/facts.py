@@ -21,10 +21,13 @@ def model_facts(registry: Registry) -> list[Metric]:
     )
     build.add_metric([__version__, platform.python_version(), onnxruntime.__version__], 1)
     models = GaugeMetricFamily(
-        "lipserve_model_info", "A model that is served; always 1.", labels=["model", "version", "sha256"]
+        "lipserve_model_info",
+        "A version of a model that is served; always 1.",
+        labels=["model", "version", "sha256"],
     )
-    for model in registry.served.values():
-        models.add_metric([model.name, model.version, model.predictor.file.sha256[:12]], 1)
+    for versions in registry.models.values():
+        for model in versions.served.values():
+            models.add_metric([model.name, model.version, model.predictor.file.sha256[:12]], 1)
     refused = GaugeMetricFamily(
         "lipserve_models_refused", "Models refused.", value=float(len(registry.refused))
     )

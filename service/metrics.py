@@ -138,8 +138,11 @@ def _histogram(name: str, text: str, edges: Sequence[float], *labels: str) -> Fa
     return Family(Histogram, Described("histogram", f"lipserve_{name}", text, labels, edges))
 
 
-LABELS = ("model", "norm", "class")
+LABELS = ("model", "version", "norm", "class")
 MARGIN = Described("histogram", "lipserve_margin", "Margin of the answer.", LABELS, RADII)
+ABSTENTIONS = Described(
+    "counter", "lipserve_abstentions", "Labels withheld by the model's policy.", ("model",)
+)
 RADIUS = Described(
     "histogram",
     "lipserve_certified_radius",
@@ -158,12 +161,11 @@ class Metrics:
         stages: seconds of a prediction's stages, see ``STAGES``.
         batch_rows: inputs that were run at once.
         queued_rows: inputs that wait to be run, now.
-        abstentions: answers withheld by a model's policy, by model and action.
         problems: by kind.
         bytes_in, bytes_out: of bodies.
         in_flight: requests being answered, now.
         draining: 1 once the process is told to stop.
-        served: margins and radii.
+        served: margins and radii, and abstentions.
     """
 
     def __init__(self, served: Served) -> None:
@@ -175,9 +177,6 @@ class Metrics:
         self.stages = _histogram("stage_seconds", "Time of one stage of predictions.", SECONDS, "stage")
         self._batch_rows = _histogram("batch_rows", "Inputs run at once.", ROWS)
         self._queued_rows = _gauge("queued_rows", "Inputs that wait to be run.")
-        self.abstentions = _counter(
-            "abstentions", "Answers that a model's policy withheld or flagged.", "model", "action"
-        )
         self.problems = _counter("problems", "Problems answered, by kind.", "kind")
         self._bytes_in = _counter("request_bytes", "Bytes of bodies that were accepted.")
         self._bytes_out = _counter("response_bytes", "Bytes of bodies sent.")
@@ -199,13 +198,14 @@ class Metrics:
 
     def described(self) -> list[Described]:
         """Every family's description."""
-        return [*(family.described for family in self.families()), MARGIN, RADIUS]
+        return [*(family.described for family in self.families()), MARGIN, RADIUS, ABSTENTIONS]
 
     def snapshot(self) -> Snapshot:
         """All numbers as they are now."""
         self._cpu.of().value = time.process_time()
         self._resident.of().value = float(_resident_bytes())
         found = {family.described.name: family.snapshot() for family in self.families()}
+        found[ABSTENTIONS.name] = {(name,): [float(n)] for name, n in self.served.abstentions.items()}
         found[MARGIN.name], found[RADIUS.name] = {}, {}
         for distribution in self.served:
             found[MARGIN.name] |= _by_class(distribution, margins=True)
@@ -216,9 +216,9 @@ class Metrics:
 def _by_class(distribution: Distribution, *, margins: bool) -> dict[Labels, Numbers]:
     """Of the classes that were answered."""
     histogram = distribution.margins if margins else distribution.certified_radii
-    model, norm = distribution.model, distribution.norm.value
+    whose = distribution.model, distribution.version, distribution.norm.value
     return {
-        (model.name, norm, model.predictor.class_names[i]): [
+        (*whose, distribution.class_names[i]): [
             *histogram.counts[i].tolist(),
             float(histogram.sums[i]),
         ]

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import Problem, ProblemKind
 from service.logs import REQUEST_ID, told_apart
 from service.metrics import Histogram, Metrics, Value
+from service.safe_headers import safe_headers
 from service.tracing import Tracing
 
 log = logging.getLogger("service.requests")
@@ -94,7 +95,9 @@ class Observed:
                 "the service failed to answer this request",
                 headers={"Connection": "close"},
             )
-            await problem.response()(scope, receive, observed_send)
+            answer = problem.response()
+            answer.raw_headers = safe_headers(answer.raw_headers, scope["path"])  # no other layer is outside
+            await answer(scope, receive, observed_send)
         finally:
             metrics.in_flight.value -= 1
             metrics.bytes_out.value += sent

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
@@ -21,6 +22,7 @@ import click
 import uvicorn
 from fastapi import FastAPI
 
+from service.arrivals import Arrivals
 from service.settings import Settings
 
 TICK_SECONDS = 0.02
@@ -47,9 +49,12 @@ class Server(uvicorn.Server):
                 ws="none",
                 backlog=BACKLOG,
                 timeout_graceful_shutdown=settings.shutdown_seconds,
+                limit_concurrency=settings.max_connections + 1,  # it refuses when this many are there
+                h11_max_incomplete_event_size=settings.max_header_bytes,
             )
         )
         self._service, self._ready, self._drain_seconds = app.state.service, ready, settings.drain_seconds
+        self._arrivals = Arrivals(settings.request_seconds)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Readiness ends with the signal itself."""
@@ -60,6 +65,12 @@ class Server(uvicorn.Server):
         """Starts, then tells."""
         await super().startup(sockets)
         self._ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Once a second (of ten ticks), looks for requests that do not arrive."""
+        if counter % 10 == 0:
+            self._arrivals.sweep(self.server_state.connections, time.monotonic())
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends the jobs first: whoever waits for one would hold up the end."""

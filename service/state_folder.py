@@ -38,7 +38,7 @@ class StateFolder:
     """
 
     def __init__(self, path: Path, worker: int = 0) -> None:
-        self.database = f"sqlite:///{path / 'jobs.sqlite'}"
+        self.database = database_in(path)
         path = path / "workers" / str(worker) if worker else path
         self.path, self._work = path, path / "work"
         try:
@@ -82,3 +82,8 @@ class StateFolder:
     def close(self) -> None:
         """Lets another server use the folder."""
         os.close(self._lock)
+
+
+def database_in(folder: Path) -> str:
+    """URL of the database of a state folder, which other processes may use beside its server."""
+    return f"sqlite:///{folder / 'jobs.sqlite'}"

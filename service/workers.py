@@ -158,7 +158,7 @@ def _how(process: Process) -> str:
 
 def main() -> None:
     """One worker: serves until it is told to stop, or until the supervisor is gone."""
-    from service.app import create_app, ready_line, tell_refusals
+    from service.app import create_app, ready_line, refuse_strangers, tell_refusals
 
     number = int(sys.argv[2])
     settings = Settings.model_validate_json(sys.stdin.readline())
@@ -172,8 +172,10 @@ def main() -> None:
         out.write(json.dumps(message) + "\n")
         out.flush()
 
+    sock = socket.socket(fileno=int(sys.argv[1]))
     try:
         app = create_app(settings, worker=number, metrics_folder=Path(sys.argv[3]))
+        refuse_strangers(app, sock)
     except LipcertError as error:
         say(error=str(error))
         sys.exit(1)
@@ -181,7 +183,7 @@ def main() -> None:
         tell_refusals(app)
     server = Server(app, settings, lambda: say(ready=ready_line(app)))
     threading.Thread(target=_end_with_the_supervisor, args=[server], daemon=True).start()
-    with socket.socket(fileno=int(sys.argv[1])) as sock:
+    with sock:
         server.run(sockets=[sock])
 
 

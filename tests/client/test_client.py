@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -83,6 +84,28 @@ def test_predictions_are_those_of_the_model(kind, url, inputs):
     assert answer[0].norm == "inf"
     assert answer.model.name == "two-moons"
     assert answer.model.sha256 == CertifiedPredictor(two_moons()).file.sha256
+
+
+@both
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_arrays_are_answered_like_rows(kind, url, dtype):
+    inputs = INPUTS.astype(dtype)
+    with made(kind, url) as client:
+        asked = {"norm": "1", "epsilon": 0.05, "portable": True}
+        assert client.predict("two-moons", inputs, npy=True, **asked) == client.predict(
+            "two-moons", inputs, **asked
+        )
+
+
+@both
+def test_a_model_is_uploaded(kind, tmp_path):
+    (tmp_path / "first.onnx").write_bytes(two_moons())
+    with running(tmp_path, uploads=True) as http, made(kind, str(http.base_url)) as client:
+        client.upload("second", two_moons())
+        assert [m.name for m in client.models()] == ["first", "second"]
+        assert client.predict("second", INPUTS)[0] == client.predict("first", INPUTS)[0]
+        with pytest.raises(InvalidRequestError, match="not an ONNX model"):
+            client.upload("third", b"x")
 
 
 def test_every_member_of_a_prediction_is_typed():
@@ -240,8 +263,8 @@ def test_retry_after_is_waited_for(kind, monkeypatch):
     async def wait(seconds):
         waits.append(seconds)
 
-    monkeypatch.setattr(module.time, "sleep", waits.append)
-    monkeypatch.setattr(module.asyncio, "sleep", wait)
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=waits.append))
+    monkeypatch.setattr(module, "asyncio", SimpleNamespace(sleep=wait))
     answers = Answers(problem(429, **{"Retry-After": "7"}), problem(503, **{"Retry-After": "9999"}), GOOD)
     with client_of(kind, answers) as client:
         client.predict("m", [[0.0]])

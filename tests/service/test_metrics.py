@@ -8,6 +8,8 @@ from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm
 from service.drift import Served
 from service.metrics import Histogram, Metrics, exposition, total
+from service.model_settings import ModelSettings
+from service.policy import Policy
 from service.registry import Model
 from service.shared_metrics import STALE_SECONDS, SharedMetrics
 from tests.service.conftest import two_moons
@@ -85,7 +87,7 @@ def test_a_file_that_cannot_be_read_is_none(metrics, tmp_path, content):
 
 def test_distributions_are_summed_like_counts(metrics, tmp_path):
     predictor = CertifiedPredictor(two_moons())
-    model = Model("m", "1", predictor, 1)
+    model = Model("m", "1", predictor, 1, ModelSettings(Policy(Norm.TWO)))
     radii = predictor.predict([[0.5, 0.25]] * 3, Norm.TWO).radii
     shared = [SharedMetrics(m, tmp_path, i) for i, m in enumerate(metrics[:2])]
     for one, m in zip(shared, metrics, strict=False):
@@ -93,7 +95,7 @@ def test_distributions_are_summed_like_counts(metrics, tmp_path):
         one.write()
     text = exposition(metrics[0].described(), shared[0].total()).decode()
     label = predictor.class_names[radii.label[0]]
-    assert f'lipserve_margin_count{{class="{label}",model="m",norm="2"}} 6.0' in text
+    assert f'lipserve_margin_count{{class="{label}",model="m",norm="2",version="1"}} 6.0' in text
 
 
 def test_a_disk_that_is_full_ends_nothing(metrics, tmp_path):
