@@ -85,6 +85,14 @@ class Engine:
         """(N,) radii that hold for every runtime, see ``CertifiedPredictor.portable_radii``."""
         return await self._run(partial(model.predictor.portable_radii, inputs, norm))
 
+    def alive(self) -> bool:
+        """Whether it takes work."""
+        try:
+            self._threads.submit(int)
+        except RuntimeError:
+            return False
+        return True
+
     def close(self) -> None:
         """Takes no more work; what waits is dropped."""
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -40,7 +40,7 @@ HEADERS = {
     PATHS["evaluation"] + "/{job_id}/report/{file}",
     summary="The report of one evaluation, file by file",
     response_class=Response,
-    responses=problems(ProblemKind.UNKNOWN_JOB)
+    responses=problems(ProblemKind.UNKNOWN_JOB, ProblemKind.INVALID_INPUT)
     | {200: {"description": "The file", "content": {kind: {} for kind in MEDIA_TYPES.values()}}},
 )
 async def show_report(
