@@ -20,8 +20,9 @@ The tour, in the order of imports:
                 ``worker``, which does it.
 * ``signing``   answers signed, with keys that may change meanwhile.
 * ``labelled``  data for evaluations, admitted or refused.
-* ``api``       the routes, one file a group; ``guard`` is the layer that every request passes, ``hot`` the short way to
-                those asked most often.
+* ``batcher``   small requests are answered together.
+* ``api``       the routes, one file a group; ``guard`` is the layer that every request passes, ``hot`` the
+                short way to those asked most often.
 * ``arrivals``  requests that do not arrive are ended.
 * ``observed``  the layer around all: request ids, counts; ``logs`` and ``tracing`` are what it writes to.
 * ``server``    one process, its socket and its end; ``workers`` keeps several.

@@ -40,6 +40,7 @@ from service.api.guard import Guard
 from service.api.hot import HotRoutes
 from service.api.openapi import describe
 from service.changes import Changes
+from service.drift import Served
 from service.engine import Engine
 from service.errors import ProblemKind, install_handlers
 from service.folder_changes import sweep
@@ -89,14 +90,14 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
         SignatureError: keys to sign or to verify with cannot be used.
     """
     traces, signer, tokens = tracing.from_environment(), open_signer(settings), open_tokens(settings)
-    jobs, engine = open_jobs(settings, worker), Engine()
+    jobs, metrics = open_jobs(settings, worker), Metrics(Served())
     found = Models(settings.models, threads=settings.threads, poll_seconds=settings.poll_seconds)
-    shared = SharedMetrics(Metrics(engine.served), metrics_folder, worker)
+    shared = SharedMetrics(metrics, metrics_folder, worker)
     service = Service(
         settings,
         found,
         Changes(found, seconds=settings.check_seconds, most_bytes=settings.check_bytes),
-        engine,
+        Engine(metrics),
         jobs,
         shared,
         signer,
@@ -127,6 +128,7 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,  # a path that is not ours is a 404, not a redirect to a guess
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # Observed traces and counts, once
     )
     app.state.service = service
     app.state.access = access

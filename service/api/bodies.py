@@ -11,7 +11,6 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from lipmodel.errors import InputError
@@ -176,15 +175,17 @@ async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise _too_large(limit)
-    read = 0
-    try:
-        async for chunk in request.stream():
-            read += len(chunk)
-            if read > limit:
-                raise _too_large(limit)
-            yield chunk
-    except ClientDisconnect:
-        raise Problem(ProblemKind.NOT_JSON, "the connection was closed before the body was whole") from None
+    read, more = 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            detail = "the connection was closed before the body was whole"
+            raise Problem(ProblemKind.NOT_JSON, detail)
+        chunk, more = message.get("body", b""), message.get("more_body", False)
+        read += len(chunk)
+        if read > limit:
+            raise _too_large(limit)
+        yield chunk
 
 
 def _too_large(limit: int) -> Problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,22 @@ async def answer_infer(request: Request, service: Service, model: Model) -> Resp
     Raises:
         Problem, InputError: what is wrong with it.
     """
+    begun, metrics = perf_counter(), service.metrics
+    asked, inputs = await _read(request, service, model)
+    metrics.parse_seconds.observe(perf_counter() - begun)
+    answered = await answer(service, model, inputs, asked.parameters)
+    begun = perf_counter()
+    reference = {"model_name": model.name, "model_version": model.version}
+    content, json_length = write_infer(reference, asked, _outputs(model, answered))
+    if json_length is None:
+        response = Response(content, media_type=JSON_TYPE)
+    else:
+        response = Response(content, headers={LENGTH: str(json_length)}, media_type=FILE_TYPE)
+    metrics.write_seconds.observe(perf_counter() - begun)
+    return response
+
+
+async def _read(request: Request, service: Service, model: Model) -> tuple[InferRequest, AnyArray]:
     media_type = media_type_of(request)
     if media_type not in (JSON_TYPE, FILE_TYPE):
         raise unsupported_type(media_type, JSON_TYPE, FILE_TYPE)
@@ -70,12 +87,7 @@ async def answer_infer(request: Request, service: Service, model: Model) -> Resp
     if len(inputs) > service.settings.max_rows:
         reason = f"has {len(inputs)} rows; at most {service.settings.max_rows} are accepted in one request"
         raise _invalid("inputs", reason)
-    answered = await answer(service, model, inputs, asked.parameters)
-    reference = {"model_name": model.name, "model_version": model.version}
-    content, json_length = write_infer(reference, asked, _outputs(model, answered))
-    if json_length is None:
-        return Response(content, media_type=JSON_TYPE)
-    return Response(content, headers={LENGTH: str(json_length)}, media_type=FILE_TYPE)
+    return asked, inputs
 
 
 def name_of_scores(model: Model) -> str:
