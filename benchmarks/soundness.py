@@ -99,7 +99,8 @@ def _print_costs():
             working = Norm.INF if norm is Norm.INF else Norm.TWO
             lipschitz, rounding = _analyse(graph, norm, working)
             analysis = _seconds(lambda g=graph, p=norm, q=working: _analyse(g, p, q), 3)
-            rule, scores = RadiusRule(subject.head.owners, lipschitz, rounding), subject.float64(x)
+            rule = RadiusRule(subject.head.owners, lipschitz, rounding, input_size=graph.input_size)
+            scores = subject.float64(x)
             certify = _seconds(lambda rule=rule, scores=scores, x=x: rule(scores, x), 9)
             # for 1,000 inputs, a millisecond is a microsecond an input
             print(

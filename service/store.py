@@ -147,11 +147,10 @@ class Store:
     def __init__(self, url: str, server: str) -> None:
         self.server = server
         try:
-            self._engine = _open(url)
+            self._engine = open_database(url, _metadata)
             self.beat()
-        except (SQLAlchemyError, ModuleNotFoundError) as error:
-            reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-            raise StoreError(f"the database of jobs cannot be used: {reason}") from error
+        except SQLAlchemyError as error:
+            raise unusable(error) from error
 
     def add(self, job: Job) -> None:
         """Keeps a new job."""
@@ -267,24 +266,35 @@ def _job(row: RowMapping) -> Job:
     return Job(**{**row, "state": State(row["state"])})
 
 
-def _open(url: str) -> Engine:
-    """The database with its tables.
+def unusable(error: Exception) -> StoreError:
+    """The database's own reason, in one line."""
+    reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    return StoreError(f"the database cannot be used: {reason}")
+
+
+def open_database(url: str, metadata: MetaData) -> Engine:
+    """The database, with those tables in it.
 
     Raises:
-        StoreError: a database of another sort.
+        StoreError: it cannot be opened, or is of another sort.
     """
     try:
         engine = create_engine(url, pool_pre_ping=True)
     except ArgumentError:
         raise StoreError("the database's URL cannot be read; postgresql+psycopg://… is accepted") from None
+    except ModuleNotFoundError as error:
+        raise unusable(error) from error
     name = engine.dialect.name
     if name not in ALONE:
         raise StoreError(f"a database of {name} is not supported; PostgreSQL and SQLite are")
     if name == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
-    with engine.begin() as connection:
-        connection.exec_driver_sql(ALONE[name])
-        _metadata.create_all(connection)
+    try:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(ALONE[name])
+            metadata.create_all(connection)
+    except SQLAlchemyError as error:
+        raise unusable(error) from error
     return engine
 
 
