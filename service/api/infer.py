@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from service.api.answering import Answered, answer
 from service.api.arrays import AnyArray
-from service.api.bodies import FILE_TYPE, JSON_TYPE, media_type_of, read_body, unsupported_type
+from service.api.bodies import FILE_TYPE, JSON_TYPE, header, media_type_of, read_body, unsupported_type
 from service.api.context import ModelHere, Service, ServiceHere, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
 from service.api.tensors import read_infer, write_infer
@@ -20,6 +20,7 @@ from service.registry import Model
 from service.v2_schemas import InferRequest, InferResponse
 
 LENGTH = "Inference-Header-Content-Length"
+SMALL_LENGTH = LENGTH.lower().encode()
 CERTIFIED = ("label", "label_index", "margin", "certified_radius", "abstained")
 """Outputs beside the scores, which every answer has."""
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -76,7 +77,7 @@ async def _read(request: Request, service: Service, model: Model) -> tuple[Infer
     media_type = media_type_of(request)
     if media_type not in (JSON_TYPE, FILE_TYPE):
         raise unsupported_type(media_type, JSON_TYPE, FILE_TYPE)
-    length = request.headers.get(LENGTH)
+    length = header(request, SMALL_LENGTH)
     if length is not None and not (length.isascii() and length.isdecimal()):
         raise _invalid(LENGTH, f"is '{length[:64]}'; a number of bytes is accepted")
     body = await read_body(request, service.settings.max_body_bytes)
