@@ -2,7 +2,7 @@
 
 The tour, in the order of imports:
 
-* ``settings``  everything that can be set: flags, environment, one table.
+* ``settings``  everything that can be set, one table; ``flags`` reads it from flags, environment and a file.
 * ``errors``    every way a request can fail, as RFC 9457 problems.
 * ``store``     jobs and their results in a database.
 * ``access``    who calls: API keys (``keys``, made by ``key_commands``), ``tokens`` of an identity provider,
