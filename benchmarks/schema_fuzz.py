@@ -4,8 +4,10 @@
     python -m benchmarks.schema_fuzz [--examples 50] [--workers 1]
 
 The document is the served one but for two things: ``default`` responses are taken out, so that a status
-counts as documented only where its route names it, and names of models and ids of jobs may be
-ones that exist, so that routes are reached behind their 404. Exits with 1 where anything is found.
+counts as documented only where its route names it, and names of models, versions and ids of jobs may be
+ones that exist, so that routes are reached behind their 404. Models may be uploaded, removed and unloaded;
+those that are gone are put back, and one is never touched, so that there always is one to be ready with.
+Exits with 1 where anything is found.
 """
 
 from __future__ import annotations
@@ -16,11 +18,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 import httpx
+
+from lipmodel.signed.key_sets import add_signing_key
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "models"
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
@@ -40,7 +46,7 @@ def strict(document: dict[str, Any], known: dict[str, list[str]]) -> dict[str, A
 
 def existing(client: httpx.Client) -> dict[str, list[str]]:
     """Values that lead somewhere, once they have been made."""
-    body = {"inputs": [[0.5, 0.25], [-1.0, 0.5]], "labels": [0, 1], "epsilons": [0.1]}
+    body = {"inputs": [[0.5, 0.25], [-1.0, 0.5]], "labels": [0, 1], "epsilons": [0.1], "report": True}
     made = [
         client.post(f"/v1/models/two-moons/{path}", json=json, headers={"Prefer": "wait=60"})
         for path, json in (("audits", {"samples": 10}), ("evaluations", body))
@@ -53,7 +59,20 @@ def existing(client: httpx.Client) -> dict[str, list[str]]:
         "evaluation": ids[1:],
         "before": ids,
         "kind": kinds,
+        "version": ["1", "2", "latest"],
+        "label": ["latest", "canary"],
+        "file": ["evaluation.html", "curve.svg"],
     }
+
+
+def put_back(client: httpx.Client, models: Path, stop: threading.Event) -> None:
+    """Whatever example was removed or unloaded, again and again."""
+    while not stop.wait(1.0):
+        for path in EXAMPLES.glob("*.onnx"):
+            if not (models / path.name).exists():
+                shutil.copy(path, models / path.name)
+            with suppress(httpx.HTTPError):
+                client.post(f"/v2/repository/models/{path.stem}/load")
 
 
 @click.command()
@@ -64,8 +83,11 @@ def main(examples: int, workers: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder) / "models"
         shutil.copytree(EXAMPLES, models)
+        shutil.copy(EXAMPLES / "digits.onnx", models / "untouched.onnx")
+        add_signing_key(Path(folder) / "keys")
         command = [sys.executable, "-m", "service.app", "--models", str(models), "--port", "0"]
-        command += ["--workers", str(workers), "--max-queued", "1000"]
+        command += ["--workers", str(workers), "--max-queued", "1000", "--uploads"]
+        command += ["--signing-keys", str(Path(folder) / "keys")]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             try:
                 assert process.stdout is not None
@@ -73,12 +95,20 @@ def main(examples: int, workers: int) -> None:
                 assert found
                 with httpx.Client(base_url=found[1], timeout=90) as client:
                     document = strict(client.get("/openapi.json").json(), existing(client))
-                file = Path(folder) / "openapi.json"
-                file.write_text(json.dumps(document))
-                run = [sys.executable, "-m", "schemathesis.cli", "run", str(file), "--url", found[1]]
-                run += ["--checks", CHECKS, "--max-examples", str(examples), "--continue-on-failure"]
-                run += ["--phases", "examples,coverage,fuzzing", "--request-timeout", "60"]
-                sys.exit(subprocess.run(run, check=False).returncode)
+                    file = Path(folder) / "openapi.json"
+                    file.write_text(json.dumps(document))
+                    run = [sys.executable, "-m", "schemathesis.cli", "run", str(file), "--url", found[1]]
+                    run += ["--checks", CHECKS, "--max-examples", str(examples), "--continue-on-failure"]
+                    run += ["--phases", "examples,coverage,fuzzing", "--request-timeout", "60"]
+                    stop = threading.Event()
+                    putting = threading.Thread(target=put_back, args=[client, models, stop])
+                    putting.start()
+                    try:
+                        status = subprocess.run(run, check=False, cwd=folder).returncode
+                    finally:
+                        stop.set()
+                        putting.join()
+                sys.exit(status)
             finally:
                 process.terminate()
 

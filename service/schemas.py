@@ -14,6 +14,8 @@ from service.model_settings import Execution
 from service.policy import Action
 from service.store import State
 
+MAX_DIMENSIONS, MAX_LENGTH = 32, 2**63 - 1
+"""Of an array: how many, and how long each. What is beyond is no array's."""
 Row = Annotated[list[float], Field(fail_fast=True)]
 Rows = Annotated[
     list[Row],

@@ -78,7 +78,7 @@ async def _read(request: Request, service: Service, model: Model) -> tuple[Infer
     if media_type not in (JSON_TYPE, FILE_TYPE):
         raise unsupported_type(media_type, JSON_TYPE, FILE_TYPE)
     length = header(request, SMALL_LENGTH)
-    if length is not None and not (length.isascii() and length.isdecimal()):
+    if length is not None and not (length.isascii() and length.isdecimal() and len(length) < 16):
         raise _invalid(LENGTH, f"is '{length[:64]}'; a number of bytes is accepted")
     body = await read_body(request, service.settings.max_body_bytes)
     asked, inputs = read_infer(body, None if length is None else int(length))

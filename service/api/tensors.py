@@ -16,7 +16,7 @@ import orjson
 import simdjson
 
 from lipmodel.errors import InputError
-from service.api.arrays import AnyArray
+from service.api.arrays import AnyArray, shaped
 from service.api.bodies import parse
 from service.errors import Problem, ProblemKind
 from service.v2_schemas import InferRequest, InputTensor
@@ -53,7 +53,7 @@ def read_infer(body: bytes, json_length: int | None) -> tuple[InferRequest, AnyA
     count = math.prod(tensor.shape)
     if numbers.size != count:
         raise InputError(f"has {numbers.size} numbers; {count} are accepted for shape {tensor.shape}")
-    return request, numbers.reshape(tensor.shape)
+    return request, shaped(numbers, tensor.shape)
 
 
 @lru_cache(maxsize=256)
