@@ -158,7 +158,7 @@ def _margin_gradient(
         sign = np.where(label == 1, 1.0, -1.0)
         scores, gradient = engine(points, sign[:, None])
         return scores[:, 0] * sign, gradient
-    scores, _ = engine(points, np.zeros((len(points), count)))
+    scores = engine.scores(points)
     margins = scores[rows, label][:, None] - scores
     distance = margins / speed
     distance[rows, label] = np.inf
