@@ -189,6 +189,8 @@ def _arrays(inputs: Any, labels: Any) -> Stream:
 
 
 def _check_labels(labels: Any, rows: int, classes: int) -> Indices:
+    if labels is None:
+        raise InputError("are missing; a class index for each input is needed", field="labels")
     y = np.asarray(labels)
     if y.shape != (rows,) or y.dtype.kind not in "iu":
         raise InputError(f"{rows} class indices are accepted, not {y.dtype} {list(y.shape)}", field="labels")
