@@ -104,6 +104,11 @@ def _audit(
         seed=options["seed"],
         progress=progress,
     )
+    if options["report"]:
+        from lipmodel.report.audit import audit_files  # the extra 'report'
+        from lipmodel.report.page import write_files
+
+        write_files(audit_files(predictor, report, **options["titles"]), folder / REPORT_FOLDER)
     return {"result": report.to_dict()}
 
 
@@ -123,7 +128,8 @@ def _evaluate(
         attacked=options["attack"],
     )
     if options["report"]:
-        from lipmodel.report.evaluation import evaluation_files, write_files  # the extra 'report'
+        from lipmodel.report.evaluation import evaluation_files  # the extra 'report'
+        from lipmodel.report.page import write_files
 
         files = evaluation_files(predictor, result, **options["titles"], units=data.units)
         write_files(files, folder / REPORT_FOLDER)

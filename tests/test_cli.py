@@ -160,6 +160,16 @@ def test_data_in_files_of_several_kinds_give_the_same(folder):
     assert run_json("audit", model, "--data", folder / "x.npy")["points"]["data"] == len(x)
 
 
+def test_audit_writes_a_report(folder):
+    run("audit", folder / "net.onnx", "--samples", 50, "--report", folder / "audited")
+    told = json.loads((folder / "audited" / "audit.json").read_text())
+    assert told["verdict"] == "consistent"
+    assert told["data"] == "random points"
+    assert "net.onnx" in (folder / "audited" / "audit.html").read_text()
+    run("audit", folder / "liar.onnx", "--samples", 50, "--report", folder / "lied", status=1)
+    assert "refuted" in (folder / "lied" / "audit.md").read_text()
+
+
 def test_audit(folder):
     told = run_json("audit", folder / "net.onnx", "--samples", 50)
     assert told["verdict"] == "consistent"
