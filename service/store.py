@@ -12,13 +12,15 @@ servers) one wins and the other is told. A result is committed before anybody he
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
     Column,
+    Connection,
     Engine,
     Float,
     LargeBinary,
@@ -34,7 +36,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
 
 from lipmodel.errors import LipcertError
 
@@ -134,7 +136,8 @@ _BULK = ("result", "radii")
 
 
 class Store:
-    """The database. Every method blocks for about a millisecond, and may be called from any thread.
+    """The database. Every method blocks for about a millisecond, and may be called from any thread; where the
+    database does not answer it raises a StoreError.
 
     Args:
         url: of SQLAlchemy: ``sqlite:///file`` or ``postgresql+psycopg://…``.
@@ -150,18 +153,17 @@ class Store:
             self._engine = _open(url)
             self.beat()
         except (SQLAlchemyError, ModuleNotFoundError) as error:
-            reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-            raise StoreError(f"the database of jobs cannot be used: {reason}") from error
+            raise StoreError(f"the database of jobs cannot be used: {_reason(error)}") from error
 
     def add(self, job: Job) -> None:
         """Keeps a new job."""
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             connection.execute(insert(_jobs).values(vars(job)))
 
     def get(self, job_id: str, *, bulk: bool = True) -> Job | None:
         """The job of that id, or None; without ``bulk`` its result and radii are left out."""
         columns = [c for c in _jobs.c if bulk or c.name not in _BULK]
-        with self._engine.connect() as connection:
+        with self._transaction() as connection:
             row = connection.execute(select(*columns).where(_jobs.c.id == job_id)).mappings().first()
         return None if row is None else _job(row)
 
@@ -172,7 +174,7 @@ class Store:
             same = (_jobs.c.created == before.created) & (_jobs.c.id < before.id)
             query = query.where((_jobs.c.created < before.created) | same)
         query = query.order_by(_jobs.c.created.desc(), _jobs.c.id.desc()).limit(limit)
-        with self._engine.connect() as connection:
+        with self._transaction() as connection:
             return [_job(row) for row in connection.execute(query).mappings()]
 
     def start(self, job_id: str) -> bool:
@@ -201,7 +203,7 @@ class Store:
         """One file of a job's report, or None."""
         columns = _reports.c
         query = select(columns.content).where(columns.job_id == job_id, columns.name == name)
-        with self._engine.connect() as connection:
+        with self._transaction() as connection:
             return connection.execute(query).scalar()
 
     def interrupt_running(self, problem: str) -> int:
@@ -218,7 +220,7 @@ class Store:
         """Deletes the oldest jobs that have ended, all but so many; returns how many."""
         ended = select(_jobs.c.id).where(_jobs.c.state.not_in(UNFINISHED))
         oldest = ended.order_by(_jobs.c.created.desc(), _jobs.c.id.desc()).offset(keep)
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             ids = connection.execute(oldest).scalars().all()
             connection.execute(delete(_reports).where(_reports.c.job_id.in_(ids)))
             connection.execute(delete(_jobs).where(_jobs.c.id.in_(ids)))
@@ -227,14 +229,14 @@ class Store:
     def queued(self) -> Sequence[str]:
         """Ids of this server's queued jobs, the oldest first."""
         mine = (_jobs.c.owner == self.server) & (_jobs.c.state == State.QUEUED)
-        with self._engine.connect() as connection:
+        with self._transaction() as connection:
             query = select(_jobs.c.id).where(mine).order_by(_jobs.c.created, _jobs.c.id)
             return list(connection.execute(query).scalars())
 
     def beat(self) -> None:
         """Lets other servers know that this one is alive."""
         now = time.time()
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             mine = update(_servers).where(_servers.c.id == self.server).values(heard_of=now)
             if not connection.execute(mine).rowcount:
                 connection.execute(insert(_servers).values(id=self.server, heard_of=now))
@@ -243,11 +245,19 @@ class Store:
         """Closes the connections."""
         self._engine.dispose()
 
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except (OperationalError, InterfaceError) as error:
+            raise StoreError(f"the database of jobs does not answer: {_reason(error)}") from error
+
     def _step(
         self, job_id: str, states: tuple[State, ...], files: Sequence[dict[str, Any]] = (), **values: Any
     ) -> bool:
         change = update(_jobs).where(_jobs.c.id == job_id, _jobs.c.state.in_(states)).values(**values)
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             taken = connection.execute(change).rowcount == 1
             if taken and files:
                 connection.execute(insert(_reports), files)
@@ -259,8 +269,12 @@ class Store:
             .where(condition)
             .values(state=State.INTERRUPTED, finished=time.time(), problem=problem)
         )
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             return connection.execute(change).rowcount
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
 
 
 def _job(row: RowMapping) -> Job:
