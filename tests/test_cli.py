@@ -160,6 +160,13 @@ def test_data_in_files_of_several_kinds_give_the_same(folder):
     assert run_json("audit", model, "--data", folder / "x.npy")["points"]["data"] == len(x)
 
 
+def test_attacks_of_foolbox(folder, monkeypatch):
+    pytest.importorskip("foolbox", reason="foolbox is not installed: pip install 'lipcert[attacks]'")
+    arguments = ("audit", folder / "net.onnx", "--samples", 20, "--attack", 5, "--attack-method", "deepfool")
+    assert run_json(*arguments)["attack"]["methods"] == ["ascent", "deepfool"]
+    assert "no attack in l1" in run(*arguments, "--norm", "1", status=2).output
+
+
 def test_audit_writes_a_report(folder):
     run("audit", folder / "net.onnx", "--samples", 50, "--report", folder / "audited")
     told = json.loads((folder / "audited" / "audit.json").read_text())

@@ -12,6 +12,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
+from lipmodel.audit.peers import METHODS
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.cli.common import (
     EXISTING_FILE,
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 
 MAX_PAIRS_SHOWN = 10
 
+method_option = click.option(
+    "--attack-method", "methods", multiple=True, type=click.Choice(list(METHODS)),
+    help="An attack of foolbox beside our own; may be given again.",
+)  # fmt: skip
 report_option = click.option(
     "--report", "folder", type=PATH, help="Folder for a report in JSON, Markdown and HTML, with plots."
 )
@@ -57,6 +62,7 @@ labels_option = click.option("--labels", type=EXISTING_FILE, help="Labels, .npy,
     "--attack", "attacked", default=0, type=click.IntRange(0), metavar="ROWS",
     help="Attack the first rows, for the accuracy under attack.",
 )  # fmt: skip
+@method_option
 @report_option
 @norm_option
 @json_option
@@ -68,6 +74,7 @@ def evaluate(
     epsilons: tuple[float, ...],
     tighten: bool,
     attacked: int,
+    methods: tuple[str, ...],
     folder: Path | None,
     norm: str | None,
     as_json: bool,
@@ -83,7 +90,7 @@ def evaluate(
     with bar("evaluating") as progress:
         result = run(
             predictor, stream, None, Norm(norm) if norm else None, epsilons, progress,
-            tighten=tighten, attacked=attacked,
+            tighten=tighten, attacked=attacked, methods=methods,
         )  # fmt: skip
     if folder is not None:
         with _report_extra():
@@ -141,6 +148,7 @@ def _show_evaluation(result: Evaluation) -> None:
     help="How many inputs to attack, data first.",
 )  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@method_option
 @report_option
 @norm_option
 @json_option
@@ -152,6 +160,7 @@ def audit(
     samples: int,
     attacked: int,
     seed: int,
+    methods: tuple[str, ...],
     folder: Path | None,
     norm: str | None,
     as_json: bool,
@@ -169,6 +178,7 @@ def audit(
             inputs=stream,
             samples=samples,
             attacked=attacked,
+            methods=methods,
             seed=seed,
             progress=progress,
         )
