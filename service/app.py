@@ -19,13 +19,14 @@ from lipmodel import __version__
 from service.api import audits, drift, evaluations, models, ops, predict, reports
 from service.api.context import Service
 from service.api.openapi import describe
+from service.database import StoreError
 from service.engine import Engine
 from service.errors import ProblemKind, install_handlers
 from service.jobs import Jobs
 from service.registry import read_folder
 from service.settings import ENVIRONMENT_PREFIX, Settings
 from service.state_folder import StateFolder
-from service.store import Store, StoreError
+from service.store import Store
 
 DESCRIPTION = """\
 Predictions with **certified radii**: no change of the input within the radius changes the label,

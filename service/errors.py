@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lipmodel.errors import DataError, InputError
-from service.store import StoreError
+from service.database import StoreError
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "/problems/"

@@ -18,34 +18,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    Engine,
-    Float,
-    LargeBinary,
-    MetaData,
-    RowMapping,
-    String,
-    Table,
-    Text,
-    create_engine,
-    delete,
-    event,
-    insert,
-    select,
-    update,
-)
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
-from lipmodel.errors import LipcertError
+from service.database import StoreError, jobs, open_database, reports, servers
 
 LEASE_SECONDS = 60.0
 """A server that has not been heard of for so long is taken for dead, its unfinished jobs for interrupted."""
-
-
-class StoreError(LipcertError):
-    """The database or its folder cannot be used."""
 
 
 class State(StrEnum):
@@ -98,46 +77,13 @@ class Job:
     radii: bytes | None = None
 
 
-_metadata = MetaData()
-_jobs = Table(
-    "jobs",
-    _metadata,
-    Column("id", String(32), primary_key=True),
-    Column("kind", String(16), nullable=False, index=True),
-    Column("model", String(64), nullable=False),
-    Column("sha256", String(64), nullable=False),
-    Column("parameters", Text, nullable=False),
-    Column("state", String(16), nullable=False, index=True),
-    Column("progress", Float, nullable=False),
-    Column("owner", String(32), nullable=False),
-    Column("created", Float, nullable=False, index=True),
-    Column("started", Float),
-    Column("finished", Float),
-    Column("result", Text),
-    Column("problem", Text),
-    Column("radii", LargeBinary),
-)
-_reports = Table(
-    "reports",
-    _metadata,
-    Column("job_id", String(32), primary_key=True),
-    Column("name", String(64), primary_key=True),
-    Column("content", LargeBinary, nullable=False),
-)
-_servers = Table(
-    "servers",
-    _metadata,
-    Column("id", String(32), primary_key=True),
-    Column("heard_of", Float, nullable=False),
-)
-ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(5061706)"}
-"""What keeps two servers that start at once from both creating the tables."""
 _BULK = ("result", "radii")
 
 
 class Store:
-    """The database. Every method blocks for about a millisecond, and may be called from any thread; where the
-    database does not answer it raises a StoreError.
+    """The database. Every method blocks for about a millisecond, and may be called from any thread.
+
+    Where the database does not answer, every method raises a StoreError.
 
     Args:
         url: of SQLAlchemy: ``sqlite:///file`` or ``postgresql+psycopg://…``.
@@ -150,7 +96,7 @@ class Store:
     def __init__(self, url: str, server: str) -> None:
         self.server = server
         try:
-            self._engine = _open(url)
+            self._engine = open_database(url)
             self.beat()
         except (SQLAlchemyError, ModuleNotFoundError) as error:
             raise StoreError(f"the database of jobs cannot be used: {_reason(error)}") from error
@@ -158,22 +104,22 @@ class Store:
     def add(self, job: Job) -> None:
         """Keeps a new job."""
         with self._transaction() as connection:
-            connection.execute(insert(_jobs).values(vars(job)))
+            connection.execute(insert(jobs).values(vars(job)))
 
     def get(self, job_id: str, *, bulk: bool = True) -> Job | None:
         """The job of that id, or None; without ``bulk`` its result and radii are left out."""
-        columns = [c for c in _jobs.c if bulk or c.name not in _BULK]
+        columns = [c for c in jobs.c if bulk or c.name not in _BULK]
         with self._transaction() as connection:
-            row = connection.execute(select(*columns).where(_jobs.c.id == job_id)).mappings().first()
+            row = connection.execute(select(*columns).where(jobs.c.id == job_id)).mappings().first()
         return None if row is None else _job(row)
 
     def page(self, kind: str, limit: int, before: Job | None = None) -> Sequence[Job]:
         """The newest jobs of a kind, or those older than one of them; without results."""
-        query = select(*(c for c in _jobs.c if c.name not in _BULK)).where(_jobs.c.kind == kind)
+        query = select(*(c for c in jobs.c if c.name not in _BULK)).where(jobs.c.kind == kind)
         if before is not None:
-            same = (_jobs.c.created == before.created) & (_jobs.c.id < before.id)
-            query = query.where((_jobs.c.created < before.created) | same)
-        query = query.order_by(_jobs.c.created.desc(), _jobs.c.id.desc()).limit(limit)
+            same = (jobs.c.created == before.created) & (jobs.c.id < before.id)
+            query = query.where((jobs.c.created < before.created) | same)
+        query = query.order_by(jobs.c.created.desc(), jobs.c.id.desc()).limit(limit)
         with self._transaction() as connection:
             return [_job(row) for row in connection.execute(query).mappings()]
 
@@ -201,45 +147,45 @@ class Store:
 
     def report_file(self, job_id: str, name: str) -> bytes | None:
         """One file of a job's report, or None."""
-        columns = _reports.c
+        columns = reports.c
         query = select(columns.content).where(columns.job_id == job_id, columns.name == name)
         with self._transaction() as connection:
             return connection.execute(query).scalar()
 
     def interrupt_running(self, problem: str) -> int:
         """Marks what this server was running when it stopped; returns how many jobs."""
-        return self._interrupt((_jobs.c.owner == self.server) & (_jobs.c.state == State.RUNNING), problem)
+        return self._interrupt((jobs.c.owner == self.server) & (jobs.c.state == State.RUNNING), problem)
 
     def interrupt_orphans(self, problem: str) -> int:
         """Marks unfinished jobs of servers that are dead; returns how many."""
-        alive = select(_servers.c.id).where(_servers.c.heard_of > time.time() - LEASE_SECONDS)
-        orphaned = _jobs.c.state.in_(UNFINISHED) & _jobs.c.owner.not_in(alive)
+        alive = select(servers.c.id).where(servers.c.heard_of > time.time() - LEASE_SECONDS)
+        orphaned = jobs.c.state.in_(UNFINISHED) & jobs.c.owner.not_in(alive)
         return self._interrupt(orphaned, problem)
 
     def prune(self, keep: int) -> int:
         """Deletes the oldest jobs that have ended, all but so many; returns how many."""
-        ended = select(_jobs.c.id).where(_jobs.c.state.not_in(UNFINISHED))
-        oldest = ended.order_by(_jobs.c.created.desc(), _jobs.c.id.desc()).offset(keep)
+        ended = select(jobs.c.id).where(jobs.c.state.not_in(UNFINISHED))
+        oldest = ended.order_by(jobs.c.created.desc(), jobs.c.id.desc()).offset(keep)
         with self._transaction() as connection:
             ids = connection.execute(oldest).scalars().all()
-            connection.execute(delete(_reports).where(_reports.c.job_id.in_(ids)))
-            connection.execute(delete(_jobs).where(_jobs.c.id.in_(ids)))
+            connection.execute(delete(reports).where(reports.c.job_id.in_(ids)))
+            connection.execute(delete(jobs).where(jobs.c.id.in_(ids)))
         return len(ids)
 
     def queued(self) -> Sequence[str]:
         """Ids of this server's queued jobs, the oldest first."""
-        mine = (_jobs.c.owner == self.server) & (_jobs.c.state == State.QUEUED)
+        mine = (jobs.c.owner == self.server) & (jobs.c.state == State.QUEUED)
         with self._transaction() as connection:
-            query = select(_jobs.c.id).where(mine).order_by(_jobs.c.created, _jobs.c.id)
+            query = select(jobs.c.id).where(mine).order_by(jobs.c.created, jobs.c.id)
             return list(connection.execute(query).scalars())
 
     def beat(self) -> None:
         """Lets other servers know that this one is alive."""
         now = time.time()
         with self._transaction() as connection:
-            mine = update(_servers).where(_servers.c.id == self.server).values(heard_of=now)
+            mine = update(servers).where(servers.c.id == self.server).values(heard_of=now)
             if not connection.execute(mine).rowcount:
-                connection.execute(insert(_servers).values(id=self.server, heard_of=now))
+                connection.execute(insert(servers).values(id=self.server, heard_of=now))
 
     def close(self) -> None:
         """Closes the connections."""
@@ -256,16 +202,16 @@ class Store:
     def _step(
         self, job_id: str, states: tuple[State, ...], files: Sequence[dict[str, Any]] = (), **values: Any
     ) -> bool:
-        change = update(_jobs).where(_jobs.c.id == job_id, _jobs.c.state.in_(states)).values(**values)
+        change = update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(states)).values(**values)
         with self._transaction() as connection:
             taken = connection.execute(change).rowcount == 1
             if taken and files:
-                connection.execute(insert(_reports), files)
+                connection.execute(insert(reports), files)
             return taken
 
     def _interrupt(self, condition: Any, problem: str) -> int:
         change = (
-            update(_jobs)
+            update(jobs)
             .where(condition)
             .values(state=State.INTERRUPTED, finished=time.time(), problem=problem)
         )
@@ -279,30 +225,3 @@ def _reason(error: Exception) -> str:
 
 def _job(row: RowMapping) -> Job:
     return Job(**{**row, "state": State(row["state"])})
-
-
-def _open(url: str) -> Engine:
-    """The database with its tables.
-
-    Raises:
-        StoreError: a database of another sort.
-    """
-    try:
-        engine = create_engine(url, pool_pre_ping=True)
-    except ArgumentError:
-        raise StoreError("the database's URL cannot be read; postgresql+psycopg://… is accepted") from None
-    name = engine.dialect.name
-    if name not in ALONE:
-        raise StoreError(f"a database of {name} is not supported; PostgreSQL and SQLite are")
-    if name == "sqlite":
-        event.listen(engine, "connect", _set_up_sqlite)
-    with engine.begin() as connection:
-        connection.exec_driver_sql(ALONE[name])
-        _metadata.create_all(connection)
-    return engine
-
-
-def _set_up_sqlite(connection: Any, _: Any) -> None:
-    """Readers do not wait for the writer (WAL); what is committed outlives even a power cut (FULL)."""
-    for pragma in ("busy_timeout = 10000", "journal_mode = WAL", "synchronous = FULL"):
-        connection.execute(f"PRAGMA {pragma}")

@@ -14,9 +14,10 @@ import httpx
 import pytest
 
 from service.app import open_jobs
+from service.database import StoreError
 from service.errors import ProblemKind
 from service.settings import Settings
-from service.store import Store, StoreError
+from service.store import Store
 from tests.networks import groupsort_net, to_file
 from tests.service.conftest import (
     eventually,
