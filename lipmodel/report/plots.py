@@ -150,7 +150,7 @@ def draw_gradient_norms(axis: Any, edges: Sequence[float], counts: Sequence[floa
     axis.set_xlim(0.0, max(1.05, 1.05 * largest))
     axis.set_yscale("log")  # one point over the bound is to be seen beside a million
     axis.set_ylim(bottom=0.5)
-    axis.legend(frameon=False, loc="upper left")
+    axis.legend(edgecolor="none", loc="upper left")
 
 
 def draw_pairs(axis: Any, pairs: Sequence[tuple[int, int]], values: Sequence[float], classes: Any) -> None:
@@ -175,8 +175,8 @@ def draw_radii_and_distances(axis: Any, radii: Any, distances: Any, norm: Norm) 
     known = np.isfinite(distances)
     radii, distances = radii[known], distances[known]
     inside = distances <= radii
-    end = 1.05 * max(radii.max(), distances.max(), np.finfo(float).tiny)
-    axis.plot([0.0, end], [0.0, end], color=RED, lw=1, label="distance = radius")
+    right, top = (1.05 * (values.max() or 1.0) for values in (radii, distances))
+    axis.plot([0.0, right], [0.0, right], color=RED, lw=1, label="distance = radius")
     axis.scatter(radii[~inside], distances[~inside], s=12, color=BLUE, alpha=0.6, label="outside the radius")
     if inside.any():
         axis.scatter(radii[inside], distances[inside], s=30, color=RED, marker="x", label="inside the radius")
@@ -184,11 +184,11 @@ def draw_radii_and_distances(axis: Any, radii: Any, distances: Any, norm: Norm) 
         xlabel=f"certified radius in {NORM_SYMBOL[norm]}",
         ylabel="nearest change of label found",
         title="Radii and attacks",
-        xlim=(0.0, end),
-        ylim=(0.0, end),
+        xlim=(0.0, right),
+        ylim=(0.0, top),
     )
     axis.grid(alpha=0.3)
-    axis.legend(frameon=False, loc="upper left")
+    axis.legend(edgecolor="none", loc="upper left")
 
 
 def _name_classes(axis: Any, classes: Sequence[str]) -> None:
