@@ -25,7 +25,7 @@ from lipmodel.certify.rounding import FORMATS, bound_rounding
 from lipmodel.norms import Norm
 from tests.networks import float32, groupsort_net, to_file
 from tests.soundness import nets, suites
-from tests.soundness.rules import DOUBLE, NAIVE, OURS, PORTABLE, RULES, Subject
+from tests.soundness.rules import DOUBLE, NAIVE, OURS, OURS_SINGLE, PORTABLE, RULES, Subject
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "models"
 
@@ -68,7 +68,7 @@ def _print_suites(results):
     _print_rows("**all**", suites.added(whole))
     print(*failures, sep="\n")
     for (suite, net), tallies in results.items():
-        for rule in (OURS, PORTABLE):
+        for rule in (OURS, PORTABLE, OURS_SINGLE):
             if tallies[rule.name].wrong + tallies[rule.name].flipped:
                 print(f"violated: {suite}, {net}, {rule.name}: {tallies[rule.name]}")
     return failures
@@ -99,7 +99,8 @@ def _print_costs():
             working = Norm.INF if norm is Norm.INF else Norm.TWO
             lipschitz, rounding = _analyse(graph, norm, working)
             analysis = _seconds(lambda g=graph, p=norm, q=working: _analyse(g, p, q), 3)
-            rule, scores = RadiusRule(subject.head.owners, lipschitz, rounding), subject.float64(x)
+            rule = RadiusRule(subject.head.owners, lipschitz, rounding, input_size=graph.input_size)
+            scores = subject.float64(x)
             certify = _seconds(lambda rule=rule, scores=scores, x=x: rule(scores, x), 9)
             # for 1,000 inputs, a millisecond is a microsecond an input
             print(

@@ -6,6 +6,7 @@
     │   └── UnsupportedError    a node or a shape about which nothing is proved
     ├── InputError          inputs that do not fit the model
     ├── CertificateError    a file that cannot be read as a certificate
+    ├── SignatureError      a signed certificate, or a set of keys, that is not to be trusted
     ├── DataError           a data set that cannot be read as one
     ├── RecipeError         a recipe or an option of training that makes no sense
     ├── TrainingError       training that failed (a loss that is not a number, …)
@@ -69,6 +70,10 @@ class CertificateError(LipcertError):
     def __init__(self, reason: str, *, field: str = "") -> None:
         super().__init__(f"certificate, {field}: {reason}" if field else f"certificate: {reason}")
         self.field, self.reason = field, reason
+
+
+class SignatureError(LipcertError):
+    """A signed certificate that is not to be trusted, or keys that cannot be used."""
 
 
 class DataError(LipcertError):

@@ -6,7 +6,11 @@ The tour, in the order of imports:
 * ``errors``    every way a request can fail, as RFC 9457 problems.
 * ``store``     jobs and their results in a database.
 * ``schemas``   what goes over the wire.
-* ``registry``  a folder of ONNX files → served models, and refused ones with their reasons.
+* ``policy``    at least how large a radius answers must have, and what becomes of the rest.
+* ``models``    a folder of ONNX files, watched → the present ``registry``: models served, and refused ones
+                with their reasons. ``model_folder`` tells what lies where, ``loading`` reads it,
+                ``model_settings`` and ``readiness`` say what is accepted.
+* ``changes``   uploads, removals, labels; ``folder_changes`` writes them to the folder.
 * ``drift``     what was served, and how it compares; ``metrics`` tells it to Prometheus.
 * ``engine``    arrays in, certified predictions out; where work runs. Knows no HTTP.
 * ``jobs``      long work (audits, evaluations): ``state_folder`` keeps what it needs, ``process`` runs

@@ -1,84 +1,53 @@
-"""The tables that jobs are kept in, and how their database is opened: SQLite, or PostgreSQL by a URL."""
+"""How databases are opened and spoken to: SQLite, or PostgreSQL by a URL."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import (
-    Column,
-    Engine,
-    Float,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    Text,
-    create_engine,
-    event,
-)
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import Connection, Engine, MetaData, create_engine, event
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
 
 from lipmodel.errors import LipcertError
+
+ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(5061706)"}
+"""What keeps two servers that start at once from both creating the tables."""
 
 
 class StoreError(LipcertError):
     """The database or its folder cannot be used."""
 
 
-_metadata = MetaData()
-jobs = Table(
-    "jobs",
-    _metadata,
-    Column("id", String(32), primary_key=True),
-    Column("kind", String(16), nullable=False, index=True),
-    Column("model", String(64), nullable=False),
-    Column("sha256", String(64), nullable=False),
-    Column("parameters", Text, nullable=False),
-    Column("state", String(16), nullable=False, index=True),
-    Column("progress", Float, nullable=False),
-    Column("owner", String(32), nullable=False),
-    Column("created", Float, nullable=False, index=True),
-    Column("started", Float),
-    Column("finished", Float),
-    Column("result", Text),
-    Column("problem", Text),
-    Column("radii", LargeBinary),
-)
-reports = Table(
-    "reports",
-    _metadata,
-    Column("job_id", String(32), primary_key=True),
-    Column("name", String(64), primary_key=True),
-    Column("content", LargeBinary, nullable=False),
-)
-servers = Table(
-    "servers",
-    _metadata,
-    Column("id", String(32), primary_key=True),
-    Column("heard_of", Float, nullable=False),
-)
-ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(5061706)"}
-"""What keeps two servers that start at once from both creating the tables."""
+def unusable(error: Exception) -> StoreError:
+    """The database's own reason, in one line."""
+    reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    return StoreError(f"the database cannot be used: {reason}")
 
 
-def open_database(url: str) -> Engine:
-    """The database with its tables.
+def open_database(url: str, metadata: MetaData) -> Engine:
+    """The database, with those tables in it.
 
     Raises:
-        StoreError: a database of another sort.
+        StoreError: it cannot be opened, or is of another sort.
     """
     try:
         engine = create_engine(url, pool_pre_ping=True)
     except ArgumentError:
         raise StoreError("the database's URL cannot be read; postgresql+psycopg://… is accepted") from None
+    except ModuleNotFoundError as error:
+        raise unusable(error) from error
     name = engine.dialect.name
     if name not in ALONE:
         raise StoreError(f"a database of {name} is not supported; PostgreSQL and SQLite are")
     if name == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
-    with engine.begin() as connection:
-        connection.exec_driver_sql(ALONE[name])
-        _metadata.create_all(connection)
+    try:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(ALONE[name])
+            metadata.create_all(connection)
+    except SQLAlchemyError as error:
+        raise unusable(error) from error
     return engine
 
 
@@ -86,3 +55,17 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
     """Readers do not wait for the writer (WAL); what is committed outlives even a power cut (FULL)."""
     for pragma in ("busy_timeout = 10000", "journal_mode = WAL", "synchronous = FULL"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """A connection whose statements all take effect, or none.
+
+    Raises:
+        StoreError: the database does not answer.
+    """
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except (OperationalError, InterfaceError) as error:
+        raise unusable(error) from error

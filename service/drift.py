@@ -8,12 +8,15 @@ what is compared was measured in one way.
 from __future__ import annotations
 
 import time
+import weakref
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.radius import Radii
 from lipmodel.norms import Array, Norm
 from service.registry import Model
@@ -39,16 +42,19 @@ class Histogram:
 
 
 class Distribution:
-    """Margins and radii that one model served in one norm.
+    """Margins and radii that one version of a model served in one norm.
 
     Attributes:
-        model, norm: whose.
+        model, version, norm: whose; names.
+        class_names: of the model.
         margins, certified_radii: of all that was served since the start.
     """
 
     def __init__(self, model: Model, norm: Norm) -> None:
-        self.model, self.norm = model, norm
-        classes = len(model.predictor.class_names)
+        self.model, self.version, self.norm = model.name, model.version, norm
+        self.class_names = model.predictor.class_names
+        self._predictor = weakref.ref(model.predictor)  # must not keep what is served no more in memory
+        classes = len(self.class_names)
         self.margins, self.certified_radii = Histogram(classes), Histogram(classes)
         self._latest: Array = np.zeros(KEPT)
         self._times: Array = np.zeros(KEPT)
@@ -63,6 +69,11 @@ class Distribution:
         self._latest[places], self._times[places] = latest, time.time()
         self._count += len(latest)
 
+    def is_of(self, predictor: CertifiedPredictor | None = None) -> bool:
+        """Whether it is of that one; by default, whether its own is still there."""
+        mine = self._predictor()
+        return mine is not None and predictor in (None, mine)
+
     @property
     def latest(self) -> Array:
         """The radii of the latest answers, at most ``KEPT``, in no order."""
@@ -75,20 +86,27 @@ class Distribution:
 
 
 class Served:
-    """The distributions of a server, since its start. Used on the event loop alone."""
+    """The distributions of a server, since its start. Used on the event loop alone.
+
+    Attributes:
+        abstentions: labels withheld by the policy of a model, by its name.
+    """
 
     def __init__(self) -> None:
-        self._distributions: dict[tuple[str, Norm], Distribution] = {}
+        self._distributions: dict[tuple[str, str, Norm], Distribution] = {}
+        self.abstentions: Counter[str] = Counter()
 
     def of(self, model: Model, norm: Norm) -> Distribution:
-        """That of a model in a norm; begun anew where the name has another file by now."""
-        found = self._distributions.get((model.name, norm))
-        if found is None or found.model.predictor.file.sha256 != model.predictor.file.sha256:
-            found = self._distributions[model.name, norm] = Distribution(model, norm)
+        """That of a model in a norm; begun anew where the version has another file by now."""
+        key = (model.name, model.version, norm)
+        found = self._distributions.get(key)
+        if found is None or not found.is_of(model.predictor):
+            self._distributions = {k: d for k, d in self._distributions.items() if d.is_of()}
+            found = self._distributions[key] = Distribution(model, norm)
         return found
 
     def __iter__(self) -> Iterator[Distribution]:
-        return iter(self._distributions.values())
+        return (distribution for distribution in self._distributions.values() if distribution.is_of())
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,33 @@
 """Arrays in, certified predictions out, and where the work runs. Knows no HTTP.
 
-Work of about a millisecond runs on the event loop itself: handing it to a thread costs 0.2 ms of
-CPU, as much as the whole of a small batch. Longer work goes to threads (onnxruntime and numpy release
-the interpreter while they compute).
+Work of a few milliseconds runs on the event loop itself, small requests together (``batcher.py``):
+handing it to a thread costs 0.2 ms of CPU, as much as the whole of a small batch. Longer work goes to threads
+(onnxruntime and numpy release the interpreter while they compute).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import TypeVar
+from weakref import WeakKeyDictionary
 
-import numpy as np
-
-from lipmodel.certify.predictor import Predictions
+from lipmodel.certify.execution import Float
 from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
+from service.batcher import Batch, Batcher, Part
 from service.drift import Served
 from service.registry import Model
 
+T = TypeVar("T")
+
 INLINE_MULTIPLICATIONS = 10_000_000
-"""Of a batch; about 1.3 ms on one core."""
+"""Of one request; about 1 ms on one core."""
+MERGED_MULTIPLICATIONS = 64_000_000
+"""Of requests that are answered together."""
 
 
 class Engine:
@@ -33,38 +39,81 @@ class Engine:
 
     def __init__(self) -> None:
         self.served = Served()
-        self._predictions = ThreadPoolExecutor(os.cpu_count(), "predict")
+        self._threads = ThreadPoolExecutor(os.cpu_count(), "predict")
+        self._batchers: WeakKeyDictionary[Model, dict[Norm, Batcher]] = WeakKeyDictionary()
 
     async def predict(
-        self, model: Model, inputs: Array, norm: Norm, *, tighten: bool = False, portable: bool = False
-    ) -> tuple[Predictions, Array | None]:
-        """Scores, labels and certified radii of (N, d) inputs; and portable radii where asked for.
+        self,
+        model: Model,
+        inputs: Array,
+        norm: Norm,
+        *,
+        tighten: bool = False,
+        execution: Float | None = None,
+    ) -> Part:
+        """Scores, labels and certified radii of (N, d) inputs that ``check_inputs`` gave.
+
+        Args:
+            model: that answers.
+            inputs: to answer.
+            norm: of the radii.
+            tighten: whether to prove larger radii.
+            execution: the format to compute in; by default as the model is set.
 
         Raises:
-            InputError: the inputs do not fit the model, or its scores overflow there.
+            InputError: the model's scores overflow there.
         """
-        work = partial(_predict, model, inputs, norm, tighten=tighten, portable=portable)
-        short = len(inputs) * model.multiplications <= INLINE_MULTIPLICATIONS
-        if short and model.predictor.rule(norm).ready and not (tighten or portable):
-            predictions, portable_radii = work()
+        own = execution in (None, model.settings.dtype)
+        if tighten or not own or len(inputs) * model.multiplications > INLINE_MULTIPLICATIONS:
+            batch = await self._in_thread(model, inputs, norm, tighten, execution)
+            if not tighten:
+                self.served.of(model, norm).add(batch.predictions.radii)
+            part = Part(batch, 0, len(inputs))
         else:
-            loop = asyncio.get_running_loop()
-            predictions, portable_radii = await loop.run_in_executor(self._predictions, work)
-        if not tighten:
-            self.served.of(model, norm).add(predictions.radii)
-        return predictions, portable_radii
+            batchers = self._batchers.get(model)
+            if batchers is None or norm not in batchers:
+                batchers = await self._begin(model, norm)
+            part = await batchers[norm].submit(inputs)
+        if part.batch.finite is not None:
+            finite = part.batch.finite[part.start : part.stop]
+            if not finite.all():
+                row = int(finite.argmin())
+                raise InputError("is so large that the model's scores overflow", field=f"inputs[{row}]")
+        return part
+
+    async def portable_radii(self, model: Model, inputs: Array, norm: Norm) -> Array:
+        """(N,) radii that hold for every runtime, see ``CertifiedPredictor.portable_radii``."""
+        return await self._run(partial(model.predictor.portable_radii, inputs, norm))
 
     def close(self) -> None:
         """Takes no more work; what waits is dropped."""
-        self._predictions.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _begin(self, model: Model, norm: Norm) -> dict[Norm, Batcher]:
+        """The batchers of a model, one for that norm among them."""
+        if not model.predictor.rule(norm).ready:  # for thousands of scores that takes seconds
+            await self._run(partial(model.predictor.prepare, norm, model.settings.dtype))
+        batchers = self._batchers.setdefault(model, {})
+        # Neither of these holds the model itself, which would then never be freed.
+        predictor, served, execution = model.predictor, self.served.of(model, norm), model.settings.dtype
+
+        def run(inputs: Array) -> Batch:
+            batch = Batch(predictor.answer(inputs, norm, execution=execution))
+            served.add(batch.predictions.radii)
+            return batch
+
+        return batchers | {norm: batchers.setdefault(norm, Batcher(run, _most_rows(model)))}
+
+    async def _in_thread(
+        self, model: Model, inputs: Array, norm: Norm, tighten: bool, execution: Float | None
+    ) -> Batch:
+        execution = execution or model.settings.dtype
+        work = partial(model.predictor.answer, inputs, norm, tighten=tighten, execution=execution)
+        return Batch(await self._run(work))
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
-def _predict(
-    model: Model, inputs: Array, norm: Norm, *, tighten: bool, portable: bool
-) -> tuple[Predictions, Array | None]:
-    predictions = model.predictor.predict(inputs, norm, tighten=tighten)
-    finite = np.isfinite(predictions.scores).all(axis=1)
-    if not finite.all():
-        row = int(finite.argmin())
-        raise InputError("is so large that the model's scores overflow", field=f"inputs[{row}]")
-    return predictions, model.predictor.portable_radii(inputs, norm) if portable else None
+def _most_rows(model: Model) -> int:
+    return max(1, MERGED_MULTIPLICATIONS // max(1, model.multiplications))

@@ -22,6 +22,7 @@ from starlette.responses import Response
 
 from lipmodel.errors import DataError, InputError
 from service.database import StoreError
+from service.safe_headers import safe_headers
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "/problems/"
@@ -34,6 +35,18 @@ log = logging.getLogger(__name__)
 class ProblemKind(Enum):
     """The kinds of problem: name in its URI, HTTP status, title, and what to do about it."""
 
+    NOT_COMPRESSED = (
+        "not-compressed",
+        400,
+        "The body is not compressed as its header says",
+        "Send it as gzip or deflate, whole, or without the header Content-Encoding.",
+    )
+    NOT_AN_ARRAY = (
+        "not-an-array",
+        400,
+        "The body holds no array",
+        "Send what numpy.save writes, of floats, with the header 'Content-Type: application/x-npy'.",
+    )
     NOT_JSON = ("not-json", 400, "The body cannot be read as JSON", "Send one whole JSON object in UTF-8.")
     NOT_A_FORM = (
         "not-a-form",
@@ -41,12 +54,30 @@ class ProblemKind(Enum):
         "The body cannot be read as a form",
         "Send multipart/form-data with the parts that /docs lists, such as curl -F makes.",
     )
+    UNAUTHENTICATED = (
+        "unauthenticated",
+        401,
+        "It is not known who calls",
+        "Send 'Authorization: Bearer KEY' with a key that 'lipserve keys create' made, or a token.",
+    )
+    FORBIDDEN = (
+        "forbidden",
+        403,
+        "The caller may not do this",
+        "The detail names the scope that it takes; 'lipserve keys create --scope' makes keys that have it.",
+    )
     NO_ROUTE = ("no-route", 404, "Nothing is found at this path", "/docs lists the paths there are.")
     UNKNOWN_MODEL = (
         "unknown-model",
         404,
         "No model has this name",
         "GET /v1/models lists the models, the refused ones too.",
+    )
+    UNKNOWN_VERSION = (
+        "unknown-version",
+        404,
+        "The model has no such version or label",
+        "GET /v1/models/NAME lists those it has.",
     )
     UNKNOWN_JOB = (
         "unknown-job",
@@ -66,29 +97,77 @@ class ProblemKind(Enum):
         "The path does not take this method",
         "The Allow header names those it takes.",
     )
+    UPLOADS_OFF = (
+        "uploads-off",
+        403,
+        "The models of this service are not changed over HTTP",
+        "Start it with --uploads, or change the files in its models folder: it notices.",
+    )
+    NOT_WRITABLE = (
+        "not-writable",
+        409,
+        "The models folder cannot be written",
+        "The detail says why. Let the service write there, or put files there by other means.",
+    )
+    VERSION_LABELLED = (
+        "version-labelled",
+        409,
+        "The version has a label",
+        "Give the label to another version, or take it away, first.",
+    )
+    REQUEST_TIMEOUT = (
+        "request-timeout",
+        408,
+        "The request did not arrive in time",
+        "Send it in one go; the limit is the setting request_seconds.",
+    )
     MODEL_REFUSED = (
         "model-refused",
         409,
-        "The model's file was refused, so it is not served",
-        "The detail gives the reason. Mend or replace the file and start the service again.",
+        "The model was refused, so it is not served",
+        "The detail gives the reason. Mend or replace the file; the service notices.",
     )
     BODY_TOO_LARGE = (
         "body-too-large",
         413,
         "The body is too large",
-        "Send fewer inputs a request; the limit is the setting max_body_bytes.",
+        "Send fewer inputs a request, or a smaller file; the limits are settings.",
     )
     UNSUPPORTED_MEDIA_TYPE = (
         "unsupported-media-type",
         415,
         "The body is not in an accepted format",
-        "Send JSON, uncompressed, with the header 'Content-Type: application/json'.",
+        "Send it uncompressed, with the Content-Type that the detail names.",
     )
     INVALID_INPUT = (
         "invalid-input",
         422,
         "The request does not fit the model or the service",
         "Each of 'errors' names a field and what is wrong with it.",
+    )
+    UPLOAD_REFUSED = (
+        "upload-refused",
+        422,
+        "The file sent is refused, and is not kept",
+        "The detail gives the reason; lipmodel inspect gives the same.",
+    )
+    BELOW_POLICY = (
+        "below-policy",
+        422,
+        "Answers are certified less than the model's policy asks for",
+        "Each of 'errors' names an input. GET /v1/models/NAME tells the policy.",
+    )
+    TOO_MANY_REQUESTS = (
+        "too-many-requests",
+        429,
+        "The caller asks too often",
+        "Try again after the seconds that the Retry-After header gives.",
+    )
+    HEADERS_TOO_LARGE = (
+        "headers-too-large",
+        431,
+        "The headers are too large",
+        "Send fewer or shorter ones; the limit is the setting max_header_bytes.",
     )
     QUEUE_FULL = (
         "queue-full",
@@ -107,6 +186,12 @@ class ProblemKind(Enum):
         501,
         "The service lacks an optional part",
         "The detail names it. Install it where the service runs, or do without.",
+    )
+    NOT_SIGNING = (
+        "not-signing",
+        501,
+        "The service has no key to sign with",
+        "Ask without 'certificate'; or make a key with 'lipserve keys new-signing' and set signing_keys.",
     )
     JOB_INTERRUPTED = (
         "job-interrupted",
@@ -200,16 +285,22 @@ class Problem(Exception):  # noqa: N818 - the RFC's own word
         return Response(content, self.kind.status, self.headers, MEDIA_TYPE)
 
 
+def problem_of(error: Exception) -> Problem | None:
+    """The problem that an error of a request is; None where it is a fault of the service."""
+    if isinstance(error, InputError):
+        return Problem.invalid([FieldError(field=error.field, reason=error.reason)])
+    return error if isinstance(error, Problem) else None
+
+
 def install_handlers(app: FastAPI) -> None:
     """Makes every error of the application a problem, those of the framework included."""
 
     @app.exception_handler(Problem)
-    async def on_problem(_: Request, problem: Problem) -> Response:
-        return problem.response()
-
     @app.exception_handler(InputError)
-    async def on_input_error(_: Request, error: InputError) -> Response:
-        return Problem.invalid([FieldError(field=error.field, reason=error.reason)]).response()
+    async def on_problem(_: Request, error: Exception) -> Response:
+        problem = problem_of(error)
+        assert problem is not None
+        return problem.response()
 
     @app.exception_handler(DataError)
     async def on_data_error(_: Request, error: DataError) -> Response:
@@ -240,8 +331,10 @@ def install_handlers(app: FastAPI) -> None:
         raise error  # the framework raises no other; one that it came to raise is a fault of ours
 
     @app.exception_handler(Exception)
-    async def on_exception(_: Request, __: Exception) -> Response:
+    async def on_exception(request: Request, __: Exception) -> Response:
         # The server logs the traceback; the client learns nothing of the internals.
         # It closes the connection after a fault, which a client must be told or its next request fails.
         detail, headers = "the service failed to answer this request", {"Connection": "close"}
-        return Problem(ProblemKind.INTERNAL, detail, headers=headers).response()
+        answer = Problem(ProblemKind.INTERNAL, detail, headers=headers).response()
+        answer.raw_headers = safe_headers(answer.raw_headers, request.url.path)  # no layer is outside of this
+        return answer

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lipmodel.errors import LipcertError
-from service.process import POLL_SECONDS, Outcome, Worker, problem
+from service.process import POLL_SECONDS, TASK_FILE, Outcome, Worker, problem
 from service.registry import Model
 from service.state_folder import StateFolder
 from service.store import LEASE_SECONDS, Job, State, Store
@@ -301,4 +301,4 @@ def _write(folder: Path, model: bytes, task: str, fill: Fill) -> None:
     folder.mkdir()
     fill(folder)
     (folder / "model.onnx").write_bytes(model)
-    (folder / "task.json").write_text(task, "ascii")
+    (folder / TASK_FILE).write_text(task, "ascii")

@@ -17,6 +17,8 @@ import numpy as np
 
 MAX_LINE_BYTES = 64 * 2**20
 """Of one report."""
+TASK_FILE = "task.json"
+"""In a job's folder: what is to be done."""
 REPORT_FOLDER = "report"
 """In a job's folder: where the worker puts the files of a report."""
 PACKAGES = Path(__file__).resolve().parents[1]

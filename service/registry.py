@@ -1,45 +1,81 @@
-"""A folder of ONNX files → models that are served, and files that are refused with the reason.
+"""Which models are served, and which files are refused, with the reason.
 
-The service starts whatever the folder holds. A registry never changes once made: another state of
-the folder is another registry, so a request sees one or the other and no mixture.
+A registry never changes once made: another state of the folder is another registry, so a request
+that looks at one sees no mixture. :mod:`service.models` holds the present one.
 """
 
 from __future__ import annotations
 
-import logging
-import math
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.errors import LipcertError, ModelError
-from lipmodel.norms import Norm
+from service.errors import Problem, ProblemKind
+from service.model_settings import ModelSettings
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
-MAX_REASON = 500
-FEW_SCORES = 512
-"""Up to so many scores a model is made ready for all norms at load; beyond, only for its own."""
-
-log = logging.getLogger(__name__)
+LATEST = "latest"
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model that is served.
+    """One version of a model, ready to answer.
 
     Attributes:
-        name: the file's name without ``.onnx``.
-        version: which of the files under this name; there is one.
-        predictor: the model itself, ready to answer in its own norm and mostly in all.
+        name: of the model.
+        version: a positive whole number, as text.
+        predictor: the model itself, ready in its own norm and mostly in all.
         multiplications: of numbers, for one input; a measure of how long an answer takes.
+        settings: policy and execution.
     """
 
     name: str
     version: str
     predictor: CertifiedPredictor
     multiplications: int
+    settings: ModelSettings
+
+
+@dataclass(frozen=True)
+class Versions:
+    """The versions of one model, the smallest number first.
+
+    Attributes:
+        name: of the model.
+        served: those that answer.
+        refused: what is wrong with files as they are now. A version may be among the served as well:
+            its file was replaced by one that is refused, and what was read before goes on serving.
+        pinned: the versions that labels were given to; labels without a version are not here.
+        fault: what is wrong with the model beside its versions (settings, labels), or None.
+    """
+
+    name: str
+    served: Mapping[str, Model]
+    refused: Mapping[str, str] = field(default_factory=dict)
+    pinned: Mapping[str, str] = field(default_factory=dict)
+    fault: str | None = None
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Versions by label; ``latest`` is the largest that is served, unless it was given to one."""
+        latest = {LATEST: list(self.served)[-1]} if self.served else {}
+        return {**latest, **self.pinned}
+
+    @cached_property
+    def latest(self) -> Model | None:
+        """What answers where no version is asked for."""
+        return self.served.get(self.labels.get(LATEST, ""))
+
+    @property
+    def reason(self) -> str:
+        """Why the latest does not answer, or everything that is wrong where it does."""
+        one = len(self.refused) == 1 and not self.served
+        reasons = [r if one else f"version {version}: {r}" for version, r in self.refused.items()]
+        if self.latest is None and self.served:
+            reasons.append(
+                f"the label '{LATEST}' is given to version {self.labels[LATEST]}, which is not served"
+            )
+        return "; ".join(([self.fault] if self.fault else []) + reasons)
 
 
 @dataclass(frozen=True)
@@ -47,75 +83,57 @@ class Registry:
     """What a folder held when it was read.
 
     Attributes:
-        served: models by name.
-        refused: reasons by name.
+        models: by name.
         fault: what is wrong with the folder itself, or None.
     """
 
-    served: Mapping[str, Model]
-    refused: Mapping[str, str]
-    fault: str | None
+    models: Mapping[str, Versions]
+    fault: str | None = None
 
+    @cached_property
+    def served(self) -> Mapping[str, Model]:
+        """What answers where no version is asked for, by name."""
+        return {name: v.latest for name, v in self.models.items() if v.latest is not None}
 
-def read_folder(folder: Path, *, threads: int = 1) -> Registry:
-    """Loads every ``*.onnx`` file directly in the folder; raises nothing, whatever they are.
+    @cached_property
+    def refused(self) -> Mapping[str, str]:
+        """Reasons of the models that do not answer, by name."""
+        return {name: v.reason for name, v in self.models.items() if v.latest is None}
 
-    Args:
-        folder: may be missing.
-        threads: that onnxruntime uses within one operator.
-    """
-    served: dict[str, Model] = {}
-    refused: dict[str, str] = {}
-    try:
-        paths = sorted(path for path in folder.iterdir() if path.suffix == ".onnx")
-    except OSError as error:
-        return Registry({}, {}, f"the models folder cannot be read: {error.strerror or error}")
-    for path in paths:
-        name = printable(path.stem)
-        try:
-            served[name] = _load(path, threads)
-        except LipcertError as error:
-            refused[name] = printable(str(error))
-        except Exception as error:  # one file must not keep the others from being served
-            log.exception("refused %s", name)
-            refused[name] = f"it cannot be read; {type(error).__name__} was raised, the log has more"
-    return Registry(served, refused, None if paths else "the models folder holds no *.onnx file")
+    def find(self, name: str, version: str | None = None) -> Model:
+        """The model of that name.
 
+        Args:
+            name: as the path has it; any text.
+            version: a number or a label; the label ``latest`` by default.
 
-def printable(text: str) -> str:
-    """Text that can be written as JSON, whatever bytes a file's name or content put into it."""
-    text = text.encode("utf-8", "replace").decode()  # lone surrogates become question marks
-    return text if len(text) <= MAX_REASON else text[:MAX_REASON] + "…"
+        Raises:
+            Problem: 404 where there is no such model or version, 409 where its file was refused.
+        """
+        if version is None and name in self.served:
+            return self.served[name]
+        versions = self.versions(name)
+        asked = LATEST if version is None else version
+        number = versions.labels.get(asked, asked)
+        if number in versions.served:
+            return versions.served[number]
+        if version is None or asked == LATEST:
+            raise Problem(ProblemKind.MODEL_REFUSED, f"model '{name}' is refused: {versions.reason}")
+        if number in versions.refused:
+            detail = f"version {number} of model '{name}' is refused: {versions.refused[number]}"
+            raise Problem(ProblemKind.MODEL_REFUSED, detail)
+        known = ", ".join(f"'{v}'" for v in (*versions.served, *versions.labels)) or "none"
+        detail = f"model '{name}' has no version '{asked[:64]}'; versions and labels: {known}"
+        raise Problem(ProblemKind.UNKNOWN_VERSION, detail)
 
+    def versions(self, name: str) -> Versions:
+        """All versions of that name.
 
-def _load(path: Path, threads: int) -> Model:
-    if not NAME.fullmatch(path.stem):
-        raise ModelError(
-            "the name of the file cannot name a model; up to 64 ASCII letters, digits, '.', '_', '-' are "
-            "accepted, the first a letter or digit"
-        )
-    predictor = CertifiedPredictor(_checked(path), threads=threads)
-    for norm in Norm:
-        if norm is predictor.default_norm or len(predictor.head.owners) <= FEW_SCORES:
-            predictor.prepare(norm)
-        if not math.isfinite(predictor.bounds(norm).bound_global):
-            raise ModelError(f"its Lipschitz bound in norm {norm} overflows, so nothing can be certified")
-    return Model(path.stem, "1", predictor, predictor.file.graph.multiplications)
-
-
-def _checked(path: Path) -> Path:
-    """The file itself, behind whatever links.
-
-    A link out of the folder is not followed: whoever may write links there could else have the
-    service read what only the service may read. Links within the folder are how volumes are
-    mounted (``..data``), and are.
-    """
-    try:
-        target = path.resolve(strict=True)
-        if not target.is_relative_to(path.parent.resolve()):
-            raise ModelError("it is a link to a file outside the models folder; put the file itself there")
-        if not target.is_file():  # a pipe would block for ever
-            raise ModelError("it is not a regular file")
-        return target
-    except OSError as error:
-        raise ModelError(f"the file cannot be read: {error.strerror or error}") from error
+        Raises:
+            Problem: 404 where there is no such model.
+        """
+        if name in self.models:
+            return self.models[name]
+        served = ", ".join(f"'{n}'" for n in self.served) or "none"
+        detail = f"no model is named '{name[:64]}'; served: {served}"
+        raise Problem(ProblemKind.UNKNOWN_MODEL, detail)

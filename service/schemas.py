@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from lipmodel.certify.claims import LARGEST_INPUT
 from lipmodel.norms import Norm
 from service.errors import ProblemBody
+from service.model_settings import Execution
+from service.policy import Action
 from service.store import State
 
 Row = Annotated[list[float], Field(fail_fast=True)]
@@ -31,27 +33,40 @@ class Wire(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class PredictRequest(Wire):
+class PredictOptions(Wire):
+    """What may be asked beside the inputs."""
+
+    norm: NormOfRadius | None = None
+    epsilon: float | None = Field(
+        default=None, ge=0, description="Size of change that 'certified' answers for, in input units."
+    )
+    tighten: bool = Field(
+        default=False,
+        description="Prove larger radii, by mixtures of scores and local bounds; milliseconds an input.",
+    )
+    portable: bool = Field(
+        default=False, description="Also give the radius that holds for every conforming runtime."
+    )
+    certificate: bool = Field(
+        default=False, description="Also sign each answer, for others to verify; see /.well-known/jwks.json."
+    )
+
+
+class PredictRequest(PredictOptions):
     """Inputs to classify."""
 
     inputs: Rows
-    norm: NormOfRadius | None = None
-    epsilon: float | None = Field(
-        None, ge=0, description="Size of change that 'certified' answers for, in input units."
-    )
-    tighten: bool = Field(
-        False,
-        description="Prove larger radii, by mixtures of scores and local bounds; milliseconds an input.",
-    )
-    portable: bool = Field(False, description="Also give the radius that holds for every conforming runtime.")
 
 
 class Prediction(Wire):
     """The answer to one input, and how far from it the answer is proved to stay the same."""
 
-    label: str = Field(description="Name of the class of the largest score.")
-    label_index: int = Field(
+    label: str | None = Field(description="Name of the class of the largest score; null in an abstention.")
+    label_index: int | None = Field(
         description="Its index among the classes, and in 'scores' where there is one score a class."
+    )
+    abstained: bool = Field(
+        description="Whether the model's policy withholds the label, as too small a radius is certified."
     )
     scores: list[float] = Field(
         description="One a class; a binary classifier has one, and answers class 1 where it is positive."
@@ -73,7 +88,11 @@ class Prediction(Wire):
     runner_up: str = Field(description="The class that limits the radius.")
     norm: Norm = Field(description="Norm of the radius.")
     certified: bool | None = Field(
-        description="Whether certified_radius is positive and at least epsilon; null without an epsilon."
+        description="Whether certified_radius is positive and at least epsilon, the request's or else the "
+        "policy's; null without either."
+    )
+    certificate: str | None = Field(
+        description="The answer signed, a compact JWS that `lipmodel verify` takes; null unless asked for."
     )
 
 
@@ -90,6 +109,23 @@ class PredictResponse(Wire):
 
     model: ModelReference
     predictions: list[Prediction]
+
+
+class PublicKey(Wire):
+    """A key for Ed25519 (RFC 8037)."""
+
+    kty: Literal["OKP"]
+    crv: Literal["Ed25519"]
+    x: str
+    use: Literal["sig"]
+    alg: Literal["EdDSA"]
+    kid: str
+
+
+class PublicKeys(Wire):
+    """A JSON Web Key Set (RFC 7517); the first key signs now, the others did."""
+
+    keys: list[PublicKey]
 
 
 class Bounds(Wire):
@@ -109,18 +145,51 @@ class Claim(Wire):
     proved: bool = Field(description="Whether the proved global bound in that norm is no larger.")
 
 
+class VersionSummary(Wire):
+    """One version of a model."""
+
+    version: str
+    status: Literal["served", "refused"]
+    sha256: str | None = Field(description="Digest of the file that is served, if one is.")
+    reason: str | None = Field(
+        description="Why its file as it is now is refused; what was read before goes on being served."
+    )
+
+
+class PolicySummary(Wire):
+    """What is asked of every answer."""
+
+    norm: Norm = Field(description="Of radii, where a request names none.")
+    epsilon: float | None = Field(
+        description="Least certified radius wanted in that norm; null: any will do."
+    )
+    action: Action = Field(
+        description="For smaller ones: 'flag' answers with certified false, 'abstain' gives no label, "
+        "'reject' refuses the request."
+    )
+
+
 class ServedSummary(ModelReference):
-    """A model that answers."""
+    """A model that answers; version and sha256 are of its latest."""
 
     status: Literal["served"] = "served"
+    versions: list[VersionSummary]
+    labels: dict[str, str] = Field(description="Versions by label; 'latest' answers where none is asked for.")
+    policy: PolicySummary
+    execution: Execution = Field(description="Format that scores are computed in.")
+    fault: str | None = Field(
+        description="What is refused of the model's files as they are now, if anything."
+    )
 
 
 class RefusedModel(Wire):
-    """A file in the folder that is not served, and why."""
+    """A model of the folder that does not answer, and why."""
 
     name: str
     status: Literal["refused"] = "refused"
     reason: str
+    versions: list[VersionSummary]
+    labels: dict[str, str]
 
 
 class ModelDetail(ServedSummary):
@@ -135,13 +204,11 @@ class ModelDetail(ServedSummary):
     claim: Claim | None
     ignored_claims: list[str] = Field(description="Metadata that could not be understood.")
     operators: dict[str, int] = Field(description="How often each ONNX operator occurs.")
-    dtype: Literal["float32", "float64"] = Field(
-        description="Format of the file's weights; the service computes in float64."
-    )
+    dtype: Literal["float32", "float64"] = Field(description="Format of the file's weights.")
 
 
 class ModelList(Wire):
-    """Every *.onnx file of the folder."""
+    """Every model of the folder."""
 
     models: list[ServedSummary | RefusedModel]
     fault: str | None = Field(description="What is wrong with the folder itself, if anything.")
@@ -250,6 +317,13 @@ class Readiness(Wire):
     refused: int
 
 
+class LabelRequest(Wire):
+    """The version that a label is given to."""
+
+    version: int = Field(ge=1, lt=10**9, description="Its number.")
+
+
+LABEL_EXAMPLES: dict[str, dict[str, Any]] = {"the first version": {"version": 1}}
 PREDICT_EXAMPLES: dict[str, dict[str, Any]] = {
     "one input": {"inputs": [[0.5, 0.25]]},
     "two inputs, asked whether a change of 0.1 could matter": {

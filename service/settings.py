@@ -35,10 +35,21 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    poll_seconds: float = Field(
+        1.0, ge=0.01, description="How often the models folder is looked at for changes."
+    )
+    uploads: bool = Field(
+        False, description="Whether models may be uploaded, removed and labelled over HTTP."
+    )
+    max_model_bytes: int = Field(256 * 2**20, ge=1, description="Most bytes in an uploaded model.")
+    check_seconds: float = Field(60, gt=0, description="How long checking an uploaded model may take.")
+    check_bytes: int = Field(4 * 2**30, ge=2**29, description="Address space that this may use.")
     threads: int = Field(1, ge=1, description="Threads that onnxruntime uses within one operator.")
     max_rows: int = Field(10_000, ge=1, description="Most inputs in one request.")
     max_tightened_rows: int = Field(
-        100, ge=1, description="Most inputs in one request that asks for tighter, slower radii."
+        100,
+        ge=1,
+        description="Most inputs in one request for tighter, slower radii, or for signed answers.",
     )
     max_body_bytes: int = Field(16 * 2**20, ge=1, description="Most bytes in the body of one request.")
     max_audit_samples: int = Field(10_000, ge=1, description="Most points that one audit may sample.")
@@ -55,6 +66,29 @@ class Settings(BaseSettings):
     shutdown_seconds: int = Field(
         8, ge=0, description="How long requests in flight may go on after SIGINT or SIGTERM."
     )
+    no_auth: bool = Field(
+        False, description="Listen beyond this machine though no key was ever made and no token is accepted."
+    )
+    jwt_jwks: str | None = Field(
+        None, description="File or https URL of the keys of an identity provider, whose tokens are accepted."
+    )
+    jwt_issuer: str | None = Field(None, description="Issuer (iss) that such a token must name.")
+    jwt_audience: str | None = Field(None, description="Audience (aud) that such a token must name.")
+    requests_per_second: float | None = Field(
+        None, gt=0, description="Most requests a second of one caller; by default any number."
+    )
+    requests_at_a_time: int | None = Field(
+        None, ge=1, description="Most requests of one caller in flight; by default any number."
+    )
+    max_connections: int = Field(1000, ge=1, description="Most connections; beyond, requests are refused.")
+    max_header_bytes: int = Field(32_768, ge=1024, description="Most bytes in the headers of one request.")
+    request_seconds: float = Field(
+        60, gt=0, description="How long the headers of a request, and then its body, may take to arrive."
+    )
+    signing_keys: Path | None = Field(
+        None, description="File of the keys that certificates are signed with (lipserve keys new-signing)."
+    )
+    issuer: str = Field("lipserve", min_length=1, description="Issuer (iss) named in signed certificates.")
 
     @property
     def state_folder(self) -> Path:

@@ -57,7 +57,7 @@ class StateFolder:
     @property
     def database(self) -> str:
         """URL of the folder's own database."""
-        return f"sqlite:///{self.path / 'jobs.sqlite'}"
+        return database_in(self.path)
 
     def work(self, job_id: str) -> Path:
         """Where the job's model and data are."""
@@ -76,3 +76,8 @@ class StateFolder:
     def close(self) -> None:
         """Lets another server use the folder."""
         os.close(self._lock)
+
+
+def database_in(folder: Path) -> str:
+    """URL of the database of a state folder, which other processes may use beside its server."""
+    return f"sqlite:///{folder / 'jobs.sqlite'}"

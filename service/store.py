@@ -12,16 +12,27 @@ servers) one wins and the other is told. A result is committed before anybody he
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, insert, select, update
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy import (
+    Column,
+    Float,
+    LargeBinary,
+    MetaData,
+    RowMapping,
+    String,
+    Table,
+    Text,
+    delete,
+    insert,
+    select,
+    update,
+)
 
-from service.database import StoreError, jobs, open_database, reports, servers
+from service.database import open_database, transaction
 
 LEASE_SECONDS = 60.0
 """A server that has not been heard of for so long is taken for dead, its unfinished jobs for interrupted."""
@@ -77,6 +88,38 @@ class Job:
     radii: bytes | None = None
 
 
+_metadata = MetaData()
+_jobs = Table(
+    "jobs",
+    _metadata,
+    Column("id", String(32), primary_key=True),
+    Column("kind", String(16), nullable=False, index=True),
+    Column("model", String(64), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("parameters", Text, nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    Column("progress", Float, nullable=False),
+    Column("owner", String(32), nullable=False),
+    Column("created", Float, nullable=False, index=True),
+    Column("started", Float),
+    Column("finished", Float),
+    Column("result", Text),
+    Column("problem", Text),
+    Column("radii", LargeBinary),
+)
+_reports = Table(
+    "reports",
+    _metadata,
+    Column("job_id", String(32), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("content", LargeBinary, nullable=False),
+)
+_servers = Table(
+    "servers",
+    _metadata,
+    Column("id", String(32), primary_key=True),
+    Column("heard_of", Float, nullable=False),
+)
 _BULK = ("result", "radii")
 
 
@@ -95,32 +138,29 @@ class Store:
 
     def __init__(self, url: str, server: str) -> None:
         self.server = server
-        try:
-            self._engine = open_database(url)
-            self.beat()
-        except (SQLAlchemyError, ModuleNotFoundError) as error:
-            raise StoreError(f"the database of jobs cannot be used: {_reason(error)}") from error
+        self._engine = open_database(url, _metadata)
+        self.beat()
 
     def add(self, job: Job) -> None:
         """Keeps a new job."""
-        with self._transaction() as connection:
-            connection.execute(insert(jobs).values(vars(job)))
+        with transaction(self._engine) as connection:
+            connection.execute(insert(_jobs).values(vars(job)))
 
     def get(self, job_id: str, *, bulk: bool = True) -> Job | None:
         """The job of that id, or None; without ``bulk`` its result and radii are left out."""
-        columns = [c for c in jobs.c if bulk or c.name not in _BULK]
-        with self._transaction() as connection:
-            row = connection.execute(select(*columns).where(jobs.c.id == job_id)).mappings().first()
+        columns = [c for c in _jobs.c if bulk or c.name not in _BULK]
+        with transaction(self._engine) as connection:
+            row = connection.execute(select(*columns).where(_jobs.c.id == job_id)).mappings().first()
         return None if row is None else _job(row)
 
     def page(self, kind: str, limit: int, before: Job | None = None) -> Sequence[Job]:
         """The newest jobs of a kind, or those older than one of them; without results."""
-        query = select(*(c for c in jobs.c if c.name not in _BULK)).where(jobs.c.kind == kind)
+        query = select(*(c for c in _jobs.c if c.name not in _BULK)).where(_jobs.c.kind == kind)
         if before is not None:
-            same = (jobs.c.created == before.created) & (jobs.c.id < before.id)
-            query = query.where((jobs.c.created < before.created) | same)
-        query = query.order_by(jobs.c.created.desc(), jobs.c.id.desc()).limit(limit)
-        with self._transaction() as connection:
+            same = (_jobs.c.created == before.created) & (_jobs.c.id < before.id)
+            query = query.where((_jobs.c.created < before.created) | same)
+        query = query.order_by(_jobs.c.created.desc(), _jobs.c.id.desc()).limit(limit)
+        with transaction(self._engine) as connection:
             return [_job(row) for row in connection.execute(query).mappings()]
 
     def start(self, job_id: str) -> bool:
@@ -147,80 +187,68 @@ class Store:
 
     def report_file(self, job_id: str, name: str) -> bytes | None:
         """One file of a job's report, or None."""
-        columns = reports.c
+        columns = _reports.c
         query = select(columns.content).where(columns.job_id == job_id, columns.name == name)
-        with self._transaction() as connection:
+        with transaction(self._engine) as connection:
             return connection.execute(query).scalar()
 
     def interrupt_running(self, problem: str) -> int:
         """Marks what this server was running when it stopped; returns how many jobs."""
-        return self._interrupt((jobs.c.owner == self.server) & (jobs.c.state == State.RUNNING), problem)
+        return self._interrupt((_jobs.c.owner == self.server) & (_jobs.c.state == State.RUNNING), problem)
 
     def interrupt_orphans(self, problem: str) -> int:
         """Marks unfinished jobs of servers that are dead; returns how many."""
-        alive = select(servers.c.id).where(servers.c.heard_of > time.time() - LEASE_SECONDS)
-        orphaned = jobs.c.state.in_(UNFINISHED) & jobs.c.owner.not_in(alive)
+        alive = select(_servers.c.id).where(_servers.c.heard_of > time.time() - LEASE_SECONDS)
+        orphaned = _jobs.c.state.in_(UNFINISHED) & _jobs.c.owner.not_in(alive)
         return self._interrupt(orphaned, problem)
 
     def prune(self, keep: int) -> int:
         """Deletes the oldest jobs that have ended, all but so many; returns how many."""
-        ended = select(jobs.c.id).where(jobs.c.state.not_in(UNFINISHED))
-        oldest = ended.order_by(jobs.c.created.desc(), jobs.c.id.desc()).offset(keep)
-        with self._transaction() as connection:
+        ended = select(_jobs.c.id).where(_jobs.c.state.not_in(UNFINISHED))
+        oldest = ended.order_by(_jobs.c.created.desc(), _jobs.c.id.desc()).offset(keep)
+        with transaction(self._engine) as connection:
             ids = connection.execute(oldest).scalars().all()
-            connection.execute(delete(reports).where(reports.c.job_id.in_(ids)))
-            connection.execute(delete(jobs).where(jobs.c.id.in_(ids)))
+            connection.execute(delete(_reports).where(_reports.c.job_id.in_(ids)))
+            connection.execute(delete(_jobs).where(_jobs.c.id.in_(ids)))
         return len(ids)
 
     def queued(self) -> Sequence[str]:
         """Ids of this server's queued jobs, the oldest first."""
-        mine = (jobs.c.owner == self.server) & (jobs.c.state == State.QUEUED)
-        with self._transaction() as connection:
-            query = select(jobs.c.id).where(mine).order_by(jobs.c.created, jobs.c.id)
+        mine = (_jobs.c.owner == self.server) & (_jobs.c.state == State.QUEUED)
+        with transaction(self._engine) as connection:
+            query = select(_jobs.c.id).where(mine).order_by(_jobs.c.created, _jobs.c.id)
             return list(connection.execute(query).scalars())
 
     def beat(self) -> None:
         """Lets other servers know that this one is alive."""
         now = time.time()
-        with self._transaction() as connection:
-            mine = update(servers).where(servers.c.id == self.server).values(heard_of=now)
+        with transaction(self._engine) as connection:
+            mine = update(_servers).where(_servers.c.id == self.server).values(heard_of=now)
             if not connection.execute(mine).rowcount:
-                connection.execute(insert(servers).values(id=self.server, heard_of=now))
+                connection.execute(insert(_servers).values(id=self.server, heard_of=now))
 
     def close(self) -> None:
         """Closes the connections."""
         self._engine.dispose()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except (OperationalError, InterfaceError) as error:
-            raise StoreError(f"the database of jobs does not answer: {_reason(error)}") from error
-
     def _step(
         self, job_id: str, states: tuple[State, ...], files: Sequence[dict[str, Any]] = (), **values: Any
     ) -> bool:
-        change = update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(states)).values(**values)
-        with self._transaction() as connection:
+        change = update(_jobs).where(_jobs.c.id == job_id, _jobs.c.state.in_(states)).values(**values)
+        with transaction(self._engine) as connection:
             taken = connection.execute(change).rowcount == 1
             if taken and files:
-                connection.execute(insert(reports), files)
+                connection.execute(insert(_reports), files)
             return taken
 
     def _interrupt(self, condition: Any, problem: str) -> int:
         change = (
-            update(jobs)
+            update(_jobs)
             .where(condition)
             .values(state=State.INTERRUPTED, finished=time.time(), problem=problem)
         )
-        with self._transaction() as connection:
+        with transaction(self._engine) as connection:
             return connection.execute(change).rowcount
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
 
 
 def _job(row: RowMapping) -> Job:

@@ -30,7 +30,8 @@ from lipmodel.evaluate import BATCH_ROWS, Evaluation, evaluate
 from lipmodel.norms import Array, Norm
 from lipmodel.progress import Progress
 from lipmodel.stream import Stream, in_memory, open_stream
-from service.process import REPORT_FOLDER
+from service.process import REPORT_FOLDER, TASK_FILE
+from service.readiness import made_ready
 
 NICENESS = 10
 SECONDS_BETWEEN_PROGRESS = 0.1
@@ -84,7 +85,7 @@ def _throttled(progress: Progress) -> Progress:
 
 
 def _run(folder: Path, progress: Progress) -> dict[str, Any]:
-    task = json.loads((folder / "task.json").read_text("ascii"))
+    task = json.loads((folder / TASK_FILE).read_text("ascii"))
     predictor = CertifiedPredictor((folder / "model.onnx").read_bytes())
     # The digest of the file as served, with its external data.
     predictor.file = replace(predictor.file, sha256=task["sha256"])
@@ -163,12 +164,16 @@ def _served_radii(predictor: CertifiedPredictor, data: Stream, result: Evaluatio
     return np.concatenate(radii)
 
 
+def _check(predictor: CertifiedPredictor, _: Path, __: dict[str, Any], ___: Progress) -> dict[str, Any]:
+    return {"result": {"sha256": made_ready(predictor).file.sha256}}
+
+
 def _norm(options: dict[str, Any]) -> Norm | None:
     return Norm(options["norm"]) if options["norm"] else None
 
 
 Kind = Callable[[CertifiedPredictor, Path, dict[str, Any], Progress], dict[str, Any]]
-KINDS: dict[str, Kind] = {"audit": _audit, "evaluation": _evaluate}
+KINDS: dict[str, Kind] = {"audit": _audit, "evaluation": _evaluate, "check": _check}
 
 if __name__ == "__main__":
     main()

@@ -18,13 +18,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from lipmodel.certify.members import (
+    integer,
+    list_of,
+    number,
+    parse_object,
+    read_members,
+    readers_of,
+    sha256,
+    shown,
+)
 from lipmodel.errors import CertificateError
 from lipmodel.norms import Norm
 
@@ -37,7 +46,6 @@ PROMISE = (
     "the model in float64 (each sum, product and fused multiply-add rounded to nearest, in any order, "
     "subnormal numbers kept or flushed to zero). A radius of 0 promises nothing."
 )
-MAX_BYTES = 2**28
 SMALLEST_WEIGHT = 2.0**-20
 
 
@@ -140,13 +148,13 @@ class Certificate:
         Raises:
             CertificateError: names the member that is missing, unknown, given twice or not of its kind.
         """
-        members = _parse(text)
+        members = parse_object(text)
         for name, value in _CONSTANTS.items():
             if name not in members:
                 raise CertificateError("is missing", field=name)
             if (given := members.pop(name)) != value:
-                raise CertificateError(f"{_shown(given)} is not known; {_shown(value)} is", field=name)
-        certificate = cls(**_read_members(members, _READERS, ""))
+                raise CertificateError(f"{shown(given)} is not known; {shown(value)} is", field=name)
+        certificate = cls(**read_members(members, _READERS, ""))
         count = len(certificate.scores)
         if len(certificate.owners) != count:
             owners = len(certificate.owners)
@@ -168,143 +176,37 @@ def digest(values: Sequence[float]) -> str:
 _CONSTANTS = {"format": FORMAT, "method": METHOD, "promise": PROMISE, "execution": EXECUTION}
 
 
-def _parse(text: str | bytes) -> dict[str, Any]:
-    if len(text) > MAX_BYTES:
-        raise CertificateError(f"is larger than {MAX_BYTES} bytes")
-    try:
-        members = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, too many digits, nested too deep
-        reason = str(error).splitlines()[0][:120]
-        raise CertificateError(f"is not JSON that can be read: {reason}") from error
-    if not isinstance(members, dict):
-        raise CertificateError(f"is {_shown(members)}; one JSON object is accepted")
-    return members
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise CertificateError("is given twice", field=next(n for n in names if names.count(n) > 1)[:40])
-    return members
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _read_members(members: Any, readers: dict[str, _Reader], prefix: str) -> dict[str, Any]:
-    """Each member by its reader; none may be missing, none may be left over."""
-    if not isinstance(members, dict):
-        raise CertificateError(f"is {_shown(members)}; an object is accepted", field=prefix.rstrip("."))
-    for name in (*readers, *members):
-        if name not in members:
-            raise CertificateError("is missing", field=prefix + name)
-        if name not in readers:
-            raise CertificateError("is unknown", field=prefix + name[:40])
-    return {name: read(members[name], prefix + name) for name, read in readers.items()}
-
-
-_Reader = Callable[[Any, str], Any]
-
-
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:60]}…"
-
-
-def _is_number(value: Any) -> bool:
-    """Whether it is a finite float64, or an integer that is one exactly."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return abs(value) <= 2**53
-    return isinstance(value, float) and math.isfinite(value)
-
-
-def _number(value: Any, field: str) -> float:
-    if not _is_number(value):
-        raise CertificateError(f"is {_shown(value)}; a finite float64 is accepted", field=field)
-    return float(value)
-
-
-def _bound(value: Any, field: str) -> float:
-    if _number(value, field) < 0.0:
-        raise CertificateError(f"is {_shown(value)}, below 0", field=field)
-    return float(value)
-
-
-def _integer(least: int) -> _Reader:
-    def read(value: Any, field: str) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
-            raise CertificateError(f"is {_shown(value)}; an integer from {least} is accepted", field=field)
-        return value
-
-    return read
-
-
-def _text(value: Any, field: str) -> str:
-    if not isinstance(value, str):
-        raise CertificateError(f"is {_shown(value)}; a string is accepted", field=field)
-    return value
-
-
-def _sha256(value: Any, field: str) -> str:
-    if len(_text(value, field)) != 64 or set(value) - set("0123456789abcdef"):
-        raise CertificateError(f"is {_shown(value)}; 64 hexadecimal digits are accepted", field=field)
-    return str(value)
-
-
-def _norm(value: Any, field: str) -> Norm:
-    if value not in [norm.value for norm in Norm]:
-        raise CertificateError(f"is {_shown(value)}; '1', '2' and 'inf' are accepted", field=field)
-    return Norm(value)
-
-
 def _weight(value: Any, field: str) -> float:
-    if not SMALLEST_WEIGHT <= _number(value, field) <= 1.0 / SMALLEST_WEIGHT:
+    if not SMALLEST_WEIGHT <= number(value, field) <= 1.0 / SMALLEST_WEIGHT:
         accepted = f"{SMALLEST_WEIGHT} to {1.0 / SMALLEST_WEIGHT} are accepted"
-        raise CertificateError(f"is {_shown(value)}; {accepted}", field=field)
+        raise CertificateError(f"is {shown(value)}; {accepted}", field=field)
     return float(value)
 
 
-def _list_of(read: _Reader, least: int = 1) -> _Reader:
-    def read_list(value: Any, field: str) -> tuple[Any, ...]:
-        if not isinstance(value, list) or len(value) < least:
-            accepted = "a list of one or more" if least else "a list"
-            raise CertificateError(f"is {_shown(value)}; {accepted} is accepted", field=field)
-        return tuple(read(entry, f"{field}[{index}]") for index, entry in enumerate(value))
-
-    return read_list
-
-
-def _share(value: Any, field: str) -> Share:
-    return Share(**_read_members(value, _readers_of(Share, {}), f"{field}."))
+def share(value: Any, field: str) -> Share:
+    """Reads a share of a mixture."""
+    return Share(**read_members(value, readers_of(Share, {}), f"{field}."))
 
 
 def _scaling(value: Any, field: str) -> Scaling:
-    weights = {"mean": _list_of(_weight), "rest": _list_of(_weight)}
-    return Scaling(**_read_members(value, _readers_of(Scaling, weights), f"{field}."))
+    weights = {"mean": list_of(_weight), "rest": list_of(_weight)}
+    return Scaling(**read_members(value, readers_of(Scaling, weights), f"{field}."))
 
 
 def _rival(value: Any, field: str) -> Rival:
-    readers = _readers_of(Rival, {"mixture": _list_of(_share)})
-    return Rival(**_read_members(value, readers, f"{field}."))
+    readers = readers_of(Rival, {"mixture": list_of(share)})
+    return Rival(**read_members(value, readers, f"{field}."))
 
 
-def _readers_of(kind: type, special: dict[str, _Reader]) -> dict[str, _Reader]:
-    """One reader a member: by its name where its type does not say enough, else by its type."""
-    by_type = {"str": _text, "int": _integer(0), "float": _bound, "Norm": _norm}
-    return {f.name: special.get(f.name) or by_type[str(f.type)] for f in fields(kind)}
-
-
-_READERS = _readers_of(
+_READERS = readers_of(
     Certificate,
     {
-        "model_sha256": _sha256,
-        "input_sha256": _sha256,
-        "input": _list_of(_number),
-        "scores": _list_of(_number),
-        "owners": _list_of(_integer(-1)),
-        "scaling": _list_of(_scaling, least=0),
-        "rivals": _list_of(_rival),
+        "model_sha256": sha256,
+        "input_sha256": sha256,
+        "input": list_of(number),
+        "scores": list_of(number),
+        "owners": list_of(integer(-1)),
+        "scaling": list_of(_scaling, least=0),
+        "rivals": list_of(_rival),
     },
 )

@@ -8,7 +8,7 @@ Both are one :class:`Head`: raw scores, each owned by a class, linear in one ten
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,10 @@ class Head:
         """How many classes there are."""
         return int(self.owners.max()) + 1
 
+    @cached_property
+    def _one_each(self) -> bool:
+        return np.array_equal(self.owners, np.arange(self.classes))
+
     def row_norms(self, norm: Norm) -> Array:
         """(M,): never below the norm of each exact row."""
         return np.asarray(inflate(bound_vector_norm(self.rows, norm, axis=1), self.roundings))
@@ -77,7 +81,7 @@ class Head:
 
     def class_scores(self, raw: Array) -> Array:
         """(N, K) largest raw score of each class."""
-        if len(self.owners) == self.classes and (self.owners == np.arange(self.classes)).all():
+        if self._one_each:
             return raw
         return np.stack([raw[:, self.owners == k].max(axis=1) for k in range(self.classes)], axis=1)
 

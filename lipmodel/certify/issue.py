@@ -67,7 +67,7 @@ def certify(
                 certified_radius=float(radius),
                 error_norm=rule.promised.norm,
                 bound_input_norm=float(size[row]),
-                bound_norm_ratio=rule.kappa(x.shape[1]),
+                bound_norm_ratio=rule.kappa,
                 scaling=scaling,
                 rivals=_rivals(standing),
             )

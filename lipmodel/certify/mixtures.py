@@ -97,7 +97,7 @@ class Mixer:
     def _improve(self, standing: Standing, chunk: Indices, scores: Array, x: Array) -> None:
         """Puts better weights, if there are, in place of those against some of the foreign scores."""
         own, foreign = standing.own, standing.foreign[chunk]
-        best = self.rule.reach_of_pairs(scores, x, own, foreign).argmax(axis=0)
+        best = self.rule.reach_of_pairs(scores, x, own[:, None], foreign).argmax(axis=0)
         for weights in (np.eye(len(own))[best], self._weights(scores, own, foreign)):
             found = self._standing(scores, x, own, weights, foreign)
             better = found.reach > standing.reach[chunk]
@@ -110,19 +110,19 @@ class Mixer:
         pair = weights.max(axis=1) == 1.0
         first = own[weights.argmax(axis=1)]
         speeds = rule.lipschitz.bound_per_score_pair[first, foreign]
-        error = rule.promised.pair_error(first, foreign, size)
-        slope = rule.promised.pair_slope(first, foreign)
-        lead = down(scores[first] - scores[foreign])
+        line = rule.promised.pair_line(first, foreign)
+        error, slope = line.at(size), np.asarray(line.slope)
+        reach = rule.reach_of_pairs(scores, x, first, foreign)
         if not pair.all():
-            slopes = rule.promised.pair_slope(own[None, :], foreign[:, None])
+            slopes = rule.promised.pair_line(own[None, :], foreign[:, None]).slope
             speeds = np.where(pair, speeds, self._bound_lipschitz(own, weights, foreign))
             error = np.where(pair, error, self.error(own, weights, foreign, size))
             slope = np.where(pair, slope, inflate((weights * slopes).sum(axis=1), len(own) + 2))
             doubt = inflate(gamma(len(own)) * (weights @ np.abs(scores[own])), len(own) + 2)
             leads = down(down(weights @ scores[own] - scores[foreign]) - doubt)
-            lead = np.where(pair, lead, leads)
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            reach = down(down(down(lead - 2.0 * error) / up(speeds + up(rule.kappa(len(x)) * slope))))
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                mixed = down(down(down(leads - 2.0 * error) / up(speeds + up(rule.kappa * slope))))
+            reach = np.where(pair, reach, mixed)
         return Standing(foreign, own, weights, reach, speeds, error, slope)
 
     def _bound_lipschitz(self, own: Indices, weights: Array, foreign: Indices) -> Array:

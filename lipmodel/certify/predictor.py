@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lipmodel.certify.claims import LARGEST_INPUT, Claims, read_claims
 from lipmodel.certify.execution import Execution, Float
@@ -44,6 +45,20 @@ class Predictions:
     radii: Radii
     tightening: Tightening | None = None
 
+    def rows(self, which: slice | NDArray[np.bool_]) -> Predictions:
+        """The answers to some of the inputs alone."""
+        tightening = self.tightening
+        if tightening is not None:
+            parts = {n: getattr(tightening, n)[which] for n in ("method", "seconds", "probes")}
+            tightening = replace(tightening, **parts)
+        return Predictions(
+            self.norm,
+            self.scores[which],
+            self.raw_scores[which],
+            Radii(*(getattr(self.radii, field.name)[which] for field in fields(Radii))),
+            tightening,
+        )
+
 
 class CertifiedPredictor:
     """Predictions with certified radii, from an ONNX file alone.
@@ -60,17 +75,17 @@ class CertifiedPredictor:
         FileFormatError, UnsupportedError: the file cannot be certified; see ``read_onnx``.
     """
 
-    def __init__(self, source: Path | bytes, *, threads: int = 1) -> None:
-        self.file: OnnxFile = read_onnx(source)
+    def __init__(self, source: Path | bytes | OnnxFile, *, threads: int = 1) -> None:
+        self.file: OnnxFile = source if isinstance(source, OnnxFile) else read_onnx(source)
         graph = self.file.graph
         count = max(2, graph.output_shape[0])
         self.claims: Claims = read_claims(self.file.metadata, count)
         self.class_names = self.claims.classes or tuple(str(i) for i in range(count))
         self._threads = threads
         self._lipschitz: dict[Norm, LipschitzBounds] = {}
-        self._rounding: dict[Float, RoundingBounds] = {}
+        self._rounding: dict[tuple[Float, Norm], RoundingBounds] = {}
         self._executions: dict[Float, Execution] = {}
-        self._rules: dict[tuple[Norm, Float], RadiusRule] = {}
+        self._rules: dict[tuple[Norm, Float, Float], RadiusRule] = {}
         self._tighteners: dict[Norm, Tightener] = {}
         self._check_against_the_file()
 
@@ -108,31 +123,49 @@ class CertifiedPredictor:
             self._lipschitz[norm] = bound_lipschitz(self.file.graph, norm)
         return self._lipschitz[norm]
 
-    def rounding(self, dtype: Float = np.float64) -> RoundingBounds:
+    def rounding(self, dtype: Float = np.float64, measured: Norm | None = None) -> RoundingBounds:
         """Proved error of evaluation in a format; computed once.
 
-        Inputs may be measured in l2 or linf: either gives a sound bound, and the one is taken that is
-        smaller for an input spread evenly over [-1, 1].
+        Inputs may be measured in l2 or linf: either gives a sound bound, and where none is asked for the
+        one is taken that is smaller for an input spread evenly over [-1, 1].
         """
-        if dtype not in self._rounding:
+        if measured is None:
             even = np.linspace(-1.0, 1.0, self.file.graph.input_size)[None, :]
-            either = [bound_rounding(self.file.graph, q, FORMATS[dtype]) for q in (Norm.TWO, Norm.INF)]
-            self._rounding[dtype] = min(
+            either = [self.rounding(dtype, q) for q in (Norm.TWO, Norm.INF)]
+            return min(
                 either, key=lambda r: float(r.score_error(bound_vector_norm(even, r.norm, axis=1)).max())
             )
-        return self._rounding[dtype]
+        if (dtype, measured) not in self._rounding:
+            self._rounding[dtype, measured] = bound_rounding(self.file.graph, measured, FORMATS[dtype])
+        return self._rounding[dtype, measured]
 
-    def rule(self, norm: Norm, promised: Float = np.float64) -> RadiusRule:
-        """The formula that turns float64 scores into radii for evaluations in the format given."""
-        if (norm, promised) not in self._rules:
-            self._rules[norm, promised] = RadiusRule(
-                self.head.owners, self.bounds(norm), self.rounding(), self.rounding(promised)
+    def rule(self, norm: Norm, promised: Float = np.float64, evaluated: Float = np.float64) -> RadiusRule:
+        """The formula that turns scores into radii, made once.
+
+        Args:
+            norm: of the radii.
+            promised: the format of the evaluations that radii speak of.
+            evaluated: the format that the scores were computed in.
+        """
+        key = norm, promised, evaluated
+        if key not in self._rules:
+            bounds = self.rounding(promised)
+            self._rules[key] = RadiusRule(
+                self.head.owners,
+                self.bounds(norm),
+                self.rounding(evaluated, bounds.norm),
+                bounds,
+                input_size=self.file.graph.input_size,
             )
-        return self._rules[norm, promised]
+        return self._rules[key]
 
-    def prepare(self, norm: Norm) -> None:
-        """Does now what the first prediction in a norm would otherwise wait for."""
-        self.predict(np.zeros((1, self.file.graph.input_size)), norm)
+    def prepare(self, norm: Norm, execution: Float = np.float64) -> None:
+        """Does now what the first prediction in a norm would otherwise wait for.
+
+        Raises:
+            UnsupportedError: the file cannot be evaluated in that format.
+        """
+        self.predict(np.zeros((1, self.file.graph.input_size)), norm, execution=execution)
 
     def check_inputs(self, inputs: Any, first_row: int = 0) -> Array:
         """Inputs as a float64 array (N, d); errors count rows from ``first_row``.
@@ -174,7 +207,14 @@ class CertifiedPredictor:
             self._tighteners[norm] = Tightener(self.mixer(norm), local)
         return self._tighteners[norm]
 
-    def predict(self, inputs: Any, norm: Norm | None = None, *, tighten: bool = False) -> Predictions:
+    def predict(
+        self,
+        inputs: Any,
+        norm: Norm | None = None,
+        *,
+        tighten: bool = False,
+        execution: Float = np.float64,
+    ) -> Predictions:
         """Scores, labels and certified radii of (N, d) or (N, *input_shape) inputs.
 
         With ``tighten`` each radius is the largest of the Lipschitz bound's, the one that mixtures of a
@@ -182,18 +222,47 @@ class CertifiedPredictor:
         about a thousand times as long, input by input. ``tightening`` says which, and where local
         bounds are not available for a graph, why.
 
+        With ``execution`` float32 scores are computed in float32, which takes about half the time, and
+        radii speak of float32 evaluations, this one and every other: see :meth:`portable_radii`. What is
+        tightened is computed in float64.
+
         Raises:
             InputError: see :meth:`check_inputs`.
+            UnsupportedError: float32 execution of a file that :meth:`check_execution` refuses.
         """
-        norm = norm or self.default_norm
-        x = self.check_inputs(inputs)
-        raw = self._raw_scores(x, np.float64)
-        radii = self.rule(norm)(raw, x)
-        scores = self.head.class_scores(raw)
+        return self.answer(
+            self.check_inputs(inputs), norm or self.default_norm, tighten=tighten, execution=execution
+        )
+
+    def answer(
+        self, x: Array, norm: Norm, *, tighten: bool = False, execution: Float = np.float64
+    ) -> Predictions:
+        """What :meth:`predict` gives, of inputs as :meth:`check_inputs` gave them."""
         tightening = None
-        if tighten:
-            radii, tightening = self.tightener(norm)(raw, x, radii)
+        if execution is np.float32 and not tighten:
+            raw, radii = self._in_float32(x, norm)
+        else:
+            raw = self._raw_scores(x, np.float64)
+            radii = self.rule(norm)(raw, x)
+            if tighten:
+                radii, tightening = self.tightener(norm)(raw, x, radii)
+        scores = self.head.class_scores(raw)
         return Predictions(norm, scores[:, 1:] if self.head.binary else scores, raw, radii, tightening)
+
+    def _in_float32(self, x: Array, norm: Norm) -> tuple[Array, Radii]:
+        """Raw scores of the rounded inputs, and radii about the inputs as given."""
+        if np.float32 not in self._executions:
+            self.check_execution(np.float32)
+        rounded = x.astype(np.float32).astype(np.float64)
+        raw = self._raw_scores(rounded, np.float32)
+        radii = self.rule(norm, np.float32, np.float32)(raw, rounded)
+        left = after_rounding_inputs(radii.certified_radius, x, rounded, norm)
+        return raw, replace(radii, certified_radius=left)
+
+    def check_execution(self, execution: Float) -> None:
+        """Raises UnsupportedError where the weights are not numbers of that format as they stand."""
+        if execution is np.float32 and not (self.file.dtype is np.float32 and self.file.portable):
+            raise UnsupportedError("float32 execution takes a file with float32 weights, none computed in it")
 
     def portable_radii(self, inputs: Any, norm: Norm | None = None) -> Array:
         """(N,) radii that hold for every conforming runtime of the file, in the file's own format.

@@ -15,14 +15,29 @@ A radius of 0 means *abstain*: nothing is certified; the label is still given.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lipmodel.certify.head import Indices
 from lipmodel.certify.lipschitz import LipschitzBounds
-from lipmodel.certify.rounding import RoundingBounds
-from lipmodel.norms import Array, Norm, bound_equivalence, bound_vector_norm, down, up
+from lipmodel.certify.rounding import Affine, RoundingBounds
+from lipmodel.norms import (
+    Array,
+    Norm,
+    bound_equivalence,
+    bound_vector_norm,
+    down,
+    inflate,
+    up,
+    vector_norm,
+)
+
+FEW_SCORES = 512
+"""Up to so many scores what depends on no input is kept for every pair; beyond, it is computed again."""
+LEAST_RADIUS = 2.0**-1000
+"""Below this, roundings are no longer relative, and nothing is certified."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +65,9 @@ class RadiusRule:
         owners: (M,) the class of each raw score; -1 for one that belongs to none; see ``head.py``.
         lipschitz: bounds in the norm p that radii are wanted in.
         evaluated: error bounds for the format that scores were computed in, E°.
-        promised: the same for the evaluations that the radius speaks of, E; often the same bounds.
+        promised: the same for the evaluations that the radius speaks of, E; often the same bounds. Both
+            measure the size ρ of an input in one norm q.
+        kappa: κ.
     """
 
     def __init__(
@@ -59,20 +76,24 @@ class RadiusRule:
         lipschitz: LipschitzBounds,
         evaluated: RoundingBounds,
         promised: RoundingBounds | None = None,
+        *,
+        input_size: int,
     ) -> None:
         self.owners, self.lipschitz = owners, lipschitz
         self.evaluated, self.promised = evaluated, promised or evaluated
-        self._speed: Array | None = None
+        if self.evaluated.norm is not self.promised.norm:
+            raise ValueError("both error bounds must measure inputs in the same norm")
+        self.kappa = bound_equivalence(lipschitz.norm, self.promised.norm, input_size)
+        self._input_size = input_size
+        self._all_owned = bool((owners >= 0).all())
+        self._table: Array | None = None
 
     @property
     def ready(self) -> bool:
         """Whether what depends on no input is known; for thousands of scores that takes seconds."""
-        return self._speed is not None
+        return self._table is not None or "bound_per_score_pair" in vars(self.lipschitz)
 
-    def kappa(self, size: int) -> float:
-        """κ for inputs of that many numbers."""
-        return bound_equivalence(self.lipschitz.norm, self.promised.norm, size)
-
+    @np.errstate(all="ignore")  # what overflows or is no number certifies nothing
     def __call__(self, scores: Array, inputs: Array) -> Radii:
         """Certifies a batch.
 
@@ -80,81 +101,127 @@ class RadiusRule:
             scores: (N, M) raw scores as computed.
             inputs: (N, d), the float64 numbers that they were computed from.
         """
-        owners, owned = self.owners, self.owners >= 0
-        finite = np.isfinite(scores[:, owned]).all(axis=1)
-        scores = np.where(owned, scores, -np.inf)
+        if not self._all_owned:
+            scores = np.where(self.owners >= 0, scores, -np.inf)
         best = scores.argmax(axis=1)
-        label = owners[best]
-        foreign = (owners != label[:, None]) & owned
-        sizes = self._sizes(inputs)
-        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            leads = np.where(foreign, scores.max(axis=1, keepdims=True) - scores, np.inf)
-            reach = np.where(foreign, self._reach(leads, best, None, sizes, inputs.shape[1]), np.inf)
-        radius = np.minimum(reach.min(axis=1), self.overflow_radius(inputs))
-        radius = np.maximum(for_clients(radius, inputs.shape[1]), 0.0)
-        radius = np.where(finite & (radius > 0.0), radius, 0.0)  # NaN compares false
+        terms, size = self._terms_of(best), self._size(inputs)
+        leads = scores.max(axis=1, keepdims=True) - scores
+        leads += terms.own
+        reach = terms.reach(leads, size[:, None])
+        radius = for_clients(np.minimum(reach.min(axis=1), self._overflow_radius(size)), self._input_size)
+        runner_up = reach.argmin(axis=1)
+        certified = radius > LEAST_RADIUS  # NaN compares false
+        if not certified.all():
+            radius = np.where(certified, radius, 0.0)
+            runner_up = np.where(certified, runner_up, leads.argmin(axis=1))
         return Radii(
-            label=label,
-            margin=np.maximum(down(leads.min(axis=1)), 0.0),
+            label=self.owners[best],
+            margin=leads.min(axis=1) * (1.0 - 2.0**-52),
             certified_radius=radius,
-            runner_up=owners[np.where(radius > 0.0, reach.argmin(axis=1), leads.argmin(axis=1))],
+            runner_up=self.owners[runner_up],
         )
 
-    def reach_of_pairs(self, scores: Array, x: Array, own: Indices, foreign: Indices) -> Array:
-        """(I, J): how far a change of one input x (d,) must go before score j may pass score i.
+    @np.errstate(all="ignore")
+    def reach_of_pairs(self, scores: Array, x: Array, first: Indices, second: Indices) -> Array:
+        """How far a change of one input x (d,) must go before score j may pass score i.
 
         Args:
             scores: (M,) at x.
             x: the input.
-            own: (I,) scores i.
-            foreign: (J,) scores j.
+            first: i, and
+            second: j: arrays that broadcast against one another to the shape of the result.
         """
-        first, second = own[:, None], foreign[None, :]
-        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            return self._reach(scores[first] - scores[second], first, second, self._sizes(x[None]), len(x))
+        return self._terms(first, second).reach(scores[first] - scores[second], self._size(x[None]))
 
-    def _reach(
-        self, leads: Array, first: Indices, second: Indices | None, sizes: tuple[Array, Array], size: int
-    ) -> Array:
-        """(m - E° - E) / (L + κB), rounded down, of leads ŷ_i - ŷ_j, for pairs as in ``pair_error``."""
-        promised = self.promised.pair_error(first, second, sizes[1])
-        same = self.evaluated is self.promised
-        error = 2.0 * promised if same else up(self.evaluated.pair_error(first, second, sizes[0]) + promised)
-        speed = self._speeds(size)[first if second is None else (first, second)]
-        # Twice down: once for the rounding, once to be strictly inside, which covers ties.
-        result: Array = down(down(down(down(leads) - error) / speed))
-        return result
-
-    def _speeds(self, size: int) -> Array:
-        """(M, M) L + κB, rounded up."""
-        if self._speed is None:
-            every = np.arange(len(self.owners))
-            self._speed = up(
-                self.lipschitz.bound_per_score_pair
-                + up(self.kappa(size) * self.promised.pair_slope(every, None))
-            )
-        return self._speed
-
-    def _sizes(self, inputs: Array) -> tuple[Array, Array]:
-        """(N,) never below ‖x‖_q, in the norms of the two error bounds."""
-        given = bound_vector_norm(inputs, self.evaluated.norm, axis=1)
-        if self.promised.norm is self.evaluated.norm:
-            return given, given
-        return given, bound_vector_norm(inputs, self.promised.norm, axis=1)
-
+    @np.errstate(all="ignore")
     def overflow_radius(self, inputs: Array) -> Array:
         """(N,) the largest r for which nothing overflows: peak(ρ + κr) < limit, and at x itself for E°."""
-        promised, evaluated = self.promised, self.evaluated
-        given, size = self._sizes(inputs)
-        slope = up(promised.peak.slope)
-        room = down(down(down(promised.limit - promised.peak.constant) / slope) - size)
-        most = np.maximum(down(room / self.kappa(inputs.shape[1])), 0.0)
-        return np.where(evaluated.peak.at(given) < evaluated.limit, most, 0.0)
+        return self._overflow_radius(self._size(inputs))
+
+    def _overflow_radius(self, size: Array) -> Array:
+        room: Array = self._room.constant - self._room.slope * size
+        if self.evaluated is self.promised:
+            return room
+        return np.where(self.evaluated.peak.at(size) < self.evaluated.limit / 2.0, room, 0.0)
+
+    @cached_property
+    def _room(self) -> Affine:
+        """(limit - peak(ρ)) / (slope of the peak · κ), as constant - slope·ρ, both rounded to safety."""
+        peak, limit = self.promised.peak, self.promised.limit
+        most = down(down(down(limit - peak.constant) / peak.slope) / self.kappa)
+        return Affine(most, inflate(1.0 / self.kappa, self._input_size + 4))
+
+    def _size(self, inputs: Array) -> Array:
+        """(N,) ‖x‖_q as computed; what it may lack is paid for where it is used, see ``_terms``."""
+        if self.promised.norm is Norm.TWO:
+            return np.asarray(np.sqrt(np.vecdot(inputs, inputs)))
+        return vector_norm(inputs, self.promised.norm, axis=1)
+
+    def _terms_of(self, best: Indices) -> Terms:
+        """Those of scores (N,) against every score; of a model with few scores looked up."""
+        if len(self.owners) > FEW_SCORES:
+            return self._terms(best, None)
+        if self._table is None:
+            self._table = np.stack(self._terms(np.arange(len(self.owners)), None), axis=1)
+        found = self._table.take(best, axis=0)
+        return Terms(found[:, 0], found[:, 1], found[:, 2], found[:, 3])
+
+    def _terms(self, first: Indices, second: Indices | None) -> Terms:
+        """For pairs as in ``RoundingBounds.pair_line``.
+
+        E is inflated for the roundings of A + Bρ and for what ρ lacks: those of its own sum, and
+        squares that fell below the smallest normal number, together less than 2^-490. The denominator is
+        inflated for the roundings of the numerator and of the quotient, and to be strictly inside,
+        which covers ties.
+        """
+        promised = self.promised.pair_line(first, second)
+        same = self.evaluated is self.promised
+        error = promised + (promised if same else self.evaluated.pair_line(first, second))
+        speed = self.lipschitz.bound_per_score_pair[first if second is None else (first, second)]
+        theirs = self.owners if second is None else self.owners[second]
+        own = (self.owners[first[:, None] if second is None else first] == theirs) | (theirs < 0)
+        roundings = self._input_size + 6
+        return Terms(
+            constant=np.where(own, 0.0, inflate(error.constant + up(error.slope * 2.0**-490), roundings)),
+            slope=np.where(own, 0.0, inflate(error.slope, roundings)),
+            speed=np.where(own, 1.0, inflate(speed + up(self.kappa * promised.slope), 6)),
+            own=np.where(own, np.inf, 0.0),
+        )
+
+
+class Terms(NamedTuple):
+    """What the formula takes for pairs of scores i and j; arrays of one shape.
+
+    Attributes:
+        constant, slope: E°_ij + E_ij, as a function of ρ.
+        speed: L_ij + κB_ij.
+        own: infinity where j is of i's class, or of none, so that it never sets the radius; else 0.
+    """
+
+    constant: Array
+    slope: Array
+    speed: Array
+    own: Array
+
+    def reach(self, leads: Array, size: Array) -> Array:
+        """(m - E° - E) / (L + κB), rounded down, of leads ŷ_i - ŷ_j as computed and inputs of size ρ.
+
+        The lead rounded once and is taken down by four half units, the fourth for this product.
+        """
+        error = self.slope * size
+        error += self.constant
+        room = leads * (1.0 - 2.0**-51)
+        room -= error
+        room /= self.speed
+        return room
 
 
 def for_clients(radius: Any, size: int) -> Any:
-    """A radius less what a caller who measures distance in float64 may find it short by, in that size."""
-    return down(radius * (1.0 - (size + 4) * 2.0**-52))
+    """A radius less what a caller who measures distance in float64 may find it short by, in that size.
+
+    It is that of (size + 4) half units twice, and two more for the roundings here and before.
+    """
+    return radius * (1.0 - (size + 6) * 2.0**-52)
 
 
 def after_rounding_inputs(radius: Array, given: Array, rounded: Array, norm: Norm) -> Array:

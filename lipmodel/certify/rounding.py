@@ -104,34 +104,30 @@ class RoundingBounds:
             return np.broadcast_to(0.0, (len(self.head.owners),) * 2)
         return self.head.distances(self.norm.dual)
 
-    def pair_error(self, first: Indices, second: Indices | None, size: Array) -> Array:
-        """E_ij(ρ) for pairs of scores.
+    def pair_line(self, first: Indices, second: Indices | None) -> Affine:
+        """A_ij and B_ij of E_ij(ρ) = A_ij + B_ij ρ for pairs of scores.
 
         Args:
             first: i, and
-            second: j, and
-            size: ρ: arrays that broadcast against one another to the shape of the result; without
-                ``second`` i and ρ are (N,) and stand against every j: the result is (N, M).
+            second: j: arrays that broadcast against one another to the shape of both; without ``second``
+                i is (N,) and stands against every j: (N, M).
         """
         constant, slope = np.asarray(self.local.constant), np.asarray(self.local.slope)
         if second is None:
-            distances, first, size = self.distances[first], first[:, None], size[:, None]
+            distances, own = self.distances[first], first[:, None]
         else:
-            distances, constant, slope = self.distances[first, second], constant[second], slope[second]
-        own = np.asarray(self.local.constant)[first] + np.asarray(self.local.slope)[first] * size
-        error = distances * self.inherited.at(size) + (own + (constant + slope * size))
-        # Four roundings of numbers >= 0, for which the factor pays 32 half units; and three products that
-        # may be subnormal and lose half a step each, for which the two steps pay.
-        return np.asarray(up(up(error) * (1.0 + 2.0**-48)))
+            distances, own = self.distances[first, second], first
+            constant, slope = constant[second], slope[second]
+        constant = distances * self.inherited.constant + (np.asarray(self.local.constant)[own] + constant)
+        slope = distances * self.inherited.slope + (np.asarray(self.local.slope)[own] + slope)
+        # Three roundings of numbers >= 0, for which the factor pays 32 half units; and a product that
+        # may be subnormal and lose half a step, for which the two steps pay.
+        constant, slope = (up(up(part) * (1.0 + 2.0**-48)) for part in (constant, slope))
+        return Affine(constant, slope)
 
-    def pair_slope(self, first: Indices, second: Indices | None) -> Array:
-        """B_ij, how fast E_ij grows with ρ; pairs as in :meth:`pair_error`."""
-        slope = np.asarray(self.local.slope)
-        if second is None:
-            distances, own = self.distances[first], slope[first][:, None]
-        else:
-            distances, own, slope = self.distances[first, second], slope[first], slope[second]
-        return np.asarray(inflate(distances * self.inherited.slope + (slope + own), 3))
+    def pair_error(self, first: Indices, second: Indices | None, size: Array) -> Array:
+        """E_ij(ρ) for pairs as in :meth:`pair_line`, of inputs of size ρ, (N,) without ``second``."""
+        return self.pair_line(first, second).at(size[:, None] if second is None else size)
 
     def score_error(self, size: Array) -> Array:
         """(N, M): the error of each raw score by itself."""

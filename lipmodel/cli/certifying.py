@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from lipmodel.display import rounded_down
 from lipmodel.norms import Norm
 
 MAX_ROWS_SHOWN = 20
+LONGEST_NAME = 255
+"""Of a file; what is longer can only be a signed certificate."""
 
 
 @click.command()
@@ -107,30 +110,114 @@ def _write_certificates(
 
 
 @click.command()
-@click.argument("certificate", type=EXISTING_FILE)
+@click.argument("certificate")
 @click.option("--model", type=EXISTING_FILE, help="The ONNX file that it speaks of.")
 @click.option("--input", "given", type=EXISTING_FILE, help="The input that was sent, as one row.")
+@click.option(
+    "--jwks",
+    multiple=True,
+    metavar="FILE_OR_URL",
+    help="Keys of issuers that are trusted, for a signed certificate: a JSON Web Key Set. May be repeated.",
+)
 @json_option
-def verify(certificate: Path, model: Path | None, given: Path | None, as_json: bool) -> None:
-    """Check CERTIFICATE again in exact arithmetic: every number, from the model and its input alone.
+def verify(
+    certificate: str, model: Path | None, given: Path | None, jwks: tuple[str, ...], as_json: bool
+) -> None:
+    """Check CERTIFICATE again: a file of `lipmodel certify`, or a signed one as the service gives it.
 
+    One of `lipmodel certify` is proved in exact arithmetic, every number, from the model and its input alone.
     Without --model only its consistency can be checked: whether the radius follows from the bounds
     that it states, not whether these are bounds; the exit status is then 1, since nothing is proved.
+
+    A signed one, in a file or itself the argument, is checked against the keys of its issuer; given --model
+    and --input, every number is computed again. Without these its word is that of the key: exit status 0.
     """
-    from lipmodel.certify.certificate import MAX_BYTES, Certificate
+    from lipmodel.certify.certificate import Certificate
     from lipmodel.data import load_inputs
     from lipmodel.verify.check import verify as run
 
-    with certificate.open("rb") as file:
-        read = Certificate.from_json(file.read(MAX_BYTES + 1))
-    verdict = run(read, model, load_inputs(given) if given else None)
-    if as_json:
-        print_json(verdict.to_dict())
-    else:
-        for check in verdict.checks:
-            mark = "[green]✓[/green]" if check.passed else "[red]✗[/red]"
-            reason = f": {escape(check.reason)}" if check.reason else ""
-            stdout.print(f"{mark} {check.name}{reason}", soft_wrap=True)
-        stdout.print(f"{verdict.verdict}: {verdict.meaning}", soft_wrap=True)
+    content = _content(certificate)
+    inputs = load_inputs(given) if given else None
+    if isinstance(content, str):
+        _verify_signed(content, jwks, model, inputs, as_json=as_json)
+        return
+    verdict = run(Certificate.from_json(content), model, inputs)
+    _print_verdict(
+        verdict.checks, f"{verdict.verdict}: {verdict.meaning}", verdict.to_dict(), as_json=as_json
+    )
     # Without the model nothing is proved: whoever tests the exit status must not take it for proof.
     sys.exit(NEGATIVE if verdict.reasons or model is None else 0)
+
+
+def _content(certificate: str) -> bytes | str:
+    """A proof certificate as bytes, a signed one as text; only the first starts with a brace."""
+    from lipmodel.certify.members import MAX_BYTES
+
+    path = Path(certificate)
+    if not _is_file(path):
+        if len(certificate) > LONGEST_NAME:
+            return certificate
+        raise click.UsageError(f"there is no file '{certificate}', nor is this a signed certificate")
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if content.lstrip()[:1] in (b"{", b""):
+        return content
+    return content.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "replace")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long for a name, or with a NUL
+        return False
+
+
+def _verify_signed(
+    token: str, jwks: tuple[str, ...], model: Path | None, inputs: Any, *, as_json: bool
+) -> None:
+    from lipmodel.errors import MissingExtraError, SignatureError
+    from lipmodel.verify.consistency import Check
+
+    try:
+        from lipmodel.signed.check import check_answer
+        from lipmodel.signed.jws import open_signed
+        from lipmodel.signed.key_sets import fetch, merge, read_public
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("checking signatures", "verify") from error
+    if not jwks:
+        raise click.UsageError("a signed certificate needs --jwks, the keys of issuers that are trusted")
+    keys = merge([read_public(fetch(place), place) for place in jwks])
+    told: dict[str, Any] = {"verdict": "fails", "certificate": None}
+    try:
+        signed = open_signed(token, keys)
+    except SignatureError as error:
+        checks, meaning = [Check("signature", str(error))], "nothing that it states is to be trusted"
+    else:
+        checks = [Check("signature"), *check_answer(signed.answer, model, inputs)]
+        told["certificate"] = json.loads(signed.to_json())
+        meaning = f"not every statement is what '{escape(signed.issuer)}' should have signed"
+        if all(check.passed for check in checks):
+            told["verdict"] = "holds" if model and inputs is not None else "signed"
+            more = (
+                "every number was computed again"
+                if told["verdict"] == "holds"
+                else ("with --model and --input every number is computed again")
+            )
+            meaning = f"'{escape(signed.issuer)}' signed this; {more}"
+    told |= {
+        "meaning": meaning,
+        "checks": [{"name": c.name, "passed": c.passed, "reason": c.reason} for c in checks],
+    }
+    _print_verdict(checks, f"{told['verdict']}: {meaning}", told, as_json=as_json)
+    sys.exit(NEGATIVE if told["verdict"] == "fails" else 0)
+
+
+def _print_verdict(checks: Any, verdict: str, told: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(told)
+        return
+    for check in checks:
+        mark = "[green]✓[/green]" if check.passed else "[red]✗[/red]"
+        reason = f": {escape(check.reason)}" if check.reason else ""
+        stdout.print(f"{mark} {check.name}{reason}", soft_wrap=True)
+    stdout.print(verdict, soft_wrap=True)

@@ -13,7 +13,7 @@ from lipmodel.audit.report import AuditReport
 from lipmodel.errors import InputError
 from service.api import jobs
 from service.api.bodies import input_array, json_body
-from service.api.context import ModelHere, ServiceHere
+from service.api.context import ModelHere, ServiceHere, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
 from service.api.reports import require_packages
 from service.errors import ProblemKind
@@ -22,8 +22,10 @@ from service.schemas import AUDIT_EXAMPLES, AuditRequest
 router = APIRouter(tags=["audits"])
 
 
-@router.post(
-    "/v1/models/{name}/audits",
+@model_route(
+    router,
+    "POST",
+    "/audits",
     summary="Look for a contradiction of what is certified",
     response_model=AuditReport,
     responses=jobs.ACCEPTED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -20,6 +21,10 @@ from service.errors import FieldError, Problem, ProblemKind
 
 MAX_ERRORS = 10
 MAX_PARTS = 8
+FILE_TYPE = "application/octet-stream"
+JSON_TYPE = "application/json"
+EITHER_HEADER = 32
+"""Of zlib: the header tells gzip from deflate."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -39,12 +44,37 @@ async def read_json(request: Request, schema: type[M], limit: int) -> M:
     Raises:
         Problem: 415 where it is said to be something else, 413, 400 or 422 for what is wrong with it.
     """
-    _check_encoding(request)
     media_type = media_type_of(request)
-    if media_type != "application/json":
-        detail = f"Content-Type is '{media_type}'; 'application/json' is accepted"
+    if media_type != JSON_TYPE:
+        raise unsupported_type(media_type, JSON_TYPE)
+    return parse(schema, await read_body(request, limit))
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body whole, decompressed where it says that it is compressed.
+
+    Raises:
+        Problem: 413 where it is over the limit, compressed or not; 415 for another compression; 400 where
+            it is not compressed as it says.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    body = b"".join([chunk async for chunk in _limited(request, limit)])
+    if encoding == "identity":
+        return body
+    if encoding not in ("gzip", "deflate"):
+        detail = f"Content-Encoding is '{encoding[:64]}'; 'gzip', 'deflate' or no compression is accepted"
         raise Problem(ProblemKind.UNSUPPORTED_MEDIA_TYPE, detail)
-    return parse(schema, b"".join([chunk async for chunk in _limited(request, limit)]))
+    inflating = zlib.decompressobj(wbits=zlib.MAX_WBITS | EITHER_HEADER)
+    try:
+        plain = inflating.decompress(body, limit + 1)  # no more is ever made of it, whatever it holds
+    except zlib.error as error:
+        detail = f"the body cannot be decompressed: {error}"
+        raise Problem(ProblemKind.NOT_COMPRESSED, detail) from None
+    if len(plain) > limit:
+        raise _too_large(limit)
+    if not inflating.eof or inflating.unused_data:
+        raise Problem(ProblemKind.NOT_COMPRESSED, "the compressed body is cut short, or more follows it")
+    return plain
 
 
 async def read_form(request: Request, limit: int) -> FormData:
@@ -73,6 +103,20 @@ async def read_form(request: Request, limit: int) -> FormData:
         raise refused[0] if refused else Problem(ProblemKind.NOT_A_FORM, detail) from None
 
 
+async def read_file(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+    """The bytes of a file that is the whole body, as they come.
+
+    Raises:
+        Problem: 415 where it is said to be something else, 413 where it is over the limit.
+    """
+    _check_encoding(request)
+    media_type = request.headers.get("content-type", FILE_TYPE).partition(";")[0].strip().lower()
+    if media_type != FILE_TYPE:
+        raise unsupported_type(media_type, FILE_TYPE)
+    async for chunk in _limited(request, limit):
+        yield chunk
+
+
 def parse(schema: type[M], content: str | bytes) -> M:
     """JSON as that type.
 
@@ -84,12 +128,19 @@ def parse(schema: type[M], content: str | bytes) -> M:
     try:
         return schema.model_validate_json(content)
     except ValidationError as error:
-        raise _as_problem(error) from None
+        raise as_problem(error) from None
 
 
 def media_type_of(request: Request) -> str:
     """What the body is said to be; a missing header says nothing, and JSON is assumed."""
-    return request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    return request.headers.get("content-type", JSON_TYPE).partition(";")[0].strip().lower()
+
+
+def unsupported_type(given: str, *accepted: str) -> Problem:
+    """The 415 for a body that is said to be something else."""
+    wanted = " or ".join(f"'{name}'" for name in accepted)
+    detail = f"Content-Type is '{given[:64]}'; {wanted} is accepted"
+    return Problem(ProblemKind.UNSUPPORTED_MEDIA_TYPE, detail)
 
 
 def input_array(rows: list[list[float]], size: int, max_rows: int) -> Array:
@@ -110,7 +161,7 @@ def input_array(rows: list[list[float]], size: int, max_rows: int) -> Array:
 
 def reply(model: BaseModel) -> Response:
     """The answer 200; floats are written so that reading them gives the same float."""
-    return Response(model.model_dump_json(by_alias=True), media_type="application/json")
+    return Response(model.model_dump_json(by_alias=True), media_type=JSON_TYPE)
 
 
 def _check_encoding(request: Request) -> None:
@@ -140,7 +191,7 @@ def _too_large(limit: int) -> Problem:
     return Problem(ProblemKind.BODY_TOO_LARGE, f"the body is over the limit of {limit} bytes")
 
 
-def _as_problem(error: ValidationError) -> Problem:
+def as_problem(error: ValidationError) -> Problem:
     """400 where the body is not JSON, else 422 naming each place."""
     found = error.errors(include_url=False, include_context=True)
     if found[0]["type"] == "json_invalid":

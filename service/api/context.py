@@ -6,16 +6,23 @@ in a thread each, at more than the cost of a prediction.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from fastapi import Depends, Path, Request
+from fastapi import APIRouter, Depends, Path, Request
 
+from service.changes import Changes
 from service.engine import Engine
-from service.errors import Problem, ProblemKind
 from service.jobs import Jobs
+from service.models import Models
 from service.registry import Model, Registry
 from service.settings import Settings
+
+if TYPE_CHECKING:  # what it imports takes memory that a service that does not sign need not pay
+    from service.signing import Signer
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -23,9 +30,16 @@ class Service:
     """What the routes work with."""
 
     settings: Settings
-    registry: Registry
+    models: Models
+    changes: Changes
     engine: Engine
     jobs: Jobs
+    signer: Signer | None = None
+
+    @property
+    def registry(self) -> Registry:
+        """What is served now. To be read once in a request, which then sees one state of the folder."""
+        return self.models.current
 
 
 async def get_service(request: Request) -> Service:
@@ -38,30 +52,43 @@ ServiceHere = Annotated[Service, Depends(get_service)]
 ModelName = Annotated[
     str,
     Path(
-        description="Name of the ONNX file, without .onnx.",
+        description="Name of the model: of its file without .onnx, or of its folder.",
         openapi_examples={"demo": {"value": "two-moons"}},
     ),
 ]
 
+OF_VERSION = "Number of a version, or a label."
+ModelVersion = Annotated[str, Path(description=OF_VERSION, openapi_examples={"demo": {"value": "1"}})]
 
-async def get_model(name: ModelName, service: ServiceHere) -> Model:
-    """The served model of that name.
 
-    Raises:
-        Problem: 404 where there is none, 409 where its file was refused.
-    """
-    registry = service.registry
-    if name in registry.served:
-        return registry.served[name]
-    if name in registry.refused:
-        raise Problem(ProblemKind.MODEL_REFUSED, f"model '{name}' is refused: {registry.refused[name]}")
-    raise unknown_model(name, registry)
+async def get_model(name: ModelName, request: Request, service: ServiceHere) -> Model:
+    """The model that a path names, and the version where it names one; see ``Registry.find``."""
+    return service.registry.find(name, request.path_params.get("version"))
 
 
 ModelHere = Annotated[Model, Depends(get_model)]
+VERSION = {
+    "name": "version",
+    "in": "path",
+    "required": True,
+    "description": OF_VERSION,
+    "schema": {"type": "string"},
+    "examples": {"demo": {"value": "1"}},
+}
 
 
-def unknown_model(name: str, registry: Registry) -> Problem:
-    """The 404 that tells which names there are."""
-    served = ", ".join(f"'{n}'" for n in registry.served) or "none"
-    return Problem(ProblemKind.UNKNOWN_MODEL, f"no model is named '{name[:64]}'; served: {served}")
+def model_route(
+    router: APIRouter, method: str, path: str, *, protocol: str = "v1", **described: Any
+) -> Callable[[F], F]:
+    """Adds a route of a model, ``/v1/models/{name}PATH``, and the same of one of its versions."""
+    extra = described.get("openapi_extra", {})
+    of_version = {**extra, "parameters": [*extra.get("parameters", []), VERSION]}
+
+    def add(endpoint: F) -> F:
+        model = f"/{protocol}/models/{{name}}"
+        router.add_api_route(model + path, endpoint, methods=[method], **described)
+        described["openapi_extra"] = of_version
+        router.add_api_route(model + "/versions/{version}" + path, endpoint, methods=[method], **described)
+        return endpoint
+
+    return add

@@ -14,7 +14,7 @@ from lipmodel.errors import InputError
 from lipmodel.norms import Norm
 from service.api import jobs
 from service.api.bodies import reply
-from service.api.context import ModelHere, ServiceHere
+from service.api.context import ModelHere, ServiceHere, model_route
 from service.api.openapi import MODEL_PROBLEMS, problems
 from service.drift import kolmogorov_smirnov, share_below
 from service.errors import ProblemKind
@@ -23,8 +23,10 @@ from service.schemas import Drift, RadiiReference, RadiiServed
 router = APIRouter(tags=["drift"])
 
 
-@router.get(
-    "/v1/models/{name}/drift",
+@model_route(
+    router,
+    "GET",
+    "/drift",
     summary="Radii served lately against those of an evaluation",
     response_model=Drift,
     responses=problems(ProblemKind.UNKNOWN_JOB, ProblemKind.INVALID_INPUT, *MODEL_PROBLEMS),

@@ -12,7 +12,7 @@ from lipmodel.errors import InputError
 from service import labelled
 from service.api import jobs
 from service.api.bodies import input_array, media_type_of, parse, read_form, read_json
-from service.api.context import ModelHere, Service, ServiceHere
+from service.api.context import ModelHere, Service, ServiceHere, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, form_request, json_request, problems
 from service.api.reports import require_packages
 from service.errors import ProblemKind
@@ -36,8 +36,10 @@ def _body() -> dict[str, Any]:
     return described | {"parameters": [jobs.PREFER]}
 
 
-@router.post(
-    "/v1/models/{name}/evaluations",
+@model_route(
+    router,
+    "POST",
+    "/evaluations",
     summary="Clean and certified accuracy on labelled data",
     response_model=EvaluationResult,
     responses=jobs.ACCEPTED

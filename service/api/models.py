@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from lipmodel.certify.claims import Claims
 from lipmodel.norms import Norm
 from service.api.bodies import reply
-from service.api.context import ModelName, ServiceHere, unknown_model
-from service.api.openapi import problems
+from service.api.context import ModelName, ModelVersion, ServiceHere
+from service.api.openapi import MODEL_PROBLEMS, problems
 from service.errors import ProblemKind
-from service.registry import Model
-from service.schemas import Bounds, Claim, ModelDetail, ModelList, RefusedModel, ServedSummary
+from service.registry import Model, Versions
+from service.schemas import (
+    Bounds,
+    Claim,
+    ModelDetail,
+    ModelList,
+    PolicySummary,
+    RefusedModel,
+    ServedSummary,
+    VersionSummary,
+)
 
 router = APIRouter(tags=["models"])
 
@@ -24,14 +35,15 @@ router = APIRouter(tags=["models"])
     responses=problems(),
 )
 async def list_models(service: ServiceHere) -> Response:
-    """Models are the *.onnx files of the folder, as they were when the service started."""
+    """Models are what lies in the folder; what is changed there is noticed."""
     registry = service.registry
-    models: list[ServedSummary | RefusedModel] = [
-        ServedSummary(name=m.name, version=m.version, sha256=m.predictor.file.sha256)
-        for m in registry.served.values()
+    models = [
+        _refused(versions)
+        if versions.latest is None
+        else ServedSummary(**_summary(versions, versions.latest))
+        for versions in registry.models.values()
     ]
-    models += [RefusedModel(name=name, reason=reason) for name, reason in registry.refused.items()]
-    return reply(ModelList(models=sorted(models, key=lambda m: m.name), fault=registry.fault))
+    return reply(ModelList(models=models, fault=registry.fault))
 
 
 @router.get(
@@ -42,22 +54,29 @@ async def list_models(service: ServiceHere) -> Response:
 )
 async def show_model(name: ModelName, service: ServiceHere) -> Response:
     """Bounds are derived from the weights in the file; claims are shown and never used."""
+    versions = service.registry.versions(name)
+    return reply(_refused(versions) if versions.latest is None else detail(versions, versions.latest))
+
+
+@router.get(
+    "/v1/models/{name}/versions/{version}",
+    summary="The same of one of its versions",
+    response_model=ModelDetail,
+    responses=problems(*MODEL_PROBLEMS),
+)
+async def show_version(name: ModelName, version: ModelVersion, service: ServiceHere) -> Response:
+    """Of the version with that number or label."""
     registry = service.registry
-    if name in registry.refused:
-        return reply(RefusedModel(name=name, reason=registry.refused[name]))
-    if name not in registry.served:
-        raise unknown_model(name, registry)
-    return reply(_detail(registry.served[name]))
+    return reply(detail(registry.versions(name), registry.find(name, version)))
 
 
-def _detail(model: Model) -> ModelDetail:
+def detail(versions: Versions, model: Model) -> ModelDetail:
+    """What is told of one version of a model."""
     predictor = model.predictor
     file, claims = predictor.file, predictor.claims
     bounds = {norm: predictor.bounds(norm) for norm in Norm}
     return ModelDetail(
-        name=model.name,
-        version=model.version,
-        sha256=file.sha256,
+        **_summary(versions, model),
         input_shape=list(file.graph.input_shape),
         input_size=file.graph.input_size,
         input_box=list(claims.input_box) if claims.input_box else None,
@@ -72,6 +91,42 @@ def _detail(model: Model) -> ModelDetail:
         operators=file.operators,
         dtype="float32" if file.dtype.__name__ == "float32" else "float64",
     )
+
+
+def _summary(versions: Versions, model: Model) -> dict[str, Any]:
+    policy = model.settings.policy
+    return {
+        "name": model.name,
+        "version": model.version,
+        "sha256": model.predictor.file.sha256,
+        "versions": _versions(versions),
+        "labels": dict(versions.labels),
+        "policy": PolicySummary(norm=policy.norm, epsilon=policy.epsilon, action=policy.action),
+        "execution": model.settings.execution,
+        "fault": versions.reason or None,
+    }
+
+
+def _refused(versions: Versions) -> RefusedModel:
+    return RefusedModel(
+        name=versions.name,
+        reason=versions.reason,
+        versions=_versions(versions),
+        labels=dict(versions.labels),
+    )
+
+
+def _versions(versions: Versions) -> list[VersionSummary]:
+    served = versions.served
+    return [
+        VersionSummary(
+            version=number,
+            status="served" if number in served else "refused",
+            sha256=served[number].predictor.file.sha256 if number in served else None,
+            reason=versions.refused.get(number),
+        )
+        for number in sorted(served.keys() | versions.refused.keys(), key=int)
+    ]
 
 
 def _claim(claims: Claims, bound_global: dict[Norm, float]) -> Claim | None:

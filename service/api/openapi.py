@@ -11,13 +11,24 @@ from pydantic.json_schema import models_json_schema
 
 from service.errors import MEDIA_TYPE, ProblemBody, ProblemKind
 from service.evaluation_schemas import EvaluationRequest
-from service.schemas import AuditRequest, PredictRequest
+from service.schemas import AuditRequest, LabelRequest, PredictRequest
+from service.v2_schemas import IndexRequest, InferRequest, LoadRequest, UnloadRequest
 
 REFERENCE = "#/components/schemas/{model}"
 
-READ_BY_HAND = (PredictRequest, AuditRequest, EvaluationRequest, ProblemBody)
+READ_BY_HAND = (
+    LabelRequest,
+    PredictRequest,
+    InferRequest,
+    IndexRequest,
+    LoadRequest,
+    UnloadRequest,
+    AuditRequest,
+    EvaluationRequest,
+    ProblemBody,
+)
 """Types that the framework does not see in any route."""
-MODEL_PROBLEMS = (ProblemKind.UNKNOWN_MODEL, ProblemKind.MODEL_REFUSED)
+MODEL_PROBLEMS = (ProblemKind.UNKNOWN_MODEL, ProblemKind.UNKNOWN_VERSION, ProblemKind.MODEL_REFUSED)
 BODY_PROBLEMS = (
     ProblemKind.NOT_JSON,
     ProblemKind.BODY_TOO_LARGE,
@@ -30,7 +41,9 @@ def problems(*kinds: ProblemKind) -> dict[int | str, dict[str, Any]]:
     """The responses of a route that are problems of those kinds; ``default`` stands for any other."""
     content = {MEDIA_TYPE: {"schema": {"$ref": REFERENCE.format(model=ProblemBody.__name__)}}}
     responses: dict[int | str, dict[str, Any]] = {"default": {"description": "Any other problem"}}
-    responses |= {kind.status: {"description": kind.title} for kind in kinds}
+    for kind in kinds:
+        said = responses[kind.status]["description"] + "; or " if kind.status in responses else ""
+        responses[kind.status] = {"description": said + kind.title}
     return {status: {**response, "content": content} for status, response in responses.items()}
 
 
@@ -41,6 +54,18 @@ def json_request(schema: type[BaseModel], examples: dict[str, dict[str, Any]]) -
         "examples": {name: {"value": value} for name, value in examples.items()},
     }
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
+
+def array_request(described: dict[str, Any], media_type: str, options: type[BaseModel]) -> dict[str, Any]:
+    """The same where an array of numbers may come in its own format, with options in the query."""
+    content = described["requestBody"]["content"]
+    content[media_type] = {"schema": {"type": "string", "format": "binary"}}
+    what = f"With a body of type {media_type}; others have it inside."
+    parameters = [
+        {"name": name, "in": "query", "required": False, "description": what, "schema": schema}
+        for name, schema in options.model_json_schema(ref_template=REFERENCE)["properties"].items()
+    ]
+    return {**described, "parameters": parameters}
 
 
 def form_request(schema: type[BaseModel], files: dict[str, str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lipmodel.certify import certificate as module
+from lipmodel.certify import members
 from lipmodel.certify.certificate import Certificate
 from lipmodel.certify.claims import Claims
 from lipmodel.certify.issue import certify
@@ -153,7 +153,7 @@ def test_malformed_is_refused_by_name(name):
 
 
 def test_what_is_too_large_is_not_parsed(monkeypatch):
-    monkeypatch.setattr(module, "MAX_BYTES", len(TEXT) - 1)
+    monkeypatch.setattr(members, "MAX_BYTES", len(TEXT) - 1)
     with pytest.raises(CertificateError, match="larger than"):
         Certificate.from_json(TEXT)
 

@@ -244,7 +244,9 @@ def test_what_might_overflow_is_not_proved():
     x = np.full((1, 3), 0.5)
     fast, tightener = predictor.predict(x), predictor.tightener(Norm.TWO)
     rule = tightener.mixer.rule
-    narrow_rule = RadiusRule(rule.owners, rule.lipschitz, replace(rule.promised, limit=1.0))
+    narrow_rule = RadiusRule(
+        rule.owners, rule.lipschitz, replace(rule.promised, limit=1.0), input_size=x.shape[1]
+    )
     narrow = replace(tightener, mixer=Mixer(predictor.head, narrow_rule))
     assert tightener(fast.raw_scores, x, fast.radii)[1].method[0] == "local"
     assert narrow(fast.raw_scores, x, fast.radii)[1].method[0] == "lipschitz"

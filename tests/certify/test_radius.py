@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -25,7 +26,10 @@ def radii_of(graph, scores, inputs, norm=Norm.TWO):
     working = Norm.INF if norm is Norm.INF else Norm.TWO
     head = linear_head(graph)
     rule = RadiusRule(
-        head.owners, bound_lipschitz(graph, norm), bound_rounding(graph, working, FORMATS[np.float64])
+        head.owners,
+        bound_lipschitz(graph, norm),
+        bound_rounding(graph, working, FORMATS[np.float64]),
+        input_size=graph.input_size,
     )
     return rule(head.raw_scores(np.asarray(scores, dtype=float)), np.asarray(inputs, dtype=float))
 
@@ -72,6 +76,16 @@ def test_scores_that_are_not_finite_abstain():
 def test_huge_inputs_abstain_before_they_overflow():
     result = radii_of(IDENTITY, [[1e307, 0.0, 0.0]] * 2, [[1e307, 0, 0], [1e308, 0, 0]])
     assert result.certified_radius[1] == 0.0
+
+
+def test_nothing_is_certified_where_it_might_overflow():
+    """With a format whose largest number allows intermediate results up to 10: 9 + r must stay below."""
+    head, rounding = linear_head(IDENTITY), bound_rounding(IDENTITY, Norm.TWO, FORMATS[np.float64])
+    x = np.array([[9.0, 0.0, 0.0], [11.0, 0.0, 0.0]])
+    lipschitz, narrow = bound_lipschitz(IDENTITY, Norm.TWO), replace(rounding, limit=10.0)
+    radii = RadiusRule(head.owners, lipschitz, narrow, input_size=3)(x, x).certified_radius
+    assert 0.9 < radii[0] < 1.0
+    assert radii[1] == 0.0
 
 
 def test_a_constant_classifier_has_a_large_finite_radius():

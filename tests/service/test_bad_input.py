@@ -100,8 +100,8 @@ def test_scores_that_overflow_are_not_answered(client, monkeypatch):
         answer.scores[1] = float("inf")
         return answer
 
-    original = CertifiedPredictor.predict
-    monkeypatch.setattr(CertifiedPredictor, "predict", predict)
+    original = CertifiedPredictor.answer
+    monkeypatch.setattr(CertifiedPredictor, "answer", predict)
     answer = client.post(PREDICT, json={"inputs": [[1, 2], [3, 4]]})
     check(answer, ProblemKind.INVALID_INPUT, "inputs[1]", "scores overflow")
 
@@ -109,9 +109,15 @@ def test_scores_that_overflow_are_not_answered(client, monkeypatch):
 @pytest.mark.parametrize(
     ("headers", "reason"),
     [
-        ({"Content-Type": "application/x-www-form-urlencoded"}, "'application/json' is accepted"),
-        ({"Content-Type": ""}, "'application/json' is accepted"),
-        ({"Content-Type": "application/json", "Content-Encoding": "gzip"}, "an uncompressed body"),
+        (
+            {"Content-Type": "application/x-www-form-urlencoded"},
+            "'application/json' or 'application/x-npy' is accepted",
+        ),
+        ({"Content-Type": ""}, "'application/json' or 'application/x-npy' is accepted"),
+        (
+            {"Content-Type": "application/json", "Content-Encoding": "br"},
+            "'gzip', 'deflate' or no compression",
+        ),
     ],
 )
 def test_media_types_that_are_refused(client, headers, reason):
@@ -180,7 +186,7 @@ def test_unknown_path(client, path):
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", PREDICT), ("DELETE", "/v1/models"), ("BREW", "/healthz")]
+    ("method", "path"), [("GET", PREDICT), ("DELETE", "/v1/models"), ("PATCH", "/healthz")]
 )
 def test_unknown_method(client, method, path):
     answer = client.request(method, path)
@@ -217,7 +223,7 @@ def test_a_fault_of_the_service_tells_nothing_of_its_insides(tmp_path, monkeypat
     (tmp_path / "two-moons.onnx").write_bytes(two_moons())
     with running(tmp_path) as client:
         with monkeypatch.context() as patch:
-            patch.setattr("service.engine._predict", fail)
+            patch.setattr("service.engine.Engine.predict", fail)
             body = check(client.post(PREDICT, json={"inputs": [[1, 2]]}), ProblemKind.INTERNAL)
         assert "secret" not in json.dumps(body)
         assert client.post(PREDICT, json={"inputs": [[1, 2]]}).status_code == 200

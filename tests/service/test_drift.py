@@ -1,5 +1,7 @@
 """Histograms of what was served, and the comparison with a reference."""
 
+import gc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +13,8 @@ from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm
 from service.drift import KEPT, Distribution, Served, kolmogorov_smirnov, share_below
 from service.errors import ProblemKind
+from service.model_settings import ModelSettings
+from service.policy import Policy
 from service.registry import Model
 from tests.service.conftest import digits, two_moons
 from tests.service.test_bad_input import check
@@ -47,7 +51,7 @@ def test_every_served_margin_and_radius_is_counted_in_its_bin(client):
     for name, values in [("margin", radii.margin), ("certified_radius", radii.certified_radius)]:
         for index, label in enumerate(predictor.class_names):
             mine = values[radii.label == index]
-            labels = (("class", label), ("model", "two-moons"), ("norm", "inf"))
+            labels = (("class", label), ("model", "two-moons"), ("norm", "inf"), ("version", "1"))
             assert seen[f"lipserve_{name}_count", labels] == len(mine) > 0
             assert seen[f"lipserve_{name}_sum", labels] == pytest.approx(mine.sum(), rel=1e-12)
             for end in ("0", "0.001", "0.05", "0.5", "1", "500", "+Inf"):
@@ -127,9 +131,13 @@ def test_the_p_value_is_near_the_exact_one(shift, sizes):
     assert (ours < 0.01) == (exact < 0.01) or 0.005 < exact < 0.02
 
 
+def model_of(predictor, version="1"):
+    return Model("m", version, predictor, 1, ModelSettings(Policy(Norm.TWO)))
+
+
 def test_the_latest_are_kept():
     predictor = CertifiedPredictor(two_moons())
-    distribution = Distribution(Model("m", "1", predictor, 1), Norm.TWO)
+    distribution = Distribution(model_of(predictor), Norm.TWO)
     assert len(distribution.latest) == 0
     assert distribution.since is None
     served = []
@@ -143,13 +151,24 @@ def test_the_latest_are_kept():
 def test_another_file_under_the_name_begins_anew():
     served = Served()
     for content in (two_moons(), digits()):
-        model = Model("m", "1", CertifiedPredictor(content), 1)
+        model = model_of(CertifiedPredictor(content))
         distribution = served.of(model, Norm.TWO)
         assert served.of(model, Norm.TWO) is distribution
         assert len(distribution.latest) == 0
         inputs = np.zeros((5, model.predictor.file.graph.input_size))
         distribution.add(model.predictor.predict(inputs, Norm.TWO).radii)
-    assert [d.model for d in served] == [model]
+    assert [d.class_names for d in served] == [model.predictor.class_names]
+
+
+def test_versions_are_told_apart_and_kept_no_longer_than_their_models():
+    served = Served()
+    first, second = (model_of(CertifiedPredictor(two_moons()), version) for version in "12")
+    distribution = served.of(first, Norm.TWO)
+    assert served.of(second, Norm.TWO) is not distribution
+    assert served.of(first, Norm.TWO) is distribution
+    del first
+    gc.collect()
+    assert [d.version for d in served] == ["2"]
 
 
 def test_a_radius_of_zero_certifies_nothing():

@@ -61,7 +61,14 @@ def test_a_report_that_is_ready_in_time_is_the_answer(client):
     assert job["progress"] == 1
     assert job["result"] == answer.json()
     assert job["model"] == {"name": "two-moons", "sha256": answer.json()["sha256"]}
-    assert job["parameters"] == {"box": None, "norm": None, "samples": 5, "seed": 0, "rows": 0}
+    assert job["parameters"] == {
+        "box": None,
+        "norm": None,
+        "samples": 5,
+        "seed": 0,
+        "report": False,
+        "rows": 0,
+    }
     assert job["created"] <= job["started"] <= job["finished"]
 
 

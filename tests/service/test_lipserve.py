@@ -46,7 +46,7 @@ def test_settings_come_from_the_environment_and_flags_win(tmp_path):
         assert httpx.get(url_of(process) + "/v1/models").json()["models"][0]["name"] == "bad"
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=30)
-    assert f"{tmp_path}/bad.onnx is refused: not an ONNX model" in errors
+    assert f"{tmp_path}/bad is refused: not an ONNX model" in errors
 
 
 def test_a_port_in_use_is_told(tmp_path):

@@ -6,9 +6,10 @@ import numpy as np
 import onnx
 import pytest
 
+from lipmodel.certify.graph import read_onnx
 from lipmodel.certify.onnx_writer import set_metadata, to_bytes, write_model
-from lipmodel.certify.predictor import CertifiedPredictor
-from service.registry import MAX_REASON, printable, read_folder
+from service.model_folder import MAX_REASON, printable
+from service.models import Models
 from tests.networks import groupsort_net
 from tests.service.conftest import running, two_moons
 
@@ -114,7 +115,7 @@ def test_what_is_no_regular_file_or_lies_elsewhere_is_refused(tmp_path):
     (folder / "loop.onnx").symlink_to("loop.onnx")
     (folder / "folder.onnx").mkdir()
     os.mkfifo(folder / "pipe.onnx")
-    registry = read_folder(folder)
+    registry = Models(folder).current
     assert list(registry.served) == ["inside"]
     assert "outside the models folder" in registry.refused["outside"]
     assert "cannot be read" in registry.refused["dangling"]
@@ -126,20 +127,20 @@ def test_the_folder_itself_may_be_a_link(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "m.onnx").write_bytes(two_moons())
     (tmp_path / "link").symlink_to("real")
-    assert list(read_folder(tmp_path / "link").served) == ["m"]
+    assert list(Models(tmp_path / "link").current.served) == ["m"]
 
 
 def test_an_unforeseen_failure_refuses_one_file_alone(tmp_path, monkeypatch):
     (tmp_path / "a.onnx").write_bytes(two_moons())
     (tmp_path / "b.onnx").write_bytes(b"boom")
 
-    def fail(source, *, threads):
+    def fail(source):
         if source.read_bytes() == b"boom":
             raise ZeroDivisionError
-        return CertifiedPredictor(source, threads=threads)
+        return read_onnx(source)
 
-    monkeypatch.setattr("service.registry.CertifiedPredictor", fail)
-    registry = read_folder(tmp_path)
+    monkeypatch.setattr("service.loading.read_onnx", fail)
+    registry = Models(tmp_path).current
     assert list(registry.served) == ["a"]
     assert "ZeroDivisionError" in registry.refused["b"]
 

@@ -150,9 +150,23 @@ class OursPortable:
         return [program(x) for program in subject.programs.values()]
 
 
+class OursSingle:
+    """The radius of float32 execution: about this evaluation, and every other conforming one in float32."""
+
+    name = "ours, float32 execution"
+
+    def answer(self, subject, x, norm):
+        radii = subject.predictor.predict(x, norm, execution=np.float32).radii
+        return Answer(radii.label, radii.certified_radius)
+
+    def labels(self, subject, x):
+        own = subject.head.owners[subject.float32(x).argmax(axis=1)]
+        return [own, *(program(x) for program in subject.programs.values())]
+
+
 CLAIMED = Naive("claimed L = 1, float32", np.float32, claimed=True)
 SINGLE = Naive("float64 SVD per pair, float32 scores", np.float32, claimed=False)
 DOUBLE = Naive("float64 SVD per pair, float64 scores", np.float64, claimed=False)
-OURS, PORTABLE = Ours(), OursPortable()
+OURS, PORTABLE, OURS_SINGLE = Ours(), OursPortable(), OursSingle()
 NAIVE = (CLAIMED, SINGLE, DOUBLE)
-RULES = (*NAIVE, OURS, PORTABLE)
+RULES = (*NAIVE, OURS, PORTABLE, OURS_SINGLE)

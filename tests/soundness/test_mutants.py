@@ -2,8 +2,8 @@
 
 A mutant replaces a piece of a function's source; where the piece is not there any more the mutant
 fails, so that it cannot go stale. Some single steps are redundant by design and have no mutant of
-their own here: one ``down`` or the second ``down`` of the radius (the slack for a caller's norm and
-the steps before pay for it; all of them together have one), and one ``up`` of a norm (the
+their own here: one factor or another of the radius (the slack for a caller's norm pays for it, and
+has one), and one ``up`` of a norm (the
 factor of ``inflate`` is twice what is owed). κ is 1 for the working norms that the predictor
 chooses (l2 for p = 1, linf for p = inf), so its mutant shows where linf radii meet l2 bounds.
 """
@@ -104,7 +104,8 @@ SCALED_GROUPS = Killer(
 ATTAINED = Killer(test_witness.test_slopes_attain_the_bound_where_weights_are_right)
 BARRED = Killer(test_witness.test_a_chain_begins_after_what_no_weights_are_known_for, ("relu after sorting",))
 
-ERROR = "np.asarray(up(up(error) * (1.0 + 2.0**-48)))"
+LINE = "return Affine(constant, slope)"
+SMALLER = "return Affine(constant * {factor}, slope * {factor})"
 POWER_ITERATION = """def bound_spectral_norm(weight):
     w = np.asarray(weight, dtype=np.float64)
     v = np.ones(w.shape[1])
@@ -118,28 +119,28 @@ SVD = """def bound_spectral_norm(weight):
 """
 
 MUTANTS = {
-    "E divided by ten": Mutant(RoundingBounds.pair_error, {ERROR: f"{ERROR} / 10.0"}, (FORMULA, ONE_SIGN)),
-    "E dropped": Mutant(RoundingBounds.pair_error, {ERROR: f"{ERROR} * 0.0"}, (FORMULA, CANCELLING, NEAR)),
-    "2E is E": Mutant(RULE._reach, {"2.0 * promised": "promised"}, (RADIUS,)),
+    "E divided by ten": Mutant(
+        RoundingBounds.pair_line, {LINE: SMALLER.format(factor=0.1)}, (FORMULA, ONE_SIGN)
+    ),
+    "E dropped": Mutant(
+        RoundingBounds.pair_line, {LINE: SMALLER.format(factor=0.0)}, (FORMULA, CANCELLING, NEAR)
+    ),
+    "2E is E": Mutant(RULE._terms, {"promised if same else": "promised.times(0.0) if same else"}, (RADIUS,)),
     "B left out of the denominator": Mutant(
-        RULE._speeds, {"up(self.kappa(size) * self.promised.pair_slope(every, None))": "0.0"}, (RADIUS, KAPPA)
+        RULE._terms, {"speed + up(self.kappa * promised.slope)": "speed"}, (RADIUS, KAPPA)
     ),
-    "κ is 1": Mutant(
-        RULE.kappa, {"bound_equivalence(self.lipschitz.norm, self.promised.norm, size)": "1.0"}, (KAPPA,)
-    ),
+    "κ is 1": Mutant(RULE._terms, {"self.kappa * promised.slope": "promised.slope"}, (KAPPA,)),
     "the float64 error at the centre left out": Mutant(
-        RULE._reach,
-        {"up(self.evaluated.pair_error(first, second, sizes[0]) + promised)": "promised"},
+        RULE._terms,
+        {"self.evaluated.pair_line(first, second)": "promised.times(0.0)"},
         (TWO_FORMATS,),
     ),
     "the float32 error in the ball left out": Mutant(
-        RULE._reach,
-        {
-            "up(self.evaluated.pair_error(first, second, sizes[0]) + promised)": "self.evaluated.pair_error(first, second, sizes[0])"
-        },
+        RULE._terms,
+        {"error = promised + (": "error = promised.times(0.0) + ("},
         (TWO_FORMATS,),
     ),
-    "no slack for a caller's norm": Mutant(radius.for_clients, {"(size + 4) * 2.0**-52": "0.0"}, (RADIUS,)),
+    "no slack for a caller's norm": Mutant(radius.for_clients, {"(size + 6) * 2.0**-52": "0.0"}, (RADIUS,)),
     "γ_{n+2} is γ_n in hidden layers": Mutant(
         RECURSION._linear, {"local(terms + 2": "local(terms"}, (FORMULA,)
     ),
@@ -180,7 +181,7 @@ MUTANTS = {
         norms.up, {"np.nextafter(x, np.inf)": "x"}, (Killer(test_norms.test_directed_rounding),)
     ),
     "down is nearest": Mutant(
-        norms.down, {"np.nextafter(x, -np.inf)": "x"}, (Killer(test_norms.test_directed_rounding), RADIUS)
+        norms.down, {"np.nextafter(x, -np.inf)": "x"}, (Killer(test_norms.test_directed_rounding),)
     ),
     "Gram iteration without its error": Mutant(
         convolution.bound_gram_iteration,
@@ -228,8 +229,10 @@ MUTANTS = {
         lipschitz._joined, {"bound_vector_norm(np.asarray(constants), norm)": "max(constants)"}, (COPIES,)
     ),
     "own scores are not left out": Mutant(
-        RULE.__call__,
-        {"(owners != label[:, None])": "(np.arange(len(owners)) != best[:, None])"},
+        RULE._terms,
+        {
+            "(self.owners[first[:, None] if second is None else first] == theirs)": "(first[:, None] == np.arange(len(theirs)))"
+        },
         (PROTOTYPES,),
     ),
     "a mixture moves as its largest share does": Mutant(
@@ -253,8 +256,8 @@ MUTANTS = {
         ),
     ),
     "foreign scores forgotten": Mutant(
-        RULE.__call__,
-        {"!= label[:, None]) & owned": "!= label[:, None]) & (np.arange(len(owners)) % 2 == 0)"},
+        RULE._terms,
+        {"| (theirs < 0)": "| (np.arange(len(theirs)) % 2 == 1)"},
         (PROTOTYPES,),
     ),
     "scaled entries rounded for free": Mutant(
@@ -292,9 +295,9 @@ MUTANTS = {
     ),
     "inputs rounded for free": Mutant(radius.after_rounding_inputs, {"up(moved + own)": "own"}, (DOUBLES,)),
     "no guard against overflow": Mutant(
-        RULE.overflow_radius,
-        {"np.where(evaluated.peak.at(given) < evaluated.limit, most, 0.0)": "np.full(len(given), np.inf)"},
-        (Killer(test_radius.test_huge_inputs_abstain_before_they_overflow),),
+        RULE._overflow_radius,
+        {"return room": "return np.full(len(size), np.inf)"},
+        (Killer(test_radius.test_nothing_is_certified_where_it_might_overflow),),
     ),
 }
 

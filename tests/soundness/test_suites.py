@@ -9,7 +9,7 @@ import pytest
 
 from lipmodel.norms import Norm
 from tests.soundness import nets, suites
-from tests.soundness.rules import NAIVE, OURS, PORTABLE
+from tests.soundness.rules import NAIVE, OURS, OURS_SINGLE, PORTABLE
 
 
 @pytest.mark.parametrize("suite", suites.SUITES)
@@ -18,7 +18,7 @@ def test_ours_holds_where_naive_rules_break(suite):
     total = suites.added(
         suites.run(suite, net, norms=[next(norms)], count=128) for net in suites.nets_of(suite)
     )
-    for rule in (OURS, PORTABLE):
+    for rule in (OURS, PORTABLE, OURS_SINGLE):
         assert (total[rule.name].wrong, total[rule.name].flipped) == (0, 0), total
     for rule in NAIVE:
         assert total[rule.name].wrong + total[rule.name].flipped > 0, total

@@ -56,7 +56,7 @@ def test_radius_for_another_format_is_the_formula():
     for _ in range(300):
         (a, b), (c, d) = rng.uniform(0, 1e-2, size=(2, 2)).tolist()
         score, rho = float(rng.uniform(-2, 2)), float(rng.uniform(0, 2))
-        evaluated, promised = errors_of_a_pair(Norm.INF, a, b), errors_of_a_pair(Norm.TWO, c, d)
+        evaluated, promised = errors_of_a_pair(Norm.TWO, a, b), errors_of_a_pair(Norm.TWO, c, d)
         radius = radius_by_rule(Norm.TWO, 1.0, score, rho, 4, evaluated, promised)
         error = Fraction(a) + Fraction(c) + (Fraction(b) + Fraction(d)) * Fraction(rho)
         check_radius(radius, (abs(Fraction(score)) - error) / (1 + Fraction(d)), 4)
@@ -75,7 +75,7 @@ def errors_of_a_pair(norm, constant, slope):
 def radius_by_rule(norm, lipschitz, score, rho, size, *errors):
     bounds = LipschitzBounds(norm, lipschitz, HEAD, (), None, ())
     vars(bounds)["bound_per_score_pair"] = np.array([[0.0, lipschitz], [lipschitz, 0.0]])
-    rule = RadiusRule(np.array([0, 1]), bounds, *errors)
+    rule = RadiusRule(np.array([0, 1]), bounds, *errors, input_size=size)
     x = np.zeros((1, size))
     x[0, 0] = rho
     return Fraction(float(rule(np.array([[0.0, score]]), x).certified_radius[0]))

@@ -1,0 +1,168 @@
+"""The rest of the Open Inference Protocol v2: health, metadata, and Triton's repository of models."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import orjson
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from lipmodel import __version__
+from service.api.bodies import JSON_TYPE, parse, read_body, reply
+from service.api.context import ModelHere, ModelName, ServiceHere, model_route
+from service.api.infer import name_of_scores
+from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
+from service.api.ops import readiness
+from service.errors import ProblemKind
+from service.registry import Versions
+from service.schemas import Health, Readiness
+from service.v2_schemas import (
+    IndexEntry,
+    IndexRequest,
+    LoadRequest,
+    ModelMetadata,
+    ModelReady,
+    ServerMetadata,
+    TensorMetadata,
+    UnloadRequest,
+)
+
+M = TypeVar("M", bound=BaseModel)
+
+router = APIRouter(tags=["open inference protocol"])
+
+
+@router.get("/v2", summary="Who answers", response_model=ServerMetadata, responses=problems())
+async def server_metadata() -> Response:
+    """Name, version, and which extensions of the protocol are understood."""
+    extensions = ["binary_tensor_data", "model_repository"]
+    return reply(ServerMetadata(name="lipcert", version=__version__, extensions=extensions))
+
+
+@router.get("/v2/health/live", summary="Is the process alive?", response_model=Health, responses=problems())
+async def live() -> Response:
+    """As /healthz."""
+    return reply(Health())
+
+
+@router.get(
+    "/v2/health/ready",
+    summary="Is this process fit to answer?",
+    response_model=Readiness,
+    responses=problems(ProblemKind.NOT_READY),
+)
+async def ready(service: ServiceHere) -> Response:
+    """As /readyz."""
+    return await readiness(service)
+
+
+@model_route(
+    router,
+    "GET",
+    "",
+    protocol="v2",
+    summary="What a model takes and gives",
+    response_model=ModelMetadata,
+    responses=problems(*MODEL_PROBLEMS),
+)
+async def model_metadata(model: ModelHere, service: ServiceHere) -> Response:
+    """Outputs that only some requests have are not listed here; see the route infer."""
+    graph = model.predictor.file.graph
+    classes = [] if graph.output_shape == (1,) else [len(model.predictor.class_names)]
+    number: Literal["FP32", "FP64"] = "FP32" if model.predictor.file.dtype.__name__ == "float32" else "FP64"
+    outputs: list[tuple[str, Any, list[int]]] = [
+        (name_of_scores(model), "FP64", [-1, *(classes or [1])]),
+        ("label", "BYTES", [-1]),
+        ("label_index", "INT64", [-1]),
+        ("margin", "FP64", [-1]),
+        ("certified_radius", "FP64", [-1]),
+        ("abstained", "BOOL", [-1]),
+    ]
+    return reply(
+        ModelMetadata(
+            name=model.name,
+            versions=list(service.registry.versions(model.name).served),
+            platform="onnxruntime_onnx",
+            inputs=[TensorMetadata(name=graph.input, datatype=number, shape=[-1, *graph.input_shape])],
+            outputs=[TensorMetadata(name=n, datatype=t, shape=s) for n, t, s in outputs],
+        )
+    )
+
+
+@model_route(
+    router,
+    "GET",
+    "/ready",
+    protocol="v2",
+    summary="Does a model answer?",
+    response_model=ModelReady,
+    responses=problems(*MODEL_PROBLEMS),
+)
+async def model_ready(model: ModelHere) -> Response:
+    """200 where it does."""
+    return reply(ModelReady(name=model.name))
+
+
+@router.post(
+    "/v2/repository/index",
+    summary="Every version of every model",
+    response_model=list[IndexEntry],
+    responses=problems(ProblemKind.NOT_JSON, ProblemKind.INVALID_INPUT, ProblemKind.BODY_TOO_LARGE),
+    openapi_extra=json_request(IndexRequest, {"all": {}}),
+)
+async def index(request: Request, service: ServiceHere) -> Response:
+    """Refused ones with the reason."""
+    asked = await _optional(request, service.settings.max_body_bytes, IndexRequest)
+    entries = [entry for versions in service.registry.models.values() for entry in _entries(versions)]
+    chosen = [e.model_dump() for e in entries if e.state == "READY" or not asked.ready]
+    return Response(orjson.dumps(chosen), media_type=JSON_TYPE)
+
+
+@router.post(
+    "/v2/repository/models/{name}/load",
+    summary="Read a model's files now, and serve it",
+    response_model=ModelReady,
+    responses=problems(*MODEL_PROBLEMS, *BODY_PROBLEMS),
+    openapi_extra=json_request(LoadRequest, {"as it is": {}}),
+)
+async def load(name: ModelName, request: Request, service: ServiceHere) -> Response:
+    """Files are uploaded by PUT /v1/models/NAME, not with this."""
+    await _optional(request, service.settings.max_body_bytes, LoadRequest)
+    model = await service.models.load(name)
+    return reply(ModelReady(name=model.name))
+
+
+@router.post(
+    "/v2/repository/models/{name}/unload",
+    summary="Stop serving a model until it is loaded or its files change",
+    status_code=200,
+    responses=problems(ProblemKind.UNKNOWN_MODEL, *BODY_PROBLEMS),
+    openapi_extra=json_request(UnloadRequest, {"as it is": {}}),
+)
+async def unload(name: ModelName, request: Request, service: ServiceHere) -> Response:
+    """Its files stay where they are."""
+    await _optional(request, service.settings.max_body_bytes, UnloadRequest)
+    await service.models.unload(name)
+    return Response(b"{}", media_type=JSON_TYPE)
+
+
+def _entries(versions: Versions) -> list[IndexEntry]:
+    """A version whose file was replaced by a refused one goes on being served, and is told as ready."""
+    name, served = versions.name, versions.served
+    entries = [IndexEntry(name=name, version=v, state="READY", reason="") for v in served]
+    entries += [
+        IndexEntry(name=name, version=v, state="UNAVAILABLE", reason=reason)
+        for v, reason in versions.refused.items()
+        if v not in served
+    ]
+    if not entries:
+        entries = [IndexEntry(name=name, version="", state="UNAVAILABLE", reason=versions.reason)]
+    return entries
+
+
+async def _optional(request: Request, limit: int, schema: type[M]) -> M:
+    """The body as that type; none says nothing."""
+    body = await read_body(request, limit)
+    return parse(schema, body or b"{}")

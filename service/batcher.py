@@ -1,0 +1,107 @@
+"""Small requests are answered together: whatever has queued while the last batch ran is the next one.
+
+Nothing waits for a timer. A request that finds nothing queued is run in the same turn of the event
+loop, with those that arrived in that turn; under load, batches grow by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipmodel.certify.predictor import Predictions
+from lipmodel.norms import Array
+
+
+class Part(NamedTuple):
+    """The answers to one request: some rows of those to a batch."""
+
+    batch: Batch
+    start: int
+    stop: int
+
+    @property
+    def radii(self) -> Array:
+        """(N,) certified radii."""
+        return self.batch.predictions.radii.certified_radius[self.start : self.stop]
+
+    @property
+    def predictions(self) -> Predictions:
+        """The answers themselves, without the rest of the batch."""
+        return self.batch.predictions.rows(slice(self.start, self.stop))
+
+
+class Batch:
+    """Answers to several requests, and as lists where a request wants them so.
+
+    Attributes:
+        predictions: the answers.
+        finite: (N,) whether the scores of each are; None where all are.
+    """
+
+    def __init__(self, predictions: Predictions) -> None:
+        self.predictions = predictions
+        finite = np.isfinite(predictions.scores)
+        self.finite: NDArray[np.bool_] | None = None if finite.all() else np.asarray(finite.all(axis=1))
+        self._columns: tuple[list[Any], ...] | None = None
+
+    @property
+    def columns(self) -> tuple[list[Any], ...]:
+        """Label, scores, margin, certified radius and runner-up of every answer."""
+        if self._columns is None:
+            found, radii = self.predictions, self.predictions.radii
+            arrays = (radii.label, found.scores, radii.margin, radii.certified_radius, radii.runner_up)
+            self._columns = tuple(array.tolist() for array in arrays)
+        return self._columns
+
+
+class Batcher:
+    """Merges the requests for one model and norm. Used on the event loop alone.
+
+    Args:
+        run: answers (N, d) inputs.
+        most_rows: at a time, unless a single request has more.
+    """
+
+    def __init__(self, run: Callable[[Array], Batch], most_rows: int) -> None:
+        self._run, self._most_rows = run, most_rows
+        self._queue: deque[tuple[Array, asyncio.Future[Part]]] = deque()
+        self._due = False
+
+    def submit(self, inputs: Array) -> asyncio.Future[Part]:
+        """Queues (n, d) inputs; the result are their answers, or what running them raised."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Part] = loop.create_future()
+        self._queue.append((inputs, future))
+        if not self._due:
+            self._due = True
+            loop.call_soon(self._next)
+        return future
+
+    def _next(self) -> None:
+        taken: list[tuple[Array, asyncio.Future[Part]]] = []
+        rows = 0
+        while self._queue and (not taken or rows + len(self._queue[0][0]) <= self._most_rows):
+            inputs, future = self._queue.popleft()
+            if not future.done():  # its client may have gone
+                taken.append((inputs, future))
+                rows += len(inputs)
+        self._due = bool(self._queue)
+        if self._due:
+            asyncio.get_running_loop().call_soon(self._next)
+        if not taken:
+            return
+        try:
+            batch = self._run(taken[0][0] if len(taken) == 1 else np.concatenate([x for x, _ in taken]))
+        except Exception as error:  # each request is told; one that failed alone fails in every batch
+            for _, future in taken:
+                future.set_exception(error)
+            return
+        start = 0
+        for inputs, future in taken:
+            future.set_result(Part(batch, start, start := start + len(inputs)))

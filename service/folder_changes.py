@@ -1,0 +1,155 @@
+"""Changes of the models folder: each is whole or is not, whenever the power fails.
+
+What is being written, or is going, has a name that begins with a dot, which nobody reads.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from lipmodel.errors import ModelError
+from service.model_folder import ACCEPTED_NAMES, LABELS_FILE, NAME, VERSION
+
+STAGED, REMOVED = ".upload-", ".removed-"
+FORGOTTEN_SECONDS = 3600
+"""After so long, what begins so was left by a service that was killed."""
+
+
+def check_name(name: str) -> None:
+    """Whether a model of this name can be written.
+
+    Raises:
+        ModelError: it cannot.
+    """
+    if not NAME.fullmatch(name) or name.endswith((".onnx", ".toml")):
+        raise ModelError(
+            f"'{name[:64]}' cannot name a model; {ACCEPTED_NAMES}, the end not '.onnx' or '.toml'"
+        )
+
+
+def stage(root: Path) -> Path:
+    """A new folder, to be filled and then put in its place."""
+    path = root / f"{STAGED}{uuid.uuid4().hex}"
+    path.mkdir()
+    return path
+
+
+def put_version(root: Path, name: str, staged: Path) -> str:
+    """Moves a staged folder to where the next version belongs; returns the version.
+
+    Raises:
+        OSError: the folder cannot be written, or leads elsewhere.
+    """
+    folder = _folder(root, name)
+    for path in (*staged.iterdir(), staged):
+        _sync(path)
+    number = max([0, (root / f"{name}.onnx").exists(), *_numbers(folder)]) + 1
+    while True:
+        try:
+            staged.rename(folder / str(number))
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            number += 1  # another server's
+        else:
+            _sync(folder)
+            return str(number)
+
+
+def put_labels(root: Path, name: str, labels: Mapping[str, str]) -> None:
+    """Writes the labels of a model.
+
+    Raises:
+        OSError: the folder cannot be written, or leads elsewhere.
+    """
+    folder = _folder(root, name)
+    staged = folder / f"{STAGED}{uuid.uuid4().hex}"
+    try:
+        staged.write_text(json.dumps(labels), "ascii")
+        _sync(staged)
+        staged.rename(folder / LABELS_FILE)
+    finally:
+        staged.unlink(missing_ok=True)
+    _sync(folder)
+
+
+def remove_version(root: Path, name: str, version: str) -> None:
+    """Removes the files of one version.
+
+    Raises:
+        OSError: the folder cannot be written, or leads elsewhere.
+    """
+    check_name(name)
+    _remove(root, root / name / version)
+    if version == "1":
+        _remove(root, root / f"{name}.onnx")
+    with suppress(OSError):
+        (root / name).rmdir()  # where nothing is left
+
+
+def remove_model(root: Path, name: str) -> None:
+    """Removes a model's folder, file and settings, these last: it is never served without them.
+
+    Weights that its file keeps in another beside it stay, as whose they are cannot be told from here.
+
+    Raises:
+        OSError: the folder cannot be written, or leads elsewhere.
+    """
+    check_name(name)
+    for path in (root / name, root / f"{name}.onnx", root / f"{name}.toml"):
+        _remove(root, path)
+
+
+def sweep(root: Path) -> None:
+    """Removes what a service that was killed left half done."""
+    with suppress(OSError):
+        for path in root.iterdir():
+            if path.name.startswith((STAGED, REMOVED)) and _age(path) > FORGOTTEN_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _folder(root: Path, name: str) -> Path:
+    """The model's own folder, made where there is none."""
+    check_name(name)
+    folder = root / name
+    folder.mkdir(exist_ok=True)
+    if not folder.resolve().is_relative_to(root.resolve()):
+        raise PermissionError(f"'{name}' is a link to a folder elsewhere")
+    return folder
+
+
+def _numbers(folder: Path) -> list[int]:
+    return [int(path.name) for path in folder.iterdir() if VERSION.fullmatch(path.name)]
+
+
+def _remove(root: Path, path: Path) -> None:
+    """Out of sight in one step, then gone."""
+    going = root / f"{REMOVED}{uuid.uuid4().hex}"
+    try:
+        path.rename(going)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if going.is_dir() and not going.is_symlink():
+        shutil.rmtree(going)
+    else:
+        going.unlink()
+
+
+def _age(path: Path) -> float:
+    return time.time() - path.lstat().st_mtime
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

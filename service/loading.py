@@ -1,0 +1,75 @@
+"""From files of the models folder to predictors, settings and labels, each read once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from lipmodel.certify.graph import read_onnx
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.errors import ModelError
+from service.model_folder import ACCEPTED_NAMES, NAME, VERSION, Found, Slot
+from service.model_settings import SettingsFile, parse_settings
+from service.readiness import made_ready
+
+MAX_TEXT_BYTES = 2**16
+"""Of settings or labels."""
+
+
+def load_version(
+    slot: Slot, found: Found, root: Path, known: Mapping[str, CertifiedPredictor], threads: int
+) -> CertifiedPredictor:
+    """The model of a file, ready to answer; one that is known by its digest already is taken as it is.
+
+    Raises:
+        ModelError: it is refused.
+    """
+    if not NAME.fullmatch(slot.name):
+        raise ModelError(f"the name of the file cannot name a model; {ACCEPTED_NAMES}")
+    file = read_onnx(found.place(root))
+    return known.get(file.sha256) or made_ready(CertifiedPredictor(file, threads=threads))
+
+
+def load_settings(found: Found, root: Path) -> SettingsFile:
+    """Settings from their file.
+
+    Raises:
+        ModelError: it cannot be read, or something in it is not accepted.
+    """
+    return parse_settings(_text(found, root, "settings"))
+
+
+def load_labels(found: Found, root: Path) -> Mapping[str, str]:
+    """Versions by label, from their file.
+
+    Raises:
+        ModelError: it cannot be read as that.
+    """
+    try:
+        labels = json.loads(_text(found, root, "labels"))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"its labels cannot be read as JSON: {error}") from error
+    if not isinstance(labels, dict) or not all(
+        is_label(label) and isinstance(version, str) and VERSION.fullmatch(version)
+        for label, version in labels.items()
+    ):
+        raise ModelError('its labels are not understood; an object such as {"canary": "2"} is accepted')
+    return labels
+
+
+def is_label(text: str) -> bool:
+    """Whether this can be a label: what can name a model, and is no number."""
+    return NAME.fullmatch(text) is not None and not text.isdecimal()
+
+
+def _text(found: Found, root: Path, what: str) -> bytes:
+    path = found.place(root)
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_TEXT_BYTES + 1)
+    except OSError as error:
+        raise ModelError(f"its {what} cannot be read: {error.strerror or error}") from error
+    if len(content) > MAX_TEXT_BYTES:
+        raise ModelError(f"its {what} are longer than {MAX_TEXT_BYTES} bytes")
+    return content

@@ -1,0 +1,105 @@
+"""Who may do what: the scopes of keys and tokens, and the one table of what each route needs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class Scope(StrEnum):
+    """What a caller may do; ``admin`` includes all others."""
+
+    PREDICT = "predict"
+    AUDIT = "audit"
+    METRICS = "metrics"
+    ADMIN = "admin"
+
+
+Needed = frozenset[Scope]
+"""One of these is enough; ``admin`` always is."""
+
+PUBLIC: Needed | None = None
+PREDICT: Needed = frozenset({Scope.PREDICT})
+AUDIT: Needed = frozenset({Scope.AUDIT})
+EITHER: Needed = PREDICT | AUDIT
+METRICS: Needed = frozenset({Scope.METRICS})
+ADMIN: Needed = frozenset({Scope.ADMIN})
+
+ROUTES: Mapping[tuple[str, str], Needed | None] = {
+    ("GET", "/healthz"): PUBLIC,
+    ("GET", "/readyz"): PUBLIC,
+    ("GET", "/v2/health/live"): PUBLIC,
+    ("GET", "/v2/health/ready"): PUBLIC,
+    ("GET", "/.well-known/jwks.json"): PUBLIC,
+    ("GET", "/docs"): PUBLIC,
+    ("GET", "/docs/oauth2-redirect"): PUBLIC,
+    ("GET", "/redoc"): PUBLIC,
+    ("GET", "/openapi.json"): PUBLIC,
+    ("GET", "/problems/{kind}"): PUBLIC,
+    ("GET", "/metrics"): METRICS,
+    ("GET", "/v1/models"): EITHER,
+    ("GET", "/v1/models/{name}"): EITHER,
+    ("PUT", "/v1/models/{name}"): ADMIN,
+    ("DELETE", "/v1/models/{name}"): ADMIN,
+    ("GET", "/v1/models/{name}/versions/{version}"): EITHER,
+    ("DELETE", "/v1/models/{name}/versions/{version}"): ADMIN,
+    ("PUT", "/v1/models/{name}/labels/{label}"): ADMIN,
+    ("DELETE", "/v1/models/{name}/labels/{label}"): ADMIN,
+    ("POST", "/v1/models/{name}/predict"): PREDICT,
+    ("POST", "/v1/models/{name}/versions/{version}/predict"): PREDICT,
+    ("POST", "/v1/models/{name}/audits"): AUDIT,
+    ("POST", "/v1/models/{name}/versions/{version}/audits"): AUDIT,
+    ("POST", "/v1/models/{name}/evaluations"): AUDIT,
+    ("POST", "/v1/models/{name}/versions/{version}/evaluations"): AUDIT,
+    ("GET", "/v1/models/{name}/drift"): AUDIT,
+    ("GET", "/v1/models/{name}/versions/{version}/drift"): AUDIT,
+    ("GET", "/v1/audits"): AUDIT,
+    ("GET", "/v1/audits/{job_id}"): AUDIT,
+    ("GET", "/v1/audits/{job_id}/events"): AUDIT,
+    ("GET", "/v1/audits/{job_id}/report/{file}"): AUDIT,
+    ("DELETE", "/v1/audits/{job_id}"): AUDIT,
+    ("GET", "/v1/evaluations"): AUDIT,
+    ("GET", "/v1/evaluations/{job_id}"): AUDIT,
+    ("GET", "/v1/evaluations/{job_id}/events"): AUDIT,
+    ("DELETE", "/v1/evaluations/{job_id}"): AUDIT,
+    ("GET", "/v1/evaluations/{job_id}/report/{file}"): AUDIT,
+    ("GET", "/v2"): EITHER,
+    ("GET", "/v2/models/{name}"): EITHER,
+    ("GET", "/v2/models/{name}/ready"): EITHER,
+    ("GET", "/v2/models/{name}/versions/{version}"): EITHER,
+    ("GET", "/v2/models/{name}/versions/{version}/ready"): EITHER,
+    ("POST", "/v2/models/{name}/infer"): PREDICT,
+    ("POST", "/v2/models/{name}/versions/{version}/infer"): PREDICT,
+    ("POST", "/v2/repository/index"): EITHER,
+    ("POST", "/v2/repository/models/{name}/load"): ADMIN,
+    ("POST", "/v2/repository/models/{name}/unload"): ADMIN,
+}
+"""By method and path as the routes are declared. What is not listed needs ``admin``."""
+
+_PATTERNS = [
+    (method, re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path))), needed)
+    for (method, path), needed in ROUTES.items()
+]
+_REMEMBERED = 4096
+_known: dict[tuple[str, str], Needed | None] = {}
+
+
+def needed(method: str, path: str) -> Needed | None:
+    """The scopes of which a request needs one; None where it needs no credential at all.
+
+    HEAD needs what GET does.
+    """
+    key = (method, path)
+    try:
+        return _known[key]
+    except KeyError:
+        pass
+    asked = "GET" if method == "HEAD" else method
+    for listed, pattern, scopes in _PATTERNS:
+        if listed == asked and pattern.fullmatch(path):
+            if len(_known) >= _REMEMBERED:  # paths are the callers' to choose
+                _known.clear()
+            _known[key] = scopes
+            return scopes
+    return ADMIN

@@ -1,0 +1,589 @@
+"""Who may call: keys, tokens, scopes and limits, asked for by a real client of a real server."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+from service.keys import KeyStore
+from service.scopes import ADMIN, PUBLIC, ROUTES, Scope, needed
+from tests.service.conftest import (
+    COMMAND,
+    digits,
+    eventually,
+    lipserve,
+    new_database,
+    running,
+    state_beside,
+    two_moons,
+    url_of,
+)
+
+PREDICT = "/v1/models/two-moons/predict"
+BODY = {"inputs": [[0.5, 0.25]]}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "two-moons.onnx").write_bytes(two_moons())
+    return models
+
+
+@pytest.fixture
+def state(folder):
+    return state_beside(folder)
+
+
+@pytest.fixture
+def store(state):
+    opened = KeyStore(f"sqlite:///{state / 'jobs.sqlite'}")
+    yield opened
+    opened.close()
+
+
+def bearer(key):
+    return {"Authorization": f"Bearer {key}"}
+
+
+def ask(client, key=None, **more):
+    return client.post(PREDICT, json=BODY, headers=bearer(key) if key else {}, **more)
+
+
+def command(*arguments, **environment):
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+# --- the table -----------------------------------------------------------------------------
+
+
+def test_every_route_has_an_entry_and_every_entry_a_use(client):
+    document = client.get("/openapi.json").json()
+    declared = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    assert declared <= ROUTES.keys()
+
+
+def test_routes_are_told_apart():
+    assert needed("GET", "/healthz") is PUBLIC
+    assert needed("HEAD", "/healthz") is PUBLIC
+    assert needed("POST", PREDICT) == {Scope.PREDICT}
+    assert needed("POST", "/v1/models/a%2Fb/predict") == {Scope.PREDICT}
+    for method, path in [
+        ("DELETE", "/healthz"), ("GET", PREDICT), ("POST", "/v1/models/a/b/predict"), ("GET", "/healthz\n"),
+        ("GET", "/healthz/"), ("GET", "//healthz"), ("POST", "/v1/models//predict"), ("POST", PREDICT + "/"),
+        ("PUT", "/v1/models/x"), ("GET", ""), ("GET", "/V1/models"), ("get", "/healthz"),
+    ]:  # fmt: skip
+        assert needed(method, path) == ADMIN, (method, path)
+
+
+def test_what_is_remembered_of_paths_is_bounded():
+    for index in range(10_000):
+        assert needed("GET", f"/v1/audits/{index}") == {Scope.AUDIT}
+    from service.scopes import _known
+
+    assert len(_known) <= 4096
+
+
+# --- keys ----------------------------------------------------------------------------------
+
+
+def test_without_any_key_anybody_on_this_machine_may_call(folder):
+    with running(folder) as client:
+        assert ask(client).status_code == 200
+        assert ask(client, "anything").status_code == 200
+
+
+def test_scopes_decide(folder, state, store):
+    keys = {name: store.create(name, scopes) for name, scopes in {
+        "predict": [Scope.PREDICT], "audit": [Scope.AUDIT], "metrics": [Scope.METRICS], "admin": [Scope.ADMIN],
+        "both": [Scope.PREDICT, Scope.AUDIT],
+    }.items()}  # fmt: skip
+    with running(folder, state=state) as client:
+        for path in (
+            "/healthz",
+            "/readyz",
+            "/docs",
+            "/openapi.json",
+            "/.well-known/jwks.json",
+            "/problems/internal",
+        ):
+            assert client.get(path).status_code == 200, path
+        for path, may in {
+            "/v1/models": {"predict", "audit", "admin", "both"},
+            "/v1/audits": {"audit", "admin", "both"},
+            "/metrics": {"metrics", "admin"},
+            "/nothing/here": {"admin"},
+        }.items():
+            assert client.get(path).status_code == 401
+            for name, key in keys.items():
+                assert (client.get(path, headers=bearer(key)).status_code in (200, 404)) == (name in may), (
+                    path,
+                    name,
+                )
+        for name, key in keys.items():
+            answer = ask(client, key)
+            assert (answer.status_code == 200) == (name in {"predict", "admin", "both"})
+            if answer.status_code == 403:
+                assert "'predict'" in answer.json()["detail"]
+                assert answer.json()["type"] == "/problems/forbidden"
+                challenge = 'Bearer realm="lipserve", error="insufficient_scope", scope="predict"'
+                assert answer.headers["WWW-Authenticate"] == challenge
+
+
+def test_credentials_that_are_none_are_refused(folder, state, store):
+    key = store.create("a", [Scope.ADMIN])
+    start, _, secret = key.rpartition("_")
+    with running(folder, state=state) as client:
+        assert ask(client, key).status_code == 200
+        answer = ask(client)
+        assert answer.status_code == 401
+        assert answer.json()["type"] == "/problems/unauthenticated"
+        assert answer.headers["WWW-Authenticate"] == 'Bearer realm="lipserve"'
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        wrong = [
+            key[:-1], key + "A", key[:-1] + ("A" if key[-1] != "A" else "B"), key.upper(), f"{start}_", start,
+            f"lipcert_{'0' * 12}_{secret}", "lipcert__", "lipcert_", "lipcert", secret, "x", "a.b.c", "é" * 9,
+            f"{key} {key}", f"'{key}' OR 1=1", "eyJhbGciOiJub25lIn0.e30.", "." * 9000,
+        ]  # fmt: skip
+        for credential in wrong:
+            answer = client.post(
+                PREDICT, json=BODY, headers={"Authorization": f"Bearer {credential}".encode()}
+            )
+            assert answer.status_code == 401, credential
+            assert "invalid_token" in answer.headers["WWW-Authenticate"]
+            assert secret not in answer.text
+        for given in ("Basic dTpw", key, f"bearer{key}", "Bearer", f"Token {key}", ""):
+            assert client.post(PREDICT, json=BODY, headers={"Authorization": given}).status_code == 401, given
+        twice = [("Authorization", f"Bearer {key}"), ("Authorization", f"Bearer {key}")]
+        assert client.post(PREDICT, json=BODY, headers=twice).status_code == 401
+        assert client.post(PREDICT, json=BODY, headers={"X-API-Key": key}).status_code == 401
+        assert client.post(f"{PREDICT}?key={key}", json=BODY).status_code == 401
+        assert client.post(PREDICT, json=BODY, headers={"authorization": f"BEARER {key}"}).status_code == 200
+
+
+def test_a_running_server_notices_keys_made_and_revoked(folder, state):
+    with running(folder, state=state) as client:
+        assert ask(client).status_code == 200
+        made = command("--state", state, "keys", "create", "--name", "ann", "--scope", "predict")
+        assert made.returncode == 0, made.stderr
+        key = made.stdout.strip()
+        eventually(lambda: ask(client).status_code == 401, 5)
+        assert ask(client, key).status_code == 200
+        listed = command("--state", state, "keys", "list").stdout
+        key_id = key.split("_")[1]
+        assert listed.startswith(f"{key_id}  valid     predict  made ")
+        assert key.split("_", 2)[2] not in listed
+        assert command("--state", state, "keys", "revoke", key_id).returncode == 0
+        eventually(lambda: ask(client, key).status_code == 401, 5)
+        assert ask(client, key).json()["detail"] == "the key is revoked"
+        assert ask(client).status_code == 401  # that the last key is gone opens nothing
+        again = command("--state", state, "keys", "revoke", key_id)
+        assert again.returncode == 1
+        assert "no valid key" in again.stderr
+
+
+def test_keys_end(folder, state, store):
+    key = store.create("short", [Scope.PREDICT], days=2 / 86400)
+    with running(folder, state=state) as client:
+        assert ask(client, key).status_code == 200
+        eventually(lambda: ask(client, key).status_code == 401, 10)
+        assert ask(client, key).json()["detail"] == "the key is expired"
+    assert [k.state for k in store.all()] == ["expired"]
+
+
+def test_no_secret_is_kept(state, store):
+    key = store.create("a", [Scope.PREDICT])
+    kept = b"".join(path.read_bytes() for path in state.iterdir() if path.is_file())
+    assert key.split("_")[1].encode() in kept
+    assert key.split("_", 2)[2].encode() not in kept
+    assert len({store.create("a", [Scope.PREDICT]) for _ in range(50)}) == 50
+
+
+def test_keys_in_postgresql_are_shared(folder, postgresql):
+    database = new_database(postgresql)
+    with running(folder, database=database) as one, running(folder, database=database) as other:
+        assert ask(one).status_code == 200
+        made = command("keys", "create", "--name", "a", "--scope", "predict", LIPSERVE_DATABASE=database)
+        for client in (one, other):
+            eventually(lambda client=client: ask(client).status_code == 401, 10)
+            assert ask(client, made.stdout.strip()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["create", "--name", "x"], "--scope"),
+        (["create", "--scope", "predict"], "--name"),
+        (["create", "--name", "x", "--scope", "all"], "'all' is not one of"),
+        (["create", "--name", "x\ny", "--scope", "predict"], "printable"),
+        (["create", "--name", "x", "--scope", "predict", "--expires", "0"], "--expires"),
+        (["revoke", "nope"], "no valid key"),
+        (["make"], "No such command"),
+    ],
+)
+def test_keys_told_wrongly(tmp_path, arguments, told):
+    result = command("--state", tmp_path / "s", "keys", *arguments)
+    assert result.returncode in (1, 2)
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_keys_where_none_can_be_kept(tmp_path):
+    (tmp_path / "file").write_text("")
+    for arguments in (["--state", tmp_path / "file" / "x"], ["--database", "sqlite:////nope/x"]):
+        result = command(*arguments, "keys", "list")
+        assert result.returncode == 1
+        assert "Error: " in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+# --- where it listens ----------------------------------------------------------------------
+
+
+def test_it_does_not_listen_beyond_this_machine_unguarded(folder, state):
+    refused = command("--models", folder, "--state", state, "--host", "0.0.0.0", "--port", 0)
+    assert refused.returncode == 1
+    assert "lipserve keys create" in refused.stderr
+    assert "--no-auth" in refused.stderr
+
+
+@pytest.mark.parametrize("way", ["--no-auth", "environment", "key"])
+def test_it_does_where_it_is_told_to_or_guarded(folder, state, way):
+    flags, variables = [], {}
+    if way == "key":
+        KeyStore(f"sqlite:///{state / 'jobs.sqlite'}").create("a", [Scope.PREDICT])
+    elif way == "environment":
+        variables = {"LIPSERVE_NO_AUTH": "true"}
+    else:
+        flags = ["--no-auth"]
+    arguments = ["--models", folder, "--state", state, "--host", "0.0.0.0", "--port", 0, *flags]
+    with lipserve(*arguments, **variables) as process:
+        url = url_of(process)
+        assert httpx.post(url + PREDICT, json=BODY).status_code == (401 if way == "key" else 200)
+
+
+# --- tokens --------------------------------------------------------------------------------
+
+ISSUER, AUDIENCE = "https://id.example.org", "lipcert"
+ED25519, EC, RSA = (
+    Ed25519PrivateKey.generate(),
+    ec.generate_private_key(ec.SECP256R1()),
+    rsa.generate_private_key(65537, 2048),
+)
+
+
+def published(**keys):
+    makers = {ED25519: OKPAlgorithm, EC: ECAlgorithm, RSA: RSAAlgorithm}
+    return {"keys": [
+        makers.get(key, OKPAlgorithm).to_jwk(key.public_key(), as_dict=True) | {"kid": kid, "use": "sig"}
+        for kid, key in keys.items()
+    ]}  # fmt: skip
+
+
+def token(key=ED25519, kid="ed", algorithm="EdDSA", header=None, **changes):
+    now = time.time()
+    claims = {
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "exp": now + 600,
+        "sub": "ann",
+        "scope": "openid predict",
+    } | changes
+    claims = {name: value for name, value in claims.items() if value is not None}
+    return jwt.encode(claims, key, algorithm=algorithm, headers={"kid": kid} | (header or {}))
+
+
+@contextmanager
+def identity_provider(document):
+    """Publishes keys at a URL; returns it and how often they were fetched."""
+    fetched = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            fetched.append(self.path)
+            if self.path == "/moved":
+                self.send_response(302)
+                self.send_header("Location", "/keys")
+                self.end_headers()
+                return
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(document).encode())
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", fetched
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+TRUST = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
+
+
+def test_tokens_of_an_identity_provider_are_accepted(folder, tmp_path):
+    path = tmp_path / "jwks.json"
+    path.write_text(json.dumps(published(ed=ED25519, ec=EC, rsa=RSA)))
+    with running(folder, jwt_jwks=str(path), **TRUST) as client:
+        assert ask(client).status_code == 401
+        for key, kid, algorithm in [(ED25519, "ed", "EdDSA"), (EC, "ec", "ES256"), (RSA, "rsa", "RS256")]:
+            assert ask(client, token(key, kid, algorithm)).status_code == 200
+        assert ask(client, token(aud=["other", AUDIENCE])).status_code == 200
+        assert ask(client, token(exp=time.time() - 5)).status_code == 200  # clocks may differ by so much
+        assert ask(client, token(scope="audit")).status_code == 403
+        assert ask(client, token(scope=None)).status_code == 403
+        assert ask(client, token(scope=["predict"])).status_code == 403
+        assert ask(client, token(scope="admin")).status_code == 200
+        assert client.get("/v1/audits", headers=bearer(token())).status_code == 403
+
+
+def test_other_tokens_are_refused_with_the_reason(folder, tmp_path):
+    path = tmp_path / "jwks.json"
+    path.write_text(json.dumps(published(ed=ED25519, rsa=RSA)))
+    other, pem = Ed25519PrivateKey.generate(), RSA.public_key().public_bytes
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    secret = pem(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    good = token()
+    confused = jwt.utils.base64url_encode(json.dumps({"alg": "HS256", "kid": "rsa"}).encode()).decode()
+    confused += "." + good.split(".")[1]
+    confused += (
+        "."
+        + jwt.utils.base64url_encode(
+            jwt.algorithms.HMACAlgorithm("SHA256" and __import__("hashlib").sha256).sign(
+                confused.encode(), secret
+            )
+        ).decode()
+    )
+    now = time.time()
+    with running(folder, jwt_jwks=str(path), **TRUST) as client:
+        for given, reason in [
+            (token(exp=now - 60), "expired"), (token(exp=None), "exp"), (token(nbf=now + 60), "not yet valid"),
+            (token(iss="https://evil.example.org"), "issuer"), (token(iss=None), "iss"),
+            (token(aud="other"), "udience"), (token(aud=None), "aud"), (token(exp="soon"), "xpiration"),
+            (token(key=other), "ignature"), (token(kid="nope"), "none of the issuer's"), (token(kid="rsa"), "is for RS256"),
+            (token(key="k" * 64, algorithm="HS256"), "algorithm is not accepted"), (confused, "algorithm is not accepted"),
+            (token(key=None, algorithm="none"), "algorithm is not accepted"),
+            (token(header={"jwk": published(x=other)["keys"][0]}), "'jwk'"), (token(header={"crit": ["x"], "x": 1}), ""),
+            (token(header={"jku": "https://example.org"}), "'jku'"),
+            (token(header={"typ": "lipcert-certificate+jws"}), "type is not accepted"),
+            (good[:-3] + "AAA", "ignature"), (good + "A", ""), (good.rsplit(".", 1)[0] + ".", ""), (good[1:], ""),
+            ("A" * 20_000, "longer than"), ("a.b.c", "neither"), ("!.!.!", "neither"),
+        ]:  # fmt: skip
+            answer = ask(client, given)
+            assert answer.status_code == 401, (reason, answer.text)
+            assert reason in answer.json()["detail"], answer.text
+            assert 'error="invalid_token"' in answer.headers["WWW-Authenticate"]
+        assert ask(client, good).status_code == 200
+
+
+def test_a_signed_certificate_is_no_credential(folder, tmp_path):
+    """Though one file may hold the keys of both."""
+    from lipmodel.signed.key_sets import add_signing_key, read_signing_keys
+
+    add_signing_key(tmp_path / "signing")
+    (tmp_path / "jwks.json").write_text(
+        json.dumps({"keys": read_signing_keys(tmp_path / "signing").published})
+    )
+    with running(folder, signing_keys=tmp_path / "signing") as client:
+        certificate = client.post(PREDICT, json=BODY | {"certificate": True}).json()["predictions"][0][
+            "certificate"
+        ]
+    with running(folder, jwt_jwks=str(tmp_path / "jwks.json"), **TRUST) as client:
+        answer = ask(client, certificate)
+        assert answer.status_code == 401
+        assert "type is not accepted" in answer.json()["detail"]
+
+
+def test_new_keys_of_the_provider_are_fetched_when_needed_and_not_too_often(folder, monkeypatch):
+    document = published(ed=ED25519)
+    new = Ed25519PrivateKey.generate()
+    with (
+        identity_provider(document) as (url, fetched),
+        running(folder, jwt_jwks=f"{url}/keys", **TRUST) as client,
+    ):
+        assert ask(client, token()).status_code == 200
+        document["keys"] += published(new=new)["keys"]
+        with ThreadPoolExecutor(8) as pool:
+            codes = list(pool.map(lambda i: ask(client, token(kid=f"no{i}")).status_code, range(40)))
+        assert set(codes) == {401}
+        assert len(fetched) == 1  # at the start
+        monkeypatch.setattr("service.tokens.REFRESH_SECONDS", 0.0)
+        assert ask(client, token(new, "new")).status_code == 200
+        assert len(fetched) == 2
+        document["keys"] = []
+        assert ask(client, token(kid="more")).status_code == 401
+        assert (
+            ask(client, token(new, "new", sub="bob")).status_code == 200
+        )  # what cannot be used changes nothing
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--jwt-jwks", "/nope"], "jwt_issuer"),
+        (["--jwt-jwks", "/nope", "--jwt-issuer", "a", "--jwt-audience", "b"], "No such file"),
+        (["--jwt-jwks", "http://example.org/keys", "--jwt-issuer", "a", "--jwt-audience", "b"], "only https"),
+        (["--jwt-jwks", "http://127.0.0.1:9/", "--jwt-issuer", "a", "--jwt-audience", "b"], "refused"),
+        (["--signing-keys", "/nope"], "No such file"),
+    ],
+)
+def test_keys_that_cannot_be_used_keep_it_from_starting(folder, flags, told):
+    result = command("--models", folder, "--port", 0, *flags)
+    assert result.returncode == 1
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_redirects_are_not_followed(folder):
+    with identity_provider(published(ed=ED25519)) as (url, fetched):
+        result = command("--models", folder, "--port", 0, "--jwt-jwks", f"{url}/moved", "--jwt-issuer", "a",
+                         "--jwt-audience", "b")  # fmt: skip
+    assert result.returncode == 1
+    assert fetched == ["/moved"]
+
+
+# --- limits --------------------------------------------------------------------------------
+
+
+def test_one_caller_has_no_more_than_a_rate(folder, state, store):
+    one, other = (store.create(name, [Scope.PREDICT]) for name in "ab")
+    with running(folder, state=state, requests_per_second=4.0) as client:
+        answers = [ask(client, one) for _ in range(12)]
+        refused = [a for a in answers if a.status_code == 429]
+        assert [a.status_code for a in answers[:4]] == [200] * 4
+        assert len(refused) >= 4
+        assert refused[0].json()["type"] == "/problems/too-many-requests"
+        assert refused[0].headers["Retry-After"] == "1"
+        assert ask(client, other).status_code == 200
+        assert all(client.get("/healthz").status_code == 200 for _ in range(20))
+        assert ask(client).status_code == 401
+        eventually(lambda: ask(client, one).status_code == 200, 10)
+
+
+def test_one_caller_has_no_more_than_so_many_requests_at_a_time(folder, state, store):
+    one, other = (store.create(name, [Scope.PREDICT]) for name in "ab")
+    with running(folder, state=state, requests_at_a_time=2) as client:
+        host, port = client.base_url.host, client.base_url.port
+        waiting = []
+        for _ in range(2):  # their bodies never come
+            waiting.append(socket.create_connection((host, port)))
+            head = f"POST {PREDICT} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {one}\r\nContent-Length: 9\r\n\r\n"
+            waiting[-1].sendall(head.encode())
+        eventually(lambda: ask(client, one).status_code == 429, 10)
+        assert ask(client, other).status_code == 200
+        for connection in waiting:
+            connection.close()
+        eventually(lambda: ask(client, one).status_code == 200, 10)
+
+
+def test_where_all_may_call_addresses_are_limited(folder):
+    with running(folder, requests_per_second=1.0) as client:
+        assert 429 in {ask(client).status_code for _ in range(5)}
+
+
+# --- requests that do not arrive -----------------------------------------------------------
+
+
+def test_what_does_not_arrive_is_ended(folder):
+    with running(folder, request_seconds=1.0) as client, ExitStack() as stack:
+        address = (client.base_url.host, client.base_url.port)
+        body, head, nothing, twice = (
+            stack.enter_context(socket.create_connection(address, timeout=20)) for _ in range(4)
+        )
+        start = f"POST {PREDICT} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        body.sendall(f'{start}Content-Length: 99\r\n\r\n{{"inputs"'.encode())
+        head.sendall(start.encode())
+        twice.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b" 200 OK" in twice.recv(4096)
+        twice.sendall(start.encode())
+        answer = b""
+        while part := body.recv(4096):
+            answer += part
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        problem = json.loads(answer.partition(b"\r\n\r\n")[2])
+        assert (problem["status"], problem["type"]) == (408, "/problems/request-timeout")
+        for connection in (head, nothing, twice):
+            assert connection.recv(4096) == b""
+        assert ask(client).status_code == 200
+
+
+def test_what_takes_long_to_answer_is_not_ended(folder):
+    with running(folder, request_seconds=0.5) as client:
+        answer = client.post(
+            "/v1/models/two-moons/audits", json={"samples": 200}, headers={"Prefer": "wait=60"}
+        )
+        assert answer.status_code == 200
+        with client.stream("GET", "/v1/audits") as listed:
+            time.sleep(2)
+            assert listed.read()
+
+
+def test_connections_and_headers_are_bounded(folder):
+    with running(folder, max_connections=4, max_header_bytes=2048) as client:
+        address = (client.base_url.host, client.base_url.port)
+        assert client.get("/healthz", headers={"X-Long": "a" * 1000}).status_code == 200
+        for headers in ({"X-Long": "a" * 2000}, {f"X-{i}": "a" * 20 for i in range(90)}):
+            answer = client.get("/healthz", headers=headers)
+            assert (answer.status_code, answer.json()["type"]) == (431, "/problems/headers-too-large")
+        held = [socket.create_connection(address) for _ in range(8)]
+        try:
+            eventually(lambda: httpx.get(f"{client.base_url}/healthz").status_code == 503, 10)
+        finally:
+            for connection in held:
+                connection.close()
+        eventually(lambda: httpx.get(f"{client.base_url}/healthz").status_code == 200, 10)
+
+
+# --- headers -------------------------------------------------------------------------------
+
+
+def test_every_answer_has_safe_headers(folder, serve):
+    client = serve({"two-moons": two_moons(), "digits": digits()})
+    for answer in (
+        ask(client), client.get("/nope"), client.post(PREDICT, content=b"x"), client.get("/metrics"),
+        client.get("/openapi.json"), client.delete("/healthz"), client.get("/docs"),
+    ):  # fmt: skip
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+        scripted = "script-src" in answer.headers["Content-Security-Policy"]
+        assert scripted == (answer.url.path == "/docs")
+
+
+def test_failures_have_them_too(folder):
+    script = (
+        "import sys, httpx\nfrom pathlib import Path\nfrom service.engine import Engine\n"
+        "async def fail(*a, **k): raise ValueError\nEngine.predict = fail\n"
+        "from tests.service.conftest import running\n"
+        f"with running(Path({str(folder)!r})) as client:\n"
+        f"    answer = client.post({PREDICT!r}, json={BODY!r})\n"
+        "    print(answer.status_code, answer.headers['X-Content-Type-Options'], answer.headers['Cache-Control'])\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stdout.splitlines()[-1] == "500 nosniff no-store"

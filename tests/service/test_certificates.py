@@ -1,0 +1,137 @@
+"""Answers signed on request, as a downstream consumer sees them."""
+
+import json
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.signed.check import check_answer
+from lipmodel.signed.jws import open_signed
+from lipmodel.signed.key_sets import add_signing_key, read_public
+from tests.service.conftest import digits, eventually, two_moons
+
+PREDICT = "/v1/models/{}/predict"
+JWKS = "/.well-known/jwks.json"
+
+
+@pytest.fixture
+def keys(tmp_path):
+    path = tmp_path / "signing.json"
+    add_signing_key(path)
+    return path
+
+
+def signed(client, inputs, model="two-moons", **more):
+    answer = client.post(PREDICT.format(model), json={"inputs": inputs, "certificate": True} | more)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["predictions"]
+
+
+def published(client):
+    return read_public(client.get(JWKS).content, "jwks")
+
+
+@pytest.mark.parametrize("tighten", [False, True])
+@pytest.mark.parametrize(("model", "content"), [("two-moons", two_moons()), ("digits", digits())])
+def test_each_answer_is_signed_as_it_is_given(serve, keys, model, content, tighten):
+    client = serve({model: content}, signing_keys=keys, issuer="https://example.org/certifier")
+    inputs = np.random.default_rng(3).normal(size=(3, CertifiedPredictor(content).file.graph.input_size))
+    for norm in ("1", "2", "inf"):
+        identities = set()
+        for row, prediction in zip(
+            inputs, signed(client, inputs.tolist(), model, norm=norm, tighten=tighten), strict=True
+        ):
+            certificate = open_signed(prediction["certificate"], published(client))
+            answer = certificate.answer
+            for name in ("label", "label_index", "margin", "certified_radius", "method", "runner_up", "norm"):
+                assert getattr(answer, name) == prediction[name], name
+            assert certificate.issuer == "https://example.org/certifier"
+            identities.add(certificate.identity)
+            assert [check for check in check_answer(answer, content, row) if not check.passed] == []
+        assert len(identities) == len(inputs)
+
+
+def test_unless_asked_for_there_is_none(serve, keys):
+    client = serve({"two-moons": two_moons()}, signing_keys=keys)
+    answer = client.post(PREDICT.format("two-moons"), json={"inputs": [[0, 1]]})
+    assert answer.json()["predictions"][0]["certificate"] is None
+
+
+def test_without_keys_it_says_so(client):
+    answer = client.post(PREDICT.format("two-moons"), json={"inputs": [[0, 1]], "certificate": True})
+    assert answer.status_code == 501
+    assert answer.json()["type"] == "/problems/not-signing"
+    assert "signing_keys" in answer.json()["detail"]
+    assert client.get(JWKS).json() == {"keys": []}
+
+
+def test_rows_of_signed_answers_are_limited(serve, keys):
+    client = serve({"two-moons": two_moons()}, signing_keys=keys, max_tightened_rows=2)
+    answer = client.post(PREDICT.format("two-moons"), json={"inputs": [[0, 1]] * 3, "certificate": True})
+    assert answer.status_code == 422
+    assert "at most 2" in answer.json()["detail"]
+
+
+def test_public_keys_alone_are_published(serve, keys):
+    client = serve({}, signing_keys=keys)
+    answer = client.get(JWKS)
+    assert answer.headers["Content-Type"] == "application/jwk-set+json"
+    assert answer.headers["Cache-Control"] == "public, max-age=300"
+    (key,) = answer.json()["keys"]
+    assert key.keys() == {"kty", "crv", "x", "use", "alg", "kid"}
+    assert json.loads(keys.read_text())["keys"][0]["d"] not in answer.text
+
+
+def test_keys_are_rotated_while_it_serves(serve, keys, caplog):
+    client = serve({"two-moons": two_moons()}, signing_keys=keys)
+    (before,) = signed(client, [[0.5, 1.0]])
+    first = next(iter(published(client)))
+    second = subprocess.run(
+        [sys.executable, "-m", "service.app", "keys", "new-signing", keys],
+        capture_output=True, text=True, check=True, timeout=60,
+    ).stdout.strip()  # fmt: skip
+    eventually(lambda: list(published(client)) == [second, first], 10)
+    (after,) = signed(client, [[0.5, 1.0]])
+    both = published(client)
+    assert open_signed(before["certificate"], both).answer == open_signed(after["certificate"], both).answer
+    assert before["certificate"].split(".")[0] != after["certificate"].split(".")[0]
+
+    good = keys.read_text()
+    with caplog.at_level(logging.ERROR, "service.signing"):
+        for bad in (good[: len(good) // 2], "", "{}"):
+            caplog.clear()
+            keys.write_text(bad)
+            eventually(lambda: (client.get(JWKS), "stay as they were" in caplog.text)[1], 10)
+            assert list(published(client)) == [second, first]
+            (still,) = signed(client, [[0.5, 1.0]])
+            assert open_signed(still["certificate"], both)
+            assert json.loads(good)["keys"][0]["d"] not in caplog.text
+        caplog.clear()
+        keys.unlink()
+        eventually(lambda: (client.get(JWKS), "stay as they were" in caplog.text)[1], 10)
+    assert list(published(client)) == [second, first]
+
+
+def test_a_service_that_does_not_sign_loads_no_cryptography(tmp_path):
+    script = (
+        "import sys; from service.app import create_app; from service.settings import Settings; "
+        f"create_app(Settings(models={str(tmp_path)!r}, state={str(tmp_path / 's')!r})); print(*sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert not {"jwt", "cryptography"} & set(result.stdout.split())
+
+
+def test_no_existing_file_is_overwritten_by_new_signing(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    result = subprocess.run(
+        [sys.executable, "-m", "service.app", "keys", "new-signing", tmp_path / "notes"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert (tmp_path / "notes").read_text() == "mine"

@@ -1,0 +1,364 @@
+"""Signed certificates: what is signed can be opened and is computed again; nothing else is accepted."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import stat
+import warnings
+from dataclasses import fields, replace
+
+import jwt
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.cli import main
+from lipmodel.errors import InputError, SignatureError
+from lipmodel.norms import Norm
+from lipmodel.signed.answers import answers
+from lipmodel.signed.check import check_answer
+from lipmodel.signed.claims import Answer, PairBounds
+from lipmodel.signed.jws import TYPE, open_signed, sign
+from lipmodel.signed.key_sets import add_signing_key, fetch, merge, read_public, read_signing_keys
+from tests.certify.test_head import HEADS
+from tests.networks import groupsort_net, linear_net, to_file
+from tests.signed.forging import OTHER, edited, encode, flipped, header_of, signed_by, tricks
+
+CONTENT = to_file(groupsort_net((4, 16, 16), 3, seed=2))
+BINARY = to_file(groupsort_net((2, 16, 16), 1))
+INPUT = np.array([[0.3, -0.7, 0.1, 1.1]])
+
+
+def answer_of(content=CONTENT, x=INPUT, norm=None, *, tighten=False):
+    predictor = CertifiedPredictor(content)
+    (answer,) = answers(predictor, x, predictor.predict(x, norm, tighten=tighten))
+    return answer
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    path = tmp_path_factory.mktemp("keys") / "signing.json"
+    add_signing_key(path)
+    return read_signing_keys(path)
+
+
+@pytest.fixture(scope="module")
+def public(keys):
+    return read_public(json.dumps({"keys": keys.published}).encode(), "here")
+
+
+@pytest.fixture(scope="module")
+def token(keys):
+    return sign(answer_of(), keys, "tests")
+
+
+def test_what_is_signed_is_opened_to_the_last_bit(keys, public):
+    rng = np.random.default_rng(5)
+    for content in (CONTENT, BINARY):
+        predictor = CertifiedPredictor(content)
+        x = rng.normal(size=(5, predictor.file.graph.input_size))
+        for norm in Norm:
+            for tighten in (False, True):
+                rows = x[:1] if tighten else x
+                made = answers(predictor, rows, predictor.predict(rows, norm, tighten=tighten))
+                opened = [open_signed(sign(answer, keys, "tests"), public) for answer in made]
+                assert [one.answer for one in opened] == made
+                assert {one.issuer for one in opened} == {"tests"}
+                assert [c for c in check_answer(opened[0].answer, content, x[0]) if not c.passed] == []
+
+
+def test_the_radius_is_the_predictors_and_follows_from_the_bounds():
+    answer = answer_of()
+    radii = CertifiedPredictor(CONTENT).predict(INPUT).radii
+    assert answer.certified_radius == radii.certified_radius[0] > 0
+    assert (answer.margin, answer.label_index) == (radii.margin[0], radii.label[0])
+    bounds, size = answer.bounds, answer.input_size
+    assert bounds.supports(answer.certified_radius, size)
+    by_hand = (bounds.bound_lead - 2 * bounds.bound_error) / (
+        bounds.bound_lipschitz + bounds.bound_norm_ratio * bounds.bound_error_slope
+    )
+    assert answer.certified_radius == pytest.approx(by_hand, rel=1e-14)
+    assert not bounds.supports(by_hand * (1 + 1e-14), size)
+
+
+def test_mixtures_and_local_bounds_are_told():
+    methods = set()
+    for content in (CONTENT, *(content for content, _ in HEADS.values())):
+        predictor = CertifiedPredictor(content)
+        x = np.random.default_rng(1).normal(size=(10, predictor.file.graph.input_size))
+        for answer, row in zip(answers(predictor, x, predictor.predict(x, tighten=True)), x, strict=True):
+            assert sum(share.weight for share in answer.bounds.mixture) == 1.0
+            if answer.method not in methods:
+                assert all(check.passed for check in check_answer(answer, content, row))
+            methods.add(answer.method)
+    assert methods == {"lipschitz", "mixture", "local"}
+
+
+def test_nothing_certified_is_signed_too(keys, public):
+    content, x = to_file(linear_net(np.zeros((2, 2)))), np.array([[1.0, 2.0]])
+    answer = answer_of(content, x)
+    assert answer.certified_radius == 0.0
+    assert open_signed(sign(answer, keys, "t"), public).answer == answer
+    assert all(check.passed for check in check_answer(answer, content, x))
+
+
+def test_what_is_not_finite_is_not_stated():
+    predictor = CertifiedPredictor(CONTENT)
+    predictions = predictor.predict(INPUT)
+    raw = predictions.raw_scores.copy()
+    raw[0, raw[0].argmax()] = np.inf
+    with pytest.raises(InputError, match="not finite"):
+        answers(predictor, INPUT, replace(predictions, raw_scores=raw))
+
+
+def test_other_libraries_read_it(token, keys):
+    claims = jwt.decode(token, jwt.PyJWK(dict(keys.published[0])), algorithms=["EdDSA"])
+    assert claims["certified_radius"] == answer_of().certified_radius
+    assert jwt.get_unverified_header(token) == {"alg": "EdDSA", "kid": keys.kid, "typ": TYPE}
+
+
+def test_no_forgery_is_accepted(token, keys, public):
+    count = 0
+    for reason, forged in tricks(token, keys):
+        with pytest.raises(SignatureError) as refused:
+            open_signed(forged, public)
+        assert reason in str(refused.value), forged[:200]
+        count += 1
+    assert count > 80
+
+
+def test_no_altered_character_is_accepted(token, public):
+    rng = np.random.default_rng(0)
+    altered = list(flipped(token))
+    for index in rng.choice(len(altered), 2000, replace=False):
+        with pytest.raises(SignatureError, match=r"\w"):
+            open_signed(altered[index], public)
+    assert len(altered) > 60 * len(token)
+
+
+def test_no_edited_claim_is_accepted(token, public):
+    header, _, signature = token.split(".")
+    forged = list(edited(open_signed(token, public), header, signature))
+    assert len(forged) > 70
+    for one in forged:
+        with pytest.raises(SignatureError, match="was not made over this"):
+            open_signed(one, public)
+
+
+def test_edited_claims_that_the_key_signed_are_told_by_recomputing():
+    """What a signature does not guard against: an issuer that lies."""
+    answer = answer_of()
+    other_bounds = {
+        f.name: getattr(answer.bounds, f.name) * 1.001 for f in fields(PairBounds) if "bound_" in f.name
+    }
+    lies = [
+        replace(answer, bounds=replace(answer.bounds, **{name: value}))
+        for name, value in other_bounds.items()
+    ]
+    lies += [replace(answer, bounds=replace(answer.bounds, rival=answer.bounds.rival + 5))]
+    lies += [
+        replace(answer, **{name: value})
+        for name, value in {
+            "model_sha256": "0" * 64, "input_sha256": "0" * 64, "input_size": 5, "label": "x", "label_index": 7,
+            "runner_up": "x", "runner_up_index": 7, "margin": answer.margin * 1.001, "method": "mixture",
+            "certified_radius": answer.certified_radius * (1 + 1e-10),
+        }.items()
+    ]  # fmt: skip
+    for lie in lies:
+        failed = [check for check in check_answer(lie, CONTENT, INPUT) if not check.passed]
+        changed = next(f.name for f in fields(Answer) if getattr(lie, f.name) != getattr(answer, f.name))
+        words = {
+            "model_sha256": "digest of the model",
+            "input_sha256": "digest of the input",
+            "input_size": "size",
+        }
+        told = " ".join(f"{check.name} {check.reason}" for check in failed)
+        assert words.get(changed, changed) in told, (changed, told)
+    larger = replace(answer, certified_radius=np.nextafter(answer.certified_radius, math.inf) * (1 + 1e-13))
+    assert [c.name for c in check_answer(larger) if not c.passed] == ["radius from the stated bounds"]
+
+
+def test_another_input_or_model_is_told():
+    answer = answer_of()
+    (size, digest) = [c for c in check_answer(answer, CONTENT, INPUT + 1e-9) if "input" in c.name]
+    assert size.passed
+    assert "states" in digest.reason
+    other = to_file(groupsort_net((4, 16, 16), 3, seed=3))
+    assert any(c.name == "digest of the model" and c.reason for c in check_answer(answer, other, INPUT))
+
+
+# --- key sets ------------------------------------------------------------------------------
+
+
+def test_rotation_keeps_what_was_signed_verifiable(tmp_path):
+    path = tmp_path / "keys.json"
+    first = add_signing_key(path)
+    earlier = read_signing_keys(path)
+    token = sign(answer_of(), earlier, "t")
+    second = add_signing_key(path)
+    now = read_signing_keys(path)
+    assert [key["kid"] for key in now.published] == [second, first]
+    assert now.kid == second
+    public = read_public(json.dumps({"keys": now.published}).encode(), "here")
+    assert open_signed(token, public).answer == answer_of()
+    members = json.loads(path.read_text())["keys"]
+    assert ["d" in key for key in members] == [True, False]  # a key that is no longer used cannot leak
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [p.name for p in tmp_path.iterdir()] == ["keys.json"]
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o602, 0o620, 0o644, 0o666])
+def test_a_key_file_that_others_may_read_is_refused(tmp_path, mode):
+    path = tmp_path / "keys.json"
+    add_signing_key(path)
+    path.chmod(mode)
+    with pytest.raises(SignatureError, match="chmod 600"):
+        read_signing_keys(path)
+    path.chmod(0o640)  # secrets of Kubernetes are the group's to read
+    read_signing_keys(path)
+
+
+def _private(**changes):
+    key = json.loads(jwt.algorithms.OKPAlgorithm.to_jwk(OTHER))
+    return {**key, **changes}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not JSON"),
+        (b"[]", "one JSON object"),
+        (b"{}", "a JSON Web Key Set"),
+        (b'{"keys": [1]}', "a JSON Web Key Set"),
+        (b'{"keys": []}', "no private part"),
+        (b'{"keys": [], "keys": []}', "given twice"),
+        (json.dumps({"keys": [{"kty": "oct", "k": "AAAA"}]}).encode(), "cannot be read"),
+        (json.dumps({"keys": [_private(d="AAAA")]}).encode(), "cannot be read"),
+        (json.dumps({"keys": [_private(x=encode(bytes(32)))]}).encode(), "does not match"),
+        (
+            json.dumps({"keys": [{k: v for k, v in _private().items() if k != "d"}]}).encode(),
+            "no private part",
+        ),
+        (json.dumps({"keys": [_private(), _private()]}).encode(), "twice"),
+        (b" " * (2**20 + 1), "larger than"),
+    ],
+)
+def test_bad_signing_keys_are_refused(tmp_path, content, reason):
+    path = tmp_path / "keys.json"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(SignatureError, match=reason):
+        read_signing_keys(path)
+    with pytest.raises(SignatureError, match=reason):
+        add_signing_key(path)
+    assert path.read_bytes() == content
+
+
+def test_private_keys_are_not_taken_for_public_ones(keys):
+    with pytest.raises(SignatureError, match="a private key is among them"):
+        read_public(json.dumps({"keys": [_private(kid="x")]}).encode(), "here")
+    with pytest.raises(SignatureError, match="none for Ed25519"):
+        read_public(b'{"keys": [{"kty": "RSA", "kid": "a", "n": "AQAB", "e": "AQAB"}]}', "here")
+    one = dict(keys.published[0])
+    with pytest.raises(SignatureError, match="two keys have the id"):
+        read_public(json.dumps({"keys": [one, one]}).encode(), "here")
+    with pytest.raises(SignatureError, match="two different keys have the id"):
+        merge([{"a": OTHER.public_key()}, {"a": Ed25519PrivateKey.generate().public_key()}])
+
+
+@pytest.mark.parametrize(
+    "place", ["http://example.org/keys", "ftp://localhost/x", "file:///etc/passwd", "gopher://a"]
+)
+def test_keys_come_from_files_and_https_alone(place):
+    with pytest.raises(SignatureError, match="only https"):
+        fetch(place)
+
+
+def test_missing_keys_are_told(tmp_path):
+    with pytest.raises(SignatureError, match="No such file"):
+        fetch(str(tmp_path / "none"))
+    with pytest.raises(SignatureError, match="cannot be read"):
+        fetch("http://127.0.0.1:9/keys")
+
+
+# --- the command ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path, keys, token):
+    (tmp_path / "keys.json").write_text(json.dumps({"keys": keys.published}))
+    (tmp_path / "token").write_text(token + "\n")
+    (tmp_path / "m.onnx").write_bytes(CONTENT)
+    np.save(tmp_path / "x.npy", INPUT)
+    np.save(tmp_path / "other.npy", INPUT + 1)
+    return tmp_path
+
+
+def run(*arguments):
+    with warnings.catch_warnings():
+        return CliRunner().invoke(main, list(map(str, arguments)))
+
+
+def test_verify_holds(files, token):
+    all_of = ["--jwks", files / "keys.json", "--model", files / "m.onnx", "--input", files / "x.npy"]
+    for given in (files / "token", token):
+        answer = run("verify", given, *all_of)
+        assert answer.exit_code == 0, answer.output
+        assert "every number was computed again" in answer.stdout
+    told = json.loads(run("verify", token, *all_of, "--json").stdout)
+    assert told["verdict"] == "holds"
+    assert all(check["passed"] for check in told["checks"])
+    assert told["certificate"]["certified_radius"] == answer_of().certified_radius
+
+
+def test_verify_without_model_takes_the_keys_word(files, token):
+    answer = run("verify", token, "--jwks", files / "keys.json", "--json")
+    assert (answer.exit_code, json.loads(answer.stdout)["verdict"]) == (0, "signed")
+
+
+def test_verify_names_what_is_wrong(files, token, keys):
+    answer = run("verify", token[:-5] + "AAAAA", "--jwks", files / "keys.json")
+    assert answer.exit_code == 1
+    assert "signature was not made over this" in answer.stdout
+    answer = run("verify", "x" + token, "--jwks", files / "keys.json", "--json")
+    assert (answer.exit_code, json.loads(answer.stdout)["certificate"]) == (1, None)
+    both = ["--jwks", files / "keys.json", "--model", files / "m.onnx"]
+    answer = run("verify", token, *both, "--input", files / "other.npy", "--json")
+    assert answer.exit_code == 1
+    assert [c["name"] for c in json.loads(answer.stdout)["checks"] if not c["passed"]] == [
+        "digest of the input"
+    ]
+    lie = replace(answer_of(), certified_radius=answer_of().certified_radius * 2)
+    answer = run("verify", sign(lie, keys, "t"), *both, "--input", files / "x.npy")
+    assert answer.exit_code == 1
+    assert "certified_radius: states" in answer.stdout
+    (files / "token").write_bytes(token.encode() + b"\n\n")
+    assert run("verify", files / "token", "--jwks", files / "keys.json").exit_code == 1
+
+
+def test_verify_told_wrongly_is_bad_use(files, token):
+    for arguments, told in [
+        ([token], "needs --jwks"),
+        ([token, "--jwks", files / "nope"], "No such file"),
+        ([token, "--jwks", files / "m.onnx"], "JSON"),
+        ([files / "none"], "there is no file"),
+        (["a.b.c"], "there is no file"),
+    ]:
+        answer = run("verify", *arguments)
+        assert answer.exit_code == 2, answer.output
+        assert told in answer.stderr.replace("\n", " ")
+
+
+def test_issuers_and_labels_are_shown_as_text(files, keys):
+    answer = replace(answer_of(), label="[red]x[/red]")
+    shown = run("verify", sign(answer, keys, "[bold]me[/bold]"), "--jwks", files / "keys.json").stdout
+    assert "'[bold]me[/bold]' signed this" in shown
+
+
+def test_a_header_with_spaces_is_still_one_form(keys, public):
+    payload = base64.urlsafe_b64decode(sign(answer_of(), keys, "t").split(".")[1] + "===")
+    assert open_signed(signed_by(keys.private, header_of(keys), payload), public).answer == answer_of()
