@@ -19,10 +19,10 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from lipmodel.errors import DataError, InputError
 from service.database import StoreError
-from service.safe_headers import safe_headers
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "/problems/"
@@ -281,8 +281,22 @@ class Problem(Exception):  # noqa: N818 - the RFC's own word
 
     def response(self) -> Response:
         """The HTTP response."""
-        content = self.body().model_dump_json(exclude_none=True)
-        return Response(content, self.kind.status, self.headers, MEDIA_TYPE)
+        return _ProblemResponse(self)
+
+
+class _ProblemResponse(Response):
+    """Tells the layers outside, by the request's scope, which kind of problem it is."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(self, problem: Problem) -> None:
+        content = problem.body().model_dump_json(exclude_none=True)
+        super().__init__(content, problem.kind.status, problem.headers)
+        self._slug = problem.kind.slug
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["problem"] = self._slug
+        await super().__call__(scope, receive, send)
 
 
 def problem_of(error: Exception) -> Problem | None:
@@ -329,12 +343,3 @@ def install_handlers(app: FastAPI) -> None:
             detail = f"{path} takes {allowed}, not {method}"
             return Problem(ProblemKind.METHOD_NOT_ALLOWED, detail, headers=error.headers).response()
         raise error  # the framework raises no other; one that it came to raise is a fault of ours
-
-    @app.exception_handler(Exception)
-    async def on_exception(request: Request, __: Exception) -> Response:
-        # The server logs the traceback; the client learns nothing of the internals.
-        # It closes the connection after a fault, which a client must be told or its next request fails.
-        detail, headers = "the service failed to answer this request", {"Connection": "close"}
-        answer = Problem(ProblemKind.INTERNAL, detail, headers=headers).response()
-        answer.raw_headers = safe_headers(answer.raw_headers, request.url.path)  # no layer is outside of this
-        return answer

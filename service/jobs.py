@@ -178,6 +178,15 @@ class Jobs:
         live = self._live.get(job_id)
         return job if job is None or live is None else replace(job, progress=live.progress)
 
+    async def count(self, seconds: float) -> dict[State, int] | None:
+        """How many jobs there are in each state; None where the database does not answer in that time."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._do(self._store.count)
+        except Exception:
+            log.warning("the database of jobs does not answer")
+            return None
+
     async def report_file(self, job_id: str, name: str) -> bytes | None:
         """See :meth:`Store.report_file`."""
         return await self._do(self._store.report_file, job_id, name)

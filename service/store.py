@@ -27,6 +27,7 @@ from sqlalchemy import (
     Table,
     Text,
     delete,
+    func,
     insert,
     select,
     update,
@@ -218,6 +219,13 @@ class Store:
         with transaction(self._engine) as connection:
             query = select(_jobs.c.id).where(mine).order_by(_jobs.c.created, _jobs.c.id)
             return list(connection.execute(query).scalars())
+
+    def count(self) -> dict[State, int]:
+        """How many jobs there are in each state."""
+        query = select(_jobs.c.state, func.count()).group_by(_jobs.c.state)
+        with transaction(self._engine) as connection:
+            found = {State(state): count for state, count in connection.execute(query)}
+        return {state: found.get(state, 0) for state in State}
 
     def beat(self) -> None:
         """Lets other servers know that this one is alive."""

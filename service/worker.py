@@ -63,7 +63,8 @@ def main() -> None:
     except LipcertError as error:
         say(problem={"kind": "job-failed", "detail": str(error)})
     except Exception as error:
-        traceback.print_exc()  # to the server's log; a client learns no more than the kind
+        # To the server's log, type and place alone: the message may quote the data. A client learns less.
+        print(*traceback.format_tb(error.__traceback__), type(error).__name__, sep="", file=sys.stderr)
         say(problem={"kind": "job-failed", "detail": f"the work ended with {type(error).__name__}"})
 
 

@@ -66,7 +66,7 @@ def add_route(kind: str) -> None:
         tags=[f"{kind}s"],
         summary=f"The report of one {kind}, file by file",
         response_class=Response,
-        responses=problems(ProblemKind.UNKNOWN_JOB)
+        responses=problems(ProblemKind.UNKNOWN_JOB, ProblemKind.INVALID_INPUT)
         | {200: {"description": "The file", "content": {media: {} for media in types.values()}}},
     )
     async def show_report(

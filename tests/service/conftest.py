@@ -22,7 +22,8 @@ import pytest
 
 from lipmodel.certify.claims import Claims
 from lipmodel.norms import Norm
-from service.app import Server, create_app, listen
+from service.app import create_app
+from service.server import Server, listen
 from service.settings import Settings
 from tests.networks import groupsort_net, to_file
 
@@ -51,7 +52,9 @@ def state_beside(folder: Path) -> Path:
 @contextmanager
 def running(folder: Path, **settings: object) -> Iterator[httpx.Client]:
     """A client of a server on a free port, in a thread."""
-    configured = Settings(**{"models": folder, "port": 0, "state": state_beside(folder)} | settings)
+    configured = Settings(
+        **{"models": folder, "port": 0, "state": state_beside(folder), "drain_seconds": 0} | settings
+    )
     with listen(configured.host, configured.port) as sock:
         server = Server(create_app(configured), configured)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
