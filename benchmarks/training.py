@@ -1,6 +1,6 @@
 """Step time and certified accuracy of ours and of peers' layers, in one run.
 
-    python -m benchmarks.training [--quick] [--json FILE]
+    python -m benchmarks.training [--epochs N] [--rounds N] [--folds N] [--json FILE]
 
 needs, beside this project and none of its requirements,
 
@@ -253,21 +253,23 @@ def accuracy(name, x, y, folds, schedule, loss):
 def main():
     """Measures everything and prints one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few rounds, one fold, a sixth of the epochs")
+    parser.add_argument("--epochs", type=int, help="of training; by default the recipe's")
+    parser.add_argument("--rounds", type=int, default=100, help="of timing")
+    parser.add_argument("--folds", type=int, default=FOLDS, help=f"of the {FOLDS} that are measured")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     args = parser.parse_args()
     torch.set_num_threads(1)
     data = digits()
     x, y = torch.from_numpy(data.inputs.reshape(-1, 64)), torch.from_numpy(data.labels)
-    times = step_times(8 if args.quick else 100, x, y)
-    recipe = load_recipe("digits", epochs=10 if args.quick else None)
+    times = step_times(args.rounds, x, y)
+    recipe = load_recipe("digits", epochs=args.epochs)
     schedule = Schedule(recipe.training.epochs, recipe.training.batch_size, recipe.training.learning_rate)
     relu = times["ReLU, no constraint"][1]
     rows = []
     for name, (ratio, seconds) in times.items():
         row = {"network": name, "step": ratio, "step_relu": seconds / relu, "milliseconds": 1e3 * seconds}
         if name not in UNCONSTRAINED:
-            figures = accuracy(name, x, y, 1 if args.quick else FOLDS, schedule, recipe.loss)
+            figures = accuracy(name, x, y, args.folds, schedule, recipe.loss)
             row |= dict(zip(("clean", "certified", "bound", "seconds"), figures, strict=True))
         rows.append(row)
         print(json.dumps(row), file=sys.stderr, flush=True)
