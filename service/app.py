@@ -37,6 +37,7 @@ from service.api.guard import Guard
 from service.api.hot import HotRoutes
 from service.api.openapi import describe
 from service.changes import Changes
+from service.database import StoreError
 from service.drift import Served
 from service.engine import Engine
 from service.errors import ProblemKind, install_handlers
@@ -53,7 +54,7 @@ from service.server import Server, listen, listen_together, url_of
 from service.settings import Settings
 from service.shared_metrics import SharedMetrics
 from service.state_folder import StateFolder
-from service.store import Store, StoreError
+from service.store import Store
 from service.workers import Supervisor, WorkersError
 
 if TYPE_CHECKING:  # what they import takes memory that a service without them need not pay
