@@ -2,7 +2,7 @@
 
 The tour, in the order of imports:
 
-* ``settings``  everything that can be set: flags, environment, one table.
+* ``settings``  everything that can be set, one table; ``flags`` reads it from flags, environment and a file.
 * ``errors``    every way a request can fail, as RFC 9457 problems.
 * ``store``     jobs and their results in a database.
 * ``access``    who calls: API keys (``keys``, made by ``key_commands``), ``tokens`` of an identity provider,
@@ -20,6 +20,7 @@ The tour, in the order of imports:
                 ``worker``, which does it.
 * ``signing``   answers signed, with keys that may change meanwhile.
 * ``labelled``  data for evaluations, admitted or refused.
+* ``batcher``   small requests are answered together.
 * ``api``       the routes, one file a group; ``guard`` is the layer that every request passes, ``hot`` the
                 short way to those asked most often.
 * ``connections`` what a connection may hold of requests that are not whole.

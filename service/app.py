@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import os
 import signal
 import socket
 import sys
-import tomllib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING
 
 import click
 from fastapi import FastAPI
-from pydantic import ValidationError
 
 from lipmodel import __version__
 from lipmodel.errors import LipcertError, SignatureError
@@ -40,8 +37,11 @@ from service.api.guard import Guard
 from service.api.hot import HotRoutes
 from service.api.openapi import describe
 from service.changes import Changes
+from service.database import StoreError
+from service.drift import Served
 from service.engine import Engine
 from service.errors import ProblemKind, install_handlers
+from service.flags import options, read_settings, variable
 from service.folder_changes import sweep
 from service.jobs import Jobs
 from service.key_commands import keys
@@ -51,10 +51,10 @@ from service.metrics import Metrics
 from service.models import Models
 from service.observed import Observed
 from service.server import Server, listen, listen_together, url_of
-from service.settings import ENVIRONMENT_PREFIX, Settings
+from service.settings import Settings
 from service.shared_metrics import SharedMetrics
 from service.state_folder import StateFolder
-from service.store import Store, StoreError
+from service.store import Store
 from service.workers import Supervisor, WorkersError
 
 if TYPE_CHECKING:  # what they import takes memory that a service without them need not pay
@@ -89,14 +89,14 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
         SignatureError: keys to sign or to verify with cannot be used.
     """
     traces, signer, tokens = tracing.from_environment(), open_signer(settings), open_tokens(settings)
-    jobs, engine = open_jobs(settings, worker), Engine()
+    jobs, metrics = open_jobs(settings, worker), Metrics(Served())
     found = Models(settings.models, threads=settings.threads, poll_seconds=settings.poll_seconds)
-    shared = SharedMetrics(Metrics(engine.served), metrics_folder, worker)
+    shared = SharedMetrics(metrics, metrics_folder, worker)
     service = Service(
         settings,
         found,
         Changes(found, seconds=settings.check_seconds, most_bytes=settings.check_bytes),
-        engine,
+        Engine(metrics),
         jobs,
         shared,
         signer,
@@ -127,6 +127,7 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,  # a path that is not ours is a 404, not a redirect to a guess
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # Observed traces and counts, once
     )
     app.state.service = service
     app.state.access = access
@@ -230,73 +231,13 @@ def tell_refusals(app: FastAPI) -> None:
         click.echo(f"lipserve: {service.settings.models}: {service.registry.fault}", err=True)
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _variable(name: str) -> str:
-    return ENVIRONMENT_PREFIX + name.upper()
-
-
-def _options(command: Any) -> Any:
-    """One flag for each setting, so that a setting is described once."""
-    for name, field in reversed(Settings.model_fields.items()):
-        default = "" if field.default in (None, False) else f"default: {field.default}; "
-        kind = (get_args(field.annotation) or (field.annotation,))[0]
-        given: dict[str, Any] = {"metavar": getattr(kind, "__name__", "WORD").upper()}
-        if kind is bool:
-            given = {"is_flag": True, "flag_value": "true", "type": str}
-        command = click.option(
-            _flag(name),
-            name,
-            default=None,
-            help=f"{field.description}  [{default}environment: {_variable(name)}]",
-            **given,
-        )(command)
-    return command
-
-
-def read_settings(flags: Mapping[str, str | None], file: str | None = None) -> Settings:
-    """Settings from the flags that were given, the environment, a TOML file, and the defaults.
-
-    Raises:
-        click.UsageError: a value makes no sense; names the flag, the variable or the file.
-    """
-    given = {name: value for name, value in flags.items() if value is not None}
-    variables = {name.upper() for name in os.environ}
-    kept = {} if file is None else _read_file(Path(file))
-    kept = {name: value for name, value in kept.items() if _variable(name) not in variables}
-    try:
-        return Settings(**(kept | given))  # type: ignore[arg-type]
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0])
-        origin = _flag(name) if name in given else f"{name} in {file}" if name in kept else _variable(name)
-        raise click.UsageError(f"{origin} is '{first['input']}'. {first['msg']}.") from None
-
-
-def _read_file(path: Path) -> dict[str, str]:
-    """Settings by name, as text: what a flag would say."""
-    try:
-        found = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise click.UsageError(f"the settings file {path} cannot be read: {reason}") from None
-    for name, value in found.items():
-        if name not in Settings.model_fields:
-            raise click.UsageError(f"{path}: '{name}' is no setting; lipserve --help lists them")
-        if not isinstance(value, str | int | float):
-            raise click.UsageError(f"{path}: {name} is no text, number or boolean")
-    return {name: str(value) for name, value in found.items()}
-
-
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@_options
+@options
 @click.option(
     "--config",
     metavar="FILE",
-    envvar=_variable("config"),
-    help=f"TOML file of settings; flags and environment win over it.  [environment: {_variable('config')}]",
+    envvar=variable("config"),
+    help=f"TOML file of settings; flags and environment win over it.  [environment: {variable('config')}]",
 )
 @click.version_option(__version__, prog_name="lipserve")
 @click.pass_context

@@ -8,6 +8,7 @@ itself says what the kind of problem means.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from http import HTTPStatus
@@ -21,9 +22,14 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from lipmodel.errors import DataError, InputError
+from service.database import StoreError
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "/problems/"
+RETRY_SECONDS = 5
+"""After which a database may be back."""
+
+log = logging.getLogger(__name__)
 
 
 class ProblemKind(Enum):
@@ -82,8 +88,8 @@ class ProblemKind(Enum):
     NO_REPORT = (
         "no-report",
         404,
-        "The evaluation has no such report",
-        'An evaluation that was asked for one ("report": true) has it once it is done.',
+        "The audit or evaluation has no such report",
+        'One that was asked for it ("report": true) has it once it is done.',
     )
     METHOD_NOT_ALLOWED = (
         "method-not-allowed",
@@ -199,6 +205,12 @@ class ProblemKind(Enum):
         "The service failed",
         "The fault is the service's, not the request's; its log has the details.",
     )
+    JOBS_UNAVAILABLE = (
+        "jobs-unavailable",
+        503,
+        "The database of audits and evaluations does not answer",
+        "Try again after the seconds that the Retry-After header gives. Predictions need no database.",
+    )
     NOT_READY = ("not-ready", 503, "No model is served", "The detail says why.")
 
     def __init__(self, slug: str, status: int, title: str, advice: str) -> None:
@@ -307,6 +319,12 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(DataError)
     async def on_data_error(_: Request, error: DataError) -> Response:
         return Problem.invalid([FieldError(field="data", reason=str(error))]).response()
+
+    @app.exception_handler(StoreError)
+    async def on_store_error(_: Request, error: StoreError) -> Response:
+        log.warning("%s", error)  # which may name hosts and users, that are none of a client's business
+        detail, headers = "audits and evaluations cannot be reached", {"Retry-After": str(RETRY_SECONDS)}
+        return Problem(ProblemKind.JOBS_UNAVAILABLE, detail, headers=headers).response()
 
     @app.exception_handler(RequestValidationError)
     async def on_validation_error(_: Request, error: RequestValidationError) -> Response:

@@ -73,7 +73,7 @@ class Jobs:
         max_queued: how many may wait.
         kept: how many are kept once they have ended.
         seconds: how long one may run.
-        most_bytes: how much address space one may use.
+        most_bytes: how much memory one may write into.
     """
 
     def __init__(

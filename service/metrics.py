@@ -26,7 +26,8 @@ from service.drift import EDGES, Distribution, Served
 SECONDS = tuple(float(f"{digit}e{power}") for power in range(-5, 2) for digit in (1, 2.5, 5))
 ROWS = tuple(float(2**power) for power in range(15))
 RADII = tuple(EDGES.tolist())
-STAGES = ("parse", "queue", "run", "certify", "write")
+STAGES = ("parse", "queue", "run", "write")
+"""Of a request, but ``run``, which is of those answered together: scores and radii."""
 
 Labels = tuple[str, ...]
 Numbers = list[float]
@@ -158,7 +159,7 @@ class Metrics:
     Attributes:
         requests: by route, method and status.
         request_seconds: by route.
-        stages: seconds of a prediction's stages, see ``STAGES``.
+        parse_seconds, queue_seconds, run_seconds, write_seconds: of a prediction's stages, see ``STAGES``.
         batch_rows: inputs that were run at once.
         queued_rows: inputs that wait to be run, now.
         problems: by kind.
@@ -189,8 +190,9 @@ class Metrics:
         self.bytes_in, self.bytes_out = self._bytes_in.of(), self._bytes_out.of()
         self.in_flight, self.draining = self._in_flight.of(), self._draining.of()
         self._workers.of().value = 1.0
-        for stage in STAGES:
-            self.stages.of(stage)
+        self.parse_seconds, self.queue_seconds, self.run_seconds, self.write_seconds = (
+            self.stages.of(stage) for stage in STAGES
+        )
 
     def families(self) -> Iterator[Family[Value] | Family[Histogram]]:
         """Every family but those of the distributions served."""

@@ -231,6 +231,9 @@ class AuditRequest(Wire):
     norm: NormOfRadius | None = None
     samples: int = Field(1000, ge=0, description="How many random points.")
     seed: int = Field(0, ge=0, lt=2**63, description="The same seed gives the same report.")
+    report: bool = Field(
+        False, description="Also keep a report in Markdown and HTML, with plots; seconds more."
+    )
 
 
 class JobModel(Wire):

@@ -65,7 +65,7 @@ class Settings(BaseSettings):
         10_000, ge=1, description="Audits and evaluations kept once they have ended; the oldest go."
     )
     job_seconds: float = Field(3600, gt=0, description="How long one audit or evaluation may run.")
-    job_bytes: int = Field(8 * 2**30, ge=2**29, description="Address space that one of them may use.")
+    job_bytes: int = Field(8 * 2**30, ge=2**28, description="Memory that one of them may write into.")
     workers: int = Field(1, ge=1, le=256, description="Processes that answer requests, each with all models.")
     drain_seconds: float = Field(
         1, ge=0, description="How long new requests are still answered after SIGINT or SIGTERM."

@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Collection
 from pathlib import Path
 
-from service.store import StoreError
+from service.database import StoreError
 
 
 class StateFolder:

@@ -1,0 +1,168 @@
+"""CPU of the certificate: answers with radius against scores alone, in process, and within a whole request.
+
+    python -m benchmarks.certificate_cost
+
+A request goes through all of the application (authentication, metrics, validation), as uvicorn would call it,
+but alone: no socket, nothing to be answered together with. Parts are timed in turns; medians of process time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks import ours
+from benchmarks.wire import PREDICT, PREDICT_NPY, V2_BINARY, V2_JSON, Array, Wire
+from lipmodel.certify.predictor import CertifiedPredictor
+from service.app import create_app
+from service.settings import Settings
+from tests.networks import groupsort_net, to_file
+
+MODELS = {"784-512-512-10": ((784, 512, 512), 10), "2-64-64-1": ((2, 64, 64), 1)}
+ROWS = (1, 64)
+WIRES = (PREDICT, PREDICT_NPY, V2_JSON, V2_BINARY)
+TURN_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Cost:
+    """µs of CPU.
+
+    Attributes:
+        scores: of scores alone.
+        radius: that label and certified radius add.
+        requests: of a request, by wire.
+    """
+
+    model: str
+    execution: str
+    rows: int
+    scores: float
+    radius: float
+    requests: dict[str, float]
+
+    @property
+    def share(self) -> float:
+        """Of the radius in the cheapest request."""
+        return self.radius / min(self.requests.values())
+
+
+def certificate_cost(model: str, content: bytes, turns: int = 15) -> list[Cost]:
+    """Every execution and number of rows of a model."""
+    return [
+        asyncio.run(_measure(model, content, execution, rows, turns))
+        for execution in ("float64", "float32")
+        for rows in ROWS
+    ]
+
+
+async def _measure(model: str, content: bytes, execution: str, rows: int, turns: int) -> Cost:
+    predictor, dtype = CertifiedPredictor(content), np.float32 if execution == "float32" else np.float64
+    inputs = np.random.default_rng(0).random((rows, predictor.file.graph.input_size), dtype=np.float32)
+    x, norm = predictor.check_inputs(inputs), predictor.default_norm
+
+    async def scores() -> None:
+        predictor.head.class_scores(predictor._raw_scores(x, dtype))
+
+    async def answer() -> None:
+        predictor.answer(x, norm, execution=dtype)
+
+    with tempfile.TemporaryDirectory() as name:
+        flags = ours.prepare(Path(name) / "service", content, execution)
+        key = ours.make_key(flags)
+        app: Any = create_app(Settings(models=Path(flags[1])))
+        async with app.router.lifespan_context(app):
+            parts = {"scores": scores, "answer": answer}
+            parts |= {wire.name: request(app, wire, inputs, key) for wire in WIRES}
+            taken = await in_turns(parts, turns)
+    radius = median(b - a for a, b in zip(taken["scores"], taken["answer"], strict=True))
+    return Cost(
+        model,
+        execution,
+        rows,
+        median(taken["scores"]),
+        radius,
+        {w.name: median(taken[w.name]) for w in WIRES},
+    )
+
+
+def request(app: Any, wire: Wire, inputs: Array, key: str) -> Callable[[], Awaitable[None]]:
+    """A call of the application with a request."""
+    headers, body = wire.write(inputs)
+    headers = {
+        "Host": "localhost",
+        "Authorization": f"Bearer {key}",
+        "Content-Length": str(len(body)),
+    } | headers
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+        "path": wire.path, "raw_path": wire.path.encode(), "query_string": b"", "root_path": "",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
+    }  # fmt: skip
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        assert message.get("status", 200) == 200, message
+
+    async def call() -> None:
+        await app({**scope}, receive, send)
+
+    return call
+
+
+async def in_turns(parts: dict[str, Callable[[], Awaitable[None]]], turns: int) -> dict[str, list[float]]:
+    """µs of each part, in every turn."""
+    counts: dict[str, int] = {}
+    for name, part in parts.items():
+        await part()
+        begun = time.process_time()
+        await part()
+        counts[name] = 1 + int(TURN_SECONDS / max(time.process_time() - begun, 1e-5))
+    taken: dict[str, list[float]] = {name: [] for name in parts}
+    for _ in range(turns):
+        for name, part in parts.items():
+            begun = time.process_time()
+            for _ in range(counts[name]):
+                await part()
+            taken[name].append(1e6 * (time.process_time() - begun) / counts[name])
+    return taken
+
+
+def table(costs: list[Cost]) -> str:
+    """As markdown."""
+    names = [wire.name for wire in WIRES]
+    lines = ["CPU in process, µs:", ""]
+    lines.append(
+        f"| model | execution | rows | scores | radius adds | {' | '.join(names)} | radius's share |"
+    )
+    lines.append("|---" * (6 + len(names)) + "|")
+    for cost in costs:
+        requests = " | ".join(f"{cost.requests[name]:.0f}" for name in names)
+        lines.append(
+            f"| {cost.model} | {cost.execution} | {cost.rows} | {cost.scores:.1f} | {cost.radius:.1f} "
+            f"| {requests} | {cost.share:.1%} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Prints the table."""
+    costs = []
+    for model, (widths, classes) in MODELS.items():
+        costs += certificate_cost(model, to_file(groupsort_net(widths, classes)))
+    print(table(costs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""The least an HTTP server in Python can do: uvicorn alone sends back what it got."""
+
+import sys
+
+import uvicorn
+
+
+async def app(scope, receive, send):
+    """Sends back the body."""
+    assert scope["type"] == "http"
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message["body"]
+        more = message.get("more_body", False)
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+uvicorn.run(app, port=int(sys.argv[2]), access_log=False, log_level="warning", lifespan="off")

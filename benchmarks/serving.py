@@ -1,0 +1,194 @@
+"""Requests a second, latency, CPU and memory of ``lipserve`` and of its peers, in one run.
+
+    python -m benchmarks.serving --peers FOLDER --install --json serving.json
+    python -m benchmarks.serving --peers FOLDER --only 'c16 .*(lipserve|Triton).* binary' --seconds 1
+
+All servers of a model run at the same time, but all except the one measured are stopped (SIGSTOP) and take
+no time; a round visits each load with one server after another, so that what else the machine does falls on
+all alike. Before each window answers at that load are compared with those computed in process: ours bit
+for bit, label and radius too, a peer's scores within 1e-5. Ours runs with authentication, validation and
+metrics. Everything has one onnxruntime thread and one worker, unless it says otherwise. wrk sends different
+inputs in turn from the same machine.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import httpx
+import numpy as np
+
+from benchmarks.certificate_cost import MODELS, certificate_cost, table
+from benchmarks.load import check_wrk, put_load
+from benchmarks.ours import OURS
+from benchmarks.peers import PEERS
+from benchmarks.running import Running, Server, start
+from benchmarks.serving_tables import Row, against_one, figures, load_name, medians, ratios
+from benchmarks.wire import Array, Wire
+from tests.networks import groupsort_net, to_file
+
+LOADS = ((1, 1), (1, 16), (1, 64), (64, 4))
+"""Inputs in a request, and requests at a time."""
+BODIES = {1: 16, 64: 4}
+"""Different ones, by inputs in each."""
+
+
+def window(
+    running: Running, wire: Wire, model: str, inputs: list[Array], connections: int, seconds: int
+) -> Row:
+    """Checks, then measures.
+
+    Raises:
+        RuntimeError: an answer is wrong, or a request failed.
+    """
+    running.check(wire, inputs, connections)
+    server, tree = running.server, running.tree
+    requests = [wire.write(x) for x in inputs]
+    headers, bodies = running.headers | requests[0][0], [body for _, body in requests]
+    before = tree.cpu_seconds()
+    load = put_load(running.url, wire.path, headers, bodies, connections=connections, seconds=seconds)
+    return Row(
+        model,
+        len(inputs[0]),
+        connections,
+        server.name,
+        server.kind,
+        wire.name,
+        wire.binary,
+        load.requests / load.seconds,
+        load.p50_ms,
+        load.p99_ms,
+        1e6 * (tree.cpu_seconds() - before) / load.requests,
+        tree.resident_bytes() / 2**20,
+    )
+
+
+class Run:
+    """All of it.
+
+    Args:
+        peers: folder of the peers' environments.
+        only: regular expression that a window's name must match, where that is given.
+        left_out: why a server is not measured, by name; is added to.
+    """
+
+    def __init__(
+        self, peers: Path, seconds: int, rounds: int, only: str | None, left_out: dict[str, str]
+    ) -> None:
+        self.peers, self.seconds, self.rounds, self.left_out = peers, seconds, rounds, left_out
+        self._only = re.compile(only or "")
+
+    def wanted(self, model: str, load: tuple[int, int], server: Server) -> list[Wire]:
+        """Ways to ask a server that are to be measured at a load."""
+        names = [f"{model} {load_name(*load)} {server.name} {wire.name}" for wire in server.wires]
+        return [w for w, name in zip(server.wires, names, strict=True) if self._only.search(name)]
+
+    def measure(self, model: str, content: bytes) -> Iterator[Row]:
+        """The windows of one model."""
+        with tempfile.TemporaryDirectory() as folder:
+            started: list[Running] = []
+            try:
+                started.extend(self._start_all(model, content, Path(folder)))
+                running = [one for one in started if self._answers(one, random_inputs(model, 1, 1)[0])]
+                for _ in range(self.rounds):
+                    for load in LOADS:
+                        for one in running:
+                            yield from self._visit(one, model, load)
+            finally:
+                for one in started:
+                    one.tree.end()
+
+    def _start_all(self, model: str, content: bytes, folder: Path) -> Iterator[Running]:
+        for server in (*OURS, *PEERS):
+            if server.name not in self.left_out and any(self.wanted(model, load, server) for load in LOADS):
+                progress(f"{model}: starting {server.name}")
+                try:
+                    yield start(server, content, folder / server.name, self.peers)
+                except RuntimeError as error:
+                    self.left_out[server.name] = str(error)
+
+    def _answers(self, one: Running, x: Array) -> bool:
+        """Whether it comes up; it is stopped then."""
+        try:
+            one.wait(x)
+        except RuntimeError as error:
+            self.left_out[one.server.name] = str(error)
+            return False
+        one.tree.signal(signal.SIGSTOP)
+        return True
+
+    def _visit(self, one: Running, model: str, load: tuple[int, int]) -> Iterator[Row]:
+        rows, connections = load
+        inputs = random_inputs(model, rows, BODIES[rows])
+        one.tree.signal(signal.SIGCONT)
+        for wire in self.wanted(model, load, one.server):
+            title = f"{model} {load_name(*load)} {one.server.name} {wire.name}"
+            progress(title)
+            try:
+                yield window(one, wire, model, inputs, connections, self.seconds)
+            except (RuntimeError, httpx.HTTPError) as error:
+                self.left_out[title] = f"{type(error).__name__}: {error}"
+        one.tree.signal(signal.SIGSTOP)
+
+
+def random_inputs(model: str, rows: int, count: int) -> list[Array]:
+    """Some arrays (rows, d) in float32, the same every time."""
+    rng, size = np.random.default_rng(0), MODELS[model][0][0]
+    return [rng.random((rows, size), dtype=np.float32) for _ in range(count)]
+
+
+def progress(text: str) -> None:
+    """What is done now."""
+    click.echo(text, err=True)
+
+
+@click.command()
+@click.option("--peers", type=Path, required=True, help="Folder of the peers' environments.")
+@click.option("--install", is_flag=True, help="Make those that are not there yet.")
+@click.option("--seconds", default=3, show_default=True, help="Of one window.")
+@click.option("--rounds", default=1, show_default=True, help="Windows of each cell; their median counts.")
+@click.option(
+    "--only", help="Regular expression; a window's name is like '2-64-64-1 c16 lipserve v2 binary'."
+)
+@click.option("--json", "output", type=Path, help="File for every window.")
+def main(
+    peers: Path, install: bool, seconds: int, rounds: int, only: str | None, output: Path | None
+) -> None:
+    """Prints the tables."""
+    check_wrk()
+    left_out: dict[str, str] = {}
+    for peer in PEERS if install else ():
+        progress(f"installing {peer.name}")
+        if reason := peer.install(peers):
+            left_out[peer.name] = reason
+    run, rows, costs = Run(peers, seconds, rounds, only, left_out), [], []
+    for model, (widths, classes) in MODELS.items():
+        content = to_file(groupsort_net(widths, classes))
+        rows += run.measure(model, content)
+        if only is None:
+            progress(f"{model} in process")
+            costs += certificate_cost(model, content)
+    if output is not None:
+        document = {
+            "windows": list(map(asdict, rows)),
+            "in_process": list(map(asdict, costs)),
+            "left_out": left_out,
+        }
+        output.write_text(json.dumps(document, indent=1))
+    found = medians(rows)
+    parts = [figures(found), ratios(found), *(against_one(found, one.name) for one in OURS[1:])]
+    parts += [table(costs)] if costs else []
+    print("\n\n".join(filter(None, parts)))
+    for name, reason in left_out.items():
+        print(f"\nLeft out: {name}: {reason}")
+
+
+if __name__ == "__main__":
+    main()

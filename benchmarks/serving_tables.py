@@ -1,0 +1,121 @@
+"""What ``serving.py`` measured, as tables in markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+
+@dataclass(frozen=True)
+class Row:
+    """One window. Of a server all its processes are meant.
+
+    Attributes:
+        kind: "ours", "peer" or "limit".
+    """
+
+    model: str
+    inputs: int
+    connections: int
+    server: str
+    kind: str
+    wire: str
+    binary: bool
+    requests_per_second: float
+    p50_ms: float
+    p99_ms: float
+    cpu_us: float
+    resident_mib: float
+
+    @property
+    def load(self) -> str:
+        """For people."""
+        return load_name(self.inputs, self.connections)
+
+
+def load_name(inputs: int, connections: int) -> str:
+    """Connections, and inputs in a request where they are several."""
+    return f"c{connections}" if inputs == 1 else f"batch-{inputs} c{connections}"
+
+
+MEASURED = ("requests_per_second", "p50_ms", "p99_ms", "cpu_us", "resident_mib")
+
+
+def medians(rows: Iterable[Row]) -> list[Row]:
+    """One row for each cell, over the rounds."""
+    cells: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        cells.setdefault((row.model, row.load, row.server, row.wire), []).append(row)
+    return [
+        replace(some[0], **{name: median(getattr(row, name) for row in some) for name in MEASURED})
+        for some in cells.values()
+    ]
+
+
+def figures(rows: Sequence[Row]) -> str:
+    """A table for each model: a line for each server and wire, a column for each load."""
+    parts = []
+    for model in dict.fromkeys(row.model for row in rows):
+        mine = [row for row in rows if row.model == model]
+        loads = list(dict.fromkeys(row.load for row in mine))
+        lines = [f"{model}: requests/s (p50/p99 ms) CPU µs/request", ""]
+        lines.append(f"| server | wire | {' | '.join(loads)} | RSS MiB |")
+        lines.append("|---" * (3 + len(loads)) + "|")
+        for server, wire in dict.fromkeys((row.server, row.wire) for row in mine):
+            found = {row.load: row for row in mine if (row.server, row.wire) == (server, wire)}
+            cells = " | ".join(_cell(found[load]) if load in found else "" for load in loads)
+            resident = max(row.resident_mib for row in found.values())
+            lines.append(f"| {server} | {wire} | {cells} | {resident:.0f} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _cell(row: Row) -> str:
+    rate = (
+        f"{row.requests_per_second:.0f}"
+        if row.requests_per_second >= 100
+        else f"{row.requests_per_second:.1f}"
+    )
+    return f"{rate} ({row.p50_ms:.1f}/{row.p99_ms:.1f}) {row.cpu_us:.0f}"
+
+
+def ratios(rows: Sequence[Row]) -> str:
+    """Ours with one worker against the best peer asked likewise, JSON or binary, and the best of all."""
+    lines = [
+        "| model | load | | ours | best peer likewise | ratio | best peer at all | ratio |",
+        "|---" * 8 + "|",
+    ]
+    for model, load, binary in dict.fromkeys((row.model, row.load, row.binary) for row in rows):
+        mine = [row for row in rows if (row.model, row.load) == (model, load)]
+        peers = [row for row in mine if row.kind == "peer"]
+        ours = _best(row for row in mine if row.server == "lipserve" and row.binary == binary)
+        likewise, best = _best(row for row in peers if row.binary == binary), _best(peers)
+        if ours is None:
+            continue
+        cells = " | ".join(
+            f"{peer.server}, {peer.wire}: {peer.requests_per_second:.0f} "
+            f"| {ours.requests_per_second / peer.requests_per_second:.2f}"
+            if peer
+            else " | "
+            for peer in (likewise, best)
+        )
+        encoding = "binary" if binary else "JSON"
+        lines.append(
+            f"| {model} | {load} | {encoding} | {ours.wire}: {ours.requests_per_second:.0f} | {cells} |"
+        )
+    return "\n".join(lines)
+
+
+def _best(rows: Iterable[Row]) -> Row | None:
+    return max(rows, key=lambda row: row.requests_per_second, default=None)
+
+
+def against_one(rows: Sequence[Row], server: str) -> str:
+    """Another way to run ours, against lipserve with one worker in float64, asked the same way."""
+    plain = {(r.model, r.load, r.wire): r.requests_per_second for r in rows if r.server == "lipserve"}
+    lines = [f"| {server} / lipserve | load | wire | ratio |", "|---" * 4 + "|"]
+    for row in rows:
+        if row.server == server and (other := plain.get((row.model, row.load, row.wire))):
+            lines.append(f"| {row.model} | {row.load} | {row.wire} | {row.requests_per_second / other:.2f} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
