@@ -40,8 +40,8 @@ def main() -> None:
         )
     labels, radii, certified = map(answer.as_numpy, names)
     for reading, label, radius, enough in zip(READINGS, labels, radii, certified, strict=True):
-        told = "certified" if enough else "not certified"
-        print(f"{reading.tolist()}: {label.decode()}, certified radius {radius:.4f}, {told} at 0.1")
+        name, told = label.decode() or "withheld", "certified" if enough else "not certified"
+        print(f"{reading.tolist()}: {name}, certified radius {radius:.4f}, {told} at 0.1")
 
 
 if __name__ == "__main__":
