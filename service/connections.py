@@ -6,6 +6,7 @@ before the one before is answered (pipelining). Without bounds one client could 
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -23,21 +24,25 @@ class Connection(HttpToolsProtocol):
     """Ends a connection that is sent too much that is not whole."""
 
     _unheard = 0
-    """Bytes since the last whole thing: head, part of a body, or request."""
+    """Bytes since the last whole thing: a head, or a part of a body."""
     _deaf = False
     """Whether what is still to come is passed over."""
     _answered: RequestResponseCycle | None = None
     """The request that is being answered; ``cycle`` is the last one that was read."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The beginning."""
+        super().connection_made(transport)
+        self._most = SEPARATORS * (self.config.h11_max_incomplete_event_size or 0)  # whichever the parser
 
     def data_received(self, data: bytes) -> None:
         """Some bytes, 256 KiB at most."""
         if self._deaf:
             return
         self._unheard += len(data)
-        super().data_received(data)
-        most = self.config.h11_max_incomplete_event_size or 0  # one setting for whichever parser
-        if self._unheard > SEPARATORS * most:
-            detail = f"the headers are over the limit of {most} bytes"
+        HttpToolsProtocol.data_received(self, data)  # super() would be slower, at each of these
+        if self._unheard > self._most:
+            detail = f"the headers are over the limit of {self._most // SEPARATORS} bytes"
             self.end(Problem(ProblemKind.HEADERS_TOO_LARGE, detail))
 
     def on_headers_complete(self) -> None:
@@ -47,7 +52,7 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
             self._deaf = True
             raise ValueError("too many requests ahead")  # which ends the parser, as an error of what was sent
-        super().on_headers_complete()
+        HttpToolsProtocol.on_headers_complete(self)
         if not self.pipeline:
             self._answered = self.cycle
         self.headers = []  # what the parser puts there from now on, trailers, is nobody's
@@ -55,18 +60,15 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A part of a body."""
         self._unheard = 0
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """A request is whole."""
-        self._unheard = 0
-        super().on_message_complete()
+        HttpToolsProtocol.on_body(self, body)
 
     def on_response_complete(self) -> None:
         """Reads on only when no request waits."""
-        if self.pipeline:
-            self._answered = self.pipeline[-1][0]
-        super().on_response_complete()
+        if not self.pipeline:
+            HttpToolsProtocol.on_response_complete(self)
+            return
+        self._answered = self.pipeline[-1][0]
+        HttpToolsProtocol.on_response_complete(self)
         if self.pipeline:
             self.flow.pause_reading()
 
