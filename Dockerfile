@@ -11,7 +11,8 @@ RUN python3 -m venv /opt/lipcert
 COPY pyproject.toml constraints.txt README.md ./
 COPY lipmodel lipmodel
 COPY service service
-RUN /opt/lipcert/bin/pip install --constraint constraints.txt '.[serve,report]'
+COPY lipcert lipcert
+RUN /opt/lipcert/bin/pip install --constraint constraints.txt '.[serve,report,otel]'
 
 FROM build AS build-train
 # On a machine without a GPU, a CPU build of torch is far smaller: give its index by

@@ -3,9 +3,8 @@
     python -m benchmarks.attacks MODEL.onnx --data FOLDER [--points 10000] [--peers FOLDER] [--out FOLDER]
 
 ``ascent`` is ours: inside the radius (``attack_within``), then for the nearest change at all
-(``nearest_flips``). ``ddn`` (Rony et al. 2019) and ``deepfool`` (Moosavi-Dezfooli et al. 2016) are
-those of foolbox (Rauber et al. 2020), on the same deployed graph, whose gradients torch gets from our
-engine. foolbox is no requirement of Lipcert; its folder is made by
+(``nearest_flips``). ``ddn`` and ``deepfool`` are foolbox's (``lipmodel.audit.peers``). Where the extra
+``attacks`` is not installed, foolbox may lie in a folder of its own, made by
 
     pip install --no-deps --target FOLDER foolbox eagerpy GitPython gitdb smmap
     pip install --no-deps --target FOLDER requests urllib3 certifi charset_normalizer idna
@@ -30,38 +29,13 @@ from rich.table import Table
 
 from lipmodel.audit.attack import attack_within, nearest_flips
 from lipmodel.audit.gradient import GradientEngine
+from lipmodel.audit.peers import attacked_by
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm, bound_vector_norm
 from lipmodel.stream import open_stream
 
 CHUNK = 250
 NORM = Norm.TWO
-
-
-class Differentiable(torch.nn.Module):
-    """The deployed graph as a torch module: scores and gradients are our engine's, in float64."""
-
-    def __init__(self, engine):
-        super().__init__()
-
-        class Scores(torch.autograd.Function):
-            @staticmethod
-            def forward(context, x):
-                context.save_for_backward(x)
-                zeros = np.zeros((len(x), engine.graph.output_shape[0]))
-                return torch.from_numpy(engine(x.numpy().astype(np.float64), zeros)[0].copy()).to(x.dtype)
-
-            @staticmethod
-            def backward(context, cotangent):
-                (x,) = context.saved_tensors
-                gradient = engine(x.numpy().astype(np.float64), cotangent.numpy().astype(np.float64))[1]
-                return torch.from_numpy(gradient.copy()).to(x.dtype)
-
-        self.scores = Scores.apply
-
-    def forward(self, x):
-        """(N, K)."""
-        return self.scores(x)
 
 
 def ascent(predictor, engine, x, radius):
@@ -74,17 +48,7 @@ def by_foolbox(name):
     """One of foolbox's minimum-norm attacks."""
 
     def attack(predictor, engine, x, radius):
-        import foolbox
-
-        made = {
-            "ddn": lambda: foolbox.attacks.DDNAttack(steps=100),
-            "deepfool": lambda: foolbox.attacks.L2DeepFoolAttack(steps=50),
-        }[name]()
-        # The box is wide, since radii are of all changes, not of those that leave pixels in [0, 1].
-        model = foolbox.PyTorchModel(Differentiable(engine).eval(), bounds=(-100.0, 100.0), device="cpu")
-        labels = torch.from_numpy(predictor.predict(x, NORM).radii.label)
-        found, _, _ = made(model, torch.from_numpy(x), labels, epsilons=None)
-        return [found.numpy().astype(np.float64)]
+        return [attacked_by(name, engine, x, predictor.predict(x, NORM).radii.label, NORM)]
 
     return attack
 

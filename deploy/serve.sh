@@ -1,4 +1,5 @@
 #!/bin/sh
+# Without a key, a token issuer or LIPSERVE_NO_AUTH=true it refuses to start: 0.0.0.0 is beyond this machine.
 # Serves the models volume if it holds any model, else the demo models of the image.
 set -eu
 models=/models

@@ -12,6 +12,7 @@ The tour, in the order of imports (each module knows only those above it):
   is made of them, ``cifar`` and ``tabular`` know particular ones.
 * ``stream``    the same in batches, where they are larger than memory.
 * ``verify``    a certificate checked again in exact arithmetic, by code of its own.
+* ``signed``    an answer signed, small enough to travel with it; opened strictly, and computed again.
 * ``audit``     what can be observed: gradients of the deployed graph, attacks, how tight radii are.
 * ``evaluate``  labelled data to clean, certified and attacked accuracy.
 * ``report``    evaluations as pages and plots, for people.

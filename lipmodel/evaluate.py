@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from lipmodel.audit.attack import nearest_flips
+from lipmodel.audit.attack import nearest_changes
 from lipmodel.audit.gradient import GradientEngine
+from lipmodel.audit.peers import check_methods
 from lipmodel.certify.head import Indices
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import InputError
@@ -109,6 +110,7 @@ def evaluate(
     *,
     tighten: bool = False,
     attacked: int = 0,
+    methods: tuple[str, ...] = (),
 ) -> Evaluation:
     """Certified accuracy on labelled data.
 
@@ -121,10 +123,12 @@ def evaluate(
         progress: told the share done.
         tighten: prove larger radii, slowly; see ``CertifiedPredictor.predict``.
         attacked: how many inputs, the first, to attack for the accuracy under attack.
+        methods: attacks of foolbox beside our own; see ``lipmodel.audit.peers``.
 
     Raises:
         InputError: inputs that do not fit; labels that are not class indices; a bad epsilon; a
-            negative number of inputs to attack.
+            negative number of inputs to attack; an unknown attack, or one of another norm.
+        MissingExtraError: attacks of foolbox, which is not installed.
     """
     norm = norm or predictor.default_norm
     sizes = sorted({float(e) for e in epsilons})
@@ -132,6 +136,7 @@ def evaluate(
         raise InputError("finite numbers of at least 0 are accepted", field="epsilons")
     if attacked < 0:
         raise InputError(f"{attacked} inputs to attack; 0 or more is accepted", field="attacked")
+    check_methods(methods, norm)
     data = inputs if isinstance(inputs, Stream) else _arrays(inputs, labels)
     if not data.rows:
         raise InputError("is empty; at least one row is accepted")
@@ -148,7 +153,8 @@ def evaluate(
         if engine is not None and done < attacked:
             chosen = x[: attacked - done]
             share = part(progress, done / data.rows, (done + len(x)) / data.rows)
-            distances.append(nearest_flips(predictor, engine, chosen, norm, progress=share).distance)
+            attack = nearest_changes(predictor, engine, chosen, norm, methods=methods, progress=share)
+            distances.append(attack.distance)
         done += len(x)
         progress(min(1.0, done / data.rows))
     return _evaluation(
@@ -189,6 +195,8 @@ def _arrays(inputs: Any, labels: Any) -> Stream:
 
 
 def _check_labels(labels: Any, rows: int, classes: int) -> Indices:
+    if labels is None:
+        raise InputError("are missing; a class index for each input is needed", field="labels")
     y = np.asarray(labels)
     if y.shape != (rows,) or y.dtype.kind not in "iu":
         raise InputError(f"{rows} class indices are accepted, not {y.dtype} {list(y.shape)}", field="labels")

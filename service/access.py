@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from service.database import StoreError
 from service.errors import Problem, ProblemKind
 from service.keys import PREFIX, ApiKey, KeyStore
 from service.scopes import Scope
-from service.store import StoreError
 
 if TYPE_CHECKING:  # it takes memory that a service without tokens need not pay
     from service.tokens import Tokens

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from lipmodel.certify.predictor import Predictions
 from lipmodel.norms import Array
+from service.metrics import Metrics
 
 
 class Part(NamedTuple):
@@ -66,18 +68,20 @@ class Batcher:
     Args:
         run: answers (N, d) inputs.
         most_rows: at a time, unless a single request has more.
+        metrics: to count in.
     """
 
-    def __init__(self, run: Callable[[Array], Batch], most_rows: int) -> None:
-        self._run, self._most_rows = run, most_rows
-        self._queue: deque[tuple[Array, asyncio.Future[Part]]] = deque()
+    def __init__(self, run: Callable[[Array], Batch], most_rows: int, metrics: Metrics) -> None:
+        self._run, self._most_rows, self._metrics = run, most_rows, metrics
+        self._queue: deque[tuple[Array, asyncio.Future[Part], float]] = deque()
         self._due = False
 
     def submit(self, inputs: Array) -> asyncio.Future[Part]:
         """Queues (n, d) inputs; the result are their answers, or what running them raised."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Part] = loop.create_future()
-        self._queue.append((inputs, future))
+        self._queue.append((inputs, future, perf_counter()))
+        self._metrics.queued_rows.value += len(inputs)
         if not self._due:
             self._due = True
             loop.call_soon(self._next)
@@ -85,11 +89,13 @@ class Batcher:
 
     def _next(self) -> None:
         taken: list[tuple[Array, asyncio.Future[Part]]] = []
-        rows = 0
+        rows, metrics, begun = 0, self._metrics, perf_counter()
         while self._queue and (not taken or rows + len(self._queue[0][0]) <= self._most_rows):
-            inputs, future = self._queue.popleft()
+            inputs, future, since = self._queue.popleft()
+            metrics.queued_rows.value -= len(inputs)
             if not future.done():  # its client may have gone
                 taken.append((inputs, future))
+                metrics.queue_seconds.observe(begun - since)
                 rows += len(inputs)
         self._due = bool(self._queue)
         if self._due:
@@ -102,6 +108,8 @@ class Batcher:
             for _, future in taken:
                 future.set_exception(error)
             return
+        metrics.run_seconds.observe(perf_counter() - begun)
+        metrics.batch_rows.observe(rows)
         start = 0
         for inputs, future in taken:
             future.set_result(Part(batch, start, start := start + len(inputs)))

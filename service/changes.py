@@ -6,13 +6,13 @@ import asyncio
 import hashlib
 import json
 import shutil
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable
 from functools import partial
 from pathlib import Path
 
 from lipmodel.errors import ModelError
 from service.errors import Problem, ProblemKind
-from service.folder_changes import put_labels, put_version, remove_model, remove_version, stage
+from service.folder_changes import alone, put_labels, put_version, remove_model, remove_version, stage
 from service.model_folder import MODEL_FILE
 from service.models import Models
 from service.process import TASK_FILE, Worker
@@ -68,7 +68,7 @@ class Changes:
             Problem: 404 where there is none, 409 where the version has a label.
             OSError: the folder cannot be written.
         """
-        await self._models.change(name, partial(self._remove, name, version))
+        await self._models.change(name, partial(self._alone, name, partial(self._remove, name, version)))
 
     async def label(self, name: str, label: str, version: str | None) -> None:
         """Gives a label to a version, or takes it away.
@@ -77,7 +77,15 @@ class Changes:
             Problem: 404 where there is no such model, version or label, 409 where it is refused.
             OSError: the folder cannot be written.
         """
-        await self._models.change(name, partial(self._label, name, label, version))
+        await self._models.change(
+            name, partial(self._alone, name, partial(self._label, name, label, version))
+        )
+
+    def _alone(self, name: str, change: Callable[[], None]) -> None:
+        """Runs a change that depends on what there is, which other servers of the folder may have changed."""
+        with alone(self._models.folder):
+            self._models.look(name)
+            change()
 
     def _remove(self, name: str, version: str | None) -> None:
         versions = self._models.current.versions(name)

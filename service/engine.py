@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from time import perf_counter
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -19,7 +20,7 @@ from lipmodel.certify.execution import Float
 from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
 from service.batcher import Batch, Batcher, Part
-from service.drift import Served
+from service.metrics import Metrics
 from service.registry import Model
 
 T = TypeVar("T")
@@ -35,10 +36,13 @@ class Engine:
 
     Attributes:
         served: what was answered, but for tightened radii.
+
+    Args:
+        metrics: to count in.
     """
 
-    def __init__(self) -> None:
-        self.served = Served()
+    def __init__(self, metrics: Metrics) -> None:
+        self.served, self._metrics = metrics.served, metrics
         self._threads = ThreadPoolExecutor(os.cpu_count(), "predict")
         self._batchers: WeakKeyDictionary[Model, dict[Norm, Batcher]] = WeakKeyDictionary()
 
@@ -85,6 +89,14 @@ class Engine:
         """(N,) radii that hold for every runtime, see ``CertifiedPredictor.portable_radii``."""
         return await self._run(partial(model.predictor.portable_radii, inputs, norm))
 
+    def alive(self) -> bool:
+        """Whether it takes work."""
+        try:
+            self._threads.submit(int)
+        except RuntimeError:
+            return False
+        return True
+
     def close(self) -> None:
         """Takes no more work; what waits is dropped."""
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -102,14 +114,18 @@ class Engine:
             served.add(batch.predictions.radii)
             return batch
 
-        return batchers | {norm: batchers.setdefault(norm, Batcher(run, _most_rows(model)))}
+        return batchers | {norm: batchers.setdefault(norm, Batcher(run, _most_rows(model), self._metrics))}
 
     async def _in_thread(
         self, model: Model, inputs: Array, norm: Norm, tighten: bool, execution: Float | None
     ) -> Batch:
         execution = execution or model.settings.dtype
         work = partial(model.predictor.answer, inputs, norm, tighten=tighten, execution=execution)
-        return Batch(await self._run(work))
+        begun = perf_counter()
+        batch = Batch(await self._run(work))
+        self._metrics.run_seconds.observe(perf_counter() - begun)
+        self._metrics.batch_rows.observe(len(inputs))
+        return batch
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

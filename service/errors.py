@@ -8,6 +8,7 @@ itself says what the kind of problem means.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from http import HTTPStatus
@@ -18,12 +19,17 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from lipmodel.errors import DataError, InputError
-from service.safe_headers import safe_headers
+from service.database import StoreError
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "/problems/"
+RETRY_SECONDS = 5
+"""After which a database may be back."""
+
+log = logging.getLogger(__name__)
 
 
 class ProblemKind(Enum):
@@ -82,8 +88,8 @@ class ProblemKind(Enum):
     NO_REPORT = (
         "no-report",
         404,
-        "The evaluation has no such report",
-        'An evaluation that was asked for one ("report": true) has it once it is done.',
+        "The audit or evaluation has no such report",
+        'One that was asked for it ("report": true) has it once it is done.',
     )
     METHOD_NOT_ALLOWED = (
         "method-not-allowed",
@@ -199,6 +205,12 @@ class ProblemKind(Enum):
         "The service failed",
         "The fault is the service's, not the request's; its log has the details.",
     )
+    JOBS_UNAVAILABLE = (
+        "jobs-unavailable",
+        503,
+        "The database of audits and evaluations does not answer",
+        "Try again after the seconds that the Retry-After header gives. Predictions need no database.",
+    )
     NOT_READY = ("not-ready", 503, "No model is served", "The detail says why.")
 
     def __init__(self, slug: str, status: int, title: str, advice: str) -> None:
@@ -269,8 +281,22 @@ class Problem(Exception):  # noqa: N818 - the RFC's own word
 
     def response(self) -> Response:
         """The HTTP response."""
-        content = self.body().model_dump_json(exclude_none=True)
-        return Response(content, self.kind.status, self.headers, MEDIA_TYPE)
+        return _ProblemResponse(self)
+
+
+class _ProblemResponse(Response):
+    """Tells the layers outside, by the request's scope, which kind of problem it is."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(self, problem: Problem) -> None:
+        content = problem.body().model_dump_json(exclude_none=True)
+        super().__init__(content, problem.kind.status, problem.headers)
+        self._slug = problem.kind.slug
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["problem"] = self._slug
+        await super().__call__(scope, receive, send)
 
 
 def problem_of(error: Exception) -> Problem | None:
@@ -294,6 +320,12 @@ def install_handlers(app: FastAPI) -> None:
     async def on_data_error(_: Request, error: DataError) -> Response:
         return Problem.invalid([FieldError(field="data", reason=str(error))]).response()
 
+    @app.exception_handler(StoreError)
+    async def on_store_error(_: Request, error: StoreError) -> Response:
+        log.warning("%s", error)  # which may name hosts and users, that are none of a client's business
+        detail, headers = "audits and evaluations cannot be reached", {"Retry-After": str(RETRY_SECONDS)}
+        return Problem(ProblemKind.JOBS_UNAVAILABLE, detail, headers=headers).response()
+
     @app.exception_handler(RequestValidationError)
     async def on_validation_error(_: Request, error: RequestValidationError) -> Response:
         fields = [FieldError(field=".".join(map(str, e["loc"])), reason=e["msg"]) for e in error.errors()]
@@ -311,12 +343,3 @@ def install_handlers(app: FastAPI) -> None:
             detail = f"{path} takes {allowed}, not {method}"
             return Problem(ProblemKind.METHOD_NOT_ALLOWED, detail, headers=error.headers).response()
         raise error  # the framework raises no other; one that it came to raise is a fault of ours
-
-    @app.exception_handler(Exception)
-    async def on_exception(request: Request, __: Exception) -> Response:
-        # The server logs the traceback; the client learns nothing of the internals.
-        # It closes the connection after a fault, which a client must be told or its next request fails.
-        detail, headers = "the service failed to answer this request", {"Connection": "close"}
-        answer = Problem(ProblemKind.INTERNAL, detail, headers=headers).response()
-        answer.raw_headers = safe_headers(answer.raw_headers, request.url.path)  # no layer is outside of this
-        return answer

@@ -6,13 +6,14 @@ What is being written, or is going, has a name that begins with a dot, which nob
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lipmodel.errors import ModelError
@@ -33,6 +34,21 @@ def check_name(name: str) -> None:
         raise ModelError(
             f"'{name[:64]}' cannot name a model; {ACCEPTED_NAMES}, the end not '.onnx' or '.toml'"
         )
+
+
+@contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Waits until no other process that asks likewise changes the folder.
+
+    Raises:
+        OSError: the folder cannot be opened or locked.
+    """
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)  # which unlocks
 
 
 def stage(root: Path) -> Path:

@@ -73,7 +73,7 @@ class Jobs:
         max_queued: how many may wait.
         kept: how many are kept once they have ended.
         seconds: how long one may run.
-        most_bytes: how much address space one may use.
+        most_bytes: how much memory one may write into.
     """
 
     def __init__(
@@ -177,6 +177,15 @@ class Jobs:
         job = await self._do(partial(self._store.get, bulk=bulk), job_id)
         live = self._live.get(job_id)
         return job if job is None or live is None else replace(job, progress=live.progress)
+
+    async def count(self, seconds: float) -> dict[State, int] | None:
+        """How many jobs there are in each state; None where the database does not answer in that time."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._do(self._store.count)
+        except Exception:
+            log.warning("the database of jobs does not answer")
+            return None
 
     async def report_file(self, job_id: str, name: str) -> bytes | None:
         """See :meth:`Store.report_file`."""

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from sqlalchemy import Column, Float, MetaData, String, Table, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
+from service.database import StoreError, open_database, unusable
 from service.scopes import Scope
 from service.settings import Settings
 from service.state_folder import database_in
-from service.store import StoreError, open_database, unusable
 
 PREFIX = "lipcert"
 

@@ -1,8 +1,8 @@
 """Labelled data for evaluations, admitted or refused before any work is queued.
 
 Files are untrusted: what they announce is compared with limits and with what they hold before memory
-is taken for it. Their contents are read by the worker, with :func:`lipmodel.data.load_labelled`,
-the function behind ``lipmodel evaluate``.
+is taken for it. Their contents are read by the worker, with :func:`lipmodel.stream.open_stream`, as
+``lipmodel evaluate`` reads them.
 """
 
 from __future__ import annotations

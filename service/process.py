@@ -51,7 +51,7 @@ class Worker:
     Args:
         folder: with the job's task, model and data.
         seconds: that it may take.
-        most_bytes: of address space that it may use.
+        most_bytes: of memory that it may write into.
     """
 
     def __init__(self, folder: Path, *, seconds: float, most_bytes: int) -> None:

@@ -14,6 +14,8 @@ from service.model_settings import Execution
 from service.policy import Action
 from service.store import State
 
+MAX_DIMENSIONS, MAX_LENGTH = 32, 2**63 - 1
+"""Of an array: how many, and how long each. What is beyond is no array's."""
 Row = Annotated[list[float], Field(fail_fast=True)]
 Rows = Annotated[
     list[Row],
@@ -229,6 +231,9 @@ class AuditRequest(Wire):
     norm: NormOfRadius | None = None
     samples: int = Field(1000, ge=0, description="How many random points.")
     seed: int = Field(0, ge=0, lt=2**63, description="The same seed gives the same report.")
+    report: bool = Field(
+        False, description="Also keep a report in Markdown and HTML, with plots; seconds more."
+    )
 
 
 class JobModel(Wire):

@@ -57,6 +57,7 @@ ROUTES: Mapping[tuple[str, str], Needed | None] = {
     ("GET", "/v1/audits"): AUDIT,
     ("GET", "/v1/audits/{job_id}"): AUDIT,
     ("GET", "/v1/audits/{job_id}/events"): AUDIT,
+    ("GET", "/v1/audits/{job_id}/report/{file}"): AUDIT,
     ("DELETE", "/v1/audits/{job_id}"): AUDIT,
     ("GET", "/v1/evaluations"): AUDIT,
     ("GET", "/v1/evaluations/{job_id}"): AUDIT,

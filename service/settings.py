@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -56,16 +57,24 @@ class Settings(BaseSettings):
     max_attacked: int = Field(1000, ge=0, description="Most inputs that one evaluation may attack.")
     max_upload_bytes: int = Field(256 * 2**20, ge=1, description="Most bytes of data sent for an evaluation.")
     max_data_bytes: int = Field(2**30, ge=1, description="Most bytes of such data once decompressed.")
-    workers: int = Field(1, ge=1, description="Audits and evaluations that run at a time, a process each.")
+    job_workers: int = Field(
+        1, ge=1, description="Audits and evaluations that run at a time, a process each, for each worker."
+    )
     max_queued: int = Field(32, ge=1, description="Audits and evaluations that may wait.")
     kept_jobs: int = Field(
         10_000, ge=1, description="Audits and evaluations kept once they have ended; the oldest go."
     )
     job_seconds: float = Field(3600, gt=0, description="How long one audit or evaluation may run.")
-    job_bytes: int = Field(8 * 2**30, ge=2**29, description="Address space that one of them may use.")
-    shutdown_seconds: int = Field(
-        8, ge=0, description="How long requests in flight may go on after SIGINT or SIGTERM."
+    job_bytes: int = Field(8 * 2**30, ge=2**28, description="Memory that one of them may write into.")
+    workers: int = Field(1, ge=1, le=256, description="Processes that answer requests, each with all models.")
+    drain_seconds: float = Field(
+        1, ge=0, description="How long new requests are still answered after SIGINT or SIGTERM."
     )
+    shutdown_seconds: int = Field(8, ge=0, description="How long requests in flight may go on after that.")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="What the log is written as: text or json."
+    )
+    access_log: bool = Field(False, description="Whether every request is logged.")
     no_auth: bool = Field(
         False, description="Listen beyond this machine though no key was ever made and no token is accepted."
     )

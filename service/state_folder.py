@@ -6,6 +6,7 @@
     STATE/server           that server's identity, the same after a restart
     STATE/jobs.sqlite      the database, unless another is given
     STATE/work/<job id>/   a job's model and data, until it ends
+    STATE/workers/<n>/     lock, server and work of the server's further processes
 """
 
 from __future__ import annotations
@@ -18,17 +19,27 @@ import uuid
 from collections.abc import Collection
 from pathlib import Path
 
-from service.store import StoreError
+from service.database import StoreError
 
 
 class StateFolder:
     """A state folder, locked for as long as this object is open; the kernel unlocks it at any death.
 
+    Args:
+        path: of the folder.
+        worker: which process of a server; each has a place of its own in it, and all one database.
+
+    Attributes:
+        database: URL of the folder's own database.
+        server: identity of the process.
+
     Raises:
         StoreError: it cannot be made or written, or another server uses it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, worker: int = 0) -> None:
+        self.database = database_in(path)
+        path = path / "workers" / str(worker) if worker else path
         self.path, self._work = path, path / "work"
         try:
             self._work.mkdir(parents=True, exist_ok=True)
@@ -53,11 +64,6 @@ class StateFolder:
             found = uuid.uuid4().hex
             file.write_text(found, "ascii")
         return found
-
-    @property
-    def database(self) -> str:
-        """URL of the folder's own database."""
-        return database_in(self.path)
 
     def work(self, job_id: str) -> Path:
         """Where the job's model and data are."""

@@ -19,7 +19,6 @@ from typing import Any
 
 from sqlalchemy import (
     Column,
-    Engine,
     Float,
     LargeBinary,
     MetaData,
@@ -27,23 +26,17 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    create_engine,
     delete,
-    event,
+    func,
     insert,
     select,
     update,
 )
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from lipmodel.errors import LipcertError
+from service.database import open_database, transaction
 
 LEASE_SECONDS = 60.0
 """A server that has not been heard of for so long is taken for dead, its unfinished jobs for interrupted."""
-
-
-class StoreError(LipcertError):
-    """The database or its folder cannot be used."""
 
 
 class State(StrEnum):
@@ -128,13 +121,13 @@ _servers = Table(
     Column("id", String(32), primary_key=True),
     Column("heard_of", Float, nullable=False),
 )
-ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(5061706)"}
-"""What keeps two servers that start at once from both creating the tables."""
 _BULK = ("result", "radii")
 
 
 class Store:
     """The database. Every method blocks for about a millisecond, and may be called from any thread.
+
+    Where the database does not answer, every method raises a StoreError.
 
     Args:
         url: of SQLAlchemy: ``sqlite:///file`` or ``postgresql+psycopg://…``.
@@ -146,21 +139,18 @@ class Store:
 
     def __init__(self, url: str, server: str) -> None:
         self.server = server
-        try:
-            self._engine = open_database(url, _metadata)
-            self.beat()
-        except SQLAlchemyError as error:
-            raise unusable(error) from error
+        self._engine = open_database(url, _metadata)
+        self.beat()
 
     def add(self, job: Job) -> None:
         """Keeps a new job."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             connection.execute(insert(_jobs).values(vars(job)))
 
     def get(self, job_id: str, *, bulk: bool = True) -> Job | None:
         """The job of that id, or None; without ``bulk`` its result and radii are left out."""
         columns = [c for c in _jobs.c if bulk or c.name not in _BULK]
-        with self._engine.connect() as connection:
+        with transaction(self._engine) as connection:
             row = connection.execute(select(*columns).where(_jobs.c.id == job_id)).mappings().first()
         return None if row is None else _job(row)
 
@@ -171,7 +161,7 @@ class Store:
             same = (_jobs.c.created == before.created) & (_jobs.c.id < before.id)
             query = query.where((_jobs.c.created < before.created) | same)
         query = query.order_by(_jobs.c.created.desc(), _jobs.c.id.desc()).limit(limit)
-        with self._engine.connect() as connection:
+        with transaction(self._engine) as connection:
             return [_job(row) for row in connection.execute(query).mappings()]
 
     def start(self, job_id: str) -> bool:
@@ -200,7 +190,7 @@ class Store:
         """One file of a job's report, or None."""
         columns = _reports.c
         query = select(columns.content).where(columns.job_id == job_id, columns.name == name)
-        with self._engine.connect() as connection:
+        with transaction(self._engine) as connection:
             return connection.execute(query).scalar()
 
     def interrupt_running(self, problem: str) -> int:
@@ -217,7 +207,7 @@ class Store:
         """Deletes the oldest jobs that have ended, all but so many; returns how many."""
         ended = select(_jobs.c.id).where(_jobs.c.state.not_in(UNFINISHED))
         oldest = ended.order_by(_jobs.c.created.desc(), _jobs.c.id.desc()).offset(keep)
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             ids = connection.execute(oldest).scalars().all()
             connection.execute(delete(_reports).where(_reports.c.job_id.in_(ids)))
             connection.execute(delete(_jobs).where(_jobs.c.id.in_(ids)))
@@ -226,14 +216,21 @@ class Store:
     def queued(self) -> Sequence[str]:
         """Ids of this server's queued jobs, the oldest first."""
         mine = (_jobs.c.owner == self.server) & (_jobs.c.state == State.QUEUED)
-        with self._engine.connect() as connection:
+        with transaction(self._engine) as connection:
             query = select(_jobs.c.id).where(mine).order_by(_jobs.c.created, _jobs.c.id)
             return list(connection.execute(query).scalars())
+
+    def count(self) -> dict[State, int]:
+        """How many jobs there are in each state."""
+        query = select(_jobs.c.state, func.count()).group_by(_jobs.c.state)
+        with transaction(self._engine) as connection:
+            found = {State(state): count for state, count in connection.execute(query)}
+        return {state: found.get(state, 0) for state in State}
 
     def beat(self) -> None:
         """Lets other servers know that this one is alive."""
         now = time.time()
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             mine = update(_servers).where(_servers.c.id == self.server).values(heard_of=now)
             if not connection.execute(mine).rowcount:
                 connection.execute(insert(_servers).values(id=self.server, heard_of=now))
@@ -246,7 +243,7 @@ class Store:
         self, job_id: str, states: tuple[State, ...], files: Sequence[dict[str, Any]] = (), **values: Any
     ) -> bool:
         change = update(_jobs).where(_jobs.c.id == job_id, _jobs.c.state.in_(states)).values(**values)
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             taken = connection.execute(change).rowcount == 1
             if taken and files:
                 connection.execute(insert(_reports), files)
@@ -258,47 +255,9 @@ class Store:
             .where(condition)
             .values(state=State.INTERRUPTED, finished=time.time(), problem=problem)
         )
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             return connection.execute(change).rowcount
 
 
 def _job(row: RowMapping) -> Job:
     return Job(**{**row, "state": State(row["state"])})
-
-
-def unusable(error: Exception) -> StoreError:
-    """The database's own reason, in one line."""
-    reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-    return StoreError(f"the database cannot be used: {reason}")
-
-
-def open_database(url: str, metadata: MetaData) -> Engine:
-    """The database, with those tables in it.
-
-    Raises:
-        StoreError: it cannot be opened, or is of another sort.
-    """
-    try:
-        engine = create_engine(url, pool_pre_ping=True)
-    except ArgumentError:
-        raise StoreError("the database's URL cannot be read; postgresql+psycopg://… is accepted") from None
-    except ModuleNotFoundError as error:
-        raise unusable(error) from error
-    name = engine.dialect.name
-    if name not in ALONE:
-        raise StoreError(f"a database of {name} is not supported; PostgreSQL and SQLite are")
-    if name == "sqlite":
-        event.listen(engine, "connect", _set_up_sqlite)
-    try:
-        with engine.begin() as connection:
-            connection.exec_driver_sql(ALONE[name])
-            metadata.create_all(connection)
-    except SQLAlchemyError as error:
-        raise unusable(error) from error
-    return engine
-
-
-def _set_up_sqlite(connection: Any, _: Any) -> None:
-    """Readers do not wait for the writer (WAL); what is committed outlives even a power cut (FULL)."""
-    for pragma in ("busy_timeout = 10000", "journal_mode = WAL", "synchronous = FULL"):
-        connection.execute(f"PRAGMA {pragma}")

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from service.schemas import PredictOptions, Wire
+from service.schemas import MAX_DIMENSIONS, MAX_LENGTH, PredictOptions, Wire
 
-Size = Annotated[int, Field(ge=0)]
+Size = Annotated[int, Field(ge=0, le=MAX_LENGTH)]
 
 
 class TensorParameters(Wire):
@@ -21,7 +21,7 @@ class InputTensor(Wire):
     """The inputs of a request; numbers in row-major order, flat or nested."""
 
     name: str
-    shape: list[Size] = Field(min_length=1)
+    shape: list[Size] = Field(min_length=1, max_length=MAX_DIMENSIONS)
     datatype: Literal["FP32", "FP64"] = Field(description="FP32 numbers are taken as float32 rounds them.")
     parameters: TensorParameters = TensorParameters()
     data: list[Any] | None = None

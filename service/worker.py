@@ -1,10 +1,10 @@
 """One job in a process of its own: ``python -m service.worker FOLDER BYTES``.
 
-The folder holds ``task.json``, ``model.onnx`` and the data; the process may use so many bytes of
-address space. It writes the files of a report, where one is asked for, into ``report/``, and lines of
-JSON to its standard output: ``{"progress": share}`` any number of times, then ``{"result": …}`` or
-``{"problem": …}``. It lives no longer than the server that started it, whose end of standard input
-closes with it, however it dies.
+The folder holds ``task.json``, ``model.onnx`` and the data; the process may write into so many bytes of
+memory, to which the files that it maps do not add. It writes the files of a report, where one is asked
+for, into ``report/``, and lines of JSON to its standard output: ``{"progress": share}`` any number of
+times, then ``{"result": …}`` or ``{"problem": …}``. It lives no longer than the server that started it,
+whose end of standard input closes with it, however it dies.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ import numpy as np
 
 from lipmodel.audit.report import audit
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.data import load_labelled
 from lipmodel.errors import DataError, InputError, LipcertError
-from lipmodel.evaluate import BATCH_ROWS, evaluate
+from lipmodel.evaluate import BATCH_ROWS, Evaluation, evaluate
 from lipmodel.norms import Array, Norm
 from lipmodel.progress import Progress
+from lipmodel.stream import Stream, in_memory, open_stream
 from service.process import REPORT_FOLDER, TASK_FILE
 from service.readiness import made_ready
 
@@ -43,7 +43,7 @@ def main() -> None:
     """Runs the job of the folder named first within the memory named second."""
     os.nice(NICENESS)  # predictions come first
     folder, most_bytes = Path(sys.argv[1]), int(sys.argv[2])
-    resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
+    resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
     threading.Thread(target=_die_with_the_server, daemon=True).start()
     out = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # whatever libraries print is not mistaken for an answer
@@ -63,7 +63,8 @@ def main() -> None:
     except LipcertError as error:
         say(problem={"kind": "job-failed", "detail": str(error)})
     except Exception as error:
-        traceback.print_exc()  # to the server's log; a client learns no more than the kind
+        # To the server's log, type and place alone: the message may quote the data. A client learns less.
+        print(*traceback.format_tb(error.__traceback__), type(error).__name__, sep="", file=sys.stderr)
         say(problem={"kind": "job-failed", "detail": f"the work ended with {type(error).__name__}"})
 
 
@@ -105,6 +106,11 @@ def _audit(
         seed=options["seed"],
         progress=progress,
     )
+    if options["report"]:
+        from lipmodel.report.audit import audit_files  # the extra 'report'
+        from lipmodel.report.page import write_files
+
+        write_files(audit_files(predictor, report, **options["titles"]), folder / REPORT_FOLDER)
     return {"result": report.to_dict()}
 
 
@@ -112,16 +118,11 @@ def _evaluate(
     predictor: CertifiedPredictor, folder: Path, options: dict[str, Any], progress: Progress
 ) -> dict[str, Any]:
     norm = _norm(options) or predictor.default_norm
-    if options["data"] is None:
-        inputs, labels = (np.load(folder / f"{n}.npy", allow_pickle=False) for n in ("inputs", "labels"))
-        units = ""
-    else:
-        data = load_labelled(folder / options["data"])
-        inputs, labels, units = data.inputs, data.labels, data.units
+    data = _data(folder, options["data"])
     result = evaluate(
         predictor,
-        inputs,
-        labels,
+        data,
+        None,
         norm,
         options["epsilons"],
         progress,
@@ -129,22 +130,39 @@ def _evaluate(
         attacked=options["attack"],
     )
     if options["report"]:
-        from lipmodel.report.evaluation import evaluation_files, write_files  # the extra 'report'
+        from lipmodel.report.evaluation import evaluation_files  # the extra 'report'
+        from lipmodel.report.page import write_files
 
-        files = evaluation_files(predictor, result, **options["titles"], units=units)
+        files = evaluation_files(predictor, result, **options["titles"], units=data.units)
         write_files(files, folder / REPORT_FOLDER)
     return {
         "result": {"sha256": predictor.file.sha256, **result.to_dict()},
-        "radii": _served_radii(predictor, inputs, norm).tolist(),
+        "radii": _served_radii(predictor, data, result).tolist(),
     }
 
 
-def _served_radii(predictor: CertifiedPredictor, inputs: Array, norm: Norm) -> Array:
+def _data(folder: Path, name: str | None) -> Stream:
+    """The rows sent, or the file or folder of that name."""
+    if name is not None:
+        return open_stream(str(folder / name))
+    inputs, labels = (np.load(folder / f"{n}.npy", allow_pickle=False) for n in ("inputs", "labels"))
+    return replace(in_memory("the rows sent", inputs, labels), units="")
+
+
+def _served_radii(predictor: CertifiedPredictor, data: Stream, result: Evaluation) -> Array:
     """The radii that the service would give these inputs, labels or not: what drift compares with."""
-    if len(inputs) > MAX_RADII:
-        inputs = inputs[np.sort(np.random.default_rng(0).choice(len(inputs), MAX_RADII, replace=False))]
-    batches = (inputs[i : i + BATCH_ROWS] for i in range(0, len(inputs), BATCH_ROWS))
-    return np.concatenate([predictor.predict(batch, norm).radii.certified_radius for batch in batches])
+    chosen = np.arange(result.samples)
+    if len(chosen) > MAX_RADII:
+        chosen = np.sort(np.random.default_rng(0).choice(len(chosen), MAX_RADII, replace=False))
+    if not result.tightened:
+        return result.radii[chosen]
+    radii, first = [], 0
+    for rows, _ in data.batches(BATCH_ROWS):
+        wanted = chosen[(chosen >= first) & (chosen < first + len(rows))] - first
+        if len(wanted):
+            radii.append(predictor.predict(rows[wanted], result.norm).radii.certified_radius)
+        first += len(rows)
+    return np.concatenate(radii)
 
 
 def _check(predictor: CertifiedPredictor, _: Path, __: dict[str, Any], ___: Progress) -> dict[str, Any]:

@@ -160,6 +160,23 @@ def test_data_in_files_of_several_kinds_give_the_same(folder):
     assert run_json("audit", model, "--data", folder / "x.npy")["points"]["data"] == len(x)
 
 
+def test_attacks_of_foolbox(folder, monkeypatch):
+    pytest.importorskip("foolbox", reason="foolbox is not installed: pip install 'lipcert[attacks]'")
+    arguments = ("audit", folder / "net.onnx", "--samples", 20, "--attack", 5, "--attack-method", "deepfool")
+    assert run_json(*arguments)["attack"]["methods"] == ["ascent", "deepfool"]
+    assert "no attack in l1" in run(*arguments, "--norm", "1", status=2).output
+
+
+def test_audit_writes_a_report(folder):
+    run("audit", folder / "net.onnx", "--samples", 50, "--report", folder / "audited")
+    told = json.loads((folder / "audited" / "audit.json").read_text())
+    assert told["verdict"] == "consistent"
+    assert told["data"] == "random points"
+    assert "net.onnx" in (folder / "audited" / "audit.html").read_text()
+    run("audit", folder / "liar.onnx", "--samples", 50, "--report", folder / "lied", status=1)
+    assert "refuted" in (folder / "lied" / "audit.md").read_text()
+
+
 def test_audit(folder):
     told = run_json("audit", folder / "net.onnx", "--samples", 50)
     assert told["verdict"] == "consistent"

@@ -127,6 +127,11 @@ def test_intervals_stand_beside_the_shares(predictor):
     assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
+def test_a_stream_without_labels_is_refused(predictor):
+    with pytest.raises(InputError, match="labels: are missing"):
+        evaluate(predictor, in_memory("inputs only", X))
+
+
 def test_a_stream_gives_what_memory_gives_bit_for_bit(predictor, tmp_path):
     np.save(tmp_path / "x.npy", X)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -75,3 +76,18 @@ def test_retraining_gives_the_same_model(tmp_path):
     x = np.asarray(load_labelled("two-moons").inputs, dtype=float)
     same = trained.predictor.predict(x).radii.label == ours.predict(x).radii.label
     assert same.mean() > 0.99
+
+
+def test_an_abstaining_client_decides_nothing_that_the_sensor_could_change(tmp_path, monkeypatch, capsys):
+    from tests.service.conftest import running
+
+    script = runpy.run_path(str(MODELS.parent / "abstaining_client.py"))
+    shutil.copytree(MODELS, tmp_path / "models")
+    with running(tmp_path / "models") as client:
+        monkeypatch.setattr("sys.argv", ["abstaining_client.py", "--url", str(client.base_url)])
+        script["main"]()
+    told = capsys.readouterr().out
+    assert "decisions that the sensor's error changed: 0" in told
+    counts = {line.rpartition(": ")[0]: int(line.rpartition(": ")[2]) for line in told.splitlines()}
+    assert counts["left to a person"] > 0
+    assert counts["lower"] + counts["upper"] > 100

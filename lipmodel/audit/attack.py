@@ -8,9 +8,10 @@ import numpy as np
 
 from lipmodel.audit.ascent import MOMENTUM, steepest, unit
 from lipmodel.audit.gradient import GradientEngine
+from lipmodel.audit.peers import attacked_by, check_methods
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Array, Norm, bound_vector_norm, vector_norm
-from lipmodel.progress import Progress, silent
+from lipmodel.progress import Progress, part, silent
 
 Indices = np.ndarray[tuple[int], np.dtype[np.intp]]
 
@@ -148,6 +149,44 @@ def nearest_flips(
     return Attack(np.isfinite(nearest), adversarial, nearest)
 
 
+def nearest_changes(
+    predictor: CertifiedPredictor,
+    engine: GradientEngine,
+    inputs: Array,
+    norm: Norm,
+    *,
+    methods: tuple[str, ...] = (),
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Attack:
+    """The nearest that :func:`nearest_flips` finds and attacks of foolbox, judged by the predictor alone.
+
+    Args:
+        predictor: the classifier attacked.
+        engine: gradients of its graph.
+        inputs: (N, d).
+        norm: that distances are measured in.
+        methods: names in :data:`lipmodel.audit.peers.METHODS`.
+        seed: of the random starts.
+        progress: told the share done.
+
+    Raises:
+        InputError, MissingExtraError: see :func:`lipmodel.audit.peers.check_methods`.
+    """
+    check_methods(methods, norm)
+    share = 1.0 / (1 + len(methods))
+    found = nearest_flips(predictor, engine, inputs, norm, seed=seed, progress=part(progress, 0.0, share))
+    nearest, adversarial = found.distance.copy(), found.adversarial.copy()
+    label = predictor.predict(inputs, norm).radii.label
+    for done, method in enumerate(methods, 2):
+        changed = attacked_by(method, engine, inputs, label, norm)
+        distance = bound_vector_norm(changed - inputs, norm, axis=1)
+        closer = (predictor.predict(changed, norm).radii.label != label) & (distance < nearest)
+        nearest[closer], adversarial[closer] = distance[closer], changed[closer]
+        progress(done * share)
+    return Attack(np.isfinite(nearest), adversarial, nearest)
+
+
 def _margin_gradient(
     engine: GradientEngine, points: Array, label: Indices, speed: Array
 ) -> tuple[Array, Array]:
@@ -158,7 +197,7 @@ def _margin_gradient(
         sign = np.where(label == 1, 1.0, -1.0)
         scores, gradient = engine(points, sign[:, None])
         return scores[:, 0] * sign, gradient
-    scores, _ = engine(points, np.zeros((len(points), count)))
+    scores = engine.scores(points)
     margins = scores[rows, label][:, None] - scores
     distance = margins / speed
     distance[rows, label] = np.inf

@@ -95,6 +95,7 @@ class AttackFindings:
     Attributes:
         inputs: how many were attacked.
         found: of how many a change of label was found, at any distance.
+        methods: that were tried: ``ascent`` is our own.
         certified_radius: of each input, in the order given, data first.
         observed_distance: of each, to the nearest change of label found, rounded up; None without one.
         ratio: of each, radius over distance: 1 where the radius is exact; None without a change.
@@ -104,6 +105,7 @@ class AttackFindings:
 
     inputs: int
     found: int
+    methods: tuple[str, ...]
     certified_radius: tuple[float, ...]
     observed_distance: tuple[float | None, ...]
     ratio: tuple[float | None, ...]

@@ -1,25 +1,33 @@
 """Gradients of the deployed graph: its vector-Jacobian product, written as an ONNX graph.
 
-From the typed operations of a model this module writes one ONNX program with inputs x (N, d) and
-v (N, K) and outputs the scores f(x) and the gradient of <v, f(x)> in x. onnxruntime runs it: no
-torch, no finite differences, and the function differentiated is the one that is served. Where a
-piecewise linear operation has a kink, the gradient of one adjoining piece is taken (Relu'(0) = 0).
+From the typed operations of a model this module writes one ONNX program with inputs x (N, d), v (M, K)
+and the owner in x of each row of v, and outputs the scores f(x) and the gradients of <v, f(x)> in x.
+onnxruntime runs it: no torch, no finite differences, and the function differentiated is the one that
+is served. Where a piecewise linear operation has a kink, the gradient of one adjoining piece is taken
+(Relu'(0) = 0).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto, helper
 
 from lipmodel.certify import ops
+from lipmodel.certify.convolution import Window
 from lipmodel.certify.onnx_writer import OnnxBuilder, to_bytes
 from lipmodel.certify.ops import Graph, Op
 from lipmodel.certify.session import open_session
 from lipmodel.norms import Array
 
-COTANGENT, GRADIENT = "cotangent", "gradient"
+Owners = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+CACHE_BYTES = 2**22
+"""That one tensor of a network may take; measured, see ``benchmarks/gradient_audit.py``."""
+COTANGENT, OWNER, GRADIENT = "cotangent", "owner", "gradient"
 
 
 class GradientEngine:
@@ -27,25 +35,56 @@ class GradientEngine:
 
     Attributes:
         graph: the network differentiated.
+        rows: cotangents at once, so few that what is between two operations stays in the processor's cache.
     """
 
     def __init__(self, graph: Graph, threads: int = 1) -> None:
         self.graph = graph
+        self.rows = max(8, CACHE_BYTES // (8 * max(map(_entries, graph.ops))))
         self._session: Any = open_session(_write_gradient(graph), threads)
 
-    def __call__(self, inputs: Array, cotangents: Array) -> tuple[Array, Array]:
-        """Scores (N, K) of inputs (N, d), and the gradients (N, d) of <cotangent, scores>.
+    def __call__(self, inputs: Array, cotangents: Array, owners: Owners | None = None) -> tuple[Array, Array]:
+        """Scores (N, K) of inputs (N, d), and the gradients (M, d) of <cotangent, scores>.
 
-        For a binary classifier [batch, 1] K is 1.
+        Args:
+            inputs: (N, d).
+            cotangents: (M, K); for a binary classifier [batch, 1] K is 1.
+            owners: (M,) the input that each cotangent is for; by default M = N, one each, a part at a time.
         """
+        if owners is None and len(inputs) > self.rows:
+            starts = range(0, len(inputs), self.rows)
+            parts = [self(inputs[i : i + self.rows], cotangents[i : i + self.rows]) for i in starts]
+            scores, gradients = zip(*parts, strict=True)
+            return np.concatenate(scores), np.concatenate(gradients)
         scores, gradient = self._session.run(
             None,
             {
                 self.graph.input: np.ascontiguousarray(inputs).reshape(-1, *self.graph.input_shape),
                 COTANGENT: np.ascontiguousarray(cotangents, dtype=np.float64),
+                OWNER: np.arange(len(inputs)) if owners is None else owners,
             },
         )
-        return scores, gradient.reshape(len(gradient), -1)
+        return scores, gradient.reshape(-1, self.graph.input_size)
+
+    def scores(self, inputs: Array) -> Array:
+        """(N, K) of inputs (N, d): the way forward alone."""
+        return self(inputs, np.empty((0, *self.graph.output_shape)), np.empty(0, dtype=np.int64))[0]
+
+    def jacobians(self, inputs: Array) -> tuple[Array, Array]:
+        """Scores (N, K) of inputs (N, d), and the gradients (N, K, d) of all: one way forward, K back."""
+        count = self.graph.output_shape[0]
+        owners = np.repeat(np.arange(len(inputs)), count)
+        scores, gradients = self(inputs, np.tile(np.eye(count), (len(inputs), 1)), owners)
+        return scores, gradients.reshape(len(inputs), count, self.graph.input_size)
+
+
+def _entries(op: Op) -> int:
+    """Of the largest tensor on the way through an operation and back."""
+    size = math.prod(op.shape)
+    if isinstance(op, ops.Conv):
+        positions, most = op.window.readers.shape
+        size = max(size, op.kernel.shape[1] * op.groups * positions * most)
+    return size
 
 
 def _write_gradient(graph: Graph) -> bytes:
@@ -61,8 +100,15 @@ def _write_gradient(graph: Graph) -> bytes:
     shape = graph.output_shape
     return to_bytes(
         builder.model(
-            [builder.value_info(graph.input, graph.input_shape), builder.value_info(COTANGENT, shape)],
-            [builder.value_info(graph.output, shape), builder.value_info(GRADIENT, graph.input_shape)],
+            [
+                builder.value_info(graph.input, graph.input_shape),
+                builder.value_info(COTANGENT, shape, batch="cotangents"),
+                helper.make_tensor_value_info(OWNER, TensorProto.INT64, ["cotangents"]),
+            ],
+            [
+                builder.value_info(graph.output, shape),
+                builder.value_info(GRADIENT, graph.input_shape, batch="cotangents"),
+            ],
         )
     )
 
@@ -90,11 +136,15 @@ class _Backward:
         """Adds a contribution to a tensor's cotangent."""
         self.cotangents[tensor].append(cotangent)
 
+    def seen(self, tensor: str) -> str:
+        """What the way forward found, once for each cotangent."""
+        return self.node("Gather", tensor, OWNER, axis=0)
+
     def total(self, tensor: str) -> str:
         """The sum of the contributions, zeros where there is none."""
         parts = self.cotangents[tensor]
         if not parts:
-            return self.node("Mul", tensor, self.zero)
+            return self.node("Mul", self.seen(tensor), self.zero)
         total = parts[0]
         for part in parts[1:]:
             total = self.node("Add", total, part)
@@ -143,31 +193,29 @@ class _Backward:
             case ops.Clip():
                 for test, end in (("Greater", op.low), ("Less", op.high)):
                     if end is not None:
-                        g = self.node("Where", self.node(test, x, self.b.floats(end, "end")), g, self.zero)
+                        inside = self.seen(self.node(test, x, self.b.floats(end, "end")))
+                        g = self.node("Where", inside, g, self.zero)
                 self.add(x, g)
             case ops.Abs():
-                self.add(x, self.node("Mul", g, self.node("Sign", x)))
+                self.add(x, self.node("Mul", g, self.node("Sign", self.seen(x))))
             case ops.Negate():
                 self.add(x, self.node("Neg", g))
             case ops.LeakyRelu():
-                negative = self.node("Less", x, self.zero)
+                negative = self.seen(self.node("Less", x, self.zero))
                 sloped = self.node("Mul", g, self.b.floats(op.slope, "slope"))
                 self.add(x, self.node("Where", negative, sloped, g))
             case ops.Conv():
                 self.add(x, self._conv(op, g, shape))
             case ops.AveragePool():
-                places = self.node("Reshape", g, self.b.shape([op.shape[0], len(op.counts)]))
-                share = self.node("Div", places, self.b.floats(op.counts, "counts"))
-                readers = op.window.readers
-                self.add(
-                    x, self._gather_back(share, np.where(readers < 0, -1, readers // op.window.taps), shape)
-                )
+                counts = self.b.floats(op.counts.reshape(1, *op.shape[1:]), "counts")
+                share = self.b.batch_last(self.node("Div", g, counts), [op.shape[0], len(op.counts)])
+                self.add(x, self._to_positions(self._one_more(share), op.window, shape, shared=True))
             case ops.MaxPool():
                 self.add(x, self._max_pool(op, x, g, shape))
             case ops.Sort():
-                zeros = self.node("Mul", x, self.zero)
+                zeros = self.node("Mul", self.seen(x), self.zero)
                 (indices,) = self.saved[op.output]
-                self.add(x, self.node("ScatterElements", zeros, indices, g, axis=op.axis + 1))
+                self.add(x, self.node("ScatterElements", zeros, self.seen(indices), g, axis=op.axis + 1))
             case ops.SortingNetwork():
                 self.add(x, self._sorting_network(op, g))
             case ops.Extremum():
@@ -205,7 +253,13 @@ class _Backward:
         wires = dict(zip(op.joined, parts, strict=True))
         for (i, j), mask in reversed(list(zip(op.comparators, self.saved[op.output], strict=True))):
             high, low = wires.get(i, self.zero), wires.get(j, self.zero)
-            wires[i], wires[j] = self.node("Where", mask, high, low), self.node("Where", mask, low, high)
+            first = self.node("Cast", self.seen(mask), to=self.b.tensor_type)
+            second = self.node("Sub", self.b.floats(1.0, "one"), first)
+            # Products with 0 and 1 rather than Where, which takes several times as long.
+            wires[i], wires[j] = (
+                self.node("Add", self.node("Mul", one, high), self.node("Mul", other, low))
+                for one, other in ((first, second), (second, first))
+            )
         # A wire that no output depends on has no cotangent; the others' shape serves for its zeros.
         some = next(iter(wires.values()))
         ordered = [wires.get(i) or self.node("Mul", some, self.zero) for i in range(len(op.wires))]
@@ -228,47 +282,51 @@ class _Backward:
 
     def _conv(self, op: ops.Conv, g: str, shape: ops.Shape) -> str:
         """Back through the matrix of each group of channels, then from windows to positions."""
-        out, per_group = op.kernel.shape[:2]
-        places, taps = op.window.positions.shape
-        split = self.node("Reshape", g, self.b.shape([op.groups, out // op.groups, places]))
-        turned = self.node("Transpose", split, perm=[0, 1, 3, 2])
-        # Taps before channels: what is gathered next are then runs of channels, not single numbers.
-        kernel = op.kernel.reshape(op.groups, out // op.groups, per_group, taps).swapaxes(2, 3)
-        matrix = kernel.reshape(op.groups, out // op.groups, taps * per_group)
-        product = self.node("MatMul", turned, self.b.floats(matrix, "kernel"))
-        entries = self.node("Reshape", product, self.b.shape([op.groups, places * taps, per_group]))
-        pads = self.b.integers([0, 0, 0, 0, 0, 0, 1, 0], "pads")
-        padded = self.node("Pad", entries, pads, self.zero)  # index -1 is the zeros appended
-        gathered = self.b.gather(padded, op.window.readers, axis=2)
-        total = self.node("ReduceSum", gathered, self.b.integers([3], "axes"), keepdims=0)
-        return self.node("Reshape", self.node("Transpose", total, perm=[0, 1, 3, 2]), self.b.shape(shape))
+        out, per_group, taps = op.kernel.shape[0], op.kernel.shape[1], op.window.taps
+        places = self._one_more(self.b.batch_last(g, [out, len(op.window.positions)]))
+        columns = self.node("Reshape", places, self.b.integers([op.groups, out // op.groups, -1]))
+        matrix = op.kernel.reshape(op.groups, out // op.groups, per_group * taps).swapaxes(1, 2)
+        product = self.node("MatMul", self.b.floats(matrix, "kernel"), columns)
+        return self._to_positions(product, op.window, shape)
 
     def _max_pool(self, op: ops.MaxPool, x: str, g: str, shape: ops.Shape) -> str:
         """To every entry that attains its window's maximum, in equal shares."""
-        places, taps = op.window.positions.shape
-        channels = op.shape[0]
-        seen = self.b.windows(op.window, x, channels, -np.inf)
-        column = self.b.shape([channels, places, 1])
-        largest, g = self.node("Reshape", op.output, column), self.node("Reshape", g, column)
+        seen = self.b.windows(op.window, self.seen(x), op.shape[0], -np.inf)
+        column = [op.shape[0], 1, len(op.window.positions)]
+        largest, g = (self.b.batch_last(name, column) for name in (self.seen(op.output), g))
         mask = self.node("Cast", self.node("Equal", seen, largest), to=self.b.tensor_type)
-        count = self.node("ReduceSum", mask, self.b.integers([3], "axes"), keepdims=1)
+        count = self.node("ReduceSum", mask, self.b.integers([1], "axes"), keepdims=1)
         given = self.node("Mul", mask, self.node("Div", g, count))
-        flat = self.node("Reshape", given, self.b.shape([channels, places * taps]))
-        return self._gather_back(flat, op.window.readers, shape)
+        return self._to_positions(self._one_more(given), op.window, shape)
 
-    def _gather_back(self, values: str, readers: np.ndarray[Any, Any], shape: ops.Shape) -> str:
-        """Sums (channels, entries) over the entries that read each position; -1 reads nothing."""
-        pads = self.b.integers([0, 0, 0, 0, 0, 1], "pads")
-        padded = self.node("Pad", values, pads, self.zero)  # index -1 is the zero appended
-        gathered = self.b.gather(padded, readers, axis=2)
-        total = self.node("ReduceSum", gathered, self.b.integers([3], "axes"), keepdims=0)
-        return self.node("Reshape", total, self.b.shape(shape))
+    def _one_more(self, values: str) -> str:
+        """(…, places, batch) with zeros for one place more, which is what nothing reads."""
+        pads, axes = self.b.integers([0, 1], "pads"), self.b.integers([-2], "axes")
+        return self.node("Pad", values, pads, self.zero, axes)
+
+    def _to_positions(self, values: str, window: Window, shape: ops.Shape, shared: bool = False) -> str:
+        """Sums (channels, taps, places + 1, batch) over the taps that read each position.
+
+        Args:
+            values: what goes back to each tap; zeros for the last place.
+            window: of the taps.
+            shape: of the result.
+            shared: whether all taps of a place get the same, and the axis of taps is left out.
+        """
+        places, readers = len(window.positions), window.readers
+        tap = 0 if shared else readers % window.taps
+        at = np.where(readers < 0, places, readers // window.taps + (places + 1) * tap)
+        entries = (places + 1) * (1 if shared else window.taps)
+        rows = self.node("Reshape", values, self.b.integers([shape[0], entries, -1]))
+        gathered = self.b.gather(rows, at, axis=1)
+        total = self.node("ReduceSum", gathered, self.b.integers([2], "axes"), keepdims=0)
+        return self.b.batch_first(total, shape)[0]
 
     def _extremum(self, op: ops.Extremum, g: str) -> None:
         """To the first operand that attains the extremum."""
         remaining = g
         for name in op.inputs[:-1]:
-            here = self.node("Equal", name, op.output)
+            here = self.seen(self.node("Equal", name, op.output))
             self.add(name, self.node("Where", here, remaining, self.zero))
             remaining = self.node("Where", here, self.zero, remaining)
         self.add(op.inputs[-1], remaining)
@@ -277,7 +335,8 @@ class _Backward:
         """To every entry that attains the extremum, in equal shares: they tie on a null set only."""
         kept = self.b.shape([1 if i in op.axes else d for i, d in enumerate(self.shapes[op.inputs[0]])])
         value, g = self.node("Reshape", op.output, kept), self.node("Reshape", g, kept)
-        mask = self.node("Cast", self.node("Equal", op.inputs[0], value), to=self.b.tensor_type)
+        attained = self.seen(self.node("Equal", op.inputs[0], value))
+        mask = self.node("Cast", attained, to=self.b.tensor_type)
         axes = self.b.integers([a + 1 for a in op.axes], "axes")
         share = self.node("Div", g, self.node("ReduceSum", mask, axes, keepdims=1))
         return self.node("Mul", mask, share)

@@ -109,15 +109,20 @@ def gradient_norms(
 ) -> tuple[Array, Array]:
     """Scores (n, K), and dual norms (n, F) of the gradients of every functional, at points (n, d).
 
-    The gradient of a difference is the difference of gradients, so only K are computed a point.
+    The gradient of a difference is the difference of gradients, so only K are computed a point, of
+    one way forward.
     """
-    found = [engine(points, np.tile(row, (len(points), 1))) for row in np.eye(engine.graph.output_shape[0])]
-    gradients = [gradient for _, gradient in found]
-    norms = [
-        vector_norm(gradients[i] if j is None else gradients[i] - gradients[j], norm.dual)
-        for i, j in functions.pairs
-    ]
-    return found[0][0], np.stack(norms, axis=1)
+    step = max(1, min(engine.rows, CHUNK_ROWS) // engine.graph.output_shape[0])
+    scores, norms = [], []
+    for start in range(0, len(points), step):
+        found, gradients = engine.jacobians(points[start : start + step])
+        scores.append(found)
+        sizes = [
+            vector_norm(gradients[:, i] if j is None else gradients[:, i] - gradients[:, j], norm.dual)
+            for i, j in functions.pairs
+        ]
+        norms.append(np.stack(sizes, axis=1))
+    return np.concatenate(scores), np.concatenate(norms)
 
 
 @dataclass(frozen=True, eq=False)

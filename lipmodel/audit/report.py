@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lipmodel.audit.attack import attack_within, nearest_flips
+from lipmodel.audit.attack import attack_within, nearest_changes
 from lipmodel.audit.findings import (
     HISTOGRAM_BINS,
     AttackFindings,
@@ -25,6 +25,7 @@ from lipmodel.audit.findings import (
     quantiles,
 )
 from lipmodel.audit.gradient import GradientEngine
+from lipmodel.audit.peers import check_methods
 from lipmodel.audit.survey import Survey, survey
 from lipmodel.certify.claims import LARGEST_INPUT
 from lipmodel.certify.predictor import CertifiedPredictor
@@ -35,6 +36,8 @@ from lipmodel.stream import Stream, in_memory
 
 MAX_ATTACKED = 200
 MAX_WITNESSES = 5
+OWN = "ascent"
+"""The name of our own attacks."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ def audit(
     box: tuple[float, float] | None = None,
     samples: int = 1000,
     attacked: int = MAX_ATTACKED,
+    methods: tuple[str, ...] = (),
     seed: int = 0,
     progress: Progress = silent,
 ) -> AuditReport:
@@ -108,11 +112,14 @@ def audit(
             file names, or failing that, and without inputs, [-1, 1].
         samples: how many random points of the box.
         attacked: how many points to attack, data first.
+        methods: attacks of foolbox beside our own; see ``lipmodel.audit.peers``.
         seed: of the random numbers; the same seed gives the same report.
         progress: told the share done.
 
     Raises:
-        InputError: inputs that do not fit; an empty or infinite box; a negative number of samples.
+        InputError: inputs that do not fit; an empty or infinite box; a negative number of samples; an
+            unknown attack, or one of another norm.
+        MissingExtraError: attacks of foolbox, which is not installed.
     """
     norm = norm or predictor.default_norm
     low, high = box or predictor.claims.input_box or (-1.0, 1.0)
@@ -123,12 +130,13 @@ def audit(
         raise InputError(f"{samples} random points and no inputs leave nothing to audit", field="samples")
     if attacked < 0:
         raise InputError(f"{attacked} inputs to attack; 0 or more is accepted", field="attacked")
+    check_methods(methods, norm)
     data = inputs if isinstance(inputs, Stream) or inputs is None else _stream(predictor, inputs)
     engine = GradientEngine(predictor.file.graph)
     seen = survey(
         predictor, engine, norm, data, (low, high), samples, seed, attacked, part(progress, 0.0, 0.6)
     )
-    attack = _attack(predictor, engine, seen.first, norm, seed, part(progress, 0.6, 1.0))
+    attack = _attack(predictor, engine, seen.first, norm, methods, seed, part(progress, 0.6, 1.0))
     names = [_names(predictor, pair) for pair in seen.functions.pairs]
     bounds = predictor.bounds(norm)
     claim = predictor.claims.lipschitz if predictor.claims.norm is norm else None
@@ -238,15 +246,18 @@ def _attack(
     engine: GradientEngine,
     points: Array,
     norm: Norm,
+    methods: tuple[str, ...],
     seed: int,
     progress: Progress,
 ) -> AttackFindings:
     """Searches inside each certified radius, and then for the nearest change of label at all."""
     if not len(points):
-        return AttackFindings(0, 0, (), (), (), {}, ())
+        return AttackFindings(0, 0, (OWN, *methods), (), (), (), {}, ())
     before = predictor.predict(points, norm).radii
     radius = before.certified_radius
-    nearest = nearest_flips(predictor, engine, points, norm, seed=seed, progress=part(progress, 0.0, 0.7))
+    nearest = nearest_changes(
+        predictor, engine, points, norm, methods=methods, seed=seed, progress=part(progress, 0.0, 0.7)
+    )
     distance, adversarial = nearest.distance.copy(), nearest.adversarial.copy()
     certified = np.flatnonzero(radius > 0.0)
     if len(certified):
@@ -264,6 +275,7 @@ def _attack(
     return AttackFindings(
         inputs=len(points),
         found=int(known.sum()),
+        methods=(OWN, *methods),
         certified_radius=tuple(radius.tolist()),
         observed_distance=tuple(float(d) if k else None for d, k in zip(distance, known, strict=True)),
         ratio=tuple(float(r) if k else None for r, k in zip(ratio, known, strict=True)),

@@ -183,7 +183,7 @@ def _slopes_beside(
     for size in STEP_SIZES:
         for sign in (1.0, -1.0):
             second = witness + sign * size * side * along
-            steps = Steps(witness, second, (scores, engine(second, functions.cotangents)[0]))
+            steps = Steps(witness, second, (scores, engine.scores(second)))
             slope = observed_slopes(steps, functions.cotangents, predictor.rounding(), norm)[every, every]
             higher = slope > best
             best[higher], partner[higher] = slope[higher], second[higher]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -16,6 +17,8 @@ from lipmodel.errors import CertificateError
 from lipmodel.norms import Norm
 
 MAX_BYTES = 2**28
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half a character, which JSON can hold and nobody can write down."""
 Reader = Callable[[Any, str], Any]
 
 
@@ -42,6 +45,8 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) < len(pairs):
         names = [name for name, _ in pairs]
         raise CertificateError("is given twice", field=next(n for n in names if names.count(n) > 1)[:40])
+    if any(map(SURROGATE.search, members)):
+        raise ValueError("a name in it is no text")
     return members
 
 
@@ -101,7 +106,7 @@ def integer(least: int, end: int = 2**31) -> Reader:
 
 def text(value: Any, field: str) -> str:
     """A string."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or SURROGATE.search(value):
         raise CertificateError(f"is {shown(value)}; a string is accepted", field=field)
     return value
 

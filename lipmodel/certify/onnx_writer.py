@@ -67,9 +67,9 @@ class OnnxBuilder:
             self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), self._known[key]))
         return self._known[key]
 
-    def value_info(self, name: str, shape: Sequence[int]) -> onnx.ValueInfoProto:
-        """Type of a tensor with a leading, free batch axis."""
-        return helper.make_tensor_value_info(name, self.tensor_type, ["batch", *shape])
+    def value_info(self, name: str, shape: Sequence[int], batch: str = "batch") -> onnx.ValueInfoProto:
+        """Type of a tensor with a leading, free axis."""
+        return helper.make_tensor_value_info(name, self.tensor_type, [batch, *shape])
 
     def model(
         self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]
@@ -183,19 +183,15 @@ class OnnxBuilder:
             inputs = [x, self.floats(op.kernel, "kernel"), *bias]
             self.node("Conv", inputs, [output], group=op.groups, **_window_attributes(op.window))
             return
-        out, per_group = op.kernel.shape[0], op.kernel.shape[1]
-        places, taps = op.window.positions.shape
-        patches = self.windows(op.window, x, per_group * op.groups, 0.0)
-        shaped = self.node("Reshape", [patches, self.shape([op.groups, per_group, places, taps])])
-        (turned,) = self.node("Transpose", shaped, perm=[0, 1, 3, 2, 4])
-        rows = self.node("Reshape", [turned, self.shape([op.groups, places, per_group * taps])])
-        matrix = op.kernel.reshape(op.groups, out // op.groups, per_group * taps).transpose(0, 2, 1)
-        product = self.node("MatMul", [*rows, self.floats(matrix, "kernel")])
-        turned = self.node("Transpose", product, perm=[0, 1, 3, 2])[0]
+        out, per_group, taps = op.kernel.shape[0], op.kernel.shape[1], op.window.taps
+        seen = self.windows(op.window, x, per_group * op.groups, 0.0)
+        columns = self.node("Reshape", [seen, self.integers([op.groups, per_group * taps, -1])])
+        matrix = op.kernel.reshape(op.groups, out // op.groups, per_group * taps)
+        (product,) = self.node("MatMul", [self.floats(matrix, "kernel"), *columns])
         if op.bias is None:
-            self.node("Reshape", [turned, self.shape(op.shape)], [output])
+            self.batch_first(product, op.shape, [output])
             return
-        (unbiased,) = self.node("Reshape", [turned, self.shape(op.shape)])
+        (unbiased,) = self.batch_first(product, op.shape)
         bias_shape = (out, *(1 for _ in op.shape[1:]))
         self.node("Add", [unbiased, self.floats(op.bias.reshape(bias_shape), "bias")], [output])
 
@@ -204,20 +200,41 @@ class OnnxBuilder:
             attributes = _window_attributes(op.window)
             self.node("AveragePool", [x], [output], count_include_pad=int(op.count_padding), **attributes)
             return
-        patches = self.windows(op.window, x, op.shape[0], 0.0)
-        (total,) = self.node("ReduceSum", [patches, self.integers([3], "axes")], keepdims=0)
-        (mean,) = self.node("Div", [total, self.floats(op.counts, "counts")])
-        self.node("Reshape", [mean, self.shape(op.shape)], [output])
+        seen = self.windows(op.window, x, op.shape[0], 0.0)
+        (total,) = self.node("ReduceSum", [seen, self.integers([1], "axes")], keepdims=0)
+        (sums,) = self.batch_first(total, op.shape)
+        counts = op.counts.reshape(1, *op.shape[1:])
+        self.node("Div", [sums, self.floats(counts, "counts")], [output])
 
     def windows(self, window: Window, x: str, channels: int, padding: float) -> str:
-        """What each place of a window sees: (channels, places, taps) per sample."""
-        positions = window.positions
+        """What each tap of a window sees: (channels, taps, places, batch)."""
+        positions = window.positions.T
         spatial = math.prod(window.spatial)
-        (flat,) = self.node("Reshape", [x, self.shape([channels, spatial])])
+        rows = self.batch_last(x, [channels, spatial])
         if (positions < 0).any():
-            pads = self.integers([0, 0, 0, 0, 0, 1], "pads")
-            (flat,) = self.node("Pad", [flat, pads, self.floats(padding, "padding")])
-        return self.gather(flat, np.where(positions < 0, spatial, positions), axis=2)
+            pads = self.integers([0, 0, 0, 0, 1, 0], "pads")
+            (rows,) = self.node("Pad", [rows, pads, self.floats(padding, "padding")])
+        return self.gather(rows, np.where(positions < 0, spatial, positions), axis=1)
+
+    def batch_last(self, x: str, shape: Sequence[int]) -> str:
+        """(batch, …) as (*shape, batch): what is gathered next are runs of the batch, not single numbers."""
+        rows = self.node("Reshape", [x, self.integers([-1, math.prod(shape)])])
+        columns = self.node("Transpose", rows, perm=[1, 0])
+        return self.node("Reshape", [*columns, self.integers([*shape, -1])])[0]
+
+    def batch_first(self, x: str, shape: Sequence[int], outputs: int | Sequence[str] = 1) -> list[str]:
+        """The way back: (…, batch) as (batch, *shape)."""
+        size = math.prod(shape)
+        (columns,) = self.node("Reshape", [x, self.integers([size, -1])])
+        uneven = size % 64 == 0
+        if uneven:  # numbers a power of two apart share few lines of the cache: with a row more they do not
+            pads = self.integers([0, 0, 1, 0], "pads")
+            (columns,) = self.node("Pad", [columns, pads, self.floats(0.0, "zero")])
+        rows = self.node("Transpose", [columns], perm=[1, 0])
+        if uneven:
+            ends = [self.integers([v], "ends") for v in (0, size, 1)]
+            rows = self.node("Slice", [*rows, *ends])
+        return self.node("Reshape", [*rows, self.shape(shape)], outputs)
 
     def gather(self, x: str, indices: Any, axis: int) -> str:
         """Entries of an ONNX axis by an array of indices."""

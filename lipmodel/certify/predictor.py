@@ -183,8 +183,9 @@ class CertifiedPredictor:
         if not len(array):
             raise InputError("is empty; at least one row is accepted")
         flat = array.reshape(len(array), size).astype(np.float64)
-        bad = ~(np.abs(flat) <= LARGEST_INPUT)  # NaN compares false
-        if bad.any():
+        sizes = np.abs(flat)
+        if not sizes.max() <= LARGEST_INPUT:  # NaN compares false
+            bad = ~(sizes <= LARGEST_INPUT)
             row, column = (int(i) for i in np.argwhere(bad)[0])
             raise InputError(
                 f"{flat[row, column]} is not a finite number within float32 (±{LARGEST_INPUT:.4g})",

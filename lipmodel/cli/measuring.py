@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
+from lipmodel.audit.peers import METHODS
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.cli.common import (
     EXISTING_FILE,
@@ -33,6 +36,13 @@ if TYPE_CHECKING:
 
 MAX_PAIRS_SHOWN = 10
 
+method_option = click.option(
+    "--attack-method", "methods", multiple=True, type=click.Choice(list(METHODS)),
+    help="An attack of foolbox beside our own; may be given again.",
+)  # fmt: skip
+report_option = click.option(
+    "--report", "folder", type=PATH, help="Folder for a report in JSON, Markdown and HTML, with plots."
+)
 labels_option = click.option("--labels", type=EXISTING_FILE, help="Labels, .npy, where the data are a .npy.")
 
 
@@ -52,9 +62,8 @@ labels_option = click.option("--labels", type=EXISTING_FILE, help="Labels, .npy,
     "--attack", "attacked", default=0, type=click.IntRange(0), metavar="ROWS",
     help="Attack the first rows, for the accuracy under attack.",
 )  # fmt: skip
-@click.option(
-    "--report", "folder", type=PATH, help="Folder for a report in JSON, Markdown and HTML, with plots."
-)
+@method_option
+@report_option
 @norm_option
 @json_option
 def evaluate(
@@ -65,6 +74,7 @@ def evaluate(
     epsilons: tuple[float, ...],
     tighten: bool,
     attacked: int,
+    methods: tuple[str, ...],
     folder: Path | None,
     norm: str | None,
     as_json: bool,
@@ -80,25 +90,32 @@ def evaluate(
     with bar("evaluating") as progress:
         result = run(
             predictor, stream, None, Norm(norm) if norm else None, epsilons, progress,
-            tighten=tighten, attacked=attacked,
+            tighten=tighten, attacked=attacked, methods=methods,
         )  # fmt: skip
     if folder is not None:
-        _write_report(predictor, result, model.name, stream.name, stream.units, folder)
+        with _report_extra():
+            from lipmodel.report.evaluation import evaluation_files
+            from lipmodel.report.page import write_files
+        titles = {"model": model.name, "data": stream.name}
+        write_files(evaluation_files(predictor, result, **titles, units=stream.units), folder)
+        _tell_written(folder, "evaluation.html")
     if as_json:
         print_json({"sha256": predictor.file.sha256, **result.to_dict()})
     else:
         _show_evaluation(result)
 
 
-def _write_report(
-    predictor: CertifiedPredictor, result: Evaluation, model: str, data: str, units: str, folder: Path
-) -> None:
+@contextmanager
+def _report_extra() -> Iterator[None]:
+    """Says what to install where the packages that make reports are not."""
     try:
-        from lipmodel.report.evaluation import evaluation_files, write_files
+        yield
     except ModuleNotFoundError:
         raise MissingExtraError("--report", "report") from None
-    write_files(evaluation_files(predictor, result, model=model, data=data, units=units), folder)
-    err.print(f"wrote {folder / 'evaluation.html'} and what it is made of", markup=False)
+
+
+def _tell_written(folder: Path, name: str) -> None:
+    err.print(f"wrote {folder / name} and what it is made of", markup=False)
 
 
 def _show_evaluation(result: Evaluation) -> None:
@@ -131,6 +148,8 @@ def _show_evaluation(result: Evaluation) -> None:
     help="How many inputs to attack, data first.",
 )  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@method_option
+@report_option
 @norm_option
 @json_option
 def audit(
@@ -141,6 +160,8 @@ def audit(
     samples: int,
     attacked: int,
     seed: int,
+    methods: tuple[str, ...],
+    folder: Path | None,
     norm: str | None,
     as_json: bool,
 ) -> None:
@@ -149,16 +170,25 @@ def audit(
     from lipmodel.stream import open_stream
 
     predictor = CertifiedPredictor(model)
+    stream = open_stream(data, data_dir, labels) if data else None
     with bar("auditing") as progress:
         report = run(
             predictor,
             norm=Norm(norm) if norm else None,
-            inputs=open_stream(data, data_dir, labels) if data else None,
+            inputs=stream,
             samples=samples,
             attacked=attacked,
+            methods=methods,
             seed=seed,
             progress=progress,
         )
+    if folder is not None:
+        with _report_extra():
+            from lipmodel.report.audit import audit_files
+            from lipmodel.report.page import write_files
+        titles = {"model": model.name, "data": stream.name if stream else "random points"}
+        write_files(audit_files(predictor, report, **titles), folder)
+        _tell_written(folder, "audit.html")
     if as_json:
         print_json(report.to_dict())
     else:
@@ -174,7 +204,7 @@ def _show_audit(report: AuditReport) -> None:
     table.add_row("certified Lipschitz bound of a score", f"{report.bound:.9g}")
     table.add_row("claimed", "nothing" if report.claim is None else f"{report.claim:.9g}")
     table.add_row("largest gradient observed", f"{report.observed:.9g}")
-    table.add_row("largest slope between two inputs", rounded_down(report.observed_slope, 9))
+    table.add_row("largest slope between two inputs", rounded_down(report.observed_slope, 9, "0"))
     table.add_row("tightness (observed / bound)", f"{report.tightness:.4f}")
     table.add_row("gradients of at least 0.99 of their bound", f"{report.full_gradient_share:.2%}")
     table.add_row("inputs attacked inside their radius", str(report.points["attacked"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 from rich.table import Table
 
 from lipmodel.cli.common import NORM, PATH, bar, data_dir_option, err, json_option, print_json, stdout
-from lipmodel.errors import MissingExtraError
+from lipmodel.errors import LipcertError, MissingExtraError
 
 
 @click.command()
@@ -26,6 +27,15 @@ from lipmodel.errors import MissingExtraError
 @click.option("--name", help="NAME of the files written; the recipe's by default.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted training, from NAME.checkpoint.")
 @click.option("--log-dir", type=PATH, help="Folder to write logs to that TensorBoard reads.")
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    help="What computes: cpu, or a GPU a process.",
+)
+@click.option(
+    "--processes", type=click.IntRange(1), default=1, help="How many share each batch, on this machine."
+)
 @json_option
 def train(
     recipe: str,
@@ -36,6 +46,8 @@ def train(
     name: str | None,
     resume: bool,
     log_dir: Path | None,
+    device: str,
+    processes: int,
     as_json: bool,
     **overrides: Any,
 ) -> None:
@@ -50,12 +62,18 @@ def train(
         from lipmodel.training.progress import training_bar
         from lipmodel.training.recipes import parse_settings
         from lipmodel.training.signals import asking_for_an_end
-        from lipmodel.training.train import carry_out, plan
+        from lipmodel.training.team import gather
+        from lipmodel.training.train import carry_out, follow, plan
     except ImportError as error:
         raise MissingExtraError("training", "train") from error
 
     given = overrides | {"settings": parse_settings(settings)}
     planned = plan(recipe, overrides=given, data_dir=data_dir, data=data, name=name)
+    team = gather(device, processes)
+    if team.rank > 0:
+        with suppress(LipcertError):  # the first process tells of it
+            follow(planned, out, team, control=Control(stop=asking_for_an_end), resume=resume)
+        return
     for topic, line in planned.account.items():
         err.print(f"{topic:<11}{line}", markup=False, soft_wrap=True)
     largest = max(planned.recipe.epsilons, default=0.0)
@@ -67,7 +85,7 @@ def train(
             log(status)
 
         control = Control(watch=watch, stop=asking_for_an_end)
-        trained = carry_out(planned, out, control=control, resume=resume)
+        trained = carry_out(planned, out, control=control, resume=resume, team=team)
     record = trained.record()
     if as_json:
         print_json(record)

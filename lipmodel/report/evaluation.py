@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.errors import DataError
 from lipmodel.evaluate import Evaluation
-from lipmodel.files import to_json, write_whole
+from lipmodel.files import to_json
 from lipmodel.report import page, plots
 
 
@@ -44,22 +42,6 @@ def evaluation_files(
         "curve.svg": page.svg(curve),
         "curve.png": page.png(curve),
     }  # fmt: skip
-
-
-def write_files(files: dict[str, bytes], folder: Path) -> None:
-    """Writes each file whole, into a folder that is made if it is not there.
-
-    Raises:
-        DataError: the folder cannot be written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            write_whole(folder / name, content)
-    except OSError as error:
-        raise DataError(
-            f"cannot write to {folder} ({error.strerror}); a writable folder is needed"
-        ) from error
 
 
 def _curve(evaluation: Evaluation, units: str) -> page.Drawing:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jinja2
 from matplotlib.figure import Figure
 
 from lipmodel import __version__
+from lipmodel.errors import DataError
+from lipmodel.files import write_whole
 from lipmodel.report import plots
 
 Drawing = Callable[[Any], None]
@@ -59,6 +62,22 @@ def png(draw: Drawing) -> bytes:
 def data_url(kind: str, content: bytes) -> str:
     """Content written into the page itself."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def write_files(files: dict[str, bytes], folder: Path) -> None:
+    """Writes each file whole, into a folder that is made if it is not there.
+
+    Raises:
+        DataError: the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_whole(folder / name, content)
+    except OSError as error:
+        raise DataError(
+            f"cannot write to {folder} ({error.strerror}); a writable folder is needed"
+        ) from error
 
 
 def _drawn(draw: Drawing) -> Figure:

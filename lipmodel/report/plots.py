@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.ticker import PercentFormatter
 
-from lipmodel.norms import Norm
+from lipmodel.display import rounded_down
+from lipmodel.norms import Array, Norm
 
-BLUE, ORANGE, GREY = "#2166ac", "#b35806", "#666666"
+BLUE, ORANGE, RED, GREY = "#2166ac", "#b35806", "#c0182b", "#666666"
 NORM_SYMBOL = {Norm.ONE: "$\\ell_1$", Norm.TWO: "$\\ell_2$", Norm.INF: "$\\ell_\\infty$"}
 
 BINS = 40  # of a histogram
@@ -47,6 +48,19 @@ def pixels_to_png(pixels: Any) -> bytes:
     buffer = io.BytesIO()
     imsave(buffer, pixels, cmap="gray", vmin=0.0, vmax=1.0, format="png")
     return buffer.getvalue()
+
+
+def as_image(inputs: Array, shape: tuple[int, ...]) -> Array | None:
+    """One input as (h, w) or (h, w, 3) pixels in [0, 1]; None where its shape is no image's."""
+    pixels = np.asarray(inputs, dtype=np.float64).reshape(shape)
+    if len(shape) == 3 and shape[0] in (1, 3):  # channels first
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
+        return None
+    low, high = pixels.min(), pixels.max()
+    return pixels if low >= 0.0 and high <= 1.0 else (pixels - low) / (high - low or 1.0)
 
 
 def to_svg(figure: Figure) -> bytes:
@@ -107,9 +121,7 @@ def draw_confusion(axis: Any, labels: Any, answers: Any, classes: Sequence[str])
             axis.text(
                 column, row, str(table[row, column]), ha="center", va="center", color=colour, fontsize=8
             )
-        names = [one_line(name)[:LONGEST_WRITTEN] for name in classes]
-        axis.set_xticks(range(count), names, rotation=90, parse_math=False)
-        axis.set_yticks(range(count), names, parse_math=False)
+        _name_classes(axis, classes)
     axis.set(xlabel="answer", ylabel="label", title="Confusion")
 
 
@@ -127,3 +139,60 @@ def draw_attacked_accuracy(axis: Any, right: Any, distances: Any) -> None:
     share = (safe - np.arange(len(steps))) / len(right)
     share[-1] = share[-2] if len(share) > 1 else share[-1]
     axis.step([0.0, *steps], [safe / len(right), *share], where="pre", color=ORANGE, label="under attack")
+
+
+def draw_gradient_norms(axis: Any, edges: Sequence[float], counts: Sequence[float], largest: float) -> None:
+    """How often gradient norms had which share of their bound, the bound itself, and the largest found."""
+    axis.stairs(counts, edges, fill=True, color=BLUE)
+    axis.axvline(1.0, color=RED, label="bound")
+    axis.axvline(largest, color=GREY, ls=":", label=f"largest found: {largest:.4f}")
+    axis.set(xlabel="gradient norm / bound", ylabel="points × functionals", title="Observed gradients")
+    axis.set_xlim(0.0, max(1.05, 1.05 * largest))
+    axis.set_yscale("log")  # one point over the bound is to be seen beside a million
+    axis.set_ylim(bottom=0.5)
+    axis.legend(edgecolor="none", loc="upper left")
+
+
+def draw_pairs(axis: Any, pairs: Sequence[tuple[int, int]], values: Sequence[float], classes: Any) -> None:
+    """A number in [0, 1] for each pair of classes, or for a class by itself (on the diagonal)."""
+    count = len(classes)
+    table = np.full((count, count), np.nan)
+    for (i, j), value in zip(pairs, values, strict=True):
+        table[i, j] = table[j, i] = value
+    shades = axis.imshow(table, cmap="Blues", vmin=0.0, vmax=max(1.0, *values))
+    axis.figure.colorbar(shades, ax=axis, shrink=0.8)
+    if count <= MOST_WRITTEN:
+        for row, column in np.argwhere(np.isfinite(table)):
+            colour = "white" if table[row, column] > 0.5 else "black"
+            written = rounded_down(table[row, column], 3, "0")
+            axis.text(column, row, written, ha="center", va="center", color=colour, fontsize=7)
+        _name_classes(axis, classes)
+    axis.set(title="Tightness")
+
+
+def draw_radii_and_distances(axis: Any, radii: Any, distances: Any, norm: Norm) -> None:
+    """Certified radius of each input against the distance of the nearest change of label found."""
+    known = np.isfinite(distances)
+    radii, distances = radii[known], distances[known]
+    inside = distances <= radii
+    right, top = (1.05 * (values.max() or 1.0) for values in (radii, distances))
+    axis.plot([0.0, right], [0.0, right], color=RED, lw=1, label="distance = radius")
+    axis.scatter(radii[~inside], distances[~inside], s=12, color=BLUE, alpha=0.6, label="outside the radius")
+    if inside.any():
+        axis.scatter(radii[inside], distances[inside], s=30, color=RED, marker="x", label="inside the radius")
+    axis.set(
+        xlabel=f"certified radius in {NORM_SYMBOL[norm]}",
+        ylabel="nearest change of label found",
+        title="Radii and attacks",
+        xlim=(0.0, right),
+        ylim=(0.0, top),
+    )
+    axis.grid(alpha=0.3)
+    axis.legend(edgecolor="none", loc="upper left")
+
+
+def _name_classes(axis: Any, classes: Sequence[str]) -> None:
+    """The names of the classes at both axes of a table."""
+    names = [one_line(name)[:LONGEST_WRITTEN] for name in classes]
+    axis.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
+    axis.set_yticks(range(len(names)), names, parse_math=False)

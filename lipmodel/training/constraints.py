@@ -176,10 +176,10 @@ class Stiefel(_SpectralConstraint):
         gram = weight @ weight.T if wide else weight.T @ weight
         square = self.radius**2
         # ‖G‖_inf >= ‖G‖_2 = σ_max²: cheap, and close to it where W is nearly orthogonal.
-        shrink = (2.0 * square / gram.abs().sum(dim=1).max()).clamp(max=1.0)
-        factor = gram.mul_(-0.5 / square * shrink**1.5)  # in place: memory takes longer than arithmetic
-        factor.diagonal().add_(1.5 * shrink.sqrt())
-        return torch.mm(factor, weight) if wide else torch.mm(weight, factor)
+        shrink = 2.0 * square / max(2.0 * square, float(gram.abs().sum(dim=1).max()))
+        first, third = 1.5 * shrink**0.5, -0.5 / square * shrink**1.5
+        factors = (gram, weight) if wide else (weight, gram)
+        return torch.addmm(weight, *factors, beta=first, alpha=third)
 
     def finished_values(self, values: Array) -> Array:
         """All equal to the radius: the polar factor."""

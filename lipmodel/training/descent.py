@@ -1,4 +1,4 @@
-"""The steps of a training: one of the optimiser, one projection; everything it depends on can be saved."""
+"""The steps of a training, with weights kept in their sets; everything a step depends on can be saved."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from torch import Tensor, nn
 from lipmodel.errors import RecipeError, TrainingError
 from lipmodel.training.layers import project_
 from lipmodel.training.schedule import Schedule
+from lipmodel.training.team import ALONE, Team
 
 STEP_OF_SEEDS = 2**20 + 7  # between the seeds of two steps; seeds of trainings are smaller
 WARM_UP = 0.05  # share of the steps in which the learning rate rises
+RETRACTED_EVERY = 2  # steps: half of the cost, and results are as good as with every step
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 
 
 class Descent:
     """Makes an objective's mean over data small, step by step, keeping the weights in their sets.
+
+    They are brought back after every second step and at the end of each epoch: the step between runs
+    with weights that one step of the optimiser has moved out. Nothing is measured or exported then.
 
     Args:
         network: whose parameters move.
@@ -29,6 +34,7 @@ class Descent:
         schedule: epochs, batches, rate.
         generator: of the order of the batches. Whatever else is random in a step (torch's own generator)
             begins anew from the seed and the number of the step, so that it needs no saving.
+        team: the processes that share each batch.
 
     Attributes:
         step: how many are done.
@@ -46,8 +52,10 @@ class Descent:
         data: tuple[Tensor, Tensor],
         schedule: Schedule,
         generator: torch.Generator,
+        team: Team = ALONE,
     ) -> None:
         self._network, self._objective, self._generator = network, objective, generator
+        self._team = team
         self._inputs, self._targets = data
         self._schedule = schedule
         if schedule.batch_size > len(self._inputs):
@@ -92,8 +100,11 @@ class Descent:
         rows = self._order[place * self._schedule.batch_size :][: self._schedule.batch_size]
         torch.manual_seed(self._generator.initial_seed() + self.step * STEP_OF_SEEDS)
         self._optimiser.zero_grad()
-        value = self._objective(self._inputs[rows], self._targets[rows])
-        number = value.item()
+        share = self._team.share(rows)
+        value = self._objective(self._inputs[share], self._targets[share])
+        if len(share) < len(rows):  # the mean over processes is then the batch's
+            value = value * (len(share) * self._team.size / len(rows))
+        number = self._team.mean(value.item())
         self.step += 1
         if not math.isfinite(number):
             before = f"was {self._last:.4g}" if math.isfinite(self._last) else "never was one"
@@ -103,9 +114,11 @@ class Descent:
                 "a scaling of the inputs, or a look for extreme inputs may help"
             )
         value.backward()  # type: ignore[no-untyped-call]
+        self._team.average_(self._network.parameters())
         self._optimiser.step()
         self._rate.step()
-        project_(self._network)
+        if self.step % RETRACTED_EVERY == 0 or self.epoch_is_over:
+            project_(self._network)
         self._last = number
         self._sum_of_losses += number * len(rows)
         return number

@@ -1,14 +1,16 @@
 """Layers that know their constraint, and what is joined to them; ordinary modules for ``nn.Sequential``.
 
 Nothing here changes in a forward pass, in training or in eval. Weights return to their sets when
-:func:`project_` is called: after each step of an optimiser, if :func:`keep_constraints` was.
+:func:`project_` is called: after steps of an optimiser, if :func:`keep_constraints` was.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,13 +37,27 @@ def project_(network: nn.Module) -> None:
             module.project_()
 
 
-def keep_constraints(optimiser: torch.optim.Optimizer, network: nn.Module) -> RemovableHandle:
-    """Lets an optimiser bring the weights back into their sets at the end of each of its steps.
+def keep_constraints(
+    optimiser: torch.optim.Optimizer, network: nn.Module, *, every: int = 1
+) -> RemovableHandle:
+    """Lets an optimiser bring the weights back into their sets at the end of its steps.
 
     For training loops of your own: ``keep_constraints(torch.optim.Adam(net.parameters()), net)``.
     The handle's ``remove()`` ends it. A copy of the optimiser does not have it: call this again.
+
+    Args:
+        optimiser: of the network's parameters.
+        network: whose weights are kept.
+        every: of so many steps only the last brings them back, which costs less; call :func:`project_`
+            before measuring in between. Exporting finishes the weights in any case.
     """
-    return optimiser.register_step_post_hook(lambda *_: project_(network))
+    steps = itertools.count(1)
+
+    def after_a_step(*_: Any) -> None:
+        if next(steps) % every == 0:
+            project_(network)
+
+    return optimiser.register_step_post_hook(after_a_step)
 
 
 class Shift(nn.Module):

@@ -20,6 +20,7 @@ from lipmodel.training.losses import Loss
 from lipmodel.training.measure import accuracy, estimated_certified_accuracy, mean_loss
 from lipmodel.training.network import compare
 from lipmodel.training.schedule import Schedule
+from lipmodel.training.team import ALONE, Team
 
 Labelled = tuple[Tensor, Tensor]
 """Inputs (N, d) and labels (N,)."""
@@ -105,6 +106,7 @@ class Fit:
         schedule: epochs, batches, rate.
         epsilon: see ``estimated_certified_accuracy``.
         generator: of the order of the batches.
+        team: the processes that train together, each with a Fit of its own.
 
     Attributes:
         history: learning curves.
@@ -122,16 +124,22 @@ class Fit:
         *,
         epsilon: float,
         generator: torch.Generator,
+        team: Team = ALONE,
     ) -> None:
-        self._network, self._loss, self._schedule = network, loss, schedule
-        self._train, self._held_out, self._validation = train, held_out, validation
-        self._epsilon = epsilon
+        def here(data: Labelled) -> Labelled:
+            return data[0].to(team.device), data[1].to(team.device)
+
+        self._network, self._loss, self._schedule = network.to(team.device), loss, schedule
+        self._train = here(train)
+        self._held_out = None if held_out is None else here(held_out)
+        self._validation = None if validation is None else here(validation)
+        self._epsilon, self._team = epsilon, team
 
         def objective(inputs: Tensor, labels: Tensor) -> Tensor:
             scores, bounds = compare(network, inputs, labels)
             return loss(scores, labels, bounds)
 
-        self._descent = Descent(network, objective, train, schedule, generator)
+        self._descent = Descent(network, objective, self._train, schedule, generator, team)
         self._average = Average(network, schedule, self._descent.total)
         self._best: dict[str, Any] = {}
         self.history: list[Epoch] = []
@@ -154,8 +162,8 @@ class Fit:
                 last = self.history[-1] if self.history else None
                 control.watch(Status(descent.step, descent.step / descent.total, value, last))
                 self.seconds = time.perf_counter() - started
-                stop = asked()
-                if checkpoint is not None and (stop or checkpoint.due):
+                stop = self._team.mean(asked()) > 0.0
+                if checkpoint is not None and self._team.rank == 0 and (stop or checkpoint.due):
                     checkpoint.write(self._state())
                 if stop:
                     saved = None if checkpoint is None else checkpoint.path

@@ -60,26 +60,13 @@ def report(trained: Trained) -> bytes:
     )
 
 
-def as_image(inputs: Array, shape: tuple[int, ...]) -> Array | None:
-    """One input as (h, w) or (h, w, 3) pixels in [0, 1]; None where its shape is no image's."""
-    pixels = np.asarray(inputs, dtype=np.float64).reshape(shape)
-    if len(shape) == 3 and shape[0] in (1, 3):  # channels first
-        pixels = pixels.transpose(1, 2, 0)
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[:, :, 0]
-    if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
-        return None
-    low, high = pixels.min(), pixels.max()
-    return pixels if low >= 0.0 and high <= 1.0 else (pixels - low) / (high - low or 1.0)
-
-
 def _examples(data: Dataset, radii: Radii, rows: Any) -> list[dict[str, Any]]:
     """What is told of these inputs, in that order."""
     typical, spread = data.inputs.mean(axis=0), data.inputs.std(axis=0)
     names = data.columns or tuple(f"x{i + 1}" for i in range(data.inputs.shape[1]))
     told = []
     for row in rows:
-        image = as_image(data.inputs[row], data.input_shape)
+        image = plots.as_image(data.inputs[row], data.input_shape)
         unusual = np.argsort(-np.abs(data.inputs[row] - typical) / np.maximum(spread, 1e-12), kind="stable")
         told.append(
             {

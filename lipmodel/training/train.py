@@ -26,6 +26,7 @@ from lipmodel.training.network import begin_, build_network
 from lipmodel.training.recipes import Recipe, load_recipe
 from lipmodel.training.report import report
 from lipmodel.training.scaling import find_scale, in_units_of_the_data, scaled
+from lipmodel.training.team import ALONE, Team
 from lipmodel.training.trained import Trained
 
 COMPARED_ROWS = 10_000  # inputs on which the file is compared with torch, at most
@@ -87,7 +88,12 @@ def plan(
 
 
 def carry_out(
-    planned: Plan, out_dir: Path, *, control: Control | None = None, resume: bool = False
+    planned: Plan,
+    out_dir: Path,
+    *,
+    control: Control | None = None,
+    resume: bool = False,
+    team: Team = ALONE,
 ) -> Trained:
     """Trains; writes NAME.onnx, .json (the record), .png and .html (the report), each whole or not at all.
 
@@ -98,6 +104,7 @@ def carry_out(
         out_dir: folder to write to; made if it is not there.
         control: what happens around the training; its checkpoint is set here.
         resume: continue from NAME.checkpoint.
+        team: the processes that train together; this one is the first of them, the others :func:`follow`.
 
     Raises:
         RecipeError: also where the folder cannot be written to, or holds an unfinished training that
@@ -105,17 +112,13 @@ def carry_out(
         TrainingError, TrainingInterruptedError: see ``Fit.run``.
     """
     recipe = planned.recipe
-    checkpoint = Checkpoint(out_dir / f"{recipe.name}.checkpoint", _identity(planned))
-    if checkpoint.path.exists() and not resume:
-        raise RecipeError(
-            f"{checkpoint.path} holds an unfinished training: give --resume to go on with it, or delete it"
-        )
+    checkpoint = _checkpoint(planned, out_dir, team, resume)
     try:
         out_dir.mkdir(parents=True, exist_ok=True)  # before the work, so that it is not lost
         if not os.access(out_dir, os.W_OK):
             raise PermissionError(0, "no permission")
         control = replace(control or Control(), checkpoint=checkpoint, resume=resume)
-        trained = train_recipe(recipe, planned.train, planned.held_out, control=control)
+        trained = train_recipe(recipe, planned.train, planned.held_out, control=control, team=team)
         write_whole(out_dir / f"{recipe.name}.onnx", trained.content)
         write_whole(out_dir / f"{recipe.name}.json", to_json(trained.record()))
         write_whole(out_dir / f"{recipe.name}.png", trained.plot())
@@ -126,6 +129,19 @@ def carry_out(
             f"cannot write to {out_dir} ({error.strerror}); a writable folder is accepted"
         ) from error
     return trained
+
+
+def follow(
+    planned: Plan, out_dir: Path, team: Team, *, control: Control | None = None, resume: bool = False
+) -> None:
+    """What every process but the first does while that one does :func:`carry_out`: trains, writes nothing.
+
+    Raises:
+        RecipeError, TrainingError, TrainingInterruptedError: as the first process, which tells of it.
+    """
+    checkpoint = _checkpoint(planned, out_dir, team, resume)
+    control = replace(control or Control(), checkpoint=checkpoint, resume=resume)
+    fit_network(planned.recipe, planned.train, planned.held_out, control=control, team=team)
 
 
 def train(
@@ -143,16 +159,21 @@ def train(
 
 
 def train_recipe(
-    recipe: Recipe, training: Dataset, held_out: Dataset, *, control: Control | None = None
+    recipe: Recipe,
+    training: Dataset,
+    held_out: Dataset,
+    *,
+    control: Control | None = None,
+    team: Team = ALONE,
 ) -> Trained:
-    """Trains on the data given. Same recipe, data and machine: the same bytes.
+    """Trains on the data given. Same recipe, data, machine and team: the same bytes.
 
     Raises:
         TrainingError: the loss is no longer a number, or the file's bound exceeds the constant asked for.
         TrainingInterruptedError: the control asked for it.
         RecipeError: a binary loss for more than two classes; a batch larger than the data.
     """
-    network, graph, fit = fit_network(recipe, training, held_out, control=control)
+    network, graph, fit = fit_network(recipe, training, held_out, control=control, team=team)
     with deterministic(recipe.training.threads):
         content, predictor = export(graph, claims(recipe, training, None))
         # What is measured of the file goes into the file: the same graph, written again with its figures.
@@ -161,12 +182,26 @@ def train_recipe(
         compared = torch.from_numpy(training.inputs[:COMPARED_ROWS])
         difference = largest_difference(network, predictor, compared)
     return Trained(
-        recipe, content, predictor, evaluation, fit.history, difference, fit.seconds, training, held_out
+        recipe=recipe,
+        content=content,
+        predictor=predictor,
+        evaluation=evaluation,
+        history=fit.history,
+        largest_difference=difference,
+        seconds=fit.seconds,
+        train=training,
+        held_out=held_out,
+        trained_by=team.description,
     )
 
 
 def fit_network(
-    recipe: Recipe, training: Dataset, held_out: Dataset | None, *, control: Control | None = None
+    recipe: Recipe,
+    training: Dataset,
+    held_out: Dataset | None,
+    *,
+    control: Control | None = None,
+    team: Team = ALONE,
 ) -> tuple[nn.Sequential, Graph, Fit]:
     """Trains a network; returns it and its graph, in the units of the data, and how it went.
 
@@ -175,6 +210,7 @@ def fit_network(
         training: on what.
         held_out: for the learning curves alone; None to do without.
         control: what happens around it.
+        team: the processes that train together; the network returned is on the CPU in any case.
 
     Raises:
         TrainingError, TrainingInterruptedError, RecipeError: see :func:`train_recipe`.
@@ -215,19 +251,27 @@ def fit_network(
             recipe.training,
             epsilon=max(recipe.epsilons, default=0.0) / float(scale.min()),
             generator=generator,
+            team=team,
         )
-        network = fit.run(control or Control())
+        network = fit.run(control or Control()).cpu()
         return scaled(network, scale), in_units_of_the_data(to_graph(network), scale), fit
 
 
-def _identity(planned: Plan) -> dict[str, Any]:
-    """What has to be the same for a training to go on."""
-    return {
+def _checkpoint(planned: Plan, out_dir: Path, team: Team, resume: bool) -> Checkpoint:
+    """Where the state is kept, with what has to be the same for a training to go on."""
+    identity = {
         "recipe": planned.recipe.to_dict(),
         "the training data's sha256": planned.train.digest,
         "the held-out data's sha256": planned.held_out.digest,
         "the version of torch": torch.__version__,
+        "what trained it": team.description,
     }
+    checkpoint = Checkpoint(out_dir / f"{planned.recipe.name}.checkpoint", identity)
+    if checkpoint.path.exists() and not resume:
+        raise RecipeError(
+            f"{checkpoint.path} holds an unfinished training: give --resume to go on with it, or delete it"
+        )
+    return checkpoint
 
 
 def claims(recipe: Recipe, training: Dataset, evaluation: Evaluation | None) -> Claims:

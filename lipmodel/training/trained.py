@@ -33,6 +33,7 @@ class Trained:
         largest_difference: of a score between the file and torch's network, on real inputs.
         seconds: of the training loop.
         train, held_out: the data.
+        trained_by: how many processes, on what.
     """
 
     recipe: Recipe
@@ -44,6 +45,7 @@ class Trained:
     seconds: float
     train: Dataset
     held_out: Dataset
+    trained_by: str
 
     def record(self) -> dict[str, Any]:
         """The training record, as JSON types."""
@@ -72,6 +74,7 @@ class Trained:
             **self.evaluation.summary(),
             "history": [asdict(epoch) for epoch in self.history],
             "seconds": self.seconds,
+            "trained_by": self.trained_by,
         }
 
     def plot(self) -> bytes:

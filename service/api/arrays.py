@@ -7,9 +7,10 @@ JSON is read by simdjson, straight into an array. It takes only what the strict 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from io import BytesIO
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import orjson
@@ -19,7 +20,7 @@ from pydantic import ValidationError
 from lipmodel.errors import InputError
 from service.api.bodies import as_problem, input_array, parse
 from service.errors import Problem, ProblemKind
-from service.schemas import PredictOptions, PredictRequest
+from service.schemas import MAX_DIMENSIONS, MAX_LENGTH, PredictOptions, PredictRequest
 
 NO_OPTIONS = PredictOptions()
 MAGIC_BYTES = 8
@@ -76,8 +77,9 @@ def read_npy_inputs(
         end += int.from_bytes(body[MAGIC_BYTES:end], "little")
         shape, fortran, dtype = _npy_header(body[:end])
         count = math.prod(shape)
-    except (ValueError, OverflowError) as error:
-        raise Problem(ProblemKind.NOT_AN_ARRAY, f"the body cannot be read as npy: {error}") from None
+    except Exception as error:  # numpy's reader evaluates the header, which fails in many ways
+        detail = f"the body cannot be read as npy: {str(error)[:200] or 'its header is not understood'}"
+        raise Problem(ProblemKind.NOT_AN_ARRAY, detail) from None
     if count * dtype.itemsize != len(body) - end:
         detail = f"the body holds {len(body) - end} bytes of numbers; {count * dtype.itemsize} are announced"
         raise Problem(ProblemKind.NOT_AN_ARRAY, detail)
@@ -87,15 +89,31 @@ def read_npy_inputs(
         options = PredictOptions.model_validate_strings(parameters) if parameters else NO_OPTIONS
     except ValidationError as error:
         raise as_problem(error) from None
-    return np.frombuffer(body, dtype, count, end).reshape(shape, order="F" if fortran else "C"), options
+    return shaped(np.frombuffer(body, dtype, count, end), shape, "F" if fortran else "C"), options
+
+
+def shaped(numbers: AnyArray, shape: Sequence[int], order: Literal["C", "F"] = "C") -> AnyArray:
+    """Numbers in a shape for so many.
+
+    Raises:
+        InputError: no array has that shape: ``[2147483647, 2147483647, 0]``, for one.
+    """
+    try:
+        return numbers.reshape(shape, order=order)
+    except ValueError:
+        raise InputError(f"has the shape {list(shape)}, which is too large") from None
 
 
 @lru_cache(maxsize=256)  # clients send the same shape again and again, and numpy parses it as Python
 def _npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     file = BytesIO(header)
     version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"version {version[0]}.{version[1]} of its format is not known")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)
     if dtype.kind != "f" or dtype.itemsize not in (4, 8):
         raise ValueError(f"its numbers are of type {dtype}; float32 and float64 are accepted")
+    if len(shape) > MAX_DIMENSIONS or not all(type(n) is int and 0 <= n <= MAX_LENGTH for n in shape):
+        raise ValueError("its shape is no array's")
     return shape, fortran, dtype

@@ -15,6 +15,8 @@ from service.api import jobs
 from service.api.bodies import input_array, json_body
 from service.api.context import ModelHere, ServiceHere, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
+from service.api.reports import require_packages
+from service.errors import ProblemKind
 from service.schemas import AUDIT_EXAMPLES, AuditRequest
 
 router = APIRouter(tags=["audits"])
@@ -26,7 +28,8 @@ router = APIRouter(tags=["audits"])
     "/audits",
     summary="Look for a contradiction of what is certified",
     response_model=AuditReport,
-    responses=jobs.ACCEPTED | problems(*BODY_PROBLEMS, *MODEL_PROBLEMS, *jobs.JOB_PROBLEMS),
+    responses=jobs.ACCEPTED
+    | problems(*BODY_PROBLEMS, *MODEL_PROBLEMS, *jobs.JOB_PROBLEMS, ProblemKind.NOT_INSTALLED),
     openapi_extra=json_request(AuditRequest, AUDIT_EXAMPLES) | {"parameters": [jobs.PREFER]},
 )
 async def audit_model(
@@ -45,7 +48,10 @@ async def audit_model(
         raise InputError("is 0; without inputs, at least 1 is accepted", field="samples")
     if body.box is not None and body.box.low > body.box.high:
         raise InputError("is empty; low <= high is accepted", field="box")
+    if body.report:
+        require_packages()
     options = body.model_dump(mode="json", exclude={"inputs", "box"})
+    options["titles"] = {"model": model.name, "data": "the rows sent" if body.inputs else "random points"}
     options["box"] = None if body.box is None else [body.box.low, body.box.high]
     inputs = None
     if body.inputs is not None:

@@ -11,7 +11,6 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from lipmodel.errors import InputError
@@ -57,7 +56,7 @@ async def read_body(request: Request, limit: int) -> bytes:
         Problem: 413 where it is over the limit, compressed or not; 415 for another compression; 400 where
             it is not compressed as it says.
     """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    encoding = (header(request, b"content-encoding") or "identity").strip().lower()
     body = b"".join([chunk async for chunk in _limited(request, limit)])
     if encoding == "identity":
         return body
@@ -133,7 +132,16 @@ def parse(schema: type[M], content: str | bytes) -> M:
 
 def media_type_of(request: Request) -> str:
     """What the body is said to be; a missing header says nothing, and JSON is assumed."""
-    return request.headers.get("content-type", JSON_TYPE).partition(";")[0].strip().lower()
+    given = header(request, b"content-type")
+    return JSON_TYPE if given is None else given.partition(";")[0].strip().lower()
+
+
+def header(request: Request, name: bytes) -> str | None:
+    """A header by its name in small letters, as servers give them; None where there is none."""
+    for found, value in request.scope["headers"]:
+        if found == name:
+            return str(value, "latin-1")
+    return None
 
 
 def unsupported_type(given: str, *accepted: str) -> Problem:
@@ -173,18 +181,20 @@ def _check_encoding(request: Request) -> None:
 
 async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
     """The body, given up as soon as it is known to be over the limit; the server discards the rest."""
-    declared = request.headers.get("content-length", "")
+    declared = header(request, b"content-length") or ""
     if declared.isdecimal() and int(declared) > limit:
         raise _too_large(limit)
-    read = 0
-    try:
-        async for chunk in request.stream():
-            read += len(chunk)
-            if read > limit:
-                raise _too_large(limit)
-            yield chunk
-    except ClientDisconnect:
-        raise Problem(ProblemKind.NOT_JSON, "the connection was closed before the body was whole") from None
+    read, more = 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            detail = "the connection was closed before the body was whole"
+            raise Problem(ProblemKind.NOT_JSON, detail)
+        chunk, more = message.get("body", b""), message.get("more_body", False)
+        read += len(chunk)
+        if read > limit:
+            raise _too_large(limit)
+        yield chunk
 
 
 def _too_large(limit: int) -> Problem:

@@ -15,9 +15,11 @@ from fastapi import APIRouter, Depends, Path, Request
 from service.changes import Changes
 from service.engine import Engine
 from service.jobs import Jobs
+from service.metrics import Metrics
 from service.models import Models
 from service.registry import Model, Registry
 from service.settings import Settings
+from service.shared_metrics import SharedMetrics
 
 if TYPE_CHECKING:  # what it imports takes memory that a service that does not sign need not pay
     from service.signing import Signer
@@ -34,12 +36,18 @@ class Service:
     changes: Changes
     engine: Engine
     jobs: Jobs
+    shared_metrics: SharedMetrics
     signer: Signer | None = None
 
     @property
     def registry(self) -> Registry:
         """What is served now. To be read once in a request, which then sees one state of the folder."""
         return self.models.current
+
+    @property
+    def metrics(self) -> Metrics:
+        """What this process counts."""
+        return self.shared_metrics.metrics
 
 
 async def get_service(request: Request) -> Service:

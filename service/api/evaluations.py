@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
-from lipmodel.errors import InputError, MissingExtraError
+from lipmodel.errors import InputError
 from service import labelled
 from service.api import jobs
 from service.api.bodies import input_array, media_type_of, parse, read_form, read_json
 from service.api.context import ModelHere, Service, ServiceHere, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, form_request, json_request, problems
-from service.errors import Problem, ProblemKind
+from service.api.reports import require_packages
+from service.errors import ProblemKind
 from service.evaluation_schemas import EVALUATION_EXAMPLES, EvaluationRequest, EvaluationResult
 from service.jobs import Fill
 from service.registry import Model
@@ -28,7 +28,6 @@ FILES = {
     "images": "Instead of data: an IDX file of images, plain or gzipped; pixels are divided by 255.",
     "labels": "With images: the IDX file of their labels, plain or gzipped.",
 }
-REPORT_PACKAGES = ("matplotlib", "jinja2")
 
 
 def _body() -> dict[str, Any]:
@@ -75,8 +74,8 @@ async def _submit(
     most = service.settings.max_attacked
     if body.attack > most:
         raise InputError(f"is {body.attack}; at most {most} is accepted", field="attack")
-    if body.report and not all(map(find_spec, REPORT_PACKAGES)):  # found, and not imported here
-        raise Problem(ProblemKind.NOT_INSTALLED, str(MissingExtraError("a report", "report")))
+    if body.report:
+        require_packages()
     titles = {
         "model": model.name,
         "data": body.path or ("the rows sent" if data is None else "the file sent"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from starlette.responses import Response
 
 from service.api.answering import Answered, answer
 from service.api.arrays import AnyArray
-from service.api.bodies import FILE_TYPE, JSON_TYPE, media_type_of, read_body, unsupported_type
+from service.api.bodies import FILE_TYPE, JSON_TYPE, header, media_type_of, read_body, unsupported_type
 from service.api.context import ModelHere, Service, ServiceHere, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
 from service.api.tensors import read_infer, write_infer
@@ -19,6 +20,7 @@ from service.registry import Model
 from service.v2_schemas import InferRequest, InferResponse
 
 LENGTH = "Inference-Header-Content-Length"
+SMALL_LENGTH = LENGTH.lower().encode()
 CERTIFIED = ("label", "label_index", "margin", "certified_radius", "abstained")
 """Outputs beside the scores, which every answer has."""
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -56,11 +58,27 @@ async def answer_infer(request: Request, service: Service, model: Model) -> Resp
     Raises:
         Problem, InputError: what is wrong with it.
     """
+    begun, metrics = perf_counter(), service.metrics
+    asked, inputs = await _read(request, service, model)
+    metrics.parse_seconds.observe(perf_counter() - begun)
+    answered = await answer(service, model, inputs, asked.parameters)
+    begun = perf_counter()
+    reference = {"model_name": model.name, "model_version": model.version}
+    content, json_length = write_infer(reference, asked, _outputs(model, answered))
+    if json_length is None:
+        response = Response(content, media_type=JSON_TYPE)
+    else:
+        response = Response(content, headers={LENGTH: str(json_length)}, media_type=FILE_TYPE)
+    metrics.write_seconds.observe(perf_counter() - begun)
+    return response
+
+
+async def _read(request: Request, service: Service, model: Model) -> tuple[InferRequest, AnyArray]:
     media_type = media_type_of(request)
     if media_type not in (JSON_TYPE, FILE_TYPE):
         raise unsupported_type(media_type, JSON_TYPE, FILE_TYPE)
-    length = request.headers.get(LENGTH)
-    if length is not None and not (length.isascii() and length.isdecimal()):
+    length = header(request, SMALL_LENGTH)
+    if length is not None and not (length.isascii() and length.isdecimal() and len(length) < 16):
         raise _invalid(LENGTH, f"is '{length[:64]}'; a number of bytes is accepted")
     body = await read_body(request, service.settings.max_body_bytes)
     asked, inputs = read_infer(body, None if length is None else int(length))
@@ -70,12 +88,7 @@ async def answer_infer(request: Request, service: Service, model: Model) -> Resp
     if len(inputs) > service.settings.max_rows:
         reason = f"has {len(inputs)} rows; at most {service.settings.max_rows} are accepted in one request"
         raise _invalid("inputs", reason)
-    answered = await answer(service, model, inputs, asked.parameters)
-    reference = {"model_name": model.name, "model_version": model.version}
-    content, json_length = write_infer(reference, asked, _outputs(model, answered))
-    if json_length is None:
-        return Response(content, media_type=JSON_TYPE)
-    return Response(content, headers={LENGTH: str(json_length)}, media_type=FILE_TYPE)
+    return asked, inputs
 
 
 def name_of_scores(model: Model) -> str:

@@ -43,7 +43,7 @@ ACCEPTED: dict[int | str, dict[str, Any]] = {
     }
 }
 JobId = Annotated[str, Path(description="As Location gave it.", max_length=64)]
-JOB_PROBLEMS = (ProblemKind.QUEUE_FULL, ProblemKind.JOB_FAILED)
+JOB_PROBLEMS = (ProblemKind.QUEUE_FULL, ProblemKind.JOB_FAILED, ProblemKind.JOBS_UNAVAILABLE)
 
 
 async def submit(
@@ -113,7 +113,7 @@ async def find(service: Service, kind: str, job_id: str, *, bulk: bool = True) -
 def add_routes(router: APIRouter, kind: str) -> None:
     """The routes of the jobs of one kind, once they exist."""
     noun, path = kind, PATHS[kind]
-    unknown = problems(ProblemKind.UNKNOWN_JOB)
+    unknown = problems(ProblemKind.UNKNOWN_JOB, ProblemKind.INVALID_INPUT, ProblemKind.JOBS_UNAVAILABLE)
 
     async def named(job_id: JobId, service: ServiceHere) -> Job:
         return await find(service, kind, job_id)
@@ -124,7 +124,7 @@ def add_routes(router: APIRouter, kind: str) -> None:
         path,
         summary=f"{noun.capitalize()}s, the newest first",
         response_model=JobList,
-        responses=problems(ProblemKind.INVALID_INPUT),
+        responses=unknown,
     )
     async def list_jobs(
         service: ServiceHere,

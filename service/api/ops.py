@@ -1,4 +1,4 @@
-"""For operators: is the process alive, does it serve, what does a problem mean."""
+"""For operators: is the process alive, is it fit to serve, what is counted, what does a problem mean."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from service.api.bodies import reply
 from service.api.context import ServiceHere
 from service.api.openapi import problems
 from service.errors import TYPE_PREFIX, Problem, ProblemKind
+from service.facts import job_facts, model_facts
 from service.metrics import exposition
 from service.schemas import Health, Readiness
 
 router = APIRouter(tags=["operations"])
+
+DATABASE_SECONDS = 2.0
 
 
 @router.get("/healthz", summary="Is the process alive?", response_model=Health, responses=problems())
@@ -24,28 +27,37 @@ async def health() -> Response:
 
 @router.get(
     "/readyz",
-    summary="Is any model served?",
+    summary="Is this process fit to answer?",
     response_model=Readiness,
     responses=problems(ProblemKind.NOT_READY),
 )
 async def readiness(service: ServiceHere) -> Response:
-    """200 once at least one model is served; otherwise 503, and why."""
+    """200 while models are served, work is taken, jobs can be kept and none said stop; else 503, and why."""
     registry = service.registry
+    if service.metrics.draining.value:
+        raise Problem(ProblemKind.NOT_READY, "the service was told to stop")
     if not registry.served:
         refused = "; ".join(f"{name} is refused: {reason}" for name, reason in registry.refused.items())
         raise Problem(ProblemKind.NOT_READY, registry.fault or refused)
+    if not service.engine.alive():
+        raise Problem(ProblemKind.NOT_READY, "no predictions can be run")
+    if await service.jobs.count(DATABASE_SECONDS) is None:
+        raise Problem(ProblemKind.NOT_READY, "the database of jobs does not answer")
     return reply(Readiness(served=len(registry.served), refused=len(registry.refused)))
 
 
 @router.get(
     "/metrics",
-    summary="Histograms of margins and certified radii, for Prometheus",
+    summary="What is counted, for Prometheus",
     response_class=PlainTextResponse,
     responses=problems(),
 )
 async def metrics(service: ServiceHere) -> Response:
-    """Per model, norm and class, of predictions since the start; those asked to tighten are left out."""
-    return Response(exposition(service.engine.served), media_type=CONTENT_TYPE_LATEST)
+    """Of all processes of the service together; margins and radii without those asked to tighten."""
+    registry, shared = service.registry, service.shared_metrics
+    known = model_facts(registry) + job_facts(await service.jobs.count(DATABASE_SECONDS))
+    text = exposition(shared.metrics.described(), shared.total(), known)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Any
 
 import orjson
@@ -49,13 +50,18 @@ async def answer_predict(request: Request, service: Service, model: Model) -> Re
     Raises:
         Problem, InputError: what is wrong with it.
     """
+    begun, metrics = perf_counter(), service.metrics
     inputs, options = await _read(request, service, model)
+    metrics.parse_seconds.observe(perf_counter() - begun)
     answered = await answer(service, model, inputs, options)
+    begun = perf_counter()
     content = {
         "model": {"name": model.name, "version": model.version, "sha256": model.predictor.file.sha256},
         "predictions": _rows(model.predictor.class_names, answered),
     }
-    return Response(orjson.dumps(content), media_type=JSON_TYPE)
+    response = Response(orjson.dumps(content), media_type=JSON_TYPE)
+    metrics.write_seconds.observe(perf_counter() - begun)
+    return response
 
 
 async def _read(request: Request, service: Service, model: Model) -> tuple[AnyArray, PredictOptions]:

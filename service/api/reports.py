@@ -1,4 +1,4 @@
-"""The report of an evaluation, as the files that ``lipmodel evaluate --report`` writes.
+"""The reports of audits and evaluations, as the files that ``lipmodel audit|evaluate --report`` write.
 
 A path for each file, and not one for all with ``Accept``: links between them hold, a browser that is
 pointed at the JSON still gets it, and a link can be passed on.
@@ -6,26 +6,35 @@ pointed at the JSON still gets it, and a link can be passed on.
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib.util import find_spec
 
 from fastapi import APIRouter, Path
 from starlette.responses import Response
 
+from lipmodel.errors import MissingExtraError
 from service.api.context import ServiceHere
 from service.api.jobs import PATHS, JobId, find
 from service.api.openapi import problems
 from service.errors import Problem, ProblemKind
 
-router = APIRouter(tags=["evaluations"])
+router = APIRouter()
 
+PACKAGES = ("matplotlib", "jinja2")
+"""What makes them, in the worker."""
 MEDIA_TYPES = {
-    "evaluation.html": "text/html",
-    "evaluation.md": "text/markdown",
-    "evaluation.json": "application/json",
-    "curve.svg": "image/svg+xml",
-    "curve.png": "image/png",
+    "audit": {
+        "audit.html": "text/html",
+        "audit.md": "text/markdown",
+        "audit.json": "application/json",
+    },
+    "evaluation": {
+        "evaluation.html": "text/html",
+        "evaluation.md": "text/markdown",
+        "evaluation.json": "application/json",
+        "curve.svg": "image/svg+xml",
+        "curve.png": "image/png",
+    },
 }
-FILES = ", ".join(MEDIA_TYPES)
 HEADERS = {
     # Names of classes and of data come from whoever made them. They are escaped; were one not, still
     # no script would run and nothing would be fetched.
@@ -36,23 +45,44 @@ HEADERS = {
 }
 
 
-@router.get(
-    PATHS["evaluation"] + "/{job_id}/report/{file}",
-    summary="The report of one evaluation, file by file",
-    response_class=Response,
-    responses=problems(ProblemKind.UNKNOWN_JOB)
-    | {200: {"description": "The file", "content": {kind: {} for kind in MEDIA_TYPES.values()}}},
-)
-async def show_report(
-    service: ServiceHere,
-    job_id: JobId,
-    file: Annotated[str, Path(description=f"One of {FILES}.")],
-) -> Response:
-    """Of an evaluation that was asked for one (`"report": true`), once it is done."""
-    job = await find(service, "evaluation", job_id, bulk=False)
-    if file not in MEDIA_TYPES:
-        raise Problem(ProblemKind.NO_REPORT, f"'{file[:64]}' is no file of a report; those are {FILES}")
-    content = await service.jobs.report_file(job.id, file)
-    if content is None:
-        raise Problem(ProblemKind.NO_REPORT, f"the evaluation is {job.state.value} and has no report")
-    return Response(content, headers=HEADERS, media_type=MEDIA_TYPES[file])
+def require_packages() -> None:
+    """Refuses a report that could not be made.
+
+    Raises:
+        Problem: 501 where the packages that make it are not installed.
+    """
+    if not all(map(find_spec, PACKAGES)):  # found, and not imported here
+        raise Problem(ProblemKind.NOT_INSTALLED, str(MissingExtraError("a report", "report")))
+
+
+def add_route(kind: str) -> None:
+    """The route of the reports of one kind of jobs."""
+    types = MEDIA_TYPES[kind]
+    names = ", ".join(types)
+    one_of = Path(description=f"One of {names}.")
+
+    @router.get(
+        PATHS[kind] + "/{job_id}/report/{file}",
+        tags=[f"{kind}s"],
+        summary=f"The report of one {kind}, file by file",
+        response_class=Response,
+        responses=problems(ProblemKind.UNKNOWN_JOB, ProblemKind.INVALID_INPUT)
+        | {200: {"description": "The file", "content": {media: {} for media in types.values()}}},
+    )
+    async def show_report(
+        service: ServiceHere,
+        job_id: JobId,
+        file: str = one_of,
+    ) -> Response:
+        """Where one was asked for (`"report": true`), once it is done."""
+        job = await find(service, kind, job_id, bulk=False)
+        if file not in types:
+            raise Problem(ProblemKind.NO_REPORT, f"'{file[:64]}' is no file of a report; those are {names}")
+        content = await service.jobs.report_file(job.id, file)
+        if content is None:
+            raise Problem(ProblemKind.NO_REPORT, f"the {kind} is {job.state.value} and has no report")
+        return Response(content, headers=HEADERS, media_type=types[file])
+
+
+for job_kind in MEDIA_TYPES:
+    add_route(job_kind)

@@ -16,12 +16,14 @@ import orjson
 import simdjson
 
 from lipmodel.errors import InputError
-from service.api.arrays import AnyArray
+from service.api.arrays import AnyArray, shaped
 from service.api.bodies import parse
 from service.errors import Problem, ProblemKind
 from service.v2_schemas import InferRequest, InputTensor
 
 FLOATS: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
+DATATYPES = {"f": "FP64", "i": "INT64", "b": "BOOL"}
+"""The protocol's names of what an array holds, by numpy's kinds."""
 REMEMBERED_BYTES = 2048
 """Headers up to this size are parsed once: clients send the same one again and again."""
 
@@ -51,7 +53,7 @@ def read_infer(body: bytes, json_length: int | None) -> tuple[InferRequest, AnyA
     count = math.prod(tensor.shape)
     if numbers.size != count:
         raise InputError(f"has {numbers.size} numbers; {count} are accepted for shape {tensor.shape}")
-    return request, numbers.reshape(tensor.shape)
+    return request, shaped(numbers, tensor.shape)
 
 
 @lru_cache(maxsize=256)
@@ -150,10 +152,10 @@ def write_infer(
     written, tail = [], []
     for name, binary in wanted.items():
         value = known[name]
-        tensor: dict[str, Any] = {"name": name, "datatype": datatype_of(value)}
-        tensor["shape"] = [len(value)] if isinstance(value, list) else list(value.shape)
+        kind, shape = ("BYTES", (len(value),)) if isinstance(value, list) else _described(value)
+        tensor: dict[str, Any] = {"name": name, "datatype": kind, "shape": shape}
         if binary:
-            tail.append(_bytes(value))
+            tail.append(_lengths_and(value) if isinstance(value, list) else value.tobytes())
             tensor["parameters"] = {"binary_data_size": len(tail[-1])}
         else:
             tensor["data"] = value if isinstance(value, list) else value.ravel().tolist()
@@ -163,13 +165,10 @@ def write_infer(
     return b"".join([header, *tail]), len(header) if tail else None
 
 
-def datatype_of(value: AnyArray | list[str]) -> str:
-    """The protocol's name of what an output holds."""
-    return "BYTES" if isinstance(value, list) else {"f": "FP64", "i": "INT64", "b": "BOOL"}[value.dtype.kind]
+def _described(value: AnyArray) -> tuple[str, tuple[int, ...]]:
+    return DATATYPES[value.dtype.kind], value.shape
 
 
-def _bytes(value: AnyArray | list[str]) -> bytes:
-    """As the protocol sends them: little-endian numbers; texts with their length, in four bytes, in front."""
-    if isinstance(value, list):
-        return b"".join(len(text).to_bytes(4, "little") + text for text in (v.encode() for v in value))
-    return np.ascontiguousarray(value).tobytes()
+def _lengths_and(texts: list[str]) -> bytes:
+    """Texts as the protocol sends them, each after its length in four bytes."""
+    return b"".join(len(text).to_bytes(4, "little") + text for text in (v.encode() for v in texts))

@@ -52,6 +52,24 @@ def test_gradient_equals_autograd(group_size):
     assert np.abs(gradient - tensor.grad.numpy()).max() < 1e-12
 
 
+@pytest.mark.parametrize("name", READ)
+def test_one_way_forward_serves_many_cotangents(name):
+    graph = read_onnx(READ[name]).graph
+    engine, rng = GradientEngine(graph), np.random.default_rng(0)
+    x = rng.normal(size=(7, graph.input_size))
+    owners = np.array([3, 0, 6, 3, 3], dtype=np.int64)
+    v = rng.normal(size=(5, graph.output_shape[0]))
+    scores, gradients = engine(x, v, owners)
+    apart_scores, apart = engine(x[owners], v)
+    assert np.allclose(scores[owners], apart_scores, rtol=1e-13, atol=1e-13)
+    assert np.allclose(gradients, apart, rtol=1e-13, atol=1e-13)
+    _, every = engine.jacobians(x)
+    for k, row in enumerate(np.eye(graph.output_shape[0])):
+        assert np.allclose(every[:, k], engine(x, np.tile(row, (7, 1)))[1], rtol=1e-13, atol=1e-13)
+    assert engine.jacobians(x[:0])[1].shape == (0, graph.output_shape[0], graph.input_size)
+    assert (engine.scores(x) == scores).all()
+
+
 def test_an_operation_without_a_derivative_is_an_error():
     class Unknown(ops.Abs):
         pass

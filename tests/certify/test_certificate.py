@@ -116,6 +116,7 @@ MALFORMED = {
     "nested too deep in a member": (TEXT.replace('"margin": ', '"margin": ' + "[" * 200_000), "not JSON"),
     "digits beyond number": (TEXT.replace('"margin": ', f'"margin": {"9" * 5000}, "x": '), "not JSON"),
     "a duplicate": (TEXT.replace("{", '{"margin": 1.0, ', 1), "margin: is given twice"),
+    "half a character in a name": (TEXT.replace("{", '{"\\ud800": 1.0, ', 1), "a name in it is no text"),
     "a duplicate inside": (TEXT.replace('{"score": ', '{"score": 1, "score": '), "score: is given twice"),
     "unknown": (changed(colour="red"), "colour: is unknown"),
     "unknown inside": (TEXT.replace('{"score"', '{"colour": 1, "score"'), r"rivals\[0\].colour: is unknown"),

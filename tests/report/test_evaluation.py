@@ -19,7 +19,8 @@ from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import DataError
 from lipmodel.evaluate import evaluate
 from lipmodel.norms import Norm
-from lipmodel.report.evaluation import evaluation_files, write_files
+from lipmodel.report.evaluation import evaluation_files
+from lipmodel.report.page import write_files
 from tests.networks import groupsort_net, to_file
 
 matplotlib = pytest.importorskip("matplotlib")

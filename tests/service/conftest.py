@@ -15,14 +15,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
 import pytest
 
 from lipmodel.certify.claims import Claims
 from lipmodel.norms import Norm
-from service.app import Server, create_app, listen
+from service.app import create_app
+from service.server import Server, listen
 from service.settings import Settings
 from tests.networks import groupsort_net, to_file
 
@@ -51,7 +52,9 @@ def state_beside(folder: Path) -> Path:
 @contextmanager
 def running(folder: Path, **settings: object) -> Iterator[httpx.Client]:
     """A client of a server on a free port, in a thread."""
-    configured = Settings(**{"models": folder, "port": 0, "state": state_beside(folder)} | settings)
+    configured = Settings(
+        **{"models": folder, "port": 0, "state": state_beside(folder), "drain_seconds": 0} | settings
+    )
     with listen(configured.host, configured.port) as sock:
         server = Server(create_app(configured), configured)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
@@ -144,35 +147,54 @@ def stopped_worker(state: Path) -> int:
     return pid
 
 
+class PostgreSQL:
+    """A server of its own, from the distribution's binaries; ``url`` lacks the database's name."""
+
+    def __init__(self) -> None:
+        pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'lipcert[postgres]'")
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [shutil.which("initdb")]
+        if found[-1] is None:
+            pytest.skip("no PostgreSQL server is installed: apt-get install postgresql")
+        self._binaries = Path(found[-1]).parent
+        self._folder = Path(tempfile.mkdtemp(prefix="postgresql"))
+        self._user: dict[str, Any] = {}
+        if os.getuid() == 0:  # the server refuses to run as root
+            entry = pwd.getpwnam("nobody")
+            os.chown(self._folder, entry.pw_uid, entry.pw_gid)
+            self._user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+        self.url = f"postgresql+psycopg://jobs@/{{name}}?host={self._folder}"
+
+    def __enter__(self) -> Self:
+        self._run("initdb", "-U", "jobs", "-A", "trust", "-N")
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(subprocess.CalledProcessError):  # it is stopped already
+            self.stop()
+        shutil.rmtree(self._folder)
+
+    def start(self) -> None:
+        options = f"-F -c listen_addresses='' -c unix_socket_directories={self._folder}"
+        self._run("pg_ctl", "-w", "-l", self._folder / "log", "-o", options, "start")
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-w", "-m", "immediate", "stop")
+
+    def _run(self, program: str, *arguments: object) -> None:
+        command = [self._binaries / program, "-D", self._folder / "data", *arguments]
+        # To a file: the server would hold a pipe open.
+        with (self._folder / "out").open("ab") as out:
+            subprocess.run(
+                command, cwd=self._folder, check=True, stdout=out, stderr=out, timeout=60, **self._user
+            )
+
+
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
-    """URL of a server that lives as long as the tests, from the distribution's binaries."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'lipcert[postgres]'")
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [shutil.which("initdb")]
-    if found[-1] is None:
-        pytest.skip("no PostgreSQL server is installed: apt-get install postgresql")
-    binaries = Path(found[-1]).parent
-    folder = Path(tempfile.mkdtemp(prefix="postgresql"))
-    user: dict[str, Any] = {}
-    if os.getuid() == 0:  # the server refuses to run as root
-        entry = pwd.getpwnam("nobody")
-        os.chown(folder, entry.pw_uid, entry.pw_gid)
-        user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-
-    def run(program: str, *arguments: object) -> None:
-        command = [binaries / program, "-D", folder / "data", *arguments]
-        # To a file: the server would hold a pipe open.
-        with (folder / "out").open("ab") as out:
-            subprocess.run(command, cwd=folder, check=True, stdout=out, stderr=out, timeout=60, **user)
-
-    run("initdb", "-U", "jobs", "-A", "trust", "-N")
-    options = f"-F -c listen_addresses='' -c unix_socket_directories={folder}"
-    run("pg_ctl", "-w", "-l", folder / "log", "-o", options, "start")
-    try:
-        yield f"postgresql+psycopg://jobs@/{{name}}?host={folder}"
-    finally:
-        run("pg_ctl", "-w", "-m", "immediate", "stop")
-        shutil.rmtree(folder)
+    """URL of a server that lives as long as the tests."""
+    with PostgreSQL() as server:
+        yield server.url
 
 
 def new_database(server: str) -> str:

@@ -90,6 +90,14 @@ def test_npy_is_what_was_saved(dtype, order):
     assert (asked.norm, asked.epsilon, asked.tighten) == ("1", 0.25, True)
 
 
+def headed(header, data=b""):
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + data
+
+
+def described(descr, shape, data=b""):
+    return headed(f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}\n", data)
+
+
 GOOD = npy(np.zeros((2, 3)))
 
 
@@ -101,7 +109,7 @@ GOOD = npy(np.zeros((2, 3)))
         (GOOD[:20], "cannot be read as npy"),
         (GOOD[:-1], "47 bytes of numbers; 48 are announced"),
         (GOOD + b"x", "49 bytes of numbers; 48 are announced"),
-        (GOOD.replace(b"(2, 3)", b"(2,-3)"), "announced"),
+        (GOOD.replace(b"(2, 3)", b"(2,-3)"), "its shape is no array's"),
         (GOOD.replace(b"(2, 3)", b"(9**9)"), "cannot be read as npy"),
         (npy(np.zeros(2, dtype="i4")), "float32 and float64 are accepted"),
         (npy(np.zeros(2, dtype="f2")), "float32 and float64 are accepted"),
@@ -109,6 +117,18 @@ GOOD = npy(np.zeros((2, 3)))
         (npy(np.zeros(2, dtype=[("a", "f8")])), "float32 and float64 are accepted"),
         (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 70_000, "cannot be read as npy"),
         (b"\x93NUMPY\x02\x00\xff\xff\xff\x7f{}", "cannot be read as npy"),
+        (b"\x93NUMPY\x1c\x00" + GOOD[8:], "version 28.0 of its format is not known"),
+        (headed("("), "cannot be read as npy"),
+        (headed("-" * 9000 + "1"), "its header is not understood"),
+        (headed(" x\n y"), "cannot be read as npy"),
+        (headed("{{}}"), "cannot be read as npy"),
+        (headed("{1: 2, 'descr': 3}"), "cannot be read as npy"),
+        (described("()", "()"), "cannot be read as npy"),
+        (described("'<f8'", "(-1, -2)", bytes(16)), "its shape is no array's"),
+        (described("'<f8'", "(True,)", bytes(8)), "its shape is no array's"),
+        (described("'<f8'", f"(0, {2**70})"), "its shape is no array's"),
+        (described("'<f8'", f"({10**4000}, {10**4000})"), "its shape is no array's"),
+        (described("'<f8'", f"({'1,' * 65})", bytes(8)), "its shape is no array's"),
     ],
 )
 def test_npy_that_is_none(body, reason):
@@ -198,6 +218,19 @@ def test_binary_tensors_of_another_length(size, cut):
 def test_headers_longer_than_the_body():
     with pytest.raises(Problem, match="has 2 bytes"):
         read_infer(b"{}", 3)
+
+
+@pytest.mark.parametrize("shape", [(1,) * 33, (2**70, 0), (10**4000, 10**4000)])
+def test_shapes_that_no_array_has(shape):
+    with pytest.raises(Problem, match="shape"):
+        read_infer(infer([], shape), None)
+
+
+def test_shapes_that_are_too_large_though_they_are_empty():
+    with pytest.raises(InputError, match="too large"):
+        read_infer(infer([], (2**62, 2**62, 0)), None)
+    with pytest.raises(InputError, match="too large"):
+        read_npy_inputs(described("'<f8'", f"(0, {2**62}, {2**62})"), {}, 10)
 
 
 def test_shapes_whose_product_is_huge():

@@ -10,6 +10,8 @@ import pytest
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm
 from service.batcher import Batch, Batcher
+from service.drift import Served
+from service.metrics import Metrics
 from tests.networks import groupsort_net, to_file
 
 PREDICTOR = CertifiedPredictor(to_file(groupsort_net((4, 16, 16), 3)))
@@ -22,7 +24,7 @@ def batcher(most_rows=64):
         sizes.append(len(inputs))
         return Batch(PREDICTOR.answer(inputs, Norm.TWO))
 
-    return Batcher(run, most_rows), sizes
+    return Batcher(run, most_rows, Metrics(Served())), sizes
 
 
 def test_each_request_gets_its_own_answers():
@@ -84,7 +86,7 @@ def test_a_failure_reaches_every_request_of_the_batch():
         raise RuntimeError("no")
 
     async def ask():
-        together = Batcher(run, 64)
+        together = Batcher(run, 64, Metrics(Served()))
         return await asyncio.gather(
             *(together.submit(np.zeros((1, 4))) for _ in range(3)), return_exceptions=True
         )

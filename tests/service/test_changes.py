@@ -278,6 +278,29 @@ def test_uploads_at_once_each_get_a_version_of_their_own(client):
         assert predict(client, answer.headers["location"]) == CertifiedPredictor(content).file.sha256
 
 
+def test_servers_of_one_folder_lose_nothing_of_one_another(tmp_path):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "two-moons.onnx").write_bytes(two_moons())
+    labels = [f"label{i}" for i in range(20)]
+    with running(folder, uploads=True) as one, running(folder, uploads=True) as other:
+        with ThreadPoolExecutor(4) as pool:
+            clients = [one, other] * 10
+            uploads = pool.map(
+                lambda client, seed: client.put(MODEL, content=moons(seed)), clients[:4], range(4)
+            )
+            assert sorted(a.headers["location"][-1] for a in uploads) == ["2", "3", "4", "5"]
+            given = pool.map(
+                lambda client, label: client.put(f"{MODEL}/labels/{label}", json={"version": 1}),
+                clients,
+                labels,
+            )
+            assert {answer.status_code for answer in given} == {200}
+        for client in (one, other):
+            eventually(lambda client=client: {*labels} <= client.get(MODEL).json()["labels"].keys())
+        check(other.delete(f"{MODEL}/versions/1"), ProblemKind.VERSION_LABELLED, reason="label0")
+
+
 def test_uploads_are_off_unless_they_are_turned_on(serve, tmp_path):
     client = serve({"two-moons": two_moons()})
     for method, path in [

@@ -14,9 +14,11 @@ import httpx
 import pytest
 
 from service.app import open_jobs
+from service.database import StoreError
 from service.errors import ProblemKind
 from service.settings import Settings
-from service.store import Store, StoreError
+from service.store import Store
+from tests.networks import groupsort_net, to_file
 from tests.service.conftest import (
     eventually,
     lipserve,
@@ -29,7 +31,7 @@ from tests.service.conftest import (
 )
 from tests.service.test_bad_input import check
 
-AUDITS = "/v1/models/two-moons/audits"
+AUDITS, EVALUATIONS = (f"/v1/models/two-moons/{kind}" for kind in ("audits", "evaluations"))
 NO_WAIT = {"Prefer": "wait=0"}
 QUICK = {"samples": 5}
 
@@ -59,7 +61,14 @@ def test_a_report_that_is_ready_in_time_is_the_answer(client):
     assert job["progress"] == 1
     assert job["result"] == answer.json()
     assert job["model"] == {"name": "two-moons", "sha256": answer.json()["sha256"]}
-    assert job["parameters"] == {"box": None, "norm": None, "samples": 5, "seed": 0, "rows": 0}
+    assert job["parameters"] == {
+        "box": None,
+        "norm": None,
+        "samples": 5,
+        "seed": 0,
+        "report": False,
+        "rows": 0,
+    }
     assert job["created"] <= job["started"] <= job["finished"]
 
 
@@ -197,26 +206,40 @@ def test_a_job_that_takes_too_long_is_stopped(models, state):
         assert pid not in workers(state)
 
 
-def test_a_job_that_needs_too_much_memory_fails(models, state, tmp_path, capfd):
-    """Images of bytes, all 0, in a file with holes: as numbers of four bytes they are more than may be had."""
-    rows = 120_000_000
+def zeros_in_idx(folder, rows, side):
+    """Images of bytes and labels, all 0, in files with holes, which take no space."""
+    folder.mkdir(parents=True)
     for name, header, size in (
-        ("t10k-images-idx3-ubyte", struct.pack(">4i", 2051, rows, 1, 2), 2 * rows),
+        ("t10k-images-idx3-ubyte", struct.pack(">4i", 2051, rows, side, side), side * side * rows),
         ("t10k-labels-idx1-ubyte", struct.pack(">2i", 2049, rows), rows),
     ):
-        path = tmp_path / "data" / "large" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(header)
-        os.truncate(path, len(header) + size)
-    with running(models, state=state, data=tmp_path / "data", job_bytes=2**30) as client:
+        (folder / name).write_bytes(header)
+        os.truncate(folder / name, len(header) + size)
+
+
+def test_a_job_that_needs_too_much_memory_fails(models, state, tmp_path, capfd):
+    zeros_in_idx(
+        tmp_path / "data" / "large", 120_000_000, 1
+    )  # the labels alone, of eight bytes, are too many
+    with running(models, state=state, data=tmp_path / "data", job_bytes=2**29) as client:
         body = {"path": "large", "epsilons": [0.1]}
-        url = client.post(AUDITS.replace("audits", "evaluations"), json=body, headers=NO_WAIT).headers[
-            "location"
-        ]
+        url = client.post(EVALUATIONS, json=body, headers=NO_WAIT).headers["location"]
         job = ended(client, url)
     assert job["state"] == "failed"
     assert "MemoryError" in job["problem"]["detail"]
     assert "MemoryError" in capfd.readouterr().err
+
+
+def test_data_may_be_larger_than_the_memory_of_a_job(models, state, tmp_path):
+    rows, side, limit = 350_000, 28, 2**28
+    assert rows * side**2 > limit
+    zeros_in_idx(tmp_path / "data" / "large", rows, side)
+    (models / "images.onnx").write_bytes(to_file(groupsort_net((side**2, 2), 10)))
+    with running(models, state=state, data=tmp_path / "data", job_bytes=limit) as client:
+        url = "/v1/models/images/evaluations"
+        answer = client.post(url, json={"path": "large"}, headers={"Prefer": "wait=60"})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["samples"] == rows
 
 
 def test_a_result_outlasts_a_database_that_does_not_answer(models, state, monkeypatch, caplog):

@@ -1,5 +1,6 @@
 """The ``lipserve`` command, as a process of its own."""
 
+import json
 import os
 import signal
 import socket
@@ -10,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.app import listen
+from service.server import listen
 from service.settings import Settings
 from tests.service.conftest import COMMAND, lipserve, two_moons, url_of
 
@@ -80,6 +81,64 @@ def test_answers_do_not_wait_for_acknowledgements():
         accepted, _ = sock.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def configured(tmp_path, text, *arguments, **environment):
+    """The settings that come of a file, flags and environment, as the command reads them."""
+    file = tmp_path / "lipserve.toml"
+    file.write_text(text)
+    script = (
+        "import sys; from service import app\n"
+        "app.listen = lambda host, port: None\n"
+        "app.serve_here = lambda settings, _: print(settings.model_dump_json())\n"
+        "app.main()"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script, "--config", str(file), *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_file_sets_and_environment_and_flags_win(tmp_path):
+    text = 'max_rows = 1\nmax_queued = 1\nkept_jobs = 1\naccess_log = true\nlog_format = "json"\njob_seconds = 1.5\n'
+    run = configured(tmp_path, text, "--max-rows", "3", LIPSERVE_MAX_ROWS="2", LIPSERVE_MAX_QUEUED="2")
+    found = json.loads(run.stdout)
+    assert (found["max_rows"], found["max_queued"], found["kept_jobs"]) == (3, 2, 1)
+    assert (found["access_log"], found["log_format"], found["job_seconds"]) == (True, "json", 1.5)
+    assert json.loads(configured(tmp_path, "").stdout)["access_log"] is False
+    assert json.loads(configured(tmp_path, "", "--access-log").stdout)["access_log"] is True
+    assert json.loads(configured(tmp_path, "", LIPSERVE_ACCESS_LOG="yes").stdout)["access_log"] is True
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("max_rows = 0", "max_rows in {file} is '0'"),
+        ("max_rows = true", "max_rows in {file} is 'True'"),
+        ("max_rows = 1.5", "max_rows in {file} is '1.5'"),
+        ("max_rows = [1]", "max_rows is no text, number or boolean"),
+        ("access_log = 7", "access_log in {file} is '7'"),
+        ("max-rows = 1", "'max-rows' is no setting"),
+        ("[serve]\nport = 1", "'serve' is no setting"),
+        ("max_rows = ", "the settings file {file} cannot be read: Invalid value"),
+        ("\x00", "the settings file {file} cannot be read"),
+    ],
+)
+def test_a_bad_file_is_told(tmp_path, text, told):
+    run = configured(tmp_path, text)
+    assert run.returncode == 2
+    assert told.format(file=tmp_path / "lipserve.toml") in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_missing_file_is_told(tmp_path):
+    run = configured(tmp_path, "", "--config", str(tmp_path / "nope.toml"))
+    assert run.returncode == 2
+    assert "nope.toml cannot be read: No such file or directory" in run.stderr
 
 
 def test_help_is_the_table_of_settings():

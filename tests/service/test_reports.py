@@ -59,7 +59,7 @@ def made(tmp_path_factory):
         answer = client.post(EVALUATIONS, json=ROWS, headers={"Prefer": "wait=60"})
         assert answer.status_code == 200, answer.text
         place = answer.headers["content-location"]
-        files = {name: client.get(f"{place}/report/{name}") for name in MEDIA_TYPES}
+        files = {name: client.get(f"{place}/report/{name}") for name in MEDIA_TYPES["evaluation"]}
         check(client.get(f"{place}/report/x.html"), ProblemKind.NO_REPORT, reason="evaluation.html, ")
         mapped = Path(f"/proc/{process.pid}/maps").read_text()
     return answer.json(), files, mapped
@@ -69,7 +69,7 @@ def test_the_files_are_those_of_the_library(made):
     result, files, _ = made
     for name, answer in files.items():
         assert answer.status_code == 200, answer.text
-        assert answer.headers["content-type"].partition(";")[0] == MEDIA_TYPES[name]
+        assert answer.headers["content-type"].partition(";")[0] == MEDIA_TYPES["evaluation"][name]
     predictor = CertifiedPredictor(hostile())
     expected = evaluate(predictor, ROWS["inputs"], ROWS["labels"], epsilons=[0.1], attacked=10).to_dict()
     told = files["evaluation.json"].json()
@@ -159,10 +159,32 @@ def test_no_report_unless_asked_for_and_done(serve, tmp_path):
     check(client.get("/v1/evaluations/nope/report/evaluation.html"), ProblemKind.UNKNOWN_JOB)
 
 
+def test_audits_have_reports_too(serve):
+    client = serve({"hostile": hostile()})
+    asked = {"samples": 40, "report": True}
+    answer = client.post("/v1/models/hostile/audits", json=asked, headers={"Prefer": "wait=60"})
+    assert answer.status_code == 200, answer.text
+    place = answer.headers["content-location"]
+    files = {name: client.get(f"{place}/report/{name}") for name in MEDIA_TYPES["audit"]}
+    for name, file in files.items():
+        assert file.status_code == 200, file.text
+        assert file.headers["content-type"].partition(";")[0] == MEDIA_TYPES["audit"][name]
+        assert "sandbox" in file.headers["content-security-policy"]
+    assert files["audit.json"].json() == {"model": "hostile", "data": "random points"} | answer.json()
+    page = Elements(files["audit.html"].text)
+    assert "script" not in {tag for tag, _ in page.found}
+    assert client.get(place).json()["parameters"]["report"] is True
+    check(client.get(f"{place}/report/evaluation.html"), ProblemKind.NO_REPORT, reason="audit.html, ")
+    answer = client.post("/v1/models/hostile/audits", json={"samples": 40}, headers={"Prefer": "wait=60"})
+    place = answer.headers["content-location"]
+    check(client.get(f"{place}/report/audit.html"), ProblemKind.NO_REPORT, reason="is done and has no")
+
+
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
 def test_a_report_that_cannot_be_made_is_refused_at_once(serve, monkeypatch, package):
     client = serve({"hostile": hostile()})
     monkeypatch.setitem(sys.modules, package, None)
-    answer = client.post(EVALUATIONS, json=ROWS)
-    check(answer, ProblemKind.NOT_INSTALLED, reason="pip install 'lipcert[report]'")
-    assert client.get("/v1/evaluations").json()["jobs"] == []
+    for kind, body in (("evaluations", ROWS), ("audits", {"report": True})):
+        answer = client.post(f"/v1/models/hostile/{kind}", json=body)
+        check(answer, ProblemKind.NOT_INSTALLED, reason="pip install 'lipcert[report]'")
+        assert client.get(f"/v1/{kind}").json()["jobs"] == []

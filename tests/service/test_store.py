@@ -5,8 +5,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from service.errors import ProblemKind
 from service.store import Job, State, Store
-from tests.service.conftest import eventually, new_database, running, stopped_worker, two_moons, workers
+from tests.service.conftest import (
+    PostgreSQL,
+    eventually,
+    new_database,
+    running,
+    stopped_worker,
+    two_moons,
+    workers,
+)
+from tests.service.test_bad_input import check
 
 AUDITS = "/v1/models/two-moons/audits"
 
@@ -150,3 +160,32 @@ def test_two_servers_share_a_database(postgresql, tmp_path):
             "done",
         ]
         assert one.post(AUDITS, json={"samples": 5}, headers={"Prefer": "wait=60"}).status_code == 200
+
+
+def test_a_database_that_is_down_is_told_and_comes_back(tmp_path):
+    (tmp_path / "two-moons.onnx").write_bytes(two_moons())
+    with (
+        PostgreSQL() as server,
+        running(tmp_path, database=new_database(server.url)) as client,
+    ):
+        answer = client.post(AUDITS, json={"samples": 5}, headers={"Prefer": "wait=60"})
+        place = answer.headers["content-location"]
+        server.stop()
+        for method, path in (
+            ("GET", "/v1/audits"),
+            ("GET", place),
+            ("GET", f"{place}/events"),
+            ("GET", f"{place}/report/audit.html"),
+            ("DELETE", place),
+            ("POST", AUDITS),
+        ):
+            told = client.request(method, path, json={"samples": 5} if method == "POST" else None)
+            check(told, ProblemKind.JOBS_UNAVAILABLE)
+            assert int(told.headers["retry-after"]) > 0
+            assert str(server.url.partition("host=")[2]) not in told.text
+        predicted = client.post("/v1/models/two-moons/predict", json={"inputs": [[1, 2]]})
+        assert predicted.status_code == 200
+        server.start()
+        assert eventually(lambda: client.get(place).json().get("result")) == answer.json()
+        assert client.post(AUDITS, json={"samples": 5}, headers={"Prefer": "wait=60"}).status_code == 200
+        assert len(client.get("/v1/audits").json()["jobs"]) == 2

@@ -133,6 +133,7 @@ def tricks(token: str, keys: SigningKeys) -> Iterator[tuple[str, str]]:
         (body[:-1] + b',"certified_radius":9}', "certified_radius is given twice"),
         (body[:-1] + b',"more":1}', "more is unknown"),
         (body.replace(b'"jti"', b'"jtj"'), "jti is missing"),
+        (body.replace(b'"iss":"', b'"iss":"\\ud800'), "iss is '\\ud800"),
         (body.replace(b"lipcert-signed/1", b"lipcert-signed/2"), "format"),
         (body.replace(b'"float64"', b'"float16"'), "execution"),
         (body + b" x", "not JSON"),

@@ -103,6 +103,18 @@ def test_removed_hooks_project_no_more_and_a_second_network_is_left_alone():
     assert first[6].weight.norm(dim=1).max() > 1.1
 
 
+def test_weights_return_after_every_second_step_where_that_is_asked():
+    network = dense_network()
+    steps = torch.optim.SGD(network.parameters(), lr=5.0)
+    keep_constraints(steps, network, every=2)
+    network(batch(6)[0]).sum().backward()
+    returned = []
+    for _ in range(4):
+        steps.step()
+        returned.append(network[6].weight.norm(dim=1).max().item() <= 1 + 1e-6)
+    assert returned == [False, True, False, True]
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_nothing_changes_in_a_forward_pass(name):
     build, size = NETWORKS[name]

@@ -13,8 +13,10 @@ from lipmodel.data import two_moons
 from lipmodel.dataset import Dataset
 from lipmodel.errors import DataError, RecipeError
 from lipmodel.norms import Norm
+from lipmodel.training import descent as module_of_descent
 from lipmodel.training import loop
 from lipmodel.training.averaging import Average
+from lipmodel.training.descent import Descent
 from lipmodel.training.export import export, to_graph
 from lipmodel.training.layers import project_
 from lipmodel.training.loop import Control, Fit
@@ -62,6 +64,27 @@ def test_an_averaged_training_keeps_its_promise(kind, norm):
     assert averaged.predictor.claim_proved
     assert averaged.content != plain.content
     assert averaged.largest_difference < 2e-5
+
+
+def test_weights_return_to_their_sets_after_every_second_step_and_at_the_end_of_each_epoch(monkeypatch):
+    network, returned = small_network(inputs=2, outputs=1), []
+
+    def objective(inputs, labels):
+        return Hinge(1.0)(network(inputs), labels)
+
+    def noted(network):
+        returned.append(descent.step)
+        project_(network)
+
+    monkeypatch.setattr(module_of_descent, "project_", noted)
+    data = torch.from_numpy(MOONS[0].inputs), torch.from_numpy(MOONS[0].labels)
+    five_steps = schedule(epochs=2, batch_size=60)
+    descent = Descent(network, objective, data, five_steps, torch.Generator().manual_seed(0))
+    while descent.step < descent.total:
+        descent.advance()
+    assert returned == [2, 4, 5, 6, 8, 10]
+    for layer in (network[1], network[3]):
+        assert torch.linalg.svdvals(layer.weight).sub(1).abs().max() < 1e-3
 
 
 def test_patience_stops_and_keeps_the_weights_of_the_lowest_loss(monkeypatch):

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from lipmodel.data import digits, two_moons
+from lipmodel.report.plots import as_image
 from lipmodel.training.recipes import parse_recipe
-from lipmodel.training.report import as_image, report
+from lipmodel.training.report import report
 from lipmodel.training.train import train_recipe
 from tests.training.small import small_recipe
 

@@ -1,0 +1,156 @@
+"""Each request of the service's API, and how its answer is read. Knows no network."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from urllib.parse import quote
+
+from lipcert.errors import FieldError, problem_error
+from lipcert.results import Job, ModelReference, ModelSummary, Prediction, Predictions, read
+
+if TYPE_CHECKING:
+    import httpx
+    import numpy as np
+
+T = TypeVar("T")
+JOBS = {"audit": "/v1/audits", "evaluation": "/v1/evaluations"}
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """A request.
+
+    Attributes:
+        read: the answer, from a response that is none of a problem.
+        idempotent: whether sending it twice is as sending it once, so that it may be tried again.
+    """
+
+    method: str
+    path: str
+    read: Callable[[httpx.Response], T]
+    idempotent: bool = True
+    content: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+
+    def answer(self, response: httpx.Response) -> T:
+        """What the response says.
+
+        Raises:
+            ProblemError: it is a problem, or nothing that this service would say.
+        """
+        if response.is_success:
+            return self.read(response)
+        try:
+            body = response.json()
+        except ValueError:
+            body = {}
+        errors = tuple(FieldError(e["field"], e["reason"]) for e in body.get("errors") or ())
+        raise problem_error(
+            response.status_code,
+            str(body.get("type", "")).removeprefix("/problems/"),
+            body.get("detail") or response.reason_phrase,
+            errors,
+            response.headers.get("x-request-id", ""),
+        )
+
+
+def predict(
+    model: str,
+    inputs: np.ndarray[Any, Any] | Sequence[Sequence[float]],
+    *,
+    norm: str | None,
+    epsilon: float | None,
+    options: Mapping[str, bool],
+    npy: bool,
+) -> Call[Predictions]:
+    """Classify (N, d) inputs, as JSON or as the bytes of a .npy file."""
+    asked: dict[str, Any] = {name: value for name, value in options.items() if value}
+    if norm is not None:
+        asked["norm"] = norm
+    if epsilon is not None:
+        asked["epsilon"] = epsilon
+    path = f"/v1/models/{quote(model, safe='')}/predict"
+    if npy:
+        query = {name: v if isinstance(v, str) else json.dumps(v) for name, v in asked.items()}
+        headers = {"Content-Type": "application/x-npy"}
+        return Call("POST", path, _predictions, content=_npy(inputs), headers=headers, query=query)
+    rows = inputs.tolist() if hasattr(inputs, "tolist") else inputs
+    return _json("POST", path, _predictions, {"inputs": rows} | asked)
+
+
+def list_models() -> Call[list[ModelSummary]]:
+    """Every model of the folder."""
+    return Call("GET", "/v1/models", lambda r: [read(ModelSummary, m) for m in r.json()["models"]])
+
+
+def show_model(name: str) -> Call[dict[str, Any]]:
+    """What is proved of one model, as the service writes it."""
+    return Call("GET", f"/v1/models/{quote(name, safe='')}", lambda r: dict(r.json()))
+
+
+def upload_model(name: str, content: bytes) -> Call[dict[str, Any]]:
+    """A new file under that name."""
+    headers = {"Content-Type": "application/octet-stream"}
+    path = f"/v1/models/{quote(name, safe='')}"
+    return Call("PUT", path, lambda r: dict(r.json()), content=content, headers=headers)
+
+
+def submit(kind: str, model: str, parameters: Mapping[str, Any]) -> Call[str]:
+    """A new job; its id. Not idempotent: each makes a job."""
+    path = f"/v1/models/{quote(model, safe='')}/{kind}s"
+    return _json("POST", path, _job_id, dict(parameters), idempotent=False, Prefer="respond-async")
+
+
+def show_job(kind: str, job_id: str) -> Call[Job]:
+    """One job."""
+    return Call("GET", f"{JOBS[kind]}/{quote(job_id, safe='')}", _job)
+
+
+def cancel_job(kind: str, job_id: str) -> Call[Job]:
+    """Ends one."""
+    return Call("DELETE", f"{JOBS[kind]}/{quote(job_id, safe='')}", _job)
+
+
+def _json(
+    method: str,
+    path: str,
+    reader: Callable[[httpx.Response], T],
+    body: Mapping[str, Any],
+    *,
+    idempotent: bool = True,
+    **headers: str,
+) -> Call[T]:
+    # Not-a-number has no JSON; a ValueError here says so sooner than the service.
+    content = json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
+    return Call(
+        method, path, reader, idempotent, content, headers={"Content-Type": "application/json"} | headers
+    )
+
+
+def _npy(inputs: np.ndarray[Any, Any] | Sequence[Sequence[float]]) -> bytes:
+    import numpy as np
+
+    file = io.BytesIO()
+    np.save(file, np.asarray(inputs), allow_pickle=False)
+    return file.getvalue()
+
+
+def _predictions(response: httpx.Response) -> Predictions:
+    body = response.json()
+    return Predictions(
+        read(ModelReference, body["model"]), tuple(read(Prediction, p) for p in body["predictions"])
+    )
+
+
+def _job(response: httpx.Response) -> Job:
+    return read(Job, response.json())
+
+
+def _job_id(response: httpx.Response) -> str:
+    place = response.headers.get("location") or response.headers["content-location"]
+    return str(place.rpartition("/")[2])

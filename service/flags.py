@@ -1,0 +1,75 @@
+"""Settings from flags, the environment and a file; every field of ``Settings`` is described once."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+from pydantic import ValidationError
+
+from service.settings import ENVIRONMENT_PREFIX, Settings
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def variable(name: str) -> str:
+    """The variable of the environment for a setting."""
+    return ENVIRONMENT_PREFIX + name.upper()
+
+
+def options(command: Any) -> Any:
+    """One flag for each setting, so that a setting is described once."""
+    for name, field in reversed(Settings.model_fields.items()):
+        default = "" if field.default in (None, False) else f"default: {field.default}; "
+        kind = (get_args(field.annotation) or (field.annotation,))[0]
+        given: dict[str, Any] = {"metavar": getattr(kind, "__name__", "WORD").upper()}
+        if kind is bool:
+            given = {"is_flag": True, "flag_value": "true", "type": str}
+        command = click.option(
+            _flag(name),
+            name,
+            default=None,
+            help=f"{field.description}  [{default}environment: {variable(name)}]",
+            **given,
+        )(command)
+    return command
+
+
+def read_settings(flags: Mapping[str, str | None], file: str | None = None) -> Settings:
+    """Settings from the flags that were given, the environment, a TOML file, and the defaults.
+
+    Raises:
+        click.UsageError: a value makes no sense; names the flag, the variable or the file.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    variables = {name.upper() for name in os.environ}
+    kept = {} if file is None else _read_file(Path(file))
+    kept = {name: value for name, value in kept.items() if variable(name) not in variables}
+    try:
+        return Settings(**(kept | given))  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        origin = _flag(name) if name in given else f"{name} in {file}" if name in kept else variable(name)
+        raise click.UsageError(f"{origin} is '{first['input']}'. {first['msg']}.") from None
+
+
+def _read_file(path: Path) -> dict[str, str]:
+    """Settings by name, as text: what a flag would say."""
+    try:
+        found = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise click.UsageError(f"the settings file {path} cannot be read: {reason}") from None
+    for name, value in found.items():
+        if name not in Settings.model_fields:
+            raise click.UsageError(f"{path}: '{name}' is no setting; lipserve --help lists them")
+        if not isinstance(value, str | int | float):
+            raise click.UsageError(f"{path}: {name} is no text, number or boolean")
+    return {name: str(value) for name, value in found.items()}

@@ -1,0 +1,84 @@
+"""Nothing of what is sent stands in the log: neither inputs nor credentials, not even where they are bad."""
+
+import io
+import signal
+import subprocess
+import sys
+
+import httpx
+import numpy as np
+
+from service.keys import KeyStore
+from service.scopes import Scope
+from tests.service.conftest import lipserve, state_beside, two_moons, url_of
+
+NUMBER, TEXT = 0.7071234567890123, "marked-by-the-test"
+MARKS = ("7071234567890123", TEXT)
+
+
+def test_nothing_of_inputs_and_credentials_is_logged(tmp_path):
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "two-moons.onnx").write_bytes(two_moons())
+    state = state_beside(models)
+    key = KeyStore(f"sqlite:///{state / 'jobs.sqlite'}").create("a", [Scope.ADMIN])
+    secret = key.split("_", 2)[2]
+    array = io.BytesIO()
+    np.savez(array, inputs=np.array([[NUMBER, 1.0]]), labels=np.array([5]))
+    with lipserve("--models", models, "--state", state, "--port", 0, "--max-body-bytes", 2000) as process:
+        base = f"{url_of(process)}/v1/models/two-moons"
+        client = httpx.Client(headers={"Authorization": f"Bearer {key}"}, timeout=60)
+        row = [NUMBER, 0.5]
+        statuses = [
+            client.post(f"{base}/predict", **body).status_code
+            for body in (
+                {"json": {"inputs": [row]}},
+                {"json": {"inputs": [row, [NUMBER]]}},
+                {"json": {"inputs": [[NUMBER * 1e300, 1]]}},
+                {"json": {"inputs": [[TEXT, NUMBER]]}},
+                {"json": {"inputs": [row], TEXT: NUMBER}},
+                {"json": {"inputs": [row], "norm": TEXT}},
+                {"content": f'{{"inputs": [[{NUMBER}, "{TEXT}'},
+                {"content": f"{TEXT} {NUMBER}", "headers": {"Content-Type": "text/plain"}},
+                {"content": b"\xff" + TEXT.encode()},
+                {"json": {"inputs": [row] * 200}},
+                {"json": {"inputs": [row]}, "headers": {"Authorization": f"Bearer {TEXT}"}},
+                {"json": {"inputs": [row]}, "headers": {"Authorization": f"Bearer {key[:-1]}"}},
+                {"json": {"inputs": [row]}, "params": {"key": TEXT}},
+            )
+        ]
+        assert statuses == [200, 422, 422, 422, 422, 422, 400, 415, 400, 413, 401, 401, 200]
+        for body in (
+            {"files": {"data": (f"{TEXT}.npz", array.getvalue())}},
+            {"files": {"data": (f"{TEXT}.npz", array.getvalue()[:-50])}},
+            {"files": {"data": ("a.csv", f"a,label\n{NUMBER},{TEXT}\n")}},
+            {"files": {TEXT: ("a", b"x")}},
+            {"content": f"--x\r\n{TEXT}", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
+            {"json": {"path": f"../{TEXT}"}},
+            {"json": {"inputs": [row], "labels": [7]}},
+        ):
+            answer = client.post(f"{base}/evaluations", **body)
+            assert 400 <= answer.status_code < 500, (body, answer.text)
+        assert client.post(f"{base}/audits", json={"inputs": [row], "samples": 10}).status_code == 200
+        client.close()
+        process.send_signal(signal.SIGTERM)
+        log = "".join(process.communicate(timeout=60))
+    for mark in (*MARKS, secret):
+        assert mark not in log
+
+
+def test_a_fault_in_a_job_tells_its_type_and_place_alone(tmp_path):
+    script = (
+        "import sys, service.worker as worker\n"
+        f"def fail(*_): raise ValueError('{TEXT}')\n"
+        "worker._run = fail\n"
+        f"sys.argv = ['worker', {str(tmp_path)!r}, str(2**33)]\n"
+        "worker.main()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        said, log = process.stdout.read(), process.stderr.read()
+    assert b"ValueError" in log
+    assert b"in fail" in log
+    assert TEXT.encode() not in log + said

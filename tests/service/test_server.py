@@ -1,0 +1,127 @@
+"""The end of a serving process: nothing that was accepted is lost."""
+
+import asyncio
+import json
+import signal
+import socket
+import time
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from benchmarks.drain import drain_once, predict_request
+from tests.service.conftest import eventually, lipserve, running, stopped_worker, two_moons, url_of
+
+
+@pytest.fixture
+def models(tmp_path):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(two_moons())
+    return folder
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nothing_accepted_is_lost_under_load(models, workers):
+    request = predict_request(models / "model.onnx")
+    outcome = asyncio.run(drain_once(models, request, clients=16, workers=workers, seconds=0.5))
+    assert outcome.losses == []
+    assert outcome.counts["answered"] > 20
+    assert outcome.after_signal > 0
+    assert outcome.status == 0
+
+
+def connected(url):
+    parts = urlsplit(url)
+    return socket.create_connection((parts.hostname, parts.port))
+
+
+def whole_answer(connection):
+    answer = b""
+    while part := connection.recv(65536):
+        answer += part
+    return answer
+
+
+def test_a_drain_answers_what_comes_says_it_is_not_ready_and_closes_connections(models):
+    with lipserve("--models", models, "--port", 0, "--drain-seconds", 30) as process:
+        url = url_of(process)
+        with httpx.Client(base_url=url) as kept, connected(url) as idle:
+            assert kept.get("/readyz").status_code == 200
+            process.send_signal(signal.SIGTERM)
+            eventually(lambda: httpx.get(url + "/readyz").status_code == 503)
+            told = kept.get("/readyz")
+            assert told.json()["type"] == "/problems/not-ready"
+            assert told.headers["connection"] == "close"
+            assert httpx.post(url + "/v1/models/model/predict", json={"inputs": [[0, 1]]}).status_code == 200
+            idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"alive" in whole_answer(idle)
+        assert process.wait(timeout=20) == 0  # with the last connection, not after 30 s
+
+
+def test_what_waits_in_the_queue_of_the_socket_is_answered(models):
+    with lipserve("--models", models, "--port", 0, "--drain-seconds", 0) as process:
+        url = url_of(process)
+        process.send_signal(signal.SIGSTOP)  # the system goes on accepting
+        waiting = [connected(url) for _ in range(20)]
+        for connection in waiting:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)
+        answers = [whole_answer(connection) for connection in waiting]
+        for connection in waiting:
+            connection.close()
+        assert all(b"alive" in answer for answer in answers)
+        assert process.wait(timeout=20) == 0
+
+
+def test_a_request_that_never_ends_is_given_up_in_time(models):
+    with lipserve("--models", models, "--port", 0, "--drain-seconds", 0, "--shutdown-seconds", 1) as process:
+        url = url_of(process)
+        with connected(url) as connection:
+            head = "POST /v1/models/model/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+            connection.sendall(head.encode())
+            time.sleep(0.3)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=15) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_whoever_waits_for_a_job_is_answered_at_once(models, tmp_path, workers):
+    state = tmp_path / "state"
+    arguments = ["--models", models, "--port", 0, "--state", state, "--workers", workers]
+    with lipserve(*arguments) as process:
+        url = url_of(process)
+        with connected(url) as connection:
+            body = json.dumps({"samples": 10_000})
+            head = (
+                "POST /v1/models/model/audits HTTP/1.1\r\nHost: x\r\nPrefer: wait=60\r\n"
+                f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            )
+            connection.sendall((head + body).encode())
+            stopped_worker(state)
+            process.send_signal(signal.SIGTERM)
+            answer = whole_answer(connection)
+        assert process.wait(timeout=20) == 0
+    assert b" 202 " in answer
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["state"] in ("running", "interrupted")
+
+
+def test_readiness_tells_of_models_engine_and_database(models, monkeypatch):
+    with running(models) as client:
+        assert client.get("/readyz").json() == {"status": "ready", "served": 1, "refused": 0}
+        with monkeypatch.context() as patch:
+            patch.setattr("service.engine.Engine.alive", lambda _: False)
+            assert client.get("/readyz").json()["detail"] == "no predictions can be run"
+
+        def fail(*_):
+            raise OSError("gone")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("service.store.Store.count", fail)
+            assert client.get("/readyz").json()["detail"] == "the database of jobs does not answer"
+            text = client.get("/metrics").text
+            assert "lipserve_database_up 0.0" in text
+            assert client.post("/v1/models/model/predict", json={"inputs": [[0, 1]]}).status_code == 200
+        assert client.get("/readyz").status_code == 200
