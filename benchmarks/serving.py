@@ -120,14 +120,14 @@ class Run:
                 try:
                     yield start(server, content, folder / server.name, self._peers)
                 except RuntimeError as error:
-                    self.left_out[server.name] = str(error)
+                    self._leave_out(server.name, error)
 
     def _answers(self, one: Running, x: Array) -> bool:
         """Whether it comes up; it is stopped then."""
         try:
             one.wait(x)
         except RuntimeError as error:
-            self.left_out[one.server.name] = str(error)
+            self._leave_out(one.server.name, error)
             return False
         one.tree.signal(signal.SIGSTOP)
         return True
@@ -142,8 +142,12 @@ class Run:
             try:
                 yield window(one, wire, model, inputs, connections, self._seconds)
             except (RuntimeError, httpx.HTTPError) as error:
-                self.left_out[name] = f"{type(error).__name__}: {error}"
+                self._leave_out(name, error)
         one.tree.signal(signal.SIGSTOP)
+
+    def _leave_out(self, name: str, error: Exception) -> None:
+        self.left_out[name] = f"{type(error).__name__}: {error}"
+        progress(f"left out: {name}: {self.left_out[name]}")
 
 
 def title(model: str, load: tuple[int, int], server: Server, wire: Wire) -> str:
