@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -180,6 +181,7 @@ def main(
 ) -> None:
     """Prints the tables."""
     check_wrk()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers, which are stopped, are ended
     run, rows, costs = Run(peers, seconds, rounds, only), [], []
     if install:
         run.install()
