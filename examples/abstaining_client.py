@@ -43,7 +43,7 @@ def main() -> None:
     for label, count in Counter(decided).most_common():
         print(f"{'left to a person' if label is None else label}: {count}")
     pairs = zip(decided, of_the_truth, strict=True)
-    wrong = sum(label is not None and label != true for label, true in pairs)
+    wrong = sum(None not in (label, true) and label != true for label, true in pairs)
     print(f"decisions that the sensor's error changed: {wrong}")
 
 

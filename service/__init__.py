@@ -23,6 +23,7 @@ The tour, in the order of imports:
 * ``batcher``   small requests are answered together.
 * ``api``       the routes, one file a group; ``guard`` is the layer that every request passes, ``hot`` the
                 short way to those asked most often.
+* ``connections`` what a connection may hold of requests that are not whole.
 * ``arrivals``  requests that do not arrive are ended.
 * ``observed``  the layer around all: request ids, counts; ``logs`` and ``tracing`` are what it writes to.
 * ``server``    one process, its socket and its end; ``workers`` keeps several.

@@ -23,6 +23,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.arrivals import Arrivals
+from service.connections import Connection
 from service.settings import Settings
 
 TICK_SECONDS = 0.02
@@ -43,6 +44,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=Connection,
                 log_config=None,  # the process's, see service.logs
                 access_log=False,
                 server_header=False,

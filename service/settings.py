@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     job_workers: int = Field(
         1, ge=1, description="Audits and evaluations that run at a time, a process each, for each worker."
     )
-    max_queued: int = Field(32, ge=1, description="Audits and evaluations that may wait.")
+    max_queued: int = Field(32, ge=1, description="Audits and evaluations that may wait, for each worker.")
     kept_jobs: int = Field(
         10_000, ge=1, description="Audits and evaluations kept once they have ended; the oldest go."
     )

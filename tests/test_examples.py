@@ -78,14 +78,48 @@ def test_retraining_gives_the_same_model(tmp_path):
     assert same.mean() > 0.99
 
 
-def test_an_abstaining_client_decides_nothing_that_the_sensor_could_change(tmp_path, monkeypatch, capsys):
+def served(tmp_path, monkeypatch, example, host=False, **settings):
+    """Runs an example against a server of the bundled models."""
     from tests.service.conftest import running
 
-    script = runpy.run_path(str(MODELS.parent / "abstaining_client.py"))
+    script = runpy.run_path(str(MODELS.parent / example))
     shutil.copytree(MODELS, tmp_path / "models")
-    with running(tmp_path / "models") as client:
-        monkeypatch.setattr("sys.argv", ["abstaining_client.py", "--url", str(client.base_url)])
+    with running(tmp_path / "models", **settings) as client:
+        url = client.base_url.netloc.decode() if host else str(client.base_url)
+        monkeypatch.setattr("sys.argv", [example, "--url", url])
         script["main"]()
+
+
+def test_certificates_are_verified_downstream(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("jwt")
+    from lipmodel.signed.key_sets import add_signing_key
+
+    add_signing_key(tmp_path / "keys")
+    served(tmp_path, monkeypatch, "verify_downstream.py", signing_keys=tmp_path / "keys")
+    accepted, altered, other = capsys.readouterr().out.splitlines()
+    predictor = CertifiedPredictor(MODELS / "two-moons.onnx")
+    label = predictor.predict(np.array([[0.0, 1.0]])).radii.label[0]
+    assert accepted == f"accepted: {predictor.class_names[label]}"
+    count = int(altered.split()[1])
+    assert count > 500
+    assert altered == f"refused: {count} of {count} with one character altered"
+    assert "another reading" in other
+
+
+def test_tritons_client_reads_labels_and_radii(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("tritonclient.http")
+    served(tmp_path, monkeypatch, "kserve_client.py", host=True)
+    lines = capsys.readouterr().out.splitlines()
+    predictor = CertifiedPredictor(MODELS / "two-moons.onnx")
+    radii = predictor.predict(np.array([[0.5, 0.25], [0.0, 1.0], [-1.0, 0.5]])).radii
+    assert len(lines) == 3
+    for line, label, radius in zip(lines, radii.label, radii.certified_radius, strict=True):
+        assert f": {predictor.class_names[label]}, certified radius {radius:.4f}, " in line
+        assert ("not certified" in line) == (radius < 0.1)
+
+
+def test_an_abstaining_client_decides_nothing_that_the_sensor_could_change(tmp_path, monkeypatch, capsys):
+    served(tmp_path, monkeypatch, "abstaining_client.py")
     told = capsys.readouterr().out
     assert "decisions that the sensor's error changed: 0" in told
     counts = {line.rpartition(": ")[0]: int(line.rpartition(": ")[2]) for line in told.splitlines()}

@@ -102,6 +102,19 @@ def read_onnx(source: Path | bytes) -> OnnxFile:
     )
 
 
+def without_dead(content: bytes, output: str) -> bytes:
+    """The file without what that output does not depend on: what nobody has read is not to be run either."""
+    model = onnx.load_model_from_string(content)
+    nodes, outputs = _reachable(model.graph, output), [o for o in model.graph.output if o.name == output]
+    if len(nodes) == len(model.graph.node) and len(outputs) == len(model.graph.output):
+        return content
+    for field_, kept in ((model.graph.node, nodes), (model.graph.output, outputs)):
+        copies = [type(one).FromString(one.SerializeToString()) for one in kept]
+        del field_[:]
+        field_.extend(copies)
+    return bytes(model.SerializeToString())
+
+
 def _scores_of(model: onnx.ModelProto) -> tuple[Walk, Graph, str]:
     """Walks to the output that holds class scores: the only one, or the only one that can be certified."""
     opset = _check_model(model)

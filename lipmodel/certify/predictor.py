@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lipmodel.certify.claims import LARGEST_INPUT, Claims, read_claims
 from lipmodel.certify.execution import Execution, Float
-from lipmodel.certify.graph import OnnxFile, read_onnx
+from lipmodel.certify.graph import OnnxFile, read_onnx, without_dead
 from lipmodel.certify.head import Head, linear_head
 from lipmodel.certify.lipschitz import LipschitzBounds, bound_lipschitz
 from lipmodel.certify.local import LocalBounds
@@ -299,7 +299,7 @@ class CertifiedPredictor:
         file, graph = self.file, self.file.graph
         rng = np.random.default_rng(int(file.sha256[:8], 16))
         try:
-            session = open_session(file.content)
+            session = open_session(without_dead(file.content, file.output))
             batch = session.get_inputs()[0].shape[0]
             step = batch if isinstance(batch, int) else SELF_CHECK_POINTS
             count = step * -(-SELF_CHECK_POINTS // step)

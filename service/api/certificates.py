@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from service.api.context import ServiceHere
 from service.api.openapi import problems
@@ -14,7 +14,7 @@ MAX_AGE_SECONDS = 300
 router = APIRouter(tags=["certificates"])
 
 
-class KeySet(Response):
+class KeySet(JSONResponse):
     """A set of keys, as its media type."""
 
     media_type = "application/jwk-set+json"
@@ -32,4 +32,4 @@ async def show_keys(service: ServiceHere) -> Response:
     signer = service.signer
     published = () if signer is None else signer.keys.published
     keys = PublicKeys(keys=[PublicKey(**key) for key in published])
-    return KeySet(keys.model_dump_json(), headers={"Cache-Control": f"public, max-age={MAX_AGE_SECONDS}"})
+    return KeySet(keys.model_dump(), headers={"Cache-Control": f"public, max-age={MAX_AGE_SECONDS}"})

@@ -29,6 +29,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "parameters": {"epsilon": 0.1},
     }
 }
+BINARY: dict[int | str, dict[str, Any]] = {
+    200: {"content": {FILE_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
+}
 
 router = APIRouter(tags=["open inference protocol"])
 
@@ -40,7 +43,8 @@ router = APIRouter(tags=["open inference protocol"])
     protocol="v2",
     summary="Classify inputs, by the Open Inference Protocol",
     response_model=InferResponse,
-    responses=problems(*BODY_PROBLEMS, *MODEL_PROBLEMS, ProblemKind.BELOW_POLICY, ProblemKind.NOT_SIGNING),
+    responses=BINARY
+    | problems(*BODY_PROBLEMS, *MODEL_PROBLEMS, ProblemKind.BELOW_POLICY, ProblemKind.NOT_SIGNING),
     openapi_extra=json_request(InferRequest, EXAMPLES),
 )
 async def infer(request: Request, model: ModelHere, service: ServiceHere) -> Response:

@@ -96,7 +96,8 @@ def _read_fast(body: bytes) -> tuple[InferRequest, AnyArray] | None:
     """A request whose data is one flat array; None where that is for the strict reader to judge."""
     try:
         document: Any = simdjson.Parser().parse(body)
-        if body[:1] != b"{" or len(document["inputs"]) != 1:
+        # An escape may stand for a bracket, and brackets are counted below.
+        if body[:1] != b"{" or b"\\" in body or len(document["inputs"]) != 1:
             return None
         tensor = document["inputs"][0]
         names = [*document.keys()], [*tensor.keys()]

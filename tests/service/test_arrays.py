@@ -164,6 +164,13 @@ def test_tensors_are_read_as_the_strict_reader_reads_them(data, datatype):
         assert request.id == strict.id
 
 
+def test_a_bracket_that_is_escaped_hides_no_other():
+    body = infer([[0.5, 0.25]], (2, 1)).replace(b'"x"', b'"\\u005b"')
+    assert _read_fast(body) is None
+    with pytest.raises(InputError, match=r"shape \[1, 2\]"):
+        read_infer(body, None)
+
+
 def test_the_usual_tensor_is_read_fast():
     body = infer([0.1, 0.2], datatype="FP32", outputs=[{"name": "label"}], parameters={"epsilon": 0.5})
     request, found = _read_fast(body)

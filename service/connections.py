@@ -1,0 +1,100 @@
+"""One connection: uvicorn's own protocol, with bounds on what it holds of requests that are not whole.
+
+The parser keeps what it is sent of a URL, a header or a trailer until its end, and every request that is sent
+before the one before is answered (pipelining). Without bounds one client could fill the memory with that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from service.errors import Problem, ProblemKind
+from service.safe_headers import safe_headers
+
+MOST_AHEAD = 100
+"""Requests that may wait on a connection. They are answered, and it closes; the rest is not read."""
+SEPARATORS = 2
+"""By how much what is sent may be larger than the names and values in it, which is what is limited."""
+
+
+class Connection(HttpToolsProtocol):
+    """Ends a connection that is sent too much that is not whole."""
+
+    _unheard = 0
+    """Bytes since the last whole thing: a head, or a part of a body."""
+    _deaf = False
+    """Whether what is still to come is passed over."""
+    _answered: RequestResponseCycle | None = None
+    """The request that is being answered; ``cycle`` is the last one that was read."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The beginning."""
+        super().connection_made(transport)
+        self._most = SEPARATORS * (self.config.h11_max_incomplete_event_size or 0)  # whichever the parser
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes, 256 KiB at most."""
+        if self._deaf:
+            return
+        self._unheard += len(data)
+        HttpToolsProtocol.data_received(self, data)  # super() would be slower, at each of these
+        if self._unheard > self._most:
+            detail = f"the headers are over the limit of {self._most // SEPARATORS} bytes"
+            self.end(Problem(ProblemKind.HEADERS_TOO_LARGE, detail))
+
+    def on_headers_complete(self) -> None:
+        """The head of a request is whole."""
+        self._unheard = 0
+        if len(self.pipeline) == MOST_AHEAD:
+            self.cycle.keep_alive = False
+            self._deaf = True
+            raise ValueError("too many requests ahead")  # which ends the parser, as an error of what was sent
+        HttpToolsProtocol.on_headers_complete(self)
+        if not self.pipeline:
+            self._answered = self.cycle
+        self.headers = []  # what the parser puts there from now on, trailers, is nobody's
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body."""
+        self._unheard = 0
+        HttpToolsProtocol.on_body(self, body)
+
+    def on_response_complete(self) -> None:
+        """Reads on only when no request waits."""
+        if not self.pipeline:
+            HttpToolsProtocol.on_response_complete(self)
+            return
+        self._answered = self.pipeline[-1][0]
+        HttpToolsProtocol.on_response_complete(self)
+        if self.pipeline:
+            self.flow.pause_reading()
+
+    def send_400_response(self, msg: str) -> None:
+        """The answer to what is no request."""
+        if not self._deaf:
+            super().send_400_response(msg)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Whoever answers is told, whatever was read since."""
+        if self._answered is not None:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
+        self.pipeline.clear()
+        super().connection_lost(exc)
+
+    def end(self, problem: Problem | None = None) -> None:
+        """Closes it, with a problem as the answer where none has been begun."""
+        request, free = self.cycle, not (self.pipeline or self.transport.is_closing())
+        if request is not None and not request.response_complete:
+            free &= not request.response_started
+            request.disconnected = True  # whoever works on it is not to answer as well
+            request.message_event.set()
+        if problem is not None and free:
+            answer, status = problem.response(), HTTPStatus(problem.kind.status)
+            headers = safe_headers([*answer.raw_headers, (b"connection", b"close")], "")
+            lines = [f"HTTP/1.1 {status} {status.phrase}".encode(), *(b"%b: %b" % pair for pair in headers)]
+            self.transport.write(b"\r\n".join([*lines, b"", bytes(answer.body)]))
+        self.transport.close()

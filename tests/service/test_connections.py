@@ -1,0 +1,109 @@
+"""What one connection may make the service hold: by clients that send without end, ahead, or never read."""
+
+import json
+import re
+import socket
+from contextlib import suppress
+from itertools import repeat
+
+import httpx
+import pytest
+
+from service.connections import MOST_AHEAD
+from tests.service.conftest import eventually, running, two_moons
+
+ASK = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+PREDICT = b"POST /v1/models/two-moons/predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+
+
+@pytest.fixture
+def server(tmp_path):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "two-moons.onnx").write_bytes(two_moons())
+    with running(folder, max_header_bytes=2048, request_seconds=1.0) as client:
+        yield client
+
+
+def connect(client, **options):
+    sock = socket.socket()
+    sock.settimeout(20)
+    for option, value in options.items():
+        sock.setsockopt(socket.SOL_SOCKET, getattr(socket, option), value)
+    sock.connect((client.base_url.host, client.base_url.port))
+    return sock
+
+
+def rest(sock):
+    """What comes until the end, whichever it is."""
+    answer = b""
+    try:
+        while part := sock.recv(65536):
+            answer += part
+    except ConnectionResetError:
+        pass
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("start", "again"),
+    [
+        (b"GET /", b"a"),
+        (b"GET / HTTP/1.1\r\nX-A: ", b"a"),
+        (b"GET / HTTP/1.1\r\n", b"X-A: a\r\n"),
+        (PREDICT + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X-A: a\r\n"),
+        (PREDICT + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX-A: ", b"a"),
+    ],
+)
+def test_what_never_ends_is_ended_before_it_is_large(server, start, again):
+    with connect(server) as sock:
+        sock.sendall(start)
+        sent, many = 0, again * 2000
+        with suppress(ConnectionError):
+            for part in repeat(many, 2**28 // len(many)):
+                sent += sock.send(part)
+        assert sent < 2**25  # most of it in the system's buffers
+    assert httpx.get(f"{server.base_url}/healthz").status_code == 200
+
+
+def test_it_is_told_so(server):
+    with connect(server) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nX-A: " + b"a" * 5000)
+        head, _, body = rest(sock).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+    assert b"connection: close" in head
+    assert json.loads(body)["type"] == "/problems/headers-too-large"
+
+
+def test_trailers_are_no_headers(server):
+    body = b'{"inputs": [[1, 2]]}'
+    with connect(server) as sock:
+        sock.sendall(PREDICT + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
+        sock.sendall(b"%x\r\n%b\r\n0\r\nContent-Type: text/plain\r\n\r\n" % (len(body), body))
+        assert rest(sock).startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize(("sent", "answered"), [(1, 1), (MOST_AHEAD, MOST_AHEAD), (5000, MOST_AHEAD + 1)])
+def test_requests_ahead_are_answered_up_to_a_number(server, sent, answered):
+    closing = ASK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    with connect(server) as sock:
+        sock.sendall(ASK * (sent - 1) + closing)
+        answers = rest(sock)
+    assert answers.count(b"HTTP/1.1 200 OK") == answered
+    assert answers.count(b"connection: close") == 1
+    assert answers.rindex(b"connection: close") > answers.rindex(b"HTTP/1.1 200 OK")
+
+
+def in_flight(client):
+    """Without the one that asks."""
+    text = httpx.get(f"{client.base_url}/metrics").text
+    return int(float(re.search(r"^lipserve_in_flight_requests (\S+)", text, re.MULTILINE)[1])) - 1
+
+
+def test_answers_that_are_never_taken_are_dropped(server, caplog):
+    with connect(server, SO_RCVBUF=4096) as sock:
+        sock.sendall(ASK.replace(b"healthz", b"openapi.json") * 90)
+        eventually(lambda: in_flight(server) == 1)
+        eventually(lambda: in_flight(server) == 0)
+        assert rest(sock).count(b"HTTP/1.1 200 OK") < 90
+    assert not [r for r in caplog.records if r.levelname == "ERROR"]
