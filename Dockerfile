@@ -37,8 +37,9 @@ FROM base AS serve
 COPY --from=build /opt/lipcert /opt/lipcert
 COPY examples/models /opt/models
 COPY deploy/serve.sh /usr/local/bin/serve
-# Jobs and their results: writable on a read-only root, too.
-ENV LIPSERVE_STATE=/state
+# Jobs and their results, and what is sent for them while it arrives (/tmp may be memory): writable on a
+# read-only root, too.
+ENV LIPSERVE_STATE=/state TMPDIR=/state
 VOLUME /state
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \

@@ -70,10 +70,17 @@ class Running:
         for x, answer in zip(asked, asyncio.run(self._ask(wire, asked, connections)), strict=True):
             if answer.status_code != 200:
                 raise RuntimeError(f"answers {answer.status_code}: {answer.text[:200]}")
-            found = wire.read(answer.headers, answer.content)
-            for name, value in self.expected(x).items():
-                if found[name].shape != value.shape or not (abs(found[name] - value) <= tolerance).all():
-                    raise RuntimeError(f"its {name} are wrong")
+            try:
+                found = wire.read(answer.headers, answer.content)
+                wrong = [
+                    name
+                    for name, value in self.expected(x).items()
+                    if found[name].shape != value.shape or not (abs(found[name] - value) <= tolerance).all()
+                ]
+            except (KeyError, ValueError) as error:
+                raise RuntimeError(f"its answer cannot be read: {error!r}") from error
+            if wrong:
+                raise RuntimeError(f"wrong: {', '.join(wrong)}")
 
     async def _ask(self, wire: Wire, inputs: list[Array], connections: int) -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=connections)

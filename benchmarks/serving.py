@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -76,19 +77,27 @@ class Run:
     Args:
         peers: folder of the peers' environments.
         only: regular expression that a window's name must match, where that is given.
-        left_out: why a server is not measured, by name; is added to.
+
+    Attributes:
+        left_out: why a server, or one of its windows, is not measured.
     """
 
-    def __init__(
-        self, peers: Path, seconds: int, rounds: int, only: str | None, left_out: dict[str, str]
-    ) -> None:
-        self.peers, self.seconds, self.rounds, self.left_out = peers, seconds, rounds, left_out
+    def __init__(self, peers: Path, seconds: int, rounds: int, only: str | None) -> None:
+        self.left_out: dict[str, str] = {}
+        self._peers, self._seconds, self._rounds = peers, seconds, rounds
         self._only = re.compile(only or "")
 
-    def wanted(self, model: str, load: tuple[int, int], server: Server) -> list[Wire]:
+    def install(self) -> None:
+        """Makes the environments of the peers that are wanted."""
+        for peer in PEERS:
+            if any(self._wanted(model, load, peer) for model in MODELS for load in LOADS):
+                progress(f"installing {peer.name}")
+                if reason := peer.install(self._peers):
+                    self.left_out[peer.name] = reason
+
+    def _wanted(self, model: str, load: tuple[int, int], server: Server) -> list[Wire]:
         """Ways to ask a server that are to be measured at a load."""
-        names = [f"{model} {load_name(*load)} {server.name} {wire.name}" for wire in server.wires]
-        return [w for w, name in zip(server.wires, names, strict=True) if self._only.search(name)]
+        return [wire for wire in server.wires if self._only.search(title(model, load, server, wire))]
 
     def measure(self, model: str, content: bytes) -> Iterator[Row]:
         """The windows of one model."""
@@ -97,7 +106,7 @@ class Run:
             try:
                 started.extend(self._start_all(model, content, Path(folder)))
                 running = [one for one in started if self._answers(one, random_inputs(model, 1, 1)[0])]
-                for _ in range(self.rounds):
+                for _ in range(self._rounds):
                     for load in LOADS:
                         for one in running:
                             yield from self._visit(one, model, load)
@@ -107,19 +116,19 @@ class Run:
 
     def _start_all(self, model: str, content: bytes, folder: Path) -> Iterator[Running]:
         for server in (*OURS, *PEERS):
-            if server.name not in self.left_out and any(self.wanted(model, load, server) for load in LOADS):
+            if server.name not in self.left_out and any(self._wanted(model, load, server) for load in LOADS):
                 progress(f"{model}: starting {server.name}")
                 try:
-                    yield start(server, content, folder / server.name, self.peers)
+                    yield start(server, content, folder / server.name, self._peers)
                 except RuntimeError as error:
-                    self.left_out[server.name] = str(error)
+                    self._leave_out(server.name, error)
 
     def _answers(self, one: Running, x: Array) -> bool:
         """Whether it comes up; it is stopped then."""
         try:
             one.wait(x)
         except RuntimeError as error:
-            self.left_out[one.server.name] = str(error)
+            self._leave_out(one.server.name, error)
             return False
         one.tree.signal(signal.SIGSTOP)
         return True
@@ -128,14 +137,23 @@ class Run:
         rows, connections = load
         inputs = random_inputs(model, rows, BODIES[rows])
         one.tree.signal(signal.SIGCONT)
-        for wire in self.wanted(model, load, one.server):
-            title = f"{model} {load_name(*load)} {one.server.name} {wire.name}"
-            progress(title)
+        for wire in self._wanted(model, load, one.server):
+            name = title(model, load, one.server, wire)
+            progress(name)
             try:
-                yield window(one, wire, model, inputs, connections, self.seconds)
+                yield window(one, wire, model, inputs, connections, self._seconds)
             except (RuntimeError, httpx.HTTPError) as error:
-                self.left_out[title] = f"{type(error).__name__}: {error}"
+                self._leave_out(name, error)
         one.tree.signal(signal.SIGSTOP)
+
+    def _leave_out(self, name: str, error: Exception) -> None:
+        self.left_out[name] = f"{type(error).__name__}: {error}"
+        progress(f"left out: {name}: {self.left_out[name]}")
+
+
+def title(model: str, load: tuple[int, int], server: Server, wire: Wire) -> str:
+    """Of a window."""
+    return f"{model} {load_name(*load)} {server.name} {wire.name}"
 
 
 def random_inputs(model: str, rows: int, count: int) -> list[Array]:
@@ -163,12 +181,10 @@ def main(
 ) -> None:
     """Prints the tables."""
     check_wrk()
-    left_out: dict[str, str] = {}
-    for peer in PEERS if install else ():
-        progress(f"installing {peer.name}")
-        if reason := peer.install(peers):
-            left_out[peer.name] = reason
-    run, rows, costs = Run(peers, seconds, rounds, only, left_out), [], []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers, which are stopped, are ended
+    run, rows, costs = Run(peers, seconds, rounds, only), [], []
+    if install:
+        run.install()
     for model, (widths, classes) in MODELS.items():
         content = to_file(groupsort_net(widths, classes))
         rows += run.measure(model, content)
@@ -179,14 +195,14 @@ def main(
         document = {
             "windows": list(map(asdict, rows)),
             "in_process": list(map(asdict, costs)),
-            "left_out": left_out,
+            "left_out": run.left_out,
         }
         output.write_text(json.dumps(document, indent=1))
     found = medians(rows)
     parts = [figures(found), ratios(found), *(against_one(found, one.name) for one in OURS[1:])]
     parts += [table(costs)] if costs else []
     print("\n\n".join(filter(None, parts)))
-    for name, reason in left_out.items():
+    for name, reason in run.left_out.items():
         print(f"\nLeft out: {name}: {reason}")
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from importlib.metadata import version
 
-import onnxruntime
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
@@ -19,7 +19,7 @@ def model_facts(registry: Registry) -> list[Metric]:
     build = GaugeMetricFamily(
         "lipserve_build_info", "Versions; always 1.", labels=["version", "python", "onnxruntime"]
     )
-    build.add_metric([__version__, platform.python_version(), onnxruntime.__version__], 1)
+    build.add_metric([__version__, platform.python_version(), version("onnxruntime")], 1)
     models = GaugeMetricFamily(
         "lipserve_model_info",
         "A version of a model that is served; always 1.",

@@ -210,7 +210,8 @@ class Jobs:
                 if changed is None:  # another server's
                     await asyncio.sleep(POLL_SECONDS)
                 else:
-                    await asyncio.wait_for(changed.wait(), idle)
+                    async with asyncio.timeout(idle):
+                        await changed.wait()
 
     async def wait(self, job_id: str, seconds: float) -> Job:
         """The job once it has ended, or as it is after that time."""

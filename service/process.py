@@ -116,7 +116,8 @@ class Worker:
         while True:
             line, share = None, None
             with suppress(TimeoutError):
-                line = await asyncio.wait_for(process.stdout.readline(), POLL_SECONDS)
+                async with asyncio.timeout(POLL_SECONDS):  # wait_for of Python 3.11 may lose a cancellation
+                    line = await process.stdout.readline()
             if line is not None:
                 if not line.endswith(b"\n"):
                     return None

@@ -238,7 +238,8 @@ def after_rounding_inputs(radius: Array, given: Array, rounded: Array, norm: Nor
         norm: of the radii.
     """
     u = 2.0**-24
-    moved = bound_vector_norm(up(np.abs(given - rounded)), norm, axis=1)
+    away = np.abs(given - rounded)
+    moved = bound_vector_norm(up(away), norm, axis=1) if away.any() else 0.0
     own = up(u * bound_vector_norm(given, norm, axis=1))
     tiny = up(bound_equivalence(Norm.INF, norm, given.shape[1]) * 2.0**-149)
     left = down(radius - up(up(moved + own) + tiny))

@@ -2,9 +2,16 @@
 
 All optimisations are off (even the basic ones fuse operations by changing weights), and the CPU is
 the only provider: its kernels sum products in some order, and do nothing faster and less exact.
+
+From 1.29 on, its official builds send telemetry to their makers and keep an identifier in the user's cache
+folder, unless told not to before they are first imported; so nothing else here imports it.
 """
 
 from __future__ import annotations
+
+import os
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnxruntime as ort
 

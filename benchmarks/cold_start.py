@@ -1,0 +1,102 @@
+"""From the start of ``lipserve`` with one small model to its first certified answer, and its memory then.
+
+    python -m benchmarks.cold_start [--rounds 5]
+
+In turns with the least that could answer: Python that imports numpy and onnxruntime, opens the same file and
+runs it once. Medians. Fails if a server has loaded torch.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+
+import click
+
+from benchmarks.ours import COMMAND, prepare
+from benchmarks.processes import Tree, free_port
+from tests.networks import groupsort_net, to_file
+
+BASELINE = """
+import sys
+import numpy
+import onnxruntime
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+session = onnxruntime.InferenceSession(sys.argv[1], options)
+session.run(None, {"input": numpy.zeros((1, 2), dtype=numpy.float32)})
+print(open("/proc/self/statm").read().split()[1])
+"""
+"""Prints the pages that it has in memory."""
+LIMIT_SECONDS = 60
+MIB = 2**20
+
+
+def serve_once(content: bytes) -> tuple[float, float]:
+    """Seconds to the first answer, and MiB then.
+
+    Raises:
+        RuntimeError: there is none, or torch is loaded.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "service"
+        flags, port = prepare(folder, content, "float64"), free_port()
+        begun = time.perf_counter()
+        tree = Tree([*COMMAND, *flags, "--port", str(port)], folder / "log", {})
+        try:
+            while not answers(port):
+                if not tree.running or time.perf_counter() - begun > LIMIT_SECONDS:
+                    raise RuntimeError(f"lipserve does not answer: {tree.last_words()}")
+                time.sleep(0.005)
+            seconds = time.perf_counter() - begun
+            if any("libtorch" in Path(f"/proc/{pid}/maps").read_text() for pid in tree.pids()):
+                raise RuntimeError("lipserve has loaded torch")
+            return seconds, tree.resident_bytes() / MIB
+        finally:
+            tree.end()
+
+
+def answers(port: int) -> bool:
+    """Whether a prediction is answered with a radius."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_SECONDS)
+    with suppress(OSError):
+        body, headers = json.dumps({"inputs": [[0.5, 0.25]]}), {"Content-Type": "application/json"}
+        connection.request("POST", "/v1/models/model/predict", body, headers)
+        answer = connection.getresponse()
+        found = json.load(answer)
+        return answer.status == 200 and found["predictions"][0]["certified_radius"] > 0
+    return False
+
+
+def least_once(content: bytes) -> tuple[float, float]:
+    """The same of the baseline; seconds until it has ended."""
+    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
+        file.write(content)
+        file.flush()
+        begun = time.perf_counter()
+        command = [sys.executable, "-c", BASELINE, file.name]
+        pages = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return time.perf_counter() - begun, int(pages) * 4096 / MIB
+
+
+@click.command()
+@click.option("--rounds", default=5, show_default=True)
+def main(rounds: int) -> None:
+    """Prints the medians."""
+    content = to_file(groupsort_net((2, 64, 64), 1))
+    measured = [(serve_once(content), least_once(content)) for _ in range(rounds)]
+    print(f"| median of {rounds} | seconds | MiB |\n|---|---|---|")
+    titles = ("lipserve, first certified answer", "Python, numpy, onnxruntime: first scores")
+    for title, taken in zip(titles, zip(*measured, strict=True), strict=True):
+        print(f"| {title} | {median(t for t, _ in taken):.2f} | {median(m for _, m in taken):.0f} |")
+
+
+if __name__ == "__main__":
+    main()
