@@ -78,12 +78,12 @@ def gamma(k: int, unit_roundoff: float = UNIT_ROUNDOFF_64) -> float:
 
 def vector_norm(x: ArrayLike, norm: Norm, axis: int = -1) -> Array:
     """‖x‖_1 = Σ|x_i|, ‖x‖_2 = (Σ x_i²)^½, ‖x‖_inf = max|x_i|, along ``axis``; 0 where it is empty."""
-    a = np.abs(np.asarray(x, dtype=np.float64))
-    if norm is Norm.ONE:
-        return np.asarray(a.sum(axis=axis))
+    a = np.asarray(x, dtype=np.float64)
     if norm is Norm.TWO:
-        return np.asarray(np.sqrt(np.square(a).sum(axis=axis)))
-    return np.asarray(a.max(axis=axis, initial=0.0))
+        return np.asarray(np.sqrt(np.vecdot(a, a, axis=axis)))
+    if norm is Norm.ONE:
+        return np.asarray(np.abs(a).sum(axis=axis))
+    return np.asarray(np.abs(a).max(axis=axis, initial=0.0))
 
 
 def bound_vector_norm(x: ArrayLike, norm: Norm, axis: int = -1) -> Array:

@@ -29,6 +29,9 @@ from service.settings import Settings
 TICK_SECONDS = 0.02
 SETTLE_SECONDS = 1.0
 BACKLOG = 2048
+KEEP_ALIVE_SECONDS = 75
+"""Longer than clients and balancers keep idle connections: who closes first must not be the server, or a
+request may be on its way."""
 
 
 class Server(uvicorn.Server):
@@ -50,6 +53,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 ws="none",
                 backlog=BACKLOG,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=settings.shutdown_seconds,
                 limit_concurrency=settings.max_connections + 1,  # it refuses when this many are there
                 h11_max_incomplete_event_size=settings.max_header_bytes,

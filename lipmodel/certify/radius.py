@@ -27,7 +27,6 @@ from lipmodel.norms import (
     Array,
     Norm,
     bound_equivalence,
-    bound_vector_norm,
     down,
     inflate,
     up,
@@ -153,8 +152,6 @@ class RadiusRule:
 
     def _size(self, inputs: Array) -> Array:
         """(N,) ‖x‖_q as computed; what it may lack is paid for where it is used, see ``_terms``."""
-        if self.promised.norm is Norm.TWO:
-            return np.asarray(np.sqrt(np.vecdot(inputs, inputs)))
         return vector_norm(inputs, self.promised.norm, axis=1)
 
     def _terms_of(self, best: Indices) -> Terms:
@@ -237,10 +234,11 @@ def after_rounding_inputs(radius: Array, given: Array, rounded: Array, norm: Nor
         rounded: (N, d) as evaluated.
         norm: of the radii.
     """
-    u = 2.0**-24
-    away = np.abs(given - rounded)
-    moved = bound_vector_norm(up(away), norm, axis=1) if away.any() else 0.0
-    own = up(u * bound_vector_norm(given, norm, axis=1))
-    tiny = up(bound_equivalence(Norm.INF, norm, given.shape[1]) * 2.0**-149)
-    left = down(radius - up(up(moved + own) + tiny))
-    return np.asarray(np.maximum(down(left / up(1.0 + 2.0 * u)), 0.0))
+    away = given - rounded
+    moved = vector_norm(away, norm, axis=1) if away.any() else 0.0
+    # Norms as computed are off by (d + 2) half units of float64, and by less than 2^-490 where squares
+    # underflow: the factor pays for the first and for the roundings here, doubling the last term for the
+    # second.
+    tiny = 2.0 * bound_equivalence(Norm.INF, norm, given.shape[1]) * 2.0**-149
+    taken = (moved + 2.0**-24 * vector_norm(given, norm, axis=1)) * (1.0 + 2.0**-20) + tiny
+    return np.maximum((radius - taken) * (1.0 - 2.0**-22), 0.0)  # 1 / (1 + u) is above 1 - 2^-24

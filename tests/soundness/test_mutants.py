@@ -293,7 +293,13 @@ MUTANTS = {
     "stride counted wrongly in norms": Mutant(
         convolution._space_to_depth, {"np.concatenate(phases, axis=1)": "phases[0]"}, (STRIDES,)
     ),
-    "inputs rounded for free": Mutant(radius.after_rounding_inputs, {"up(moved + own)": "own"}, (DOUBLES,)),
+    "inputs rounded for free": Mutant(
+        radius.after_rounding_inputs,
+        {
+            "moved + 2.0**-24 * vector_norm(given, norm, axis=1)": "2.0**-24 * vector_norm(given, norm, axis=1)"
+        },
+        (DOUBLES,),
+    ),
     "no guard against overflow": Mutant(
         RULE._overflow_radius,
         {"return room": "return np.full(len(size), np.inf)"},
