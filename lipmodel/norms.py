@@ -80,7 +80,7 @@ def vector_norm(x: ArrayLike, norm: Norm, axis: int = -1) -> Array:
     """‖x‖_1 = Σ|x_i|, ‖x‖_2 = (Σ x_i²)^½, ‖x‖_inf = max|x_i|, along ``axis``; 0 where it is empty."""
     a = np.asarray(x, dtype=np.float64)
     if norm is Norm.TWO:
-        return np.asarray(np.sqrt(np.vecdot(a, a, axis=axis)))
+        return np.asarray(np.sqrt(np.vecdot(a, a, axis=axis)))  # type: ignore[call-overload]  # no axis in stubs
     if norm is Norm.ONE:
         return np.asarray(np.abs(a).sum(axis=axis))
     return np.asarray(np.abs(a).max(axis=axis, initial=0.0))

@@ -1,7 +1,7 @@
 """Small requests are answered together: whatever has queued while the last batch ran is the next one.
 
-Nothing waits for a timer. A request that finds nothing queued is run in the same turn of the event
-loop, with those that arrived in that turn; under load, batches grow by themselves.
+Nothing waits for a timer. A request that finds nothing queued is run two turns of the event loop later,
+microseconds, with those that arrived by then; under load, batches grow by themselves.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class Batcher:
         self._metrics.queued_rows.value += len(inputs)
         if not self._due:
             self._due = True
-            loop.call_soon(self._next)
+            # In the second turn from now: the first reads what has arrived meanwhile, which then joins.
+            loop.call_soon(loop.call_soon, self._next)
         return future
 
     def _next(self) -> None:

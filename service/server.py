@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -70,6 +71,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts, then tells."""
         await super().startup(sockets)
+        gc.collect()
+        gc.freeze()  # what is here now stays: to look through it again and again takes a tenth of the time
         self._ready()
 
     async def on_tick(self, counter: int) -> bool:

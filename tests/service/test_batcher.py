@@ -57,14 +57,27 @@ def test_answers_do_not_depend_on_the_batch():
             assert (part.radii.certified_radius == radii).all()
 
 
-def test_a_request_alone_is_run_in_the_same_turn():
+def test_a_request_alone_is_run_two_turns_later():
     async def ask():
         together, sizes = batcher()
         future = together.submit(np.zeros((1, 4)))
         await asyncio.sleep(0)
-        return future.done(), sizes
+        before = future.done()
+        await asyncio.sleep(0)
+        return before, future.done(), sizes
 
-    assert asyncio.run(ask()) == (True, [1])
+    assert asyncio.run(ask()) == (False, True, [1])
+
+
+def test_what_arrives_a_turn_later_is_run_with_it():
+    async def ask():
+        together, sizes = batcher()
+        first = together.submit(np.zeros((1, 4)))
+        await asyncio.sleep(0)
+        await asyncio.gather(first, together.submit(np.ones((2, 4))))
+        return sizes
+
+    assert asyncio.run(ask()) == [3]
 
 
 def test_a_request_given_up_is_not_run_nor_in_the_way():
