@@ -112,7 +112,12 @@ class Changes:
     async def _check(self, folder: Path, sha256: str) -> None:
         task = folder / TASK_FILE
         task.write_text(json.dumps({"kind": "check", "sha256": sha256, "options": {}}), "ascii")
-        outcome = await Worker(folder, seconds=self._seconds, most_bytes=self._most_bytes).run(_go_on)
+        worker = Worker(folder, seconds=self._seconds, most_bytes=self._most_bytes)
+        try:
+            outcome = await worker.run(_go_on)
+        except OSError as error:
+            detail = f"no process could be run to check the file: {error.strerror or error}"
+            raise Problem(ProblemKind.INTERNAL, detail) from error
         task.unlink()
         if outcome.problem is not None:
             raise ModelError(json.loads(outcome.problem)["detail"])

@@ -104,6 +104,7 @@ def remove_version(root: Path, name: str, version: str) -> None:
         OSError: the folder cannot be written, or leads elsewhere.
     """
     check_name(name)
+    _check_inside(root, root / name)
     _remove(root, root / name / version)
     if version == "1":
         _remove(root, root / f"{name}.onnx")
@@ -137,9 +138,14 @@ def _folder(root: Path, name: str) -> Path:
     check_name(name)
     folder = root / name
     folder.mkdir(exist_ok=True)
-    if not folder.resolve().is_relative_to(root.resolve()):
-        raise PermissionError(f"'{name}' is a link to a folder elsewhere")
+    _check_inside(root, folder)
+    _sync(root)
     return folder
+
+
+def _check_inside(root: Path, folder: Path) -> None:
+    if not folder.resolve().is_relative_to(root.resolve()):
+        raise PermissionError(f"'{folder.name}' is a link to a folder elsewhere")
 
 
 def _numbers(folder: Path) -> list[int]:

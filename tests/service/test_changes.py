@@ -1,6 +1,7 @@
 """Models sent to the service, removed and labelled: by real clients, hostile ones too."""
 
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -354,12 +355,29 @@ def test_a_folder_that_may_not_be_written(tmp_path):
         folder.chmod(0o755)
 
 
-def test_a_folder_linked_out_is_not_written_to(client, tmp_path):
-    (tmp_path / "elsewhere").mkdir()
+def test_a_folder_linked_out_is_neither_written_to_nor_emptied(serve, tmp_path):
+    put(tmp_path / "elsewhere" / "1" / "model.onnx", two_moons())
+    (tmp_path / "models").mkdir()
     (tmp_path / "models" / "linked").symlink_to(tmp_path / "elsewhere")
-    answer = client.put("/v1/models/linked", content=moons(1))
-    check(answer, ProblemKind.NOT_WRITABLE, reason="'linked' is a link to a folder elsewhere")
-    assert not list((tmp_path / "elsewhere").iterdir())
+    client = serve({}, uploads=True)
+    for answer in (
+        client.put("/v1/models/linked", content=moons(1)),
+        client.delete("/v1/models/linked/versions/1"),
+    ):
+        check(answer, ProblemKind.NOT_WRITABLE, reason="'linked' is a link to a folder elsewhere")
+    assert client.delete("/v1/models/linked").status_code == 204  # the link itself
+    assert files(tmp_path / "models") == []
+    assert files(tmp_path / "elsewhere") == ["1/model.onnx"]
+
+
+def test_where_no_process_can_be_run_the_file_is_not_blamed(client, monkeypatch):
+    async def fail(*_):
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("service.changes.Worker.run", fail)
+    answer = client.put(MODEL, content=moons(1))
+    check(answer, ProblemKind.INTERNAL, reason="no process could be run to check the file")
+    assert client.get(MODEL).json()["version"] == "1"
 
 
 def test_what_a_killed_service_left_is_swept_away(tmp_path):
