@@ -50,7 +50,7 @@ from service.limits import Limits
 from service.metrics import Metrics
 from service.models import Models
 from service.observed import Observed
-from service.server import Server, listen, listen_together, url_of
+from service.server import Server, keep_what_is_loaded, listen, listen_together, url_of
 from service.settings import Settings
 from service.shared_metrics import SharedMetrics
 from service.state_folder import StateFolder
@@ -278,6 +278,7 @@ def serve_here(settings: Settings, sock: socket.socket) -> None:
         app = create_app(settings)
         refuse_strangers(app, sock)
         tell_refusals(app)
+        keep_what_is_loaded()
         line = ready_line(app).format(url=url_of(sock), workers="")
         Server(app, settings, lambda: click.echo(line)).run(sockets=[sock])
 

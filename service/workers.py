@@ -30,7 +30,7 @@ import click
 from lipmodel.errors import LipcertError
 from service import logs
 from service.process import PACKAGES
-from service.server import Server, url_of
+from service.server import Server, keep_what_is_loaded, url_of
 from service.settings import Settings
 
 MOST_DEATHS = 5
@@ -183,6 +183,7 @@ def main() -> None:
         tell_refusals(app)
     server = Server(app, settings, lambda: say(ready=ready_line(app)))
     threading.Thread(target=_end_with_the_supervisor, args=[server], daemon=True).start()
+    keep_what_is_loaded()
     with sock:
         server.run(sockets=[sock])
 

@@ -61,9 +61,12 @@ def array_request(described: dict[str, Any], media_type: str, options: type[Base
     content = described["requestBody"]["content"]
     content[media_type] = {"schema": {"type": "string", "format": "binary"}}
     what = f"With a body of type {media_type}; others have it inside."
+    fields = options.model_json_schema(ref_template=REFERENCE)["properties"]
+    for schema in fields.values():
+        schema.pop("default", None)  # generated clients would send it with every request
     parameters = [
         {"name": name, "in": "query", "required": False, "description": what, "schema": schema}
-        for name, schema in options.model_json_schema(ref_template=REFERENCE)["properties"].items()
+        for name, schema in fields.items()
     ]
     return {**described, "parameters": parameters}
 

@@ -70,10 +70,10 @@ async def _read(request: Request, service: Service, model: Model) -> tuple[AnyAr
         raise unsupported_type(media_type, JSON_TYPE, NPY_TYPE)
     settings = service.settings
     body = await read_body(request, settings.max_body_bytes)
-    query = request.scope["query_string"]
+    query = dict(request.query_params) if request.scope["query_string"] else {}
     if media_type == NPY_TYPE:
-        return read_npy_inputs(body, dict(request.query_params) if query else {}, settings.max_rows)
-    if query:
+        return read_npy_inputs(body, query, settings.max_rows)
+    if not query.keys().isdisjoint(PredictOptions.model_fields):
         detail = f"options go into the body; in the query they are accepted with '{NPY_TYPE}'"
         raise Problem.invalid([FieldError(field="query", reason=detail)])
     return read_json_inputs(body, model.predictor.file.graph.input_size, settings.max_rows)
