@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.radius import Radii
 from lipmodel.norms import Array, Norm
+from service.policy import is_certified
 from service.registry import Model
 
 KEPT = 10_000
@@ -144,5 +145,5 @@ def kolmogorov_smirnov(a: Array, b: Array) -> KolmogorovSmirnov:
 
 
 def share_below(radii: Array, epsilon: float) -> float:
-    """The share that is not certified at epsilon; a radius of 0 certifies nothing, not even epsilon 0."""
-    return float(1.0 - ((radii > 0.0) & (radii >= epsilon)).mean())
+    """The share that is not certified at epsilon."""
+    return float(1.0 - is_certified(radii, epsilon).mean())

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 
 from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.certify.radius import FEW_SCORES
 from lipmodel.errors import ModelError
 from lipmodel.norms import Norm
 
-FEW_SCORES = 512
-"""Up to so many scores a model is made ready for all norms at load; beyond, only for its own."""
-
 
 def made_ready(predictor: CertifiedPredictor) -> CertifiedPredictor:
-    """The same, with its bounds derived.
+    """The same, with its bounds derived: in all norms where it has few scores, else in its own.
 
     Raises:
         ModelError: they are so large that nothing can be certified.

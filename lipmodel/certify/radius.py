@@ -241,4 +241,5 @@ def after_rounding_inputs(radius: Array, given: Array, rounded: Array, norm: Nor
     # second.
     tiny = 2.0 * bound_equivalence(Norm.INF, norm, given.shape[1]) * 2.0**-149
     taken = (moved + 2.0**-24 * vector_norm(given, norm, axis=1)) * (1.0 + 2.0**-20) + tiny
-    return np.maximum((radius - taken) * (1.0 - 2.0**-22), 0.0)  # 1 / (1 + u) is above 1 - 2^-24
+    # The exact r' = (r - taken) / (1 + u) is more than (r - taken)(1 - 2^-24), so this is less than r'.
+    return np.maximum((radius - taken) * (1.0 - 2.0**-22), 0.0)
