@@ -1,0 +1,65 @@
+"""Partitions on a cluster of Ray, by Ray Data: where ``RAY_ADDRESS`` says, or on this machine.
+
+Ray restarts workers that die and gives their partitions to others. A partition that is so certified twice is
+written twice under one name, with the same content.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from lipmodel.bulk.certifier import Certifier, Work
+from lipmodel.bulk.partitions import Partition
+from lipmodel.errors import LipcertError, MissingExtraError
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unasked
+
+
+class _Worker:
+    """What Ray keeps in each of its processes."""
+
+    def __init__(self, work: Work) -> None:
+        self._certifier = Certifier(work)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"rows": self._certifier(Partition(**row))}
+
+
+def run_on_ray(work: Work, partitions: Sequence[Partition]) -> Iterator[int]:
+    """Certifies partitions; yields the rows of each as it is done.
+
+    Raises:
+        LipcertError: one could not be certified; what is done stays.
+        MissingExtraError: Ray is not installed.
+    """
+    try:
+        import ray
+        from ray.data import DataContext, from_items
+        from ray.exceptions import RayTaskError
+    except ModuleNotFoundError:
+        raise MissingExtraError("--engine ray", "ray") from None
+    begun = not ray.is_initialized()
+    if begun:
+        ray.init(log_to_driver=False)
+    try:
+        DataContext.get_current().enable_progress_bars = False  # there is one of ours
+        workers = min(int(ray.cluster_resources()["CPU"]), len(partitions))
+        given = from_items(
+            [asdict(partition) for partition in partitions], override_num_blocks=len(partitions)
+        )
+        done = given.map(_Worker, fn_constructor_args=[work], concurrency=(1, workers))
+        for row in done.iter_rows():
+            yield int(row["rows"])
+    except RayTaskError as error:
+        cause = error.cause
+        while isinstance(cause, RayTaskError):
+            cause = cause.cause
+        if isinstance(cause, LipcertError):
+            raise cause from None
+        raise
+    finally:
+        if begun:
+            ray.shutdown()
