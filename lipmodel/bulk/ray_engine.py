@@ -47,23 +47,21 @@ def run_on_ray(work: Work, partitions: Sequence[Partition]) -> Iterator[int]:
     except ModuleNotFoundError:
         raise MissingExtraError("--engine ray", "ray") from None
     begun = not ray.is_initialized()
-    try:
-        if begun:
-            ray.init(log_to_driver=False, logging_level=logging.FATAL)
-        logging.getLogger("ray.data").setLevel(logging.FATAL)
-        DataContext.get_current().enable_progress_bars = False  # there is one of ours
-        workers = min(int(ray.cluster_resources()["CPU"]), len(partitions))
-        given = from_items(
-            [asdict(partition) for partition in partitions], override_num_blocks=len(partitions)
-        )
-        done = given.map(
-            _Worker, fn_constructor_args=[work], compute=ActorPoolStrategy(min_size=1, max_size=workers)
-        )
-        with redirect_stdout(sys.stderr):  # Ray tells there of workers that died
+    with redirect_stdout(sys.stderr):  # Ray tells there of workers that died, even while it ends
+        try:
+            if begun:
+                ray.init(log_to_driver=False, logging_level=logging.FATAL)
+            logging.getLogger("ray.data").setLevel(logging.FATAL)
+            DataContext.get_current().enable_progress_bars = False  # there is one of ours
+            workers = min(int(ray.cluster_resources()["CPU"]), len(partitions))
+            rows = [asdict(partition) for partition in partitions]
+            done = from_items(rows, override_num_blocks=len(rows)).map(
+                _Worker, fn_constructor_args=[work], compute=ActorPoolStrategy(min_size=1, max_size=workers)
+            )
             for row in done.iter_rows():
                 if row["problem"]:
                     raise DataError(row["problem"])
                 yield int(row["rows"])
-    finally:
-        if begun:
-            ray.shutdown()
+        finally:
+            if begun:
+                ray.shutdown()
