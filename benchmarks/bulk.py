@@ -113,6 +113,7 @@ def check(out: Path, other: Path, rows: int) -> None:
         if (out / name).read_bytes() != (other / name).read_bytes():
             raise RuntimeError(f"{name} differs")
     table = pq.read_table(out, columns=["file", "row"])
+    table = table.set_column(0, "file", table["file"].cast(pa.string()))
     distinct = table.group_by(["file", "row"]).aggregate([])
     if (len(table), len(distinct)) != (rows, rows):
         raise RuntimeError(f"{len(table)} results, {len(distinct)} different, of {rows} rows")

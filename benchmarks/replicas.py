@@ -3,10 +3,10 @@
     python -m benchmarks.replicas [--seconds 5] [--clients 16]
 
 HAProxy (apt-get install haproxy) runs with the configuration of the compose file, but for the addresses.
-Replicas share one folder of models and, given --database, one PostgreSQL. Throughput is measured by wrk, in turns
-of the ways to run it. The rest is asked by clients that keep their connections and compare each answer, every
-number of it, with what one of the two models gives in process: an answer that mixes them, or is anything but
-200, counts.
+Replicas share one folder of models and, given --database, one PostgreSQL. Throughput is measured by wrk, in
+turns of the ways to run it. The rest is asked by clients that keep their connections and compare each answer,
+every number of it, with what one of the two models gives in process: an answer that mixes them, or that is
+anything but 200, counts.
 """
 
 from __future__ import annotations
