@@ -28,6 +28,7 @@ from service.api import (
     infer,
     models,
     ops,
+    page,
     predict,
     reports,
     v2,
@@ -72,7 +73,7 @@ Whatever goes wrong is answered as a problem of RFC 9457 (`application/problem+j
 """ + "\n".join(f"| `{k.uri}` | {k.status} | {k.title}. {k.advice} |" for k in ProblemKind)
 
 
-GROUPS = (predict, infer, v2, certificates, models, changes, audits, evaluations, reports, drift, ops)
+GROUPS = (predict, infer, v2, certificates, models, changes, audits, evaluations, reports, drift, ops, page)
 
 
 def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | None = None) -> FastAPI:
@@ -126,6 +127,8 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,  # the framework's would load scripts from elsewhere; ours is in service.api.page
+        redoc_url=None,
         redirect_slashes=False,  # a path that is not ours is a 404, not a redirect to a guess
         telemetry={"tracing": False, "metrics": False, "logs": False},  # Observed traces and counts, once
     )

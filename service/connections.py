@@ -94,7 +94,7 @@ class Connection(HttpToolsProtocol):
             request.message_event.set()
         if problem is not None and free:
             answer, status = problem.response(), HTTPStatus(problem.kind.status)
-            headers = safe_headers([*answer.raw_headers, (b"connection", b"close")], "")
+            headers = safe_headers([*answer.raw_headers, (b"connection", b"close")])
             lines = [f"HTTP/1.1 {status} {status.phrase}".encode(), *(b"%b: %b" % pair for pair in headers)]
             self.transport.write(b"\r\n".join([*lines, b"", bytes(answer.body)]))
         self.transport.close()

@@ -204,6 +204,9 @@ class ModelDetail(ServedSummary):
     default_norm: Norm
     bounds: dict[Norm, Bounds] = Field(description="What is proved, per norm of the input.")
     claim: Claim | None
+    record: dict[str, Any] = Field(
+        description="What the file says of its data, training and results. Shown, never used."
+    )
     ignored_claims: list[str] = Field(description="Metadata that could not be understood.")
     operators: dict[str, int] = Field(description="How often each ONNX operator occurs.")
     dtype: Literal["float32", "float64"] = Field(description="Format of the file's weights.")

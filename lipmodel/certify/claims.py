@@ -23,6 +23,8 @@ NORM, LIPSCHITZ, CLASSES, INPUT_BOX, RECORD = (
     "lipcert.record",
 )
 """Keys of the metadata that the exporter writes."""
+LONGEST_RECORD, DEEPEST_RECORD = 2**20, 64
+"""In characters, and in lists and objects within one another: it goes into answers about the model."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,9 @@ def read_claims(metadata: Mapping[str, str], class_count: int) -> Claims:
 
     def record(text: str) -> Mapping[str, Any]:
         value = json.loads(text)
-        if not isinstance(value, dict):
+        if len(text) > LONGEST_RECORD or not isinstance(value, dict) or _depth(value) > DEEPEST_RECORD:
             raise ValueError(text)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # raises ValueError as above
         return value
 
     take("norm", NORM, Norm)
@@ -106,3 +109,8 @@ def read_claims(metadata: Mapping[str, str], class_count: int) -> Claims:
     take("input_box", INPUT_BOX, input_box)
     take("record", RECORD, record)
     return Claims(**values, ignored=tuple(ignored))
+
+
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inner), default=0)

@@ -87,6 +87,7 @@ def detail(versions: Versions, model: Model) -> ModelDetail:
             for norm, b in bounds.items()
         },
         claim=_claim(claims, {norm: b.bound_global for norm, b in bounds.items()}),
+        record=dict(claims.record),
         ignored_claims=list(claims.ignored),
         operators=file.operators,
         dtype="float32" if file.dtype.__name__ == "float32" else "float64",

@@ -95,6 +95,8 @@ def test_claims_survive_a_round_trip(predictor):
         (NORM, "3"), (LIPSCHITZ, "one"), (LIPSCHITZ, "nan"), (LIPSCHITZ, "-1"), (CLASSES, "[1, 2]"),
         (CLASSES, '["a"]'), (CLASSES, '["a", "a"]'), (CLASSES, "not json"), (INPUT_BOX, "[1]"),
         (INPUT_BOX, "[2, 1]"), (INPUT_BOX, "[NaN, 1]"), (RECORD, "[]"), (RECORD, "[" * 100_000),
+        (RECORD, '{"x": NaN}'), (RECORD, '{"x": 1e999}'), (RECORD, '{"x": "\\ud800"}'),
+        (RECORD, '{"x": ' + "[" * 64 + "]" * 64 + "}"), (RECORD, '{"x": "' + "x" * 2**20 + '"}'),
     ],
 )  # fmt: skip
 def test_malformed_claims_are_ignored_and_told(key, value):
