@@ -56,6 +56,7 @@ ROUTES: Mapping[tuple[str, str], Needed | None] = {
     ("POST", "/v1/models/{name}/versions/{version}/evaluations"): AUDIT,
     ("GET", "/v1/models/{name}/drift"): AUDIT,
     ("GET", "/v1/models/{name}/versions/{version}/drift"): AUDIT,
+    ("POST", "/v1/certificates/check"): EITHER,
     ("GET", "/v1/audits"): AUDIT,
     ("GET", "/v1/audits/{job_id}"): AUDIT,
     ("GET", "/v1/audits/{job_id}/events"): AUDIT,

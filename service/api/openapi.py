@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from service.certificate_schemas import CertificateRequest
 from service.errors import MEDIA_TYPE, ProblemBody, ProblemKind
 from service.evaluation_schemas import EvaluationRequest
 from service.schemas import AuditRequest, LabelRequest, PredictRequest
@@ -25,6 +26,7 @@ READ_BY_HAND = (
     UnloadRequest,
     AuditRequest,
     EvaluationRequest,
+    CertificateRequest,
     ProblemBody,
 )
 """Types that the framework does not see in any route."""

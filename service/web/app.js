@@ -12,6 +12,7 @@ const VIEWS = [
   [/^\/audits$/, "audits", () => import("./views/audits.js"), []],
   [/^\/audits\/([^/]+)$/, "audits", () => import("./views/audit.js"), ["id"]],
   [/^\/evaluations\/([^/]+)$/, "audits", () => import("./views/evaluation.js"), ["id"]],
+  [/^\/compare$/, "audits", () => import("./views/compare.js"), []],
   [/^\/certificate$/, "certificate", () => import("./views/certificate.js"), []],
 ];
 
