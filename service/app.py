@@ -20,6 +20,7 @@ from lipmodel.errors import LipcertError, SignatureError
 from service import logs, tracing
 from service.access import Access
 from service.api import (
+    attacks,
     audits,
     certificates,
     changes,
@@ -30,12 +31,14 @@ from service.api import (
     ops,
     predict,
     reports,
+    samples,
     v2,
 )
 from service.api.context import Service
 from service.api.guard import Guard
 from service.api.hot import HotRoutes
 from service.api.openapi import describe
+from service.attacker import Attacker
 from service.changes import Changes
 from service.database import StoreError
 from service.drift import Served
@@ -72,7 +75,21 @@ Whatever goes wrong is answered as a problem of RFC 9457 (`application/problem+j
 """ + "\n".join(f"| `{k.uri}` | {k.status} | {k.title}. {k.advice} |" for k in ProblemKind)
 
 
-GROUPS = (predict, infer, v2, certificates, models, changes, audits, evaluations, reports, drift, ops)
+GROUPS = (
+    predict,
+    infer,
+    v2,
+    certificates,
+    models,
+    samples,
+    changes,
+    attacks,
+    audits,
+    evaluations,
+    reports,
+    drift,
+    ops,
+)
 
 
 def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | None = None) -> FastAPI:
@@ -98,6 +115,7 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
         Changes(found, seconds=settings.check_seconds, most_bytes=settings.check_bytes),
         Engine(metrics),
         jobs,
+        Attacker(),
         shared,
         signer,
     )
@@ -118,6 +136,7 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
         await jobs.stop()
         jobs.close()
         service.engine.close()
+        service.attacker.close()
         if traces is not None:
             traces.close()
 
