@@ -15,6 +15,7 @@ from lipmodel.norms import Norm
 LARGEST_INPUT = float(np.finfo(np.float32).max)
 """Inputs beyond float32 are refused everywhere, so that they mean the same to every runtime."""
 
+MAX_CAPTION = 200
 NORM, LIPSCHITZ, CLASSES, INPUT_BOX, RECORD = (
     "lipcert.norm",
     "lipcert.lipschitz",
@@ -61,6 +62,46 @@ class Claims:
             for key, value in entries.items()
             if value is not None
         }
+
+
+@dataclass(frozen=True)
+class InputClaims:
+    """What the record says of the inputs; for people, who are shown a picture or a form by it.
+
+    Attributes:
+        shape: of one input before it was flattened, such as (8, 8) of 64 numbers; None where it is not said.
+        columns: names of its numbers; empty where they have none.
+        units: what a number measures; None where it is not said.
+    """
+
+    shape: tuple[int, ...] | None = None
+    columns: tuple[str, ...] = ()
+    units: str | None = None
+
+
+def input_claims(record: Mapping[str, Any], size: int) -> InputClaims:
+    """What a record says of inputs of ``size`` numbers; what does not fit them is left out."""
+    shape: Any = record.get("input_shape")
+    columns: Any = record.get("columns")
+    units: Any = record.get("units")
+    fits = (
+        isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape) and math.prod(shape) == size
+    )
+    named = isinstance(columns, list) and len(columns) == size and all(map(_is_caption, columns))
+    return InputClaims(
+        shape=tuple(shape) if fits else None,
+        columns=tuple(columns) if named else (),
+        units=units if _is_caption(units) else None,
+    )
+
+
+def _is_caption(text: Any) -> bool:
+    """Whether this is text that can be shown: short, and no lone surrogates, which no answer can carry."""
+    return (
+        isinstance(text, str)
+        and len(text) <= MAX_CAPTION
+        and not any("\ud800" <= c <= "\udfff" for c in text)
+    )
 
 
 def read_claims(metadata: Mapping[str, str], class_count: int) -> Claims:
