@@ -48,7 +48,8 @@ async function route() {
     fill(container, heading("This cannot be shown"), problem(error, route));
     if (!error.problem && !error.offline) console.error(error);
   }
-  if (number === shown && document.activeElement === document.body) main.querySelector("h1")?.focus({ preventScroll: true });
+  // Where one view follows another the reader is told; a page that has just been opened begins at its beginning.
+  if (number === shown && number > 1) main.querySelector("h1")?.focus({ preventScroll: true });
 }
 
 function mark(name) {
@@ -104,6 +105,6 @@ forget.addEventListener("click", () => {
 });
 
 document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); main.focus(); });
-addEventListener("hashchange", () => { main.querySelector("h1")?.blur(); route().then(() => scrollTo(0, 0)); });
+addEventListener("hashchange", () => { scrollTo(0, 0); route(); });
 paint();
 route();

@@ -116,8 +116,12 @@ export const empty = (title, ...more) => h("div", { class: "empty" }, h("p", { c
 /** Work goes on. */
 export const loading = (text = "Loading …") => h("p", { class: "loading", role: "status" }, text);
 
+/** Thrown where what a person gave cannot be used: the message says what is wrong with it. */
+export class Unusable extends Error {}
+
 /** An error of api.js (or any other) in words, with a button that tries again where `again` is given. */
 export function problem(error, again = null) {
+  if (error instanceof Unusable) return notice("bad", error.message);
   const told = error.problem ?? {};
   const title = error.offline ? "The service does not answer" : told.title ?? "Something went wrong on this page";
   const detail = error.offline ? "It may have stopped, or the network is down. What you see is what it said last." : told.detail ?? error.message;

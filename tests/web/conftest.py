@@ -31,6 +31,7 @@ def browser() -> Iterator[Browser]:
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
         pytest.skip("no browser is installed: apt-get install chromium")
+    api.expect.set_options(timeout=WAIT_MS)
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield browser
@@ -42,7 +43,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a service that signs, takes uploads, and serves the two bundled models."""
     folder = tmp_path_factory.mktemp("web")
     (folder / "models").mkdir()
-    for file in EXAMPLES.glob("*.onnx"):
+    for file in EXAMPLES.iterdir():
         shutil.copy(file, folder / "models")
     add_signing_key(folder / "keys.json")
     arguments = (
@@ -76,6 +77,11 @@ class Visit:
         page.on("pageerror", lambda error: self.complaints.append(f"{error}"))
         page.goto(path)
         return page
+
+    def expected(self, text: str) -> None:
+        """Forgives complaints that hold this text, of which there must be one: requests that fail are told."""
+        assert any(text in complaint for complaint in self.complaints), self.complaints
+        self.complaints = [complaint for complaint in self.complaints if text not in complaint]
 
     def _hear(self, message: Any) -> None:
         if message.type in {"error", "warning"}:

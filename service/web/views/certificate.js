@@ -1,7 +1,7 @@
 // A signed certificate: does it hold, and each number beside the same computed again.
 
 import { get, post } from "../api.js";
-import { announce, badge, digest, dropZone, empty, facts, field, fill, h, heading, loading, notice, problem, section, table } from "../dom.js";
+import { Unusable, announce, badge, digest, dropZone, empty, facts, field, fill, h, heading, loading, notice, problem, section, table } from "../dom.js";
 import * as numbers from "../numbers.js";
 
 let handed = null;
@@ -68,8 +68,8 @@ function tokenOf(text) {
   const value = parsed(pasted, "The certificate", (read) => read);
   const found = value.certificate ?? value.predictions?.find((prediction) => prediction.certificate)?.certificate;
   if (typeof found === "string") return found;
-  if (value.format?.startsWith("lipcert-")) throw new Error("This is a proof certificate, which “lipmodel verify FILE --model MODEL.onnx” proves in exact arithmetic; signed ones are checked here.");
-  throw new Error("This JSON holds no signed certificate.");
+  if (value.format?.startsWith("lipcert-")) throw new Unusable("This is a proof certificate, which “lipmodel verify FILE --model MODEL.onnx” proves in exact arithmetic; signed ones are checked here.");
+  throw new Unusable("This JSON holds no signed certificate.");
 }
 
 function parsed(text, what, read) {
@@ -80,7 +80,7 @@ function parsed(text, what, read) {
     try {
       return read(JSON.parse(`[${text.trim().split(/[\s,;]+/).join(",")}]`));
     } catch {
-      throw new Error(`${what} cannot be read as JSON.`);
+      throw new Unusable(`${what} cannot be read as JSON.`);
     }
   }
 }

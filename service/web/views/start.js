@@ -1,7 +1,7 @@
 // Forms that start an audit or an evaluation.
 
 import { get, modelPath, request } from "../api.js";
-import { choice, dropZone, field, fill, h, problem, section, select } from "../dom.js";
+import { Unusable, choice, dropZone, field, fill, h, loading, problem, section, select } from "../dom.js";
 import * as numbers from "../numbers.js";
 import { jobAddress } from "./job.js";
 
@@ -22,7 +22,7 @@ export function startForms(models, query) {
 
 /** What both forms begin with: which model, which of its versions, which norm. */
 function common(models, named) {
-  const model = select(models.map(({ name }) => [name, name]), named, { onchange: () => choose() });
+  const model = select(models.map(({ name }) => [name, name]), named, { onchange: () => { ready = choose(); } });
   const version = select([], null);
   const norm = select([["", "the model's own"], ...["1", "2", "inf"].map((name) => [name, numbers.norm(name)])], "");
   const told = []; // what wants to know of the model chosen
@@ -37,18 +37,19 @@ function common(models, named) {
     fill(version, [["", "the one that answers"], ...served.map((one) => [one.version, one.version])].map(([value, text]) => h("option", { value }, text)));
     versionField.hidden = served.length < 2;
   };
-  choose();
+  let ready = choose();
   return {
     fields: [field("Model", model), versionField, field("Norm", norm)],
     path: () => modelPath(model.value, version.value || null),
     norm: () => norm.value || null,
+    ready: () => ready,
     samples: () => get(`${modelPath(model.value, version.value || null)}/samples`),
     whenChosen: (tell) => told.push(tell),
   };
 }
 
 function auditForm(models, named) {
-  const { fields, path, norm, samples: beside, whenChosen } = common(models, named);
+  const { fields, path, norm, samples: beside, whenChosen, ready } = common(models, named);
   const samples = h("input", { type: "number", min: 0, value: 1000, required: true });
   const seed = h("input", { type: "number", min: 0, value: 0, required: true });
   const rows = h("textarea", { class: "code", rows: 3, spellcheck: "false", placeholder: "0.5, 0.25" });
@@ -59,7 +60,7 @@ function auditForm(models, named) {
     ownLabel.hidden = !number;
     fill(ownLabel.lastChild, `Also look at the ${numbers.count(number)} samples that lie beside the model`);
   });
-  return form("Start the audit", async () => {
+  return form("Start the audit", ready, async () => {
     const inputs = [...(own.checked && !ownLabel.hidden ? (await beside()).inputs : []), ...(rows.value.trim() ? rowsOf(rows.value) : [])];
     return request("POST", `${path()}/audits`, {
       json: { norm: norm(), samples: Number(samples.value), seed: Number(seed.value), report: report.checked, ...(inputs.length ? { inputs } : {}) },
@@ -74,7 +75,7 @@ function auditForm(models, named) {
 }
 
 function evaluationForm(models, named) {
-  const { fields, path, norm, samples, whenChosen } = common(models, named);
+  const { fields, path, norm, samples, whenChosen, ready } = common(models, named);
   const largest = h("input", { type: "number", min: 0, step: "any", required: true });
   const attack = h("input", { type: "number", min: 0, value: 200, required: true });
   const tighten = h("input", { type: "checkbox" });
@@ -85,7 +86,7 @@ function evaluationForm(models, named) {
     largest.value = suggestion(record);
     data.tell(number);
   });
-  return form("Start the evaluation", async () => {
+  return form("Start the evaluation", ready, async () => {
     const top = Number(largest.value);
     const asked = {
       norm: norm(), attack: Number(attack.value), tighten: tighten.checked, report: report.checked,
@@ -150,16 +151,16 @@ function dataChoice(samples) {
       const all = rowsOf(rows.value);
       return { json: { inputs: all.map((row) => row.slice(0, -1)), labels: all.map((row) => row.at(-1)) } };
     }
-    if (!files) throw new Error("No file is chosen yet");
+    if (!files) throw new Unusable("No file is chosen yet");
     return { files };
   };
-  tell(0);
+  fill(element, loading());
   return { element, read, tell };
 }
 
 const reportBox = (box) => h("label", { class: "check" }, box, "Also keep a report to download (HTML and Markdown)");
 
-function form(label, send, ...children) {
+function form(label, ready, send, ...children) {
   const said = h("div", {});
   const button = h("button", { class: "primary" }, label);
   return h("form", {
@@ -168,6 +169,7 @@ function form(label, send, ...children) {
       event.preventDefault();
       button.disabled = true;
       try {
+        await ready(); // what is known of the model decides what is sent
         const { headers, data } = await send();
         const place = headers.get("Location") ?? headers.get("Content-Location");
         location.hash = jobAddress({ kind: place.includes("/audits/") ? "audit" : "evaluation", id: data.id ?? place.split("/").at(-1) });
@@ -183,7 +185,7 @@ function form(label, send, ...children) {
 function rowsOf(text) {
   return text.trim().split("\n").map((line, index) => {
     const row = line.trim().split(/[\s,;]+/).filter(Boolean).map(Number);
-    if (!row.length || row.some((value) => !Number.isFinite(value))) throw new Error(`Line ${index + 1} holds something that is not a number`);
+    if (!row.length || row.some((value) => !Number.isFinite(value))) throw new Unusable(`Line ${index + 1} holds something that is not a number`);
     return row;
   });
 }
