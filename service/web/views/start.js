@@ -21,52 +21,66 @@ export function startForms(models, query) {
 
 /** What both forms begin with: which model, which of its versions, which norm. */
 function common(models, named) {
-  const model = select(models.map(({ name }) => [name, name]), named, { onchange: () => versions() });
+  const model = select(models.map(({ name }) => [name, name]), named, { onchange: () => choose() });
   const version = select([], null);
   const norm = select([["", "the model's own"], ...["1", "2", "inf"].map((name) => [name, numbers.norm(name)])], "");
+  const told = []; // what wants to know of the model chosen
+  const choose = async () => {
+    versions();
+    const { samples, record } = await get(modelPath(model.value)).catch(() => ({ samples: 0, record: {} }));
+    told.forEach((tell) => tell(samples, record));
+  };
   const versions = () => {
     const served = models.find(({ name }) => name === model.value).versions.filter(({ status }) => status === "served");
     fill(version, [["", "the one that answers"], ...served.map((one) => [one.version, one.version])].map(([value, text]) => h("option", { value }, text)));
   };
-  versions();
+  choose();
   return {
     fields: [field("Model", model), field("Version", version), field("Norm", norm)],
     path: () => modelPath(model.value, version.value || null),
     norm: () => norm.value || null,
-    model,
+    samples: () => get(`${modelPath(model.value, version.value || null)}/samples`),
+    whenChosen: (tell) => told.push(tell),
   };
 }
 
 function auditForm(models, named) {
-  const { fields, path, norm } = common(models, named);
+  const { fields, path, norm, samples: beside, whenChosen } = common(models, named);
   const samples = h("input", { type: "number", min: 0, value: 1000, required: true });
   const seed = h("input", { type: "number", min: 0, value: 0, required: true });
   const rows = h("textarea", { class: "code", rows: 3, spellcheck: "false", placeholder: "0.5, 0.25" });
   const report = h("input", { type: "checkbox" });
-  return form("Start the audit", async () => request("POST", `${path()}/audits`, {
-    json: {
-      norm: norm(), samples: Number(samples.value), seed: Number(seed.value), report: report.checked,
-      ...(rows.value.trim() ? { inputs: rowsOf(rows.value) } : {}),
-    },
-    headers: NOW,
-  }),
+  const own = h("input", { type: "checkbox", checked: true });
+  const ownLabel = h("label", { class: "check" }, own, h("span", {}));
+  whenChosen((number) => {
+    ownLabel.hidden = !number;
+    fill(ownLabel.lastChild, `Also look at the ${numbers.count(number)} samples that lie beside the model`);
+  });
+  return form("Start the audit", async () => {
+    const inputs = [...(own.checked && !ownLabel.hidden ? (await beside()).inputs : []), ...(rows.value.trim() ? rowsOf(rows.value) : [])];
+    return request("POST", `${path()}/audits`, {
+      json: { norm: norm(), samples: Number(samples.value), seed: Number(seed.value), report: report.checked, ...(inputs.length ? { inputs } : {}) },
+      headers: NOW,
+    });
+  },
   h("div", { class: "fields" }, fields,
     field("Random points", samples, "In the box of inputs that the file names."),
     field("Seed", seed, "The same seed gives the same report.")),
   h("details", {}, h("summary", {}, "Inputs of your own"), field("One input a line", rows, "Numbers with commas or spaces between them; they are looked at beside the random points.")),
-  reportBox(report));
+  ownLabel, reportBox(report));
 }
 
 function evaluationForm(models, named) {
-  const { fields, path, norm, model } = common(models, named);
+  const { fields, path, norm, samples, whenChosen } = common(models, named);
   const largest = h("input", { type: "number", min: 0, step: "any", required: true });
   const attack = h("input", { type: "number", min: 0, value: 50, required: true });
   const tighten = h("input", { type: "checkbox" });
   const report = h("input", { type: "checkbox" });
-  const data = dataChoice();
-  const suggest = () => get(modelPath(model.value)).then(({ record }) => { largest.value = suggestion(record); }, () => {});
-  model.addEventListener("change", suggest);
-  suggest();
+  const data = dataChoice(samples);
+  whenChosen((number, record) => {
+    largest.value = suggestion(record);
+    data.tell(number);
+  });
   return form("Start the evaluation", async () => {
     const top = Number(largest.value);
     const asked = {
@@ -93,8 +107,8 @@ function suggestion({ held_out: held }) {
   return far ? Number((1.6 * far).toPrecision(2)) : 0.5;
 }
 
-/** Where the labelled data come from: a file, lines of text, or a place that the service knows. */
-function dataChoice() {
+/** Where the labelled data come from: beside the model, a file, lines of text, or a place that the service knows. */
+function dataChoice(samples) {
   let kind = "file", files = null;
   const rows = h("textarea", { class: "code", rows: 5, spellcheck: "false", placeholder: "0.0, 1.0, 0\n1.0, -0.5, 1" });
   const path = h("input", { placeholder: "mnist", spellcheck: "false" });
@@ -103,19 +117,30 @@ function dataChoice() {
     files = name === "data" ? { data: file } : { ...(files?.data ? {} : files), [name]: file };
     fill(chosen, Object.values(files).map((one) => `${one.name} (${numbers.count(Math.ceil(one.size / 1024))} KiB)`).join(", "));
   };
+  const beside = h("p", { class: "hint" });
   const panels = {
+    samples: beside,
     file: h("div", { class: "fields" },
       dropZone("Drop a .npz or .parquet file", "Arrays inputs and labels; of a table the last column is the label.", take("data"), { accept: ".npz,.parquet" }),
       dropZone("or IDX images", "As MNIST has them; .gz is fine.", take("images")), dropZone("and IDX labels", "Of those images.", take("labels"))),
     rows: field("One input a line, the number of its class at the end", rows, "Classes are counted from 0."),
     path: field("File or folder", path, "Under the folder that the service was given by --data."),
   };
-  const body = h("div", {}, panels.file, chosen);
-  const element = h("div", {}, choice("Labelled data", [["file", "A file"], ["rows", "A few rows"], ["path", "At the service"]], kind, (value) => {
-    kind = value;
-    fill(body, panels[kind], kind === "file" ? chosen : null);
-  }), body);
+  const element = h("div", { class: "card bare" });
+  const tell = (number) => {
+    fill(beside, `The ${numbers.count(number)} samples that lie beside the model. They are few: mind the intervals.`);
+    const own = number ? [["samples", "Samples of the model"]] : [];
+    if (number || kind === "samples") kind = number ? "samples" : "file";
+    const body = h("div", {});
+    const draw = () => fill(body, panels[kind], kind === "file" ? chosen : null);
+    draw();
+    fill(element, choice("Labelled data", [...own, ["file", "A file"], ["rows", "A few rows"], ["path", "At the service"]], kind, (value) => { kind = value; draw(); }), body);
+  };
   const read = async () => {
+    if (kind === "samples") {
+      const { inputs, labels } = await samples();
+      return { json: { inputs, labels } };
+    }
     if (kind === "path") return { json: { path: path.value } };
     if (kind === "rows") {
       const all = rowsOf(rows.value);
@@ -124,7 +149,8 @@ function dataChoice() {
     if (!files) throw new Error("No file is chosen yet");
     return { files };
   };
-  return { element, read };
+  tell(0);
+  return { element, read, tell };
 }
 
 const reportBox = (box) => h("label", { class: "check" }, box, "Also keep a report to download (HTML and Markdown)");
