@@ -6,14 +6,14 @@ import { panel } from "./panel.js";
 import { trial } from "./trial.js";
 
 const MOST_FIELDS = 200;
-const MOST_CHANGES = 12;
+const MOST_CHANGES = 8;
 
 /** Shows a form on trial; see try.js. */
 export async function show(place, { model, samples, norm }) {
   const names = model.input_claim.columns.length ? model.input_claim.columns
     : Array.from({ length: model.input_size }, (_, index) => `Number ${index + 1}`);
   const told = panel();
-  const changes = h("div", {});
+  const changes = h("section", { class: "card", "aria-label": "Closest attack", hidden: true });
   const test = trial(model, norm, {
     moved: () => changes.classList.add("stale"),
     answered: (prediction, row, measured) => told.answered(prediction, measured),
@@ -21,11 +21,12 @@ export async function show(place, { model, samples, norm }) {
     found(finding, row, measured) {
       told.found(finding, measured);
       changes.classList.remove("stale");
+      changes.hidden = !finding.found;
       fill(changes, finding.found ? changed(names, row, finding) : null);
     },
     failed(error, what) {
       told.failed(error, what);
-      fill(changes);
+      changes.hidden = true;
     },
   });
 
@@ -62,7 +63,7 @@ export async function show(place, { model, samples, norm }) {
       model.input_claim.units && h("p", { class: "hint" }, `Units: ${model.input_claim.units}.`),
       fields,
       names.length > MOST_FIELDS && h("p", { class: "hint" }, `The first ${MOST_FIELDS} of ${names.length} numbers; the others stay as the sample has them.`)),
-    h("div", { class: "beside" }, told.element, changes)));
+    h("div", {}, told.element, changes)));
 
   take(samples ? samples.inputs[0] : Array(model.input_size).fill(0));
   return { measure: (by) => test.measure(by), close: () => test.close() };
@@ -76,9 +77,9 @@ function changed(names, row, { adversarial, adversarial_label: label, distance }
   const more = order.length - MOST_CHANGES;
   return [
     table(`The closest input found that is answered ${label}, ${up(distance, 4)} away`,
-      ["column", { name: "yours", numeric: true }, { name: "there", numeric: true }, { name: "change", numeric: true }],
+      ["column", { name: "yours", numeric: true }, { name: "there", numeric: true }],
       order.slice(0, MOST_CHANGES).map((index) => [
-        names[index], near(row[index], 5), near(adversarial[index], 5), near(adversarial[index] - row[index], 3),
+        names[index], near(row[index], 4), near(adversarial[index], 4),
       ])),
     more > 0 ? h("p", { class: "hint" }, `… and ${more} smaller changes.`) : null,
   ];

@@ -42,7 +42,7 @@ export function noise(model, show) {
 
   const element = h("section", { class: "card noise", "aria-label": "Noise" },
     h("h2", {}, "Add noise"),
-    choice("Change", [["random", "at random"], ["other", "towards the closest other answer"]], towards, (value) => { towards = value; ask(); }),
+    choice("Change", [["random", "at random"], ["other", "towards the closest attack"]], towards, (value) => { towards = value; ask(); }),
     h("label", { for: "noise" }, "Size of the change"), slider, track, scale, result, h("p", {}, again));
 
   slider.addEventListener("input", () => ask());

@@ -15,7 +15,14 @@ export function npy(rows) {
   head.set([0x93, ...[..."NUMPY"].map((c) => c.charCodeAt(0)), 1, 0, length & 255, length >> 8]);
   head.set([...text].map((c) => c.charCodeAt(0)), 10);
   head[head.length - 1] = 0x0a;
-  return new Blob([head, ...rows.map((row) => Float64Array.from(row))]);
+  return joined(head, Float64Array.from(rows.flat()));
+}
+
+function joined(head, numbers) {
+  const bytes = new Uint8Array(head.length + numbers.byteLength);
+  bytes.set(head);
+  bytes.set(new Uint8Array(numbers.buffer), head.length);
+  return bytes;
 }
 
 /** The service's answers to rows, each with its certified radius. */
@@ -43,7 +50,7 @@ export async function field(model, rows, norm, signal) {
     outputs: ["label_index", "certified_radius"].map((name) => ({ name, parameters: { binary_data: true } })),
   }));
   const headers = { "Content-Type": BYTES, [LENGTH]: String(head.length) };
-  const answer = await request("POST", `${path}/infer`, { body: new Blob([head, numbers]), headers, signal, as: "blob" });
+  const answer = await request("POST", `${path}/infer`, { body: joined(head, numbers), headers, signal, as: "blob" });
   const content = await answer.data.slice(Number(answer.headers.get(LENGTH))).arrayBuffer();
   const half = content.byteLength / 2;
   return {
