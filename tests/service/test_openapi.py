@@ -67,7 +67,7 @@ def test_documented_examples_work(serve):
                 done += 1
             if path.endswith("/unload"):
                 assert client.post(path.format(**named).replace("/unload", "/load")).status_code == 200
-    assert done == 19
+    assert done == 23
 
 
 @pytest.mark.parametrize("schema", [AccuracyFigures, Curve, EvaluationResult])
