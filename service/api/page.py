@@ -34,6 +34,8 @@ MEDIA_TYPES = {
 }
 LIBRARIES = {
     "plotly.js": ("plotly", "package_data/plotly.min.js"),
+    "swagger-ui.js": ("fastapi_swagger", "resources/swagger-ui-bundle.js"),
+    "swagger-ui.css": ("fastapi_swagger", "resources/swagger-ui.css"),
 }
 """Files of other packages: by their names here, the package and the place in it."""
 

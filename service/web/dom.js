@@ -133,13 +133,13 @@ export function digest(sha256) {
 }
 
 /** A button that copies the text. */
-export function copyButton(text, label = "Copy") {
-  const button = h("button", { type: "button", class: "quiet small", "aria-label": label, title: label }, "Copy");
+export function copyButton(text, label = "Copy", shown = "Copy") {
+  const button = h("button", { type: "button", class: "quiet small", "aria-label": label, title: label }, shown);
   button.addEventListener("click", async () => {
     await navigator.clipboard.writeText(text);
     button.textContent = "Copied";
     announce("Copied");
-    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+    setTimeout(() => { button.textContent = shown; }, 1500);
   });
   return button;
 }

@@ -12,13 +12,13 @@ function rounded(value, digits, direction) {
     const unit = 10 ** (Math.floor(Math.log10(Math.abs(value))) - digits + 1);
     text = (Number(text) + direction * unit).toPrecision(digits);
   }
-  return tidy(text);
+  return written(text, direction === 0);
 }
 
-/** Without zeros at the end, with a true minus and a readable exponent. */
-function tidy(text) {
+/** With a true minus and a readable exponent; digits that were rounded stay, so that columns can be compared. */
+function written(text, tidy) {
   let [digits, exponent] = text.split("e");
-  if (digits.includes(".")) digits = digits.replace(/\.?0+$/, "");
+  if (tidy && digits.includes(".")) digits = digits.replace(/\.?0+$/, "");
   return (exponent ? `${digits}·10${superscript(Number(exponent))}` : digits).replace("-", "−");
 }
 

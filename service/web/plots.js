@@ -2,17 +2,30 @@
 
 import { download, fill, h, loading, newId, problem, table } from "./dom.js";
 
+// The policy of the page lets no script write a <style>. Plotly adds its rules to what has the first of these ids, so a sheet
+// of ours has it; and those of its maps, which are not drawn here, it leaves out where something has the second.
+const SHEET_ID = "plotly.js-style-global";
+const MAPS_ID = "9f215cf04c5486422605d13261cb87401f4e7763b6296af81e98efbc0130da53";
+
 let library = null;
 
 /** Plotly itself, loaded once it is wanted. */
 export function plotly() {
-  library ??= new Promise((resolve, reject) => {
-    const script = h("script", { src: "/web/plotly.js" });
-    script.onload = () => resolve(globalThis.Plotly);
-    script.onerror = () => { library = null; reject(new Error("The drawing library could not be loaded")); };
-    document.head.append(script);
-  });
+  library ??= (async () => {
+    await loaded(h("link", { rel: "stylesheet", href: "/web/plots.css", id: SHEET_ID }));
+    document.head.append(h("meta", { id: MAPS_ID }));
+    await loaded(h("script", { src: "/web/plotly.js" }));
+    return globalThis.Plotly;
+  })().catch((error) => { library = null; throw error; });
   return library;
+}
+
+function loaded(element) {
+  return new Promise((resolve, reject) => {
+    element.addEventListener("load", resolve);
+    element.addEventListener("error", () => { element.remove(); reject(new Error("The drawing library could not be loaded")); });
+    document.head.append(element);
+  });
 }
 
 /** The colours of the theme as it is now, from the style sheet. */

@@ -59,7 +59,7 @@ function gradients({ histogram, per_pair, bound }, figures) {
         }],
         layout: {
           showlegend: false, bargap: 0,
-          xaxis: { title: "observed gradient norm ÷ proved bound", range: [0, 1.08], tickformat: ".1f" },
+          xaxis: { title: "gradient norm ÷ bound", range: [0, 1.08], tickformat: ".1f" },
           yaxis: { title: "share of points", tickformat: ".0%" },
           shapes: [{ type: "line", x0: 1, x1: 1, yref: "paper", y0: 0, y1: 1, line: { color: colours.certified, width: 2.5 } }],
           annotations: [{ x: 1, yref: "paper", y: 1, yanchor: "bottom", showarrow: false, text: "the bound", font: { color: colours.certified } }],
@@ -84,7 +84,7 @@ function attacks({ attack, norm }, figures) {
   if (!found.length) return h("section", { "aria-label": "Attacks" }, h("h2", {}, "Attacks"), h("p", {}, `No change of label was found for any of ${all.length} inputs attacked.`));
   const end = 1.05 * Math.max(...found.map(({ distance }) => distance));
   const drawn = figure({
-    title: "Nearest change of label found, beside the radius", name: "attacks",
+    title: "Nearest change of label found", name: "attacks",
     alt: `Scatter of ${found.length} inputs: the certified radius across, the distance to the nearest change of label found upwards. ${attack.inside.length ? `${attack.inside.length} lie below the diagonal.` : "All lie above the diagonal."}`,
     columns: ["Input", { name: "Certified radius", numeric: true }, { name: "Change found at", numeric: true }, { name: "Radius ÷ distance", numeric: true }],
     rows: all.map(({ radius, distance }, index) => [String(index + 1), numbers.down(radius), numbers.up(distance), numbers.percent(attack.ratio[index])]),
@@ -131,11 +131,11 @@ function insiders({ attack }) {
   if (!attack.inside.length) return null;
   return section("Counterexamples", h("div", { class: "card" }, table("Labels that changed inside their certified radius",
     ["Label", "Changed to", { name: "Certified radius", numeric: true }, { name: "Distance", numeric: true }, "Inputs"],
-    attack.inside.map((one) => [one.label, one.adversarial_label, numbers.down(one.certified_radius), numbers.up(one.observed_distance), inputs([["input", one.input], ["changed", one.adversarial]])]))));
+    attack.inside.map((one) => [one.label, one.adversarial_label, numbers.down(one.certified_radius), numbers.up(one.observed_distance), inputs([["original", one.input], ["changed", one.adversarial]])]))));
 }
 
 /** Inputs short enough to read, and whole to copy. */
 const inputs = (named) => h("span", { class: "row" }, named.map(([name, values]) => {
   const text = JSON.stringify(values);
-  return h("span", { class: "digest" }, text.length <= 48 ? h("code", {}, text) : null, copyButton(text, `Copy the ${name}`));
+  return h("span", { class: "digest" }, text.length <= 48 ? h("code", {}, text) : null, copyButton(text, `Copy the ${name} input`, `Copy ${name}`));
 }));

@@ -22,7 +22,7 @@ const NAMES = {
 };
 
 export async function show(container) {
-  const certificate = h("textarea", { class: "code", rows: 6, spellcheck: "false", required: true, placeholder: "eyJhbGciOiJFZERTQSIs…" });
+  const certificate = h("textarea", { class: "code", rows: 5, spellcheck: "false", required: true, placeholder: "eyJhbGciOiJFZERTQSIs…" });
   const input = h("textarea", { class: "code", rows: 3, spellcheck: "false", placeholder: "[0.0, 1.0]" });
   const keys = h("textarea", { class: "code", rows: 3, spellcheck: "false", placeholder: '{"keys": […]}' });
   const result = h("div", { class: "view", "aria-live": "polite" });
@@ -40,7 +40,7 @@ export async function show(container) {
   const taken = async (file) => { certificate.value = (await file.text()).trim(); await check(); };
   fill(container,
     heading("Check a certificate", "A signed answer can be passed on. Here it is checked as lipmodel verify checks it: who signed it, whether its radius follows, and, given the input, every number again."),
-    h("div", { class: "columns wide-left" },
+    h("div", { class: "beside" },
       h("form", { class: "card", onsubmit: (event) => { event.preventDefault(); check(); } },
         field("Certificate", certificate, "Three parts joined by dots, as an answer gave it; or the answer itself, as JSON."),
         dropZone("Drop the file of one", "or choose it", taken),

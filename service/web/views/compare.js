@@ -65,7 +65,7 @@ async function doneOf(path, sha256) {
 function proofs(sides) {
   const row = (name, of) => [name, ...sides.map((side) => of(side.model))];
   return section("Proved", h("div", { class: "card" }, table("Proved of each", ["", ...sides.map(({ title }) => title)], [
-    row("Page", ({ name, version }) => h("a", { href: modelAddress(name, version) }, `${name}, version ${version}`)),
+    row("Model", ({ name, version }) => h("a", { href: modelAddress(name, version) }, `${name}, version ${version}`)),
     ...["1", "2", "inf"].map((norm) => row(`Bound in ${numbers.norm(norm)}`, ({ bounds }) => numbers.up(bounds[norm].global))),
     row("Claim", ({ claim }) => (claim ? badge(claim.proved ? "proved" : "not proved", claim.proved ? "good" : "bad") : "none")),
     row("Digest", ({ sha256 }) => digest(sha256)),

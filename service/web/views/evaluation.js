@@ -11,7 +11,7 @@ export async function show(container, { id }) {
     const { result } = job;
     drawn = accuracyFigure([{ name: job.model.name, result }]);
     return [keyFigures(result), section("Accuracy against the size of a change", h("p", { class: "hint" }, betweenText(result)), drawn.element),
-      h("div", { class: "columns" }, sizes(result), quantiles(result)), classes(result)];
+      h("div", { class: "columns" }, quantiles(result), classes(result))];
   });
   return () => { stop(); drawn?.remove(); };
 }
@@ -22,12 +22,14 @@ function betweenText({ attacked_samples: attacked, samples }) {
   return `What is proved lies below, what attacks leave lies above: the truth is between the two.${some}`;
 }
 
-const interval = (ends) => (ends ? `95%: ${numbers.percent(ends[0])} – ${numbers.percent(ends[1])}` : "");
+const interval = (ends) => (ends ? `${numbers.percent(ends[0])} – ${numbers.percent(ends[1])}` : "–");
+/** The sizes of change that figures were asked at, as they are written there. */
+const sizesOf = (result) => Object.keys(result.certified_accuracy).sort((a, b) => a - b);
 
 function keyFigures(result) {
   const cell = (term, value, more) => h("div", {}, h("dt", {}, term), h("dd", {}, value, h("small", {}, more)));
   return h("dl", { class: "big card" },
-    cell("Right answers", numbers.percent(result.clean_accuracy), interval(result.clean_accuracy_interval)),
+    cell("Right answers", numbers.percent(result.clean_accuracy), `95%: ${interval(result.clean_accuracy_interval)}`),
     cell("Mean certified radius", numbers.down(result.average_certified_radius, 4), `${numbers.norm(result.norm)}, 0 where wrong`),
     cell("Inputs", numbers.count(result.samples), `${numbers.count(result.attacked_samples)} attacked`),
     cell("Radii", result.tightened ? "tightened" : "usual", `median of right answers ${numbers.down(result.certified_radius_quantiles["0.5"], 4)}`));
@@ -41,22 +43,28 @@ export function accuracyFigure(evaluations) {
   const [{ result: first }] = evaluations;
   const attacked = ({ attacked_accuracy: shares, clean_accuracy: clean, attacked_samples: some }) =>
     (some ? Object.entries(shares).map(([epsilon, share]) => [Number(epsilon), share]).sort(([a], [b]) => a - b) : []);
-  const tableOf = Object.keys(first.certified_accuracy).map(Number).sort((a, b) => a - b);
+  const single = evaluations.length === 1;
   return figure({
     title: `Certified and attacked accuracy, ${numbers.norm(first.norm)}`, name: "accuracy", height: "tall",
     alt: evaluations.map(({ name, result }) => `${name}: ${numbers.percent(result.clean_accuracy)} right without a change; `
-      + Object.entries(result.certified_accuracy).map(([epsilon, share]) => `at ${epsilon} ${numbers.percent(share)} certified`
+      + sizesOf(result).map((epsilon) => [epsilon, result.certified_accuracy[epsilon]]).map(([epsilon, share]) => `at ${epsilon} ${numbers.percent(share)} certified`
         + (result.attacked_samples ? `, ${numbers.percent(result.attacked_accuracy[epsilon])} after attacks` : "")).join("; ")).join(". "),
-    columns: ["Size of change", ...evaluations.flatMap(({ name }) => [`Certified, ${name}`, `Attacked, ${name}`]).map((name) => ({ name, numeric: true }))],
-    rows: tableOf.map((epsilon) => [numbers.near(epsilon), ...evaluations.flatMap(({ result }) =>
-      [numbers.percent(result.certified_accuracy[`${epsilon}`]), numbers.percent(result.attacked_accuracy[`${epsilon}`])])]),
+    columns: ["Size of change", ...evaluations.flatMap(({ name }) => (single ? ["Certified", "95% interval", "After attacks", "95% interval"]
+      : [`Certified, ${name}`, `After attacks, ${name}`])).map((name) => ({ name, numeric: true }))],
+    rows: [...new Set(evaluations.flatMap(({ result }) => sizesOf(result)))].sort((a, b) => a - b).map((epsilon) => [epsilon, ...evaluations.flatMap(({ result }) => {
+      const [certified, withstood] = [[result.certified_accuracy, result.certified_accuracy_intervals], [result.attacked_accuracy, result.attacked_accuracy_intervals]]
+        .map(([shares, intervals]) => [numbers.percent(shares[epsilon]), interval(intervals[epsilon])]);
+      return single ? [...certified, ...withstood] : [certified[0], withstood[0]];
+    })]),
     build: (colours) => ({
       data: evaluations.flatMap(({ name, result }, index) => {
         const dash = index ? "dash" : "solid";
         const label = evaluations.length > 1 ? `, ${name}` : "";
         const above = attacked(result);
+        const end = Math.max(0, ...above.map(([epsilon]) => epsilon)); // beyond the largest radius nothing is certified
+        const further = end > result.curve.epsilon.at(-1) ? [[result.curve.epsilon.at(-1), end], [0, 0]] : [[], []];
         const lines = [{
-          type: "scatter", mode: "lines", x: result.curve.epsilon, y: result.curve.certified_accuracy, name: `certified${label}`,
+          type: "scatter", mode: "lines", x: [...result.curve.epsilon, ...further[0]], y: [...result.curve.certified_accuracy, ...further[1]], name: `certified${label}`,
           line: { color: colours.certified, width: 2.5, dash }, hovertemplate: "%{y:.1%} certified at %{x:.4g}<extra></extra>",
         }];
         if (above.length) {
@@ -74,14 +82,6 @@ export function accuracyFigure(evaluations) {
       },
     }),
   });
-}
-
-function sizes(result) {
-  const rows = Object.entries(result.certified_accuracy).map(([epsilon, share]) => [epsilon, numbers.percent(share), interval(result.certified_accuracy_intervals[epsilon]),
-    numbers.percent(result.attacked_accuracy[epsilon])]);
-  if (!rows.length) return null;
-  return section("At each size of change", h("div", { class: "card" }, table("Accuracy at each size of change",
-    ["Size", { name: "Certified", numeric: true }, "Interval", { name: "After attacks", numeric: true }], rows, { hideCaption: true })));
 }
 
 function quantiles({ certified_radius_quantiles: all, norm }) {

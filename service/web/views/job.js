@@ -1,7 +1,7 @@
 // What audits and evaluations have in common: their states, following one, cancelling it, what it leaves to download.
 
 import { events, get, remove, request } from "../api.js";
-import { announce, badge, digest, download, facts, fill, h, heading, loading, notice, problem } from "../dom.js";
+import { announce, badge, digest, download, fill, h, heading, notice, problem } from "../dom.js";
 import * as numbers from "../numbers.js";
 import { modelAddress } from "./model.js";
 
@@ -60,12 +60,14 @@ export async function followed(container, kind, id, read) {
 }
 
 function about({ model, state, parameters, created, started, finished }) {
-  return h("div", { class: "card" }, facts([
+  const told = [
     ["State", stateBadge(state)],
     ["Model", h("a", { href: modelAddress(model.name) }, model.name), " ", digest(model.sha256)],
     ["Asked for", asked(parameters)],
-    ["Begun", numbers.moment(started ?? created), finished && started ? `, took ${numbers.seconds(started, finished)}` : null],
-  ]));
+    ["Begun", numbers.moment(started ?? created)],
+    finished && started && ["Took", numbers.seconds(started, finished)],
+  ];
+  return h("dl", { class: "line" }, told.filter(Boolean).map(([term, ...value]) => h("div", {}, h("dt", {}, term), h("dd", {}, value))));
 }
 
 /** The parameters that say something, in words. */

@@ -1,7 +1,7 @@
 // One model: what is proved of it, beside what its file claims.
 
 import { get, modelPath, remove, request } from "../api.js";
-import { badge, copyButton, digest, empty, facts, field, fill, h, heading, notice, problem, section, select, table } from "../dom.js";
+import { badge, copyButton, digest, facts, field, fill, h, heading, notice, problem, section, select, table } from "../dom.js";
 import * as numbers from "../numbers.js";
 import { uploadZone } from "./upload.js";
 
@@ -67,7 +67,7 @@ const largest = (matrix) => Math.max(...matrix.map((row) => Math.max(...row)));
 
 function claimed({ claim, bounds, ignored_claims, record }) {
   const held = record.held_out ?? {};
-  const figures = Object.entries(held.certified_accuracy ?? {}).map(([epsilon, share]) =>
+  const figures = Object.entries(held.certified_accuracy ?? {}).sort(([a], [b]) => a - b).map(([epsilon, share]) =>
     [`Certified at ${epsilon} in ${numbers.norm(held.norm)}`, numbers.percent(share)]);
   const nothing = !claim && held.clean_accuracy === undefined;
   return h("section", { class: "card", "aria-labelledby": "claimed" },
@@ -126,7 +126,7 @@ function file({ sha256, operators, dtype, input_shape, input_box, classes, recor
     h("p", { class: "row" }, Object.entries(operators).map(([name, number]) => badge(`${name} × ${number}`))));
 }
 
-function served({ name, version, policy, execution }) {
+function served({ name, policy, execution }) {
   const counters = h("div", {}, h("p", { class: "hint" }, "Counting …"));
   countServed(name).then((found) => fill(counters, found), () => fill(counters, h("p", { class: "hint" }, "What was served is not shown to this key.")));
   return h("section", { class: "card", "aria-labelledby": "served" },
@@ -135,7 +135,6 @@ function served({ name, version, policy, execution }) {
       ["Policy", policyText(policy)],
       ["Computed in", execution],
       ["Route", h("code", {}, `POST ${modelPath(name)}/predict`), " ", copyButton(`${location.origin}${modelPath(name)}/predict`, "Copy the address")],
-      ["Version", version],
     ]),
     counters);
 }
@@ -159,7 +158,7 @@ async function countServed(name) {
     }
   }
   const answered = [...found.certified_radius].filter(([, { count }]) => count);
-  if (!answered.length) return empty("Nothing answered yet", h("p", {}, "Counted since the service started."));
+  if (!answered.length) return h("p", { class: "hint" }, "It has answered nothing since the service started.");
   return [h("h3", {}, "Answered since the service started"), facts([
     ...answered.map(([norm, { count, sum }]) => [`In ${numbers.norm(norm)}`, `${numbers.count(count)}, mean radius ${numbers.down(sum / count, 4)}`]),
     ["Labels withheld by the policy", numbers.count(found.abstentions)],

@@ -6,6 +6,7 @@ import * as numbers from "../numbers.js";
 import { jobAddress } from "./job.js";
 
 const STEPS = 20;
+const MOST_ATTACKED = 300;
 const NOW = { Prefer: "wait=0" };
 
 export function startForms(models, query) {
@@ -30,13 +31,15 @@ function common(models, named) {
     const { samples, record } = await get(modelPath(model.value)).catch(() => ({ samples: 0, record: {} }));
     told.forEach((tell) => tell(samples, record));
   };
+  const versionField = field("Version", version);
   const versions = () => {
     const served = models.find(({ name }) => name === model.value).versions.filter(({ status }) => status === "served");
     fill(version, [["", "the one that answers"], ...served.map((one) => [one.version, one.version])].map(([value, text]) => h("option", { value }, text)));
+    versionField.hidden = served.length < 2;
   };
   choose();
   return {
-    fields: [field("Model", model), field("Version", version), field("Norm", norm)],
+    fields: [field("Model", model), versionField, field("Norm", norm)],
     path: () => modelPath(model.value, version.value || null),
     norm: () => norm.value || null,
     samples: () => get(`${modelPath(model.value, version.value || null)}/samples`),
@@ -73,11 +76,12 @@ function auditForm(models, named) {
 function evaluationForm(models, named) {
   const { fields, path, norm, samples, whenChosen } = common(models, named);
   const largest = h("input", { type: "number", min: 0, step: "any", required: true });
-  const attack = h("input", { type: "number", min: 0, value: 50, required: true });
+  const attack = h("input", { type: "number", min: 0, value: 200, required: true });
   const tighten = h("input", { type: "checkbox" });
   const report = h("input", { type: "checkbox" });
   const data = dataChoice(samples);
   whenChosen((number, record) => {
+    if (number) attack.value = Math.min(MOST_ATTACKED, number);
     largest.value = suggestion(record);
     data.tell(number);
   });
