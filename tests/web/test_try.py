@@ -20,6 +20,19 @@ from tests.web.conftest import EXAMPLES
 COLUMNS = ["age", "height", "weight", "shoe size", "<b>hostile</b>"]
 FORGED = {"label": "upper", "certified_radius": 1.0, "adversarial": [0.5, 0.5], "adversarial_label": "lower"}
 
+COUNTED = """() => {
+    const real = fetch;
+    let pending = 0;
+    globalThis.most = 0;
+    globalThis.fetch = async (path, options) => {
+        const counts = path.includes("/predict");
+        pending += counts;
+        globalThis.most = Math.max(globalThis.most, pending);
+        try { return await real(path, options); } finally { pending -= counts; }
+    };
+}"""
+"""How many predictions are asked for at a time, at most."""
+
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
@@ -50,6 +63,8 @@ def begun(page):
     """Once the first input is answered and attacked."""
     page.wait_for_selector(".trial[data-certificates]")
     rested(page)
+    if page.locator(".stage").count():
+        page.locator(".handle").wait_for()  # the map is drawn
     return page
 
 
@@ -93,19 +108,9 @@ def settle(page, change):
 
 
 def test_a_point_is_dragged_and_its_certificate_keeps_up(visit, api):
-    page = visit.open("/#/try/two-moons")
-    pending, most = set(), []
-
-    def asked(request):
-        if "/predict" in request.url:
-            pending.add(request)
-            most.append(len(pending))
-
-    def answered(request):
-        pending.discard(request)
-
-    page.on("request", asked)
-    page.on("requestfinished", answered)
+    page = visit.open("/#/models")
+    page.evaluate(COUNTED)
+    page.evaluate("location.hash = '#/try/two-moons'")
     begun(page)
     before = int(page.locator(".trial").get_attribute("data-certificates"))
     at = page.locator(".handle").bounding_box()
@@ -115,10 +120,11 @@ def test_a_point_is_dragged_and_its_certificate_keeps_up(visit, api):
     start = point(page)
     for step in range(1, 41):
         page.mouse.move(x + 3 * step, y - step)
-    settle(page, page.mouse.up)
+    settle(page, lambda: page.mouse.move(x + 125, y - 42))
+    page.mouse.up()
     shown = int(page.locator(".trial").get_attribute("data-certificates")) - before
-    assert shown >= 20, "each move is a frame or less, so most are shown"
-    assert max(most) == 1, "one request at a time"
+    assert 8 <= shown <= 42, "as many as there is time for, in between as well"
+    assert page.evaluate("globalThis.most") == 1, "one request at a time"
     where = point(page)
     assert where[0] > start[0]
     assert where[1] > start[1]
@@ -263,8 +269,9 @@ def test_an_image_is_drawn_by_pointer_and_by_keys(visit):
     box = canvas.bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.55, box["y"] + 5)
     page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * 0.55, box["y"] + box["height"] - 5, steps=8)
-    settle(page, page.mouse.up)
+    page.mouse.move(box["x"] + box["width"] * 0.55, box["y"] + box["height"] / 2, steps=4)
+    settle(page, lambda: page.mouse.move(box["x"] + box["width"] * 0.55, box["y"] + box["height"] - 5))
+    page.mouse.up()
     assert level(canvas)[4, 4] > 200
     assert level(canvas)[4, 0] == 0
     canvas.press("ArrowLeft")
@@ -293,7 +300,7 @@ def test_noise_up_to_the_radius_keeps_the_answer_and_the_page_says_where_that_en
     page.get_by_label("towards the closest attack").check()
     slider.fill("200")
     page.get_by_text("Past the radius: nothing is promised").wait_for()
-    page.get_by_text("is answered").wait_for()
+    page.get_by_text("Of the change shown the answer is").wait_for()
     assert "past the certified radius" in slider.get_attribute("aria-valuetext")
 
 

@@ -34,7 +34,7 @@ export async function show(container, { name, query }) {
     return undefined;
   }
   const samples = model.samples ? await get(`${modelPath(model.name, model.version)}/samples`) : null;
-  const part = await (await PARTS[kind(model)]()).show(place, { model, samples, norm: model.policy.norm });
+  const part = (await PARTS[kind(model)]()).show(place, { model, samples, norm: model.policy.norm });
   const norms = model.policy.action === "flag" ? Object.keys(model.bounds) : [model.policy.norm];
   fill(container.querySelector("#norms"),
     choice("Distances in", norms.map((norm) => [norm, symbol(norm)]), model.policy.norm, (norm) => part.measure(norm)));

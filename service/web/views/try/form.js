@@ -9,7 +9,7 @@ const MOST_FIELDS = 200;
 const MOST_CHANGES = 8;
 
 /** Shows a form on trial; see try.js. */
-export async function show(place, { model, samples, norm }) {
+export function show(place, { model, samples, norm }) {
   const names = model.input_claim.columns.length ? model.input_claim.columns
     : Array.from({ length: model.input_size }, (_, index) => `Number ${index + 1}`);
   const told = panel();

@@ -11,12 +11,12 @@ import { trial } from "./trial.js";
 const SHOWN = 20; // samples at a time
 
 /** Shows an image on trial; see try.js. */
-export async function show(place, { model, samples, norm }) {
-  const image = layout(model);
+export function show(place, { model, samples, norm }) {
+  const image = layout(model, samples);
   const told = panel();
   const blank = () => Array(image.size).fill(image.low);
   const canvas = (label) => h("canvas", { class: "pixels", role: "img", "aria-label": label });
-  const mine = h("canvas", { class: "pixels drawn", tabindex: 0, role: "img", "aria-describedby": "drawing-keys" });
+  const mine = h("canvas", { class: "pixels drawn", tabindex: 0, role: "application", "aria-roledescription": "drawing", "aria-describedby": "drawing-keys" });
   const [other, change, noisy] = [canvas("No other image yet"), canvas("No change yet"), canvas("No noise yet")];
   const mineSaid = h("figcaption", {}, "Your image");
   const [otherSaid, changeSaid, noisySaid] = [h("figcaption", {}), h("figcaption", {}), h("figcaption", {}, "With the change")];

@@ -1,9 +1,9 @@
 // A model of two numbers as a map: what it answers where, how far that is certified, and a point to move about.
 
 import { fill, h, loading, newId, problem } from "../../dom.js";
-import { down, near, norm as symbol } from "../../numbers.js";
+import { down, near, norm as symbol, percent } from "../../numbers.js";
 import { draw, save, scales } from "../../plots.js";
-import { ball, cross, disc, link, paint } from "./marks.js";
+import { ball, contours, cross, disc, link, paint, points } from "./marks.js";
 import { panel } from "./panel.js";
 import { trial } from "./trial.js";
 import { field } from "./wire.js";
@@ -14,7 +14,7 @@ const MARGIN = 0.12;
 const NARROW = 480; // pixels
 
 /** Shows the map of a model; see try.js. */
-export async function show(place, { model, samples, norm }) {
+export function show(place, { model, samples, norm }) {
   const narrow = place.clientWidth < NARROW;
   const sides = narrow ? 1.1 : 1.6; // width to height
   const area = extent(model, samples, sides);
@@ -23,10 +23,11 @@ export async function show(place, { model, samples, norm }) {
   const state = { point: null, ball: null, other: null, stale: true, plane: null };
   let drawn = null;
   let colours = null;
+  let closed = false;
   let sought = null;
 
-  const node = h("div", { class: "plot map" });
-  const handle = h("button", { type: "button", class: "handle", "aria-describedby": newId("keys") });
+  const node = h("div", { class: "plot map", role: "img", "aria-label": "Map, not yet drawn" });
+  const handle = h("div", { class: "handle", hidden: true, tabindex: 0, role: "application", "aria-roledescription": "movable point", "aria-describedby": newId("keys") });
   const keys = h("p", { class: "hint", id: handle.getAttribute("aria-describedby") },
     "Drag the point, press anywhere, or use the arrow keys on it (with Shift, larger steps).");
   const stage = h("div", { class: "stage" }, node, handle);
@@ -72,6 +73,7 @@ export async function show(place, { model, samples, norm }) {
   function put() {
     if (!drawn || !state.point) return;
     const [left, top] = scales(node).toPixel(state.point);
+    handle.hidden = false;
     handle.style.left = `${left}px`;
     handle.style.top = `${top}px`;
   }
@@ -79,8 +81,9 @@ export async function show(place, { model, samples, norm }) {
   /** What stands on the map beside the handle. */
   function marks() {
     const { ball: certified, other, stale } = state;
+    const refuted = other?.refuted && !stale;
     return [
-      certified && ball(certified, colours.certified, colours.paper),
+      certified && ball(certified, refuted ? colours.bad : colours.certified, colours.paper),
       other && !stale && link(other.from, other.to, other.refuted ? colours.bad : colours.observed),
       other && cross(other.to, other.refuted ? colours.bad : colours.observed, stale ? 0.35 : 1),
       certified && disc(certified.at, colours.text, colours.paper),
@@ -94,7 +97,7 @@ export async function show(place, { model, samples, norm }) {
     const [x, y] = [0, 1].map((axis) => places(area[axis]));
     const step = [x[1] - x[0], y[1] - y[0]];
     const plane = state.plane;
-    const lines = plane ? contours(plane, colours) : [];
+    const lines = plane ? contours(plane, CELLS, colours) : [];
     const dots = samples ? model.classes.map((name, index) => points(samples, index, name, colours)) : [];
     const axis = (which, more) => ({
       title: narrow ? "" : names[which], ticklabelposition: narrow ? "inside" : "outside", ticks: narrow ? "" : "outside", automargin: !narrow, nticks: narrow ? 5 : 9,
@@ -125,9 +128,11 @@ export async function show(place, { model, samples, norm }) {
       if (mine.signal.aborted) return;
       state.plane = plane;
       fill(waiting);
+      node.setAttribute("aria-label", described(model, names, area, plane));
       legend.textContent = `Colour: the answer; the deeper, the larger the certified radius in ${symbol(measured)} `
-        + `(up to ${down(plane.radii.reduce((a, b) => Math.max(a, b)), 3)} here). Lines join equal radii.`;
-      await drawn.redraw();
+        + `(up to ${down(largest(plane.radii), 3)} here). Lines join equal radii.`;
+      await ready;
+      await drawn?.redraw();
     } catch (error) {
       if (!mine.signal.aborted) fill(waiting, problem(error, () => survey(measured)));
     }
@@ -136,7 +141,7 @@ export async function show(place, { model, samples, norm }) {
   // --- by hand
 
   function grab(event) {
-    if (event.button) return;
+    if (event.button || !drawn) return;
     event.preventDefault();
     stage.setPointerCapture(event.pointerId);
     stage.classList.add("held");
@@ -185,13 +190,22 @@ export async function show(place, { model, samples, norm }) {
         h("code", {}, "lipmodel train"), " writes them as NAME.samples.npz."))));
 
   node.style.aspectRatio = String(sides);
-  drawn = await draw(node, build);
-  node.on("plotly_afterplot", put);
+  async function begin() {
+    const plot = await draw(node, build);
+    if (closed) return plot.remove();
+    drawn = plot;
+    node.on("plotly_afterplot", put);
+    put();
+    return mark();
+  }
+
+  const ready = begin(); // the point is answered, and the map asked for, while the drawing library loads
+  ready.catch((error) => fill(waiting, problem(error)));
   move(beginning(area, samples));
   survey(norm);
   return {
     measure(by) { test.measure(by); survey(by); },
-    close() { sought?.abort(); test.close(); drawn.remove(); },
+    close() { closed = true; sought?.abort(); test.close(); drawn?.remove(); },
   };
 }
 
@@ -218,32 +232,14 @@ function beginning(area, samples) {
   return samples.inputs.reduce((best, row) => (away(row) < away(best) ? row : best));
 }
 
+/** The map in words. */
+function described({ classes }, names, area, { labels, radii }) {
+  const shares = classes.map((name, index) => [labels.filter((label) => label === index).length / labels.length, name])
+    .filter(([share]) => share).map(([share, name]) => `${percent(share, 0)} is answered ${name}`);
+  const axes = names.map((name, axis) => `${name} from ${near(area[axis][0], 3)} to ${near(area[axis][1], 3)}`);
+  return `Map of ${axes.join(" and ")}: ${shares.join(", ")}; certified radii reach ${down(largest(radii), 3)}`;
+}
+
+const largest = (values) => values.reduce((a, b) => Math.max(a, b), 0);
 const side = ([low, high]) => high - low;
 const places = ([low, high]) => Array.from({ length: CELLS }, (_, index) => low + ((high - low) * index) / (CELLS - 1));
-
-/** Lines of equal radius, and the borders between answers. */
-function contours({ labels, radii }, colours) {
-  const rows = (values) => Array.from({ length: CELLS }, (_, row) => values.slice(row * CELLS, (row + 1) * CELLS));
-  const most = radii.reduce((a, b) => Math.max(a, b), 0);
-  if (!most) return [];
-  const size = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100].find((step) => most / step <= 6) ?? most / 5;
-  const line = (z, levels, width, color, labelled) => ({
-    type: "contour", z: rows(z), hoverinfo: "skip", showscale: false, autocontour: false, ncontours: 20, line: { width, color, smoothing: 0.6 },
-    contours: { ...levels, coloring: "none", showlabels: labelled, labelfont: { size: 11, color: colours.muted } },
-  });
-  const here = [...new Set(labels)].filter((label) => label >= 0);
-  // For two answers one border is both's.
-  const borders = (here.length === 2 ? here.slice(1) : here.length > 2 ? here : []).map((label) => {
-    const sided = Array.from(radii, (radius, index) => (labels[index] === label ? radius : -radius));
-    return line(sided, { start: most * 1e-6, end: most * 1e-6, size: 1 }, 2, colours.text, false);
-  });
-  return [line(Array.from(radii), { start: size, end: most, size }, 0.7, colours.muted, true), ...borders];
-}
-
-function points({ inputs, labels }, index, name, colours) {
-  const mine = inputs.filter((_, row) => labels[row] === index);
-  return {
-    type: "scatter", mode: "markers", name, x: mine.map((row) => row[0]), y: mine.map((row) => row[1]), hoverinfo: "skip",
-    marker: { size: 5, color: colours.classes[index % 10], line: { width: 0.8, color: colours.paper } },
-  };
-}

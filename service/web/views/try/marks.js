@@ -1,4 +1,4 @@
-// What is drawn on the map: shapes as Plotly has them, and the field of answers as a picture.
+// What is drawn on the map: shapes and traces as Plotly has them, and the field of answers as a picture.
 
 import { rgb } from "./pixels.js";
 
@@ -49,6 +49,34 @@ export function paint({ labels, radii }, cells, classes, paper) {
   }
   pen.putImageData(image, 0, 0);
   return canvas.toDataURL();
+}
+
+/** Lines of equal radius, and the borders between answers. */
+export function contours({ labels, radii }, cells, colours) {
+  const rows = (values) => Array.from({ length: cells }, (_, row) => values.slice(row * cells, (row + 1) * cells));
+  const most = radii.reduce((a, b) => Math.max(a, b), 0);
+  if (!most) return [];
+  const size = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100].find((step) => most / step <= 6) ?? most / 5;
+  const line = (z, levels, width, color, labelled) => ({
+    type: "contour", z: rows(z), hoverinfo: "skip", showscale: false, autocontour: false, ncontours: 20, line: { width, color, smoothing: 0.6 },
+    contours: { ...levels, coloring: "none", showlabels: labelled, labelfont: { size: 11, color: colours.muted } },
+  });
+  const here = [...new Set(labels)].filter((label) => label >= 0);
+  // For two answers one border is both's.
+  const borders = (here.length === 2 ? here.slice(1) : here.length > 2 ? here : []).map((label) => {
+    const sided = Array.from(radii, (radius, index) => (labels[index] === label ? radius : -radius));
+    return line(sided, { start: most * 1e-6, end: most * 1e-6, size: 1 }, 2, colours.text, false);
+  });
+  return [line(Array.from(radii), { start: size, end: most, size }, 0.7, colours.muted, true), ...borders];
+}
+
+/** The samples of one class. */
+export function points({ inputs, labels }, index, name, colours) {
+  const mine = inputs.filter((_, row) => labels[row] === index);
+  return {
+    type: "scatter", mode: "markers", name, x: mine.map((row) => row[0]), y: mine.map((row) => row[1]), hoverinfo: "skip",
+    marker: { size: 5, color: colours.classes[index % 10], line: { width: 0.8, color: colours.paper } },
+  };
 }
 
 const rgba = (colour, alpha) => `rgba(${rgb(colour).join(",")},${alpha})`;

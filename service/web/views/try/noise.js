@@ -5,7 +5,8 @@ import { count, down, norm as symbol, up } from "../../numbers.js";
 import { gauge } from "./panel.js";
 import { predict } from "./wire.js";
 
-const TRIED = 64;
+const TRIED = 64; // at most; of large inputs fewer, so that a request stays small
+const NUMBERS = 500_000;
 const STEPS = 200;
 const FIRST = 72; // within the radius, where the slider begins
 const BARELY_LESS = 1 - 1e-9; // rounding of x + δ must not take it past the size said
@@ -16,7 +17,7 @@ function direction(size, norm) {
   const sign = () => (Math.random() < 0.5 ? -1 : 1);
   const one = { 1: () => -sign() * Math.log(1 - Math.random()), 2: gaussian, inf: sign }[norm];
   const raw = Array.from({ length: size }, one);
-  const length = norm === "inf" ? 1 : norm === "2" ? Math.hypot(...raw) : raw.reduce((sum, value) => sum + Math.abs(value), 0);
+  const length = norm === "inf" ? 1 : norm === "2" ? Math.sqrt(raw.reduce((sum, value) => sum + value * value, 0)) : raw.reduce((sum, value) => sum + Math.abs(value), 0);
   return raw.map((value) => value / length);
 }
 
@@ -26,6 +27,7 @@ function direction(size, norm) {
  * @param {(values: number[] | null) => void} show draws the changed input
  */
 export function noise(model, show) {
+  const tried = Math.max(1, Math.min(TRIED, Math.floor(NUMBERS / model.input_size)));
   let about = null; // {row, prediction, norm, other}
   let ways = [];
   let towards = "random";
@@ -50,7 +52,7 @@ export function noise(model, show) {
   /** The changed inputs at the slider's size; the first is the one shown. */
   function changed() {
     const { row, norm, other } = about;
-    while (ways.length < TRIED) ways.push(direction(row.length, norm));
+    while (ways.length < tried) ways.push(direction(row.length, norm));
     const amount = size() * BARELY_LESS;
     const random = ways.map((way) => row.map((value, index) => value + amount * way[index]));
     if (towards === "random" || !other) return random;
@@ -70,7 +72,7 @@ export function noise(model, show) {
       show(rows[0]);
       try {
         const answers = await predict(model, rows, subject.norm);
-        if (subject === about) judge(subject, answers, amount, rows.length > TRIED);
+        if (subject === about) judge(subject, answers, amount, rows.length > tried);
       } catch (error) {
         fill(result, problem(error));
       }
@@ -87,12 +89,17 @@ export function noise(model, show) {
 
   function judge({ prediction, norm }, answers, amount, aimed) {
     const label = prediction.label_index;
+    if (prediction.abstained) {
+      fill(result, notice("plain", "The answer is withheld, so there is none to keep"));
+      return;
+    }
     const random = aimed ? answers.slice(1) : answers;
     const kept = random.filter((answer) => answer.label_index === label).length;
+    const withheld = random.filter((answer) => answer.abstained).length;
     const inside = amount <= prediction.certified_radius;
-    const first = answers[0].label_index === label ? `The change shown is answered ${answers[0].label} still.`
-      : `The change shown is answered ${answers[0].label ?? "nothing"}.`;
-    const told = `${count(kept)} of ${count(random.length)} random changes of this size keep the answer.`;
+    const first = answers[0].label_index === label ? `Of the change shown the answer is still ${answers[0].label}.`
+      : `Of the change shown the answer is ${answers[0].label ?? "withheld"}.`;
+    const told = `${count(kept)} of ${count(random.length)} random changes of this size keep the answer${withheld ? `; of ${count(withheld)} it is withheld` : ""}.`;
     const broken = inside && answers.some((answer) => !answer.abstained && answer.label_index !== label);
     fill(result, broken
       ? notice("bad", "The certificate is refuted", h("p", {}, `A change within the radius in ${symbol(norm)} alters the answer. Please report this.`))
@@ -107,9 +114,8 @@ export function noise(model, show) {
     about(next) {
       if (next && about && next.norm !== about.norm) ways = [];
       about = next;
-      slider.disabled = again.disabled = !next;
+      element.classList.toggle("stale", !next);
       if (next) ask();
-      else fill(result);
     },
     close() { about = null; waiting = false; },
   };

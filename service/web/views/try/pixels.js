@@ -1,12 +1,14 @@
 // Images of numbers on canvases: how they lie in a row, how they look, and drawing on them by hand.
 
 /** How the numbers of one input make an image: {height, width, channels, at(row, column, channel), low, high}. */
-export function layout(model) {
+export function layout(model, samples) {
   const shape = model.input_shape.length > 1 ? model.input_shape : model.input_claim.shape;
   const [channels, height, width] = shape.length === 3 ? shape : [1, ...shape];
-  const [low, high] = model.input_box ?? [0, 1];
+  const [low, high] = model.input_box ?? (samples ? ends(samples.inputs.flat()) : [0, 1]);
   return { height, width, channels, low, high, size: channels * height * width, at: (row, column, channel) => (channel * height + row) * width + column };
 }
+
+const ends = (values) => values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
 
 /** Shows an image on a canvas, one number a pixel; the style sheet makes it large. */
 export function paint(canvas, image, values) {
