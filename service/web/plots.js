@@ -105,6 +105,15 @@ export function figure({ title, alt, name, build, columns, rows, height = null }
   return { element, ready, redraw: () => drawn?.redraw(), remove: () => { gone = true; drawn?.remove(); } };
 }
 
+/** Where a drawn plot has its coordinates: pixels from the node's corner to numbers of the axes, and back. */
+export function scales(node) {
+  const axes = [node._fullLayout.xaxis, node._fullLayout.yaxis]; // Plotly tells it nowhere else
+  return {
+    toPixel: (point) => axes.map((axis, index) => axis.l2p(point[index]) + axis._offset),
+    toData: (pixel) => axes.map((axis, index) => axis.p2l(pixel[index] - axis._offset)),
+  };
+}
+
 /** Saves a plot as "svg" or "png", on the theme's paper. */
 export async function save(node, name, format) {
   const Plotly = await plotly();
