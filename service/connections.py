@@ -110,7 +110,7 @@ class Connection(HttpToolsProtocol):
 def _last_answer(problem: Problem) -> Response:
     """One from here, outside the layers of the application, after which the connection closes."""
     answer = problem.response()
-    answer.raw_headers = safe_headers([*answer.raw_headers, (b"connection", b"close")], "")
+    answer.raw_headers = safe_headers([*answer.raw_headers, (b"connection", b"close")])
     return answer
 
 

@@ -571,8 +571,9 @@ def test_every_answer_has_safe_headers(folder, serve):
     ):  # fmt: skip
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["Referrer-Policy"] == "no-referrer"
-        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["Cache-Control"] == ("no-cache" if answer.url.path == "/docs" else "no-store")
         assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+        assert "unsafe" not in answer.headers["Content-Security-Policy"]
         scripted = "script-src" in answer.headers["Content-Security-Policy"]
         assert scripted == (answer.url.path == "/docs")
 
