@@ -20,6 +20,7 @@ from lipmodel.errors import LipcertError, SignatureError
 from service import logs, tracing
 from service.access import Access
 from service.api import (
+    attacks,
     audits,
     certificates,
     changes,
@@ -28,14 +29,17 @@ from service.api import (
     infer,
     models,
     ops,
+    page,
     predict,
     reports,
+    samples,
     v2,
 )
 from service.api.context import Service
 from service.api.guard import Guard
 from service.api.hot import HotRoutes
 from service.api.openapi import describe
+from service.attacker import Attacker
 from service.changes import Changes
 from service.database import StoreError
 from service.drift import Served
@@ -73,7 +77,22 @@ Whatever goes wrong is answered as a problem of RFC 9457 (`application/problem+j
 """ + "\n".join(f"| `{k.uri}` | {k.status} | {k.title}. {k.advice} |" for k in ProblemKind)
 
 
-GROUPS = (predict, infer, v2, certificates, models, changes, audits, evaluations, reports, drift, ops)
+GROUPS = (
+    predict,
+    infer,
+    v2,
+    certificates,
+    models,
+    samples,
+    changes,
+    attacks,
+    audits,
+    evaluations,
+    reports,
+    drift,
+    ops,
+    page,
+)
 
 
 def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | None = None) -> FastAPI:
@@ -104,6 +123,7 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
         Changes(found, seconds=settings.check_seconds, most_bytes=settings.check_bytes),
         Engine(metrics),
         jobs,
+        Attacker(),
         shared,
         signer,
     )
@@ -124,6 +144,7 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
         await jobs.stop()
         jobs.close()
         service.engine.close()
+        service.attacker.close()
         if traces is not None:
             traces.close()
 
@@ -132,6 +153,8 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,  # the framework's would load scripts from elsewhere; ours is in service.api.page
+        redoc_url=None,
         redirect_slashes=False,  # a path that is not ours is a 404, not a redirect to a guess
         telemetry={"tracing": False, "metrics": False, "logs": False},  # Observed traces and counts, once
     )

@@ -91,6 +91,12 @@ class ProblemKind(Enum):
         "The audit or evaluation has no such report",
         'One that was asked for it ("report": true) has it once it is done.',
     )
+    NO_SAMPLES = (
+        "no-samples",
+        404,
+        "No samples lie beside the model",
+        "Put labelled inputs there as NAME.samples.npz, such as lipmodel train writes.",
+    )
     METHOD_NOT_ALLOWED = (
         "method-not-allowed",
         405,
@@ -172,7 +178,7 @@ class ProblemKind(Enum):
     QUEUE_FULL = (
         "queue-full",
         429,
-        "Too many audits and evaluations wait",
+        "Too many audits, evaluations or searches wait",
         "Try again after the seconds that the Retry-After header gives.",
     )
     JOB_FAILED = (
@@ -210,6 +216,12 @@ class ProblemKind(Enum):
         503,
         "The database of audits and evaluations does not answer",
         "Try again after the seconds that the Retry-After header gives. Predictions need no database.",
+    )
+    TOO_MANY_CONNECTIONS = (
+        "too-many-connections",
+        503,
+        "The service has as many connections as it may",
+        "Try again after the seconds that the Retry-After header gives; send several requests a connection.",
     )
     NOT_READY = ("not-ready", 503, "No model is served", "The detail says why.")
 

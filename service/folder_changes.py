@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lipmodel.errors import ModelError
-from service.model_folder import ACCEPTED_NAMES, LABELS_FILE, NAME, VERSION
+from service.model_folder import ACCEPTED_NAMES, LABELS_FILE, NAME, SAMPLES_FILE, VERSION
 
 STAGED, REMOVED = ".upload-", ".removed-"
 FORGOTTEN_SECONDS = 3600
@@ -113,7 +113,7 @@ def remove_version(root: Path, name: str, version: str) -> None:
 
 
 def remove_model(root: Path, name: str) -> None:
-    """Removes a model's folder, file and settings, these last: it is never served without them.
+    """Removes a model's folder, file, samples and settings, these last: it is never served without them.
 
     Weights that its file keeps in another beside it stay, as whose they are cannot be told from here.
 
@@ -121,7 +121,7 @@ def remove_model(root: Path, name: str) -> None:
         OSError: the folder cannot be written, or leads elsewhere.
     """
     check_name(name)
-    for path in (root / name, root / f"{name}.onnx", root / f"{name}.toml"):
+    for path in (root / name, *(root / f"{name}.{end}" for end in ("onnx", SAMPLES_FILE, "toml"))):
         _remove(root, path)
 
 

@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import gzip
 import importlib
-import math
 import shutil
-import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
 from lipmodel.errors import DataError, InputError
 from lipmodel.norms import Array
 from service.jobs import Fill
+from service.npz import check_npz
 
 CHUNK = 2**20
-MAX_ARRAYS = 64
 IDX_FOLDER = "idx"
 IDX_NAMES = {"images": "t10k-images-idx3-ubyte", "labels": "t10k-labels-idx1-ubyte"}
 NPZ, PARQUET, GZIP = b"PK\x03\x04", b"PAR1", b"\x1f\x8b"
@@ -91,7 +89,7 @@ def from_files(files: Mapping[str, BinaryIO], most_bytes: int) -> tuple[str, Fil
         return IDX_FOLDER, lambda folder: _idx(files, folder / IDX_FOLDER, most_bytes)
     start = files["data"].read(4)
     files["data"].seek(0)
-    name, check = {NPZ: ("data.npz", _check_npz), PARQUET: ("data.parquet", _check_parquet)}.get(
+    name, check = {NPZ: ("data.npz", check_npz), PARQUET: ("data.parquet", _check_parquet)}.get(
         start, ("", None)
     )
     if check is None:
@@ -128,33 +126,6 @@ def _idx(files: Mapping[str, BinaryIO], folder: Path, most_bytes: int) -> None:
                     copy.write(chunk)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{name} cannot be decompressed: {error}") from error
-
-
-def _check_npz(path: Path, most_bytes: int) -> None:
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        if len(members) > MAX_ARRAYS:
-            raise DataError(f"{path.name} has {len(members)} arrays; at most {MAX_ARRAYS} are accepted")
-        if sum(member.file_size for member in members) > most_bytes:
-            raise _too_much()
-        for member in members:
-            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise DataError(f"{path.name}: '{member.filename}' is compressed in a way not accepted")
-            with archive.open(member) as file:
-                _check_npy(file, f"{path.name}: '{member.filename}'", member.file_size)
-
-
-def _check_npy(file: IO[bytes], name: str, size: int) -> None:
-    """An array must announce just the bytes it has: memory is taken for what it announces."""
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise DataError(f"{name} is in a version of .npy that is not accepted")
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
-    if dtype.kind not in "fiu":
-        raise DataError(f"{name} holds {dtype} values; only numbers are accepted")
-    if math.prod(shape) * dtype.itemsize != size - file.tell():
-        raise DataError(f"{name} announces shape {list(shape)} and holds {size - file.tell()} bytes")
 
 
 def _check_parquet(path: Path, most_bytes: int) -> None:

@@ -1,4 +1,4 @@
-"""From files of the models folder to predictors, settings and labels, each read once."""
+"""From files of the models folder to predictors, settings, labels and samples, each read once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from lipmodel.errors import ModelError
 from service.model_folder import ACCEPTED_NAMES, NAME, VERSION, Found, Slot
 from service.model_settings import SettingsFile, parse_settings
 from service.readiness import made_ready
+from service.samples import Samples, read_samples
 
 MAX_TEXT_BYTES = 2**16
 """Of settings or labels."""
@@ -56,6 +57,15 @@ def load_labels(found: Found, root: Path) -> Mapping[str, str]:
     ):
         raise ModelError('its labels are not understood; an object such as {"canary": "2"} is accepted')
     return labels
+
+
+def load_samples(found: Found, root: Path) -> Samples:
+    """Samples from their file.
+
+    Raises:
+        ModelError: it cannot be read as that.
+    """
+    return read_samples(found.place(root))
 
 
 def is_label(text: str) -> bool:

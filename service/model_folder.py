@@ -7,6 +7,8 @@
     NAME/2/model.onnx       version 2
     NAME/model.toml         settings, instead of NAME.toml
     NAME/labels.json        labels, as the service writes them: {"canary": "2"}
+    NAME.samples.npz        inputs to show and try, see :mod:`service.samples`
+    NAME/samples.npz        the same, instead
 
 Names that begin with a dot are passed over: what is being written is named so.
 """
@@ -26,7 +28,8 @@ from lipmodel.errors import ModelError
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 VERSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 MODEL_FILE, SETTINGS_FILE, LABELS_FILE = "model.onnx", "model.toml", "labels.json"
-SETTINGS, LABELS = "settings", "labels"
+SAMPLES_FILE = "samples.npz"
+SETTINGS, LABELS, SAMPLES = "settings", "labels", "samples"
 MAX_REASON = 500
 ACCEPTED_NAMES = "up to 64 ASCII letters, digits, '.', '_', '-' are accepted, the first a letter or digit"
 
@@ -36,10 +39,10 @@ class Slot(NamedTuple):
 
     name: str
     part: str
-    """The version's number, "settings" or "labels"."""
+    """The version's number, "settings", "labels" or "samples"."""
 
     def __str__(self) -> str:
-        return self.part if self.part in (SETTINGS, LABELS) else f"version {self.part}"
+        return f"version {self.part}" if VERSION.fullmatch(self.part) else self.part
 
 
 Stamp = tuple[str, int, int, int, int]
@@ -108,6 +111,8 @@ def scan(root: Path) -> dict[Slot, Found]:
             companions[slot] += [root / other for other in names if _is_companion(other, name)]
         elif path.suffix == ".toml":
             places[Slot(path.stem, SETTINGS)].append(path)
+        elif name.endswith(f".{SAMPLES_FILE}"):
+            places[Slot(name.removesuffix(f".{SAMPLES_FILE}"), SAMPLES)].append(path)
         elif path.is_dir():
             _scan_versions(path, places, companions)
     known = {slot.name for slot in places if VERSION.fullmatch(slot.part)}
@@ -136,6 +141,8 @@ def _scan_versions(path: Path, places: dict[Slot, list[Path]], companions: dict[
             places[Slot(path.name, SETTINGS)].append(path / child)
         elif child == LABELS_FILE:
             places[Slot(path.name, LABELS)].append(path / child)
+        elif child == SAMPLES_FILE:
+            places[Slot(path.name, SAMPLES)].append(path / child)
 
 
 def _listed(path: Path) -> list[str]:

@@ -17,17 +17,28 @@ from typing import TypeVar
 
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import LipcertError, ModelError
-from service.loading import load_labels, load_settings, load_version
+from service.loading import load_labels, load_samples, load_settings, load_version
 from service.mirror import Mirror
-from service.model_folder import LABELS, SETTINGS, Found, Signature, Slot, printable, scan, signatures
+from service.model_folder import (
+    LABELS,
+    SAMPLES,
+    SETTINGS,
+    Found,
+    Signature,
+    Slot,
+    printable,
+    scan,
+    signatures,
+)
 from service.model_settings import SettingsFile
 from service.registry import Model, Registry, Versions
+from service.samples import Samples
 
 UNLOADED = "it was unloaded; loading it, or changing its files, serves it again"
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-Content = CertifiedPredictor | SettingsFile | Mapping[str, str]
+Content = CertifiedPredictor | SettingsFile | Mapping[str, str] | Samples
 
 
 @dataclass(frozen=True)
@@ -218,6 +229,8 @@ class Models:
             return load_settings(found, self.folder)
         if slot.part == LABELS:
             return load_labels(found, self.folder)
+        if slot.part == SAMPLES:
+            return load_samples(found, self.folder)
         contents = [held.content for held in self._held.values()]
         known = {c.file.sha256: c for c in contents if isinstance(c, CertifiedPredictor)}
         return load_version(slot, found, self.folder, known, self._threads)
@@ -233,6 +246,7 @@ class Models:
         parts = {slot.part: held for slot, held in self._held.items() if slot.name == name}
         settings = parts.pop(SETTINGS, _Held((), SettingsFile()))
         labels = parts.pop(LABELS, _Held((), {}))
+        samples = parts.pop(SAMPLES, _Held((), None))
         versions = {v: parts[v] for v in sorted(parts, key=int)}
         served: dict[str, Model] = {}
         refused = {v: held.reason for v, held in versions.items() if held.reason is not None}
@@ -246,8 +260,9 @@ class Models:
                         served[version] = self._model(name, version, held.content, settings.content)
                     except ModelError as error:
                         refused[version] = str(error)
-        fault = "; ".join(filter(None, [settings.reason, labels.reason])) or None
-        return Versions(name, served, refused=refused, pinned=pinned, fault=fault)
+        fault = "; ".join(filter(None, [settings.reason, labels.reason, samples.reason])) or None
+        shown = samples.content if isinstance(samples.content, Samples) else None
+        return Versions(name, served, refused=refused, pinned=pinned, samples=shown, fault=fault)
 
     def _model(self, name: str, version: str, predictor: CertifiedPredictor, settings: SettingsFile) -> Model:
         mine = settings.of(predictor.default_norm)

@@ -96,7 +96,7 @@ class Observed:
                 headers={"Connection": "close"},
             )
             answer = problem.response()
-            answer.raw_headers = safe_headers(answer.raw_headers, scope["path"])  # no other layer is outside
+            answer.raw_headers = safe_headers(answer.raw_headers)  # no other layer is outside
             await answer(scope, receive, observed_send)
         finally:
             metrics.in_flight.value -= 1

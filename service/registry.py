@@ -15,6 +15,7 @@ from functools import cached_property
 from lipmodel.certify.predictor import CertifiedPredictor
 from service.errors import Problem, ProblemKind
 from service.model_settings import ModelSettings
+from service.samples import Samples
 
 LATEST = "latest"
 
@@ -48,13 +49,15 @@ class Versions:
         refused: what is wrong with files as they are now. A version may be among the served as well:
             its file was replaced by one that is refused, and what was read before goes on serving.
         pinned: the versions that labels were given to; labels without a version are not here.
-        fault: what is wrong with the model beside its versions (settings, labels), or None.
+        samples: inputs to show and try, or None.
+        fault: what is wrong with the model beside its versions (settings, labels, samples), or None.
     """
 
     name: str
     served: Mapping[str, Model]
     refused: Mapping[str, str] = field(default_factory=dict)
     pinned: Mapping[str, str] = field(default_factory=dict)
+    samples: Samples | None = None
     fault: str | None = None
 
     @property

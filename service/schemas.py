@@ -194,16 +194,37 @@ class RefusedModel(Wire):
     labels: dict[str, str]
 
 
+class InputClaim(Wire):
+    """What the file says of its inputs, for people who look at them. Shown, never used."""
+
+    shape: list[int] | None = Field(description="Of one input before it was flattened, such as [8, 8].")
+    columns: list[str] = Field(description="Names of its numbers; empty where they have none.")
+    units: str | None = Field(description="What a number measures.")
+
+
+class SampleSet(Wire):
+    """Labelled inputs that lie beside a model."""
+
+    model: ModelReference
+    inputs: Rows
+    labels: list[int] = Field(description="Indices of classes.")
+
+
 class ModelDetail(ServedSummary):
     """A model that answers, and what is proved of it."""
 
     input_shape: list[int] = Field(description="Of one input; requests send it flat, row-major.")
     input_size: int = Field(description="Numbers in one input.")
+    input_claim: InputClaim
+    samples: int = Field(description="How many labelled inputs lie beside the model; see its /samples.")
     input_box: list[float] | None = Field(description="Least and largest coordinate in the data, as claimed.")
     classes: list[str]
     default_norm: Norm
     bounds: dict[Norm, Bounds] = Field(description="What is proved, per norm of the input.")
     claim: Claim | None
+    record: dict[str, Any] = Field(
+        description="What the file says of its data, training and results. Shown, never used."
+    )
     ignored_claims: list[str] = Field(description="Metadata that could not be understood.")
     operators: dict[str, int] = Field(description="How often each ONNX operator occurs.")
     dtype: Literal["float32", "float64"] = Field(description="Format of the file's weights.")
@@ -234,6 +255,35 @@ class AuditRequest(Wire):
     report: bool = Field(
         False, description="Also keep a report in Markdown and HTML, with plots; seconds more."
     )
+
+
+class AttackRequest(Wire):
+    """Inputs whose nearest change of label is looked for."""
+
+    inputs: Rows
+    norm: NormOfRadius | None = None
+
+
+class Finding(Wire):
+    """The nearest change of the label of one input that was found."""
+
+    label: str = Field(description="Answer to the input itself.")
+    certified_radius: float = Field(description="Of the input, from scores computed in float64.")
+    found: bool = Field(description="Whether any change was; that none was proves nothing.")
+    adversarial: list[float] | None = Field(description="The changed input; null where none was found.")
+    adversarial_label: str | None = Field(description="The answer to that.")
+    distance: float | None = Field(description="Of the two, rounded up.")
+    refuted: bool = Field(
+        description="Whether it lies within the certified radius; the certificate is then wrong."
+    )
+
+
+class AttackResponse(Wire):
+    """One finding for each input, in order."""
+
+    model: ModelReference
+    norm: Norm
+    findings: list[Finding]
 
 
 class JobModel(Wire):
@@ -327,6 +377,10 @@ class LabelRequest(Wire):
     version: int = Field(ge=1, lt=10**9, description="Its number.")
 
 
+ATTACK_EXAMPLES: dict[str, dict[str, Any]] = {
+    "one input": {"inputs": [[0.5, 0.25]]},
+    "in another norm": {"inputs": [[0.5, 0.25]], "norm": "inf"},
+}
 LABEL_EXAMPLES: dict[str, dict[str, Any]] = {"the first version": {"version": 1}}
 PREDICT_EXAMPLES: dict[str, dict[str, Any]] = {
     "one input": {"inputs": [[0.5, 0.25]]},

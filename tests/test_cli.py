@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from lipmodel.certify.claims import Claims
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.cli import main
+from lipmodel.data import load_labelled, load_parts
 from lipmodel.display import rounded_down
 from lipmodel.norms import Norm
 from tests.networks import groupsort_net, to_file
@@ -192,6 +193,10 @@ def test_train_and_its_errors(tmp_path):
     told = run_json("train", "two-moons", "--out", tmp_path, "--epochs", 1, "--norm", "inf", "--lipschitz", 2)
     assert told["model"]["bound_global"] <= 2
     assert (tmp_path / "two-moons.onnx").exists()
+    shown = load_labelled(tmp_path / "two-moons.samples.npz")
+    assert shown.inputs.shape == (300, 2)
+    held_out = {tuple(row) for row in load_parts("two-moons")[1].inputs.tolist()}
+    assert {tuple(row) for row in shown.inputs.tolist()} <= held_out
     assert "two-moons" in run("train", "two-moon", "--out", tmp_path, status=2).output
     gone = run("train", "mnist", "--out", tmp_path, "--data-dir", tmp_path / "gone", status=2)
     assert "nothing is downloaded" in " ".join(gone.output.split())
@@ -232,7 +237,9 @@ def test_train_on_data_of_your_own(tmp_path):
     assert evaluated["clean_accuracy"] > 0.9
     assert evaluated["average_certified_radius"] > 0
     assert run_json("inspect", tmp_path / "mine.onnx")["status"] == "proved"
-    unscaled = run_json(*arguments, "--set", "scaling=none")
+    assert not (tmp_path / "mine.samples.npz").exists(), "rows of one's own are shown to nobody unasked"
+    unscaled = run_json(*arguments, "--set", "scaling=none", "--samples", 10)
+    assert load_labelled(tmp_path / "mine.samples.npz").inputs.shape == (10, 2)
     assert unscaled["recipe"]["scaling"] == "none"
 
 

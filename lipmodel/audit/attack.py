@@ -187,6 +187,52 @@ def nearest_changes(
     return Attack(np.isfinite(nearest), adversarial, nearest)
 
 
+def attack_radii(
+    predictor: CertifiedPredictor,
+    engine: GradientEngine,
+    inputs: Array,
+    radius: Array,
+    norm: Norm,
+    *,
+    methods: tuple[str, ...] = (),
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Attack:
+    """Searches for the nearest change of label at all, and then inside each radius.
+
+    Args:
+        predictor: the classifier attacked.
+        engine: gradients of its graph.
+        inputs: (N, d).
+        radius: (N,) certified; where it is 0, nothing is inside it.
+        norm: of the radii.
+        methods: names in :data:`lipmodel.audit.peers.METHODS`, beside our own.
+        seed: of the random starts.
+        progress: told the share done.
+
+    Returns:
+        Distances are infinite where no change of label was found. One that is at most the radius
+        refutes it.
+
+    Raises:
+        InputError, MissingExtraError: see :func:`lipmodel.audit.peers.check_methods`.
+    """
+    nearest = nearest_changes(
+        predictor, engine, inputs, norm, methods=methods, seed=seed, progress=part(progress, 0.0, 0.7)
+    )
+    distance, adversarial = nearest.distance.copy(), nearest.adversarial.copy()
+    certified = np.flatnonzero(radius > 0.0)
+    if len(certified):
+        inside = attack_within(
+            predictor, engine, inputs[certified], radius[certified], norm, seed=seed, steps=15
+        )
+        closer = inside.flipped & (inside.distance < distance[certified])
+        rows = certified[closer]
+        distance[rows], adversarial[rows] = inside.distance[closer], inside.adversarial[closer]
+    progress(1.0)
+    return Attack(np.isfinite(distance), adversarial, distance)
+
+
 def _margin_gradient(
     engine: GradientEngine, points: Array, label: Indices, speed: Array
 ) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lipmodel.audit.attack import attack_within, nearest_changes
+from lipmodel.audit.attack import attack_radii
 from lipmodel.audit.findings import (
     HISTOGRAM_BINS,
     AttackFindings,
@@ -255,20 +255,10 @@ def _attack(
         return AttackFindings(0, 0, (OWN, *methods), (), (), (), {}, ())
     before = predictor.predict(points, norm).radii
     radius = before.certified_radius
-    nearest = nearest_changes(
-        predictor, engine, points, norm, methods=methods, seed=seed, progress=part(progress, 0.0, 0.7)
+    attack = attack_radii(
+        predictor, engine, points, radius, norm, methods=methods, seed=seed, progress=progress
     )
-    distance, adversarial = nearest.distance.copy(), nearest.adversarial.copy()
-    certified = np.flatnonzero(radius > 0.0)
-    if len(certified):
-        inside = attack_within(
-            predictor, engine, points[certified], radius[certified], norm, seed=seed, steps=15
-        )
-        closer = inside.flipped & (inside.distance < distance[certified])
-        rows = certified[closer]
-        distance[rows], adversarial[rows] = inside.distance[closer], inside.adversarial[closer]
-    progress(1.0)
-    known = np.isfinite(distance)
+    distance, adversarial, known = attack.distance, attack.adversarial, attack.flipped
     ratio = np.divide(radius, distance, out=np.zeros_like(radius), where=known & (distance > 0.0))
     after = predictor.predict(adversarial, norm).radii.label
     classes = predictor.class_names

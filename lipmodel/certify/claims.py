@@ -15,6 +15,7 @@ from lipmodel.norms import Norm
 LARGEST_INPUT = float(np.finfo(np.float32).max)
 """Inputs beyond float32 are refused everywhere, so that they mean the same to every runtime."""
 
+MAX_CAPTION = 200
 NORM, LIPSCHITZ, CLASSES, INPUT_BOX, RECORD = (
     "lipcert.norm",
     "lipcert.lipschitz",
@@ -23,6 +24,8 @@ NORM, LIPSCHITZ, CLASSES, INPUT_BOX, RECORD = (
     "lipcert.record",
 )
 """Keys of the metadata that the exporter writes."""
+LONGEST_RECORD, DEEPEST_RECORD = 2**20, 64
+"""In characters, and in lists and objects within one another: it goes into answers about the model."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,46 @@ class Claims:
         }
 
 
+@dataclass(frozen=True)
+class InputClaims:
+    """What the record says of the inputs; for people, who are shown a picture or a form by it.
+
+    Attributes:
+        shape: of one input before it was flattened, such as (8, 8) of 64 numbers; None where it is not said.
+        columns: names of its numbers; empty where they have none.
+        units: what a number measures; None where it is not said.
+    """
+
+    shape: tuple[int, ...] | None = None
+    columns: tuple[str, ...] = ()
+    units: str | None = None
+
+
+def input_claims(record: Mapping[str, Any], size: int) -> InputClaims:
+    """What a record says of inputs of ``size`` numbers; what does not fit them is left out."""
+    shape: Any = record.get("input_shape")
+    columns: Any = record.get("columns")
+    units: Any = record.get("units")
+    fits = (
+        isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape) and math.prod(shape) == size
+    )
+    named = isinstance(columns, list) and len(columns) == size and all(map(_is_caption, columns))
+    return InputClaims(
+        shape=tuple(shape) if fits else None,
+        columns=tuple(columns) if named else (),
+        units=units if _is_caption(units) else None,
+    )
+
+
+def _is_caption(text: Any) -> bool:
+    """Whether this is text that can be shown: short, and no lone surrogates, which no answer can carry."""
+    return (
+        isinstance(text, str)
+        and len(text) <= MAX_CAPTION
+        and not any("\ud800" <= c <= "\udfff" for c in text)
+    )
+
+
 def read_claims(metadata: Mapping[str, str], class_count: int) -> Claims:
     """Reads claims; one that is malformed is listed under ``ignored`` and otherwise left out."""
     values: dict[str, Any] = {}
@@ -96,8 +139,9 @@ def read_claims(metadata: Mapping[str, str], class_count: int) -> Claims:
 
     def record(text: str) -> Mapping[str, Any]:
         value = json.loads(text)
-        if not isinstance(value, dict):
+        if len(text) > LONGEST_RECORD or not isinstance(value, dict) or _depth(value) > DEEPEST_RECORD:
             raise ValueError(text)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # raises ValueError as above
         return value
 
     take("norm", NORM, Norm)
@@ -106,3 +150,8 @@ def read_claims(metadata: Mapping[str, str], class_count: int) -> Claims:
     take("input_box", INPUT_BOX, input_box)
     take("record", RECORD, record)
     return Claims(**values, ignored=tuple(ignored))
+
+
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inner), default=0)

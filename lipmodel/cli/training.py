@@ -13,6 +13,9 @@ from rich.table import Table
 from lipmodel.cli.common import NORM, PATH, bar, data_dir_option, err, json_option, print_json, stdout
 from lipmodel.errors import LipcertError, MissingExtraError
 
+SHOWN = 300
+"""Rows of data that are anybody's; those of your own may be somebody's."""
+
 
 @click.command()
 @click.argument("recipe")
@@ -25,6 +28,12 @@ from lipmodel.errors import LipcertError, MissingExtraError
 @data_dir_option
 @click.option("--data", type=PATH, help="Data of your own: .npz, .csv or .parquet (label last), or a folder.")
 @click.option("--name", help="NAME of the files written; the recipe's by default.")
+@click.option(
+    "--samples",
+    type=click.IntRange(0),
+    help="Held-out rows to write to NAME.samples.npz, which a service shows to whoever may predict; "
+    f"{SHOWN} by default, none of data of your own.",
+)
 @click.option("--resume", is_flag=True, help="Go on with an interrupted training, from NAME.checkpoint.")
 @click.option("--log-dir", type=PATH, help="Folder to write logs to that TensorBoard reads.")
 @click.option(
@@ -44,6 +53,7 @@ def train(
     data_dir: Path | None,
     data: Path | None,
     name: str | None,
+    samples: int | None,
     resume: bool,
     log_dir: Path | None,
     device: str,
@@ -85,7 +95,9 @@ def train(
             log(status)
 
         control = Control(watch=watch, stop=asking_for_an_end)
-        trained = carry_out(planned, out, control=control, resume=resume, team=team)
+        if samples is None:
+            samples = SHOWN if data is None else 0
+        trained = carry_out(planned, out, control=control, resume=resume, team=team, samples=samples)
     record = trained.record()
     if as_json:
         print_json(record)
@@ -100,7 +112,8 @@ def train(
     table.add_row("proved Lipschitz bound of a score", f"{record['model']['bound_global']:.9g}")
     table.add_row("seconds of training", f"{trained.seconds:.1f}")
     stdout.print(table)
-    stdout.print(f"wrote {out / name}.onnx, .json, .png and .html", markup=False)
+    written = ".onnx, .json, .png, .html and .samples.npz" if samples else ".onnx, .json, .png and .html"
+    stdout.print(f"wrote {out / name}{written}", markup=False)
 
 
 @click.command()

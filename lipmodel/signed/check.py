@@ -7,6 +7,7 @@ same here if it differs by no more than that.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,31 @@ SAME = 2.0**-40
 """How much, relatively, a bound computed on another processor may differ."""
 
 
+@dataclass(frozen=True)
+class Compared(Check):
+    """A statement, and the same as it was computed again.
+
+    Attributes:
+        stated: the number or name that was signed.
+        computed: what it is, or of a radius from bounds what it may be at most.
+    """
+
+    stated: Any = None
+    computed: Any = None
+
+
 def check_answer(
-    answer: Answer, model: Path | bytes | None = None, given: ArrayLike | None = None
+    answer: Answer,
+    model: CertifiedPredictor | Path | bytes | None = None,
+    given: ArrayLike | None = None,
 ) -> list[Check]:
     """The statements that can be checked with what is given; all numbers with both model and input.
 
     Raises:
         ModelError: the model given is refused.
     """
-    checks = [Check("radius from the stated bounds", _radius(answer))]
-    predictor = None if model is None else CertifiedPredictor(model)
+    checks = [_radius(answer)]
+    predictor = CertifiedPredictor(model) if isinstance(model, Path | bytes) else model
     x = None
     if predictor is not None:
         checks.append(_same("digest of the model", answer.model_sha256, predictor.file.sha256))
@@ -52,11 +68,13 @@ def check_answer(
     return checks + _compare(answer, found)
 
 
-def _radius(answer: Answer) -> str:
-    radius = answer.certified_radius
-    if radius == 0.0 or answer.method == "local" or answer.bounds.supports(radius, answer.input_size):
-        return ""
-    return f"states {radius!r}, which does not follow from them"
+def _radius(answer: Answer) -> Check:
+    name, radius = "radius from the stated bounds", answer.certified_radius
+    if answer.method == "local":
+        return Check(name)  # which take the model
+    follows = radius == 0.0 or answer.bounds.supports(radius, answer.input_size)
+    reason = "" if follows else f"states {radius!r}, which does not follow from them"
+    return Compared(name, reason, radius, answer.bounds.largest_radius(answer.input_size))
 
 
 def _compare(stated: Answer, found: Answer) -> list[Check]:
@@ -82,9 +100,11 @@ def _compare(stated: Answer, found: Answer) -> list[Check]:
 
 
 def _same(name: str, stated: Any, found: Any) -> Check:
-    return Check(name, "" if stated == found else f"states {stated!r}; it is {found!r}")
+    reason = "" if stated == found else f"states {stated!r}; it is {found!r}"
+    return Compared(name, reason, stated, found)
 
 
 def _near(name: str, stated: float, found: float, allowed: float) -> Check:
     near = abs(stated - found) <= allowed + SAME * abs(found)
-    return Check(name, "" if near else f"states {stated!r}; computed again it is {found!r}")
+    reason = "" if near else f"states {stated!r}; computed again it is {found!r}"
+    return Compared(name, reason, stated, found)

@@ -62,12 +62,20 @@ class PairBounds:
 
     def supports(self, radius: float, size: int) -> bool:
         """Whether the radius follows, exactly, for inputs of that many numbers."""
+        room, speed = self._room_and_speed(size)
+        return radius <= self.bound_overflow_radius and Fraction(radius) * speed < room
+
+    def largest_radius(self, size: int) -> float:
+        """What the radius may be at most, to the nearest number; to be shown, not to be relied on."""
+        room, speed = self._room_and_speed(size)
+        most = Fraction(self.bound_overflow_radius)
+        return float(max(Fraction(0), min(room / speed, most) if speed else most))
+
+    def _room_and_speed(self, size: int) -> tuple[Fraction, Fraction]:
+        """(1 - (d + 4) 2⁻⁵²) (m - 2 E) and L + κ B."""
         room = Fraction(self.bound_lead) - 2 * Fraction(self.bound_error)
-        speed = Fraction(self.bound_lipschitz) + Fraction(self.bound_norm_ratio) * Fraction(
-            self.bound_error_slope
-        )
-        slack = 1 - Fraction(size + 4, 2**52)
-        return radius <= self.bound_overflow_radius and Fraction(radius) * speed < slack * room
+        slope = Fraction(self.bound_norm_ratio) * Fraction(self.bound_error_slope)
+        return (1 - Fraction(size + 4, 2**52)) * room, Fraction(self.bound_lipschitz) + slope
 
 
 @dataclass(frozen=True)

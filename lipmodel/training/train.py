@@ -25,6 +25,7 @@ from lipmodel.training.loop import Control, Fit, Labelled, deterministic
 from lipmodel.training.network import begin_, build_network
 from lipmodel.training.recipes import Recipe, load_recipe
 from lipmodel.training.report import report
+from lipmodel.training.samples import sample_file
 from lipmodel.training.scaling import find_scale, in_units_of_the_data, scaled
 from lipmodel.training.team import ALONE, Team
 from lipmodel.training.trained import Trained
@@ -94,6 +95,7 @@ def carry_out(
     control: Control | None = None,
     resume: bool = False,
     team: Team = ALONE,
+    samples: int = 0,
 ) -> Trained:
     """Trains; writes NAME.onnx, .json (the record), .png and .html (the report), each whole or not at all.
 
@@ -105,6 +107,7 @@ def carry_out(
         control: what happens around the training; its checkpoint is set here.
         resume: continue from NAME.checkpoint.
         team: the processes that train together; this one is the first of them, the others :func:`follow`.
+        samples: how many held-out rows to write to NAME.samples.npz as well, for the service to show.
 
     Raises:
         RecipeError: also where the folder cannot be written to, or holds an unfinished training that
@@ -123,6 +126,8 @@ def carry_out(
         write_whole(out_dir / f"{recipe.name}.json", to_json(trained.record()))
         write_whole(out_dir / f"{recipe.name}.png", trained.plot())
         write_whole(out_dir / f"{recipe.name}.html", report(trained))
+        if samples:
+            write_whole(out_dir / f"{recipe.name}.samples.npz", sample_file(planned.held_out, samples))
         checkpoint.remove()
     except OSError as error:
         raise RecipeError(

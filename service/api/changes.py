@@ -88,7 +88,7 @@ async def upload_model(name: ModelName, request: Request, service: Allowed) -> R
     content = read_file(request, service.settings.max_model_bytes)
     with written():
         model, new = await service.changes.add(name, content)
-    answer = reply(detail(service.registry.versions(name), model))
+    answer = reply(detail(service.registry, model))
     if new:
         answer.status_code = 201
         answer.headers["Location"] = f"/v1/models/{name}/versions/{model.version}"
@@ -144,7 +144,7 @@ async def put_label(
     with written():
         await service.changes.label(name, label, str(body.version))
     registry = service.registry
-    return reply(detail(registry.versions(name), registry.find(name, label)))
+    return reply(detail(registry, registry.find(name, label)))
 
 
 @router.delete(

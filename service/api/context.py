@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Request
 
+from service.attacker import Attacker
 from service.changes import Changes
 from service.engine import Engine
 from service.jobs import Jobs
@@ -36,6 +37,7 @@ class Service:
     changes: Changes
     engine: Engine
     jobs: Jobs
+    attacker: Attacker
     shared_metrics: SharedMetrics
     signer: Signer | None = None
 

@@ -36,11 +36,10 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        path = scope["path"]
 
         async def safe_send(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = safe_headers(message.get("headers", ()), path)
+                message["headers"] = safe_headers(message.get("headers", ()))
             await send(message)
 
         identity = None
@@ -53,7 +52,7 @@ class Guard:
             if size > self._header_bytes:
                 detail = f"the headers are over the limit of {self._header_bytes} bytes"
                 raise Problem(ProblemKind.HEADERS_TOO_LARGE, detail)
-            asked = needed(scope["method"], path)
+            asked = needed(scope["method"], scope["path"])
             if asked is not None:
                 if self._access.required:
                     identity = (await self._admit(given, asked)).identity

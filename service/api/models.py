@@ -7,16 +7,18 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from lipmodel.certify.claims import Claims
+from lipmodel.certify.claims import Claims, input_claims
 from lipmodel.norms import Norm
 from service.api.bodies import reply
 from service.api.context import ModelName, ModelVersion, ServiceHere
 from service.api.openapi import MODEL_PROBLEMS, problems
+from service.api.samples import samples_of
 from service.errors import ProblemKind
-from service.registry import Model, Versions
+from service.registry import Model, Registry, Versions
 from service.schemas import (
     Bounds,
     Claim,
+    InputClaim,
     ModelDetail,
     ModelList,
     PolicySummary,
@@ -54,8 +56,9 @@ async def list_models(service: ServiceHere) -> Response:
 )
 async def show_model(name: ModelName, service: ServiceHere) -> Response:
     """Bounds are derived from the weights in the file; claims are shown and never used."""
-    versions = service.registry.versions(name)
-    return reply(_refused(versions) if versions.latest is None else detail(versions, versions.latest))
+    registry = service.registry
+    versions = registry.versions(name)
+    return reply(_refused(versions) if versions.latest is None else detail(registry, versions.latest))
 
 
 @router.get(
@@ -67,18 +70,26 @@ async def show_model(name: ModelName, service: ServiceHere) -> Response:
 async def show_version(name: ModelName, version: ModelVersion, service: ServiceHere) -> Response:
     """Of the version with that number or label."""
     registry = service.registry
-    return reply(detail(registry.versions(name), registry.find(name, version)))
+    return reply(detail(registry, registry.find(name, version)))
 
 
-def detail(versions: Versions, model: Model) -> ModelDetail:
+def detail(registry: Registry, model: Model) -> ModelDetail:
     """What is told of one version of a model."""
     predictor = model.predictor
     file, claims = predictor.file, predictor.claims
+    described = input_claims(claims.record, file.graph.input_size)
+    samples = samples_of(registry, model)
     bounds = {norm: predictor.bounds(norm) for norm in Norm}
     return ModelDetail(
-        **_summary(versions, model),
+        **_summary(registry.versions(model.name), model),
         input_shape=list(file.graph.input_shape),
         input_size=file.graph.input_size,
+        input_claim=InputClaim(
+            shape=None if described.shape is None else list(described.shape),
+            columns=list(described.columns),
+            units=described.units,
+        ),
+        samples=0 if samples is None else len(samples.inputs),
         input_box=list(claims.input_box) if claims.input_box else None,
         classes=list(predictor.class_names),
         default_norm=predictor.default_norm,
@@ -87,6 +98,7 @@ def detail(versions: Versions, model: Model) -> ModelDetail:
             for norm, b in bounds.items()
         },
         claim=_claim(claims, {norm: b.bound_global for norm, b in bounds.items()}),
+        record=dict(claims.record),
         ignored_claims=list(claims.ignored),
         operators=file.operators,
         dtype="float32" if file.dtype.__name__ == "float32" else "float64",

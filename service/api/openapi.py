@@ -9,9 +9,10 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from service.certificate_schemas import CertificateRequest
 from service.errors import MEDIA_TYPE, ProblemBody, ProblemKind
 from service.evaluation_schemas import EvaluationRequest
-from service.schemas import AuditRequest, LabelRequest, PredictRequest
+from service.schemas import AttackRequest, AuditRequest, LabelRequest, PredictRequest
 from service.v2_schemas import IndexRequest, InferRequest, LoadRequest, UnloadRequest
 
 REFERENCE = "#/components/schemas/{model}"
@@ -23,8 +24,10 @@ READ_BY_HAND = (
     IndexRequest,
     LoadRequest,
     UnloadRequest,
+    AttackRequest,
     AuditRequest,
     EvaluationRequest,
+    CertificateRequest,
     ProblemBody,
 )
 """Types that the framework does not see in any route."""

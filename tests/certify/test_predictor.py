@@ -9,7 +9,17 @@ import onnx
 import pytest
 
 from lipmodel.certify import predictor as module
-from lipmodel.certify.claims import CLASSES, INPUT_BOX, LIPSCHITZ, NORM, RECORD, Claims, read_claims
+from lipmodel.certify.claims import (
+    CLASSES,
+    INPUT_BOX,
+    LIPSCHITZ,
+    NORM,
+    RECORD,
+    Claims,
+    InputClaims,
+    input_claims,
+    read_claims,
+)
 from lipmodel.certify.onnx_writer import to_bytes, write_model
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import InputError, ModelError
@@ -95,6 +105,8 @@ def test_claims_survive_a_round_trip(predictor):
         (NORM, "3"), (LIPSCHITZ, "one"), (LIPSCHITZ, "nan"), (LIPSCHITZ, "-1"), (CLASSES, "[1, 2]"),
         (CLASSES, '["a"]'), (CLASSES, '["a", "a"]'), (CLASSES, "not json"), (INPUT_BOX, "[1]"),
         (INPUT_BOX, "[2, 1]"), (INPUT_BOX, "[NaN, 1]"), (RECORD, "[]"), (RECORD, "[" * 100_000),
+        (RECORD, '{"x": NaN}'), (RECORD, '{"x": 1e999}'), (RECORD, '{"x": "\\ud800"}'),
+        (RECORD, '{"x": ' + "[" * 64 + "]" * 64 + "}"), (RECORD, '{"x": "' + "x" * 2**20 + '"}'),
     ],
 )  # fmt: skip
 def test_malformed_claims_are_ignored_and_told(key, value):
@@ -102,6 +114,24 @@ def test_malformed_claims_are_ignored_and_told(key, value):
     assert len(claims.ignored) == 1
     assert key in claims.ignored[0]
     assert claims == Claims(ignored=claims.ignored)
+
+
+def test_what_is_said_of_the_inputs_is_taken_where_it_fits():
+    record = {"input_shape": [2, 3], "columns": ["a"] * 6, "units": "cm"}
+    assert input_claims(record, 6) == InputClaims((2, 3), ("a",) * 6, "cm")
+    assert input_claims({}, 6) == InputClaims()
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"input_shape": [2, 2]}, {"input_shape": [-2, -3]}, {"input_shape": [6.0]}, {"input_shape": "23"},
+        {"input_shape": [True, 6]}, {"columns": ["a"] * 5}, {"columns": [1] * 6}, {"columns": "abcdef"},
+        {"columns": ["\ud800"] * 6}, {"columns": ["a" * 201] * 6}, {"units": 5}, {"units": "\udfff"},
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_the_inputs_is_left_out(record):
+    assert input_claims(record, 6) == InputClaims()
 
 
 def test_a_file_that_runs_as_something_else_is_refused(monkeypatch):

@@ -551,6 +551,9 @@ def test_connections_and_headers_are_bounded(folder):
         held = [socket.create_connection(address) for _ in range(8)]
         try:
             eventually(lambda: httpx.get(f"{client.base_url}/healthz").status_code == 503, 10)
+            refused = httpx.get(f"{client.base_url}/healthz")
+            assert refused.json()["type"] == "/problems/too-many-connections"
+            assert (refused.headers["Retry-After"], refused.headers["Cache-Control"]) == ("1", "no-store")
         finally:
             for connection in held:
                 connection.close()
@@ -568,8 +571,9 @@ def test_every_answer_has_safe_headers(folder, serve):
     ):  # fmt: skip
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["Referrer-Policy"] == "no-referrer"
-        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["Cache-Control"] == ("no-cache" if answer.url.path == "/docs" else "no-store")
         assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+        assert "unsafe" not in answer.headers["Content-Security-Policy"]
         scripted = "script-src" in answer.headers["Content-Security-Policy"]
         assert scripted == (answer.url.path == "/docs")
 

@@ -135,3 +135,90 @@ def test_no_existing_file_is_overwritten_by_new_signing(tmp_path):
     )  # fmt: skip
     assert result.returncode == 1
     assert (tmp_path / "notes").read_text() == "mine"
+
+
+# --- checked by the service ----------------------------------------------------------------
+
+CHECK = "/v1/certificates/check"
+
+
+def check(client, certificate, **more):
+    answer = client.post(CHECK, json={"certificate": certificate} | more)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def failed(told):
+    return [one["name"] for one in told["checks"] if not one["passed"]]
+
+
+@pytest.mark.parametrize("tighten", [False, True])
+def test_every_number_is_computed_again(serve, keys, tighten):
+    client = serve({"digits": digits()}, signing_keys=keys)
+    given = np.random.default_rng(0).normal(size=16).tolist()
+    (answer,) = signed(client, [given], "digits", tighten=tighten)
+    told = check(client, answer["certificate"], input=given)
+    assert told["verdict"] == "holds"
+    assert failed(told) == []
+    assert told["model"]["name"] == "digits"
+    stated = {one["name"]: (one["stated"], one["computed"]) for one in told["checks"]}
+    assert stated["certified_radius"] == (answer["certified_radius"],) * 2
+    assert stated["label"] == (answer["label"],) * 2
+    assert stated["bounds.bound_lipschitz"][0] == stated["bounds.bound_lipschitz"][1] > 0
+    if answer["method"] != "local":
+        name = "radius from the stated bounds"
+        assert stated[name][0] <= stated[name][1] <= stated[name][0] * (1 + 1e-9)
+    assert told["certificate"]["certified_radius"] == answer["certified_radius"]
+
+
+def test_what_cannot_be_computed_again_is_the_word_of_the_key(serve, keys, tmp_path):
+    client = serve({"two-moons": two_moons()}, signing_keys=keys)
+    (answer,) = signed(client, [[0.5, 1.0]])
+    told = check(client, answer["certificate"])
+    assert (told["verdict"], failed(told)) == ("signed", [])
+    assert "input" in told["meaning"]
+    (tmp_path / "models" / "two-moons.onnx").unlink()
+    eventually(lambda: not client.get("/v1/models").json()["models"], 10)
+    told = check(client, answer["certificate"], input=[0.5, 1.0])
+    assert (told["verdict"], told["model"], failed(told)) == ("signed", None, [])
+    assert "model" in told["meaning"]
+
+
+@pytest.mark.parametrize("given", [[0.5, 1.0000001], [0.5], [], [0.5, 1.0, 0.0]])
+def test_of_another_input_it_does_not_hold(serve, keys, given):
+    client = serve({"two-moons": two_moons()}, signing_keys=keys)
+    (answer,) = signed(client, [[0.5, 1.0]])
+    told = check(client, answer["certificate"], input=given)
+    assert told["verdict"] == "fails"
+    assert "digest of the input" in failed(told)
+
+
+def test_what_nobody_known_signed_is_not_read(serve, keys, client):
+    signing = serve({"two-moons": two_moons()}, signing_keys=keys)
+    (answer,) = signed(signing, [[0.5, 1.0]])
+    token, known = answer["certificate"], signing.get(JWKS).json()
+    assert check(client, token, keys=known)["verdict"] == "signed"
+    for bad, more in [
+        (token[:-2] + ("AA" if token[-2:] != "AA" else "BA"), {}), (token, {"keys": {"keys": []}}), ("", {}), ("ä.b.c", {}),
+        ("x" * 2_000_000, {}), (token.replace(".", ".e"), {}),
+    ]:  # fmt: skip
+        if more:
+            refused = signing.post(CHECK, json={"certificate": bad} | more)
+            assert refused.status_code == 422
+            assert refused.json()["errors"][0]["field"] == "keys"
+            continue
+        told = check(signing, bad)
+        assert (told["verdict"], told["certificate"], failed(told)) == ("fails", None, ["signature"])
+    told = check(client, token)  # which signs nothing and is given no keys
+    assert (told["verdict"], failed(told)) == ("fails", ["signature"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"certificate": 3}, {"certificate": "a.b.c", "input": ["x"]}, {"certificate": "a.b.c", "keys": []},
+     {"certificate": "a.b.c", "keys": {"keys": [{"d": "secret"}]}}, {"certificate": "a.b.c", "more": 1}],
+)  # fmt: skip
+def test_what_is_no_request_to_check_is_told(client, body):
+    answer = client.post(CHECK, json=body)
+    assert answer.status_code == 422
+    assert answer.json()["type"] == "/problems/invalid-input"

@@ -67,7 +67,7 @@ def test_documented_examples_work(serve):
                 done += 1
             if path.endswith("/unload"):
                 assert client.post(path.format(**named).replace("/unload", "/load")).status_code == 200
-    assert done == 18
+    assert done == 23
 
 
 @pytest.mark.parametrize("schema", [AccuracyFigures, Curve, EvaluationResult])
@@ -82,7 +82,8 @@ def test_documented_figures_are_of_their_type(schema):
 def test_the_docs_are_there(client):
     answer = client.get("/docs")
     assert answer.status_code == 200
-    assert "/openapi.json" in answer.text
+    assert "/web/docs.js" in answer.text
+    assert "/openapi.json" in client.get("/web/docs.js").text
 
 
 @pytest.mark.parametrize("kind", ProblemKind)

@@ -1,0 +1,66 @@
+"""The nearest change of label that is found, beside what is certified."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from starlette.responses import Response
+
+from service.api.bodies import input_array, json_body, reply
+from service.api.context import ModelHere, ServiceHere, model_route
+from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
+from service.attacker import Attacked
+from service.errors import ProblemKind
+from service.registry import Model
+from service.schemas import ATTACK_EXAMPLES, AttackRequest, AttackResponse, Finding, ModelReference
+
+router = APIRouter(tags=["audits"])
+
+
+@model_route(
+    router,
+    "POST",
+    "/attacks",
+    summary="Look for the nearest change of label of a few inputs, at once",
+    response_model=AttackResponse,
+    responses=problems(*BODY_PROBLEMS, *MODEL_PROBLEMS, ProblemKind.QUEUE_FULL),
+    openapi_extra=json_request(AttackRequest, ATTACK_EXAMPLES),
+)
+async def attack_model(
+    model: ModelHere,
+    body: Annotated[AttackRequest, Depends(json_body(AttackRequest))],
+    service: ServiceHere,
+) -> Response:
+    """The search of an audit, of computed scores in float64. What it does not find may still be there."""
+    predictor = model.predictor
+    rows = input_array(body.inputs, predictor.file.graph.input_size, service.settings.max_rows)
+    norm = body.norm or predictor.default_norm
+    attacked = await service.attacker.attack(model, predictor.check_inputs(rows), norm)
+    reference = ModelReference(name=model.name, version=model.version, sha256=predictor.file.sha256)
+    return reply(AttackResponse(model=reference, norm=norm, findings=_findings(model, attacked)))
+
+
+def _findings(model: Model, attacked: Attacked) -> list[Finding]:
+    names, attack = model.predictor.class_names, attacked.attack
+    radii = attacked.before.radii
+    return [
+        Finding(
+            label=names[label],
+            certified_radius=radius,
+            found=found,
+            adversarial=adversarial if found else None,
+            adversarial_label=names[other] if found else None,
+            distance=distance if found else None,
+            refuted=found and distance <= radius,
+        )
+        for label, radius, found, adversarial, other, distance in zip(
+            radii.label.tolist(),
+            radii.certified_radius.tolist(),
+            attack.flipped.tolist(),
+            attack.adversarial.tolist(),
+            attacked.after.radii.label.tolist(),
+            attack.distance.tolist(),
+            strict=True,
+        )
+    ]

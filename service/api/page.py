@@ -1,0 +1,125 @@
+"""The page, the description of the API, and what both are made of: files of this package and others.
+
+A file is served if it is listed here, or lies in ``service/web`` under one of the endings listed here.
+Browsers keep what they have as long as its ``ETag`` stays, which they ask about each time: after an update
+of the package nothing is old.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from fastapi import APIRouter, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from service.safe_headers import PAGE_POLICY
+
+router = APIRouter(include_in_schema=False)
+
+WEB = Path(__file__).parents[1] / "web"
+MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".json": "application/json",
+}
+LIBRARIES = {
+    "plotly.js": ("plotly", "package_data/plotly.min.js"),
+    "swagger-ui.js": ("fastapi_swagger", "resources/swagger-ui-bundle.js"),
+    "swagger-ui.css": ("fastapi_swagger", "resources/swagger-ui.css"),
+}
+"""Files of other packages: by their names here, the package and the place in it."""
+
+
+def _files() -> Mapping[str, Path]:
+    """What there is, by its path under ``/web``."""
+    own = {path.relative_to(WEB).as_posix(): path for path in WEB.rglob("*") if path.suffix in MEDIA_TYPES}
+    found = {name: (find_spec(package), place) for name, (package, place) in LIBRARIES.items()}
+    return own | {
+        name: Path(spec.origin).parent / place
+        for name, (spec, place) in found.items()
+        if spec is not None and spec.origin is not None
+    }
+
+
+FILES = _files()
+
+
+class Content(NamedTuple):
+    """One file as it is sent.
+
+    Attributes:
+        gzipped: its bytes, compressed.
+        etag: weak, since it is the same of both codings.
+    """
+
+    gzipped: bytes
+    etag: str
+
+
+@lru_cache(maxsize=128)
+def _content(path: Path, _modified: int) -> Content:
+    content = path.read_bytes()
+    return Content(gzip.compress(content, 6, mtime=0), f'W/"{hashlib.sha256(content).hexdigest()[:32]}"')
+
+
+async def _send(name: str, request: Request) -> Response:
+    """The file of that path, or 304 where the browser has it.
+
+    Raises:
+        HTTPException: 404 where there is none.
+    """
+    path = FILES.get(name)
+    if path is None:
+        raise HTTPException(404)
+    content = await asyncio.to_thread(_content, path, path.stat().st_mtime_ns)
+    headers = {"ETag": content.etag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
+    if path.suffix == ".html":
+        headers["Content-Security-Policy"] = PAGE_POLICY
+    if content.etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    body = content.gzipped
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        headers["Content-Encoding"] = "gzip"
+    else:
+        body = await asyncio.to_thread(gzip.decompress, body)
+    return Response(body, headers=headers, media_type=MEDIA_TYPES[path.suffix])
+
+
+@router.api_route("/", methods=["GET", "HEAD"])
+async def show_page(request: Request) -> Response:
+    """The page."""
+    return await _send("index.html", request)
+
+
+@router.api_route("/docs", methods=["GET", "HEAD"])
+async def show_docs(request: Request) -> Response:
+    """The description of the API."""
+    return await _send("docs.html", request)
+
+
+@router.api_route("/web/{file}", methods=["GET", "HEAD"])
+async def show_file(file: str, request: Request) -> Response:
+    """A part of the page."""
+    return await _send(file, request)
+
+
+@router.api_route("/web/{folder}/{file}", methods=["GET", "HEAD"])
+async def show_file_of_folder(folder: str, file: str, request: Request) -> Response:
+    """A part of the page in a folder."""
+    return await _send(f"{folder}/{file}", request)
+
+
+@router.api_route("/web/{folder}/{inner}/{file}", methods=["GET", "HEAD"])
+async def show_file_of_inner_folder(folder: str, inner: str, file: str, request: Request) -> Response:
+    """A part of the page in a folder of a folder."""
+    return await _send(f"{folder}/{inner}/{file}", request)

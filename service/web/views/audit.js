@@ -1,0 +1,141 @@
+// One audit: what was observed, against what is certified.
+
+import { badge, copyButton, fill, h, notice, section, select, table } from "../dom.js";
+import * as numbers from "../numbers.js";
+import { figure } from "../plots.js";
+import { followed } from "./job.js";
+
+export async function show(container, { id }) {
+  const figures = [];
+  const stop = await followed(container, "audit", id, (job) => {
+    const { result } = job;
+    return [verdict(result), keyFigures(result), h("div", { class: "columns" }, gradients(result, figures), attacks(result, figures)),
+      functionals(result), witnesses(result), insiders(result)];
+  });
+  return () => { stop(); figures.forEach((drawn) => drawn.remove()); };
+}
+
+/** A function that was looked at: a score, or the difference of two. */
+const nameOf = ([first, second]) => (second === null ? first : `${first} − ${second}`);
+
+function verdict({ verdict: found, reasons, note }) {
+  if (found === "refuted") {
+    return notice("bad", "Refuted: something observed contradicts what is claimed or certified",
+      h("ul", {}, reasons.map((reason) => h("li", {}, reason))), h("p", { class: "hint" }, note));
+  }
+  return notice("good", "Consistent: nothing observed contradicts what is certified", h("p", { class: "hint" }, note));
+}
+
+function keyFigures({ bound, claim, observed, observed_slope, tightness, flips, points, norm }) {
+  const cell = (term, value, more) => h("div", {}, h("dt", {}, term), h("dd", {}, value, h("small", {}, more)));
+  return h("dl", { class: "big card" },
+    cell("Proved bound", numbers.up(bound, 5), claim === null ? numbers.norm(norm) : `${numbers.norm(norm)}, claimed: ${numbers.near(claim)}`),
+    cell("Largest gradient", numbers.near(observed, 5), `slope ${numbers.down(observed_slope, 5)}`),
+    cell("Tightness", numbers.percent(tightness, 2), "observed of the bound"),
+    cell("Labels that flipped", String(flips), `of ${numbers.count(points.attacked)} attacked inside their radius`));
+}
+
+// --- gradients
+
+function gradients({ histogram, per_pair, bound }, figures) {
+  const holder = h("div", {});
+  const choices = [["all", "all together"], ...per_pair.map(({ classes }, index) => [String(index), nameOf(classes)])];
+  const draw = (which) => {
+    const counts = which === "all" ? histogram.counts : per_pair[which].histogram;
+    const total = counts.reduce((sum, number) => sum + number, 0) || 1;
+    const { edges } = histogram;
+    const highest = counts.findLastIndex((number) => number > 0);
+    figures.splice(0, figures.length, ...figures.filter((drawn) => drawn.name !== "gradients" || void drawn.remove()));
+    const drawn = figure({
+      title: "Gradient norms against the bound", name: "gradients",
+      alt: `Histogram of observed gradient norms as a share of the bound. The highest bin that holds any reaches to ${numbers.near(edges[highest + 1])} of the bound; none is above 1.`,
+      columns: ["Gradient norm ÷ bound", { name: "Points", numeric: true }, { name: "Share", numeric: true }],
+      rows: counts.map((number, index) => [`${numbers.near(edges[index])} – ${numbers.near(edges[index + 1])}`, numbers.count(number), numbers.percent(number / total, 2)]),
+      build: (colours) => ({
+        data: [{
+          type: "bar", x: counts.map((_, index) => (edges[index] + edges[index + 1]) / 2), y: counts.map((number) => number / total),
+          width: edges[1] - edges[0], marker: { color: colours.observed, line: { width: 1, color: colours.paper } },
+          hovertemplate: "%{x:.3f} of the bound: %{y:.2%}<extra></extra>",
+        }],
+        layout: {
+          showlegend: false, bargap: 0,
+          xaxis: { title: "gradient norm ÷ bound", range: [0, 1.08], tickformat: ".1f" },
+          yaxis: { title: "share of points", tickformat: ".0%" },
+          shapes: [{ type: "line", x0: 1, x1: 1, yref: "paper", y0: 0, y1: 1, line: { color: colours.certified, width: 2.5 } }],
+          annotations: [{ x: 1, yref: "paper", y: 1, yanchor: "bottom", showarrow: false, text: "the bound", font: { color: colours.certified } }],
+          margin: { l: 48, r: 16, t: 26, b: 44 },
+        },
+      }),
+    });
+    figures.push(Object.assign(drawn, { name: "gradients" }));
+    fill(holder, drawn.element);
+  };
+  draw("all");
+  const chosen = select(choices, "all", { "aria-label": "Function of the histogram", onchange: () => draw(chosen.value) });
+  return h("section", { "aria-label": "Gradients" }, h("h2", {}, "Gradients"),
+    h("p", { class: "hint" }, `A gradient longer than the bound (${numbers.up(bound, 5)} for one score) would refute it. One function: `), chosen, holder);
+}
+
+// --- attacks
+
+function attacks({ attack, norm }, figures) {
+  const all = attack.certified_radius.map((radius, index) => ({ radius, distance: attack.observed_distance[index] }));
+  const found = all.filter(({ distance }) => distance !== null);
+  if (!found.length) return h("section", { "aria-label": "Attacks" }, h("h2", {}, "Attacks"), h("p", {}, `No change of label was found for any of ${all.length} inputs attacked.`));
+  const end = 1.05 * Math.max(...found.map(({ distance }) => distance));
+  const drawn = figure({
+    title: "Nearest change of label found", name: "attacks",
+    alt: `Scatter of ${found.length} inputs: the certified radius across, the distance to the nearest change of label found upwards. ${attack.inside.length ? `${attack.inside.length} lie below the diagonal.` : "All lie above the diagonal."}`,
+    columns: ["Input", { name: "Certified radius", numeric: true }, { name: "Change found at", numeric: true }, { name: "Radius ÷ distance", numeric: true }],
+    rows: all.map(({ radius, distance }, index) => [String(index + 1), numbers.down(radius), numbers.up(distance), numbers.percent(attack.ratio[index])]),
+    build: (colours) => ({
+      data: [
+        { type: "scatter", mode: "lines", x: [0, end], y: [0, end], fill: "tozeroy", fillcolor: `${colours.certified}22`, line: { color: colours.certified, width: 1.5 }, hoverinfo: "skip", name: "proved: nothing below" },
+        {
+          type: "scatter", mode: "markers", x: found.map(({ radius }) => radius), y: found.map(({ distance }) => distance), name: "found by attack",
+          marker: { color: found.map(({ radius, distance }) => (distance <= radius ? colours.bad : colours.observed)), size: 7, opacity: 0.75 },
+          hovertemplate: "radius %{x:.4f}, change found at %{y:.4f}<extra></extra>",
+        },
+      ],
+      layout: {
+        xaxis: { title: `certified radius (${numbers.norm(norm)})`, rangemode: "tozero" },
+        yaxis: { title: "distance to the change found", range: [0, end] },
+      },
+    }),
+  });
+  figures.push(drawn);
+  const median = attack.ratio_quantiles["0.5"];
+  return h("section", { "aria-label": "Attacks" }, h("h2", {}, "Attacks"),
+    h("p", { class: "hint" }, `${found.length} of ${attack.inputs} inputs were brought to another label. Where a point is on the line the radius is exact`,
+      median === undefined ? "." : `; half of the radii are at least ${numbers.percent(median)} of the distance found.`), drawn.element);
+}
+
+// --- details
+
+function functionals({ per_pair }) {
+  const rows = per_pair.map((pair) => [nameOf(pair.classes), numbers.up(pair.bound, 5), numbers.near(pair.observed, 5), numbers.down(pair.observed_slope, 5),
+    numbers.percent(pair.tightness), numbers.percent(pair.full_gradient_share), pair.extreme_value_estimate === null ? "–" : numbers.near(pair.extreme_value_estimate, 5)]);
+  const whole = table("Each score, and each difference of two scores", ["Function", ...["Bound", "Largest gradient", "Slope", "Tightness", "Points at the bound", "Estimated (CLEVER)"]
+    .map((name) => ({ name, numeric: true }))], rows);
+  return section("Function by function", rows.length > 15 ? h("details", {}, h("summary", {}, `${rows.length} functions`), h("div", { class: "card" }, whole)) : h("div", { class: "card" }, whole));
+}
+
+function witnesses({ witnesses: all }) {
+  return section("Witnesses", h("p", { class: "hint" }, "Where a gradient comes nearest to its bound. Between the two inputs the function moves by the slope times their distance, or more: any runtime can check it."),
+    h("div", { class: "card" }, table("Witnesses", ["Function", "Found on", { name: "Gradient", numeric: true }, { name: "Bound", numeric: true }, { name: "Slope", numeric: true }, "Inputs"],
+      all.map((witness) => [nameOf(witness.classes), badge(witness.found_on), numbers.near(witness.observed, 6), numbers.up(witness.bound, 6), numbers.down(witness.observed_slope, 6),
+        inputs([["first", witness.input], ["second", witness.second_input]])]), { hideCaption: true })));
+}
+
+function insiders({ attack }) {
+  if (!attack.inside.length) return null;
+  return section("Counterexamples", h("div", { class: "card" }, table("Labels that changed inside their certified radius",
+    ["Label", "Changed to", { name: "Certified radius", numeric: true }, { name: "Distance", numeric: true }, "Inputs"],
+    attack.inside.map((one) => [one.label, one.adversarial_label, numbers.down(one.certified_radius), numbers.up(one.observed_distance), inputs([["original", one.input], ["changed", one.adversarial]])]))));
+}
+
+/** Inputs short enough to read, and whole to copy. */
+const inputs = (named) => h("span", { class: "row" }, named.map(([name, values]) => {
+  const text = JSON.stringify(values);
+  return h("span", { class: "digest" }, text.length <= 48 ? h("code", {}, text) : null, copyButton(text, `Copy the ${name} input`, `Copy ${name}`));
+}));

@@ -1,0 +1,96 @@
+// Two models, or two versions of one, side by side.
+
+import { get, modelPath } from "../api.js";
+import { badge, digest, empty, field, fill, h, heading, loading, problem, section, select, table } from "../dom.js";
+import * as numbers from "../numbers.js";
+import { accuracyFigure } from "./evaluation.js";
+import { PATHS, jobAddress } from "./job.js";
+import { modelAddress } from "./model.js";
+
+const MOST_PAGES = 5;
+
+export async function show(container, { query }) {
+  const { models } = await get("/v1/models");
+  const choices = models.flatMap(({ name, versions }) => versions.filter(({ status }) => status === "served")
+    .map(({ version }) => [`${name}@${version}`, versions.length > 1 ? `${name}, version ${version}` : name]));
+  if (choices.length < 2) {
+    fill(container, heading("Compare"), empty("One model alone is served", h("p", {}, "There is nothing to compare it with.")));
+    return undefined;
+  }
+  const values = choices.map(([value]) => value);
+  const wanted = (key, other) => (values.includes(query.get(key)) ? query.get(key) : values[other]);
+  const body = h("div", { class: "view" });
+  const [first, second] = [select(choices, wanted("a", 0)), select(choices, wanted("b", 1))];
+  let drawn = [];
+  const clear = () => { drawn.forEach((one) => one.remove()); drawn = []; };
+  const draw = async () => {
+    clear();
+    history.replaceState(null, "", `#/compare?a=${encodeURIComponent(first.value)}&b=${encodeURIComponent(second.value)}`);
+    fill(body, loading());
+    try {
+      const sides = await Promise.all([first.value, second.value].map(sideOf));
+      fill(body, proofs(sides), await measured(sides, drawn));
+    } catch (error) {
+      fill(body, problem(error, draw));
+    }
+  };
+  first.addEventListener("change", draw);
+  second.addEventListener("change", draw);
+  fill(container, heading("Compare", "What is proved of each, and what was measured of each last."),
+    h("div", { class: "fields" }, field("One", first), field("The other", second)), body);
+  await draw();
+  return clear;
+}
+
+/** A model as it is now, and what was measured of that very file. */
+async function sideOf(value) {
+  const [, name, version] = /^(.*)@(.*)$/.exec(value);
+  const model = await get(modelPath(name, version));
+  const [audits, evaluations] = await Promise.all(Object.values(PATHS).map((path) => doneOf(path, model.sha256)));
+  return { title: model.versions.length > 1 ? `${name} ${version}` : name, model, audits, evaluations };
+}
+
+/** Ended jobs about a file, the newest first. */
+async function doneOf(path, sha256) {
+  const found = [];
+  let next = `${path}?limit=100`;
+  for (let page = 0; next && page < MOST_PAGES; page++) {
+    const { jobs, next: further } = await get(next);
+    found.push(...jobs.filter((job) => job.state === "done" && job.model.sha256 === sha256));
+    next = further;
+  }
+  return found;
+}
+
+function proofs(sides) {
+  const row = (name, of) => [name, ...sides.map((side) => of(side.model))];
+  return section("Proved", h("div", { class: "card" }, table("Proved of each", ["", ...sides.map(({ title }) => title)], [
+    row("Model", ({ name, version }) => h("a", { href: modelAddress(name, version) }, `${name}, version ${version}`)),
+    ...["1", "2", "inf"].map((norm) => row(`Bound in ${numbers.norm(norm)}`, ({ bounds }) => numbers.up(bounds[norm].global))),
+    row("Claim", ({ claim }) => (claim ? badge(claim.proved ? "proved" : "not proved", claim.proved ? "good" : "bad") : "none")),
+    row("Digest", ({ sha256 }) => digest(sha256)),
+    row("Operators", ({ operators }) => String(Object.values(operators).reduce((sum, number) => sum + number, 0))),
+    row("Right on held-out data, claimed", ({ record }) => numbers.percent(record.held_out?.clean_accuracy)),
+    row("Mean radius there, claimed", ({ record }) => (record.held_out ? numbers.down(record.held_out.average_certified_radius, 4) : "–")),
+  ], { hideCaption: true })));
+}
+
+async function measured(sides, drawn) {
+  const [audits, evaluations] = await Promise.all(["audits", "evaluations"].map(async (kind) =>
+    Promise.all(sides.map((side) => (side[kind].length ? get(`/v1/${kind}/${side[kind][0].id}`) : null)))));
+  const start = (kind, name) => h("a", { href: `#/audits?kind=${kind}&model=${encodeURIComponent(name)}` }, "none yet: start one");
+  const row = (title, jobs, kind, of) => [title, ...jobs.map((job, index) => (job ? of(job) : start(kind, sides[index].model.name)))];
+  const rows = [
+    row("Last audit", audits, "audit", (job) => h("a", { href: jobAddress(job) }, `${job.result.verdict}, ${numbers.norm(job.result.norm)}`)),
+    row("Tightness", audits, "audit", (job) => numbers.percent(job.result.tightness, 2)),
+    row("Last evaluation", evaluations, "evaluation", (job) => h("a", { href: jobAddress(job) }, `${numbers.count(job.result.samples)} inputs, ${numbers.norm(job.result.norm)}`)),
+    row("Right answers", evaluations, "evaluation", (job) => numbers.percent(job.result.clean_accuracy)),
+    row("Mean certified radius", evaluations, "evaluation", (job) => numbers.down(job.result.average_certified_radius, 4)),
+  ];
+  const shown = evaluations.map((job, index) => job && { name: sides[index].title, result: job.result });
+  const norms = new Set(shown.filter(Boolean).map(({ result }) => result.norm));
+  if (shown.every(Boolean) && norms.size === 1) drawn.push(accuracyFigure(shown));
+  return section("Measured", h("div", { class: "card" }, table("Measured of each", ["", ...sides.map(({ title }) => title)], rows, { hideCaption: true })),
+    drawn.length ? drawn[0].element : h("p", { class: "hint" }, norms.size > 1 ? "The last evaluations are in different norms, so their curves are not drawn together."
+      : "Curves are drawn together once both have been evaluated."));
+}

@@ -1,0 +1,112 @@
+"""The nearest change of label, found while the client waits."""
+
+import numpy as np
+import pytest
+
+from lipmodel.audit.attack import attack_radii
+from lipmodel.audit.gradient import GradientEngine
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.certify.radius import Radii
+from lipmodel.norms import Norm, vector_norm
+from service import attacker
+from service.errors import ProblemKind
+from service.registry import Model
+from tests.networks import linear_net, to_file
+from tests.service.conftest import two_moons
+from tests.service.test_bad_input import JSON, check
+
+ATTACKS = "/v1/models/two-moons/attacks"
+X = np.random.default_rng(3).normal(size=(5, 2))
+
+
+@pytest.mark.parametrize("norm", Norm)
+def test_what_is_found_is_what_an_audit_finds_and_has_the_label_told(client, norm):
+    answer = client.post(ATTACKS, json={"inputs": X.tolist(), "norm": norm.value})
+    assert answer.status_code == 200
+    told = answer.json()
+    assert told["norm"] == norm.value
+    predictor = CertifiedPredictor(two_moons())
+    radii = predictor.predict(X, norm).radii
+    expected = attack_radii(predictor, GradientEngine(predictor.file.graph), X, radii.certified_radius, norm)
+    for row, finding in enumerate(told["findings"]):
+        assert finding["certified_radius"] == radii.certified_radius[row]
+        assert finding["label"] == predictor.class_names[radii.label[row]]
+        assert finding["found"]
+        assert not finding["refuted"]
+        assert finding["adversarial"] == expected.adversarial[row].tolist()
+        assert finding["distance"] == expected.distance[row] > finding["certified_radius"]
+        away = vector_norm(np.array(finding["adversarial"]) - X[row], norm)
+        assert away == pytest.approx(finding["distance"], rel=1e-9)
+        again = client.post(
+            "/v1/models/two-moons/predict", json={"inputs": [finding["adversarial"]], "norm": norm.value}
+        ).json()["predictions"][0]
+        assert again["label"] == finding["adversarial_label"] != finding["label"]
+
+
+def test_the_norm_is_the_models_own_by_default(client):
+    assert client.post(ATTACKS, json={"inputs": [[0.5, 0.25]]}).json()["norm"] == "2"
+
+
+def test_nothing_found_is_said(serve):
+    constant = to_file(linear_net(np.zeros((2, 2)), np.array([1.0, 0.0])))
+    finding = (
+        serve({"m": constant}).post("/v1/models/m/attacks", json={"inputs": [[0, 0]]}).json()["findings"][0]
+    )
+    assert not finding["found"]
+    assert not finding["refuted"]
+    assert [finding[key] for key in ("adversarial", "adversarial_label", "distance")] == [None] * 3
+
+
+def test_a_change_within_the_radius_refutes_it(serve, monkeypatch):
+    """A radius that is wrong by a factor of two, as from a fault in a bound, is shown to be."""
+    honest = CertifiedPredictor.predict
+
+    def twice(self, *arguments, **options):
+        found = honest(self, *arguments, **options)
+        radii = vars(found.radii) | {"certified_radius": 2 * found.radii.certified_radius}
+        object.__setattr__(found, "radii", Radii(**radii))
+        return found
+
+    monkeypatch.setattr(CertifiedPredictor, "predict", twice)
+    client = serve({"m": to_file(linear_net(np.array([[1.0, 0.0], [-1.0, 0.0]]), np.zeros(2)))})
+    finding = client.post("/v1/models/m/attacks", json={"inputs": [[1.0, 0.0]]}).json()["findings"][0]
+    assert finding["refuted"]
+    assert finding["distance"] < finding["certified_radius"]
+
+
+BAD = {
+    "no rows": ('{"inputs": []}', "inputs", "is empty"),
+    "short": ('{"inputs": [[1]]}', "inputs[0]", "length 1; length 2"),
+    "huge": ('{"inputs": [[1e39, 0]]}', "inputs[0][0]", "float32"),
+    "norm": ('{"inputs": [[1, 2]], "norm": "3"}', "norm", "'1', '2' or 'inf'"),
+    "unknown": ('{"inputs": [[1, 2]], "steps": 5}', "steps", "is not known here"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_told(client, case):
+    body, field, reason = BAD[case]
+    check(client.post(ATTACKS, content=body, headers=JSON), ProblemKind.INVALID_INPUT, field, reason)
+
+
+def test_what_takes_too_long_is_left_to_audits(client, monkeypatch):
+    monkeypatch.setattr(attacker, "MAX_MULTIPLICATIONS", attacker.PASSES * 1000)
+    answer = client.post(ATTACKS, json={"inputs": X.tolist()})
+    check(answer, ProblemKind.INVALID_INPUT, "inputs", "an audit takes more")
+
+
+def test_no_more_wait_than_may(client, monkeypatch):
+    monkeypatch.setattr(attacker, "MAX_WAITING", 0)
+    answer = client.post(ATTACKS, json={"inputs": [[0, 0]]})
+    check(answer, ProblemKind.QUEUE_FULL)
+    assert answer.headers["retry-after"] == "1"
+
+
+def test_a_model_that_is_gone_is_not_held(client):
+    held = attacker.Attacker()
+    model = Model("m", "1", CertifiedPredictor(two_moons()), 1, None)
+    held._attack(model.predictor, X, Norm.TWO)
+    assert len(held._engines) == 1
+    del model
+    assert not held._engines
+    held.close()

@@ -1,0 +1,101 @@
+"""A browser, and a service that really runs with the bundled models, for tests that do what a person would."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lipmodel.signed.key_sets import add_signing_key
+from tests.service.conftest import lipserve, url_of
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "models"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+WAIT_MS = 20_000
+
+Open = Callable[..., "Page"]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The distribution's Chromium."""
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install 'lipcert[dev]'"
+    )
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip("no browser is installed: apt-get install chromium")
+    api.expect.set_options(timeout=WAIT_MS)
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a service that signs, takes uploads, and serves the two bundled models."""
+    folder = tmp_path_factory.mktemp("web")
+    (folder / "models").mkdir()
+    for file in EXAMPLES.iterdir():
+        shutil.copy(file, folder / "models")
+    add_signing_key(folder / "keys.json")
+    arguments = (
+        "--models",
+        folder / "models",
+        "--port",
+        0,
+        "--uploads",
+        "--signing-keys",
+        folder / "keys.json",
+    )
+    with lipserve(*arguments) as process:
+        yield url_of(process)
+
+
+class Visit:
+    """Pages opened in one test, and what they complained of."""
+
+    def __init__(self, browser: Browser, url: str) -> None:
+        self._browser, self._url, self._contexts = browser, url, []
+        self.complaints: list[str] = []
+
+    def open(self, path: str = "/", **options: Any) -> Page:
+        """A page at that path, in a context of its own; ``options`` are those of ``Browser.new_context``."""
+        context = self._browser.new_context(**{"base_url": self._url, "reduced_motion": "reduce"} | options)
+        context.set_default_timeout(WAIT_MS)
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        self._contexts.append(context)
+        page = context.new_page()
+        page.on("console", self._hear)
+        page.on("pageerror", lambda error: self.complaints.append(f"{error}"))
+        page.goto(path)
+        return page
+
+    def expected(self, text: str) -> None:
+        """Forgives complaints that hold this text, of which there must be one: requests that fail are told."""
+        assert any(text in complaint for complaint in self.complaints), self.complaints
+        self.complaints = [complaint for complaint in self.complaints if text not in complaint]
+
+    def _hear(self, message: Any) -> None:
+        if message.type in {"error", "warning"}:
+            self.complaints.append(f"{message.text} ({message.location.get('url')})")
+
+    def close(self) -> None:
+        for context in self._contexts:
+            context.close()
+
+
+@pytest.fixture
+def visit(browser: Browser, service: str) -> Iterator[Visit]:
+    """Opens pages of the service; at the end none may have said anything in its console."""
+    visit = Visit(browser, service)
+    yield visit
+    visit.close()
+    assert visit.complaints == []

@@ -1,0 +1,100 @@
+"""Models, as a person looks at them and adds another."""
+
+import re
+
+import httpx
+import pytest
+from playwright.sync_api import expect
+
+from tests.service.conftest import digits
+from tests.web.conftest import EXAMPLES
+
+
+def test_every_model_is_shown_and_leads_to_what_is_proved_of_it(visit, service):
+    page = visit.open()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Models")
+    assert {"digits", "two-moons"} <= set(page.locator(".card h2").all_inner_texts())
+    page.get_by_role("link", name="digits", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("digits")
+    told = httpx.get(f"{service}/v1/models/digits").json()
+    proved = page.get_by_role("region", name="Proved", exact=True)
+    for norm, symbol in (("1", "ℓ₁"), ("2", "ℓ₂"), ("inf", "ℓ∞")):
+        row = proved.get_by_role("row").filter(has_text=symbol)
+        shown = float(row.get_by_role("cell").first.inner_text())
+        assert told["bounds"][norm]["global"] <= shown <= told["bounds"][norm]["global"] * (1 + 1e-5)
+    expect(page.get_by_role("region", name="Claimed")).to_contain_text("proved: 0.99999982")
+    expect(page.get_by_role("region", name="Claimed")).to_contain_text("98.0%")
+    expect(page.get_by_role("region", name="The file")).to_contain_text("Gemm × 3")
+    expect(page.get_by_role("region", name="How it is served")).to_contain_text("every answer is given")
+    page.get_by_role("button", name="Copy the digest").first.click()
+    expect(page.get_by_role("button", name="Copy the digest").first).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == told["sha256"]
+
+
+def test_constants_of_pairs_follow_the_norm(visit, service):
+    page = visit.open("/#/models/digits")
+    bounds = httpx.get(f"{service}/v1/models/digits").json()["bounds"]
+    pairs = page.get_by_role("region", name=re.compile("^How fast"))
+    for norm in ("2", "inf"):
+        page.get_by_label("Norm").select_option(norm)
+        cell = pairs.get_by_role("row").nth(1).get_by_role("cell").nth(1)
+        expect(cell).to_have_text(re.compile(r"^\d"))
+        exact = bounds[norm]["per_pair"][0][1]
+        assert exact <= float(cell.inner_text()) <= exact * 1.001
+
+
+def test_what_was_served_is_counted(visit, service):
+    httpx.post(f"{service}/v1/models/two-moons/predict", json={"inputs": [[0, 1]]}).raise_for_status()
+    page = visit.open("/#/models/two-moons")
+    counted = page.get_by_role("region", name="How it is served")
+    expect(counted).to_contain_text(re.compile(r"\d+, mean radius 0\.\d+"))
+    expect(counted).to_contain_text("Labels withheld by the policy")
+
+
+def drop(page, path):
+    """As a person drops a file: the browser is given it, and the zone told."""
+    page.locator(".drop input[type=file]").first.set_input_files(path)
+
+
+def test_a_model_is_added_given_versions_rolled_back_and_taken_out(visit, tmp_path):
+    page = visit.open()
+    (tmp_path / "My model.onnx").write_bytes(digits())
+    drop(page, tmp_path / "My model.onnx")
+    name = page.get_by_label(re.compile("^Name of the model"))
+    expect(name).to_have_value("My-model")
+    name.fill("added")
+    page.get_by_role("button", name="Check and serve it").click()
+    expect(page.get_by_text("Version 1 of added is served")).to_be_visible()
+    expect(page.locator(".notice.good")).to_contain_text("No score moves faster than")
+    page.get_by_role("link", name="What is proved of it").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("added")
+    drop(page, EXAMPLES / "digits.onnx")
+    expect(page.get_by_text("Version 2 of added is served")).to_be_visible()
+    page.reload()
+    versions = page.get_by_role("region", name="Versions of added")
+    expect(versions.get_by_role("row").nth(1)).to_contain_text("latest")
+    page.get_by_role("button", name="Let version 1 answer").click()
+    expect(versions.get_by_role("row").nth(2)).to_contain_text("latest")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Remove version 2").click()
+    expect(versions.get_by_role("row")).to_have_count(2)
+
+
+@pytest.mark.parametrize(("content", "told"), [(b"x", "not an ONNX model"), (b"", "")])
+def test_a_file_that_is_refused_is_told_in_plain_words(visit, tmp_path, content, told):
+    page = visit.open()
+    (tmp_path / "bad.onnx").write_bytes(content)
+    drop(page, tmp_path / "bad.onnx")
+    page.get_by_role("button", name="Check and serve it").click()
+    refused = page.get_by_role("alert")
+    expect(refused).to_contain_text("The file is refused, and was not kept")
+    expect(refused).to_contain_text(told)
+    visit.expected("422")
+
+
+def test_a_model_that_nobody_knows_is_told(visit):
+    page = visit.open("/#/models/nope")
+    expect(page.get_by_role("alert")).to_contain_text("no model is named 'nope'")
+    page.goto("/#/nowhere")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Nothing is here")
+    visit.expected("404")
