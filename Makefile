@@ -6,7 +6,7 @@ PORT ?= 8000
 # Two processes of one thread each are faster than two of two on two cores.
 ONE_THREAD := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
 
-.PHONY: demo test lint types imports tests test-all soundness figures clean
+.PHONY: demo test lint types imports tests test-all bench soundness figures clean
 
 demo: .venv/installed demo/two-moons.onnx demo/digits.onnx
 	$(BIN)/lipserve --models demo --host $(HOST) --port $(PORT)
@@ -31,6 +31,11 @@ tests: .venv/installed
 
 test-all: lint types imports
 	$(ONE_THREAD) $(BIN)/pytest -n 2 --dist loadgroup
+
+# Speed in process and at the start; other servers and libraries to compare with have scripts of their own.
+bench: .venv/installed
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.certificate_cost
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.cold_start
 
 # The soundness suite at full size: minutes. Its small form is part of the tests.
 soundness: .venv/installed

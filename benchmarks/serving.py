@@ -1,6 +1,6 @@
 """Requests a second, latency, CPU and memory of ``lipserve`` and of its peers, in one run.
 
-    python -m benchmarks.serving --peers FOLDER --install --json serving.json
+    OPENBLAS_NUM_THREADS=1 python -m benchmarks.serving --peers FOLDER --install --json serving.json
     python -m benchmarks.serving --peers FOLDER --only 'c16 .*(lipserve|Triton).* binary' --seconds 1
 
 All servers of a model run at the same time, but all except the one measured are stopped (SIGSTOP) and take

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
+from typing import Any
 
+from starlette.responses import Response
+from uvicorn.protocols.http.flow_control import service_unavailable
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.errors import Problem, ProblemKind
@@ -57,6 +60,10 @@ class Connection(HttpToolsProtocol):
             self._answered = self.cycle
         self.headers = []  # what the parser puts there from now on, trailers, is nobody's
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Begins to answer; beyond the most connections with a problem, where uvicorn has plain text."""
+        super()._start_asgi_task(cycle, _too_many if app is service_unavailable else app)
+
     def on_body(self, body: bytes) -> None:
         """A part of a body."""
         self._unheard = 0
@@ -93,8 +100,21 @@ class Connection(HttpToolsProtocol):
             request.disconnected = True  # whoever works on it is not to answer as well
             request.message_event.set()
         if problem is not None and free:
-            answer, status = problem.response(), HTTPStatus(problem.kind.status)
-            headers = safe_headers([*answer.raw_headers, (b"connection", b"close")])
-            lines = [f"HTTP/1.1 {status} {status.phrase}".encode(), *(b"%b: %b" % pair for pair in headers)]
+            answer, status = _last_answer(problem), HTTPStatus(problem.kind.status)
+            headers = (b"%b: %b" % pair for pair in answer.raw_headers)
+            lines = [f"HTTP/1.1 {status} {status.phrase}".encode(), *headers]
             self.transport.write(b"\r\n".join([*lines, b"", bytes(answer.body)]))
         self.transport.close()
+
+
+def _last_answer(problem: Problem) -> Response:
+    """One from here, outside the layers of the application, after which the connection closes."""
+    answer = problem.response()
+    answer.raw_headers = safe_headers([*answer.raw_headers, (b"connection", b"close")])
+    return answer
+
+
+async def _too_many(scope: Any, receive: Any, send: Any) -> None:
+    detail = "the limit is the setting max_connections"
+    problem = Problem(ProblemKind.TOO_MANY_CONNECTIONS, detail, headers={"Retry-After": "1"})
+    await _last_answer(problem)(scope, receive, send)

@@ -217,6 +217,12 @@ class ProblemKind(Enum):
         "The database of audits and evaluations does not answer",
         "Try again after the seconds that the Retry-After header gives. Predictions need no database.",
     )
+    TOO_MANY_CONNECTIONS = (
+        "too-many-connections",
+        503,
+        "The service has as many connections as it may",
+        "Try again after the seconds that the Retry-After header gives; send several requests a connection.",
+    )
     NOT_READY = ("not-ready", 503, "No model is served", "The detail says why.")
 
     def __init__(self, slug: str, status: int, title: str, advice: str) -> None:

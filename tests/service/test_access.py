@@ -551,6 +551,9 @@ def test_connections_and_headers_are_bounded(folder):
         held = [socket.create_connection(address) for _ in range(8)]
         try:
             eventually(lambda: httpx.get(f"{client.base_url}/healthz").status_code == 503, 10)
+            refused = httpx.get(f"{client.base_url}/healthz")
+            assert refused.json()["type"] == "/problems/too-many-connections"
+            assert (refused.headers["Retry-After"], refused.headers["Cache-Control"]) == ("1", "no-store")
         finally:
             for connection in held:
                 connection.close()
