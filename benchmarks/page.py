@@ -89,7 +89,7 @@ def take_pictures(browser: Any, url: str, folder: Path) -> None:
     with httpx.Client(base_url=f"{url}/v1/models/digits", headers={"Prefer": "wait=60"}, timeout=90) as api:
         samples = api.get("/samples").json()
         inputs, labels = samples["inputs"][:LARGEST_ROWS], samples["labels"][:LARGEST_ROWS]
-        epsilons = [0.08 * step for step in range(1, 21)]
+        epsilons = [0.04 * step for step in range(1, 41)]
         asked = {"inputs": inputs, "labels": labels, "epsilons": epsilons, "attack": LARGEST_ROWS}
         started = api.post("/audits", json={"inputs": inputs}), api.post("/evaluations", json=asked)
         audit, evaluation = (answer.headers["Content-Location"].removeprefix("/v1/") for answer in started)
