@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx import helper
 
 from lipmodel.certify.external import embed_external_data, is_external
@@ -84,6 +85,9 @@ def read_onnx(source: Path | bytes) -> OnnxFile:
         model = onnx.load_model_from_string(content)
     except (DecodeError, ValueError, TypeError) as error:
         raise FileFormatError(f"not an ONNX model, or a truncated one ({error})") from error
+    for text in _texts(model):
+        if not isinstance(text, str):  # protobuf gives bytes for what is no text
+            raise FileFormatError(f"not an ONNX model: the text {text!r} in it is not UTF-8")
     digest = hashlib.sha256(content)
     if isinstance(source, Path) and any(map(is_external, model.graph.initializer)):
         for line in embed_external_data(model, source.parent):
@@ -100,6 +104,17 @@ def read_onnx(source: Path | bytes) -> OnnxFile:
         portable=walk.portable,
         metadata={entry.key: entry.value for entry in model.metadata_props},
     )
+
+
+def _texts(message: Message) -> Iterator[str | bytes]:
+    """Every name and other text in a file."""
+    for about, value in message.ListFields():
+        values = value if about.is_repeated else (value,)
+        if about.type == about.TYPE_STRING:
+            yield from values
+        elif about.type == about.TYPE_MESSAGE:
+            for inner in values:
+                yield from _texts(inner)
 
 
 def without_dead(content: bytes, output: str) -> bytes:

@@ -412,6 +412,9 @@ MALFORMED = {
     ),
     "no opset": (tampered(lambda p: p.ClearField("opset_import")), "one version"),
     "no graph": (tampered(lambda p: p.ClearField("graph")), "no graph"),
+    "names that are no text": (
+        to_file(groupsort_net()).replace(b"Gemm", b"Gem\xb7"), "not UTF-8",
+    ),
     "functions": (tampered(lambda p: p.functions.add(name="f", domain="")), "functions"),
 }  # fmt: skip
 
@@ -421,6 +424,14 @@ def test_malformed_files_are_refused(name):
     content, reason = MALFORMED[name]
     with pytest.raises((FileFormatError, UnsupportedError), match=reason):
         read_onnx(content)
+
+
+def test_outputs_with_names_that_are_no_text_are_refused():
+    proto = onnx.load_model_from_string(to_file(groupsort_net()))
+    proto.graph.output.add().CopyFrom(proto.graph.output[0])
+    proto.graph.output[1].name = "another"
+    with pytest.raises(FileFormatError, match="not UTF-8"):
+        read_onnx(proto.SerializeToString().replace(b"another", b"anoth\xb7r"))
 
 
 def test_a_missing_file_is_named(tmp_path):
