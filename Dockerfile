@@ -12,7 +12,7 @@ COPY pyproject.toml constraints.txt README.md ./
 COPY lipmodel lipmodel
 COPY service service
 COPY lipcert lipcert
-RUN /opt/lipcert/bin/pip install --constraint constraints.txt '.[serve,report,otel]'
+RUN /opt/lipcert/bin/pip install --constraint constraints.txt '.[serve,report,otel,postgres,stores]'
 
 FROM build AS build-train
 # On a machine without a GPU, a CPU build of torch is far smaller: give its index by

@@ -12,7 +12,7 @@ import io
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ UNREADABLE = (
 
 
 @contextmanager
-def _reading(path: Path, expected: str) -> Iterator[None]:
+def reading(path: Path | str, expected: str) -> Iterator[None]:
     """Turns whatever reading a file raises into one line that names the file."""
     try:
         yield
@@ -78,7 +78,7 @@ def check_finite(inputs: NDArray[Any], source: str) -> None:
 def read_npy(path: Path, *, mapped: bool = False) -> Any:
     """The array of a .npy file; ``mapped``, not read: the system fetches what is looked at."""
     # Opened here, as below: numpy leaves its own file open where it holds something else.
-    with _reading(path, "a .npy file of numbers"):
+    with reading(path, "a .npy file of numbers"):
         if mapped:
             return np.lib.format.open_memmap(path, "r")
         with path.open("rb") as file:
@@ -87,7 +87,7 @@ def read_npy(path: Path, *, mapped: bool = False) -> Any:
 
 def read_npz(path: Path, *names: tuple[str, str]) -> list[Any]:
     """Arrays of a .npz file, each by either of two names."""
-    with _reading(path, "a .npz file"), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+    with reading(path, "a .npz file"), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return [_member(path, arrays, pair) for pair in names]
 
 
@@ -107,14 +107,14 @@ def find_file(folder: Path, *names: str) -> Path:
 
 def read_bytes(path: Path, what: str) -> bytes:
     """The content of a file, decompressed where it ends in ``.gz``."""
-    with _reading(path, what):
+    with reading(path, what):
         return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
 
 
 def read_lines(path: Path) -> list[tuple[int, list[str]]]:
     """The lines of a .csv file that are not blank, each with its number and its cells."""
     content = read_bytes(path, "a .csv file")
-    with _reading(path, "a .csv file in UTF-8"):
+    with reading(path, "a .csv file in UTF-8"):
         rows = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
         return [(number, cells) for number, cells in enumerate(rows, 1) if any(map(str.strip, cells))]
 
@@ -156,22 +156,35 @@ def _is_number(cell: str) -> bool:
 
 def read_parquet(path: Path) -> tuple[tuple[str, ...], Any]:
     """Names and numbers of all columns of a parquet file, in order."""
-    file = _open_parquet(path)
-    with _reading(path, "a parquet file"):
+    file = open_parquet(path)
+    with reading(path, "a parquet file"):
         return tuple(file.schema_arrow.names), _columns(file.read())
 
 
 def parquet_rows(path: Path) -> int:
     """How many rows a parquet file has."""
-    return int(_open_parquet(path).metadata.num_rows)
+    return int(open_parquet(path).metadata.num_rows)
 
 
 def parquet_batches(path: Path, size: int) -> Iterator[Any]:
     """Numbers of all columns of a parquet file, ``size`` rows at a time; no more than that is in memory."""
-    file = _open_parquet(path)
+    return table_batches(open_parquet(path), path, size)
+
+
+def table_batches(
+    file: Any, path: Path | str, size: int, groups: Sequence[int] | None = None
+) -> Iterator[Any]:
+    """Numbers of an open parquet file, ``size`` rows at a time, of some of its row groups or of all.
+
+    Args:
+        file: as :func:`open_parquet` gives it.
+        path: its name, for messages.
+        size: rows at a time; the last may be fewer.
+        groups: numbers of row groups; all by default.
+    """
     left: Any = None
-    with _reading(path, "a parquet file"):
-        for batch in file.iter_batches(size):  # which may end early, with a row group
+    with reading(path, "a parquet file"):
+        for batch in file.iter_batches(size, row_groups=groups):  # which may end early, with a row group
             rows = _columns(batch)
             left = rows if left is None else np.concatenate([left, rows])
             while len(left) >= size:
@@ -181,8 +194,13 @@ def parquet_batches(path: Path, size: int) -> Iterator[Any]:
         yield left
 
 
-def _open_parquet(path: Path) -> Any:
-    """A parquet file, of numbers alone."""
+def open_parquet(path: Path | str, source: Any = None) -> Any:
+    """A parquet file, of numbers alone.
+
+    Args:
+        path: of the file.
+        source: the file itself, opened to read its bytes; by default it is opened here.
+    """
     try:
         parquet = importlib.import_module("pyarrow.parquet")
         types = importlib.import_module("pyarrow.types")
@@ -191,8 +209,8 @@ def _open_parquet(path: Path) -> Any:
             f"{path}: reading parquet needs pyarrow, which is not installed: "
             "pip install 'lipcert[tables]', or give .npy or .csv"
         ) from None
-    with _reading(path, "a parquet file"):
-        file = parquet.ParquetFile(path)
+    with reading(path, "a parquet file"):
+        file = parquet.ParquetFile(path if source is None else source)
     for column in file.schema_arrow:
         if not (types.is_integer(column.type) or types.is_floating(column.type)):
             raise DataError(
@@ -217,7 +235,7 @@ def read_idx(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
     if path.suffix == ".gz" or not path.stat().st_size:
         content = read_bytes(path, "an IDX file")
     else:
-        with _reading(path, "an IDX file"):
+        with reading(path, "an IDX file"):
             content = np.memmap(path, np.uint8, "r")
     header = 4 + 4 * dimensions
     magic = 0x0800 + dimensions

@@ -52,6 +52,7 @@ from service.key_commands import keys
 from service.keys import KeyStore
 from service.limits import Limits
 from service.metrics import Metrics
+from service.mirror import Mirror, MirrorError
 from service.models import Models
 from service.observed import Observed
 from service.server import Server, keep_what_is_loaded, listen, listen_together, url_of
@@ -109,7 +110,12 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
     """
     traces, signer, tokens = tracing.from_environment(), open_signer(settings), open_tokens(settings)
     jobs, metrics = open_jobs(settings, worker), Metrics(Served())
-    found = Models(settings.models, threads=settings.threads, poll_seconds=settings.poll_seconds)
+    found = Models(
+        settings.models,
+        threads=settings.threads,
+        poll_seconds=settings.poll_seconds,
+        mirror=None if worker else open_mirror(settings),
+    )
     shared = SharedMetrics(metrics, metrics_folder, worker)
     service = Service(
         settings,
@@ -188,6 +194,20 @@ def open_jobs(settings: Settings, worker: int = 0) -> Jobs:
         seconds=settings.job_seconds,
         most_bytes=settings.job_bytes,
     )
+
+
+def open_mirror(settings: Settings) -> Mirror | None:
+    """What keeps the models folder like an object store, if the settings name one.
+
+    Raises:
+        MirrorError: it cannot be used, or models are to be uploaded, which it would not know of.
+        MissingExtraError: what reads it is not installed.
+    """
+    if settings.models_url is None:
+        return None
+    if settings.uploads:
+        raise MirrorError("with models_url models are put into the store, so uploads cannot be allowed")
+    return Mirror(settings.models_url, settings.models, settings.models_url_seconds)
 
 
 def ready_line(app: FastAPI) -> str:

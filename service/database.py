@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, MetaData, create_engine, event
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
 
 from lipmodel.errors import LipcertError
 
 ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(5061706)"}
-"""What keeps two servers that start at once from both creating the tables."""
+"""What keeps two servers that start at once from both creating or changing the tables."""
+CONNECT_SECONDS = 5
+"""After so long a PostgreSQL that does not answer is down."""
+MIGRATIONS = Path(__file__).with_name("migrations")
 
 
 class StoreError(LipcertError):
@@ -25,14 +32,17 @@ def unusable(error: Exception) -> StoreError:
     return StoreError(f"the database cannot be used: {reason}")
 
 
-def open_database(url: str, metadata: MetaData) -> Engine:
-    """The database, with those tables in it.
+def open_database(url: str) -> Engine:
+    """The database, with our tables in it as they are now (:mod:`service.tables`).
 
     Raises:
         StoreError: it cannot be opened, or is of another sort.
     """
     try:
-        engine = create_engine(url, pool_pre_ping=True)
+        place = make_url(url)
+        if place.get_backend_name() == "postgresql" and "connect_timeout" not in place.query:
+            place = place.update_query_dict({"connect_timeout": str(CONNECT_SECONDS)})
+        engine = create_engine(place, pool_pre_ping=True)
     except ArgumentError:
         raise StoreError("the database's URL cannot be read; postgresql+psycopg://… is accepted") from None
     except ModuleNotFoundError as error:
@@ -45,10 +55,22 @@ def open_database(url: str, metadata: MetaData) -> Engine:
     try:
         with engine.begin() as connection:
             connection.exec_driver_sql(ALONE[name])
-            metadata.create_all(connection)
+            _migrate(connection)
+    except CommandError:
+        engine.dispose()
+        raise StoreError("the database was made by a later version of lipserve; run that one") from None
     except SQLAlchemyError as error:
+        engine.dispose()
         raise unusable(error) from error
     return engine
+
+
+def _migrate(connection: Connection) -> None:
+    """Runs the steps that the database has not seen."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:

@@ -4,6 +4,9 @@ A job runs in a process of its own (:mod:`service.worker`): cancelling it is kil
 its crash is nobody else's, and it shares no lock with predictions. What is queued when the service
 dies is run after the restart; what was running is marked ``interrupted`` and not tried again, since
 it may be what brought the service down.
+
+Servers that share a database (PostgreSQL) keep there, too, what queued jobs work on. When one dies the others
+take over its jobs, those that it was running included, once; so each is done, and its result kept, once.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lipmodel.errors import LipcertError
+from service.database import StoreError
+from service.packing import parts_of, unpack
 from service.process import POLL_SECONDS, TASK_FILE, Outcome, Worker, problem
 from service.registry import Model
 from service.state_folder import StateFolder
@@ -100,6 +105,8 @@ class Jobs:
     async def start(self) -> None:
         """Settles what an earlier life left behind, and begins to work."""
         told = problem("job-interrupted", "the server stopped while the job was running")
+        if self._store.shared:
+            await self._do(self._store.requeue_running)
         await self._do(self._store.interrupt_running, told)
         for job_id in await self._do(self._store.queued):
             if self._folder.work(job_id).is_dir():
@@ -119,6 +126,9 @@ class Jobs:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+        if self._store.shared:
+            with suppress(StoreError):
+                await self._do(self._store.leave)
         for live in self._live.values():
             live.announce()
 
@@ -163,8 +173,9 @@ class Jobs:
         task = json.dumps({"kind": kind, "sha256": file.sha256, "options": options})
         self._live[job.id] = _Live()
         try:
-            await asyncio.to_thread(_write, self._folder.work(job.id), file.content, task, fill)
-            await self._do(self._store.add, job)
+            folder = self._folder.work(job.id)
+            await asyncio.to_thread(_write, folder, file.content, task, fill)
+            await self._do(self._store.add, job, parts_of(folder) if self._store.shared else ())
         except BaseException:
             del self._live[job.id]
             await asyncio.to_thread(self._folder.discard, job.id)
@@ -288,9 +299,29 @@ class Jobs:
         told = problem("job-interrupted", "the server that had the job is gone")
         while True:
             await self._surely(self._store.beat)
+            if self._store.shared:
+                await self._adopt()
             await self._surely(self._store.interrupt_orphans, told)
             await self._surely(self._store.prune, self._kept)
             await asyncio.sleep(LEASE_SECONDS / 4)
+
+    async def _adopt(self) -> None:
+        """Takes over jobs of servers that are dead, as many as there is room for."""
+        room = self._max_queued - sum(not live.running for live in self._live.values())
+        for job_id in await self._surely(self._store.adopt, max(room, 0)):
+            folder = self._folder.work(job_id)
+            try:
+                await self._do(lambda id_, to: unpack(self._store.work(id_), to), job_id, folder)
+            except Exception:  # no room on the disk, perhaps
+                log.exception("job %s cannot be taken over", job_id)
+                told = problem(
+                    "job-interrupted", "the server that had the job is gone, and none took it over"
+                )
+                await self._surely(partial(self._store.finish, problem=told), job_id, State.INTERRUPTED)
+                await asyncio.to_thread(self._folder.discard, job_id)
+            else:
+                self._live[job_id] = _Live()
+                self._queue.put_nowait(job_id)
 
     async def _do(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._database, function, *arguments)

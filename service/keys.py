@@ -15,28 +15,16 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import Column, Float, MetaData, String, Table, insert, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.database import StoreError, open_database, unusable
 from service.scopes import Scope
 from service.settings import Settings
 from service.state_folder import database_in
+from service.tables import api_keys as keys
 
 PREFIX = "lipcert"
-
-_metadata = MetaData()
-_keys = Table(
-    "api_keys",
-    _metadata,
-    Column("id", String(16), primary_key=True),
-    Column("name", String(128), nullable=False),
-    Column("digest", String(64), nullable=False),
-    Column("scopes", String(128), nullable=False),
-    Column("created", Float, nullable=False),
-    Column("expires", Float),
-    Column("revoked", Float),
-)
 
 
 @dataclass(frozen=True)
@@ -83,7 +71,7 @@ class KeyStore:
     """
 
     def __init__(self, url: str) -> None:
-        self._engine = open_database(url, _metadata)
+        self._engine = open_database(url)
 
     @classmethod
     def beside_jobs(cls, settings: Settings) -> KeyStore:
@@ -113,19 +101,19 @@ class KeyStore:
             "expires": None if days is None else now + days * 86400,
         }
         with _told(), self._engine.begin() as connection:
-            connection.execute(insert(_keys).values(row))
+            connection.execute(insert(keys).values(row))
         return key
 
     def revoke(self, key_id: str) -> bool:
         """Ends a key for good; False where there is none of that id that still holds."""
-        holds = (_keys.c.id == key_id) & _keys.c.revoked.is_(None)
+        holds = (keys.c.id == key_id) & keys.c.revoked.is_(None)
         with _told(), self._engine.begin() as connection:
-            return connection.execute(update(_keys).where(holds).values(revoked=time.time())).rowcount == 1
+            return connection.execute(update(keys).where(holds).values(revoked=time.time())).rowcount == 1
 
     def all(self) -> list[ApiKey]:
         """Every key that ever was, the oldest first."""
         with _told(), self._engine.connect() as connection:
-            rows = connection.execute(select(_keys).order_by(_keys.c.created, _keys.c.id)).mappings()
+            rows = connection.execute(select(keys).order_by(keys.c.created, keys.c.id)).mappings()
             return [ApiKey(**{**row, "scopes": frozenset(map(Scope, row["scopes"].split()))}) for row in rows]
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from typing import TypeVar
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import LipcertError, ModelError
 from service.loading import load_labels, load_samples, load_settings, load_version
+from service.mirror import Mirror
 from service.model_folder import (
     LABELS,
     SAMPLES,
@@ -62,12 +63,19 @@ class Models:
         folder: may be missing.
         threads: that onnxruntime uses within one operator.
         poll_seconds: between looks at the folder.
+        mirror: what keeps it like another, and is looked at first.
 
     Attributes:
+        mirror: the same.
         current: what is served now. To be read once in a request.
     """
 
-    def __init__(self, folder: Path, *, threads: int = 1, poll_seconds: float = 1.0) -> None:
+    def __init__(
+        self, folder: Path, *, threads: int = 1, poll_seconds: float = 1.0, mirror: Mirror | None = None
+    ) -> None:
+        self.mirror = mirror
+        if mirror is not None:
+            mirror.look()
         self.folder, self._threads, self._poll_seconds = folder, threads, poll_seconds
         self._held: dict[Slot, _Held] = {}
         self._waiting: dict[Slot, Signature | None] = {}
@@ -125,6 +133,8 @@ class Models:
         while True:
             await asyncio.sleep(self._poll_seconds)
             try:
+                if self.mirror is not None:
+                    await self._do(self.mirror.look)
                 await self._do(self.look)
             except Exception:  # whatever it is, the next look may be better
                 log.exception("the models folder could not be looked at")

@@ -6,6 +6,8 @@ that looks at one sees no mixture. :mod:`service.models` holds the present one.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -102,6 +104,15 @@ class Registry:
     def refused(self) -> Mapping[str, str]:
         """Reasons of the models that do not answer, by name."""
         return {name: v.reason for name, v in self.models.items() if v.latest is None}
+
+    @cached_property
+    def digest(self) -> str:
+        """The same on two servers where they serve the same: files by name, version and label."""
+        told = {
+            name: [{n: m.predictor.file.sha256 for n, m in v.served.items()}, dict(v.labels)]
+            for name, v in self.models.items()
+        }
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
     def find(self, name: str, version: str | None = None) -> Model:
         """The model of that name.

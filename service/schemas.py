@@ -367,6 +367,8 @@ class Readiness(Wire):
     status: Literal["ready"] = "ready"
     served: int
     refused: int
+    digest: str = Field(description="Of what is served: the same on two servers where they serve the same.")
+    behind: str | None = Field(description="Why models may be older than those of their store; null if not.")
 
 
 class LabelRequest(Wire):

@@ -23,6 +23,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, frozen=True)
 
     models: Path = Field(Path("models"), description="Folder whose *.onnx files are served.")
+    models_url: str | None = Field(
+        None,
+        description="Object store whose models are copied into that folder, and kept like it: s3://…, gs://…",
+    )
+    models_url_seconds: float = Field(10, gt=0, description="How often it is looked at for changes.")
     state: Path | None = Field(
         None,
         description="Folder to keep jobs and their results in; by default beside models, named MODELS.state.",

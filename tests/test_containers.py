@@ -2,24 +2,72 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from service.settings import Settings
+from service.settings import ENVIRONMENT_PREFIX, Settings
 from service.workers import GRACE_SECONDS
 
 yaml = pytest.importorskip("yaml", reason="pip install PyYAML")
-COMPOSE = yaml.safe_load((Path(__file__).resolve().parents[1] / "docker-compose.yml").read_text())
-LIPSERVE = COMPOSE["services"]["lipserve"]
+ROOT = Path(__file__).resolve().parents[1]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVERS = ("lipserve", "replica")
+BALANCER = (ROOT / "deploy" / "balancer" / "haproxy.cfg").read_text()
 
 
-def test_a_stop_is_waited_for():
+@pytest.fixture(params=SERVERS)
+def server(request):
+    return COMPOSE["services"][request.param]
+
+
+def test_variables_are_settings(server):
+    for name in server["environment"]:
+        assert name.removeprefix(ENVIRONMENT_PREFIX).lower() in Settings.model_fields
+
+
+def test_a_stop_is_waited_for(server):
     settings = Settings()
-    longest = settings.drain_seconds + settings.shutdown_seconds + GRACE_SECONDS
-    assert float(LIPSERVE["stop_grace_period"].removesuffix("s")) > longest
+    drain = float(server["environment"].get("LIPSERVE_DRAIN_SECONDS", settings.drain_seconds))
+    longest = drain + settings.shutdown_seconds + GRACE_SECONDS
+    assert float(server["stop_grace_period"].removesuffix("s")) > longest
 
 
-def test_a_job_fits_beside_the_service():
-    memory = int(LIPSERVE["mem_limit"].removesuffix("g")) * 2**30
-    assert int(LIPSERVE["environment"]["LIPSERVE_JOB_BYTES"]) <= memory / 2
+def test_a_job_fits_beside_the_service(server):
+    memory = int(server["mem_limit"].removesuffix("g")) * 2**30
+    assert int(server["environment"]["LIPSERVE_JOB_BYTES"]) <= memory / 2
+
+
+def test_replicas_can_be_many():
+    replica = COMPOSE["services"]["replica"]
+    assert "ports" not in replica
+    assert not any(":/state" in volume for volume in replica["volumes"])
+    assert COMPOSE["services"]["balancer"]["ports"] != COMPOSE["services"]["lipserve"]["ports"]
+    assert re.search(r"server-template \S+ \d+ replica:8000 ", BALANCER)
+
+
+@pytest.mark.parametrize(
+    ("path", "repeatable"),
+    [
+        ("/v1/models/two-moons/predict", True),
+        ("/v1/models/two-moons/versions/2/predict", True),
+        ("/v2/models/two-moons/infer", True),
+        ("/v2/models/two-moons/versions/2/infer", True),
+        ("/v1/models/two-moons/audits", False),
+        ("/v1/models/two-moons/evaluations", False),
+        ("/v1/models/predict", False),
+    ],
+)
+def test_the_balancer_sends_again_what_changes_nothing(path, repeatable):
+    pattern = re.search(r"acl repeatable path_reg (\S+)", BALANCER)[1]
+    assert bool(re.search(pattern, path)) is repeatable
+
+
+def test_the_balancer_can_read_its_configuration(tmp_path):
+    if (haproxy := shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin")) is None:
+        pytest.skip("haproxy is not installed: apt-get install haproxy")
+    file = ROOT / "deploy" / "balancer" / "haproxy.cfg"
+    subprocess.run([haproxy, "-c", "-f", str(file)], check=True, capture_output=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lipmodel.cli.common import (
     EXISTING_FILE,
     NEGATIVE,
     PATH,
+    bar,
     err,
     json_option,
     norm_option,
@@ -32,7 +34,20 @@ LONGEST_NAME = 255
 
 @click.command()
 @click.argument("model", type=EXISTING_FILE)
-@click.option("--inputs", required=True, type=PATH, help="Rows to certify: .npy, .csv or .parquet.")
+@click.option(
+    "--inputs", required=True,
+    help="Rows to certify: a .npy, .csv or .parquet. With --out .npy and .parquet files of any size, by "
+    "path, pattern ('dir/*.parquet') or URL (s3://…).",
+)  # fmt: skip
+@click.option(
+    "--out",
+    help="Folder or URL for the results instead: parquet files, one row for each row, in parts that stay if "
+    "it is interrupted; the same command goes on from there.",
+)
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+    help="With --out: all cores of this machine, or a cluster of Ray (RAY_ADDRESS).",
+)  # fmt: skip
 @click.option("--certificates", type=PATH, help="Folder to write one certificate a row to, for verify.")
 @click.option(
     "--tighten",
@@ -43,13 +58,27 @@ LONGEST_NAME = 255
 @norm_option
 @json_option
 def certify(
-    model: Path, inputs: Path, certificates: Path | None, tighten: bool, norm: str | None, as_json: bool
+    model: Path,
+    inputs: str,
+    out: str | None,
+    engine: str,
+    certificates: Path | None,
+    tighten: bool,
+    norm: str | None,
+    as_json: bool,
 ) -> None:
     """Predict each row of a file with the radius inside which no change alters the answer."""
     from lipmodel.data import load_inputs
 
-    predictor = CertifiedPredictor(model)
-    rows_given, norm_given = load_inputs(inputs), Norm(norm) if norm else None
+    predictor, norm_given = CertifiedPredictor(model), Norm(norm) if norm else None
+    if out is not None:
+        if certificates is not None:
+            raise click.UsageError("--certificates are written for one file at a time, without --out")
+        _certify_files(predictor, inputs, out, norm_given, tighten=tighten, engine=engine, as_json=as_json)
+        return
+    if engine != "local":
+        raise click.UsageError(f"--engine {engine} needs --out, a folder for the results")
+    rows_given = load_inputs(Path(inputs))
     result = predictor.predict(rows_given, norm_given, tighten=tighten)
     if certificates is not None:
         _write_certificates(predictor, rows_given, norm_given, certificates, mix=tighten)
@@ -92,6 +121,30 @@ def certify(
     stdout.print(table)
     if len(rows) > MAX_ROWS_SHOWN:
         stdout.print(f"… and {len(rows) - MAX_ROWS_SHOWN} more; --json prints all of them")
+
+
+def _certify_files(
+    predictor: CertifiedPredictor,
+    inputs: str,
+    out: str,
+    norm: Norm | None,
+    *,
+    tighten: bool,
+    engine: str,
+    as_json: bool,
+) -> None:
+    from lipmodel.bulk.run import certify_files
+
+    with bar("certifying") as progress:
+        account = certify_files(predictor, inputs, out, norm, progress, tighten=tighten, engine=engine)
+    if as_json:
+        print_json(asdict(account))
+        return
+    before = f", of which {account.found} had them before" if account.found else ""
+    stdout.print(
+        f"{account.rows} rows have their results in {account.partitions} files in {escape(out)}{before}",
+        soft_wrap=True,
+    )
 
 
 def _write_certificates(

@@ -43,7 +43,15 @@ async def readiness(service: ServiceHere) -> Response:
         raise Problem(ProblemKind.NOT_READY, "no predictions can be run")
     if await service.jobs.count(DATABASE_SECONDS) is None:
         raise Problem(ProblemKind.NOT_READY, "the database of jobs does not answer")
-    return reply(Readiness(served=len(registry.served), refused=len(registry.refused)))
+    mirror = service.models.mirror
+    return reply(
+        Readiness(
+            served=len(registry.served),
+            refused=len(registry.refused),
+            digest=registry.digest,
+            behind=None if mirror is None else mirror.fault,
+        )
+    )
 
 
 @router.get(

@@ -99,4 +99,4 @@ def test_no_other_type_of_problem_is_known(client):
 
 def test_health(client):
     assert client.get("/healthz").json() == {"status": "alive"}
-    assert client.get("/readyz").json() == {"status": "ready", "served": 2, "refused": 0}
+    assert client.get("/readyz").json().items() >= {"status": "ready", "served": 2, "refused": 0}.items()

@@ -74,7 +74,9 @@ def test_good_models_are_served_and_each_bad_one_is_told(serve):
         assert listed[name]["status"] == "refused"
         assert reason in listed[name]["reason"]
         assert client.get(f"/v1/models/{name}").json() == listed[name]
-    assert client.get("/readyz").json() == {"status": "ready", "served": 1, "refused": len(BAD)}
+    assert (
+        client.get("/readyz").json().items() >= {"status": "ready", "served": 1, "refused": len(BAD)}.items()
+    )
     answer = client.post("/v1/models/good/predict", json={"inputs": [[1, 2]]})
     assert answer.json()["predictions"][0]["certified_radius"] > 0
 

@@ -110,7 +110,7 @@ def test_whoever_waits_for_a_job_is_answered_at_once(models, tmp_path, workers):
 
 def test_readiness_tells_of_models_engine_and_database(models, monkeypatch):
     with running(models) as client:
-        assert client.get("/readyz").json() == {"status": "ready", "served": 1, "refused": 0}
+        assert client.get("/readyz").json().items() >= {"status": "ready", "served": 1, "refused": 0}.items()
         with monkeypatch.context() as patch:
             patch.setattr("service.engine.Engine.alive", lambda _: False)
             assert client.get("/readyz").json()["detail"] == "no predictions can be run"

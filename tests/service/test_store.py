@@ -3,6 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from service.errors import ProblemKind
@@ -10,10 +11,12 @@ from service.store import Job, State, Store
 from tests.service.conftest import (
     PostgreSQL,
     eventually,
+    lipserve,
     new_database,
     running,
     stopped_worker,
     two_moons,
+    url_of,
     workers,
 )
 from tests.service.test_bad_input import check
@@ -38,8 +41,8 @@ def stores(url):
         store.close()
 
 
-def add(store, job_id="j1", created=1.0, kind="audit"):
-    store.add(Job(job_id, kind, "m", "0" * 64, "{}", State.QUEUED, 0.0, store.server, created))
+def add(store, job_id="j1", created=1.0, kind="audit", work=()):
+    store.add(Job(job_id, kind, "m", "0" * 64, "{}", State.QUEUED, 0.0, store.server, created), work)
     return job_id
 
 
@@ -106,6 +109,79 @@ def test_the_jobs_of_a_dead_server_are_interrupted(stores, monkeypatch):
     assert not dead.start("j1")
     assert list(dead.queued()) == []
     assert list(alive.queued()) == ["j2"]
+
+
+def dead(store, monkeypatch):
+    """As it is once a server other than this has not been heard of for a minute."""
+    now = time.time()
+    monkeypatch.setattr("service.store.time.time", lambda: now + 61)
+    store.beat()
+
+
+def test_jobs_of_a_dead_server_are_taken_over_once(stores, url, monkeypatch):
+    gone, alive = stores
+    third = Store(url, "c" * 32)
+    for number in range(6):
+        add(gone, f"j{number}", created=float(number), work=[b"0", bytes([number]) * 3])
+    assert gone.start("j0")
+    assert alive.adopt(10) == []
+    dead(alive, monkeypatch)
+    third.beat()
+    assert list(alive.adopt(2)) == ["j0", "j1"]
+    assert list(alive.work("j1")) == [b"0", b"\1\1\1"]
+    assert list(third.adopt(10)) == ["j2", "j3", "j4", "j5"]
+    assert alive.interrupt_orphans("{}") == 0
+    # The one that was taken for dead goes on, and finds that it has no jobs.
+    assert not gone.tell_progress("j0", 0.5)
+    assert not gone.finish("j0", State.FAILED)
+    assert not gone.start("j1")
+    assert alive.start("j0")
+    assert not gone.finish("j0", State.DONE, result="{}")
+    assert alive.finish("j0", State.DONE, result="{}")
+    assert list(alive.work("j0")) == []
+    assert gone.finish("j1", State.CANCELLED)
+    assert list(alive.work("j1")) == []
+    third.close()
+
+
+def test_a_job_that_was_begun_twice_is_not_taken_over_again(stores, monkeypatch):
+    gone, alive = stores
+    add(gone, "j1", work=[b"x"])
+    assert gone.start("j1")
+    assert gone.requeue_running() == 1
+    assert gone.start("j1")
+    assert gone.requeue_running() == 0
+    dead(alive, monkeypatch)
+    assert list(alive.adopt(10)) == []
+    assert alive.interrupt_orphans("{}") == 1
+    assert gone.get("j1").state is State.INTERRUPTED
+    assert list(gone.work("j1")) == []
+
+
+def test_what_a_server_that_leaves_had_is_free_at_once(stores):
+    leaving, staying = stores
+    add(leaving, "j1", work=[b"x"])
+    leaving.leave()
+    assert list(staying.adopt(10)) == ["j1"]
+
+
+def test_of_many_that_take_over_jobs_one_gets_each(postgresql, monkeypatch):
+    url = new_database(postgresql)
+    gone = Store(url, "a" * 32)
+    for number in range(200):
+        add(gone, f"j{number}", work=[b"x"])
+    gone.leave()
+    gone.close()
+    with ThreadPoolExecutor(8) as threads:
+        stores = list(threads.map(lambda i: Store(url, f"{i:032d}"), range(8)))
+
+        def take(store):
+            return [job_id for _ in range(40) for job_id in store.adopt(1)]
+
+        taken = [job_id for ids in threads.map(take, stores) for job_id in ids]
+    assert sorted(taken) == sorted(f"j{number}" for number in range(200))
+    for store in stores:
+        store.close()
 
 
 def test_pages_hold_every_job_once(stores):
@@ -189,3 +265,38 @@ def test_a_database_that_is_down_is_told_and_comes_back(tmp_path):
         assert eventually(lambda: client.get(place).json().get("result")) == answer.json()
         assert client.post(AUDITS, json={"samples": 5}, headers={"Prefer": "wait=60"}).status_code == 200
         assert len(client.get("/v1/audits").json()["jobs"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("jobs", [10, 200])
+def test_each_job_is_done_once_though_a_server_is_killed(postgresql, tmp_path, jobs):
+    database = new_database(postgresql)
+    (tmp_path / "two-moons.onnx").write_bytes(two_moons())
+    common = ("--models", tmp_path, "--port", 0, "--database", database, "--max-queued", jobs)
+    with (
+        lipserve(*common, "--state", tmp_path / "one") as victim,
+        lipserve(*common, "--state", tmp_path / "two") as survivor,
+    ):
+        urls = [url_of(victim), url_of(survivor)]
+        places = []
+        for number in range(jobs):
+            answer = httpx.post(
+                urls[number % 2] + AUDITS, json={"samples": 5, "seed": number}, headers={"Prefer": "wait=0"}
+            )
+            places.append(answer.headers["location"])
+        eventually(lambda: httpx.get(urls[1] + places[0]).json()["state"] != "queued")
+        stopped_worker(tmp_path / "one")  # so that it is killed in the middle of a job
+        victim.kill()
+
+        def all_jobs():
+            found = [httpx.get(urls[1] + place).json() for place in places]
+            return found if all(job["finished"] for job in found) else None
+
+        found = eventually(all_jobs, 600)
+    assert [job["state"] for job in found] == ["done"] * jobs
+    assert [job["parameters"]["seed"] for job in found] == list(range(jobs))
+    store = Store(database, "f" * 32)
+    kept = [store.get(place.rpartition("/")[2]) for place in places]
+    store.close()
+    assert sorted(job.attempts for job in kept) == [1] * (jobs - 1) + [2]

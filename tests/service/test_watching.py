@@ -175,7 +175,7 @@ def test_garbage_in_the_place_of_a_model_leaves_it_serving_and_is_told(folder, c
             {key: body[key] for key in client.get("/v1/models").json()["models"][0]}
         ]
         assert client.post("/v1/models/m/predict", json={"inputs": [[1, 2]]}).status_code == 200
-        assert client.get("/readyz").json() == {"status": "ready", "served": 1, "refused": 0}
+        assert client.get("/readyz").json().items() >= {"status": "ready", "served": 1, "refused": 0}.items()
         put(folder / "m.onnx", digits())
         eventually(lambda: client.get("/v1/models/m").json()["input_size"] == 16)
         assert client.get("/v1/models/m").json()["fault"] is None

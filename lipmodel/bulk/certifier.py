@@ -1,0 +1,97 @@
+"""From one partition to its file of results: the work that every engine does, bit for bit the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lipmodel.bulk.partitions import Partition, read_batches
+from lipmodel.bulk.results import Results, Terms
+from lipmodel.certify.graph import OnnxFile
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.errors import DataError, InputError
+from lipmodel.evaluate import BATCH_ROWS, TIGHTENED_ROWS
+from lipmodel.norms import Norm
+
+ROWS_WRITTEN = 65_536
+"""At a time; no more results than that are in memory."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an engine hands to its workers once.
+
+    Attributes:
+        model: the file, as read.
+        terms: what is asked of each row.
+        folder: URL of the folder of results.
+    """
+
+    model: OnnxFile
+    terms: Terms
+    folder: str
+
+
+class Certifier:
+    """Certifies partitions; one a process, with a model of its own."""
+
+    def __init__(self, work: Work) -> None:
+        self._terms = work.terms
+        self._predictor = CertifiedPredictor(work.model)
+        self._results = Results(work.folder, work.terms)
+
+    def __call__(self, partition: Partition) -> int:
+        """Writes the results of a partition; returns how many rows it has.
+
+        Raises:
+            DataError: rows cannot be read, do not fit the model, or results cannot be written.
+        """
+        self._results.write(partition, self._tables(partition))
+        return partition.rows
+
+    def _tables(self, partition: Partition) -> Iterator[Any]:
+        import pyarrow as pa
+
+        step = TIGHTENED_ROWS if self._terms.tighten else BATCH_ROWS
+        waiting, count, done = [], 0, partition.first
+        for rows in read_batches(partition, step):
+            waiting.append(self._table(partition, rows, done))
+            count, done = count + len(rows), done + len(rows)
+            if count >= ROWS_WRITTEN:
+                yield pa.concat_tables(waiting)
+                waiting, count = [], 0
+        if done != partition.first + partition.rows:
+            raise DataError(f"{partition.url} was written again while it was read")
+        if waiting:
+            yield pa.concat_tables(waiting)
+
+    def _table(self, partition: Partition, rows: Any, first: int) -> Any:
+        """One row of results for each row."""
+        import pyarrow as pa
+
+        try:
+            found = self._predictor.predict(
+                self._predictor.check_inputs(rows, first_row=first),
+                Norm(self._terms.norm),
+                tighten=self._terms.tighten,
+            )
+        except InputError as error:
+            raise DataError(f"{partition.url}: {error}") from error
+        radii, names = found.radii, pa.array(self._predictor.class_names)
+        file = pa.DictionaryArray.from_arrays(np.zeros(len(rows), np.int32), pa.array([partition.file]))
+        columns = {
+            "file": file,
+            "row": np.arange(first, first + len(rows)),
+            "label": pa.DictionaryArray.from_arrays(radii.label.astype(np.int32), names),
+            "label_index": radii.label.astype(np.int32),
+            "certified_radius": radii.certified_radius,
+            "margin": radii.margin,
+            "runner_up": pa.DictionaryArray.from_arrays(radii.runner_up.astype(np.int32), names),
+            "scores": pa.FixedSizeListArray.from_arrays(found.scores.reshape(-1), found.scores.shape[1]),
+        }
+        if found.tightening is not None:
+            columns["method"] = pa.array(map(str, found.tightening.method))
+        return pa.table(columns)

@@ -1,0 +1,67 @@
+"""Partitions on a cluster of Ray, by Ray Data: where ``RAY_ADDRESS`` says, or on this machine.
+
+Ray restarts workers that die and gives their partitions to others. A partition that is so certified twice is
+written twice under one name, with the same content.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from typing import Any
+
+from lipmodel.bulk.certifier import Certifier, Work
+from lipmodel.bulk.partitions import Partition
+from lipmodel.errors import DataError, LipcertError, MissingExtraError
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unasked
+
+
+class _Worker:
+    """What Ray keeps in each of its processes."""
+
+    def __init__(self, work: Work) -> None:
+        self._certifier = Certifier(work)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {"rows": self._certifier(Partition(**row)), "problem": ""}
+        except LipcertError as error:  # Ray would lose its type on the way
+            return {"rows": 0, "problem": str(error)}
+
+
+def run_on_ray(work: Work, partitions: Sequence[Partition]) -> Iterator[int]:
+    """Certifies partitions; yields the rows of each as it is done.
+
+    Raises:
+        DataError: one could not be certified; what is done stays.
+        MissingExtraError: Ray is not installed.
+    """
+    try:
+        import ray
+        from ray.data import ActorPoolStrategy, DataContext, from_items
+    except ModuleNotFoundError:
+        raise MissingExtraError("--engine ray", "ray") from None
+    begun = not ray.is_initialized()
+    with redirect_stdout(sys.stderr):  # Ray tells there of workers that died, even while it ends
+        try:
+            if begun:
+                ray.init(log_to_driver=False, logging_level=logging.FATAL)
+            logging.getLogger("ray.data").setLevel(logging.FATAL)
+            DataContext.get_current().enable_progress_bars = False  # there is one of ours
+            workers = min(int(ray.cluster_resources()["CPU"]), len(partitions))
+            rows = [asdict(partition) for partition in partitions]
+            done = from_items(rows, override_num_blocks=len(rows)).map(
+                _Worker, fn_constructor_args=[work], compute=ActorPoolStrategy(min_size=1, max_size=workers)
+            )
+            for row in done.iter_rows():
+                if row["problem"]:
+                    raise DataError(row["problem"])
+                yield int(row["rows"])
+        finally:
+            if begun:
+                ray.shutdown()

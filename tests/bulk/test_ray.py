@@ -1,0 +1,64 @@
+"""The same on a cluster of Ray: the same files bit for bit, though a worker is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.bulk.test_bulk import contents, eventually, long_work
+
+__all__ = ["long_work"]
+
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'lipcert[ray]'")
+
+
+def workers():
+    """Processes of Ray that certify."""
+    found = []
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if b"ray::" in (content := command.read_bytes()) and b"Worker" in content:
+                found.append(int(command.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_worker_that_is_killed_changes_nothing(long_work, tmp_path):
+    out, here = tmp_path / "out", tmp_path / "here"
+    with subprocess.Popen(
+        [*long_work, str(out), "--engine", "ray", "--json"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        eventually(lambda: list(out.glob("*.parquet")))
+        os.kill(eventually(workers)[0], signal.SIGKILL)
+        told = json.loads(process.stdout.read())
+    assert (told["rows"], told["partitions"], told["found"]) == (40_000, 40, 0)
+    subprocess.check_output([*long_work, str(here)])
+    assert contents(out) == contents(here)
+
+
+def test_a_bad_row_is_told(tmp_path, predictor, data):
+    (tmp_path / "net.onnx").write_bytes(predictor.file.content)
+    pq.write_table(pa.table({f"x{k}": [0.0, np.nan] for k in range(4)}), data / "z.parquet")
+    program = [sys.executable, "-c", "from lipmodel.cli import main; main()", "certify"]
+    arguments = [
+        tmp_path / "net.onnx",
+        "--inputs",
+        data / "z.parquet",
+        "--out",
+        tmp_path / "o",
+        "--engine",
+        "ray",
+    ]
+    run = subprocess.run([*program, *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "z.parquet: inputs[1][0]: nan is not a finite number" in run.stderr.strip().splitlines()[-1]

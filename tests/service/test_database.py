@@ -1,0 +1,87 @@
+"""Databases opened: their tables brought up to date step by step, and servers that do not answer."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine, inspect, text
+
+from service.database import StoreError, open_database
+from service.store import Job, State, Store
+from service.tables import jobs, metadata
+from tests.service.conftest import new_database
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    """URL of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+    return new_database(request.getfixturevalue("postgresql"))
+
+
+def test_the_steps_lead_to_the_tables(url):
+    for _ in range(2):  # the second time there is nothing to do
+        engine = open_database(url)
+        with engine.connect() as connection:
+            assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+            assert connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == [
+                "0002"
+            ]
+        engine.dispose()
+
+
+def test_the_comparison_can_tell(url):
+    engine = open_database(url)
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE jobs DROP COLUMN radii"))
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata)
+    engine.dispose()
+
+
+def test_a_database_of_before_there_were_steps_is_taken_over_with_its_jobs(url):
+    engine = create_engine(url)
+    old = [c for c in jobs.c if c.name != "attempts"]
+    with engine.begin() as connection:
+        metadata.create_all(connection)
+        connection.execute(text("DROP TABLE work"))
+        connection.execute(text("DROP TABLE api_keys"))  # as one that a server made, of two that did
+        connection.execute(text("ALTER TABLE jobs DROP COLUMN attempts"))
+        names = ", ".join(c.name for c in old[:9])
+        connection.execute(
+            text(f"INSERT INTO jobs ({names}) VALUES ('j1', 'audit', 'm', '0', '{{}}', 'queued', 0, 'a', 1)")
+        )
+    engine.dispose()
+    store = Store(url, "a")
+    assert store.get("j1") == Job("j1", "audit", "m", "0", "{}", State.QUEUED, 0.0, "a", 1.0)
+    assert store.start("j1")
+    assert store.get("j1").attempts == 1
+    store.close()
+    engine = open_database(url)
+    assert {"work", "api_keys"} <= set(inspect(engine).get_table_names())
+    engine.dispose()
+
+
+def test_a_database_of_a_later_version_is_refused(url):
+    engine = open_database(url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    with pytest.raises(StoreError, match="made by a later version"):
+        open_database(url)
+
+
+def test_a_server_that_does_not_answer_is_given_up():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"postgresql+psycopg://jobs@127.0.0.1:{silent.getsockname()[1]}/jobs"
+        begun = time.monotonic()
+        with pytest.raises(StoreError, match="timeout"):
+            open_database(f"{place}?connect_timeout=2")
+        assert time.monotonic() - begun < 60
+        with pytest.raises(StoreError, match="timeout"):
+            open_database(place)
