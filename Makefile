@@ -27,10 +27,10 @@ imports: .venv/installed
 	$(BIN)/lint-imports
 
 tests: .venv/installed
-	$(ONE_THREAD) $(BIN)/pytest -n 2 -m "not slow"
+	$(ONE_THREAD) $(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
 
 test-all: lint types imports
-	$(ONE_THREAD) $(BIN)/pytest -n 2
+	$(ONE_THREAD) $(BIN)/pytest -n 2 --dist loadgroup
 
 # Speed in process and at the start; other servers and libraries to compare with have scripts of their own.
 bench: .venv/installed

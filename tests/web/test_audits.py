@@ -47,7 +47,7 @@ def test_an_evaluation_is_read_from_below_and_above(visit, service):
     assert (told["samples"], told["attacked_samples"]) == (300, 40)
     page.get_by_text("The same as a table").click()
     rows = page.get_by_role("region", name=re.compile("^Certified and attacked")).get_by_role("row")
-    expect(rows).to_have_count(21)
+    expect(rows).to_have_count(41)
     for epsilon, share in told["certified_accuracy"].items():
         row = rows.filter(has=page.get_by_role("rowheader", name=epsilon, exact=True))
         expect(row.get_by_role("cell").first).to_have_text(f"{100 * share:.1f}%")

@@ -42,6 +42,12 @@ def test_a_pasted_answer_holds_and_its_numbers_stand_side_by_side(visit, service
     expect(page.locator("#live")).to_have_text("It holds")
 
 
+def test_an_answer_is_signed_to_look_at(visit):
+    page = visit.open("/#/certificate")
+    page.get_by_role("button", name="Have an answer signed").click()
+    expect(verdict(page)).to_have_text("It holds")
+
+
 def test_without_the_input_it_is_the_word_of_the_key(visit, service, tmp_path):
     (tmp_path / "certificate.jws").write_text(token_of(service))
     page = visit.open("/#/certificate")

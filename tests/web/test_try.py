@@ -300,8 +300,22 @@ def test_noise_up_to_the_radius_keeps_the_answer_and_the_page_says_where_that_en
     page.get_by_label("towards the closest attack").check()
     slider.fill("200")
     page.get_by_text("Past the radius: nothing is promised").wait_for()
-    page.get_by_text("Of the change shown the answer is").wait_for()
+    page.get_by_text("The changed input is").wait_for()
     assert "past the certified radius" in slider.get_attribute("aria-valuetext")
+
+
+def test_noise_is_of_the_size_said_in_whatever_norm_is_chosen_meanwhile(visit):
+    page = begun(visit.open("/#/try/digits"))
+    page.get_by_text("Within the radius: the answer holds").wait_for()
+    bodies = []
+    page.on("request", lambda r: "/predict" in r.url and bodies.append(r.post_data_buffer))
+    page.get_by_role("button", name="Sample 1: 3").click()  # the same again, and before it is attacked:
+    settle(page, page.locator('input[value="1"]').check)
+    page.get_by_text("64 of 64 random changes").wait_for()
+    rows = np.load(io.BytesIO(bodies[-1]))
+    assert len(rows) == 64
+    said = number(page.locator("#noise-scale").inner_text())
+    np.testing.assert_allclose(vector_norm(rows - api_row(page), Norm.ONE, axis=1), said, rtol=1e-3)
 
 
 def api_row(page):

@@ -1,16 +1,8 @@
 // A signed certificate: does it hold, and each number beside the same computed again.
 
-import { get, post } from "../api.js";
+import { get, modelPath, post } from "../api.js";
 import { Unusable, announce, badge, digest, dropZone, empty, facts, field, fill, h, heading, loading, notice, problem, section, table } from "../dom.js";
 import * as numbers from "../numbers.js";
-
-let handed = null;
-
-/** Brings a certificate, and the input that it is about, to this view. */
-export function hand(certificate, input = null) {
-  handed = { certificate, input };
-  location.hash = "#/certificate";
-}
 
 const NAMES = {
   signature: "Signature", "radius from the stated bounds": "Radius from the bounds stated", "digest of the model": "Digest of the model",
@@ -48,17 +40,28 @@ export async function show(container) {
         h("details", {}, h("summary", {}, "Keys of another issuer"), field("Key set (JWKS)", keys, "Optional: as an issuer publishes it. By default, the keys of this service.")),
         h("p", { class: "row" }, h("button", { class: "primary" }, "Check it")), own),
       result));
-  fill(result, empty("Nothing is checked yet", h("p", {}, "Ask for certificates with ", h("code", {}, '"certificate": true'), " in a prediction, or by “Sign” in Try it.")));
-  get("/.well-known/jwks.json").then((set) => fill(own, set.keys.length
-    ? [`This service signs with the key ${set.keys[0].kid.slice(0, 12)}…`, set.keys.length > 1 ? ` and publishes ${set.keys.length - 1} earlier.` : ".",
-      " ", h("a", { href: "/.well-known/jwks.json", download: "jwks.json" }, "Keep its key set"), " to check offline."]
-    : "This service does not sign, so it has no keys: give those of the issuer."), () => {});
-  if (handed) {
-    certificate.value = handed.certificate;
-    input.value = handed.input ? JSON.stringify(handed.input) : "";
-    handed = null;
+  const example = async () => {
+    const { models } = await get("/v1/models");
+    const name = models.find((model) => model.status === "served")?.name;
+    if (!name) throw new Unusable("No model is served, so there is nothing to sign.");
+    const { samples, input_size } = await get(modelPath(name));
+    const inputs = [samples ? (await get(`${modelPath(name)}/samples`)).inputs[0] : Array(input_size).fill(0)];
+    const { predictions } = await post(`${modelPath(name)}/predict`, { inputs, certificate: true });
+    certificate.value = predictions[0].certificate;
+    input.value = JSON.stringify(inputs[0]);
     await check();
-  }
+  };
+  const first = empty("Nothing is checked yet", h("p", {}, "An answer is signed where a prediction asks for it with ", h("code", {}, '"certificate": true'), "."));
+  fill(result, first);
+  get("/.well-known/jwks.json").then((set) => {
+    if (set.keys.length) {
+      first.append(h("p", {}, h("button", { type: "button", onclick: () => example().catch((error) => fill(result, problem(error))) }, "Have an answer signed")));
+    }
+    fill(own, set.keys.length
+      ? [`This service signs with the key ${set.keys[0].kid.slice(0, 12)}…`, set.keys.length > 1 ? ` and publishes ${set.keys.length - 1} earlier.` : ".",
+        " ", h("a", { href: "/.well-known/jwks.json", download: "jwks.json" }, "Keep its key set"), " to check offline."]
+      : "This service does not sign, so it has no keys: give those of the issuer.");
+  }, () => {});
 }
 
 /** The certificate in what was pasted: itself, or that of the first answer of a prediction. */

@@ -36,13 +36,16 @@ function keyFigures(result) {
 }
 
 /**
- * Certified accuracy below, attacked accuracy above, of one evaluation or several in one norm.
+ * Between two sizes the certified share is at least that of the larger, the attacked one at most that of the smaller:
+ * so the steps go. Certified accuracy below, attacked accuracy above, of one evaluation or several in one norm.
  * @param {{name: string, result: object}[]} evaluations
  */
 export function accuracyFigure(evaluations) {
   const [{ result: first }] = evaluations;
-  const attacked = ({ attacked_accuracy: shares, clean_accuracy: clean, attacked_samples: some }) =>
-    (some ? Object.entries(shares).map(([epsilon, share]) => [Number(epsilon), share]).sort(([a], [b]) => a - b) : []);
+  const attacked = ({ attacked_accuracy: shares, clean_accuracy: clean, attacked_samples: some, samples }) => {
+    const found = Object.entries(shares).map(([epsilon, share]) => [Number(epsilon), share]).sort(([a], [b]) => a - b);
+    return found.length && some === samples && found[0][0] > 0 ? [[0, clean], ...found] : found;
+  };
   const single = evaluations.length === 1;
   return figure({
     title: `Certified and attacked accuracy, ${numbers.norm(first.norm)}`, name: "accuracy", height: "tall",
@@ -65,12 +68,12 @@ export function accuracyFigure(evaluations) {
         const further = end > result.curve.epsilon.at(-1) ? [[result.curve.epsilon.at(-1), end], [0, 0]] : [[], []];
         const lines = [{
           type: "scatter", mode: "lines", x: [...result.curve.epsilon, ...further[0]], y: [...result.curve.certified_accuracy, ...further[1]], name: `certified${label}`,
-          line: { color: colours.certified, width: 2.5, dash }, hovertemplate: "%{y:.1%} certified at %{x:.4g}<extra></extra>",
+          line: { color: colours.certified, width: 2.5, dash, shape: "vh" }, hovertemplate: "%{y:.1%} certified at %{x:.4g}<extra></extra>",
         }];
         if (above.length) {
           lines.push({
             type: "scatter", mode: "lines+markers", x: above.map(([epsilon]) => epsilon), y: above.map(([, share]) => share), name: `after attacks${label}`,
-            line: { color: colours.observed, width: 2, dash }, marker: { size: 5 }, hovertemplate: "%{y:.1%} after attacks at %{x:.4g}<extra></extra>",
+            line: { color: colours.observed, width: 2, dash, shape: "hv" }, marker: { size: 5 }, hovertemplate: "%{y:.1%} after attacks at %{x:.4g}<extra></extra>",
             ...(evaluations.length === 1 ? { fill: "tonexty", fillcolor: `${colours.muted}26` } : {}),
           });
         }

@@ -5,7 +5,7 @@ import { Unusable, choice, dropZone, field, fill, h, loading, problem, section, 
 import * as numbers from "../numbers.js";
 import { jobAddress } from "./job.js";
 
-const STEPS = 20;
+const STEPS = 40;
 const MOST_ATTACKED = 300;
 const NOW = { Prefer: "wait=0" };
 

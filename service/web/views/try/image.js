@@ -25,7 +25,13 @@ export function show(place, { model, samples, norm }) {
   let first = 0;
   let known = null;
 
-  const shaken = noise(model, (values) => paint(noisy, image, values));
+  const shaken = noise(model, (values, answer) => {
+    paint(noisy, image, values);
+    if (answer) {
+      fill(noisySaid, `With the change, answered ${answer.label ?? "nothing"}`);
+      noisy.setAttribute("aria-label", `Your image with the change, answered ${answer.label ?? "nothing"}`);
+    }
+  });
   for (const one of [other, change, noisy]) paint(one, image, blank());
 
   const test = trial(model, norm, {

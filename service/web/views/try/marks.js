@@ -56,7 +56,7 @@ export function contours({ labels, radii }, cells, colours) {
   const rows = (values) => Array.from({ length: cells }, (_, row) => values.slice(row * cells, (row + 1) * cells));
   const most = radii.reduce((a, b) => Math.max(a, b), 0);
   if (!most) return [];
-  const size = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100].find((step) => most / step <= 6) ?? most / 5;
+  const size = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100].find((step) => most / step <= 8) ?? most / 5;
   const line = (z, levels, width, color, labelled) => ({
     type: "contour", z: rows(z), hoverinfo: "skip", showscale: false, autocontour: false, ncontours: 20, line: { width, color, smoothing: 0.6 },
     contours: { ...levels, coloring: "none", showlabels: labelled, labelfont: { size: 11, color: colours.muted } },

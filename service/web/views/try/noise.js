@@ -24,12 +24,12 @@ function direction(size, norm) {
 /**
  * A slider from no change to well past the radius, and what the service answers there.
  * @param {object} model
- * @param {(values: number[] | null) => void} show draws the changed input
+ * @param {(values: number[], answer: object | null) => void} show draws the changed input, and says its answer once known
  */
 export function noise(model, show) {
   const tried = Math.max(1, Math.min(TRIED, Math.floor(NUMBERS / model.input_size)));
   let about = null; // {row, prediction, norm, other}
-  let ways = [];
+  let ways = { norm: null, all: [] }; // random changes of size 1
   let towards = "random";
   let asked = false;
   let waiting = false;
@@ -40,7 +40,7 @@ export function noise(model, show) {
   const result = h("div", { role: "status" });
   const most = () => Math.max(2.5 * about.prediction.certified_radius, 1.25 * (about.other?.distance ?? 0)) || 1;
   const size = () => (slider.value / STEPS) * most();
-  const again = h("button", { type: "button", onclick: () => { ways = []; ask(); } }, "Other random changes");
+  const again = h("button", { type: "button", onclick: () => { ways.norm = null; ask(); } }, "Other random changes");
 
   const element = h("section", { class: "card noise", "aria-label": "Noise" },
     h("h2", {}, "Add noise"),
@@ -52,9 +52,9 @@ export function noise(model, show) {
   /** The changed inputs at the slider's size; the first is the one shown. */
   function changed() {
     const { row, norm, other } = about;
-    while (ways.length < tried) ways.push(direction(row.length, norm));
+    if (ways.norm !== norm) ways = { norm, all: Array.from({ length: tried }, () => direction(row.length, norm)) };
     const amount = size() * BARELY_LESS;
-    const random = ways.map((way) => row.map((value, index) => value + amount * way[index]));
+    const random = ways.all.map((way) => row.map((value, index) => value + amount * way[index]));
     if (towards === "random" || !other) return random;
     const share = amount / other.distance;
     return [row.map((value, index) => value + share * (other.adversarial[index] - value)), ...random];
@@ -69,10 +69,13 @@ export function noise(model, show) {
       if (!about) break;
       const [subject, rows, amount] = [about, changed(), size()];
       tell(amount);
-      show(rows[0]);
+      show(rows[0], null);
       try {
         const answers = await predict(model, rows, subject.norm);
-        if (subject === about) judge(subject, answers, amount, rows.length > tried);
+        if (subject === about) {
+          judge(subject, answers, amount, rows.length > tried);
+          show(rows[0], answers[0]);
+        }
       } catch (error) {
         fill(result, problem(error));
       }
@@ -97,22 +100,22 @@ export function noise(model, show) {
     const kept = random.filter((answer) => answer.label_index === label).length;
     const withheld = random.filter((answer) => answer.abstained).length;
     const inside = amount <= prediction.certified_radius;
-    const first = answers[0].label_index === label ? `Of the change shown the answer is still ${answers[0].label}.`
-      : `Of the change shown the answer is ${answers[0].label ?? "withheld"}.`;
+    const [shown] = answers;
+    const first = shown.abstained ? "The answer to the changed input is withheld."
+      : `The changed input is ${shown.label_index === label ? "still " : ""}answered ${shown.label}.`;
     const told = `${count(kept)} of ${count(random.length)} random changes of this size keep the answer${withheld ? `; of ${count(withheld)} it is withheld` : ""}.`;
     const broken = inside && answers.some((answer) => !answer.abstained && answer.label_index !== label);
     fill(result, broken
       ? notice("bad", "The certificate is refuted", h("p", {}, `A change within the radius in ${symbol(norm)} alters the answer. Please report this.`))
       : inside
         ? notice("good", "Within the radius: the answer holds", h("p", {}, first, " ", told))
-        : notice(answers[0].label_index === label ? "plain" : "warn", "Past the radius: nothing is promised", h("p", {}, first, " ", told)));
+        : notice(shown.label_index === label ? "plain" : "warn", "Past the radius: nothing is promised", h("p", {}, first, " ", told)));
   }
 
   return {
     element,
     /** The input, its answer and what the attack found of it; null while these are not known. */
     about(next) {
-      if (next && about && next.norm !== about.norm) ways = [];
       about = next;
       element.classList.toggle("stale", !next);
       if (next) ask();
