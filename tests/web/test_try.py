@@ -22,16 +22,16 @@ FORGED = {"label": "upper", "certified_radius": 1.0, "adversarial": [0.5, 0.5], 
 
 COUNTED = """() => {
     const real = fetch;
-    let pending = 0;
-    globalThis.most = 0;
+    const pending = {};
+    globalThis.most = {};
     globalThis.fetch = async (path, options) => {
-        const counts = path.includes("/predict");
-        pending += counts;
-        globalThis.most = Math.max(globalThis.most, pending);
-        try { return await real(path, options); } finally { pending -= counts; }
+        const kind = path.match(/predict|attacks|$/)[0];
+        pending[kind] = (pending[kind] ?? 0) + 1;
+        globalThis.most[kind] = Math.max(globalThis.most[kind] ?? 0, pending[kind]);
+        try { return await real(path, options); } finally { pending[kind] -= 1; }
     };
 }"""
-"""How many predictions are asked for at a time, at most."""
+"""How many predictions and attacks are asked for at a time, at most."""
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,8 @@ def test_a_point_is_dragged_and_its_certificate_keeps_up(visit, api):
     page.mouse.up()
     shown = int(page.locator(".trial").get_attribute("data-certificates")) - before
     assert 8 <= shown <= 42, "as many as there is time for, in between as well"
-    assert page.evaluate("globalThis.most") == 1, "one request at a time"
+    most = page.evaluate("globalThis.most")
+    assert (most["predict"], most["attacks"]) == (1, 1), "one request at a time"
     where = point(page)
     assert where[0] > start[0]
     assert where[1] > start[1]

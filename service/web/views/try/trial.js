@@ -16,7 +16,8 @@ export function trial(model, norm, on) {
   let asked = false;
   let waiting = false;
   let rest = null;
-  let attacking = null;
+  let searching = false;
+  let again = false;
   let closed = false;
 
   async function answer() {
@@ -34,20 +35,28 @@ export function trial(model, norm, on) {
     asked = false;
   }
 
+  const asIs = (about, measured) => !closed && about === row && measured === norm;
+
+  /** One search at a time as well; what was moved meanwhile is searched once more, when it rests. */
   async function search() {
-    const [about, measured, mine] = [row, norm, new AbortController()];
-    attacking = mine;
-    on.searching(about);
-    try {
-      const finding = await attack(model, about, measured, mine.signal);
-      if (!closed && !mine.signal.aborted) on.found(finding, about, measured);
-    } catch (error) {
-      if (!closed && !mine.signal.aborted) on.failed(error, "attack");
+    again = true;
+    if (searching) return;
+    searching = true;
+    while (again && !closed) {
+      again = false;
+      const [about, measured] = [row, norm];
+      on.searching(about);
+      try {
+        const finding = await attack(model, about, measured);
+        if (asIs(about, measured)) on.found(finding, about, measured);
+      } catch (error) {
+        if (asIs(about, measured)) on.failed(error, "attack");
+      }
     }
+    searching = false;
   }
 
   function ask() {
-    attacking?.abort();
     clearTimeout(rest);
     rest = setTimeout(search, REST_MS);
     waiting = true;
@@ -69,7 +78,6 @@ export function trial(model, norm, on) {
     },
     close() {
       closed = true;
-      attacking?.abort();
       clearTimeout(rest);
     },
   };

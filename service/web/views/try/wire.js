@@ -26,16 +26,16 @@ function joined(head, numbers) {
 }
 
 /** The service's answers to rows, each with its certified radius. */
-export async function predict(model, rows, norm, signal) {
+export async function predict(model, rows, norm) {
   const path = `${modelPath(model.name, model.version)}/predict?norm=${norm}`;
-  const answer = await request("POST", path, { body: npy(rows), headers: { "Content-Type": NPY }, signal });
+  const answer = await request("POST", path, { body: npy(rows), headers: { "Content-Type": NPY } });
   return answer.data.predictions;
 }
 
 /** The nearest change of label that the service's own attack finds of one row. */
-export async function attack(model, row, norm, signal) {
+export async function attack(model, row, norm) {
   const path = `${modelPath(model.name, model.version)}/attacks`;
-  return (await post(path, { inputs: [Array.from(row)], norm }, { signal })).findings[0];
+  return (await post(path, { inputs: [Array.from(row)], norm })).findings[0];
 }
 
 /** Labels (indices, -1 where withheld) and certified radii of many rows, by the protocol with binary tensors. */
