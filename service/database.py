@@ -7,10 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
 
 from lipmodel.errors import LipcertError
@@ -20,6 +17,8 @@ ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_loc
 CONNECT_SECONDS = 5
 """After so long a PostgreSQL that does not answer is down."""
 MIGRATIONS = Path(__file__).with_name("migrations")
+REVISION = "0002"
+"""The last of the migrations."""
 
 
 class StoreError(LipcertError):
@@ -56,9 +55,9 @@ def open_database(url: str) -> Engine:
         with engine.begin() as connection:
             connection.exec_driver_sql(ALONE[name])
             _migrate(connection)
-    except CommandError:
+    except StoreError:
         engine.dispose()
-        raise StoreError("the database was made by a later version of lipserve; run that one") from None
+        raise
     except SQLAlchemyError as error:
         engine.dispose()
         raise unusable(error) from error
@@ -66,11 +65,25 @@ def open_database(url: str) -> Engine:
 
 
 def _migrate(connection: Connection) -> None:
-    """Runs the steps that the database has not seen."""
+    """Runs the steps that the database has not seen.
+
+    Raises:
+        StoreError: it has seen more than there are here.
+    """
+    seen = inspect(connection).has_table("alembic_version")
+    if seen and connection.scalar(text("SELECT version_num FROM alembic_version")) == REVISION:
+        return
+    from alembic import command  # 10 MiB and 0.1 s, for which only a database that is new or old has a use
+    from alembic.config import Config
+    from alembic.util import CommandError
+
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, REVISION)
+    except CommandError:
+        raise StoreError("the database was made by a later version of lipserve; run that one") from None
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:

@@ -68,14 +68,17 @@ class Supervisor:
         try:
             async with asyncio.TaskGroup() as group:
                 first = [group.create_task(self._start(i)) for i in range(len(self._sockets))]
-            told = first[0].result()
+            answer = first[0].result()
             if not self._stopping:
-                click.echo(told["ready"].format(url=self._url, workers=f", workers: {len(self._sockets)}"))
+                click.echo(answer["ready"].format(url=self._url, workers=f", workers: {len(self._sockets)}"))
             async with asyncio.TaskGroup() as group:
                 for number in range(len(self._sockets)):
                     group.create_task(self._keep(number))
-        except* WorkersError as errors:
-            raise errors.exceptions[0] from None
+        except ExceptionGroup as errors:  # except* raises groups alone
+            told, others = errors.split(WorkersError)
+            if told is None or others is not None:
+                raise
+            raise told.exceptions[0] from None
         finally:
             self._stop()
             await self._end()

@@ -8,9 +8,10 @@ import time
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, text
 
-from service.database import StoreError, open_database
+from service.database import MIGRATIONS, REVISION, StoreError, open_database
 from service.store import Job, State, Store
 from service.tables import jobs, metadata
 from tests.service.conftest import new_database
@@ -65,6 +66,10 @@ def test_a_database_of_before_there_were_steps_is_taken_over_with_its_jobs(url):
     engine = open_database(url)
     assert {"work", "api_keys"} <= set(inspect(engine).get_table_names())
     engine.dispose()
+
+
+def test_no_migration_is_left_out():
+    assert ScriptDirectory(str(MIGRATIONS)).get_current_head() == REVISION
 
 
 def test_a_database_of_a_later_version_is_refused(url):

@@ -19,7 +19,7 @@ from lipmodel.norms import Norm
 from service.api.reports import MEDIA_TYPES
 from service.errors import ProblemKind
 from tests.networks import groupsort_net, to_file
-from tests.service.conftest import lipserve, stopped_worker, two_moons, url_of
+from tests.service.conftest import lipserve, running, stopped_worker, two_moons, url_of
 from tests.service.test_bad_input import check
 
 pytest.importorskip("matplotlib", reason="reports are not installed: pip install 'lipcert[report]'")
@@ -52,8 +52,11 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reports") / "models"
     folder.mkdir()
     (folder / "hostile.onnx").write_bytes(hostile())
+    state = folder.parent / "state"
+    with running(folder, state=state):  # what makes the tables of a new database has a library of templates of its own
+        pass
     with (
-        lipserve("--models", folder, "--port", 0) as process,
+        lipserve("--models", folder, "--state", state, "--port", 0) as process,
         httpx.Client(base_url=url_of(process), timeout=60) as client,
     ):
         answer = client.post(EVALUATIONS, json=ROWS, headers={"Prefer": "wait=60"})

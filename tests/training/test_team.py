@@ -61,7 +61,7 @@ def test_two_processes_train_what_one_does(command, tmp_path):
     assert record["history"][-1]["loss"] == pytest.approx(alone.history[-1].loss, rel=1e-4)
     assert record["clean_accuracy"] == pytest.approx(alone.evaluation.clean_accuracy, abs=0.005)
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == [
-        f"digits.{e}" for e in ("html", "json", "onnx", "png")
+        f"digits.{e}" for e in ("html", "json", "onnx", "png", "samples.npz")
     ]
 
 
