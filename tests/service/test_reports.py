@@ -53,7 +53,9 @@ def made(tmp_path_factory):
     folder.mkdir()
     (folder / "hostile.onnx").write_bytes(hostile())
     state = folder.parent / "state"
-    with running(folder, state=state):  # what makes the tables of a new database has a library of templates of its own
+    with running(
+        folder, state=state
+    ):  # what makes the tables of a new database has a library of templates of its own
         pass
     with (
         lipserve("--models", folder, "--state", state, "--port", 0) as process,
