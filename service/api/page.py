@@ -107,19 +107,7 @@ async def show_docs(request: Request) -> Response:
     return await _send("docs.html", request)
 
 
-@router.api_route("/web/{file}", methods=["GET", "HEAD"])
-async def show_file(file: str, request: Request) -> Response:
+@router.api_route("/web/{name:path}", methods=["GET", "HEAD"])
+async def show_file(name: str, request: Request) -> Response:
     """A part of the page."""
-    return await _send(file, request)
-
-
-@router.api_route("/web/{folder}/{file}", methods=["GET", "HEAD"])
-async def show_file_of_folder(folder: str, file: str, request: Request) -> Response:
-    """A part of the page in a folder."""
-    return await _send(f"{folder}/{file}", request)
-
-
-@router.api_route("/web/{folder}/{inner}/{file}", methods=["GET", "HEAD"])
-async def show_file_of_inner_folder(folder: str, inner: str, file: str, request: Request) -> Response:
-    """A part of the page in a folder of a folder."""
-    return await _send(f"{folder}/{inner}/{file}", request)
+    return await _send(name, request)
