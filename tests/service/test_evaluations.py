@@ -19,7 +19,7 @@ from lipmodel.norms import Norm
 from service.errors import ProblemKind
 from service.evaluation_schemas import EvaluationResult
 from tests.networks import groupsort_net, to_file
-from tests.service.conftest import running, two_moons
+from tests.service.conftest import eventually, running, two_moons
 from tests.service.test_bad_input import check
 
 EVALUATIONS = "/v1/models/two-moons/evaluations"
@@ -305,5 +305,5 @@ def test_nothing_refused_leaves_anything_behind(folder, tmp_path):
     with running(folder / "models", state=tmp_path / "state") as client:
         upload(client, {"data": HOSTILE["announces terabytes"][0]})
         upload(client, {"data": HOSTILE["NaN"][0]})
-        assert list((tmp_path / "state" / "work").iterdir()) == []
+        eventually(lambda: not list((tmp_path / "state" / "work").iterdir()))  # after the job has ended
         assert [job["state"] for job in client.get("/v1/evaluations").json()["jobs"]] == ["failed"]
