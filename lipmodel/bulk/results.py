@@ -61,13 +61,14 @@ class Results:
             DataError: the folder holds something that is not among these results, or cannot be read.
         """
         by_path = {self._path(partition): partition for partition in partitions}
-        for path in self._found():
+        found = set(self._found())
+        for path in sorted(found):
             if path not in by_path and not _is_temporary(path):
                 raise DataError(
                     f"{self._url} holds {posixpath.relpath(path, self._folder)}, which is none of the "
                     "results that belong there; give another folder, or take it away"
                 )
-        there = [path for path in by_path if path in set(self._found())]
+        there = [path for path in by_path if path in found]
         with ThreadPoolExecutor(LOOKERS) as threads:
             stands = threads.map(lambda path: self._stands(path, by_path[path]), there)
         done = {path for path, whole in zip(there, stands, strict=True) if whole}
