@@ -18,7 +18,7 @@ from lipmodel.certify.lipschitz import LipschitzBounds, bound_lipschitz
 from lipmodel.certify.local import LocalBounds
 from lipmodel.certify.mixtures import Mixer
 from lipmodel.certify.radius import Radii, RadiusRule, after_rounding_inputs
-from lipmodel.certify.rounding import FORMATS, RoundingBounds, bound_rounding
+from lipmodel.certify.rounding import FORMATS, RoundingBounds, bound_rounding, least_rounding
 from lipmodel.certify.session import open_session
 from lipmodel.certify.tighten import Tightener, Tightening
 from lipmodel.errors import InputError, ModelError, UnsupportedError
@@ -131,10 +131,14 @@ class CertifiedPredictor:
         """
         if measured is None:
             even = np.linspace(-1.0, 1.0, self.file.graph.input_size)[None, :]
-            either = [self.rounding(dtype, q) for q in (Norm.TWO, Norm.INF)]
-            return min(
-                either, key=lambda r: float(r.score_error(bound_vector_norm(even, r.norm, axis=1)).max())
-            )
+
+            def error(bounds: RoundingBounds) -> float:
+                return float(bounds.score_error(bound_vector_norm(even, bounds.norm, axis=1)).max())
+
+            by_rows = self.rounding(dtype, Norm.INF)
+            if error(least_rounding(self.file.graph, Norm.TWO, FORMATS[dtype])) > error(by_rows):
+                return by_rows  # and no spectral norm is needed
+            return min(self.rounding(dtype, Norm.TWO), by_rows, key=error)
         if (dtype, measured) not in self._rounding:
             self._rounding[dtype, measured] = bound_rounding(self.file.graph, measured, FORMATS[dtype])
         return self._rounding[dtype, measured]

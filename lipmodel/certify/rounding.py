@@ -27,7 +27,6 @@ from lipmodel.certify.ops import Graph, Op
 from lipmodel.norms import (
     Array,
     Norm,
-    bound_absolute_operator_norm,
     bound_equivalence,
     bound_vector_norm,
     gamma,
@@ -143,19 +142,27 @@ class Track:
     error: Affine
 
 
-@np.errstate(over="ignore", invalid="ignore")  # an infinite bound is a bound: nothing is certified with it
 def bound_rounding(graph: Graph, norm: Norm, execution: Format) -> RoundingBounds:
     """Bounds the rounding error of the differences of scores, for evaluation in the format given."""
-    recursion = _Recursion(norm, execution)
+    return _rounding(graph, _Recursion(norm, execution))
+
+
+def least_rounding(graph: Graph, norm: Norm, execution: Format) -> RoundingBounds:
+    """About the least that :func:`bound_rounding` can come to, in time linear in the weights; no bound."""
+    return _rounding(graph, _Recursion(norm, execution, least=True))
+
+
+@np.errstate(over="ignore", invalid="ignore")  # an infinite bound is a bound: nothing is certified with it
+def _rounding(graph: Graph, recursion: _Recursion) -> RoundingBounds:
     head = linear_head(graph)
     track = recursion.tracks(head.body)[head.body.output]
     return RoundingBounds(
-        norm=norm,
+        norm=recursion.norm,
         head=head,
         inherited=track.error,
         local=recursion.scores(head, track),
         peak=recursion.peak,
-        limit=execution.largest / 4.0,
+        limit=recursion.execution.largest / 4.0,
     )
 
 
@@ -167,8 +174,8 @@ def bound_tensors(graph: Graph, norm: Norm, execution: Format) -> dict[str, Trac
 class _Recursion:
     """Section 4 of the certificate, one method a kind of operation."""
 
-    def __init__(self, norm: Norm, execution: Format) -> None:
-        self.norm, self.execution = norm, execution
+    def __init__(self, norm: Norm, execution: Format, *, least: bool = False) -> None:
+        self.norm, self.execution, self.least = norm, execution, least
         self.peak = Affine(0.0, 1.0)
 
     def gamma(self, k: int) -> float:
@@ -210,11 +217,11 @@ class _Recursion:
         first = inputs[0]
         match op:
             case ops.Dense():
-                matrix = bound_absolute_operator_norm(op.weight, self.norm)
-                return self._linear(op, op.weight, op.weight.shape[1], matrix, first)
+                absolute = op.bound_absolute_norm(self.norm)
+                return self._linear(op, op.weight, op.weight.shape[1], absolute, first)
             case ops.Conv():
-                matrix = bound_absolute_conv_norm(op.kernel, op.groups, self.norm)
-                return self._linear(op, op.kernel, op.kernel[0].size, matrix, first)
+                absolute = bound_absolute_conv_norm(op.kernel, op.groups, self.norm)
+                return self._linear(op, op.kernel, op.kernel[0].size, absolute, first)
             case ops.AveragePool():
                 average = bound_average(op, self.norm)
                 self.see(first.size.times(float(op.window.taps)))  # the sum, before it is divided
@@ -276,7 +283,8 @@ class _Recursion:
         if bias is not None and isinstance(op, ops.Conv):
             bias = bias.reshape(-1, *(1 for _ in op.shape[1:]))
         offset = 0.0 if bias is None else self._whole(bias, op.shape)
-        norm = op.bound_norm(self.norm, self.norm)
+        bound = op.least_norm if self.least and isinstance(op, ops.Dense) else op.bound_norm
+        norm = bound(self.norm, self.norm)
         magnitude = x.size.times(absolute_norm).plus(offset)
         eta = self.underflow(terms, float(np.abs(weight).max(initial=0.0)), x.size, op.size)
         local = self.local(terms + 2, magnitude, eta)

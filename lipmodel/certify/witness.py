@@ -104,16 +104,18 @@ def find_witness(
         measures: what is proved without.
     """
     layers = chain(head.body)
-    if not layers or all(_is_even(layer.dense) for layer in layers):
+    if not layers:
         return None
     first = layers[0].dense
     begin = constants[first.inputs[0]]
     source = _source(begin)
-    product = first.bound_norm(source, Norm.TWO) * begin[source]
+    product = first.least_norm(source, Norm.TWO) * begin[source]
     for layer in layers[1:]:
-        product *= layer.dense.bound_norm(Norm.TWO, Norm.TWO)
+        product *= layer.dense.least_norm(Norm.TWO, Norm.TWO)
     without = np.min([_some_pairs(measure) for measure in measures], axis=0)
     if not (_some_pairs(Measure(head, Norm.TWO, product)) < MOST_LOSS * without).any():
+        return None
+    if all(_is_even(layer.dense) for layer in layers):
         return None
     witness = _find(head, source)
     if witness is None:
