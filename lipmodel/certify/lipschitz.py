@@ -260,13 +260,12 @@ def _through(op: ops.Dense | ops.Conv, before: Constants) -> Constants:
     power of the width; a network whose rows are bounded for linf does not need it. So a bound is found only
     where the least that it can come to would gain.
     """
-    after: Constants = dict.fromkeys(Norm, math.inf)
+    after = dict.fromkeys(Norm, math.inf)
     closed_first = sorted(product(Norm, Norm), key=lambda st: st[0] is not Norm.ONE and st[1] is not Norm.INF)
     for s, t in closed_first:
         least = op.least_norm(s, t) if isinstance(op, ops.Dense) else 0.0
-        if _times(least, before[s]) < after[t]:
-            bound = _times(_bound_linear(op, s, t), before[s])
-            after = _tighten({**after, t: min(after[t], bound)}, op.size)
+        if _times(least, before[s]) < _tighten(after, op.size)[t]:
+            after[t] = min(after[t], _times(_bound_linear(op, s, t), before[s]))
     return after
 
 
