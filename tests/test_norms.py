@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from lipmodel import norms
 from lipmodel.norms import (
     Norm,
     bound_absolute_operator_norm,
@@ -20,6 +21,7 @@ from lipmodel.norms import (
     down,
     gamma,
     inflate,
+    observed_spectral_norm,
     operator_norm,
     up,
     vector_norm,
@@ -185,6 +187,69 @@ def test_spectral_bound_of_larger_matrices(shape):
 def test_spectral_bound_of_orthogonal_layers_is_tight(n):
     w = orthogonal(np.random.default_rng(0), n, n)
     assert bound_spectral_norm(w) - 1 < 1e-9
+
+
+def by_cholesky(monkeypatch):
+    """Lets every matrix of two columns and rows be bounded so; the results, as they are found."""
+    found, bound = [], norms._bound_by_cholesky
+    monkeypatch.setattr(norms, "MANY_COLUMNS", 1)
+    monkeypatch.setattr(norms, "_bound_by_cholesky", lambda w: found.append(bound(w)) or found[-1])
+    return found
+
+
+def test_spectral_bound_by_cholesky_is_never_below_the_exact_norm(monkeypatch):
+    found = by_cholesky(monkeypatch)
+    for w in matrices():
+        bound = bound_spectral_norm(w)
+        assert bounds_spectral_norm(w, bound), w
+        assert bound <= np.linalg.norm(w, 2) * (1 + 1e-12)
+    assert len(found) > 200
+    assert None not in found
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.8, 1.1])
+def test_spectral_bound_trusts_neither_cholesky_nor_lanczos(factor, monkeypatch):
+    found = by_cholesky(monkeypatch)
+    w = np.random.default_rng(0).normal(size=(9, 6))
+    cholesky, largest = np.linalg.cholesky, np.linalg.norm(w / 2, 2) ** 2
+    monkeypatch.setattr(np.linalg, "cholesky", lambda a: factor * cholesky(a + 9.0 * np.eye(6)))
+    for value in (0.5 * largest, largest, 2.0 * largest):
+        monkeypatch.setattr(norms, "_lanczos", lambda _, value=value: (value, 0.0))
+        assert bounds_spectral_norm(w, bound_spectral_norm(w))
+    assert None not in found
+
+
+@pytest.mark.parametrize("rank", [1, 64])
+def test_spectral_bound_by_cholesky_is_the_formula(rank, monkeypatch):
+    """‖W‖ = 1: s is γ_m ‖W‖_F² above that, the same again is for G, and γ_n ‖R‖_F² for RRᵀ."""
+    found = by_cholesky(monkeypatch)
+    w = np.diag([1.0] * rank + [0.0] * (64 - rank))
+    paid = bound_spectral_norm(w) ** 2 - 1.0
+    expected = gamma(64) * (2.0 * rank + 64.0 - rank)
+    assert 0.99 * expected < paid < 1.2 * expected
+    assert None not in found
+
+
+def test_spectral_bound_of_a_matrix_that_cholesky_fails_of_is_that_by_singular_vectors(monkeypatch):
+    w = np.random.default_rng(0).normal(size=(9, 6))
+    expected = bound_spectral_norm(w)
+    monkeypatch.setattr(norms, "MANY_COLUMNS", 1)
+    for lanczos in (lambda _: (0.0, 0.0), lambda _: (np.nan, np.nan), lambda _: (100.0, 1.0)):
+        monkeypatch.setattr(norms, "_lanczos", lanczos)
+        assert bound_spectral_norm(w) == expected
+
+
+def test_spectral_bound_of_wide_layers_is_tight():
+    rng = np.random.default_rng(0)
+    for w in (rng.normal(size=(520, 560)), orthogonal(rng, 520, 520), np.ones((520, 520))):
+        assert np.linalg.norm(w, 2) <= bound_spectral_norm(w) <= np.linalg.norm(w, 2) * (1 + 1e-10)
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40), (1, 5)])
+def test_observed_spectral_norm_comes_near_from_below(shape):
+    w = np.random.default_rng(2).normal(size=shape)
+    assert 0.9 * np.linalg.norm(w, 2) < observed_spectral_norm(w) <= np.linalg.norm(w, 2) * (1 + 1e-12)
+    assert observed_spectral_norm(np.zeros(shape)) == observed_spectral_norm(w * 1e200) == 0.0
 
 
 def test_spectral_bound_refuses_what_is_not_finite():

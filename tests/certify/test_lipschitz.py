@@ -13,10 +13,11 @@ from lipmodel.certify.graph import read_onnx
 from lipmodel.certify.head import linear_head
 from lipmodel.certify.lipschitz import bound_lipschitz, bound_tensors
 from lipmodel.certify.ops import Graph
+from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm, vector_norm
 from tests.certify.test_graph import READ
 from tests.exact import evaluate, rational
-from tests.networks import dense, entrywise_tree, float32, groupsort_net, linear_net, n_activation
+from tests.networks import dense, entrywise_tree, float32, groupsort_net, linear_net, n_activation, to_file
 
 NORMS = list(Norm)
 
@@ -94,6 +95,56 @@ def test_no_norm_is_looser_than_its_neighbours_allow(norm):
     assert bounds[Norm.ONE] <= bounds[Norm.TWO] * (1 + 1e-12)
     assert bounds[Norm.TWO] <= bounds[Norm.INF] * (1 + 1e-12)
     assert bounds[Norm.INF] <= bounds[Norm.TWO] * 6**0.5 * (1 + 1e-12)
+
+
+@pytest.fixture
+def spectral(monkeypatch):
+    """Shapes of the matrices whose spectral norm is bounded, where all but two rows or columns are many."""
+    shapes, bound = [], ops.bound_spectral_norm
+    monkeypatch.setattr(ops, "MANY_COLUMNS", 2)
+    monkeypatch.setattr(ops, "bound_spectral_norm", lambda w: shapes.append(w.shape) or bound(w))
+    return shapes
+
+
+def rows_net(seed=0, width=48):
+    """Each row's absolute values add up to at most 1, most of it in one entry, as trained for linf."""
+    rng = np.random.default_rng(seed)
+    graph = groupsort_net((16, width, width), 3, seed=seed, kind="rows")
+    for op in graph.ops:
+        if isinstance(op, ops.Dense):
+            m, n = op.weight.shape
+            np.divide(op.weight, 4.0 * np.abs(op.weight).sum(axis=1, keepdims=True), out=op.weight)
+            op.weight[np.arange(m), rng.integers(n, size=m)] = 0.75
+    return graph
+
+
+def test_rows_bounded_for_linf_need_no_spectral_norm(spectral):
+    """It takes time that grows with the third power of the width; rows with the square, as weights do."""
+    predictor = CertifiedPredictor(to_file(rows_net()))
+    bound = predictor.bounds(Norm.INF)
+    assert 0.9 < bound.bound_global <= 1 + 1e-6
+    assert predictor.rounding().norm is Norm.INF
+    assert spectral == []
+    predictor.bounds(Norm.TWO)
+    assert (48, 48) in spectral
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_nothing_is_lost_where_no_spectral_norm_is_found(norm, spectral, monkeypatch):
+    graphs = [
+        rows_net(),
+        rows_net(1),
+        groupsort_net((6, 16, 16), 4),
+        groupsort_net((6, 16, 16), 4, kind="rows"),
+    ]
+    for file in map(to_file, graphs):
+        found = []
+        for observed in (ops.observed_spectral_norm, lambda _: 0.0):
+            monkeypatch.setattr(ops, "observed_spectral_norm", observed)
+            predictor = CertifiedPredictor(file)
+            rounding, constants = predictor.rounding(), bound_tensors(predictor.file.graph, norm)
+            found.append((constants, rounding.norm, rounding.inherited))
+        assert found[0] == found[1]
 
 
 def test_scale_after_the_last_layer_counts_per_class():

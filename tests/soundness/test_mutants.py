@@ -87,6 +87,9 @@ COPIES = Killer(test_worst_cases.test_copies_side_by_side_attain_the_bound)
 DOUBLES = Killer(test_worst_cases.test_doubles_rounded_to_float32_stay_within_the_radius, (TWO,))
 NEAR = Killer(test_suites.test_ours_holds_where_naive_rules_break, ("near boundary",))
 SPECTRAL = Killer(test_norms.test_spectral_bound_is_never_below_the_exact_norm)
+CHOLESKY = Killer(test_norms.test_spectral_bound_trusts_neither_cholesky_nor_lanczos, (0.8,))
+CHOLESKY_RANK_1 = Killer(test_norms.test_spectral_bound_by_cholesky_is_the_formula, (1,))
+CHOLESKY_RANK_64 = Killer(test_norms.test_spectral_bound_by_cholesky_is_the_formula, (64,))
 ABSOLUTE = Killer(test_norms.test_absolute_spectral_bound_is_never_below_the_exact_norm)
 VECTOR = Killer(test_norms.test_vector_bound_is_never_below_the_exact_norm)
 GAMMA = Killer(test_norms.test_gamma_is_never_below_the_exact_one)
@@ -172,6 +175,13 @@ MUTANTS = {
         norms.bound_absolute_operator_norm, {"ratio.max()": "ratio.min()"}, (ABSOLUTE,)
     ),
     "V taken for orthogonal": Mutant(norms.bound_spectral_norm, {"1.0 - delta": "1.0"}, (VECTORS,)),
+    "what Cholesky leaves left out": Mutant(norms._bound_by_cholesky, {" + off, 8": ", 8"}, (CHOLESKY,)),
+    "roundings of RRᵀ left out": Mutant(
+        norms._bound_by_cholesky, {" + factor_error": ""}, (CHOLESKY_RANK_1,)
+    ),
+    "roundings of WᵀW left out": Mutant(
+        norms._bound_by_cholesky, {"shift + gram_error + f": "shift + f"}, (CHOLESKY_RANK_64,)
+    ),
     "inflate is nearest": Mutant(
         norms.inflate,
         {"up(up(x * (1.0 + 4.0 * (roundings + 2) * UNIT_ROUNDOFF_64)) + 2.0**-1000)": "x"},
