@@ -85,7 +85,8 @@ def vector_norm(x: ArrayLike, norm: Norm, axis: int = -1) -> Array:
         return np.asarray(np.sqrt(np.vecdot(a, a, axis=axis)))  # type: ignore[call-overload]  # no axis in stubs
     if norm is Norm.ONE:
         return np.asarray(np.abs(a).sum(axis=axis))
-    return np.asarray(np.abs(a).max(axis=axis, initial=0.0))
+    largest = np.maximum(a.max(axis=axis, initial=0.0), -a.min(axis=axis, initial=0.0))
+    return np.asarray(np.abs(largest))  # |a| itself would be a copy of a whole layer
 
 
 def bound_vector_norm(x: ArrayLike, norm: Norm, axis: int = -1) -> Array:
