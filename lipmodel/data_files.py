@@ -12,8 +12,10 @@ import io
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +69,14 @@ def numbers(raw: Any, source: str) -> Array:
     return array.astype(np.float64)
 
 
-def check_finite(inputs: NDArray[Any], source: str) -> None:
-    """Refuses NaN and infinities, naming the first."""
+def check_finite(inputs: NDArray[Any], source: str, first_row: int = 0) -> None:
+    """Refuses NaN and infinities, naming the first; rows are counted from ``first_row``."""
     bad = ~np.isfinite(inputs)
     if bad.any():
         row, column = (int(i) for i in np.argwhere(bad.reshape(len(bad), -1))[0])
-        raise DataError(f"{source}: row {row}, column {column} is not a finite number; fill or drop it")
+        raise DataError(
+            f"{source}: row {first_row + row}, column {column} is not a finite number; fill or drop it"
+        )
 
 
 def read_npy(path: Path, *, mapped: bool = False) -> Any:
@@ -161,35 +165,52 @@ def read_parquet(path: Path) -> tuple[tuple[str, ...], Any]:
         return tuple(file.schema_arrow.names), _columns(file.read())
 
 
-def parquet_rows(path: Path) -> int:
-    """How many rows a parquet file has."""
-    return int(open_parquet(path).metadata.num_rows)
+def parquet_groups(path: Path) -> list[int]:
+    """How many rows each row group of a parquet file has."""
+    return group_sizes(open_parquet(path))
 
 
-def parquet_batches(path: Path, size: int) -> Iterator[Any]:
-    """Numbers of all columns of a parquet file, ``size`` rows at a time; no more than that is in memory."""
-    return table_batches(open_parquet(path), path, size)
+def group_sizes(file: Any) -> list[int]:
+    """The same of an open one."""
+    return [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
 
 
-def table_batches(
-    file: Any, path: Path | str, size: int, groups: Sequence[int] | None = None
-) -> Iterator[Any]:
-    """Numbers of an open parquet file, ``size`` rows at a time, of some of its row groups or of all.
+def parquet_batches(path: Path, size: int, first: int = 0) -> Iterator[Any]:
+    """Numbers of all columns of a parquet file from row ``first`` on, ``size`` rows at a time.
+
+    No more than that is in memory, and row groups that end before are not read.
+    """
+    file = open_parquet(path)
+    starts = [0, *accumulate(group_sizes(file))]
+    group = bisect_right(starts, first) - 1
+    groups = range(group, len(starts) - 1)
+    return batched(table_batches(file, path, size, groups), size, first - starts[group])
+
+
+def table_batches(file: Any, path: Path | str, size: int, groups: Sequence[int]) -> Iterator[Any]:
+    """Numbers of some row groups of an open parquet file, at most ``size`` rows at a time.
 
     Args:
         file: as :func:`open_parquet` gives it.
         path: its name, for messages.
-        size: rows at a time; the last may be fewer.
-        groups: numbers of row groups; all by default.
+        size: rows at a time.
+        groups: numbers of row groups.
     """
-    left: Any = None
     with reading(path, "a parquet file"):
-        for batch in file.iter_batches(size, row_groups=groups):  # which may end early, with a row group
-            rows = _columns(batch)
-            left = rows if left is None else np.concatenate([left, rows])
-            while len(left) >= size:
-                yield left[:size]
-                left = left[size:]
+        for batch in file.iter_batches(size, row_groups=groups):
+            yield _columns(batch)
+
+
+def batched(pieces: Iterable[Any], size: int, skip: int = 0) -> Iterator[Any]:
+    """Rows that come in pieces of any length, ``size`` at a time (the last fewer), but for the first ones."""
+    left: Any = None
+    for piece in pieces:
+        rows = piece[skip:]
+        skip = max(0, skip - len(piece))
+        left = rows if left is None else np.concatenate([left, rows])
+        while len(left) >= size:
+            yield left[:size]
+            left = left[size:]
     if left is not None and len(left):
         yield left
 

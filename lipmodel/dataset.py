@@ -121,15 +121,21 @@ def labelled(
     return Dataset(name, flat, indices, classes, tuple(inputs.shape[1:]), units, columns, scaling)
 
 
-def class_indices(name: str, labels: Any) -> NDArray[np.int64]:
-    """Labels as whole numbers.
+def class_indices(name: str, labels: Any, first_row: int = 0) -> NDArray[np.int64]:
+    """Labels as whole numbers; errors count rows from ``first_row``.
 
     Raises:
         DataError: they are none.
     """
     indices = np.asarray(labels)
-    if indices.dtype.kind not in "fiu" or not np.array_equal(indices, np.round(indices)):
-        raise DataError(f"{name}: labels are not whole numbers; class indices 0, 1, … are accepted")
+    accepted = "labels are not whole numbers; class indices 0, 1, … are accepted"
+    if indices.dtype.kind not in "fiu":
+        raise DataError(f"{name}: {accepted}")
+    wrong = np.argwhere(indices != np.round(indices))
+    if len(wrong):
+        raise DataError(
+            f"{name}: {accepted}, not {indices[tuple(wrong[0])]} of row {first_row + wrong[0][0]}"
+        )
     return indices.astype(np.int64)
 
 

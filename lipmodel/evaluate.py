@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
 from lipmodel.progress import Progress, part, silent
+from lipmodel.shards import Spread, batches_within, cut
 from lipmodel.stream import Stream, in_memory
 
 BATCH_ROWS, TIGHTENED_ROWS = 1000, 20
@@ -111,6 +112,7 @@ def evaluate(
     tighten: bool = False,
     attacked: int = 0,
     methods: tuple[str, ...] = (),
+    spread: Spread | None = None,
 ) -> Evaluation:
     """Certified accuracy on labelled data.
 
@@ -124,6 +126,7 @@ def evaluate(
         tighten: prove larger radii, slowly; see ``CertifiedPredictor.predict``.
         attacked: how many inputs, the first, to attack for the accuracy under attack.
         methods: attacks of foolbox beside our own; see ``lipmodel.audit.peers``.
+        spread: has other processes measure the rows of the stream; the figures are the same.
 
     Raises:
         InputError: inputs that do not fit; labels that are not class indices; a bad epsilon; a
@@ -140,33 +143,75 @@ def evaluate(
     data = inputs if isinstance(inputs, Stream) else _arrays(inputs, labels)
     if not data.rows:
         raise InputError("is empty; at least one row is accepted")
-    engine = GradientEngine(predictor.file.graph) if attacked else None
-    step = TIGHTENED_ROWS if tighten else BATCH_ROWS
-    truths, answers, radii, distances = [], [], [], []
-    done = 0
-    for rows, given in data.batches(step):
-        x = predictor.check_inputs(rows, first_row=done)
-        truths.append(_check_labels(given, len(x), len(predictor.class_names)))
-        found = predictor.predict(x, norm, tighten=tighten).radii
-        answers.append(found.label)
-        radii.append(found.certified_radius)
-        if engine is not None and done < attacked:
-            chosen = x[: attacked - done]
-            share = part(progress, done / data.rows, (done + len(x)) / data.rows)
-            attack = nearest_changes(predictor, engine, chosen, norm, methods=methods, progress=share)
-            distances.append(attack.distance)
-        done += len(x)
-        progress(min(1.0, done / data.rows))
-    return _evaluation(
-        predictor.class_names,
-        norm,
-        sizes,
-        tighten,
-        np.concatenate(truths),
-        np.concatenate(answers),
-        np.concatenate(radii),
-        np.concatenate(distances) if distances else np.empty(0),
-    )
+    look = Measure(norm, tighten, attacked, methods)
+    if spread is None:
+        parts = [look(predictor, data, range(data.rows), progress)]
+    else:
+        parts = list(spread(look, cut(data.rows, look.step, data.starts, attacked), progress))
+    measured = Measured(*map(np.concatenate, zip(*parts, strict=True)))
+    return _evaluation(predictor.class_names, norm, sizes, tighten, *measured)
+
+
+class Measured(NamedTuple):
+    """What is measured of n rows.
+
+    Attributes:
+        labels: (n,) the true classes; answers: (n,) those given; radii: (n,) certified.
+        distances: of those that are attacked, to the nearest change of label found; infinite without one.
+    """
+
+    labels: Indices
+    answers: Indices
+    radii: Array
+    distances: Array
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Measures rows, batch by batch.
+
+    Attributes:
+        norm: of the radii.
+        tighten: whether radii are those of the slower tier.
+        attacked: how many rows of the data, the first, are attacked.
+        methods: attacks of foolbox beside our own.
+    """
+
+    norm: Norm
+    tighten: bool
+    attacked: int
+    methods: tuple[str, ...]
+
+    @property
+    def step(self) -> int:
+        """Rows of a batch."""
+        return TIGHTENED_ROWS if self.tighten else BATCH_ROWS
+
+    def __call__(
+        self, predictor: CertifiedPredictor, data: Stream | None, rows: range, progress: Progress
+    ) -> Measured:
+        """What is measured of some consecutive rows, from the beginning of a batch on.
+
+        Raises:
+            InputError: inputs that do not fit; labels that are not class indices.
+        """
+        assert data is not None
+        engine = GradientEngine(predictor.file.graph) if rows.start < self.attacked else None
+        parts: list[Measured] = []
+        for first, inputs, given in batches_within(data, rows, self.step):
+            x = predictor.check_inputs(inputs, first_row=first)
+            truth = _check_labels(given, len(x), len(predictor.class_names), data, first)
+            found = predictor.predict(x, self.norm, tighten=self.tighten).radii
+            before, after = ((first + n - rows.start) / len(rows) for n in (0, len(x)))
+            distance = np.empty(0)
+            if engine is not None and first < self.attacked:
+                distance = nearest_changes(
+                    predictor, engine, x[: self.attacked - first], self.norm,
+                    methods=self.methods, progress=part(progress, before, after),
+                ).distance  # fmt: skip
+            parts.append(Measured(truth, found.label, found.certified_radius, distance))
+            progress(after)
+        return Measured(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def wilson_interval(hits: int, samples: int, confidence: float = CONFIDENCE) -> Interval:
@@ -194,14 +239,16 @@ def _arrays(inputs: Any, labels: Any) -> Stream:
     return in_memory("inputs", inputs, y)
 
 
-def _check_labels(labels: Any, rows: int, classes: int) -> Indices:
+def _check_labels(labels: Any, rows: int, classes: int, data: Stream, first: int) -> Indices:
     if labels is None:
         raise InputError("are missing; a class index for each input is needed", field="labels")
     y = np.asarray(labels)
     if y.shape != (rows,) or y.dtype.kind not in "iu":
         raise InputError(f"{rows} class indices are accepted, not {y.dtype} {list(y.shape)}", field="labels")
-    if y.min() < 0 or y.max() >= classes:
-        raise InputError(f"class indices from 0 to {classes - 1} are accepted", field="labels")
+    wrong = np.flatnonzero((y < 0) | (y >= classes))
+    if len(wrong):
+        told = f"{y[wrong[0]]} of {data.place(first + int(wrong[0]))}"
+        raise InputError(f"class indices from 0 to {classes - 1} are accepted, not {told}", field="labels")
     return y.astype(np.intp)
 
 

@@ -6,21 +6,31 @@ The numbers are those that ``load_labelled`` gives: inputs as float32, labels as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from lipmodel.cifar import find_batches
 from lipmodel.data import FILES, IDX_UNITS, idx_arrays, idx_pixels, load_labelled
-from lipmodel.data_files import numbers, parquet_batches, parquet_rows, read_npy, require_file
+from lipmodel.data_files import numbers, parquet_batches, parquet_groups, read_npy, require_file
 from lipmodel.dataset import as_float32, class_indices
 from lipmodel.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Batch = tuple[Array, Array | None]
+ROWS_APART = 65_536
+"""Of the places to begin at, where any row is one."""
+
+
+class Batches(Protocol):
+    """From a number of rows to batches of exactly that many, but for the last."""
+
+    def __call__(self, size: int, first: int = 0) -> Iterator[Batch]:
+        """Inputs (n, …) and labels (n,) or None, from row ``first`` on."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +40,18 @@ class Stream:
     Attributes:
         name: where they come from, for messages and titles.
         rows: how many there are.
-        batches: from a number of rows to batches of exactly that many, but for the last: inputs
-            (n, …) and labels (n,) or None.
+        batches: see there.
         units: what a coordinate of an input measures.
+        starts: rows that reading can begin at without reading what is before.
+        place: where a row is, for messages.
     """
 
     name: str
     rows: int
-    batches: Callable[[int], Iterator[Batch]]
+    batches: Batches
     units: str = "as in the file"
+    starts: Sequence[int] = (0,)
+    place: Callable[[int], str] = "row {}".format
 
 
 def in_memory(
@@ -53,12 +66,12 @@ def in_memory(
         convert: what makes inputs of the rows of a batch.
     """
 
-    def batches(size: int) -> Iterator[Batch]:
-        for start in range(0, len(inputs), size):
+    def batches(size: int, first: int = 0) -> Iterator[Batch]:
+        for start in range(first, len(inputs), size):
             rows = slice(start, start + size)
             yield convert(inputs[rows]), None if labels is None else labels[rows]
 
-    return Stream(name, len(inputs), batches)
+    return Stream(name, len(inputs), batches, starts=range(0, len(inputs), ROWS_APART))
 
 
 def open_stream(source: str, data_dir: Path | None = None, labels: Path | None = None) -> Stream:
@@ -84,10 +97,9 @@ def open_stream(source: str, data_dir: Path | None = None, labels: Path | None =
         stream = in_memory(
             path.name, images, class_indices(path.name, classes), lambda rows: _flat(idx_pixels(rows))
         )
-        return Stream(stream.name, stream.rows, stream.batches, IDX_UNITS)
+        return replace(stream, units=IDX_UNITS)
     data = load_labelled(source, data_dir)
-    stream = in_memory(data.name, data.inputs, data.labels)
-    return Stream(stream.name, stream.rows, stream.batches, data.units)
+    return replace(in_memory(data.name, data.inputs, data.labels), units=data.units)
 
 
 def _npy(path: Path, labels: Path | None) -> Stream:
@@ -104,13 +116,24 @@ def _npy(path: Path, labels: Path | None) -> Stream:
 
 
 def _parquet(path: Path) -> Stream:
-    def batches(size: int) -> Iterator[Batch]:
-        for table in parquet_batches(path, size):
-            if table.shape[1] < 2:
-                raise DataError(f"{path} has one column; inputs and, last, a label are needed")
-            yield as_float32(table[:, :-1]), class_indices(path.name, table[:, -1])
+    def batches(size: int, first: int = 0) -> Iterator[Batch]:
+        for table in parquet_batches(path, size, first):
+            yield split_labels(table, path.name, first)
+            first += len(table)
 
-    return Stream(path.name, parquet_rows(path), batches)
+    *starts, rows = [0, *accumulate(parquet_groups(path))]
+    return Stream(path.name, rows, batches, starts=starts)
+
+
+def split_labels(table: Array, name: str, first_row: int) -> tuple[Array, Array]:
+    """Inputs as float32 and labels, the last column; errors count rows from ``first_row``.
+
+    Raises:
+        DataError: there is no column besides, or labels are no whole numbers.
+    """
+    if table.shape[1] < 2:
+        raise DataError(f"{name} has one column; inputs and, last, a label are needed")
+    return as_float32(table[:, :-1]), class_indices(name, table[:, -1], first_row)
 
 
 def _flat(rows: Array) -> Array:

@@ -57,47 +57,66 @@ def functionals(graph: Graph) -> Functionals:
 
 
 class Observations:
-    """Gradient norms seen at points, of every functional; memory does not grow with the points.
+    """What is seen at points, of every functional; memory does not grow with the data.
 
     Attributes:
+        limits: (F,) certified bounds of gradient norms.
         largest: (F,) the largest gradient norm; ``witness``: (F, d) where; ``point``: (F,) which.
         least: (F,) the smallest ratio of gradient norm to bound.
         counts: (F, BINS) points by that ratio; what exceeds 1 counts in the last bin.
         full: (F,) how many points have a ratio of at least 0.99.
-        maxima: per block of 32 points, (F,) the largest gradient norm.
+        slopes: (F,) the largest slope between two points.
+        maxima: per block of 32 random points, (F,) the largest gradient norm.
         points: how many were looked at.
     """
 
-    def __init__(self, engine: GradientEngine, functions: Functionals, limits: Array, norm: Norm) -> None:
-        self.engine, self.functions, self.norm = engine, functions, norm
-        self.limits = limits
-        count = len(functions.pairs)
+    def __init__(self, limits: Array, input_size: int) -> None:
+        self.limits, count = limits, len(limits)
         self.largest, self.least = np.full(count, -np.inf), np.full(count, np.inf)
-        self.witness = np.zeros((count, engine.graph.input_size))
+        self.witness = np.zeros((count, input_size))
         self.point, self.full = np.zeros(count, dtype=np.intp), np.zeros(count, dtype=np.intp)
         self.counts = np.zeros((count, BINS), dtype=np.int64)
+        self.slopes = np.zeros(count)
         self.maxima: list[Array] = []
         self.points = 0
 
-    def add(self, points: Array) -> Array:
-        """Looks at at most 256 points (n, d); their scores (n, K)."""
-        scores, norms = gradient_norms(self.engine, self.functions, points, self.norm)
+    def add(self, first: int, points: Array, norms: Array, *, drawn: bool) -> None:
+        """Counts points (n, d) with gradient norms (n, F).
+
+        Args:
+            first: number of the first of the points.
+            points: see above.
+            norms: see above.
+            drawn: whether they are random.
+        """
         best = norms.argmax(axis=0)
         here = norms[best, np.arange(norms.shape[1])]
         higher = here > self.largest
         self.largest[higher] = here[higher]
         self.witness[higher] = points[best[higher]]
-        self.point[higher] = self.points + best[higher]
+        self.point[higher] = first + best[higher]
         ratios = self.ratios(norms)
         self.least = np.minimum(self.least, ratios.min(axis=0))
         self.full += (ratios >= FULL).sum(axis=0)
         bins = np.clip((ratios * BINS).astype(np.intp), 0, BINS - 1)
         for index in range(len(self.counts)):
             self.counts[index] += np.bincount(bins[:, index], minlength=BINS)
-        for start in range(0, len(points) - BLOCK_ROWS + 1, BLOCK_ROWS):
-            self.maxima.append(norms[start : start + BLOCK_ROWS].max(axis=0))
+        if drawn:
+            for start in range(0, len(points) - BLOCK_ROWS + 1, BLOCK_ROWS):
+                self.maxima.append(norms[start : start + BLOCK_ROWS].max(axis=0))
         self.points += len(points)
-        return scores
+
+    def merge(self, later: Observations) -> None:
+        """Adds what was seen at the points that follow; the same as if they had been looked at here."""
+        higher = later.largest > self.largest
+        for name in ("largest", "witness", "point"):
+            getattr(self, name)[higher] = getattr(later, name)[higher]
+        self.least = np.minimum(self.least, later.least)
+        self.slopes = np.maximum(self.slopes, later.slopes)
+        self.full += later.full
+        self.counts += later.counts
+        self.maxima += later.maxima
+        self.points += later.points
 
     def ratios(self, norms: Array) -> Array:
         """Gradient norms over their bounds; 0 where the bound is 0."""

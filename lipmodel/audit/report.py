@@ -12,11 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lipmodel.audit.attack import attack_radii
 from lipmodel.audit.findings import (
     HISTOGRAM_BINS,
     AttackFindings,
-    Counterexample,
     PairAudit,
     Witness,
     as_json,
@@ -25,13 +23,15 @@ from lipmodel.audit.findings import (
     quantiles,
 )
 from lipmodel.audit.gradient import GradientEngine
+from lipmodel.audit.look import Attacked, Look, merged
 from lipmodel.audit.peers import check_methods
 from lipmodel.audit.survey import Survey, survey
 from lipmodel.certify.claims import LARGEST_INPUT
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import InputError
-from lipmodel.norms import Array, Norm
+from lipmodel.norms import Norm
 from lipmodel.progress import Progress, part, silent
+from lipmodel.shards import Spread
 from lipmodel.stream import Stream, in_memory
 
 MAX_ATTACKED = 200
@@ -101,6 +101,7 @@ def audit(
     methods: tuple[str, ...] = (),
     seed: int = 0,
     progress: Progress = silent,
+    spread: Spread | None = None,
 ) -> AuditReport:
     """Measures gradients of the deployed graph and attacks its certified radii.
 
@@ -115,6 +116,7 @@ def audit(
         methods: attacks of foolbox beside our own; see ``lipmodel.audit.peers``.
         seed: of the random numbers; the same seed gives the same report.
         progress: told the share done.
+        spread: has other processes look at the points and attack them; the report is the same.
 
     Raises:
         InputError: inputs that do not fit; an empty or infinite box; a negative number of samples; an
@@ -132,11 +134,16 @@ def audit(
         raise InputError(f"{attacked} inputs to attack; 0 or more is accepted", field="attacked")
     check_methods(methods, norm)
     data = inputs if isinstance(inputs, Stream) or inputs is None else _stream(predictor, inputs)
-    engine = GradientEngine(predictor.file.graph)
-    seen = survey(
-        predictor, engine, norm, data, (low, high), samples, seed, attacked, part(progress, 0.0, 0.6)
+    look = Look(norm, data.rows if data is not None else 0, (low, high), seed, attacked, methods)
+    looking = part(progress, 0.0, 0.8)
+    parts = (
+        [look(predictor, data, range(look.data + samples), looking)]
+        if spread is None
+        else spread(look, look.shards(data, samples), looking)
     )
-    attack = _attack(predictor, engine, seen.first, norm, methods, seed, part(progress, 0.6, 1.0))
+    points, attacks = merged(parts)
+    seen = survey(predictor, GradientEngine(predictor.file.graph), look, points, part(progress, 0.8, 1.0))
+    attack = _findings(attacks, methods)
     names = [_names(predictor, pair) for pair in seen.functions.pairs]
     bounds = predictor.bounds(norm)
     claim = predictor.claims.lipschitz if predictor.claims.norm is norm else None
@@ -191,7 +198,7 @@ def audit(
         witness=witnesses[0],
         witnesses=witnesses,
         points={
-            "data": seen.data,
+            "data": look.data,
             "box": samples,
             "attacked": sum(radius > 0.0 for radius in attack.certified_radius),
         },
@@ -241,44 +248,17 @@ def _witness(seen: Survey, index: int, names: list[tuple[str, str | None]]) -> W
     )
 
 
-def _attack(
-    predictor: CertifiedPredictor,
-    engine: GradientEngine,
-    points: Array,
-    norm: Norm,
-    methods: tuple[str, ...],
-    seed: int,
-    progress: Progress,
-) -> AttackFindings:
-    """Searches inside each certified radius, and then for the nearest change of label at all."""
-    if not len(points):
-        return AttackFindings(0, 0, (OWN, *methods), (), (), (), {}, ())
-    before = predictor.predict(points, norm).radii
-    radius = before.certified_radius
-    attack = attack_radii(
-        predictor, engine, points, radius, norm, methods=methods, seed=seed, progress=progress
-    )
-    distance, adversarial, known = attack.distance, attack.adversarial, attack.flipped
+def _findings(attacked: Attacked, methods: tuple[str, ...]) -> AttackFindings:
+    radius, distance, inside = attacked
+    known = np.isfinite(distance)
     ratio = np.divide(radius, distance, out=np.zeros_like(radius), where=known & (distance > 0.0))
-    after = predictor.predict(adversarial, norm).radii.label
-    classes = predictor.class_names
     return AttackFindings(
-        inputs=len(points),
+        inputs=len(radius),
         found=int(known.sum()),
         methods=(OWN, *methods),
         certified_radius=tuple(radius.tolist()),
         observed_distance=tuple(float(d) if k else None for d, k in zip(distance, known, strict=True)),
         ratio=tuple(float(r) if k else None for r, k in zip(ratio, known, strict=True)),
         ratio_quantiles=quantiles(ratio[known]),
-        inside=tuple(
-            Counterexample(
-                input=tuple(points[row].tolist()),
-                adversarial=tuple(adversarial[row].tolist()),
-                label=classes[before.label[row]],
-                adversarial_label=classes[after[row]],
-                certified_radius=float(radius[row]),
-                observed_distance=float(distance[row]),
-            )
-            for row in np.flatnonzero(distance <= radius)
-        ),
+        inside=inside,
     )

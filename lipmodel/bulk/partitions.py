@@ -1,4 +1,4 @@
-"""Files of rows cut into partitions, each of which is certified by itself and has one file of results.
+"""Files of rows cut into partitions, each of which is read by itself; certified, it has a file of results.
 
 A partition is a row group of a ``.parquet`` or 65,536 rows of a ``.npy``: what can be read from the middle of
 a file without reading what is before it.
@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lipmodel.bulk.stores import open_store, reached
-from lipmodel.data_files import open_parquet, reading, table_batches
+from lipmodel.data_files import batched, group_sizes, open_parquet, reading, table_batches
 from lipmodel.errors import DataError
 
 NPY_ROWS = 65_536
+PARQUET = ".parquet"
 ACCEPTED = ".npy and .parquet files are accepted, by path, pattern ('dir/*.parquet') or URL ('s3://…')"
 PASSED_OVER = (".", "_")
 """What a name begins with that readers of a folder of parquet files pass over."""
@@ -86,9 +87,8 @@ def _split(store: Any, root: str, path: str) -> list[Partition]:
     with reached(url):
         key, opened = store.ukey(path), store.open(path, "rb")
     with opened:
-        if path.endswith(".parquet"):
-            metadata = open_parquet(url, opened).metadata
-            sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        if path.endswith(PARQUET):
+            sizes = group_sizes(open_parquet(url, opened))
         elif path.endswith(".npy"):
             rows = _open_npy(opened, url).shape[0]
             sizes = [min(NPY_ROWS, rows - first) for first in range(0, rows, NPY_ROWS)]
@@ -102,17 +102,23 @@ def read_batches(partition: Partition, size: int) -> Iterator[Any]:
     """The rows of a partition, ``size`` at a time, the last perhaps fewer.
 
     Raises:
-        DataError: they cannot be read.
+        DataError: they cannot be read, or are not as many as there were.
     """
     store, path = open_store(partition.url)
     with reached(partition.url):
         opened = store.open(path, "rb")
     with opened:
-        if path.endswith(".parquet"):
+        if path.endswith(PARQUET):
             file = open_parquet(partition.url, opened)
-            yield from table_batches(file, partition.url, size, [partition.index])
+            batches = batched(table_batches(file, partition.url, size, [partition.index]), size)
         else:
-            yield from _npy_batches(opened, partition, size)
+            batches = _npy_batches(opened, partition, size)
+        done = 0
+        for rows in batches:
+            yield rows
+            done += len(rows)
+    if done != partition.rows:
+        raise DataError(f"{partition.url} was written again while it was read")
 
 
 class _Npy(NamedTuple):

@@ -1,6 +1,6 @@
-"""Partitions on a cluster of Ray, by Ray Data: where ``RAY_ADDRESS`` says, or on this machine.
+"""Tasks on a cluster of Ray, by Ray Data: where ``RAY_ADDRESS`` says, or on this machine.
 
-Ray restarts workers that die and gives their partitions to others. A partition that is so certified twice is
+Ray restarts workers that die and gives their tasks to others. A partition that is so certified twice is
 written twice under one name, with the same content.
 """
 
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict
 from typing import Any
 
-from lipmodel.bulk.certifier import Certifier, Work
-from lipmodel.bulk.partitions import Partition
+from lipmodel.bulk.work import Result, Task, Work
 from lipmodel.errors import DataError, LipcertError, MissingExtraError
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unasked
@@ -24,21 +23,22 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywher
 class _Worker:
     """What Ray keeps in each of its processes."""
 
-    def __init__(self, work: Work) -> None:
-        self._certifier = Certifier(work)
+    def __init__(self, work: Work[Any, Any]) -> None:
+        self._do = work.begin()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        done = {"number": row["number"], "result": b"", "problem": ""}
         try:
-            return {"rows": self._certifier(Partition(**row)), "problem": ""}
+            return done | {"result": pickle.dumps(self._do(pickle.loads(row["task"])))}
         except LipcertError as error:  # Ray would lose its type on the way
-            return {"rows": 0, "problem": str(error)}
+            return done | {"problem": str(error)}
 
 
-def run_on_ray(work: Work, partitions: Sequence[Partition]) -> Iterator[int]:
-    """Certifies partitions; yields the rows of each as it is done.
+def run_on_ray(work: Work[Task, Result], tasks: Sequence[Task]) -> Iterator[tuple[int, Result]]:
+    """Does tasks; yields the number of each, and its result, as it is done.
 
     Raises:
-        DataError: one could not be certified; what is done stays.
+        DataError: one could not be done.
         MissingExtraError: Ray is not installed.
     """
     try:
@@ -53,15 +53,15 @@ def run_on_ray(work: Work, partitions: Sequence[Partition]) -> Iterator[int]:
                 ray.init(log_to_driver=False, logging_level=logging.FATAL)
             logging.getLogger("ray.data").setLevel(logging.FATAL)
             DataContext.get_current().enable_progress_bars = False  # there is one of ours
-            workers = min(int(ray.cluster_resources()["CPU"]), len(partitions))
-            rows = [asdict(partition) for partition in partitions]
+            workers = min(int(ray.cluster_resources()["CPU"]), len(tasks))
+            rows = [{"number": number, "task": pickle.dumps(task)} for number, task in enumerate(tasks)]
             done = from_items(rows, override_num_blocks=len(rows)).map(
                 _Worker, fn_constructor_args=[work], compute=ActorPoolStrategy(min_size=1, max_size=workers)
             )
             for row in done.iter_rows():
                 if row["problem"]:
                     raise DataError(row["problem"])
-                yield int(row["rows"])
+                yield int(row["number"]), pickle.loads(row["result"])
         finally:
             if begun:
                 ray.shutdown()

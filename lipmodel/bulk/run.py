@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from lipmodel.bulk.certifier import Work
-from lipmodel.bulk.local_engine import run_here
-from lipmodel.bulk.partitions import Partition, find_partitions
-from lipmodel.bulk.ray_engine import run_on_ray
+from lipmodel.bulk.certifier import Certification
+from lipmodel.bulk.engines import ENGINES
+from lipmodel.bulk.partitions import find_partitions
 from lipmodel.bulk.results import Results, Terms
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm
 from lipmodel.progress import Progress, silent
-
-Engine = Callable[[Work, Sequence[Partition]], Iterator[int]]
-ENGINES: dict[str, Engine] = {"local": run_here, "ray": run_on_ray}
 
 
 @dataclass(frozen=True)
@@ -71,8 +66,8 @@ def certify_files(
     done = found = rows - sum(partition.rows for partition in left)
     progress(done / rows)
     if left:
-        for count in ENGINES[engine](Work(predictor.file, terms, folder), left):
-            done += count
+        for index, _ in ENGINES[engine](Certification(predictor.file, terms, folder), left):
+            done += left[index].rows
             progress(done / rows)
     results.sweep()
     return Account(terms.sha256, terms.norm, rows, len(partitions), found)

@@ -43,6 +43,11 @@ method_option = click.option(
 report_option = click.option(
     "--report", "folder", type=PATH, help="Folder for a report in JSON, Markdown and HTML, with plots."
 )
+engine_option = click.option(
+    "--engine", type=click.Choice(["local", "ray"]),
+    help="All cores of this machine, or a cluster of Ray (RAY_ADDRESS), instead of one process; the figures "
+    "are the same.",
+)  # fmt: skip
 labels_option = click.option("--labels", type=EXISTING_FILE, help="Labels, .npy, where the data are a .npy.")
 
 
@@ -52,7 +57,8 @@ labels_option = click.option("--labels", type=EXISTING_FILE, help="Labels, .npy,
     "--data",
     required=True,
     help="A .npz with inputs and labels, a .csv or .parquet with labels last, a .npy beside --labels, a "
-    "folder, or a name. Of .npy, .parquet and plain IDX files only a batch at a time is in memory.",
+    "folder, a name, or .parquet files by pattern ('dir/*.parquet') or URL (s3://…). Of .npy, .parquet and "
+    "plain IDX files only a batch at a time is in memory.",
 )
 @labels_option
 @data_dir_option
@@ -63,6 +69,7 @@ labels_option = click.option("--labels", type=EXISTING_FILE, help="Labels, .npy,
     help="Attack the first rows, for the accuracy under attack.",
 )  # fmt: skip
 @method_option
+@engine_option
 @report_option
 @norm_option
 @json_option
@@ -75,22 +82,26 @@ def evaluate(
     tighten: bool,
     attacked: int,
     methods: tuple[str, ...],
+    engine: str | None,
     folder: Path | None,
     norm: str | None,
     as_json: bool,
 ) -> None:
     """Measure clean, certified and attacked accuracy of MODEL on labelled data."""
+    from lipmodel.bulk.looking import Lookers
+    from lipmodel.bulk.sources import find_source
     from lipmodel.evaluate import evaluate as run
-    from lipmodel.stream import open_stream
 
     predictor = CertifiedPredictor(model)
-    stream = open_stream(data, data_dir, labels)
+    source = find_source(data, data_dir, labels)
+    stream = source.open()
     if Path(data).suffix == ".npy" and labels is None:
         raise click.UsageError("a .npy of inputs needs --labels, a .npy of class indices")
     with bar("evaluating") as progress:
         result = run(
             predictor, stream, None, Norm(norm) if norm else None, epsilons, progress,
             tighten=tighten, attacked=attacked, methods=methods,
+            spread=Lookers(predictor.file, source, engine) if engine else None,
         )  # fmt: skip
     if folder is not None:
         with _report_extra():
@@ -149,6 +160,7 @@ def _show_evaluation(result: Evaluation) -> None:
 )  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @method_option
+@engine_option
 @report_option
 @norm_option
 @json_option
@@ -161,16 +173,19 @@ def audit(
     attacked: int,
     seed: int,
     methods: tuple[str, ...],
+    engine: str | None,
     folder: Path | None,
     norm: str | None,
     as_json: bool,
 ) -> None:
     """Measure gradients of MODEL and attack its radii: evidence for or against its bounds."""
     from lipmodel.audit.report import audit as run
-    from lipmodel.stream import open_stream
+    from lipmodel.bulk.looking import Lookers
+    from lipmodel.bulk.sources import find_source
 
     predictor = CertifiedPredictor(model)
-    stream = open_stream(data, data_dir, labels) if data else None
+    source = find_source(data, data_dir, labels) if data else None
+    stream = source.open() if source else None
     with bar("auditing") as progress:
         report = run(
             predictor,
@@ -181,6 +196,7 @@ def audit(
             methods=methods,
             seed=seed,
             progress=progress,
+            spread=Lookers(predictor.file, source, engine) if engine else None,
         )
     if folder is not None:
         with _report_extra():

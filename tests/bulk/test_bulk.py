@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from lipmodel.bulk.certifier import Certifier, Work
+from lipmodel.bulk.certifier import Certification
 from lipmodel.bulk.partitions import find_partitions
 from lipmodel.bulk.results import Results, Terms
 from lipmodel.bulk.run import certify_files
@@ -174,7 +174,7 @@ def test_in_an_object_store(predictor, data):
     terms = Terms(predictor.file.sha256, "2", False)
     results = Results("memory://bucket/out", terms)
     assert results.missing(partitions) == partitions
-    certify = Certifier(Work(predictor.file, terms, "memory://bucket/out"))
+    certify = Certification(predictor.file, terms, "memory://bucket/out").begin()
     assert sum(map(certify, partitions[1:])) == sum(ROWS.values()) - GROUP_ROWS
     assert results.missing(partitions) == partitions[:1]
     with store.open(f"/bucket/out/{PARTS[3]}.parquet") as file:
@@ -248,7 +248,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_told(predictor, data, tmp_path)
     partition = replace(find_partitions(str(data / "a.parquet"))[0], rows=GROUP_ROWS + 1)
     terms = Terms(predictor.file.sha256, "2", False)
     with pytest.raises(DataError, match="written again while it was read"):
-        Certifier(Work(predictor.file, terms, str(tmp_path / "out")))(partition)
+        Certification(predictor.file, terms, str(tmp_path / "out")).begin()(partition)
     assert not contents(tmp_path / "out")
 
 

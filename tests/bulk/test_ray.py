@@ -62,3 +62,29 @@ def test_a_bad_row_is_told(tmp_path, predictor, data):
     run = subprocess.run([*program, *map(str, arguments)], capture_output=True, text=True, check=False)
     assert run.returncode == 2
     assert "z.parquet: inputs[1][0]: nan is not a finite number" in run.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", [["evaluate", "--eps", "0.1"], ["audit", "--samples", "600"]])
+def test_evaluations_and_audits_are_those_of_one_process(tmp_path, predictor, command):
+    (tmp_path / "net.onnx").write_bytes(predictor.file.content)
+    rng = np.random.default_rng(0)
+    for name, rows in (("a", 2100), ("b", 1300)):
+        columns = {f"x{k}": rng.normal(size=rows) for k in range(4)} | {
+            "label": rng.integers(0, 3, size=rows)
+        }
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet", row_group_size=700)
+    name, *options = command
+    program = [sys.executable, "-c", "from lipmodel.cli import main; main()", name]
+    arguments = [
+        str(tmp_path / "net.onnx"),
+        "--data",
+        str(tmp_path / "*.parquet"),
+        "--attack",
+        "270",
+        *options,
+    ]
+    alone, together = (
+        json.loads(subprocess.check_output([*program, *arguments, "--json", *more]))
+        for more in ([], ["--engine", "ray"])
+    )
+    assert alone == together

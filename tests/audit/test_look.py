@@ -1,0 +1,33 @@
+"""What is seen of points in shards is what is seen of all at once."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+
+from lipmodel.audit.look import Look, merged
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.norms import Norm
+from lipmodel.progress import silent
+from lipmodel.stream import in_memory
+from tests.networks import groupsort_net, to_file
+
+
+def test_shards_are_merged_to_the_whole():
+    predictor = CertifiedPredictor(to_file(groupsort_net((4, 16, 16), 3, kind="rows")))
+    inputs = np.random.default_rng(0).normal(size=(300, 4))
+    data, samples = in_memory("data", inputs), 200
+    look = Look(Norm.TWO, 300, (-3.0, 3.0), 5, 310, ())
+    whole = look(predictor, data, range(500), silent)
+    shards = look.shards(data, samples)
+    assert [(shard.start, shard.stop) for shard in shards] == [(0, 256), (256, 300), (300, 500)]
+    parts = [pickle.loads(pickle.dumps(look(predictor, data, shard, silent))) for shard in shards]
+    for name in ("largest", "slopes", "least"):  # whose extremes are not all of the same shard
+        assert len(set(np.argmax([getattr(part.points, name) for part in parts], axis=0))) > 1
+    points, attacked = merged(parts)
+    for name, value in vars(whole.points).items():
+        assert np.array_equal(getattr(points, name), value), name
+    assert len(attacked.radius) == 310
+    for mine, theirs in zip(attacked, whole.attacked, strict=True):
+        assert np.array_equal(mine, theirs)
