@@ -15,38 +15,47 @@ from service.workers import GRACE_SECONDS
 yaml = pytest.importorskip("yaml", reason="pip install PyYAML")
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-SERVERS = ("lipserve", "replica")
+SERVER = COMPOSE["services"]["lipserve"]
 BALANCER = (ROOT / "deploy" / "balancer" / "haproxy.cfg").read_text()
 
 
-@pytest.fixture(params=SERVERS)
-def server(request):
-    return COMPOSE["services"][request.param]
-
-
-def test_variables_are_settings(server):
-    for name in server["environment"]:
+def test_variables_are_settings():
+    for name in SERVER["environment"]:
         assert name.removeprefix(ENVIRONMENT_PREFIX).lower() in Settings.model_fields
 
 
-def test_a_stop_is_waited_for(server):
+def test_a_stop_is_waited_for():
     settings = Settings()
-    drain = float(server["environment"].get("LIPSERVE_DRAIN_SECONDS", settings.drain_seconds))
+    drain = float(SERVER["environment"].get("LIPSERVE_DRAIN_SECONDS", settings.drain_seconds))
     longest = drain + settings.shutdown_seconds + GRACE_SECONDS
-    assert float(server["stop_grace_period"].removesuffix("s")) > longest
+    assert float(SERVER["stop_grace_period"].removesuffix("s")) > longest
 
 
-def test_a_job_fits_beside_the_service(server):
-    memory = int(server["mem_limit"].removesuffix("g")) * 2**30
-    assert int(server["environment"]["LIPSERVE_JOB_BYTES"]) <= memory / 2
+def test_a_job_fits_beside_the_service():
+    memory = int(SERVER["mem_limit"].removesuffix("g")) * 2**30
+    assert int(SERVER["environment"]["LIPSERVE_JOB_BYTES"]) <= memory / 2
 
 
 def test_replicas_can_be_many():
-    replica = COMPOSE["services"]["replica"]
-    assert "ports" not in replica
-    assert not any(":/state" in volume for volume in replica["volumes"])
-    assert COMPOSE["services"]["balancer"]["ports"] != COMPOSE["services"]["lipserve"]["ports"]
-    assert re.search(r"server-template \S+ \d+ replica:8000 ", BALANCER)
+    assert "ports" not in SERVER
+    assert "container_name" not in SERVER
+    assert all(volume.endswith(":ro") for volume in SERVER["volumes"])
+    assert re.search(r"server-template \S+ \d+ lipserve:8000 ", BALANCER)
+
+
+def test_the_service_needs_no_profile():
+    for name in ("lipserve", "balancer", "database"):
+        assert "profiles" not in COMPOSE["services"][name]
+    assert COMPOSE["services"]["balancer"]["ports"] == ["127.0.0.1:8000:8000"]
+
+
+def test_the_database_is_reached_by_the_service_alone():
+    assert SERVER["environment"]["LIPSERVE_DATABASE"].endswith("@database/lipcert")
+    networks = {
+        name: set(service.get("networks", ["default"])) for name, service in COMPOSE["services"].items()
+    }
+    assert networks["database"] == {"state"}
+    assert {name for name, of in networks.items() if "state" in of} == {"lipserve", "database"}
 
 
 @pytest.mark.parametrize(
