@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, make_url, select
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
 
 from lipmodel.errors import LipcertError
+from service.tables import metadata, steps
 
 ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(5061706)"}
 """What keeps two servers that start at once from both creating or changing the tables."""
@@ -65,15 +66,19 @@ def open_database(url: str) -> Engine:
 
 
 def _migrate(connection: Connection) -> None:
-    """Runs the steps that the database has not seen.
+    """Makes the tables of a database without any, and runs the steps that an older one has not seen.
 
     Raises:
         StoreError: it has seen more than there are here.
     """
-    seen = inspect(connection).has_table("alembic_version")
-    if seen and connection.scalar(text("SELECT version_num FROM alembic_version")) == REVISION:
+    tables = set(inspect(connection).get_table_names())
+    if tables.isdisjoint(metadata.tables):
+        metadata.create_all(connection)
+        connection.execute(insert(steps).values(version_num=REVISION))
         return
-    from alembic import command  # 10 MiB and 0.1 s, for which only a database that is new or old has a use
+    if steps.name in tables and connection.scalar(select(steps.c.version_num)) == REVISION:
+        return
+    from alembic import command  # 10 MiB and 0.1 s, for which only an older database has a use
     from alembic.config import Config
     from alembic.util import CommandError
 

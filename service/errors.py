@@ -15,7 +15,7 @@ from http import HTTPStatus
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -237,12 +237,16 @@ class ProblemKind(Enum):
 class FieldError(BaseModel):
     """One part of the request that is to blame."""
 
+    model_config = ConfigDict(defer_build=True)
+
     field: str
     reason: str
 
 
 class ProblemBody(BaseModel):
     """A problem as it goes over the wire (RFC 9457, ``application/problem+json``)."""
+
+    model_config = ConfigDict(defer_build=True)
 
     type: str
     title: str

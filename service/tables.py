@@ -61,3 +61,6 @@ api_keys = Table(
     Column("expires", Float),
     Column("revoked", Float),
 )
+
+steps = Table("alembic_version", metadata, Column("version_num", String(32), primary_key=True))
+"""The last of the steps that the tables have been through; as Alembic keeps it."""

@@ -51,7 +51,7 @@ def test_tightened_radii_count(predictor):
 
 def test_an_abstention_is_not_certified_at_zero(predictor):
     graph_tie = predictor.predict([[0.0] * 4])
-    object.__setattr__(graph_tie.radii, "certified_radius", np.zeros(1))
+    graph_tie = graph_tie._replace(radii=graph_tie.radii._replace(certified_radius=np.zeros(1)))
     predictor.predict = lambda *_, **__: graph_tie
     result = evaluate(predictor, [[0.0] * 4], [int(graph_tie.radii.label[0])], Norm.TWO, [0.0])
     assert result.clean_accuracy == 1.0

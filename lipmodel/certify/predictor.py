@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,7 @@ from lipmodel.norms import Array, Norm, bound_vector_norm
 SELF_CHECK_POINTS = 64
 
 
-@dataclass(frozen=True, eq=False)
-class Predictions:
+class Predictions(NamedTuple):
     """Answers to N inputs, each with what is certified of it.
 
     Attributes:
@@ -55,7 +54,7 @@ class Predictions:
             self.norm,
             self.scores[which],
             self.raw_scores[which],
-            Radii(*(getattr(self.radii, field.name)[which] for field in fields(Radii))),
+            Radii._make(column[which] for column in self.radii),
             tightening,
         )
 
@@ -258,7 +257,7 @@ class CertifiedPredictor:
         raw = self._raw_scores(rounded, np.float32)
         radii = self.rule(norm, np.float32, np.float32)(raw, rounded)
         left = after_rounding_inputs(radii.certified_radius, x, rounded, norm)
-        return raw, replace(radii, certified_radius=left)
+        return raw, radii._replace(certified_radius=left)
 
     def check_execution(self, execution: Float) -> None:
         """Raises UnsupportedError where the weights are not numbers of that format as they stand."""

@@ -10,7 +10,7 @@ own scores against it, and x' anywhere in the closed ball,
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -77,7 +77,7 @@ class Tightener:
             seconds[n] = time.perf_counter() - started
         reason = None if isinstance(self.local, LocalBounds) else self.local
         return (
-            replace(radii, certified_radius=certified, runner_up=runner_up),
+            radii._replace(certified_radius=certified, runner_up=runner_up),
             Tightening(method, seconds, probes, reason),
         )
 

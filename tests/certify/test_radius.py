@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lipmodel.certify.head import linear_head
@@ -121,6 +121,47 @@ def test_radius_is_below_the_exact_formula(scores, norm):
     if gap > 0:
         assert radius < gap  # strictly inside
         assert radius > 0 or gap < Fraction(1, 10**9)
+
+
+OWNERS = {
+    "one score a class": [0, 1, 2, 3],
+    "several": [0, 0, 1, 2],
+    "two classes": [1, 0, 0, 1],
+    "most": [0, 1, 1, 1],
+}
+SCORES = st.lists(
+    st.one_of(st.floats(-4, 4, width=16), st.floats(), st.sampled_from([1.0, 1.0 + 2.0**-52, 0.0, -0.0])),
+    min_size=4,
+    max_size=4,
+)
+
+
+def rule_for(owners, norm):
+    graph = linear_net(np.random.default_rng(1).normal(size=(4, 4)))
+    working = Norm.INF if norm is Norm.INF else Norm.TWO
+    rounding = bound_rounding(graph, working, FORMATS[np.float64])
+    return RadiusRule(np.array(OWNERS[owners]), bound_lipschitz(graph, norm), rounding, input_size=4)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("owners", OWNERS)
+def test_one_input_alone_is_certified_as_in_a_batch(owners, norm):
+    """Bit for bit, whatever the scores: equal, far apart, huge, infinite or no numbers."""
+    rule = rule_for(owners, norm)
+    rule(np.eye(4), np.eye(4))  # from now on it may use floats
+    assert rule._floats is not None
+
+    @given(scores=SCORES, size=st.sampled_from([0.0, 1e-300, 1.0, 1e150, 1e307]))
+    @example(scores=[0.0, 0.0, 0.0, 1.7e308], size=1.0)  # the radius is where inputs overflow
+    def same(scores, size):
+        scores, x = np.array([scores]), np.array([[size, -size / 3, 0.0, size / 7]])
+        with np.errstate(all="ignore"):
+            alone, together = rule(scores, x), rule(np.repeat(scores, 3, axis=0), np.repeat(x, 3, axis=0))
+        for one, many in zip(alone, together, strict=True):
+            assert one.dtype == many.dtype
+            np.testing.assert_array_equal(one, many[:1])
+
+    same()
 
 
 @pytest.mark.parametrize("norm", NORMS)

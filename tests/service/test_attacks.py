@@ -6,7 +6,6 @@ import pytest
 from lipmodel.audit.attack import attack_radii
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.certify.radius import Radii
 from lipmodel.norms import Norm, vector_norm
 from service import attacker
 from service.errors import ProblemKind
@@ -63,9 +62,8 @@ def test_a_change_within_the_radius_refutes_it(serve, monkeypatch):
 
     def twice(self, *arguments, **options):
         found = honest(self, *arguments, **options)
-        radii = vars(found.radii) | {"certified_radius": 2 * found.radii.certified_radius}
-        object.__setattr__(found, "radii", Radii(**radii))
-        return found
+        radii = found.radii._replace(certified_radius=2 * found.radii.certified_radius)
+        return found._replace(radii=radii)
 
     monkeypatch.setattr(CertifiedPredictor, "predict", twice)
     client = serve({"m": to_file(linear_net(np.array([[1.0, 0.0], [-1.0, 0.0]]), np.zeros(2)))})

@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, inspect, text
 
 from service.database import MIGRATIONS, REVISION, StoreError, open_database
 from service.store import Job, State, Store
-from service.tables import jobs, metadata
+from service.tables import jobs, metadata, steps
 from tests.service.conftest import new_database
 
 
@@ -25,7 +25,12 @@ def url(request, tmp_path):
     return new_database(request.getfixturevalue("postgresql"))
 
 
-def test_the_steps_lead_to_the_tables(url):
+@pytest.mark.parametrize("begun", [False, True], ids=["made at once", "step by step"])
+def test_the_steps_lead_to_the_tables(begun, url):
+    if begun:  # no step has been taken
+        engine = create_engine(url)
+        steps.create(engine)
+        engine.dispose()
     for _ in range(2):  # the second time there is nothing to do
         engine = open_database(url)
         with engine.connect() as connection:
@@ -50,6 +55,7 @@ def test_a_database_of_before_there_were_steps_is_taken_over_with_its_jobs(url):
     old = [c for c in jobs.c if c.name != "attempts"]
     with engine.begin() as connection:
         metadata.create_all(connection)
+        connection.execute(text("DROP TABLE alembic_version"))
         connection.execute(text("DROP TABLE work"))
         connection.execute(text("DROP TABLE api_keys"))  # as one that a server made, of two that did
         connection.execute(text("ALTER TABLE jobs DROP COLUMN attempts"))

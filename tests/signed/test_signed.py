@@ -112,7 +112,7 @@ def test_what_is_not_finite_is_not_stated():
     raw = predictions.raw_scores.copy()
     raw[0, raw[0].argmax()] = np.inf
     with pytest.raises(InputError, match="not finite"):
-        answers(predictor, INPUT, replace(predictions, raw_scores=raw))
+        answers(predictor, INPUT, predictions._replace(raw_scores=raw))
 
 
 def test_other_libraries_read_it(token, keys):

@@ -39,6 +39,7 @@ from tests.soundness import test_forward_error, test_suites, test_worst_cases
 
 RECURSION = rounding._Recursion
 RULE = radius.RadiusRule
+RULE_IN_FLOATS = radius.RuleInFloats.__call__
 TWO, INF = Norm.TWO, Norm.INF
 
 
@@ -73,6 +74,7 @@ FORMULA_CONV = Killer(FORMULA.test, (test_forward_error.hidden_convolution, np.f
 ONE_SIGN = Killer(test_forward_error.test_two_roundings_of_one_sign_reach_two_thirds_of_the_bound)
 FLUSHING = Killer(test_forward_error.test_flushing_to_zero_stays_within_the_bound)
 RADIUS = Killer(test_worst_cases.test_radius_is_the_formula, (TWO, TWO, 16))
+ALONE = Killer(test_radius.test_one_input_alone_is_certified_as_in_a_batch, ("several", TWO))
 KAPPA = Killer(test_worst_cases.test_radius_is_the_formula, (INF, TWO, 16))
 TWO_FORMATS = Killer(test_worst_cases.test_radius_for_another_format_is_the_formula)
 FORWARD_CONV = Killer(test_forward_error.test_forward_error_of_every_network, ("conv 8x8", TWO, np.float64))
@@ -142,6 +144,10 @@ MUTANTS = {
         (TWO_FORMATS,),
     ),
     "no slack for a caller's norm": Mutant(radius.for_clients, {"(size + 6) * 2.0**-52": "0.0"}, (RADIUS,)),
+    "E forgotten of one input": Mutant(RULE_IN_FLOATS, {"slope * size + constant": "0.0"}, (ALONE,)),
+    "overflow forgotten of one input": Mutant(
+        RULE_IN_FLOATS, {"min(reach, self.room.constant - self.room.slope * size)": "reach"}, (ALONE,)
+    ),
     "γ_{n+2} is γ_n in hidden layers": Mutant(
         RECURSION._linear, {"local(terms + 2": "local(terms"}, (FORMULA,)
     ),
