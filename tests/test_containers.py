@@ -15,7 +15,7 @@ from service.workers import GRACE_SECONDS
 yaml = pytest.importorskip("yaml", reason="pip install PyYAML")
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-SERVERS = ("lipserve", "replica")
+SERVERS = ("standalone", "lipserve")
 BALANCER = (ROOT / "deploy" / "balancer" / "haproxy.cfg").read_text()
 
 
@@ -41,12 +41,28 @@ def test_a_job_fits_beside_the_service(server):
     assert int(server["environment"]["LIPSERVE_JOB_BYTES"]) <= memory / 2
 
 
+def test_one_server_needs_no_other_part():
+    assert [name for name, of in COMPOSE["services"].items() if "profiles" not in of] == ["standalone"]
+    assert "depends_on" not in COMPOSE["services"]["standalone"]
+    assert COMPOSE["services"]["standalone"]["ports"] == ["127.0.0.1:8000:8000"]
+
+
 def test_replicas_can_be_many():
-    replica = COMPOSE["services"]["replica"]
+    replica = COMPOSE["services"]["lipserve"]
     assert "ports" not in replica
-    assert not any(":/state" in volume for volume in replica["volumes"])
-    assert COMPOSE["services"]["balancer"]["ports"] != COMPOSE["services"]["lipserve"]["ports"]
-    assert re.search(r"server-template \S+ \d+ replica:8000 ", BALANCER)
+    assert "container_name" not in replica
+    assert all(volume.endswith(":ro") for volume in replica["volumes"])
+    assert COMPOSE["services"]["balancer"]["ports"] == ["127.0.0.1:8080:8000"]
+    assert re.search(r"server-template \S+ \d+ lipserve:8000 ", BALANCER)
+
+
+def test_the_database_is_reached_by_replicas_alone():
+    assert COMPOSE["services"]["lipserve"]["environment"]["LIPSERVE_DATABASE"].endswith("@database/lipcert")
+    networks = {
+        name: set(service.get("networks", ["default"])) for name, service in COMPOSE["services"].items()
+    }
+    assert networks["database"] == {"state"}
+    assert {name for name, of in networks.items() if "state" in of} == {"lipserve", "database"}
 
 
 @pytest.mark.parametrize(

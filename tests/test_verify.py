@@ -509,8 +509,8 @@ def test_gram_iteration_is_exact_where_a_kernel_is_one_tap():
 
 def test_gram_iteration_of_uneven_channels_is_never_above_the_float64_one():
     """What is certified can be proved; and it is never below the matrix of the convolution at one frequency."""
-    for n, m in ((3, 4), (4, 3), (6, 6), (8, 8)):
-        for _ in range(3):
+    for n, m, trials in ((3, 4, 3), (4, 3, 3), (6, 6, 1), (8, 8, 1)):
+        for _ in range(trials):
             scale = 10.0 ** RNG.uniform(-4, 4, size=(1, n, 1, 1))
             kernel = float32(RNG.integers(-9, 10, size=(m, n, 3, 2)) * scale)
             proved = gram_iteration(kernel)

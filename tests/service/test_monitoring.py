@@ -93,7 +93,8 @@ def test_the_parts_fit_together():
             assert (ROOT / source).exists() if source.startswith(".") else source in compose["volumes"]
         assert all(port.startswith("127.0.0.1:") for port in services[name]["ports"])
     [scrape] = read("deploy", "monitoring", "prometheus.yml")["scrape_configs"]
-    assert scrape["static_configs"] == [{"targets": ["lipserve:8000"]}]
+    [found] = scrape["dns_sd_configs"]
+    assert found.items() >= {"names": ["standalone", "lipserve"], "type": "A", "port": 8000}.items()
     provisioning = ("deploy", "monitoring", "grafana", "provisioning")
     [source] = read(*provisioning, "datasources", "prometheus.yml")["datasources"]
     assert source["url"] == "http://prometheus:9090"

@@ -1,5 +1,7 @@
 """The database of jobs, each test on SQLite and on a real PostgreSQL of its own."""
 
+import os
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -286,8 +288,9 @@ def test_each_job_is_done_once_though_a_server_is_killed(postgresql, tmp_path, j
             )
             places.append(answer.headers["location"])
         eventually(lambda: httpx.get(urls[1] + places[0]).json()["state"] != "queued")
-        stopped_worker(tmp_path / "one")  # so that it is killed in the middle of a job
+        stopped = stopped_worker(tmp_path / "one")  # so that its server is killed in the middle of a job
         victim.kill()
+        os.kill(stopped, signal.SIGKILL)  # one that is stopped does not see that its server died
 
         def all_jobs():
             found = [httpx.get(urls[1] + place).json() for place in places]

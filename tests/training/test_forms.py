@@ -236,15 +236,14 @@ def test_large_almost_orthogonal_convolutions_are_exported_as_they_are(outputs):
     with torch.no_grad():
         layer.free.copy_(torch.randn(layer.free.shape, generator=torch.Generator().manual_seed(3)))
         layer.free.mul_(torch.logspace(-2, 2, 8)[:, None, None] if outputs == 8 else 1.0)
-    graph = to_graph(nn.Sequential(layer, nn.Flatten(), head(outputs * 32 * 32)), (8, 32, 32))
-    conv = graph.ops[0]
-    assert np.allclose(conv.kernel, layer.kernel.detach().numpy(), rtol=2e-6, atol=1e-7)
-    with mock.patch.object(
-        convolution, "MAX_GRAM_WORK", 0
-    ):  # after the first step, where row sums prove less
+    network = nn.Sequential(layer, nn.Flatten(), head(outputs * 32 * 32))
+    with mock.patch.object(convolution, "MAX_GRAM_WORK", 0):  # after the first step: row sums prove less
+        graph = to_graph(network, (8, 32, 32))
+        conv = graph.ops[0]
+        assert np.allclose(conv.kernel, layer.kernel.detach().numpy(), rtol=2e-6, atol=1e-7)
         assert convolution.bound_gram_iteration(conv.kernel) <= 1 + 1e-5
-    _, predictor = export(graph, Claims(norm=L2, lipschitz=1.0))
-    assert predictor.bounds(L2).bound_global <= 1.0
+        _, predictor = export(graph, Claims(norm=L2, lipschitz=1.0))
+        assert predictor.bounds(L2).bound_global <= 1.0
 
 
 @pytest.mark.parametrize("norm", list(Norm))

@@ -15,19 +15,11 @@ from tests.service.conftest import lipserve, url_of
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-HERE = Path(__file__).parent
-EXAMPLES = HERE.parents[1] / "examples" / "models"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "models"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WAIT_MS = 20_000
 
 Open = Callable[..., "Page"]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of them in one process: they share a browser and a service."""
-    for item in items:
-        if item.path.is_relative_to(HERE):
-            item.add_marker(pytest.mark.xdist_group("web"))
 
 
 @pytest.fixture(scope="session")
