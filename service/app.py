@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 
 import click
 from fastapi import FastAPI
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.types import ASGIApp
 
 from lipmodel import __version__
 from lipmodel.errors import LipcertError, SignatureError
@@ -148,7 +151,7 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
         if traces is not None:
             traces.close()
 
-    app = FastAPI(
+    app = Application(
         title="Lipcert",
         version=__version__,
         description=DESCRIPTION,
@@ -244,6 +247,23 @@ def open_signer(settings: Settings) -> Signer | None:
     from service.signing import Signer
 
     return Signer(settings.signing_keys, settings.issuer)
+
+
+class Application(FastAPI):
+    """With no layers but ours outside of the routes."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """The routes in our layers.
+
+        The framework puts others outside: one that answers what nobody catches, which ours do, and two that
+        are not in use here.
+        """
+        app: ASGIApp = ExceptionMiddleware(
+            AsyncExitStackMiddleware(self.router), handlers=self.exception_handlers
+        )
+        for layer, args, keywords in reversed(self.user_middleware):
+            app = layer(app, *args, **keywords)
+        return app
 
 
 class StrangersError(LipcertError):

@@ -12,7 +12,12 @@ from typing import Any
 
 from starlette.responses import Response
 from uvicorn.protocols.http.flow_control import service_unavailable
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import (
+    HEADER_VALUE_RE,
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from service.errors import Problem, ProblemKind
 from service.safe_headers import safe_headers
@@ -62,6 +67,7 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Begins to answer; beyond the most connections with a problem, where uvicorn has plain text."""
+        cycle.__class__ = Answer  # uvicorn cannot be told of another
         super()._start_asgi_task(cycle, _too_many if app is service_unavailable else app)
 
     def on_body(self, body: bytes) -> None:
@@ -105,6 +111,48 @@ class Connection(HttpToolsProtocol):
             lines = [f"HTTP/1.1 {status} {status.phrase}".encode(), *headers]
             self.transport.write(b"\r\n".join([*lines, b"", bytes(answer.body)]))
         self.transport.close()
+
+
+class Answer(RequestResponseCycle):
+    """One request being answered: in one write, if the body is one message.
+
+    uvicorn writes the head and the body one after the other, and the system carries each all the way to the
+    client, which takes as much CPU as the rest of HTTP. What is not so plain uvicorn still sends itself.
+    """
+
+    _head: Any = None
+
+    async def send(self, message: Any) -> None:
+        """Takes the head, which is kept until the body follows, or a part of the body."""
+        if self.response_started:
+            await super().send(message)
+        elif message["type"] == "http.response.start":
+            self._head = message  # in place of one whose body never came
+        elif message.get("more_body") or not self._send_whole(self._head, message.get("body", b"")):
+            await super().send(self._head)
+            await super().send(message)
+
+    def _send_whole(self, head: Any, body: bytes) -> bool:
+        """Whether that was done: not where lengths differ, or the connection is to close or takes no more."""
+        headers = [*self.default_headers, *head["headers"]]
+        found = dict(headers)
+        if (
+            self.disconnected
+            or self.flow.write_paused
+            or not self.keep_alive
+            or self.scope["method"] == "HEAD"
+            or found.get(b"content-length") != b"%d" % len(body)
+            or b"connection" in found
+            or HEADER_VALUE_RE.search(b"".join([value for _, value in headers]))
+        ):
+            return False
+        self.response_started = self.response_complete = True
+        self.waiting_for_100_continue = False
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        self.transport.write(b"".join([STATUS_LINE[head["status"]], *lines, b"\r\n", body]))
+        self.message_event.set()
+        self.on_response()
+        return True
 
 
 def _last_answer(problem: Problem) -> Response:

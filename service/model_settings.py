@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Literal
 
 import numpy as np
@@ -40,7 +41,7 @@ class ModelSettings:
     policy: Policy
     execution: Execution = "float64"
 
-    @property
+    @cached_property
     def dtype(self) -> Float:
         """The same format as numpy's type."""
         return np.float32 if self.execution == "float32" else np.float64

@@ -1,5 +1,7 @@
 """The outermost layer: every request gets an id, is counted and timed, and may be logged and traced.
 
+Every answer gets its request's id, and headers that keep browsers safe.
+
 A pure ASGI layer, at a few microseconds a request. Whatever answers inside may say what it knows by the
 request's scope: ``scope["route"].path`` is the route's template (the framework sets it; whoever answers
 before the framework sets the same), and ``scope["problem"]`` the kind of problem that was answered.
@@ -25,6 +27,8 @@ log = logging.getLogger("service.requests")
 access = logging.getLogger("service.access")
 
 SANE_ID = re.compile(rb"[A-Za-z0-9._:/=+-]{1,128}")
+HEADERS = "lipcert.headers"
+"""Where in a request's scope its headers are left, by name in small letters; of a repeated one the first."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 CLOSE = (b"connection", b"close")
 
@@ -61,7 +65,7 @@ class Observed:
         """Answers, and returns the status; 0 where no answer was begun."""
         begun = perf_counter()
         metrics, status, sent = self._metrics, 0, 0
-        headers_in = dict(scope["headers"])
+        headers_in = scope[HEADERS] = dict(reversed(scope["headers"]))
         request_id = headers_in.get(b"x-request-id")
         if request_id is None or not SANE_ID.fullmatch(request_id):
             request_id = b"%b-%x" % (self._process, next(self._count))  # unique, and cheaper than random
@@ -73,7 +77,8 @@ class Observed:
                 sent += len(message.get("body", b""))
             elif message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                headers = safe_headers(message.get("headers", ()))
+                headers.append((b"x-request-id", request_id))
                 if metrics.draining.value and CLOSE not in headers:
                     headers.append(CLOSE)
                 message = {**message, "headers": headers}  # the sender's may be one that it sends often
@@ -95,9 +100,7 @@ class Observed:
                 "the service failed to answer this request",
                 headers={"Connection": "close"},
             )
-            answer = problem.response()
-            answer.raw_headers = safe_headers(answer.raw_headers)  # no other layer is outside
-            await answer(scope, receive, observed_send)
+            await problem.response()(scope, receive, observed_send)
         finally:
             metrics.in_flight.value -= 1
             metrics.bytes_out.value += sent

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +45,7 @@ class Policy:
     epsilon: float | None = None
     action: Action = Action.FLAG
 
-    @property
+    @cached_property
     def binding(self) -> bool:
         """Whether answers may be held back."""
         return self.action is not Action.FLAG
@@ -68,8 +70,7 @@ class Policy:
         return asked
 
 
-@dataclass(frozen=True, eq=False)
-class Judgement:
+class Judgement(NamedTuple):
     """What a policy makes of N answers.
 
     Attributes:

@@ -17,6 +17,7 @@ from lipmodel.errors import InputError
 from lipmodel.norms import Array
 from service.api.context import Service, ServiceHere
 from service.errors import FieldError, Problem, ProblemKind
+from service.observed import HEADERS
 
 MAX_ERRORS = 10
 MAX_PARTS = 8
@@ -56,8 +57,14 @@ async def read_body(request: Request, limit: int) -> bytes:
         Problem: 413 where it is over the limit, compressed or not; 415 for another compression; 400 where
             it is not compressed as it says.
     """
+    _check_declared(request, limit)
+    parts, read, more = [], 0, True
+    while more:
+        part, more = await _next_part(request, limit, read)
+        parts.append(part)
+        read += len(part)
+    body = b"".join(parts)
     encoding = (header(request, b"content-encoding") or "identity").strip().lower()
-    body = b"".join([chunk async for chunk in _limited(request, limit)])
     if encoding == "identity":
         return body
     if encoding not in ("gzip", "deflate"):
@@ -137,11 +144,9 @@ def media_type_of(request: Request) -> str:
 
 
 def header(request: Request, name: bytes) -> str | None:
-    """A header by its name in small letters, as servers give them; None where there is none."""
-    for found, value in request.scope["headers"]:
-        if found == name:
-            return str(value, "latin-1")
-    return None
+    """A header by its name in small letters; None where there is none."""
+    value = request.scope[HEADERS].get(name)
+    return None if value is None else str(value, "latin-1")
 
 
 def unsupported_type(given: str, *accepted: str) -> Problem:
@@ -181,20 +186,29 @@ def _check_encoding(request: Request) -> None:
 
 async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
     """The body, given up as soon as it is known to be over the limit; the server discards the rest."""
+    _check_declared(request, limit)
+    read, more = 0, True
+    while more:
+        chunk, more = await _next_part(request, limit, read)
+        read += len(chunk)
+        yield chunk
+
+
+def _check_declared(request: Request, limit: int) -> None:
     declared = header(request, b"content-length") or ""
     if declared.isdecimal() and int(declared) > limit:
         raise _too_large(limit)
-    read, more = 0, True
-    while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            detail = "the connection was closed before the body was whole"
-            raise Problem(ProblemKind.NOT_JSON, detail)
-        chunk, more = message.get("body", b""), message.get("more_body", False)
-        read += len(chunk)
-        if read > limit:
-            raise _too_large(limit)
-        yield chunk
+
+
+async def _next_part(request: Request, limit: int, read: int) -> tuple[bytes, bool]:
+    """A part of the body after so many bytes of it, and whether another follows."""
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise Problem(ProblemKind.NOT_JSON, "the connection was closed before the body was whole")
+    part = message.get("body", b"")
+    if read + len(part) > limit:
+        raise _too_large(limit)
+    return part, message.get("more_body", False)
 
 
 def _too_large(limit: int) -> Problem:

@@ -1,16 +1,17 @@
-"""The layer that every request passes: who calls, may they, how often; and headers that keep browsers safe.
+"""The layer that every request passes: who calls, may they, how often.
 
 Pure ASGI, some microseconds a request.
 """
 
 from __future__ import annotations
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from itertools import chain
+
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access import Access, Caller, unauthenticated
 from service.errors import Problem, ProblemKind
 from service.limits import Limits
-from service.safe_headers import safe_headers
 from service.scopes import Needed, needed
 
 CALLER = "lipcert.caller"
@@ -37,35 +38,28 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
-        async def safe_send(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = safe_headers(message.get("headers", ()))
-            await send(message)
-
         identity = None
         try:
-            given, size = [], 0
-            for name, value in scope["headers"]:
-                size += len(name) + len(value)
-                if name == b"authorization":
-                    given.append(value)
-            if size > self._header_bytes:
+            headers = scope["headers"]
+            if sum(map(len, chain.from_iterable(headers))) > self._header_bytes:
                 detail = f"the headers are over the limit of {self._header_bytes} bytes"
                 raise Problem(ProblemKind.HEADERS_TOO_LARGE, detail)
             asked = needed(scope["method"], scope["path"])
             if asked is not None:
                 if self._access.required:
-                    identity = (await self._admit(given, asked)).identity
+                    identity = (
+                        await self._admit([v for name, v in headers if name == b"authorization"], asked)
+                    ).identity
                 else:
                     identity = f"address:{(scope.get('client') or ('',))[0]}"
                 scope[CALLER] = identity
                 if self._limits is not None:
                     self._limits.enter(identity)
         except Problem as problem:
-            await problem.response()(scope, receive, safe_send)
+            await problem.response()(scope, receive, send)
             return
         try:
-            await self._app(scope, receive, safe_send)
+            await self._app(scope, receive, send)
         finally:
             if identity is not None and self._limits is not None:
                 self._limits.leave(identity)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from types import SimpleNamespace
+from functools import lru_cache
+from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,6 +28,32 @@ PATH = re.compile(r"/(v1|v2)/models/([^/]+)(?:/versions/([^/]+))?/(predict|infer
 ANSWERS: dict[tuple[str, str], Answer] = {("v1", "predict"): answer_predict, ("v2", "infer"): answer_infer}
 
 
+class Route(NamedTuple):
+    """What tells the layers outside which route it was, as the framework's own do."""
+
+    path: str
+
+
+class Way(NamedTuple):
+    """Where a path leads."""
+
+    answer: Answer
+    name: str
+    version: str | None
+    route: Route
+
+
+@lru_cache(maxsize=1024)
+def way_of(path: str) -> Way | None:
+    """Where the short way leads; None where a path is not one of those asked most often."""
+    found = PATH.fullmatch(path)
+    if found is None or (found[1], found[4]) not in ANSWERS:
+        return None
+    protocol, name, version, verb = found.groups()
+    template = f"/{protocol}/models/{{name}}" + "/versions/{version}" * (version is not None) + f"/{verb}"
+    return Way(ANSWERS[protocol, verb], name, version, Route(template))
+
+
 class HotRoutes:
     """Answers predict and infer requests; passes all others on.
 
@@ -40,31 +67,17 @@ class HotRoutes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        found = (
-            PATH.fullmatch(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
-        )
-        answer = ANSWERS.get((found[1], found[4])) if found else None
-        if found is None or answer is None:
+        way = way_of(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if way is None:
             await self._app(scope, receive, send)
             return
-        scope["route"] = ROUTES[found[1], found[3] is not None]
-        request = Request(scope, receive)
+        scope["route"] = way.route
         try:
-            model = self._service.registry.find(found[2], found[3])
-            response = await answer(request, self._service, model)
+            model = self._service.registry.find(way.name, way.version)
+            response = await way.answer(Request(scope, receive), self._service, model)
         except Exception as error:
             problem = problem_of(error)
             if problem is None:
                 raise
             response = problem.response()
         await response(scope, receive, send)
-
-
-ROUTES = {
-    (protocol, versioned): SimpleNamespace(
-        path=f"/{protocol}/models/{{name}}" + "/versions/{version}" * versioned + f"/{answer}"
-    )
-    for protocol, answer in ANSWERS
-    for versioned in (False, True)
-}
-"""What tells the layers outside which route it was, as the framework's own do."""
