@@ -16,7 +16,7 @@ import click
 
 from service.drift import Served
 from service.metrics import Metrics
-from service.observed import Observed
+from service.observed import Observed, Requests
 
 SCOPE = {
     "type": "http",
@@ -71,7 +71,7 @@ def main(requests: int, rounds: int) -> None:
     """Prints the medians."""
 
     async def measure() -> None:
-        observed = Observed(answer, metrics=Metrics(Served()))
+        observed = Observed(answer, requests=Requests(Metrics(Served())))
         taken: dict[str, list[float]] = {"bare": [], "observed": []}
         for _ in range(rounds):
             taken["bare"].append(await microseconds(answer, requests))

@@ -39,8 +39,8 @@ from service.api import (
     v2,
 )
 from service.api.context import Service
-from service.api.guard import Guard
-from service.api.hot import HotRoutes
+from service.api.direct import Direct
+from service.api.guard import Admission, Guard
 from service.api.openapi import describe
 from service.attacker import Attacker
 from service.changes import Changes
@@ -57,7 +57,7 @@ from service.limits import Limits
 from service.metrics import Metrics
 from service.mirror import Mirror, MirrorError
 from service.models import Models
-from service.observed import Observed
+from service.observed import Observed, Requests
 from service.server import Server, keep_what_is_loaded, listen, listen_together, url_of
 from service.settings import Settings
 from service.shared_metrics import SharedMetrics
@@ -165,14 +165,14 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
     app.state.access = access
     install_handlers(app)
     limits = Limits(settings.requests_per_second, settings.requests_at_a_time)
-    app.add_middleware(HotRoutes, service=service)
-    app.add_middleware(Guard, access=access, limits=limits, header_bytes=settings.max_header_bytes)
+    admission = Admission(access, limits, settings.max_header_bytes)
+    requests = Requests(shared.metrics, access_log=settings.access_log)
+    app.state.direct = None if traces else Direct(service, admission, requests)
+    app.add_middleware(Guard, admission=admission)
     for group in GROUPS:
         app.include_router(group.router)
     describe(app)
-    app.add_middleware(
-        Observed, metrics=shared.metrics, access_log=settings.access_log, tracing=traces
-    )  # the last one added is the outermost
+    app.add_middleware(Observed, requests=requests, tracing=traces)  # the last one added is the outermost
     return app
 
 

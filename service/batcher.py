@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipmodel.certify.predictor import Predictions
+from lipmodel.errors import InputError
 from lipmodel.norms import Array
 from service.metrics import Metrics
 
@@ -31,6 +32,15 @@ class Part(NamedTuple):
     def radii(self) -> Array:
         """(N,) certified radii."""
         return self.batch.predictions.radii.certified_radius[self.start : self.stop]
+
+    def check_scores(self) -> None:
+        """Raises InputError where scores are not finite."""
+        if self.batch.finite is None:
+            return
+        finite = self.batch.finite[self.start : self.stop]
+        if not finite.all():
+            row = int(finite.argmin())
+            raise InputError("is so large that the model's scores overflow", field=f"inputs[{row}]")
 
     @property
     def predictions(self) -> Predictions:

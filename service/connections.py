@@ -1,5 +1,7 @@
 """One connection: uvicorn's own protocol, with bounds on what it holds of requests that are not whole.
 
+Requests that :class:`Direct` takes are answered from here, without a task and the layers of an application.
+
 The parser keeps what it is sent of a URL, a header or a trailer until its end, and every request that is sent
 before the one before is answered (pipelining). Without bounds one client could fill the memory with that.
 """
@@ -7,8 +9,10 @@ before the one before is answered (pipelining). Without bounds one client could 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from http import HTTPStatus
-from typing import Any
+from time import perf_counter
+from typing import Any, Protocol, TypeVar
 
 from starlette.responses import Response
 from uvicorn.protocols.http.flow_control import service_unavailable
@@ -20,12 +24,42 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from service.errors import Problem, ProblemKind
-from service.safe_headers import safe_headers
+from service.observed import CLOSE
+from service.safe_headers import Header, safe_headers
+
+T = TypeVar("T")
 
 MOST_AHEAD = 100
 """Requests that may wait on a connection. They are answered, and it closes; the rest is not read."""
 SEPARATORS = 2
 """By how much what is sent may be larger than the names and values in it, which is what is limited."""
+
+
+class Direct(Protocol):
+    """What answers some requests directly."""
+
+    most_bytes: int
+    """Of a body."""
+
+    def leads(self, url: bytes) -> bool:
+        """Whether it answers a POST to that URL."""
+        ...
+
+    def take(self, exchange: Exchange) -> Taken | None:
+        """Takes a request whose body is still to come; None where the application is to answer it."""
+        ...
+
+
+class Taken(Protocol):
+    """A request that is answered directly."""
+
+    def begin(self) -> None:
+        """The body is whole: answers now or soon."""
+        ...
+
+    def drop(self) -> None:
+        """The body will never be whole."""
+        ...
 
 
 class Connection(HttpToolsProtocol):
@@ -35,8 +69,12 @@ class Connection(HttpToolsProtocol):
     """Bytes since the last whole thing: a head, or a part of a body."""
     _deaf = False
     """Whether what is still to come is passed over."""
-    _answered: RequestResponseCycle | None = None
+    _answered: RequestResponseCycle | Exchange | None = None
     """The request that is being answered; ``cycle`` is the last one that was read."""
+    _exchange: Exchange | None = None
+    """The request whose body is being read, if it is to be answered directly."""
+    _taken: Taken | None = None
+    """The same, for who answers it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The beginning."""
@@ -60,10 +98,39 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
             self._deaf = True
             raise ValueError("too many requests ahead")  # which ends the parser, as an error of what was sent
-        HttpToolsProtocol.on_headers_complete(self)
+        if not self._begin_directly():
+            HttpToolsProtocol.on_headers_complete(self)
         if not self.pipeline:
             self._answered = self.cycle
         self.headers = []  # what the parser puts there from now on, trailers, is nobody's
+
+    def _begin_directly(self) -> bool:
+        """Goes the short way with a request, if nothing about it is unusual and no other is answered now."""
+        direct: Direct | None = self.config.app.state.direct  # type: ignore[union-attr]
+        if direct is None or not direct.leads(self.url) or self.parser.get_method() != b"POST":
+            return False
+        found = dict(reversed(self.headers))
+        length = found.get(b"content-length", b"")
+        busy = self.cycle is not None and not self.cycle.response_complete
+        crowded = self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency
+        if (
+            busy
+            or crowded
+            or self.flow.write_paused
+            or self.expect_100_continue
+            or not length.isdigit()  # so its end is known: no transfer coding goes with a length
+            or int(length) > direct.most_bytes
+            or self.parser.get_http_version() != "1.1"
+            or self.parser.should_upgrade()
+        ):
+            return False
+        stays = self.parser.should_keep_alive()
+        exchange = Exchange(self, self.url, self.headers, found, keep_alive=stays)
+        self._taken = direct.take(exchange)
+        if self._taken is None:
+            return False
+        self.cycle = self._exchange = exchange  # type: ignore[assignment]
+        return True
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Begins to answer; beyond the most connections with a problem, where uvicorn has plain text."""
@@ -73,7 +140,20 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A part of a body."""
         self._unheard = 0
-        HttpToolsProtocol.on_body(self, body)
+        if self._exchange is None:
+            HttpToolsProtocol.on_body(self, body)
+        else:
+            self._exchange.parts.append(body)
+
+    def on_message_complete(self) -> None:
+        """A request is whole."""
+        exchange, taken = self._exchange, self._taken
+        if exchange is None or taken is None:
+            HttpToolsProtocol.on_message_complete(self)
+            return
+        self._exchange = self._taken = None
+        exchange.more_body = False
+        taken.begin()
 
     def on_response_complete(self) -> None:
         """Reads on only when no request waits."""
@@ -95,6 +175,9 @@ class Connection(HttpToolsProtocol):
         if self._answered is not None:
             self._answered.disconnected = True
             self._answered.message_event.set()
+        if self._taken is not None:
+            self._taken.drop()
+            self._exchange = self._taken = None
         self.pipeline.clear()
         super().connection_lost(exc)
 
@@ -143,22 +226,113 @@ class Answer(RequestResponseCycle):
             or self.scope["method"] == "HEAD"
             or found.get(b"content-length") != b"%d" % len(body)
             or b"connection" in found
-            or HEADER_VALUE_RE.search(b"".join([value for _, value in headers]))
         ):
             return False
         self.response_started = self.response_complete = True
         self.waiting_for_100_continue = False
-        lines = [b"%b: %b\r\n" % header for header in headers]
-        self.transport.write(b"".join([STATUS_LINE[head["status"]], *lines, b"\r\n", body]))
+        self.transport.write(_whole(head["status"], headers, body))
         self.message_event.set()
         self.on_response()
         return True
 
 
+class Exchange:
+    """One request that is answered directly; it stands where uvicorn has its cycles.
+
+    Attributes:
+        url: as it was asked.
+        headers: names in small letters, and values.
+        found: the same by name; of a repeated one the first.
+        parts: of the body.
+        begun: when the headers were whole, by ``perf_counter``.
+        keep_alive: whether the connection stays open.
+        more_body, response_started, response_complete, disconnected: how far it is.
+    """
+
+    __slots__ = (
+        "_connection",
+        "begun",
+        "disconnected",
+        "found",
+        "headers",
+        "keep_alive",
+        "more_body",
+        "parts",
+        "response_complete",
+        "response_started",
+        "url",
+    )
+
+    message_event = asyncio.Event()
+    """With which uvicorn wakes who waits on a cycle; nobody waits for this."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        url: bytes,
+        headers: list[Header],
+        found: dict[bytes, bytes],
+        *,
+        keep_alive: bool,
+    ) -> None:
+        self._connection, self.url, self.headers, self.found = connection, url, headers, found
+        self.keep_alive = keep_alive
+        self.begun = perf_counter()
+        self.parts: list[bytes] = []
+        self.more_body = True
+        self.response_started = self.response_complete = self.disconnected = False
+
+    @property
+    def body(self) -> bytes:
+        """As far as it has come."""
+        if len(self.parts) > 1:
+            self.parts = [b"".join(self.parts)]
+        return self.parts[0] if self.parts else b""
+
+    def work(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Runs what takes longer, for which the server waits at its end."""
+        connection = self._connection
+        task = connection.loop.create_task(coroutine)
+        connection.tasks.add(task)  # type: ignore[arg-type]
+        task.add_done_callback(connection.tasks.discard)
+        return task
+
+    def reply(self, status: int, headers: list[Header], body: bytes) -> None:
+        """Answers, in one write, and goes on with what was sent meanwhile."""
+        connection = self._connection
+        closing = CLOSE in headers
+        if not (closing or self.keep_alive):
+            headers, closing = [*headers, CLOSE], True
+        answer = _whole(status, [*connection.server_state.default_headers, *headers], body)
+        self.response_started = self.response_complete = True
+        if not self.disconnected:
+            connection.transport.write(answer)
+            if closing:
+                connection.transport.close()
+        connection.on_response_complete()
+
+    def abort(self) -> None:
+        """Ends the connection without an answer."""
+        self.response_complete = True
+        self._connection.transport.close()
+
+
+def _whole(status: int, headers: list[Header], body: bytes) -> bytes:
+    """An answer as it goes over the wire.
+
+    Raises:
+        RuntimeError: a header's value would end it; as uvicorn, whose words these are.
+    """
+    if HEADER_VALUE_RE.search(b"".join([value for _, value in headers])):
+        raise RuntimeError("Invalid HTTP header value.")
+    lines = [b"%b: %b\r\n" % header for header in headers]
+    return b"".join([STATUS_LINE[status], *lines, b"\r\n", body])
+
+
 def _last_answer(problem: Problem) -> Response:
     """One from here, outside the layers of the application, after which the connection closes."""
     answer = problem.response()
-    answer.raw_headers = safe_headers([*answer.raw_headers, (b"connection", b"close")])
+    answer.raw_headers = safe_headers([*answer.raw_headers, CLOSE])
     return answer
 
 

@@ -17,7 +17,6 @@ from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from lipmodel.certify.execution import Float
-from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
 from service.batcher import Batch, Batcher, Part
 from service.metrics import Metrics
@@ -68,22 +67,24 @@ class Engine:
             InputError: the model's scores overflow there.
         """
         own = execution in (None, model.settings.dtype)
-        if tighten or not own or len(inputs) * model.multiplications > INLINE_MULTIPLICATIONS:
+        if tighten or not own or _is_long(model, inputs):
             batch = await self._in_thread(model, inputs, norm, tighten, execution)
             if not tighten:
                 self.served.of(model, norm).add(batch.predictions.radii)
             part = Part(batch, 0, len(inputs))
         else:
-            batchers = self._batchers.get(model)
-            if batchers is None or norm not in batchers:
-                batchers = await self._begin(model, norm)
-            part = await batchers[norm].submit(inputs)
-        if part.batch.finite is not None:
-            finite = part.batch.finite[part.start : part.stop]
-            if not finite.all():
-                row = int(finite.argmin())
-                raise InputError("is so large that the model's scores overflow", field=f"inputs[{row}]")
+            await self._begin(model, norm)
+            part = await self._batchers[model][norm].submit(inputs)
+        part.check_scores()
         return part
+
+    def predict_soon(self, model: Model, inputs: Array, norm: Norm) -> asyncio.Future[Part] | None:
+        """The same, to be computed as the model is set, and ``check_scores`` is for the caller to do.
+
+        None where that is long work, or the model has not been prepared for that norm by :meth:`predict`.
+        """
+        batcher = self._batchers.get(model, {}).get(norm)
+        return None if batcher is None or _is_long(model, inputs) else batcher.submit(inputs)
 
     async def portable_radii(self, model: Model, inputs: Array, norm: Norm) -> Array:
         """(N,) radii that hold for every runtime, see ``CertifiedPredictor.portable_radii``."""
@@ -101,11 +102,12 @@ class Engine:
         """Takes no more work; what waits is dropped."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _begin(self, model: Model, norm: Norm) -> dict[Norm, Batcher]:
-        """The batchers of a model, one for that norm among them."""
+    async def _begin(self, model: Model, norm: Norm) -> None:
+        """Makes the batcher of a model and a norm, if there is none yet."""
+        if norm in self._batchers.get(model, {}):
+            return
         if not model.predictor.rule(norm).ready:  # for thousands of scores that takes seconds
             await self._run(partial(model.predictor.prepare, norm, model.settings.dtype))
-        batchers = self._batchers.setdefault(model, {})
         # Neither of these holds the model itself, which would then never be freed.
         predictor, served, execution = model.predictor, self.served.of(model, norm), model.settings.dtype
 
@@ -114,7 +116,8 @@ class Engine:
             served.add(batch.predictions.radii)
             return batch
 
-        return batchers | {norm: batchers.setdefault(norm, Batcher(run, _most_rows(model), self._metrics))}
+        batchers = self._batchers.setdefault(model, {})
+        batchers.setdefault(norm, Batcher(run, _most_rows(model), self._metrics))
 
     async def _in_thread(
         self, model: Model, inputs: Array, norm: Norm, tighten: bool, execution: Float | None
@@ -129,6 +132,10 @@ class Engine:
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _is_long(model: Model, inputs: Array) -> bool:
+    return len(inputs) * model.multiplications > INLINE_MULTIPLICATIONS
 
 
 def _most_rows(model: Model) -> int:

@@ -1,10 +1,9 @@
-"""The outermost layer: every request gets an id, is counted and timed, and may be logged and traced.
+"""What is told of every request: it gets an id, is counted and timed, and may be logged and traced.
 
-Every answer gets its request's id, and headers that keep browsers safe.
-
-A pure ASGI layer, at a few microseconds a request. Whatever answers inside may say what it knows by the
-request's scope: ``scope["route"].path`` is the route's template (the framework sets it; whoever answers
-before the framework sets the same), and ``scope["problem"]`` the kind of problem that was answered.
+Every answer gets its request's id, and headers that keep browsers safe. :class:`Observed` is the outermost
+layer of the application, pure ASGI, at a few microseconds a request. Whatever answers inside may say what it
+knows by the request's scope: ``scope["route"].path`` is the route's template (the framework sets it), and
+``scope["problem"]`` the kind of problem that was answered.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Iterable, Mapping
 from itertools import count
 from time import perf_counter
 
@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import Problem, ProblemKind
 from service.logs import REQUEST_ID, told_apart
 from service.metrics import Histogram, Metrics, Value
-from service.safe_headers import safe_headers
+from service.safe_headers import Header, safe_headers
 from service.tracing import Tracing
 
 log = logging.getLogger("service.requests")
@@ -33,22 +33,111 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 CLOSE = (b"connection", b"close")
 
 
+class Requests:
+    """Ids, counts and the log of the requests of a process, whichever way they are answered.
+
+    Args:
+        metrics: to count in.
+        access_log: whether each request is logged, too.
+    """
+
+    def __init__(self, metrics: Metrics, *, access_log: bool = False) -> None:
+        self.metrics, self._access_log = metrics, access_log
+        self._process, self._count = os.urandom(8).hex().encode(), count()
+        self._bound: dict[tuple[str, str, int], tuple[Value, Histogram]] = {}
+
+    def id_of(self, headers: Mapping[bytes, bytes]) -> bytes:
+        """The id that its caller gave a request, or else a new one: unique, and cheaper than random."""
+        given = headers.get(b"x-request-id")
+        if given is None or not SANE_ID.fullmatch(given):
+            return b"%b-%x" % (self._process, next(self._count))
+        return given
+
+    def headers(self, own: Iterable[Header], request_id: bytes) -> list[Header]:
+        """Those of an answer, with what every answer has; while the service ends, connections do too."""
+        headers = safe_headers(own)
+        headers.append((b"x-request-id", request_id))
+        if self.metrics.draining.value and CLOSE not in headers:
+            headers.append(CLOSE)
+        return headers
+
+    def failed(self, error: Exception, request_id: bytes) -> Problem:
+        """Logs what nobody foresaw; what is answered then."""
+        fields = {"request_id": request_id.decode()}
+        log.error("the request failed\n%s", told_apart(error), extra={"fields": fields})
+        # Whatever failed may have left the connection in any state.
+        detail, headers = "the service failed to answer this request", {"Connection": "close"}
+        return Problem(ProblemKind.INTERNAL, detail, headers=headers)
+
+    def count(
+        self,
+        request_id: bytes,
+        route: str,
+        method: str,
+        path: str,
+        status: int,
+        begun: float,
+        received: int,
+        sent: int,
+        problem: str | None,
+    ) -> None:
+        """Counts a request whose answer has ended.
+
+        Args:
+            request_id: its.
+            route: template of the path.
+            method: any.
+            path: as it was asked.
+            status: of the answer; 0 where none was begun.
+            begun: when, by ``perf_counter``.
+            received: bytes of the request's body, as its headers tell.
+            sent: bytes of the answer's body.
+            problem: kind of problem that was answered, if one was.
+        """
+        seconds, metrics = perf_counter() - begun, self.metrics
+        metrics.bytes_out.value += sent
+        if 200 <= status < 400:  # else more may have been told than was read
+            metrics.bytes_in.value += received
+        requests, times = self._children(route, method if method in METHODS else "other", status)
+        requests.value += 1
+        times.observe(seconds)
+        if problem is not None:
+            metrics.problems.of(problem).add()
+        if self._access_log:
+            access.info(
+                "request",
+                extra={
+                    "fields": {
+                        "request_id": request_id.decode(),
+                        "method": method,
+                        "path": path,
+                        "status": status,
+                        "milliseconds": round(1000 * seconds, 3),
+                        "bytes": sent,
+                    }
+                },
+            )
+
+    def _children(self, route: str, method: str, status: int) -> tuple[Value, Histogram]:
+        found = self._bound.get((route, method, status))
+        if found is None:
+            requests = self.metrics.requests.of(route, method, str(status))
+            found = requests, self.metrics.request_seconds.of(route)
+            self._bound[route, method, status] = found
+        return found
+
+
 class Observed:
-    """Counts requests; see the module.
+    """Tells of requests; see the module.
 
     Args:
         app: the layer inside.
-        metrics: to count in.
-        access_log: whether each request is logged, too.
+        requests: of this process.
         tracing: to tell of each request; None costs nothing.
     """
 
-    def __init__(
-        self, app: ASGIApp, *, metrics: Metrics, access_log: bool = False, tracing: Tracing | None = None
-    ) -> None:
-        self._app, self._metrics, self._access_log, self._tracing = app, metrics, access_log, tracing
-        self._process, self._count = os.urandom(8).hex().encode(), count()
-        self._bound: dict[tuple[str, str, int], tuple[Value, Histogram]] = {}
+    def __init__(self, app: ASGIApp, *, requests: Requests, tracing: Tracing | None = None) -> None:
+        self._app, self._requests, self._tracing = app, requests, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -63,12 +152,10 @@ class Observed:
 
     async def _observe(self, scope: Scope, receive: Receive, send: Send) -> int:
         """Answers, and returns the status; 0 where no answer was begun."""
-        begun = perf_counter()
-        metrics, status, sent = self._metrics, 0, 0
+        begun, requests, status, sent = perf_counter(), self._requests, 0, 0
+        metrics = requests.metrics
         headers_in = scope[HEADERS] = dict(reversed(scope["headers"]))
-        request_id = headers_in.get(b"x-request-id")
-        if request_id is None or not SANE_ID.fullmatch(request_id):
-            request_id = b"%b-%x" % (self._process, next(self._count))  # unique, and cheaper than random
+        request_id = requests.id_of(headers_in)
         REQUEST_ID.set(request_id)
 
         async def observed_send(message: Message) -> None:
@@ -77,10 +164,7 @@ class Observed:
                 sent += len(message.get("body", b""))
             elif message["type"] == "http.response.start":
                 status = message["status"]
-                headers = safe_headers(message.get("headers", ()))
-                headers.append((b"x-request-id", request_id))
-                if metrics.draining.value and CLOSE not in headers:
-                    headers.append(CLOSE)
+                headers = requests.headers(message.get("headers", ()), request_id)
                 message = {**message, "headers": headers}  # the sender's may be one that it sends often
             await send(message)
 
@@ -91,45 +175,19 @@ class Observed:
         try:
             await self._app(scope, receive, observed_send)
         except Exception as error:
-            log.error("the request failed\n%s", told_apart(error))
+            problem = requests.failed(error, request_id)
             if status:  # half an answer: the server ends the connection
                 raise Fault from None
-            # Whatever failed may have left the connection in any state.
-            problem = Problem(
-                ProblemKind.INTERNAL,
-                "the service failed to answer this request",
-                headers={"Connection": "close"},
-            )
             await problem.response()(scope, receive, observed_send)
         finally:
             metrics.in_flight.value -= 1
-            metrics.bytes_out.value += sent
-            if length is not None and 200 <= status < 400:  # else it may be larger than what was read
-                metrics.bytes_in.value += int(length)
-            seconds = perf_counter() - begun
-            route, method = route_of(scope), scope["method"]
-            requests, times = self._children(route, method if method in METHODS else "other", status)
-            requests.value += 1
-            times.observe(seconds)
-            if kind := scope.get("problem"):
-                metrics.problems.of(kind).add()
-            if self._access_log:
-                access.info(
-                    "request",
-                    extra={
-                        "fields": {
-                            "method": method,
-                            "path": scope["path"],
-                            "status": status,
-                            "milliseconds": round(1000 * seconds, 3),
-                            "bytes": sent,
-                        }
-                    },
-                )
+            route, method, path = route_of(scope), scope["method"], scope["path"]
+            received, kind = int(length or 0), scope.get("problem")
+            requests.count(request_id, route, method, path, status, begun, received, sent, kind)
         return status
 
     def _counted(self, receive: Receive) -> Receive:
-        bytes_in = self._metrics.bytes_in
+        bytes_in = self._requests.metrics.bytes_in
 
         async def counted() -> Message:
             message = await receive()
@@ -137,14 +195,6 @@ class Observed:
             return message
 
         return counted
-
-    def _children(self, route: str, method: str, status: int) -> tuple[Value, Histogram]:
-        found = self._bound.get((route, method, status))
-        if found is None:
-            requests = self._metrics.requests.of(route, method, str(status))
-            found = requests, self._metrics.request_seconds.of(route)
-            self._bound[route, method, status] = found
-        return found
 
 
 class Fault(Exception):  # noqa: N818 - an error's message may quote an input; this has none

@@ -56,6 +56,11 @@ class PredictOptions(Wire):
         default=False, description="Also sign each answer, for others to verify; see /.well-known/jwks.json."
     )
 
+    @property
+    def slow(self) -> bool:
+        """Whether more than predictions is asked for."""
+        return self.tighten or self.portable or self.certificate
+
 
 class PredictRequest(PredictOptions):
     """Inputs to classify."""

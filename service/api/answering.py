@@ -1,22 +1,77 @@
-"""From inputs to answers as the model's policy allows them, the same for every protocol."""
+"""From a request for predictions to its answer as the model's policy allows it, the same for every protocol.
+
+:func:`respond` answers as the framework asks; ``direct.py`` takes the same steps without it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from time import perf_counter
+from typing import Any, NamedTuple
 
 import numpy as np
+from fastapi import Request
+from starlette.responses import Response
 
+from lipmodel.certify.execution import Float
 from lipmodel.errors import InputError
-from lipmodel.norms import Array
+from lipmodel.norms import Array, Norm
 from service.api.arrays import AnyArray
+from service.api.bodies import Headers, check_media_type, headers_of, read_body
 from service.api.context import Service
 from service.batcher import Part
 from service.errors import Problem, ProblemKind
 from service.policy import Judgement, judge
 from service.registry import Model
+from service.safe_headers import Header
 from service.schemas import PredictOptions
+from service.settings import Settings
+
+
+class Sent(NamedTuple):
+    """A request as it came.
+
+    Attributes:
+        headers: by name in small letters.
+        query: names and values of the URL.
+        body: whole, and no longer compressed.
+    """
+
+    headers: Headers
+    query: Mapping[str, str]
+    body: bytes
+
+
+class Asked(NamedTuple):
+    """A request as it was read.
+
+    Attributes:
+        inputs: (N, …) as they were sent.
+        options: beside them.
+        how: what the protocol needs to write the answer.
+    """
+
+    inputs: AnyArray
+    options: PredictOptions
+    how: Any = None
+
+
+class Question(NamedTuple):
+    """What is asked of a model.
+
+    Attributes:
+        model: to answer.
+        inputs: (N, d) that fit it.
+        norm: of the radii.
+        options: of the request.
+    """
+
+    model: Model
+    inputs: Array
+    norm: Norm
+    options: PredictOptions
 
 
 class Answered(NamedTuple):
@@ -31,17 +86,52 @@ class Answered(NamedTuple):
 
     part: Part
     judgement: Judgement
-    portable: Array | None
-    certificates: list[str | None] | None
+    portable: Array | None = None
+    certificates: list[str | None] | None = None
 
 
-async def answer(service: Service, model: Model, inputs: AnyArray, options: PredictOptions) -> Answered:
-    """Answers (N, …) inputs, as they were sent.
+class Protocol(NamedTuple):
+    """How requests and answers are written.
+
+    Attributes:
+        media_types: of requests.
+        read: a request; raises Problem or InputError for what is wrong with it.
+        write: an answer: its body, and what its headers tell of that; raises likewise.
+    """
+
+    media_types: tuple[str, ...]
+    read: Callable[[Sent, Settings, Model], Asked]
+    write: Callable[[Model, Asked, Answered], tuple[bytes, list[Header]]]
+
+
+async def respond(request: Request, service: Service, model: Model, protocol: Protocol) -> Response:
+    """The answer to a request.
 
     Raises:
-        InputError: they do not fit the model, or are too many for what is asked.
-        Problem: 422, the model's policy rejects an answer; 501, there is no key to sign with.
+        Problem, InputError: what is wrong with it.
     """
+    begun, metrics, headers = perf_counter(), service.metrics, headers_of(request)
+    check_media_type(headers, *protocol.media_types)
+    body = await read_body(request, service.settings.max_body_bytes)
+    asked = protocol.read(Sent(headers, dict(request.query_params), body), service.settings, model)
+    metrics.parse_seconds.observe(perf_counter() - begun)
+    answered = await answer(service, question(service, model, asked))
+    begun = perf_counter()
+    content, described = protocol.write(model, asked, answered)
+    response = Response(content)
+    response.raw_headers += described
+    metrics.write_seconds.observe(perf_counter() - begun)
+    return response
+
+
+def question(service: Service, model: Model, asked: Asked) -> Question:
+    """What a request asks, if that can be answered here.
+
+    Raises:
+        InputError: the inputs do not fit the model, or are too many for what is asked.
+        Problem: 501, there is no key to sign with.
+    """
+    inputs, options, _ = asked
     slow, most = options.tighten or options.certificate, service.settings.max_tightened_rows
     if slow and len(inputs) > most:
         reason = f"has {len(inputs)} rows; at most {most} are accepted with 'tighten' or 'certificate'"
@@ -49,17 +139,41 @@ async def answer(service: Service, model: Model, inputs: AnyArray, options: Pred
     if options.certificate and service.signer is None:
         detail = "certificates are not signed here: the setting signing_keys names no keys"
         raise Problem(ProblemKind.NOT_SIGNING, detail)
-    policy = model.settings.policy
-    checked, norm = model.predictor.check_inputs(inputs), policy.norm_for(options.norm)
+    checked, norm = model.predictor.check_inputs(inputs), model.settings.policy.norm_for(options.norm)
+    return Question(model, checked, norm, options)
+
+
+async def answer(service: Service, question: Question) -> Answered:
+    """Answers a question.
+
+    Raises:
+        InputError: the model's scores overflow there.
+        Problem: 422, the model's policy rejects an answer.
+    """
+    model, inputs, norm, options = question
     # Certificates speak of evaluations in float64, whatever the model is set to.
-    execution = np.float64 if options.certificate else model.settings.dtype
-    part = await service.engine.predict(model, checked, norm, tighten=options.tighten, execution=execution)
-    judgement = judge(policy, norm, part.radii, options.epsilon)
+    execution: Float = np.float64 if options.certificate else model.settings.dtype
+    part = await service.engine.predict(model, inputs, norm, tighten=options.tighten, execution=execution)
+    answered = judged(service, question, part)
+    if options.portable:
+        answered = answered._replace(portable=await service.engine.portable_radii(model, inputs, norm))
+    if options.certificate:
+        signed = await _sign(service, model, inputs, part, answered.judgement)
+        answered = answered._replace(certificates=signed)
+    return answered
+
+
+def judged(service: Service, question: Question, part: Part) -> Answered:
+    """Answers as the policy allows them, with nothing beside.
+
+    Raises:
+        Problem: 422, it rejects one.
+    """
+    model, _, norm, options = question
+    judgement = judge(model.settings.policy, norm, part.radii, options.epsilon)
     if judgement.abstained is not None:
         service.engine.served.abstentions[model.name] += int(judgement.abstained.sum())
-    portable = await service.engine.portable_radii(model, checked, norm) if options.portable else None
-    signed = await _sign(service, model, checked, part, judgement) if options.certificate else None
-    return Answered(part, judgement, portable, signed)
+    return Answered(part, judgement)
 
 
 async def _sign(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,6 +27,7 @@ EITHER_HEADER = 32
 """Of zlib: the header tells gzip from deflate."""
 
 M = TypeVar("M", bound=BaseModel)
+Headers = Mapping[bytes, bytes]
 
 
 def json_body(schema: type[M]) -> Callable[[Request, Service], Awaitable[M]]:
@@ -44,9 +45,7 @@ async def read_json(request: Request, schema: type[M], limit: int) -> M:
     Raises:
         Problem: 415 where it is said to be something else, 413, 400 or 422 for what is wrong with it.
     """
-    media_type = media_type_of(request)
-    if media_type != JSON_TYPE:
-        raise unsupported_type(media_type, JSON_TYPE)
+    check_media_type(headers_of(request), JSON_TYPE)
     return parse(schema, await read_body(request, limit))
 
 
@@ -54,17 +53,21 @@ async def read_body(request: Request, limit: int) -> bytes:
     """The body whole, decompressed where it says that it is compressed.
 
     Raises:
-        Problem: 413 where it is over the limit, compressed or not; 415 for another compression; 400 where
-            it is not compressed as it says.
+        Problem: 413 where it is over the limit; otherwise see :func:`decompressed`.
     """
-    _check_declared(request, limit)
-    parts, read, more = [], 0, True
-    while more:
-        part, more = await _next_part(request, limit, read)
-        parts.append(part)
-        read += len(part)
-    body = b"".join(parts)
-    encoding = (header(request, b"content-encoding") or "identity").strip().lower()
+    body = b"".join([chunk async for chunk in _limited(request, limit)])
+    return decompressed(body, headers_of(request), limit)
+
+
+def decompressed(body: bytes, headers: Headers, limit: int) -> bytes:
+    """A body as it was before it was compressed, where the headers say that it is.
+
+    Raises:
+        Problem: 413 where it is over the limit then; 415 for another compression; 400 where it is not
+            compressed as it says.
+    """
+    given = header(headers, b"content-encoding")
+    encoding = "identity" if given is None else given.strip().lower()
     if encoding == "identity":
         return body
     if encoding not in ("gzip", "deflate"):
@@ -116,9 +119,7 @@ async def read_file(request: Request, limit: int) -> AsyncGenerator[bytes, None]
         Problem: 415 where it is said to be something else, 413 where it is over the limit.
     """
     _check_encoding(request)
-    media_type = request.headers.get("content-type", FILE_TYPE).partition(";")[0].strip().lower()
-    if media_type != FILE_TYPE:
-        raise unsupported_type(media_type, FILE_TYPE)
+    check_media_type(headers_of(request), FILE_TYPE, missing=FILE_TYPE)
     async for chunk in _limited(request, limit):
         yield chunk
 
@@ -137,15 +138,28 @@ def parse(schema: type[M], content: str | bytes) -> M:
         raise as_problem(error) from None
 
 
-def media_type_of(request: Request) -> str:
-    """What the body is said to be; a missing header says nothing, and JSON is assumed."""
-    given = header(request, b"content-type")
-    return JSON_TYPE if given is None else given.partition(";")[0].strip().lower()
+def headers_of(request: Request) -> Headers:
+    """Headers by name in small letters; of a repeated one the first."""
+    headers: Headers = request.scope[HEADERS]
+    return headers
 
 
-def header(request: Request, name: bytes) -> str | None:
+def media_type_of(headers: Headers, missing: str = JSON_TYPE) -> str:
+    """What the body is said to be; a missing header says nothing."""
+    given = header(headers, b"content-type")
+    return missing if given is None else given.partition(";")[0].strip().lower()
+
+
+def check_media_type(headers: Headers, *accepted: str, missing: str = JSON_TYPE) -> None:
+    """Raises the 415 for a body that is said to be something else."""
+    given = media_type_of(headers, missing)
+    if given not in accepted:
+        raise unsupported_type(given, *accepted)
+
+
+def header(headers: Headers, name: bytes) -> str | None:
     """A header by its name in small letters; None where there is none."""
-    value = request.scope[HEADERS].get(name)
+    value = headers.get(name)
     return None if value is None else str(value, "latin-1")
 
 
@@ -186,29 +200,20 @@ def _check_encoding(request: Request) -> None:
 
 async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
     """The body, given up as soon as it is known to be over the limit; the server discards the rest."""
-    _check_declared(request, limit)
-    read, more = 0, True
-    while more:
-        chunk, more = await _next_part(request, limit, read)
-        read += len(chunk)
-        yield chunk
-
-
-def _check_declared(request: Request, limit: int) -> None:
-    declared = header(request, b"content-length") or ""
+    declared = header(headers_of(request), b"content-length") or ""
     if declared.isdecimal() and int(declared) > limit:
         raise _too_large(limit)
-
-
-async def _next_part(request: Request, limit: int, read: int) -> tuple[bytes, bool]:
-    """A part of the body after so many bytes of it, and whether another follows."""
-    message = await request.receive()
-    if message["type"] == "http.disconnect":
-        raise Problem(ProblemKind.NOT_JSON, "the connection was closed before the body was whole")
-    part = message.get("body", b"")
-    if read + len(part) > limit:
-        raise _too_large(limit)
-    return part, message.get("more_body", False)
+    read, more = 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            detail = "the connection was closed before the body was whole"
+            raise Problem(ProblemKind.NOT_JSON, detail)
+        chunk, more = message.get("body", b""), message.get("more_body", False)
+        read += len(chunk)
+        if read > limit:
+            raise _too_large(limit)
+        yield chunk
 
 
 def _too_large(limit: int) -> Problem:

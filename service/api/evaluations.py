@@ -11,7 +11,7 @@ from starlette.responses import Response
 from lipmodel.errors import InputError
 from service import labelled
 from service.api import jobs
-from service.api.bodies import input_array, media_type_of, parse, read_form, read_json
+from service.api.bodies import headers_of, input_array, media_type_of, parse, read_form, read_json
 from service.api.context import ModelHere, Service, ServiceHere, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, form_request, json_request, problems
 from service.api.reports import require_packages
@@ -49,7 +49,7 @@ def _body() -> dict[str, Any]:
 async def evaluate_model(request: Request, model: ModelHere, service: ServiceHere) -> Response:
     """Data come as JSON rows, as a file of the service's data folder, or as files of a form."""
     settings = service.settings
-    if media_type_of(request) != "multipart/form-data":
+    if media_type_of(headers_of(request)) != "multipart/form-data":
         body = await read_json(request, EvaluationRequest, settings.max_body_bytes)
         data, fill = _of_json(body, model, settings)
         source = {"data": body.path} if body.path else {"rows": len(body.inputs or [])}

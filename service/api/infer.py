@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service.api.answering import Answered, answer
+from service.api.answering import Answered, Asked, Protocol, Sent, respond
 from service.api.arrays import AnyArray
-from service.api.bodies import FILE_TYPE, JSON_TYPE, header, media_type_of, read_body, unsupported_type
-from service.api.context import ModelHere, Service, ServiceHere, model_route
+from service.api.bodies import FILE_TYPE, JSON_TYPE, header
+from service.api.context import ModelHere, ServiceHere, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
 from service.api.tensors import read_infer, write_infer
 from service.errors import FieldError, Problem, ProblemKind
 from service.registry import Model
+from service.safe_headers import Header
+from service.settings import Settings
 from service.v2_schemas import InferRequest, InferResponse
 
 LENGTH = "Inference-Header-Content-Length"
@@ -53,46 +54,29 @@ async def infer(request: Request, model: ModelHere, service: ServiceHere) -> Res
     `certified` is one more where an epsilon is asked about or set by the model's policy,
     `radius_float32_portable` with the parameter `portable`, and `certificate` with `certificate`.
     """
-    return await answer_infer(request, service, model)
+    return await respond(request, service, model, PROTOCOL)
 
 
-async def answer_infer(request: Request, service: Service, model: Model) -> Response:
-    """The answer to an infer request; reached by the route above or, faster, by ``hot.py``.
-
-    Raises:
-        Problem, InputError: what is wrong with it.
-    """
-    begun, metrics = perf_counter(), service.metrics
-    asked, inputs = await _read(request, service, model)
-    metrics.parse_seconds.observe(perf_counter() - begun)
-    answered = await answer(service, model, inputs, asked.parameters)
-    begun = perf_counter()
-    reference = {"model_name": model.name, "model_version": model.version}
-    content, json_length = write_infer(reference, asked, _outputs(model, answered))
-    if json_length is None:
-        response = Response(content, media_type=JSON_TYPE)
-    else:
-        response = Response(content, headers={LENGTH: str(json_length)}, media_type=FILE_TYPE)
-    metrics.write_seconds.observe(perf_counter() - begun)
-    return response
-
-
-async def _read(request: Request, service: Service, model: Model) -> tuple[InferRequest, AnyArray]:
-    media_type = media_type_of(request)
-    if media_type not in (JSON_TYPE, FILE_TYPE):
-        raise unsupported_type(media_type, JSON_TYPE, FILE_TYPE)
-    length = header(request, SMALL_LENGTH)
+def _read(sent: Sent, settings: Settings, model: Model) -> Asked:
+    length = header(sent.headers, SMALL_LENGTH)
     if length is not None and not (length.isascii() and length.isdecimal() and len(length) < 16):
         raise _invalid(LENGTH, f"is '{length[:64]}'; a number of bytes is accepted")
-    body = await read_body(request, service.settings.max_body_bytes)
-    asked, inputs = read_infer(body, None if length is None else int(length))
+    request, inputs = read_infer(sent.body, None if length is None else int(length))
     name = model.predictor.file.graph.input
-    if asked.inputs[0].name != name:
-        raise _invalid("inputs[0].name", f"is '{asked.inputs[0].name[:64]}'; the input is '{name}'")
-    if len(inputs) > service.settings.max_rows:
-        reason = f"has {len(inputs)} rows; at most {service.settings.max_rows} are accepted in one request"
+    if request.inputs[0].name != name:
+        raise _invalid("inputs[0].name", f"is '{request.inputs[0].name[:64]}'; the input is '{name}'")
+    if len(inputs) > settings.max_rows:
+        reason = f"has {len(inputs)} rows; at most {settings.max_rows} are accepted in one request"
         raise _invalid("inputs", reason)
-    return asked, inputs
+    return Asked(inputs, request.parameters, request)
+
+
+def _write(model: Model, asked: Asked, answered: Answered) -> tuple[bytes, list[Header]]:
+    reference = {"model_name": model.name, "model_version": model.version}
+    content, json_length = write_infer(reference, asked.how, _outputs(model, answered))
+    if json_length is None:
+        return content, [(b"content-type", JSON_TYPE.encode())]
+    return content, [(SMALL_LENGTH, b"%d" % json_length), (b"content-type", FILE_TYPE.encode())]
 
 
 def name_of_scores(model: Model) -> str:
@@ -132,3 +116,6 @@ def _outputs(model: Model, answered: Answered) -> list[tuple[str, AnyArray | lis
 
 def _invalid(field: str, reason: str) -> Problem:
     return Problem.invalid([FieldError(field=field, reason=reason)])
+
+
+PROTOCOL = Protocol((JSON_TYPE, FILE_TYPE), _read, _write)
