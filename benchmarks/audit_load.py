@@ -32,7 +32,7 @@ def main(seconds: float, rounds: int, model: Path) -> None:
         models = Path(folder) / "models"
         models.mkdir()
         shutil.copy(model, models / "model.onnx")
-        command = [sys.executable, "-m", "service.app", "--models", str(models), "--port", "0"]
+        command = [sys.executable, "-m", "service", "--models", str(models), "--port", "0"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             try:
                 assert process.stdout is not None

@@ -117,7 +117,7 @@ async def drain_once(models: Path, request: bytes, *, clients: int, workers: int
     """One server, loaded for that long, then told to stop."""
     outcome = Outcome()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "service.app", "--models", str(models), "--port", "0"),
+        *(sys.executable, "-m", "service", "--models", str(models), "--port", "0"),
         *("--workers", str(workers)),
         stdout=PIPE,
     )

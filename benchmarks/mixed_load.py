@@ -257,7 +257,7 @@ async def run(folder: Path, seconds: float, concurrency: int, workers: int, swap
     known[second] = Known.of(contents[1], rng)
     _share_inputs(known[first], known[second])
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "service.app", "--models", str(folder), "--port", "0"),
+        *(sys.executable, "-m", "service", "--models", str(folder), "--port", "0"),
         *("--workers", str(workers)),
         stdout=PIPE,
     )

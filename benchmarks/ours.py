@@ -14,7 +14,7 @@ from benchmarks.processes import Tree
 from benchmarks.wire import PREDICT, PREDICT_NPY, V2_BINARY, V2_JSON, Answers, Array, Wire
 from lipmodel.certify.predictor import CertifiedPredictor
 
-COMMAND = [sys.executable, "-m", "service.app"]
+COMMAND = [sys.executable, "-m", "service"]
 DTYPES = {"float64": np.float64, "float32": np.float32}
 
 

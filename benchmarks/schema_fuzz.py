@@ -85,7 +85,7 @@ def main(examples: int, workers: int) -> None:
         shutil.copytree(EXAMPLES, models)
         shutil.copy(EXAMPLES / "digits.onnx", models / "untouched.onnx")
         add_signing_key(Path(folder) / "keys")
-        command = [sys.executable, "-m", "service.app", "--models", str(models), "--port", "0"]
+        command = [sys.executable, "-m", "service", "--models", str(models), "--port", "0"]
         command += ["--workers", str(workers), "--max-queued", "1000", "--uploads"]
         command += ["--signing-keys", str(Path(folder) / "keys")]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -27,7 +27,8 @@ The tour, in the order of imports:
 * ``arrivals``  requests that do not arrive are ended.
 * ``observed``  the layer around all: request ids, counts; ``logs`` and ``tracing`` are what it writes to.
 * ``server``    one process, its socket and its end; ``workers`` keeps several.
-* ``app``       ``create_app(settings)`` joins them; ``main`` is the command.
+* ``starting``  imports that take less time and memory, in processes that are all ours.
+* ``app``       ``create_app(settings)`` joins them; ``main`` is the command, which ``__main__`` imports.
 
 Nothing here imports torch or anything of ``lipmodel.training``.
 """

@@ -58,9 +58,10 @@ from service.metrics import Metrics
 from service.mirror import Mirror, MirrorError
 from service.models import Models
 from service.observed import Observed, Requests
-from service.server import Server, keep_what_is_loaded, listen, listen_together, url_of
+from service.server import Server, listen, listen_together, url_of
 from service.settings import Settings
 from service.shared_metrics import SharedMetrics
+from service.starting import keep_what_is_loaded
 from service.state_folder import StateFolder
 from service.store import Store
 from service.workers import Supervisor, WorkersError
@@ -344,7 +345,3 @@ def serve_here(settings: Settings, sock: socket.socket) -> None:
         keep_what_is_loaded()
         line = ready_line(app).format(url=url_of(sock), workers="")
         Server(app, settings, lambda: click.echo(line)).run(sockets=[sock])
-
-
-if __name__ == "__main__":
-    main()

@@ -12,15 +12,18 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from lipmodel.audit.attack import Attack, attack_radii
-from lipmodel.audit.gradient import GradientEngine
 from lipmodel.certify.predictor import CertifiedPredictor, Predictions
 from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
 from service.errors import Problem, ProblemKind
 from service.registry import Model
+
+if TYPE_CHECKING:  # what it takes to search is imported for the first search
+    from lipmodel.audit.attack import Attack
+    from lipmodel.audit.gradient import GradientEngine
 
 NICENESS = 10
 MAX_ROWS = 100
@@ -80,6 +83,9 @@ class Attacker:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _attack(self, predictor: CertifiedPredictor, inputs: Array, norm: Norm) -> Attacked:
+        from lipmodel.audit.attack import attack_radii
+        from lipmodel.audit.gradient import GradientEngine
+
         if predictor not in self._engines:
             self._engines[predictor] = GradientEngine(predictor.file.graph)
         before = predictor.predict(inputs, norm)

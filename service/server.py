@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -33,15 +32,6 @@ BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients and balancers keep idle connections: who closes first must not be the server, or a
 request may be on its way."""
-
-
-def keep_what_is_loaded() -> None:
-    """Leaves what a process of its own has loaded out of garbage collections from now on.
-
-    It stays anyway; to look through it again and again made one answer in a hundred wait for 50 ms.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 class Server(uvicorn.Server):

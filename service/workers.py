@@ -30,8 +30,9 @@ import click
 from lipmodel.errors import LipcertError
 from service import logs
 from service.process import PACKAGES
-from service.server import Server, keep_what_is_loaded, url_of
+from service.server import Server, url_of
 from service.settings import Settings
+from service.starting import keep_what_is_loaded, lean_imports
 
 MOST_DEATHS = 5
 DEATHS_SECONDS = 60.0
@@ -161,7 +162,8 @@ def _how(process: Process) -> str:
 
 def main() -> None:
     """One worker: serves until it is told to stop, or until the supervisor is gone."""
-    from service.app import create_app, ready_line, refuse_strangers, tell_refusals
+    with lean_imports():
+        from service.app import create_app, ready_line, refuse_strangers, tell_refusals
 
     number = int(sys.argv[2])
     settings = Settings.model_validate_json(sys.stdin.readline())

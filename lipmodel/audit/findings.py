@@ -1,4 +1,4 @@
-"""What an audit found: of gradients, per functional and where; of attacks, per input."""
+"""What an audit found: of gradients, per functional and where; of attacks, per input; and its report."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lipmodel.audit.observe import BINS
-from lipmodel.norms import Array
+from lipmodel.norms import Array, Norm
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+BINS = 1000  # of gradient norm / bound over [0, 1]: the resolution of quantiles
 HISTOGRAM_BINS = 20
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 FoundOn = Literal["data", "box", "ascent"]
@@ -111,6 +111,56 @@ class AttackFindings:
     ratio: tuple[float | None, ...]
     ratio_quantiles: dict[str, float]
     inside: tuple[Counterexample, ...]
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """Evidence about one model in one norm.
+
+    Attributes:
+        verdict: whether anything observed contradicts the bounds or the claim.
+        reasons: what does, one line each.
+        sha256: digest of the model file.
+        norm: norm of the input; gradients are measured in the dual one.
+        bound: certified Lipschitz constant of a score; ``claim``: what the file says, if anything.
+        observed: largest gradient norm of a score; ``observed_error``: what its rounding may add.
+        observed_slope: largest slope of a score between two inputs, its rounding taken off: the true
+            constant is at least that.
+        tightness: observed / bound.
+        full_gradient_share: share of points and functionals with at least 0.99 of the bound.
+        per_pair: every score and difference of scores looked at.
+        quantiles, histogram: of gradient norm / bound over the points given or drawn, all functionals.
+        witness: where the largest ratio was found; ``witnesses``: that of the next functionals too.
+        points: how many inputs came from the data, from the box, and how many were attacked inside
+            their certified radius.
+        flips: how many of the attacked got another label inside their certified radius.
+        attack: the nearest change of label found beside the certified radius, input by input.
+    """
+
+    verdict: Literal["consistent", "refuted"]
+    reasons: tuple[str, ...]
+    sha256: str
+    norm: Norm
+    bound: float
+    claim: float | None
+    observed: float
+    observed_error: float
+    observed_slope: float
+    tightness: float
+    full_gradient_share: float
+    per_pair: tuple[PairAudit, ...]
+    quantiles: dict[str, float]
+    histogram: dict[str, list[float]]
+    witness: Witness
+    witnesses: tuple[Witness, ...]
+    points: dict[str, int]
+    flips: int
+    attack: AttackFindings
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        note = "An audit is evidence: it can refute a bound, never prove one."
+        return {**as_json(self), "norm": self.norm.value, "note": note}
 
 
 def quantiles(values: Array) -> dict[str, float]:

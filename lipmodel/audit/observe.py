@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lipmodel.audit.findings import BINS
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.certify import ops
 from lipmodel.certify.lipschitz import bound_lipschitz
@@ -24,7 +25,6 @@ from lipmodel.norms import Array, Norm, bound_vector_norm, down, gamma, up, vect
 
 CHUNK_ROWS = 256
 BLOCK_ROWS = 32  # points whose largest gradient norm makes one block maximum
-BINS = 1000  # of gradient norm / bound over [0, 1]: the resolution of quantiles
 FULL = 0.99  # a gradient norm of at least this share of its bound counts as full
 MAX_CLASSES_FOR_ALL_PAIRS = 20
 

@@ -7,17 +7,16 @@ whose claimed constant is wrong may well show no gradient above it at the points
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from lipmodel.audit.findings import (
     HISTOGRAM_BINS,
     AttackFindings,
+    AuditReport,
     PairAudit,
     Witness,
-    as_json,
     binned_quantiles,
     coarse,
     quantiles,
@@ -38,56 +37,6 @@ MAX_ATTACKED = 200
 MAX_WITNESSES = 5
 OWN = "ascent"
 """The name of our own attacks."""
-
-
-@dataclass(frozen=True)
-class AuditReport:
-    """Evidence about one model in one norm.
-
-    Attributes:
-        verdict: whether anything observed contradicts the bounds or the claim.
-        reasons: what does, one line each.
-        sha256: digest of the model file.
-        norm: norm of the input; gradients are measured in the dual one.
-        bound: certified Lipschitz constant of a score; ``claim``: what the file says, if anything.
-        observed: largest gradient norm of a score; ``observed_error``: what its rounding may add.
-        observed_slope: largest slope of a score between two inputs, its rounding taken off: the true
-            constant is at least that.
-        tightness: observed / bound.
-        full_gradient_share: share of points and functionals with at least 0.99 of the bound.
-        per_pair: every score and difference of scores looked at.
-        quantiles, histogram: of gradient norm / bound over the points given or drawn, all functionals.
-        witness: where the largest ratio was found; ``witnesses``: that of the next functionals too.
-        points: how many inputs came from the data, from the box, and how many were attacked inside
-            their certified radius.
-        flips: how many of the attacked got another label inside their certified radius.
-        attack: the nearest change of label found beside the certified radius, input by input.
-    """
-
-    verdict: Literal["consistent", "refuted"]
-    reasons: tuple[str, ...]
-    sha256: str
-    norm: Norm
-    bound: float
-    claim: float | None
-    observed: float
-    observed_error: float
-    observed_slope: float
-    tightness: float
-    full_gradient_share: float
-    per_pair: tuple[PairAudit, ...]
-    quantiles: dict[str, float]
-    histogram: dict[str, list[float]]
-    witness: Witness
-    witnesses: tuple[Witness, ...]
-    points: dict[str, int]
-    flips: int
-    attack: AttackFindings
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
-        note = "An audit is evidence: it can refute a bound, never prove one."
-        return {**as_json(self), "norm": self.norm.value, "note": note}
 
 
 def audit(

@@ -23,6 +23,7 @@ import onnx
 from google.protobuf.message import DecodeError, Message
 from onnx import helper
 
+from lipmodel.certify.arity import check_inputs
 from lipmodel.certify.external import embed_external_data, is_external
 from lipmodel.certify.folding import fold, read_tensor
 from lipmodel.certify.operators import FLOATS, HANDLERS
@@ -222,7 +223,7 @@ def _visit(walk: Walk, proto: onnx.NodeProto) -> None:
     except (ValueError, TypeError) as error:
         raise UnsupportedError(f"has a malformed attribute: {error}", node=label, op=proto.op_type) from error
     node = Node(proto, label, attributes)
-    _check_inputs(node, walk.opset)
+    check_inputs(node, walk.opset)
     if proto.op_type == "Constant":
         _constant(walk, node)
     elif proto.op_type == "Shape" and proto.input[0] in walk.shapes:
@@ -239,27 +240,6 @@ def _visit(walk: Walk, proto: onnx.NodeProto) -> None:
             handler(walk, node)
         except (ValueError, TypeError, IndexError, KeyError, OverflowError, AttributeError) as error:
             raise node.refuse(f"is malformed: {error}") from error
-
-
-def _check_inputs(node: Node, opset: int) -> None:
-    """Refuses what the operator's own definition does not allow: runtimes may crash on it.
-
-    Raises:
-        UnsupportedError: too many inputs, or one absent that is not optional.
-    """
-    try:
-        schema = onnx.defs.get_schema(node.op, opset, "")
-    except (onnx.defs.SchemaError, TypeError):  # unknown; or a name or a number that is none at all
-        raise node.refuse(f"there is no such operator in opset {opset}") from None
-    inputs = node.proto.input
-    if not schema.min_input <= len(inputs) <= schema.max_input:
-        raise node.refuse(
-            f"has {len(inputs)} inputs; from {schema.min_input} to {schema.max_input} are accepted"
-        )
-    for index, name in enumerate(inputs):
-        declared = schema.inputs[min(index, len(schema.inputs) - 1)]
-        if not name and declared.option is not onnx.defs.OpSchema.FormalParameterOption.Optional:
-            raise node.refuse(f"input {index} ('{declared.name}') is absent; it is not optional")
 
 
 def _advice(node: Node) -> str:

@@ -31,7 +31,7 @@ from lipmodel.errors import MissingExtraError
 from lipmodel.norms import Norm
 
 if TYPE_CHECKING:
-    from lipmodel.audit.report import AuditReport
+    from lipmodel.audit.findings import AuditReport
     from lipmodel.evaluate import Evaluation, Interval
 
 MAX_PAIRS_SHOWN = 10

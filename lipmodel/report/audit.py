@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from lipmodel.audit.findings import AuditReport
 from lipmodel.audit.observe import functionals
-from lipmodel.audit.report import AuditReport
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.display import rounded_down
 from lipmodel.files import to_json

@@ -9,7 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from lipmodel.audit.report import AuditReport
+from lipmodel.audit.findings import AuditReport
 from lipmodel.errors import InputError
 from service.api import jobs
 from service.api.bodies import input_array, json_body

@@ -134,14 +134,15 @@ def test_what_does_not_fit_the_inputs_is_left_out(record):
     assert input_claims(record, 6) == InputClaims()
 
 
-def test_a_file_that_runs_as_something_else_is_refused(monkeypatch):
+@pytest.mark.parametrize("part", ["bias", "weight"])
+def test_a_file_that_runs_as_something_else_is_refused(part, monkeypatch):
     """Were an operator misread, the program written from the graph would differ from the file."""
     content = to_file(groupsort_net((4, 8), 3))
     real = module.read_onnx
 
     def misread(source):
         file = real(source)
-        object.__setattr__(file.graph.ops[0], "bias", file.graph.ops[0].bias + 1e-3)
+        object.__setattr__(file.graph.ops[0], part, getattr(file.graph.ops[0], part) + 1e-3)
         return file
 
     monkeypatch.setattr(module, "read_onnx", misread)

@@ -93,7 +93,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         yield shared
 
 
-COMMAND = [sys.executable, "-m", "service.app"]
+COMMAND = [sys.executable, "-m", "service"]
 
 
 @contextmanager

@@ -3,7 +3,8 @@ import signal
 
 import numpy as np
 
-from lipmodel.audit.report import AuditReport, audit
+from lipmodel.audit.findings import AuditReport
+from lipmodel.audit.report import audit
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm
 from tests.service.conftest import eventually, running, stopped_worker, two_moons

@@ -91,7 +91,7 @@ def test_keys_are_rotated_while_it_serves(serve, keys, caplog):
     (before,) = signed(client, [[0.5, 1.0]])
     first = next(iter(published(client)))
     second = subprocess.run(
-        [sys.executable, "-m", "service.app", "keys", "new-signing", keys],
+        [sys.executable, "-m", "service", "keys", "new-signing", keys],
         capture_output=True, text=True, check=True, timeout=60,
     ).stdout.strip()  # fmt: skip
     eventually(lambda: list(published(client)) == [second, first], 10)
@@ -130,7 +130,7 @@ def test_a_service_that_does_not_sign_loads_no_cryptography(tmp_path):
 def test_no_existing_file_is_overwritten_by_new_signing(tmp_path):
     (tmp_path / "notes").write_text("mine")
     result = subprocess.run(
-        [sys.executable, "-m", "service.app", "keys", "new-signing", tmp_path / "notes"],
+        [sys.executable, "-m", "service", "keys", "new-signing", tmp_path / "notes"],
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert result.returncode == 1

@@ -159,17 +159,29 @@ def test_the_documented_table_is_that_of_the_settings():
     ]
 
 
+LOOKS = "gc.get_stats()[2]['collections']"
+LEAN = f"""
+import gc, sys
+from service.starting import lean_imports
+before = {LOOKS}
+with lean_imports():
+    from service.app import create_app
+    from service.settings import Settings
+    from fastapi.openapi.models import OpenAPI
+assert {LOOKS} == before and gc.isenabled() and gc.get_freeze_count() > 100_000
+app = create_app(Settings(models=sys.argv[1]))
+assert app.state.service.registry.served
+assert not OpenAPI.__pydantic_complete__
+print(*(name for name, module in sys.modules.items() if module))
+"""
+
+
 def test_the_serving_process_loads_nothing_heavy(tmp_path):
     (tmp_path / "two-moons.onnx").write_bytes(two_moons())
-    script = (
-        "import sys; from service.app import create_app; from service.settings import Settings; "
-        f"app = create_app(Settings(models={str(tmp_path)!r})); assert app.state.service.registry.served; "
-        "print(*sys.modules)"
+    command = [sys.executable, "-c", LEAN, tmp_path]
+    loaded = set(
+        subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout.split()
     )
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
-    )
-    loaded = set(result.stdout.split())
     assert "onnxruntime" in loaded
     heavy = {
         "torch",
@@ -178,10 +190,20 @@ def test_the_serving_process_loads_nothing_heavy(tmp_path):
         "matplotlib",
         "jinja2",
         "pandas",
+        "numpy.random",
         "onnx.reference",
+        "pydantic.v1",
+        "lipmodel.audit.gradient",
+        "lipmodel.data",
         "lipmodel.training",
     }
     assert not loaded & heavy
+
+
+def test_what_is_made_late_is_the_same(tmp_path, client):
+    with lipserve("--models", tmp_path, "--port", 0) as process:
+        described = httpx.get(url_of(process) + "/openapi.json").json()
+    assert described == client.get("/openapi.json").json()
 
 
 def test_numpy_takes_one_thread_unless_told():
