@@ -52,7 +52,7 @@ def _read_fast(body: bytes, size: int) -> tuple[AnyArray, PredictOptions] | None
             return None
         rows = document["inputs"]
         # No array but the rows: one more would be flattened with them.
-        if body.count(b"[") != len(rows) + 1 or any(len(row) != size for row in rows):
+        if brackets(body) != len(rows) + 1 or any(len(row) != size for row in rows):
             return None
         inputs = np.frombuffer(rows.as_buffer(of_type="d"), dtype=np.float64).reshape(len(rows), size)
         if len(members) == 1:
@@ -61,6 +61,11 @@ def _read_fast(body: bytes, size: int) -> tuple[AnyArray, PredictOptions] | None
         return inputs, PredictOptions.model_validate_json(orjson.dumps(options))
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
         return None
+
+
+def brackets(body: bytes) -> int:
+    """How many arrays begin in a body, and ``[`` stand in its strings; as fast as ``bytes.count`` is slow."""
+    return int(np.count_nonzero(np.frombuffer(body, np.uint8) == ord("[")))
 
 
 def read_npy_inputs(

@@ -16,7 +16,7 @@ import orjson
 import simdjson
 
 from lipmodel.errors import InputError
-from service.api.arrays import AnyArray, shaped
+from service.api.arrays import AnyArray, brackets, shaped
 from service.api.bodies import parse
 from service.errors import Problem, ProblemKind
 from service.v2_schemas import InferRequest, InputTensor
@@ -108,7 +108,7 @@ def _read_fast(body: bytes) -> tuple[InferRequest, AnyArray] | None:
         rest["inputs"] = [{name: _plain(tensor[name]) for name in names[1] if name != "data"}]
         header = orjson.dumps(rest)
         # All other arrays are in the header; so those of the data are one, and it is flat.
-        if body.count(b"[") != header.count(b"[") + 1:
+        if brackets(body) != brackets(header) + 1:
             return None
         request = _remembered(header) if len(header) <= REMEMBERED_BYTES else parse(InferRequest, header)
         if request.inputs[0].parameters.binary_data_size is not None:

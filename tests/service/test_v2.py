@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import httpx
 import numpy as np
 import pytest
@@ -137,30 +135,6 @@ def test_lengths_of_headers_that_are_none(server, length):
     )
     assert answer.status_code == 422
     assert answer.json()["error"] == answer.json()["detail"]
-
-
-def test_the_short_way_answers_as_the_framework_does(server, monkeypatch):
-    """With the layer taken out, the routes answer the same to the byte, good requests and bad."""
-    from service.api import hot
-
-    tensor = {"name": "input", "shape": [1, 2], "datatype": "FP32", "data": [0.5, 0.25]}
-    requests = [
-        (f"/{path}{version}/{verb}", json.dumps(body))
-        for path, verb, body in [
-            ("v1/models/two-moons", "predict", {"inputs": [[0.5, 0.25]], "epsilon": 0.1}),
-            ("v1/models/two-moons", "predict", {"inputs": [[0.5]]}),
-            ("v1/models/two-moons", "predict", []),
-            ("v1/models/unknown", "predict", {"inputs": [[0.5, 0.25]]}),
-            ("v2/models/two-moons", "infer", {"inputs": [tensor]}),
-            ("v2/models/two-moons", "infer", {"inputs": []}),
-        ]
-        for version in ("", "/versions/1", "/versions/latest", "/versions/9")
-    ]
-    short = [server.post(path, content=body) for path, body in requests]
-    monkeypatch.setattr(hot, "ANSWERS", {})
-    long = [server.post(path, content=body) for path, body in requests]
-    assert [(a.status_code, a.content) for a in short] == [(a.status_code, a.content) for a in long]
-    assert {a.status_code for a in short} == {200, 404, 422}
 
 
 @pytest.mark.parametrize("path", ["/v1/models/two-moons/infer", "/v2/models/two-moons/predict"])
