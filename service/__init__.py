@@ -21,9 +21,9 @@ The tour, in the order of imports:
 * ``signing``   answers signed, with keys that may change meanwhile.
 * ``labelled``  data for evaluations, admitted or refused.
 * ``batcher``   small requests are answered together.
-* ``api``       the routes, one file a group; ``guard`` is the layer that every request passes, ``hot`` the
+* ``api``       the routes, one file a group; ``guard`` is the layer that every request passes, ``direct`` the
                 short way to those asked most often.
-* ``connections`` what a connection may hold of requests that are not whole.
+* ``connections`` what a connection may hold of requests that are not whole, and which go the short way.
 * ``arrivals``  requests that do not arrive are ended.
 * ``observed``  the layer around all: request ids, counts; ``logs`` and ``tracing`` are what it writes to.
 * ``server``    one process, its socket and its end; ``workers`` keeps several.

@@ -79,6 +79,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The beginning."""
         super().connection_made(transport)
+        self._direct: Direct | None = self.config.app.state.direct  # type: ignore[union-attr]
         self._most = SEPARATORS * (self.config.h11_max_incomplete_event_size or 0)  # whichever the parser
 
     def data_received(self, data: bytes) -> None:
@@ -106,7 +107,7 @@ class Connection(HttpToolsProtocol):
 
     def _begin_directly(self) -> bool:
         """Goes the short way with a request, if nothing about it is unusual and no other is answered now."""
-        direct: Direct | None = self.config.app.state.direct  # type: ignore[union-attr]
+        direct = self._direct
         if direct is None or not direct.leads(self.url) or self.parser.get_method() != b"POST":
             return False
         found = dict(reversed(self.headers))
@@ -282,12 +283,11 @@ class Exchange:
         self.more_body = True
         self.response_started = self.response_complete = self.disconnected = False
 
-    @property
-    def body(self) -> bytes:
-        """As far as it has come."""
-        if len(self.parts) > 1:
-            self.parts = [b"".join(self.parts)]
-        return self.parts[0] if self.parts else b""
+    def take_body(self) -> bytes:
+        """The body, which is not kept here: the connection may stay open for long."""
+        body = b"".join(self.parts)
+        self.parts = []
+        return body
 
     def work(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Runs what takes longer, for which the server waits at its end."""

@@ -91,11 +91,13 @@ class Direct:
 class Pending:
     """One of them on its way: the steps of ``answering.respond``, with callbacks in place of a task."""
 
-    __slots__ = ("_asked", "_direct", "_exchange", "_id", "_identity", "_model", "_question", "_way")
+    __slots__ = (
+        "_asked", "_direct", "_exchange", "_id", "_identity", "_model", "_question", "_received", "_way",
+    )  # fmt: skip
 
     def __init__(self, direct: Direct, exchange: Exchange, way: Way, identity: str) -> None:
         self._direct, self._exchange, self._way, self._identity = direct, exchange, way, identity
-        self._id = direct.requests.id_of(exchange.found)
+        self._id, self._received = direct.requests.id_of(exchange.found), 0
         direct.requests.metrics.in_flight.value += 1
 
     def drop(self) -> None:
@@ -108,11 +110,13 @@ class Pending:
         settings, metrics, headers = service.settings, service.metrics, exchange.found
         soon: asyncio.Future[Part] | asyncio.Task[Answered] | None = None
         try:
+            body = exchange.take_body()
+            self._received = len(body)
+            self._model = model = service.registry.find(way.name, way.version)
             check_media_type(headers, *way.protocol.media_types)
-            body = decompressed(exchange.body, headers, settings.max_body_bytes)
+            body = decompressed(body, headers, settings.max_body_bytes)
             _, mark, query = exchange.url.partition(b"?")
             sent = Sent(headers, QueryParams(query) if mark else {}, body)
-            self._model = model = service.registry.find(way.name, way.version)
             self._asked = way.protocol.read(sent, settings, model)
             metrics.parse_seconds.observe(perf_counter() - begun)
             self._question = asked = question(service, model, self._asked)
@@ -156,7 +160,7 @@ class Pending:
         direct, exchange = self._direct, self._exchange
         direct.requests.metrics.in_flight.value -= 1
         direct.admission.leave(self._identity)
-        received, path = len(exchange.body), exchange.url.partition(b"?")[0].decode()
+        route, path = self._way.route, exchange.url.partition(b"?")[0].decode()
         direct.requests.count(
-            self._id, self._way.route, "POST", path, status, exchange.begun, received, sent, problem
+            self._id, route, "POST", path, status, exchange.begun, self._received, sent, problem
         )

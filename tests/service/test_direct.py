@@ -71,6 +71,9 @@ REQUESTS = {
     "unknown model": ("/v1/models/nobody/predict", *as_json(BODY)),
     "unknown version": ("/v1/models/two-moons/versions/7/predict", *as_json(BODY)),
     "no signer": (PREDICT, *as_json(BODY | {"certificate": True})),
+    "all wrong": ("/v1/models/nobody/predict?norm=7", b"a", {"Content-Type": "a", "Content-Encoding": "b"}),
+    "all else wrong": (PREDICT + "?norm=7", b"a", {"Content-Type": "a", "Content-Encoding": "b"}),
+    "compressed nonsense": (PREDICT + "?norm=7", gzip.compress(b"{"), {"Content-Encoding": "gzip"}),
     "other verb": ("/v1/models/two-moons/infer", *as_json(BODY)),
 }
 VARIES = {"date", "x-request-id"}
@@ -188,6 +191,18 @@ def test_a_fault_is_a_problem_and_ends_the_connection(client, monkeypatch, caplo
     assert logged.fields["request_id"] == "mine"
     assert "RuntimeError" in logged.getMessage()
     assert "0.125" not in logged.getMessage()
+
+
+def test_a_connection_that_stays_open_keeps_no_body(client, monkeypatch):
+    begun, exchanges = direct.Pending.begin, []
+
+    def begin(pending):
+        exchanges.append(pending._exchange)
+        begun(pending)
+
+    monkeypatch.setattr(direct.Pending, "begin", begin)
+    assert client.post(PREDICT, json=BODY | {"inputs": [[0.5, 0.25]] * 90}).status_code == 200
+    assert [exchange.parts for exchange in exchanges] == [[]]
 
 
 def test_long_work_does_not_hold_up_the_rest(serve, monkeypatch):
