@@ -483,9 +483,12 @@ def test_one_caller_has_no_more_than_a_rate(folder, state, store):
         eventually(lambda: ask(client, one).status_code == 200, 10)
 
 
-def test_one_caller_has_no_more_than_so_many_requests_at_a_time(folder, state, store):
+@pytest.mark.parametrize("known", [False, True])
+def test_one_caller_has_no_more_than_so_many_requests_at_a_time(folder, state, store, known):
     one, other = (store.create(name, [Scope.PREDICT]) for name in "ab")
     with running(folder, state=state, requests_at_a_time=2) as client:
+        for _ in range(5 * known):  # one after another
+            assert ask(client, one).status_code == 200
         host, port = client.base_url.host, client.base_url.port
         waiting = []
         for _ in range(2):  # their bodies never come
