@@ -125,7 +125,8 @@ class Pending:
             if soon is None:
                 soon = exchange.work(answer(service, asked))
         except Exception as error:
-            self._fail(error)
+            # Not from within the parser: what it holds beyond this would begin on a connection that is idle.
+            asyncio.get_running_loop().call_soon(self._fail, error)
         else:
             soon.add_done_callback(self._end)
 

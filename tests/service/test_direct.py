@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import io
 import json
+import re
 import socket
 
 import httpx
@@ -118,6 +119,11 @@ def raw(client, *parts):
     return answer
 
 
+def statuses(answers):
+    """Those of all that is answered on a connection, in turn."""
+    return re.findall(rb"HTTP/1\.1 (\d{3})", answers)
+
+
 def post(body=b'{"inputs": [[0.5, 0.25]]}', path=PREDICT, *lines, version="1.1", length=True):
     head = [f"POST {path} HTTP/{version}", "Host: a", *lines]
     head += [f"Content-Length: {len(body)}"] * length
@@ -133,9 +139,7 @@ def test_what_is_sent_ahead_is_answered_in_turn(client, size):
     bad = post(b"{}")
     sent = post() + post() + HEALTH + post() + bad + HEALTH + post() + LAST
     answers = raw(client, *(sent[i : i + size] for i in range(0, len(sent), size)))
-    lines = [line for line in answers.split(b"\r\n") if b"HTTP/1.1 " in line]
-    statuses = [line.partition(b"HTTP/1.1 ")[2][:3] for line in lines]
-    assert statuses == [b"200", b"200", b"200", b"200", b"422", b"200", b"200", b"200"]
+    assert statuses(answers) == [b"200", b"200", b"200", b"200", b"422", b"200", b"200", b"200"]
     assert answers.count(b'"certified_radius"') == 4
 
 
@@ -223,6 +227,21 @@ def test_long_work_does_not_hold_up_the_rest(serve, monkeypatch):
         server.post("/v1/models/digits/predict", json={"inputs": [[0.0] * 16]})  # prepares: a task as well
         assert server.post("/v1/models/digits/predict", json={"inputs": [[0.0] * 16]}).status_code == 200
         assert sock.recv(65536).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_connection_is_idle_only_after_its_last_answer(serve, monkeypatch):
+    answer = answering.answer
+
+    async def slow(service, question):
+        await asyncio.sleep(0.8)
+        return await answer(service, question)
+
+    for module in (answering, direct):
+        monkeypatch.setattr(module, "answer", slow)
+    monkeypatch.setattr("service.server.KEEP_ALIVE_SECONDS", 0.2)
+    server = serve({"two-moons": two_moons()})
+    slowly = post(as_json(BODY | {"portable": True})[0])
+    assert statuses(raw(server, post(b"{}") + slowly)) == [b"422", b"200"]
 
 
 # --- the one write of other answers ------------------------------------------------------------------------
