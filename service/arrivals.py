@@ -10,7 +10,6 @@ import struct
 import termios
 from collections.abc import Collection
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from service.connections import Connection
 from service.errors import Problem, ProblemKind
@@ -25,7 +24,7 @@ class Arrivals:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._since: WeakKeyDictionary[Connection, tuple[Any, float]] = WeakKeyDictionary()
+        self._since: dict[Connection, tuple[Any, float]] = {}
 
     def sweep(self, connections: Collection[Any], now: float) -> None:
         """Looks at every :class:`~service.connections.Connection`.
@@ -34,16 +33,15 @@ class Arrivals:
             connections: those that are open.
             now: in seconds, of any clock that runs steadily.
         """
+        known, self._since = self._since, {}  # requests know their connections: others are not to be kept
         for connection in tuple(connections):
             request, stuck = connection.cycle, connection.flow.write_paused
             if not (stuck or request is None or request.more_body or request.response_complete):
-                self._since.pop(connection, None)  # it has arrived, and is worked on
-                continue
+                continue  # it has arrived, and is worked on
             state = request, _untaken(connection) if stuck else 0
-            before, since = self._since.setdefault(connection, (state, now))
-            if before != state:
-                self._since[connection] = (state, now)
-            elif now - since > self._seconds:
+            before, since = known.get(connection, (state, now))
+            self._since[connection] = state, since if before == state else now
+            if before == state and now - since > self._seconds:
                 if stuck:
                     connection.transport.abort()
                 else:

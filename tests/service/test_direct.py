@@ -1,11 +1,14 @@
 """Predictions answered from the connection: the same to the byte as by the application, whatever is sent."""
 
 import asyncio
+import gc
 import gzip
 import io
 import json
 import re
 import socket
+import time
+from weakref import WeakSet
 
 import httpx
 import numpy as np
@@ -16,7 +19,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.api import answering, direct
-from service.connections import Answer
+from service.connections import Answer, Connection
 from tests.service.conftest import digits, eventually, two_moons
 from tests.service.test_observed import samples, value
 
@@ -242,6 +245,23 @@ def test_a_connection_is_idle_only_after_its_last_answer(serve, monkeypatch):
     server = serve({"two-moons": two_moons()})
     slowly = post(as_json(BODY | {"portable": True})[0])
     assert statuses(raw(server, post(b"{}") + slowly)) == [b"422", b"200"]
+
+
+def test_a_connection_that_has_ended_is_forgotten(serve, monkeypatch):
+    made, kept = Connection.connection_made, WeakSet()
+
+    def connection_made(connection, transport):
+        kept.add(connection)
+        made(connection, transport)
+
+    monkeypatch.setattr(Connection, "connection_made", connection_made)
+    server = serve({"two-moons": two_moons()})
+    with socket.create_connection((server.base_url.host, server.base_url.port), timeout=20) as sock:
+        sock.sendall(post())
+        assert sock.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        time.sleep(1.5)  # so that it is seen idle
+        assert kept
+    eventually(lambda: gc.collect() >= 0 and not kept, seconds=5)
 
 
 # --- the one write of other answers ------------------------------------------------------------------------
