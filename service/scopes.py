@@ -88,6 +88,8 @@ _PATTERNS = [
     (method, re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path))), needed)
     for (method, path), needed in ROUTES.items()
 ]
+LONGEST_PATH = 1024
+"""That is remembered: paths are the callers' to choose."""
 _REMEMBERED = 4096
 _known: dict[tuple[str, str], Needed | None] = {}
 
@@ -105,8 +107,9 @@ def needed(method: str, path: str) -> Needed | None:
     asked = "GET" if method == "HEAD" else method
     for listed, pattern, scopes in _PATTERNS:
         if listed == asked and pattern.fullmatch(path):
-            if len(_known) >= _REMEMBERED:  # paths are the callers' to choose
+            if len(_known) >= _REMEMBERED:
                 _known.clear()
-            _known[key] = scopes
+            if len(path) <= LONGEST_PATH:
+                _known[key] = scopes
             return scopes
     return ADMIN

@@ -26,6 +26,7 @@ from service.connections import Exchange
 from service.errors import problem_of
 from service.observed import Requests
 from service.safe_headers import Header
+from service.scopes import LONGEST_PATH
 from service.scopes import PREDICT as PREDICT_SCOPE
 
 PATH = re.compile(rb"/(v1|v2)/models/([\w.~-]+)(?:/versions/([\w.~-]+))?/(predict|infer)")
@@ -79,7 +80,7 @@ class Direct:
 
     def leads(self, url: bytes) -> bool:
         """Whether a POST to that URL is for here."""
-        return way_of(url.partition(b"?")[0]) is not None
+        return len(url) <= LONGEST_PATH and way_of(url.partition(b"?")[0]) is not None
 
     def take(self, exchange: Exchange) -> Pending | None:
         """A request that is answered here; None where the application is to do it."""

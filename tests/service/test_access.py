@@ -96,9 +96,12 @@ def test_routes_are_told_apart():
 def test_what_is_remembered_of_paths_is_bounded():
     for index in range(10_000):
         assert needed("GET", f"/v1/audits/{index}") == {Scope.AUDIT}
+    long = f"/v1/audits/{'a' * 2000}"
+    assert needed("GET", long) == {Scope.AUDIT}
     from service.scopes import _known
 
     assert len(_known) <= 4096
+    assert ("GET", long) not in _known
 
 
 # --- keys ----------------------------------------------------------------------------------

@@ -369,6 +369,12 @@ def test_the_path_of_the_model_is_what_it_says():
         assert direct.way_of(path) is None
 
 
+def test_a_long_path_is_not_remembered(client):
+    direct.way_of.cache_clear()
+    assert client.post(f"/v1/models/{'a' * 2000}/predict", json=BODY).status_code == 404
+    assert direct.way_of.cache_info().currsize == 0
+
+
 def test_real_clients_of_both_kinds_share_a_connection(client):
     with httpx.Client(base_url=client.base_url, limits=httpx.Limits(max_connections=1)) as one:
         for _ in range(20):
