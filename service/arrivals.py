@@ -36,8 +36,10 @@ class Arrivals:
         known, self._since = self._since, {}  # requests know their connections: others are not to be kept
         for connection in tuple(connections):
             request, stuck = connection.cycle, connection.flow.write_paused
-            if not (stuck or request is None or request.more_body or request.response_complete):
-                continue  # it has arrived, and is worked on
+            arriving = request is None or request.more_body or request.response_complete
+            idle = connection.timeout_keep_alive_task is not None  # which ends it
+            if not stuck and (idle or not arriving):
+                continue  # nothing is to arrive, or it has arrived and is worked on
             state = request, _untaken(connection) if stuck else 0
             before, since = known.get(connection, (state, now))
             self._since[connection] = state, since if before == state else now

@@ -536,6 +536,17 @@ def test_what_does_not_arrive_is_ended(folder):
         assert ask(client).status_code == 200
 
 
+def test_an_idle_connection_is_not_one_on_which_something_does_not_arrive(folder):
+    with (
+        running(folder, request_seconds=0.5) as client,
+        socket.create_connection((client.base_url.host, client.base_url.port), timeout=20) as idle,
+    ):
+        for _ in range(2):
+            idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert b" 200 OK" in idle.recv(4096)
+            time.sleep(3)  # it is looked at once a second
+
+
 def test_what_takes_long_to_answer_is_not_ended(folder):
     with running(folder, request_seconds=0.5) as client:
         answer = client.post(
