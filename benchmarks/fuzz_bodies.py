@@ -44,6 +44,7 @@ with atheris.instrument_imports(
     from service.api import arrays, tensors
     from service.api.bodies import input_array, parse, read_form
     from service.errors import Problem
+    from service.observed import HEADERS
     from service.schemas import PredictRequest
     from service.v2_schemas import InferRequest
 from starlette.requests import Request
@@ -133,7 +134,8 @@ def read_multipart(body: bytes) -> None:
             return {"type": "http.request", "body": part, "more_body": bool(waiting)}
 
         headers = [(b"content-type", b"multipart/form-data; boundary=b")]
-        request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+        scope = {"type": "http", "method": "POST", "headers": headers, HEADERS: dict(headers)}
+        request = Request(scope, receive)
         form = await read_form(request, LONGEST // 2)
         await form.close()
         return (len(form),)

@@ -350,6 +350,9 @@ def _split(walk: Walk, node: Node) -> None:
     x, shape = walk.dynamic(node)
     axis = walk.axis(node, node.attributes.get("axis", 0), len(shape) + 1)
     parts = len(node.proto.output)
+    told = node.attributes.get("num_outputs", parts)
+    if told != parts:  # at fewer onnxruntime ends the process
+        raise node.refuse(f"has {parts} outputs; num_outputs says {told}")
     sizes = walk.integers(node, 1, "split")
     if sizes is None:
         step = -(-shape[axis] // parts)

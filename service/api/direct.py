@@ -107,7 +107,7 @@ class Pending:
 
     def begin(self) -> None:
         """Reads it and asks the model."""
-        begun, exchange, way, service = perf_counter(), self._exchange, self._way, self._direct.service
+        exchange, way, service = self._exchange, self._way, self._direct.service
         settings, metrics, headers = service.settings, service.metrics, exchange.found
         soon: asyncio.Future[Part] | asyncio.Task[Answered] | None = None
         try:
@@ -119,7 +119,7 @@ class Pending:
             _, mark, query = exchange.url.partition(b"?")
             sent = Sent(headers, QueryParams(query) if mark else {}, body)
             self._asked = way.protocol.read(sent, settings, model)
-            metrics.parse_seconds.observe(perf_counter() - begun)
+            metrics.parse_seconds.observe(perf_counter() - exchange.begun)
             self._question = asked = question(service, model, self._asked)
             if not asked.options.slow:
                 soon = service.engine.predict_soon(model, asked.inputs, asked.norm)

@@ -369,6 +369,12 @@ REFUSED = {
         model([n("Split", "x", ["a", "b"], axis=1), n("Max", ["a", "", "b"])], shape=("N", 4)),
         r"input 1 \('data_0'\) is absent",
     ),
+    "parts that are not those told": (
+        model(
+            [n("Split", "x", ["a", "b"], axis=1, num_outputs=1), n("Max", ["a", "b"])], shape=("N", 4), opset=18
+        ),
+        "has 2 outputs; num_outputs says 1",
+    ),
     "a constant that is missing": (middle(n("Mul", ["a"], "z")), "has 1 inputs; from 2 to 2 are accepted"),
     "a slice that selects nothing": (
         middle(n("Slice", ["a", "s", "e", "1"], "z"), constants={"s": ints(4), "e": ints(2), "1": ints(1)}),

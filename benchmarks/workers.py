@@ -1,0 +1,90 @@
+"""Throughput of one, two and three workers, each held to a share of one core, so that the load has room.
+
+    python -m benchmarks.workers [--share 0.3] [--seconds 4] [--rounds 3]
+
+On a machine of few cores a second worker takes them from the load, and what it gains cannot be seen. Here
+each process of the server has a control group of its own that gives it that share of a core (as root, with
+version 1 of Linux's cpu controller). wrk sends to each number of workers in turns; answers are compared with
+those in process before each window.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+
+import click
+
+from benchmarks.certificate_cost import MODELS
+from benchmarks.load import check_wrk
+from benchmarks.ours import Ours
+from benchmarks.running import Running, start
+from benchmarks.serving import BODIES, random_inputs, window
+from benchmarks.wire import PREDICT, V2_BINARY
+from tests.networks import groupsort_net, to_file
+
+CONTROLLER = Path("/sys/fs/cgroup/cpu")
+PERIOD = 20_000
+"""µs over which a share is kept to."""
+COUNTS, CONNECTIONS = (1, 2, 3), 64
+
+
+@contextmanager
+def held_to(share: float, pid: int) -> Iterator[None]:
+    """A process, with all its threads, has that share of a core."""
+    group = CONTROLLER / f"lipcert-{pid}"
+    group.mkdir()
+    try:
+        (group / "cpu.cfs_period_us").write_text(str(PERIOD))
+        (group / "cpu.cfs_quota_us").write_text(str(int(share * PERIOD)))
+        (group / "cgroup.procs").write_text(str(pid))
+        yield
+    finally:
+        for member in (group / "cgroup.procs").read_text().split():
+            (CONTROLLER / "cgroup.procs").write_text(member)
+        group.rmdir()
+
+
+@click.command()
+@click.option("--share", default=0.3, show_default=True, help="Of a core, that each worker has.")
+@click.option("--seconds", default=4, show_default=True, help="Of one window.")
+@click.option("--rounds", default=3, show_default=True, help="Windows of each; their median counts.")
+def main(share: float, seconds: int, rounds: int) -> None:
+    """Prints requests a second."""
+    check_wrk()
+    if not (CONTROLLER / "cgroup.procs").exists():
+        sys.exit(f"{CONTROLLER} is not there; this takes version 1 of the cpu controller")
+    print(
+        f"| {CONNECTIONS} connections, {share:g} of a core a worker | " + " | ".join(map(str, COUNTS)) + " |"
+    )
+    print("|---" * (len(COUNTS) + 1) + "|")
+    for model, (widths, classes) in MODELS.items():
+        content = to_file(groupsort_net(widths, classes))
+        with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+            servers: list[Running] = []
+            for count in COUNTS:
+                server = Ours(f"{count} workers", (PREDICT, V2_BINARY), workers=count)
+                servers.append(start(server, content, Path(name) / str(count), Path(name)))
+                stack.callback(servers[-1].tree.end)
+                servers[-1].wait(random_inputs(model, 1, 1)[0])
+                for pid in servers[-1].tree.pids():
+                    stack.enter_context(held_to(share, pid))
+            inputs = random_inputs(model, 1, BODIES[1])
+            for wire in (PREDICT, V2_BINARY):
+                taken = [
+                    [window(one, wire, model, inputs, CONNECTIONS, seconds) for one in servers]
+                    for _ in range(rounds)
+                ]
+                rates = [
+                    median(row.requests_per_second for row in column) for column in zip(*taken, strict=True)
+                ]
+                told = " | ".join(f"{rate:.0f} ({rate / rates[0]:.2f})" for rate in rates)
+                print(f"| {model}, {wire.name} | {told} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
