@@ -87,6 +87,9 @@ class Server(uvicorn.Server):
         # Those accepted last have yet to be heard: uvicorn takes a connection without a request for idle.
         await self._until(lambda: all(map(_was_asked, self.server_state.connections)), SETTLE_SECONDS)
         await super().shutdown(sockets)
+        # Tasks are cancelled by now; a request that never came whole may have none.
+        for connection in tuple(self.server_state.connections):
+            connection.transport.close()
 
     async def _stop_listening(self, sockets: Sequence[socket.socket]) -> None:
         """Closes the sockets with nothing in their queues: what the system has accepted is served."""

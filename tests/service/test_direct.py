@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.api import answering, direct
 from service.connections import Answer, Connection
-from tests.service.conftest import digits, eventually, two_moons
+from tests.service.conftest import digits, eventually, running, two_moons
 from tests.service.test_observed import samples, value
 
 PREDICT, INFER = "/v1/models/two-moons/predict", "/v2/models/two-moons/infer"
@@ -172,6 +172,18 @@ def test_a_body_that_never_comes_is_no_request_in_flight(client):
     eventually(lambda: value(samples(client), "lipserve_in_flight_requests") == before + 1)
     sock.close()
     eventually(lambda: value(samples(client), "lipserve_in_flight_requests") == before)
+
+
+def test_a_body_that_never_comes_does_not_outlast_the_server(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "two-moons.onnx").write_bytes(two_moons())
+    with socket.socket() as sock:
+        sock.settimeout(20)
+        with running(tmp_path / "models", shutdown_seconds=1) as client:
+            sock.connect((client.base_url.host, client.base_url.port))
+            sock.sendall(post()[:-5])
+            eventually(lambda: value(samples(client), "lipserve_in_flight_requests") == 2)
+        assert sock.recv(1) == b""
 
 
 def test_a_client_that_is_gone_before_its_answer_hurts_nobody(client, caplog):
