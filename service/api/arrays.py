@@ -7,6 +7,7 @@ JSON is read by simdjson, straight into an array. It takes only what the strict 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from io import BytesIO
@@ -83,7 +84,8 @@ def read_npy_inputs(
         shape, fortran, dtype = _npy_header(body[:end])
         count = math.prod(shape)
     except Exception as error:  # numpy's reader evaluates the header, which fails in many ways
-        detail = f"the body cannot be read as npy: {str(error)[:200] or 'its header is not understood'}"
+        told = re.sub(" at 0x[0-9a-f]+", "", str(error))[:200]  # of an object in this process
+        detail = f"the body cannot be read as npy: {told or 'its header is not understood'}"
         raise Problem(ProblemKind.NOT_AN_ARRAY, detail) from None
     if count * dtype.itemsize != len(body) - end:
         detail = f"the body holds {len(body) - end} bytes of numbers; {count * dtype.itemsize} are announced"

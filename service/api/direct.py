@@ -80,7 +80,7 @@ class Direct:
 
     def leads(self, url: bytes) -> bool:
         """Whether a POST to that URL is for here."""
-        return len(url) <= LONGEST_PATH and way_of(url.partition(b"?")[0]) is not None
+        return len(url) <= LONGEST_PATH and b"#" not in url and way_of(url.partition(b"?")[0]) is not None
 
     def take(self, exchange: Exchange) -> Pending | None:
         """A request that is answered here; None where the application is to do it."""

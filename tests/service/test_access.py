@@ -498,7 +498,8 @@ def test_one_caller_has_no_more_than_so_many_requests_at_a_time(folder, state, s
             waiting.append(socket.create_connection((host, port)))
             head = f"POST {PREDICT} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {one}\r\nContent-Length: 9\r\n\r\n"
             waiting[-1].sendall(head.encode())
-        time.sleep(0.5)  # else one of ours may come before the last, which is refused then
+        headers = {"Authorization": f"Bearer {store.create('m', [Scope.METRICS])}"}
+        eventually(lambda: "in_flight_requests 3.0" in client.get("/metrics", headers=headers).text)
         eventually(lambda: ask(client, one).status_code == 429, 10)
         assert ask(client, other).status_code == 200
         for connection in waiting:

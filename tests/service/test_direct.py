@@ -72,6 +72,7 @@ REQUESTS = {
     "too large": (PREDICT, b" " * 100_001, {}),
     "overflow": (PREDICT, *as_json({"inputs": [[1e39, 0]]})),
     "query": (PREDICT + "?norm=inf", *as_json(BODY)),
+    "header that is no literal": (PREDICT, npy([[0.5]]).replace(b"False", b"1+1+1"), NPY),
     "unknown model": ("/v1/models/nobody/predict", *as_json(BODY)),
     "unknown version": ("/v1/models/two-moons/versions/7/predict", *as_json(BODY)),
     "no signer": (PREDICT, *as_json(BODY | {"certificate": True})),
@@ -385,6 +386,18 @@ def test_a_long_path_is_not_remembered(client):
     direct.way_of.cache_clear()
     assert client.post(f"/v1/models/{'a' * 2000}/predict", json=BODY).status_code == 404
     assert direct.way_of.cache_info().currsize == 0
+
+
+def test_an_error_tells_nothing_of_the_process(client):
+    path, body, headers = REQUESTS["header that is no literal"]
+    assert " at 0x" not in client.post(path, content=body, headers=headers).json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "url", [PREDICT + "?norm=inf#a", PREDICT + "#a", "http://a" + PREDICT, PREDICT + ";a"]
+)
+def test_urls_with_more_than_a_path_and_a_query_are_for_the_application(url):
+    assert not direct.Direct.leads(None, url.encode())
 
 
 def test_real_clients_of_both_kinds_share_a_connection(client):
