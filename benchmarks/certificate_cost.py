@@ -2,8 +2,9 @@
 
     python -m benchmarks.certificate_cost
 
-A request goes through all of the application (authentication, metrics, validation), as uvicorn would call it,
-but alone: no socket, nothing to be answered together with. Parts are timed in turns; medians of process time.
+A request goes through all of the service (HTTP, authentication, metrics, validation), from the bytes that
+come to those that are written, but alone: no socket, nothing to be answered together with. Parts are timed in
+turns; medians of process time.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from benchmarks import ours
 from benchmarks.wire import PREDICT, PREDICT_NPY, V2_BINARY, V2_JSON, Array, Wire
 from lipmodel.certify.predictor import CertifiedPredictor
 from service.app import create_app
+from service.connections import Connection
+from service.server import Server
 from service.settings import Settings
 from tests.networks import groupsort_net, to_file
 
@@ -78,10 +81,13 @@ async def _measure(model: str, content: bytes, execution: str, rows: int, turns:
     with tempfile.TemporaryDirectory() as name:
         flags = ours.prepare(Path(name) / "service", content, execution)
         key = ours.make_key(flags)
-        app: Any = create_app(Settings(models=Path(flags[1])))
+        settings = Settings(models=Path(flags[1]))
+        app: Any = create_app(settings)
+        server = Server(app, settings)
+        server.config.load()
         async with app.router.lifespan_context(app):
             parts = {"scores": scores, "answer": answer}
-            parts |= {wire.name: request(app, wire, inputs, key) for wire in WIRES}
+            parts |= {wire.name: request(server, wire, inputs, key) for wire in WIRES}
             taken = await in_turns(parts, turns)
     radius = median(b - a for a, b in zip(taken["scores"], taken["answer"], strict=True))
     return Cost(
@@ -94,29 +100,46 @@ async def _measure(model: str, content: bytes, execution: str, rows: int, turns:
     )
 
 
-def request(app: Any, wire: Wire, inputs: Array, key: str) -> Callable[[], Awaitable[None]]:
-    """A call of the application with a request."""
+class Wires(asyncio.Transport):
+    """A connection without a network, one request at a time."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
+        self.answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def write(self, data: Any) -> None:
+        """The answer."""
+        self.answered.set_result(bytes(data))
+
+    def is_closing(self) -> bool:
+        """Never."""
+        return False
+
+    def pause_reading(self) -> None:
+        """All of a request is read at once."""
+
+    resume_reading = pause_reading
+
+
+def request(server: Server, wire: Wire, inputs: Array, key: str) -> Callable[[], Awaitable[None]]:
+    """Sends a request and waits for the answer."""
     headers, body = wire.write(inputs)
     headers = {
         "Host": "localhost",
         "Authorization": f"Bearer {key}",
         "Content-Length": str(len(body)),
     } | headers
-    scope = {
-        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
-        "path": wire.path, "raw_path": wire.path.encode(), "query_string": b"", "root_path": "",
-        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
-        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
-    }  # fmt: skip
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def send(message: dict[str, Any]) -> None:
-        assert message.get("status", 200) == 200, message
+    lines = [f"POST {wire.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    sent = "\r\n".join(lines).encode() + body
+    transport = Wires()
+    connection = Connection(server.config, server.server_state, {})
+    connection.connection_made(transport)
 
     async def call() -> None:
-        await app({**scope}, receive, send)
+        transport.answered = asyncio.get_running_loop().create_future()
+        connection.data_received(sent)
+        answer = await transport.answered
+        assert answer.startswith(b"HTTP/1.1 200 "), answer
 
     return call
 
