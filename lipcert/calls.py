@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
 
 from lipcert.errors import FieldError, problem_error
-from lipcert.results import Job, ModelReference, ModelSummary, Prediction, Predictions, read
+from lipcert.results import InputWarning, Job, ModelReference, ModelSummary, Prediction, Predictions, read
 
 if TYPE_CHECKING:
     import httpx
@@ -143,7 +143,9 @@ def _npy(inputs: np.ndarray[Any, Any] | Sequence[Sequence[float]]) -> bytes:
 def _predictions(response: httpx.Response) -> Predictions:
     body = response.json()
     return Predictions(
-        read(ModelReference, body["model"]), tuple(read(Prediction, p) for p in body["predictions"])
+        read(ModelReference, body["model"]),
+        tuple(read(Prediction, p) for p in body["predictions"]),
+        tuple(read(InputWarning, w) for w in body.get("warnings", ())),
     )
 
 

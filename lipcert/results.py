@@ -62,11 +62,27 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class InputWarning:
+    """A reason to doubt that inputs are what the model was trained for. Certificates hold all the same.
+
+    Attributes:
+        kind: "outside-input-box": far outside the range that the model's file names for its inputs.
+        detail: the same in words.
+        inputs: indices of the inputs that it is about.
+    """
+
+    kind: str
+    detail: str
+    inputs: list[int]
+
+
+@dataclass(frozen=True)
 class Predictions(Sequence[Prediction]):
-    """One prediction for each input, in order, and the model that made them."""
+    """One prediction for each input, in order, the model that made them, and warnings about the inputs."""
 
     model: ModelReference
     predictions: tuple[Prediction, ...]
+    warnings: tuple[InputWarning, ...] = ()
 
     def __getitem__(self, place: Any) -> Any:
         return self.predictions[place]

@@ -43,6 +43,14 @@ class Part(NamedTuple):
             raise InputError("is so large that the model's scores overflow", field=f"inputs[{row}]")
 
     @property
+    def outside(self) -> NDArray[np.bool_] | None:
+        """(N,) whether each input lies far outside the box that the model's file names; None if none does."""
+        if self.batch.outside is None:
+            return None
+        outside = self.batch.outside[self.start : self.stop]
+        return outside if outside.any() else None
+
+    @property
     def predictions(self) -> Predictions:
         """The answers themselves, without the rest of the batch."""
         return self.batch.predictions.rows(slice(self.start, self.stop))
@@ -53,11 +61,13 @@ class Batch:
 
     Attributes:
         predictions: the answers.
+        outside: (N,) whether each input lies far outside the box that the model's file names; None where
+            none does.
         finite: (N,) whether the scores of each are; None where all are.
     """
 
-    def __init__(self, predictions: Predictions) -> None:
-        self.predictions = predictions
+    def __init__(self, predictions: Predictions, outside: NDArray[np.bool_] | None = None) -> None:
+        self.predictions, self.outside = predictions, outside
         finite = np.isfinite(predictions.scores)
         self.finite: NDArray[np.bool_] | None = None if finite.all() else np.asarray(finite.all(axis=1))
         self._columns: tuple[list[Any], ...] | None = None

@@ -112,7 +112,8 @@ class Engine:
         predictor, served, execution = model.predictor, self.served.of(model, norm), model.settings.dtype
 
         def run(inputs: Array) -> Batch:
-            batch = Batch(predictor.answer(inputs, norm, execution=execution))
+            answers = predictor.answer(inputs, norm, execution=execution)
+            batch = Batch(answers, predictor.claims.far_outside(inputs))
             served.add(batch.predictions.radii)
             return batch
 
@@ -125,7 +126,7 @@ class Engine:
         execution = execution or model.settings.dtype
         work = partial(model.predictor.answer, inputs, norm, tighten=tighten, execution=execution)
         begun = perf_counter()
-        batch = Batch(await self._run(work))
+        batch = Batch(await self._run(work), model.predictor.claims.far_outside(inputs))
         self._metrics.run_seconds.observe(perf_counter() - begun)
         self._metrics.batch_rows.observe(len(inputs))
         return batch

@@ -164,6 +164,7 @@ class Metrics:
         queued_rows: inputs that wait to be run, now.
         problems: by kind.
         bytes_in, bytes_out: of bodies.
+        inputs_outside_box: answered inputs far outside the box that the model's file names, by model.
         in_flight: requests being answered, now.
         draining: 1 once the process is told to stop.
         served: margins and radii, and abstentions.
@@ -179,6 +180,11 @@ class Metrics:
         self._batch_rows = _histogram("batch_rows", "Inputs run at once.", ROWS)
         self._queued_rows = _gauge("queued_rows", "Inputs that wait to be run.")
         self.problems = _counter("problems", "Problems answered, by kind.", "kind")
+        self.inputs_outside_box = _counter(
+            "inputs_outside_box",
+            "Inputs answered that lie far outside the range that the model's file names.",
+            "model",
+        )
         self._bytes_in = _counter("request_bytes", "Bytes of bodies that were accepted.")
         self._bytes_out = _counter("response_bytes", "Bytes of bodies sent.")
         self._in_flight = _gauge("in_flight_requests", "Requests being answered.")

@@ -114,11 +114,23 @@ class ModelReference(Wire):
     sha256: str = Field(description="Digest of the ONNX file.")
 
 
+class InputWarning(Wire):
+    """A reason to doubt that inputs are what the model was trained for. Certificates hold all the same."""
+
+    kind: Literal["outside-input-box"] = Field(
+        default="outside-input-box",
+        description="A number lies beyond the model's input_box by more than the width of that box.",
+    )
+    detail: str = Field(description="The same in words.")
+    inputs: list[int] = Field(description="Which inputs, counted from 0.")
+
+
 class PredictResponse(Wire):
     """One prediction for each input, in order."""
 
     model: ModelReference
     predictions: list[Prediction]
+    warnings: list[InputWarning] = Field(description="About the inputs; empty where there is none.")
 
 
 class PublicKey(Wire):
@@ -225,7 +237,10 @@ class ModelDetail(ServedSummary):
     input_size: int = Field(description="Numbers in one input.")
     input_claim: InputClaim
     samples: int = Field(description="How many labelled inputs lie beside the model; see its /samples.")
-    input_box: list[float] | None = Field(description="Least and largest coordinate in the data, as claimed.")
+    input_box: list[float] | None = Field(
+        description="Least and largest coordinate in the data, as the file claims; not checked. Inputs far "
+        "outside get a warning."
+    )
     classes: list[str]
     default_norm: Norm
     bounds: dict[Norm, Bounds] = Field(description="What is proved, per norm of the input.")

@@ -65,12 +65,21 @@ class OutputTensor(Wire):
     data: list[Any] | None = None
 
 
+class InferResponseParameters(Wire):
+    """What is said beside the outputs."""
+
+    warnings: str = Field(description="About the inputs, in words.")
+
+
 class InferResponse(Wire):
     """Outputs, in the order asked for."""
 
     model_name: str
     model_version: str
     id: str | None = None
+    parameters: InferResponseParameters | None = Field(
+        default=None, description="Only where there is a warning about the inputs."
+    )
     outputs: list[OutputTensor]
 
 

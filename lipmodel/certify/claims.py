@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lipmodel.norms import Norm
+from lipmodel.norms import Array, Norm
 
 LARGEST_INPUT = float(np.finfo(np.float32).max)
 """Inputs beyond float32 are refused everywhere, so that they mean the same to every runtime."""
@@ -47,6 +48,30 @@ class Claims:
     input_box: tuple[float, float] | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+
+    def far_outside(self, inputs: Array) -> NDArray[np.bool_] | None:
+        """Return (N,) whether each of inputs (N, d) lies far outside the box; None if none does.
+
+        An input is far outside if a coordinate lies beyond the box by more than the width of the box.
+        The box is a claim, so this decides over a warning and over nothing that is certified.
+        """
+        if self.input_box is None:
+            return None
+        low, high = self.input_box
+        low, high = low - (high - low), high + (high - low)
+        if inputs.min() >= low and inputs.max() <= high:  # the usual case, in two passes without a copy
+            return None
+        return np.asarray(((inputs < low) | (inputs > high)).any(axis=1))
+
+    def outside_warning(self, outside: int, inputs: int) -> str:
+        """Return the warning that so many of so many inputs lie far outside the box."""
+        assert self.input_box is not None
+        low, high = self.input_box
+        return (
+            f"{outside} of {inputs} inputs lie far outside the range that the file names for its inputs, "
+            f"{low:g} to {high:g}: beyond it by more than its width. Check that they are scaled as the "
+            "training data were."
+        )
 
     def to_metadata(self) -> dict[str, str]:
         """As metadata of an ONNX file."""

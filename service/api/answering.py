@@ -26,7 +26,7 @@ from service.errors import Problem, ProblemKind
 from service.policy import Judgement, judge
 from service.registry import Model
 from service.safe_headers import Header
-from service.schemas import PredictOptions
+from service.schemas import InputWarning, PredictOptions
 from service.settings import Settings
 
 
@@ -80,12 +80,14 @@ class Answered(NamedTuple):
     Attributes:
         part: the answers themselves.
         judgement: what the model's policy makes of them.
+        warnings: about the inputs; they take nothing from the answers.
         portable: (N,) radii for every runtime; None where they were not asked for.
         certificates: N signed ones, None in place of those of answers withheld; likewise.
     """
 
     part: Part
     judgement: Judgement
+    warnings: list[InputWarning]
     portable: Array | None = None
     certificates: list[str | None] | None = None
 
@@ -173,7 +175,12 @@ def judged(service: Service, question: Question, part: Part) -> Answered:
     judgement = judge(model.settings.policy, norm, part.radii, options.epsilon)
     if judgement.abstained is not None:
         service.engine.served.abstentions[model.name] += int(judgement.abstained.sum())
-    return Answered(part, judgement)
+    if part.outside is None:
+        return Answered(part, judgement, [])
+    rows = np.flatnonzero(part.outside).tolist()
+    service.metrics.inputs_outside_box.of(model.name).add(len(rows))
+    detail = model.predictor.claims.outside_warning(len(rows), len(part.outside))
+    return Answered(part, judgement, [InputWarning(detail=detail, inputs=rows)])
 
 
 async def _sign(

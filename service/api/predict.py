@@ -58,6 +58,7 @@ def _write(model: Model, _: Asked, answered: Answered) -> tuple[bytes, list[Head
     content = {
         "model": {"name": model.name, "version": model.version, "sha256": model.predictor.file.sha256},
         "predictions": _rows(model.predictor.class_names, answered),
+        "warnings": [warning.model_dump() for warning in answered.warnings],
     }
     return orjson.dumps(content), [(b"content-type", JSON_TYPE.encode())]
 
