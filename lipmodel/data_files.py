@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ from lipmodel.errors import DataError
 
 Array = NDArray[np.float64]
 
+MAX_DIRECTORY_BYTES = 2**20
+"""Of a zip archive: some ten thousand members."""
 
 # What readers raise of files that are damaged, or are something else.
 UNREADABLE = (
@@ -91,8 +93,25 @@ def read_npy(path: Path, *, mapped: bool = False) -> Any:
 
 def read_npz(path: Path, *names: tuple[str, str]) -> list[Any]:
     """Arrays of a .npz file, each by either of two names."""
-    with reading(path, "a .npz file"), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return [_member(path, arrays, pair) for pair in names]
+    with reading(path, "a .npz file"), path.open("rb") as file:
+        check_directory(file, str(path))
+        with np.load(file, allow_pickle=False) as arrays:
+            return [_member(path, arrays, pair) for pair in names]
+
+
+def check_directory(file: IO[bytes], name: str) -> None:
+    """Raise DataError where a zip archive announces a directory larger than arrays need.
+
+    ``zipfile`` reads all of it when it opens an archive: a million members take 390 MB. The function that
+    ``zipfile`` itself calls finds the end record, so both see the same one.
+    """
+    end = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # None where the file is no archive
+    if end and end[zipfile._ECD_SIZE] > MAX_DIRECTORY_BYTES:  # type: ignore[attr-defined]
+        raise DataError(
+            f"{name} announces a directory of {end[zipfile._ECD_SIZE]} bytes; "  # type: ignore[attr-defined]
+            f"at most {MAX_DIRECTORY_BYTES} are accepted: keep the arrays inputs and labels alone"
+        )
+    file.seek(0)
 
 
 def find_file(folder: Path, *names: str) -> Path:

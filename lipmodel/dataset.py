@@ -15,6 +15,8 @@ from lipmodel.errors import DataError
 
 HELD_OUT = 0.25  # share kept for evaluation where the data come in one part
 SPLIT_SEED = 0  # the split belongs to the data: another seed of training sees the same parts
+LARGEST_LABEL = 2**53  # up to here float64 holds every whole number
+MAX_CLASSES = 100_000  # of data whose classes have no names
 
 SCALINGS = ("none", "common", "columns")
 """What a network may divide inputs by first: nothing, one number, or one number a column."""
@@ -117,7 +119,13 @@ def labelled(
     inputs = np.asarray(inputs)
     flat = as_float32(inputs.reshape(len(inputs), math.prod(inputs.shape[1:])))
     if classes is None:
-        classes = tuple(str(i) for i in range(max(2, int(indices.max(initial=0)) + 1)))
+        largest = int(indices.max(initial=1))
+        if largest >= MAX_CLASSES:  # before anything is made for each class
+            row = int(indices.argmax())
+            raise DataError(
+                f"{name}: label {largest} of row {row} is out of range; 0 to {MAX_CLASSES - 1} are accepted"
+            )
+        classes = tuple(map(str, range(largest + 1)))
     return Dataset(name, flat, indices, classes, tuple(inputs.shape[1:]), units, columns, scaling)
 
 
@@ -131,7 +139,7 @@ def class_indices(name: str, labels: Any, first_row: int = 0) -> NDArray[np.int6
     accepted = "labels are not whole numbers; class indices 0, 1, … are accepted"
     if indices.dtype.kind not in "fiu":
         raise DataError(f"{name}: {accepted}")
-    wrong = np.argwhere(indices != np.round(indices))
+    wrong = np.argwhere((indices != np.round(indices)) | (np.abs(indices) > LARGEST_LABEL))
     if len(wrong):
         raise DataError(
             f"{name}: {accepted}, not {indices[tuple(wrong[0])]} of row {first_row + wrong[0][0]}"

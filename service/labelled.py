@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import importlib
+import os
 import shutil
 import zlib
 from collections.abc import Mapping
@@ -25,6 +26,9 @@ from service.npz import check_npz
 CHUNK = 2**20
 IDX_FOLDER = "idx"
 IDX_NAMES = {"images": "t10k-images-idx3-ubyte", "labels": "t10k-labels-idx1-ubyte"}
+MAX_FOOTER_BYTES = 4 * 2**20
+PARQUET_END = 8
+"""Bytes of the footer's length and the magic number, with which a parquet file ends."""
 NPZ, PARQUET, GZIP = b"PK\x03\x04", b"PAR1", b"\x1f\x8b"
 
 
@@ -135,6 +139,14 @@ def _check_parquet(path: Path, most_bytes: int) -> None:
         raise DataError(
             "parquet is not read by this service, which lacks pyarrow; .npz is accepted"
         ) from None
+    with path.open("rb") as content:
+        content.seek(-PARQUET_END, os.SEEK_END)
+        end = content.read()
+    footer = int.from_bytes(end[:-4], "little")
+    if (
+        end[-4:] == PARQUET and footer > MAX_FOOTER_BYTES
+    ):  # decoded whole when the file is opened, into several times as much memory
+        raise DataError(f"the parquet footer has {footer} bytes; at most {MAX_FOOTER_BYTES} are accepted")
     with parquet.ParquetFile(path) as file:
         told = file.metadata
         groups = sum(told.row_group(i).total_byte_size for i in range(told.num_row_groups))

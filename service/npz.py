@@ -9,6 +9,7 @@ from typing import IO
 
 import numpy as np
 
+from lipmodel.data_files import check_directory
 from lipmodel.errors import DataError
 
 MAX_ARRAYS = 64
@@ -20,6 +21,8 @@ def check_npz(path: Path, most_bytes: int) -> None:
     Raises:
         DataError: it holds more, or something else than numbers; whatever its readers raise of damaged ones.
     """
+    with path.open("rb") as file:
+        check_directory(file, path.name)
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if len(members) > MAX_ARRAYS:

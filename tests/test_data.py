@@ -6,12 +6,14 @@ import gzip
 import hashlib
 import importlib
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 
 from lipmodel import data
 from lipmodel.errors import DataError, MissingExtraError
+from service.npz import check_npz
 
 
 def idx(array):
@@ -223,6 +225,13 @@ def test_npy_that_is_truncated_or_holds_objects(tmp_path):
         ({"x": np.zeros((2, 1)), "y": ["a", "b"]}, "labels are not whole numbers"),
         ({"x": np.full((2, 1), np.nan), "y": [0, 1]}, "not a finite number"),
         ({"x": np.zeros((0, 1)), "y": np.zeros(0, int)}, "no rows"),
+        (
+            {"x": np.zeros((2, 1)), "y": [0, 20_000_000]},
+            "label 20000000 of row 1 is out of range; 0 to 99999",
+        ),
+        ({"x": np.zeros((2, 1)), "y": [0.0, 1e300]}, "whole numbers"),
+        ({"x": np.zeros((2, 1)), "y": [0.0, np.inf]}, "whole numbers"),
+        ({"x": np.zeros((2, 1)), "y": np.array([0, 2**64 - 1], np.uint64)}, "whole numbers"),
     ],
 )
 def test_malformed_npz(tmp_path, arrays, message):
@@ -352,6 +361,17 @@ def test_a_truncated_npz(tmp_path):
     for share in (0.1, 0.5, 0.9):
         (tmp_path / "d.npz").write_bytes(whole[: int(share * len(whole))])
         refused("cannot be read as a .npz file: File is not a zip file", data.load_own, tmp_path / "d.npz")
+
+
+def test_a_zip_archive_with_a_large_directory_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    entry = b"PK\1\2" + bytes(24) + (1).to_bytes(2, "little") + bytes(16) + b"a"
+    directory = entry * 30_000
+    end = b"PK\5\6" + bytes(4) + 2 * (30_000).to_bytes(2, "little") + len(directory).to_bytes(4, "little")
+    (tmp_path / "d.npz").write_bytes(directory + end + bytes(6))
+    monkeypatch.setattr(zipfile, "ZipFile", lambda *_: pytest.fail("it was opened"))
+    refused("announces a directory of 1410000 bytes; at most 1048576", data.load_own, tmp_path / "d.npz")
+    with pytest.raises(DataError, match="announces a directory"):
+        check_npz(tmp_path / "d.npz", 2**30)
 
 
 def test_a_npy_that_announces_more_than_there_is(tmp_path):

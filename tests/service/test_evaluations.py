@@ -245,6 +245,8 @@ HOSTILE = {
     "parquet without its end": (b"PAR1" + b"\0" * 100, "cannot be read"),
     "damaged parquet": (GOOD_PARQUET[:200] + GOOD_PARQUET[900:], "cannot be read"),
     "parquet of text": (parquet({"a": ["x", "y"], "label": [0, 1]}), "no numbers"),
+    "parquet with a large footer": (b"PAR1" + bytes(100) + (2**26).to_bytes(4, "little") + b"PAR1", "footer has 67108864"),
+    "label of twenty millions": (npz(inputs=INPUTS[:2], labels=np.array([0, 20_000_000])), "0 to 99999 are accepted"),
     "parquet bomb": (parquet({"a": np.zeros(10**6), "label": np.zeros(10**6)}), "too large once decompressed"),
 }  # fmt: skip
 
