@@ -9,6 +9,7 @@ import numpy as np
 
 from lipmodel.certify import ops
 from lipmodel.certify.claims import Claims
+from lipmodel.certify.convolution import Window
 from lipmodel.certify.onnx_writer import set_metadata, to_bytes, write_model
 from lipmodel.certify.ops import Graph
 
@@ -157,6 +158,33 @@ def linear_net(weight, bias=None):
         ops=(dense("scores", "input", weight, bias),),
         output="scores",
     )
+
+
+def convolutional_net(*, seed=0):
+    """Two convolutions of 28 x 28 pixels and two dense layers, 4,804 ReLUs: slow to tighten."""
+    rng = np.random.default_rng(seed)
+    layers, x, shape = [], "input", (1, 28, 28)
+
+    def add(kind, name, **fields):
+        layers.append(kind(output=name, inputs=(x,), shape=shape, **fields))
+        return name
+
+    for channels in (16, 32):
+        window = Window(
+            spatial=shape[1:], size=(4, 4), strides=(2, 2), dilations=(1, 1), begin=(1, 1), end=(1, 1)
+        )
+        kernel = float32(rng.normal(size=(channels, shape[0], 4, 4)) / (4 * shape[0]))
+        bias, shape = float32(rng.normal(size=channels) * 0.1), (channels, *window.output)
+        x = add(ops.Conv, f"c{channels}", kernel=kernel, bias=bias, window=window)
+        x = add(ops.Clip, f"r{channels}", low=np.zeros(()))
+    shape = (32 * 7 * 7,)
+    x = add(ops.Reshape, "flat")
+    for name, size in (("d", 100), ("scores", 10)):
+        weight = float32(rng.normal(size=(size, shape[0])) / shape[0] ** 0.5)
+        bias, shape = float32(rng.normal(size=size) * 0.1), (size,)
+        x = add(ops.Dense, name, weight=weight, bias=bias)
+        x = add(ops.Clip, "r", low=np.zeros(())) if name == "d" else x
+    return Graph(input="input", input_shape=(1, 28, 28), ops=tuple(layers), output="scores")
 
 
 def to_file(graph, claims: Claims | None = None, dtype=np.float32) -> bytes:

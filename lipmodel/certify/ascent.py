@@ -30,6 +30,7 @@ def ascent(network: Sequence[Piece], way: Way, norm: Norm) -> dict[int, Array]:
     count = len(values[0])
     derivatives = {}
     for number, piece in enumerate(network[1:], start=1):
+        way.ball.deadline.check()
         before = [values[i] for i in piece.inputs]
         x = before[0]
         match piece:

@@ -8,6 +8,7 @@ import numpy as np
 
 from lipmodel.certify import pieces
 from lipmodel.certify.pieces import Piece
+from lipmodel.deadline import Deadline
 from lipmodel.norms import Array, down, gamma, inflate, up
 
 MANY = 2**20
@@ -28,6 +29,7 @@ class Ball:
         error: never below ‖ · ‖_q of that less the exact value.
         reach: never below the largest entry, in absolute value, over the ball.
         kinks: bounds on the arguments of the kinks of a piece, as they become known.
+        deadline: of the work on this ball, checked before each step of a way.
     """
 
     radius: float
@@ -36,6 +38,7 @@ class Ball:
     error: list[float]
     reach: list[float]
     kinks: dict[int, Kinks] = field(default_factory=dict)
+    deadline: Deadline = field(default_factory=Deadline)
 
 
 class Way:

@@ -23,7 +23,7 @@ All of it bounds the exact function on the real ball; ``tighten.py`` turns that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,11 +38,12 @@ from lipmodel.certify.ops import Graph
 from lipmodel.certify.pieces import Piece
 from lipmodel.certify.rounding import FORMATS
 from lipmodel.certify.session import open_session
+from lipmodel.deadline import Deadline
 from lipmodel.norms import Array, Norm, bound_equivalence, bound_vector_norm, down, gamma, inflate, up
 
 STEPS, FIRST_STEP = 12, 0.5
-ROWS = 512
-"""Functionals followed at a time, to bound memory."""
+ROWS, ENTRIES = 512, 2**23
+"""Functionals followed at a time, and entries of them in one tensor; bounds memory and the time of a step."""
 
 
 class LocalBounds:
@@ -67,6 +68,8 @@ class LocalBounds:
             Scatter(p, self.pieces[p.inputs[0]].size) if isinstance(p, pieces.Gather) else None
             for p in self.pieces
         ]
+        widest = max(piece.size for piece in self.pieces)
+        self._rows = max(1, min(ROWS, ENTRIES // widest))
         # The tensor of the graph whose constants a piece has: its own, or those of what it rearranges.
         self._named: list[str | None] = []
         for piece in self.pieces:
@@ -97,7 +100,7 @@ class LocalBounds:
             centre.append(value)
         return centre
 
-    def ball(self, centre: list[Array | None], radius: float) -> Ball:
+    def ball(self, centre: list[Array | None], radius: float, deadline: Deadline | None = None) -> Ball:
         """The closed ball about the input of a centre, before anything is known of its kinks."""
         x = centre[0]
         assert x is not None
@@ -112,7 +115,7 @@ class LocalBounds:
             else:
                 error.append(np.inf)
                 reach.append(bound_reach(piece, [reach[i] for i in piece.inputs]))
-        return Ball(radius, float(size), centre, error, reach)
+        return Ball(radius, float(size), centre, error, reach, deadline=deadline or Deadline())
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # NaN and infinity prove nothing below
     def bound_below(self, ball: Ball, rows: Array, wanted: Array | float = -np.inf) -> Array:
@@ -122,18 +125,27 @@ class LocalBounds:
             ball: the ball.
             rows: (R, M).
             wanted: (R,) bounds that are enough; where a row is not there, its lines are adjusted to it.
+
+        Raises:
+            OutOfTimeError, CancelledError: by the deadline of the ball.
         """
         last = len(self.pieces) - 1
         for number in range(last + 1):
             if isinstance(self.pieces[number], pieces.Relu | pieces.Exchange) and number not in ball.kinks:
                 ball.kinks[number] = self._bound_kinks(ball, number)
-        bounds = self._lower(ball, last, rows)
-        if ball.kinks and ball.centre[0] is not None:
-            self._adjust(ball, last, rows, bounds, np.broadcast_to(wanted, bounds.shape))
+        bounds, wanted = np.empty(len(rows)), np.broadcast_to(wanted, len(rows))
+        for chunk in self._chunks(np.arange(len(rows))):
+            bounds[chunk] = self._lower(ball, last, rows[chunk])
+            if ball.kinks and ball.centre[0] is not None:
+                bounds[chunk] = self._adjusted(ball, last, rows[chunk], bounds[chunk], wanted[chunk])
         return bounds
 
-    def _adjust(self, ball: Ball, start: int, rows: Array, bounds: Array, wanted: Array) -> None:
-        """Raises bounds by moving the lower lines of each row (α-CROWN: Xu et al. 2021).
+    def _chunks(self, which: Indices) -> Iterator[Indices]:
+        """As many functionals at a time as memory is meant for."""
+        return (which[i : i + self._rows] for i in range(0, len(which), self._rows))
+
+    def _adjusted(self, ball: Ball, start: int, rows: Array, bounds: Array, wanted: Array) -> Array:
+        """(R,) bounds raised by moving the lower lines of each row (α-CROWN: Xu et al. 2021).
 
         Whatever the slopes, each bound holds; so the steps need no proof, only the bounds do.
         """
@@ -155,6 +167,7 @@ class LocalBounds:
                 number: np.clip(alpha + length * uphill[number], 0.0, 1.0)[kept]
                 for number, alpha in slopes.items()
             }
+        return bounds
 
     def _bound_kinks(self, ball: Ball, number: int) -> Kinks:
         """Bounds on the kinks of a piece: first at its own input, then through all for those left open."""
@@ -163,7 +176,7 @@ class LocalBounds:
         low, high = np.full(count, -np.inf), np.full(count, np.inf)
         for shallow in (True, False):
             still_open = np.flatnonzero((low < 0.0) & (high > 0.0))
-            for chunk in (still_open[i : i + ROWS] for i in range(0, len(still_open), ROWS)):
+            for chunk in self._chunks(still_open):
                 rows = _arguments(piece, self.pieces[piece.inputs[0]].size, chunk)
                 start = piece.inputs[0]
                 low[chunk] = np.fmax(low[chunk], self._lower(ball, start, rows, shallow=shallow))
@@ -187,6 +200,7 @@ class LocalBounds:
                 if shallow:
                     break
             if number:
+                way.ball.deadline.check()
                 self._step(number, way, lines)
         return best
 

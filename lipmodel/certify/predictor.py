@@ -22,6 +22,7 @@ from lipmodel.certify.radius import Radii, RadiusRule, after_rounding_inputs
 from lipmodel.certify.rounding import FORMATS, RoundingBounds, bound_rounding, least_rounding
 from lipmodel.certify.session import open_session
 from lipmodel.certify.tighten import Tightener, Tightening
+from lipmodel.deadline import Deadline
 from lipmodel.errors import InputError, ModelError, UnsupportedError
 from lipmodel.norms import Array, Norm, bound_vector_norm
 
@@ -49,7 +50,7 @@ class Predictions(NamedTuple):
         """The answers to some of the inputs alone."""
         tightening = self.tightening
         if tightening is not None:
-            parts = {n: getattr(tightening, n)[which] for n in ("method", "seconds", "probes")}
+            parts = {n: getattr(tightening, n)[which] for n in ("method", "seconds", "probes", "complete")}
             tightening = replace(tightening, **parts)
         return Predictions(
             self.norm,
@@ -240,9 +241,18 @@ class CertifiedPredictor:
         )
 
     def answer(
-        self, x: Array, norm: Norm, *, tighten: bool = False, execution: Float = np.float64
+        self,
+        x: Array,
+        norm: Norm,
+        *,
+        tighten: bool = False,
+        execution: Float = np.float64,
+        deadline: Deadline | None = None,
     ) -> Predictions:
-        """What :meth:`predict` gives, of inputs as :meth:`check_inputs` gave them."""
+        """What :meth:`predict` gives, of inputs as :meth:`check_inputs` gave them.
+
+        At the deadline radii are tightened as far as they are; without one, as far as may be.
+        """
         tightening = None
         if execution is np.float32 and not tighten:
             raw, radii = self._in_float32(x, norm)
@@ -250,7 +260,7 @@ class CertifiedPredictor:
             raw = self._raw_scores(x, np.float64)
             radii = self.rule(norm)(raw, x)
             if tighten:
-                radii, tightening = self.tightener(norm)(raw, x, radii)
+                radii, tightening = self.tightener(norm)(raw, x, radii, deadline)
         scores = self.head.class_scores(raw)
         return Predictions(norm, scores[:, 1:] if self.head.binary else scores, raw, radii, tightening)
 

@@ -13,11 +13,14 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from lipmodel.certify.backward import Ball
 from lipmodel.certify.head import Indices
 from lipmodel.certify.local import LocalBounds
 from lipmodel.certify.mixtures import Mixer, Standing
 from lipmodel.certify.radius import Radii, for_clients
+from lipmodel.deadline import Deadline, OutOfTimeError
 from lipmodel.norms import Array, down
 
 PROBES = 12
@@ -34,12 +37,14 @@ class Tightening:
             better.
         seconds: (N,) of computation.
         probes: (N,) radii at which a proof was tried.
+        complete: (N,) whether the search came to its end; else more time may prove a larger radius.
         reason: why local bounds are not available for the model; None where they are.
     """
 
     method: np.ndarray[tuple[int], np.dtype[np.str_]]
     seconds: Array
     probes: Indices
+    complete: NDArray[np.bool_]
     reason: str | None = None
 
 
@@ -55,21 +60,38 @@ class Tightener:
     mixer: Mixer
     local: LocalBounds | str
 
-    def __call__(self, raw: Array, inputs: Array, radii: Radii) -> tuple[Radii, Tightening]:
-        """The same radii, each at least as large, from raw scores (N, M) and inputs (N, d)."""
+    def __call__(
+        self, raw: Array, inputs: Array, radii: Radii, deadline: Deadline | None = None
+    ) -> tuple[Radii, Tightening]:
+        """The same radii, each at least as large, from raw scores (N, M) and inputs (N, d).
+
+        One input after another, until the time is up: each has the largest radius that was proved by then.
+
+        Raises:
+            CancelledError: by the deadline.
+        """
+        deadline = deadline or Deadline()
         certified, runner_up = radii.certified_radius.copy(), radii.runner_up.copy()
         seconds, probes = np.zeros(len(inputs)), np.zeros(len(inputs), dtype=np.intp)
-        method = np.full(len(inputs), "lipschitz")
+        method, complete = np.full(len(inputs), "lipschitz"), np.ones(len(inputs), dtype=bool)
         most = self.mixer.rule.overflow_radius(inputs)
         for n, (scores, x) in enumerate(zip(raw, inputs, strict=True)):
             started = time.perf_counter()
+            try:
+                deadline.check()
+            except OutOfTimeError:
+                complete[n:] = False
+                break
             if certified[n] > 0.0:  # else even the scores at x itself are not told apart
                 standing = self.mixer.stand(scores, x, mix=True)
                 nearest = int(standing.reach.argmin())
                 mixed = float(min(standing.reach[nearest], most[n]))
                 ways = [("mixture", mixed, int(standing.foreign[nearest]))]
                 if isinstance(self.local, LocalBounds) and self.local.bends:
-                    found, rival, probes[n] = self._search(self.local, standing, x, max(certified[n], mixed))
+                    low = max(certified[n], mixed)
+                    found, rival, probes[n], complete[n] = self._search(
+                        self.local, standing, x, low, deadline
+                    )
                     ways.append(("local", found, rival))
                 for name, found, rival in ways:
                     if (radius := float(for_clients(found, len(x)))) > certified[n]:
@@ -78,45 +100,50 @@ class Tightener:
         reason = None if isinstance(self.local, LocalBounds) else self.local
         return (
             radii._replace(certified_radius=certified, runner_up=runner_up),
-            Tightening(method, seconds, probes, reason),
+            Tightening(method, seconds, probes, complete, reason),
         )
 
-    def _search(self, local: LocalBounds, standing: Standing, x: Array, low: float) -> tuple[float, int, int]:
-        """The largest radius proved from ``low`` on, the rival nearest there, and how many were tried."""
+    def _search(
+        self, local: LocalBounds, standing: Standing, x: Array, low: float, deadline: Deadline
+    ) -> tuple[float, int, int, bool]:
+        """The largest radius proved from ``low`` on, its rival, how many were tried, and whether all were."""
         centre = local.centre(x)
 
         def room(radius: float) -> tuple[float, int]:
             near = np.flatnonzero(~(standing.reach > radius))  # over the others it is proved already
-            each = self._room(local, standing, near, centre, radius)
+            each = self._room(local, standing, near, local.ball(centre, radius, deadline))
             nearest = int(each.argmin())  # NaN counts as least
             return float(each[nearest]), int(standing.foreign[near[nearest]])
 
         low = max(low, float(standing.reach.min()))  # so that there is a rival to look at
-        (left, rival), high, over = room(low), np.inf, 0.0
-        tried = 1
-        while left > 0.0 and tried < PROBES:
-            if high == np.inf:  # by what is left at the speed of the Lipschitz bound, and half as much again
-                step = 1.5 * left
-            else:  # to where a line would cross zero
-                share = left / (left - over) if np.isfinite(over) else 0.5
-                step = (high - low) * min(max(share, 0.05), 0.95)
-            if step < RESOLUTION * low:
-                break
-            tried += 1
-            now, nearest = room(low + step)
-            if now > 0.0:
-                low, left, rival = low + step, now, nearest
-            else:
-                high, over = low + step, now
-        return (low if left > 0.0 else 0.0), rival, tried
+        left, rival, high, over = 0.0, int(standing.foreign[0]), np.inf, 0.0
+        tried, complete = 1, True
+        try:
+            left, rival = room(low)
+            while left > 0.0 and tried < PROBES:
+                if high == np.inf:
+                    step = (
+                        1.5 * left
+                    )  # what is left at the speed of the Lipschitz bound, and half as much again
+                else:  # to where a line would cross zero
+                    share = left / (left - over) if np.isfinite(over) else 0.5
+                    step = (high - low) * min(max(share, 0.05), 0.95)
+                if step < RESOLUTION * low:
+                    break
+                tried += 1
+                now, nearest = room(low + step)
+                if now > 0.0:
+                    low, left, rival = low + step, now, nearest
+                else:
+                    high, over = low + step, now
+        except OutOfTimeError:  # low is proved wherever something is left there
+            complete = False
+        return (low if left > 0.0 else 0.0), rival, tried, complete
 
     @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # NaN and infinity prove nothing
-    def _room(
-        self, local: LocalBounds, standing: Standing, near: Indices, centre: list[Array | None], radius: float
-    ) -> Array:
+    def _room(self, local: LocalBounds, standing: Standing, near: Indices, ball: Ball) -> Array:
         """What is left on the ball of each margin over a near rival, over its constant; a proof where > 0."""
         promised = self.mixer.rule.promised
-        ball = local.ball(centre, radius)
         if not promised.peak.at(np.array(ball.size)) < promised.limit:
             return np.full(len(near), np.nan)  # something might overflow
         own, weights, foreign = standing.own, standing.weights[near], standing.foreign[near]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from fractions import Fraction
 
@@ -22,10 +23,11 @@ from lipmodel.certify.mixtures import Mixer
 from lipmodel.certify.ops import Graph
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.radius import RadiusRule
+from lipmodel.deadline import CancelledError, Deadline, OutOfTimeError
 from lipmodel.norms import Norm, vector_norm
 from tests.certify.test_graph import READ
 from tests.exact import evaluate
-from tests.networks import dense, float32, groupsort_net, linear_net, to_file
+from tests.networks import convolutional_net, dense, float32, groupsort_net, linear_net, to_file
 
 NORMS = list(Norm)
 
@@ -250,6 +252,60 @@ def test_what_might_overflow_is_not_proved():
     narrow = replace(tightener, mixer=Mixer(predictor.head, narrow_rule))
     assert tightener(fast.raw_scores, x, fast.radii)[1].method[0] == "local"
     assert narrow(fast.raw_scores, x, fast.radii)[1].method[0] == "lipschitz"
+
+
+class Checks(Deadline):
+    """Out of time, or cancelled, after so many checks."""
+
+    def __init__(self, count, error=OutOfTimeError):
+        super().__init__()
+        self.left, self._error = count, error
+
+    def check(self):
+        if not self.left:
+            raise self._error
+        self.left -= 1
+
+
+@pytest.mark.parametrize("name", ["relu", "groupsort 2", "conv"])
+def test_out_of_time_what_was_proved_by_then_is_kept(name):
+    predictor = CertifiedPredictor(to_file(GRAPHS[name]))
+    x = float32(np.random.default_rng(1).normal(size=(2, predictor.file.graph.input_size)))
+    plain, all_time = predictor.predict(x), Checks(10**9)
+    full = predictor.answer(x, Norm.TWO, tighten=True, deadline=all_time)
+    assert full.tightening.complete.all()
+    used, last, cut = 10**9 - all_time.left, plain.radii.certified_radius, []
+    for count in [*range(0, used, used // 8), used]:
+        found = predictor.answer(x, Norm.TWO, tighten=True, deadline=Checks(count))
+        radius, done = found.radii.certified_radius, found.tightening.complete
+        assert (radius >= last).all()  # more time never takes anything away
+        assert (radius[done] == full.radii.certified_radius[done]).all()
+        assert (done == np.sort(done)[::-1]).all()  # one input after another
+        larger = radius > plain.radii.certified_radius
+        assert ((found.tightening.method != "lipschitz") == larger).all()
+        cut += list(radius[larger & ~done])
+        last = radius
+    assert (last == full.radii.certified_radius).all()
+    assert cut  # in the middle of a search some was proved already
+
+
+def test_what_is_cancelled_ends_without_a_result():
+    predictor = CertifiedPredictor(to_file(GRAPHS["relu"]))
+    for count in (0, 20):
+        with pytest.raises(CancelledError):
+            predictor.answer(np.ones((2, 3)), Norm.TWO, tighten=True, deadline=Checks(count, CancelledError))
+
+
+def test_one_proof_of_a_large_network_ends_in_time_too():
+    """A single radius takes seconds there, all of them half a minute."""
+    predictor = CertifiedPredictor(to_file(convolutional_net()))
+    x = np.random.default_rng(1).uniform(size=(2, 784))
+    plain = predictor.predict(x)
+    begun = time.monotonic()
+    found = predictor.answer(x, Norm.TWO, tighten=True, deadline=Deadline(0.3))
+    assert time.monotonic() - begun < 10
+    assert found.tightening.complete.tolist() == [False, False]
+    assert (found.radii.certified_radius == plain.radii.certified_radius).all()
 
 
 # --- mutants: each breaks one inequality, and the exact tests above must see it ---------------------
