@@ -24,6 +24,7 @@ All of it bounds the exact function on the real ball; ``tighten.py`` turns that 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ class LocalBounds:
         self._working = Norm.INF if norm is Norm.INF else Norm.TWO
         self._constants = lipschitz.bound_tensors(graph, norm)
         self._tracks = rounding.bound_tensors(graph, self._working, FORMATS[np.float64])
-        self._session: Any = open_session(_write_all_tensors(graph), threads)
+        self._threads = threads
         self._scatters = [
             Scatter(p, self.pieces[p.inputs[0]].size) if isinstance(p, pieces.Gather) else None
             for p in self.pieces
@@ -74,6 +75,11 @@ class LocalBounds:
         self._named: list[str | None] = []
         for piece in self.pieces:
             self._named.append(piece.name if piece.like is None else self._named[piece.like])
+
+    @cached_property
+    def _session(self) -> Any:
+        """Session that computes every tensor; a graph without a kink never needs it."""
+        return open_session(_write_all_tensors(self.graph), self._threads)
 
     @property
     def bends(self) -> bool:

@@ -21,7 +21,7 @@ from lipmodel.certify.local import LocalBounds
 from lipmodel.certify.mixtures import Mixer, Standing
 from lipmodel.certify.radius import Radii, for_clients
 from lipmodel.deadline import Deadline, OutOfTimeError
-from lipmodel.norms import Array, down
+from lipmodel.norms import Array, bound_vector_norm, down, up
 
 PROBES = 12
 RESOLUTION = 1e-3
@@ -143,11 +143,14 @@ class Tightener:
     @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # NaN and infinity prove nothing
     def _room(self, local: LocalBounds, standing: Standing, near: Indices, ball: Ball) -> Array:
         """What is left on the ball of each margin over a near rival, over its constant; a proof where > 0."""
-        promised = self.mixer.rule.promised
-        if not promised.peak.at(np.array(ball.size)) < promised.limit:
+        rule, x = self.mixer.rule, ball.centre[0]
+        assert x is not None
+        # ρ + κr in the norm of the error bounds, which need not be the one that the ball measures itself in.
+        size = up(bound_vector_norm(x, rule.promised.norm) + up(rule.kappa * ball.radius))
+        if not rule.promised.peak.at(size) < rule.promised.limit:
             return np.full(len(near), np.nan)  # something might overflow
         own, weights, foreign = standing.own, standing.weights[near], standing.foreign[near]
-        error = self.mixer.error(own, weights, foreign, np.array(ball.size))
+        error = self.mixer.error(own, weights, foreign, size)
         below = local.bound_below(ball, self._differences(own, weights, foreign), error)
         left: Array = down(below - error) / standing.bound_lipschitz[near]
         return left

@@ -308,6 +308,34 @@ def test_one_proof_of_a_large_network_ends_in_time_too():
     assert (found.radii.certified_radius == plain.radii.certified_radius).all()
 
 
+def test_the_error_in_the_ball_is_that_of_inputs_in_its_own_norm(monkeypatch):
+    """Of a linf ball whose errors grow with the l2 size of inputs: what is left beyond E is 0, not more."""
+    predictor = CertifiedPredictor(to_file(groupsort_net((16, 32, 32), 3)))
+    tightener, x, radius = predictor.tightener(Norm.INF), np.full(16, 0.5), 0.01
+    mixer = tightener.mixer
+    assert mixer.rule.promised.norm is Norm.TWO
+    size = np.linalg.norm(np.abs(x) + radius)
+    standing = mixer.stand(predictor.predict(x[None]).raw_scores[0], x, mix=False)
+    error = mixer.error(standing.own, standing.weights, standing.foreign, size)
+    monkeypatch.setattr(LocalBounds, "bound_below", lambda *_: error)
+    near, local = np.arange(len(standing.foreign)), tightener.local
+    assert (tightener._room(local, standing, near, local.ball(local.centre(x), radius)) <= 0.0).all()
+
+
+def test_scores_that_are_the_input_keep_their_radii():
+    """A maximum over groups of the input: before it there is no operation at all."""
+    pairs = ops.Reshape(output="pairs", inputs=("input",), shape=(3, 2))
+    largest = ops.ReduceExtremum(output="scores", inputs=("pairs",), shape=(3,), kind="max", axes=(1,))
+    graph = Graph(input="input", input_shape=(6,), ops=(pairs, largest), output="scores")
+    predictor = CertifiedPredictor(to_file(graph))
+    assert predictor.head.scores == "input"
+    x = [[3.0, 1.0, 2.0, 0.0, 0.0, 0.0]]
+    for norm in NORMS:
+        fast, slow = predictor.predict(x, norm), predictor.predict(x, norm, tighten=True)
+        assert slow.radii.certified_radius[0] >= fast.radii.certified_radius[0] > 0.4
+        assert slow.tightening.reason is None
+
+
 # --- mutants: each breaks one inequality, and the exact tests above must see it ---------------------
 
 
