@@ -54,6 +54,7 @@ from service.jobs import Jobs
 from service.key_commands import keys
 from service.keys import KeyStore
 from service.limits import Limits
+from service.load_requests import LoadRequests
 from service.metrics import Metrics
 from service.mirror import Mirror, MirrorError
 from service.models import Models
@@ -119,6 +120,7 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
         threads=settings.threads,
         poll_seconds=settings.poll_seconds,
         mirror=None if worker else open_mirror(settings),
+        requests=LoadRequests(settings.state_folder / "loads.json"),
     )
     shared = SharedMetrics(metrics, metrics_folder, worker)
     service = Service(

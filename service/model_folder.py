@@ -15,6 +15,7 @@ Names that begin with a dot are passed over: what is being written is named so.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections import defaultdict
@@ -165,9 +166,10 @@ def _stamp(path: Path) -> Stamp:
     return (str(path), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def signatures(found: Mapping[Slot, Found], name: str) -> Mapping[Slot, Signature]:
-    """Those of all that belongs to one model."""
-    return {slot: f.signature for slot, f in found.items() if slot.name == name}
+def fingerprint(found: Mapping[Slot, Found], name: str) -> str | None:
+    """Return what tells whether any file of a model is another one by now; None where it has no files."""
+    signatures = sorted((slot, f.signature) for slot, f in found.items() if slot.name == name)
+    return hashlib.sha256(ascii(signatures).encode()).hexdigest() if signatures else None
 
 
 def printable(text: str) -> str:

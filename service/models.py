@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import LipcertError, ModelError
+from service.load_requests import LoadRequest, LoadRequests
 from service.loading import load_labels, load_samples, load_settings, load_version
 from service.mirror import Mirror
 from service.model_folder import (
@@ -26,9 +27,9 @@ from service.model_folder import (
     Found,
     Signature,
     Slot,
+    fingerprint,
     printable,
     scan,
-    signatures,
 )
 from service.model_settings import SettingsFile
 from service.registry import Model, Registry, Versions
@@ -64,6 +65,7 @@ class Models:
         threads: that onnxruntime uses within one operator.
         poll_seconds: between looks at the folder.
         mirror: what keeps it like another, and is looked at first.
+        requests: loads and unloads, which the service's processes share.
 
     Attributes:
         mirror: the same.
@@ -71,7 +73,13 @@ class Models:
     """
 
     def __init__(
-        self, folder: Path, *, threads: int = 1, poll_seconds: float = 1.0, mirror: Mirror | None = None
+        self,
+        folder: Path,
+        *,
+        threads: int = 1,
+        poll_seconds: float = 1.0,
+        mirror: Mirror | None = None,
+        requests: LoadRequests | None = None,
     ) -> None:
         self.mirror = mirror
         if mirror is not None:
@@ -79,7 +87,9 @@ class Models:
         self.folder, self._threads, self._poll_seconds = folder, threads, poll_seconds
         self._held: dict[Slot, _Held] = {}
         self._waiting: dict[Slot, Signature | None] = {}
-        self._unloaded: dict[str, Mapping[Slot, Signature]] = {}
+        self._requests = requests or LoadRequests()
+        self._followed: Mapping[str, LoadRequest] = {}
+        self._unloaded: frozenset[str] = frozenset()
         self._thread = ThreadPoolExecutor(1, "models")
         self._watching: asyncio.Task[None] | None = None
         self.current = Registry({})
@@ -96,19 +106,21 @@ class Models:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def load(self, name: str) -> Model:
-        """Reads the files of a model now, and serves it if it was unloaded.
+        """Reads the files of a model now, and serves it if it was unloaded; other processes soon do as well.
 
         Raises:
             Problem: 404 where there is none of that name, 409 where it is refused.
+            OSError: the request cannot be kept.
         """
         await self._do(self._load, name)
         return self.current.find(name)
 
     async def unload(self, name: str) -> None:
-        """Stops serving a model until it is loaded or its files change. They stay where they are.
+        """Stops serving a model until it is loaded or its files change; other processes soon do as well.
 
         Raises:
             Problem: 404 where there is none of that name.
+            OSError: the request cannot be kept.
         """
         self.current.versions(name)
         await self._do(self._unload, name)
@@ -149,16 +161,23 @@ class Models:
             self.look(name)
 
     def _load(self, name: str) -> None:
-        self._unloaded.pop(name, None)
-        for slot, held in self._held.items():
-            if slot.name == name and held.reason is not None:  # tried again, though it is the same file
-                self._held[slot] = replace(held, signature=())
+        if name in self.current.models:  # else every name that anybody asks for would be kept
+            self._requests.add(name, None)
         self.look(name)
 
     def _unload(self, name: str) -> None:
-        self._unloaded[name] = signatures(scan(self.folder), name)
-        self._held = {slot: held for slot, held in self._held.items() if slot.name != name}
-        self._publish(self.current.fault)
+        self._requests.add(name, fingerprint(scan(self.folder), name))
+        self.look(name)
+
+    def _follow(self) -> Mapping[str, LoadRequest]:
+        """Return the last load or unload of each model; what a load asks to be tried again is forgotten."""
+        requests = self._requests.read()
+        again = {name for name, r in requests.items() if r != self._followed.get(name) and not r.unloaded}
+        for slot, held in self._held.items():
+            if slot.name in again and held.reason is not None:  # tried again, though it is the same file
+                self._held[slot] = replace(held, signature=())
+        self._followed = requests
+        return requests
 
     def _refresh(self, settled: Callable[[Slot], bool]) -> list[Slot]:
         """Takes up what has changed in the folder; returns where that was.
@@ -167,6 +186,7 @@ class Models:
         file is the same after as before; everything else only once it has stayed the same from one look
         to the next, or is said to be settled.
         """
+        requests = self._follow()  # before the scan: a fingerprint of later files is not yet that of these
         try:
             found = scan(self.folder)
         except OSError as error:
@@ -175,10 +195,12 @@ class Models:
                 log.warning("%s", fault)
                 self._publish(fault)
             return []
-        stale = [n for n, then in self._unloaded.items() if not then or signatures(found, n) != then]
-        for name in stale:
-            del self._unloaded[name]
-        found = {slot: f for slot, f in found.items() if slot.name not in self._unloaded}
+        unloaded = frozenset(
+            name for name, r in requests.items() if r.unloaded and r.unloaded == fingerprint(found, name)
+        )
+        turned, self._unloaded = unloaded != self._unloaded, unloaded
+        found = {slot: f for slot, f in found.items() if slot.name not in unloaded}
+        self._held = {slot: held for slot, held in self._held.items() if slot.name not in unloaded}
         changes: dict[Slot, Signature | None] = {}
         for slot in found.keys() | self._held.keys():
             now = found[slot].signature if slot in found else None
@@ -198,7 +220,7 @@ class Models:
         ]
         self._waiting = {slot: now for slot, now in changes.items() if slot not in taken}
         empty = None if found or self._unloaded else "the models folder holds no *.onnx file"
-        if taken or stale or empty != self.current.fault:
+        if taken or turned or empty != self.current.fault:
             self._publish(empty)
         return taken
 
@@ -237,7 +259,7 @@ class Models:
 
     def _publish(self, fault: str | None) -> None:
         """Puts a registry of what is held in the place of the present one."""
-        names = sorted({slot.name for slot in self._held} | self._unloaded.keys())
+        names = sorted({slot.name for slot in self._held} | self._unloaded)
         self.current = Registry({name: self._versions(name) for name in names}, fault)
 
     def _versions(self, name: str) -> Versions:

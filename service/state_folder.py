@@ -5,6 +5,7 @@
     STATE/lock             held by the one server that uses the folder
     STATE/server           that server's identity, the same after a restart
     STATE/jobs.sqlite      the database, unless another is given
+    STATE/loads.json       which models were loaded or unloaded last, for all of the server's processes
     STATE/work/<job id>/   a job's model and data, until it ends
     STATE/workers/<n>/     lock, server and work of the server's further processes
 """

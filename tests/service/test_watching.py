@@ -17,7 +17,8 @@ import pytest
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm
 from service.errors import Problem, ProblemKind
-from service.models import Models
+from service.load_requests import LoadRequests
+from service.models import UNLOADED, Models
 from service.policy import Action, Policy
 from tests.networks import groupsort_net, linear_net, to_file
 from tests.service.conftest import digits, eventually, running, two_moons
@@ -413,6 +414,60 @@ def test_unloading_frees_a_model_until_it_is_loaded_or_changed(folder):
         models.stop()
 
     asyncio.run(go())
+
+
+def test_loads_and_unloads_reach_every_process_of_a_service(folder, tmp_path):
+    put(folder / "m.onnx", two_moons())
+    put(folder / "n.onnx", b"garbage")
+    path = tmp_path / "loads.json"
+
+    async def go():
+        one, other = Models(folder, requests=LoadRequests(path)), Models(folder, requests=LoadRequests(path))
+        await one.unload("m")
+        other.look()
+        for models in (one, other, Models(folder, requests=LoadRequests(path))):  # and one started later
+            assert models.current.models["m"].reason == UNLOADED
+        await other.load("m")
+        one.look()
+        assert set(one.current.served) == set(other.current.served) == {"m"}
+        tried, read = [], one._read
+        one._read = lambda slot, found: tried.append(slot.name) or read(slot, found)
+        with pytest.raises(Problem, match="model 'n' is refused"):
+            await other.load("n")
+        for _ in range(5):
+            one.look()
+        assert tried == ["n", "n"]  # once, and once more as it may have been half written
+        one.stop()
+        other.stop()
+
+    asyncio.run(go())
+
+
+def test_a_damaged_file_of_loads_leaves_them_as_they_were(folder, tmp_path, caplog):
+    put(folder / "m.onnx", two_moons())
+    path = tmp_path / "loads.json"
+
+    async def go():
+        models = Models(folder, requests=LoadRequests(path))
+        await models.unload("m")
+        for damaged in (b"{", b"[]", b'{"m": 1}', b'{"m": [1]}'):
+            path.write_bytes(damaged)
+            models.look()
+            assert models.current.models["m"].reason == UNLOADED
+        await models.load("m")
+        assert "m" in models.current.served
+        models.stop()
+
+    asyncio.run(go())
+    assert caplog.text.count("are not followed") == 1
+
+
+def test_requests_of_many_models_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr("service.load_requests.MAX_KEPT", 3)
+    requests = LoadRequests(tmp_path / "loads.json")
+    for name in ("a", "b", "c", "a", "d"):
+        requests.add(name, None)
+    assert list(LoadRequests(tmp_path / "loads.json").read()) == ["c", "a", "d"]
 
 
 def test_versions_have_routes_of_their_own(folder):

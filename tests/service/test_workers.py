@@ -161,6 +161,30 @@ def test_a_job_is_seen_and_cancelled_by_any_of_them(arguments):
         process.terminate()
 
 
+def test_an_unload_and_a_load_reach_all_of_them(arguments):
+    def answered(url, status):
+        seen = [httpx.post(url + PREDICT, json=BODY) for _ in range(20)]
+        return {answer.status_code for answer in seen} == {status} and len(set(map(worker_of, seen))) == 2
+
+    repository = "/v2/repository/models/two-moons/"
+    arguments += ["--workers", 2, "--poll-seconds", 0.1]
+    with lipserve(*arguments) as process:
+        url = url_of(process)
+        assert httpx.post(url + repository + "unload").status_code == 200
+        eventually(lambda: answered(url, 409))
+        before = children(process.pid)
+        os.kill(before[1], signal.SIGKILL)
+        eventually(lambda: len(set(children(process.pid)) - set(before)) == 1)
+        eventually(lambda: answered(url, 409))
+        process.terminate()
+        process.communicate(timeout=30)
+    with lipserve(*arguments) as process:
+        url = url_of(process)
+        assert answered(url, 409)
+        assert httpx.post(url + repository + "load").status_code == 200
+        eventually(lambda: answered(url, 200))
+
+
 def test_many_processes_write_one_sqlite_file_and_lose_nothing(tmp_path):
     script = (
         "import sys, time; from service.store import Job, State, Store\n"
