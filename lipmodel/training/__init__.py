@@ -12,5 +12,19 @@ For training loops of your own, each module by itself (``examples/training_loop.
 * ``export``        a network to an ONNX file whose bound is proved; ``forms`` says how each module is
   written, ``tape`` what on.
 
+For scikit-learn: ``estimator`` is a classifier, ``pipeline`` (``export_pipeline``) writes one file of a
+pipeline that ends in it.
+
 For the recipes of ``lipmodel train``: ``recipes``, ``network``, ``loop``, ``train``, ``plots``, ``figures``.
 """
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """Import ``export_pipeline``, which takes scikit-learn and torch, when it is first asked for."""
+    if name != "export_pipeline":
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    from lipmodel.training.pipeline import export_pipeline
+
+    return export_pipeline

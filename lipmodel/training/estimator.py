@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.dataset import Dataset
+from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
 from lipmodel.training.export import export
 from lipmodel.training.losses import Hinge, Loss, MultiClassHinge
@@ -47,6 +49,7 @@ class LipschitzClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classes_: the labels, sorted.
         n_features_in_: columns of X.
         history_: learning curves.
+        predictor_: the exported file, as the certificate reads it.
     """
 
     def __init__(
@@ -100,7 +103,8 @@ class LipschitzClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         recipe = self._recipe(len(X))
         _, graph, fitted = fit_network(recipe, data, None)
         self.history_ = fitted.history
-        self._content, self._predictor = export(graph, claims(recipe, data, None))
+        self._content, self.predictor_ = export(graph, claims(recipe, data, None))
+        self._least, self._largest = inputs.min(axis=0), inputs.max(axis=0)
         return self
 
     def _recipe(self, rows: int) -> Recipe:
@@ -132,12 +136,12 @@ class LipschitzClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict(self, X: Any) -> Any:  # noqa: N803
         """(N,) labels of (N, d) inputs."""
         inputs = self._inputs(X)
-        return self.classes_[self._predictor.predict(inputs).radii.label]
+        return self.classes_[self.predictor_.predict(inputs).radii.label]
 
     def decision_function(self, X: Any) -> Array:  # noqa: N803
         """(N, K) scores; of two classes (N,) scores, positive for the second one."""
         inputs = self._inputs(X)
-        scores = self._predictor.predict(inputs).scores
+        scores = self.predictor_.predict(inputs).scores
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
     def certified_radius(self, X: Any, norm: str | None = None) -> Array:  # noqa: N803
@@ -148,11 +152,45 @@ class LipschitzClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             norm: of the change, "1", "2" or "inf"; by default the one that was trained for.
         """
         inputs = self._inputs(X)
-        return self._predictor.predict(inputs, Norm(norm) if norm else None).radii.certified_radius
+        return self.predictor_.predict(inputs, Norm(norm) if norm else None).radii.certified_radius
 
-    def to_onnx(self) -> bytes:
-        """The ONNX file's bytes, for ``lipmodel certify``, the service, or any runtime."""
+    def to_onnx(self, X: Any = None) -> bytes:  # noqa: N803
+        """Return the ONNX file's bytes, for ``lipmodel certify``, the service, or any runtime.
+
+        The file takes rows as ``fit`` received them. It lacks every step before the classifier, and on rows
+        without these steps its labels and radii mean nothing: ``lipmodel.training.export_pipeline`` writes
+        a file of a whole pipeline.
+
+        Args:
+            X: (N, d) rows as they will be sent to the file; compared with those of ``fit``. Without them
+                a UserWarning says which rows the file takes.
+
+        Raises:
+            InputError: most rows of X have a column outside of its range in ``fit`` by more than the
+                width of that range.
+        """
         check_is_fitted(self)
+        taken = (
+            f"rows as fit received them, with numbers from {self._least.min():g} to {self._largest.max():g}"
+        )
+        if X is None:
+            warnings.warn(
+                f"the file takes {taken}. If a step before the classifier scaled or chose them, the file "
+                "lacks it: use lipmodel.training.export_pipeline. to_onnx(X) checks X, rows as they will "
+                "be sent, and does not warn",
+                stacklevel=2,
+            )
+            return self._content
+        rows = self._inputs(X)
+        width = self._largest - self._least
+        far = ((rows < self._least - width) | (rows > self._largest + width))[:, width > 0].any(axis=1)
+        if far.mean() > 0.5:
+            raise InputError(
+                f"{far.sum()} of {len(far)} rows, with numbers from {rows.min():g} to {rows.max():g}, lie "
+                f"far outside of what the file takes: {taken}. If steps of a pipeline come before the "
+                "classifier, use lipmodel.training.export_pipeline",
+                field="X",
+            )
         return self._content
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -165,9 +203,9 @@ class LipschitzClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
-        return {key: value for key, value in state.items() if key != "_predictor"}  # holds an open session
+        return {key: value for key, value in state.items() if key != "predictor_"}  # holds an open session
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "_content" in state:
-            self._predictor = CertifiedPredictor(state["_content"])
+            self.predictor_ = CertifiedPredictor(state["_content"])

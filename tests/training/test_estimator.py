@@ -38,7 +38,7 @@ def fitted():
 
 def test_answers_and_radii_are_those_of_the_file(fitted):
     model, x = fitted
-    content = model.to_onnx()
+    content = model.to_onnx(x)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     (scores,) = session.run(None, {session.get_inputs()[0].name: x})
     assert np.abs(model.decision_function(x) - scores).max() < 1e-5
@@ -69,7 +69,7 @@ def test_raw_units_and_every_norm(norm):
     """Measures from 0.001 to 4000: what evens them out is in the file, and the constant holds in their units."""
     data = breast_cancer()
     model = LipschitzClassifier(norm, lipschitz=2.0, margin=0.5, **SMALL).fit(data.inputs, data.labels)
-    predictor = CertifiedPredictor(model.to_onnx())
+    predictor = model.predictor_
     assert predictor.bounds(Norm(norm)).bound_global <= 2.0
     assert model.score(data.inputs, data.labels) > 0.85
     assert model.decision_function(data.inputs).shape == (569,)
@@ -81,14 +81,15 @@ def test_the_same_random_state_gives_the_same_file():
     first = LipschitzClassifier(random_state=3, **SMALL).fit(data.inputs, data.labels)
     again = clone(first).fit(data.inputs, data.labels)
     other = clone(first).set_params(random_state=4).fit(data.inputs, data.labels)
-    assert first.to_onnx() == again.to_onnx() != other.to_onnx()
+    x = data.inputs
+    assert first.to_onnx(x) == again.to_onnx(x) != other.to_onnx(x)
 
 
 def test_it_survives_pickling(fitted):
     model, x = fitted
     again = pickle.loads(pickle.dumps(model))
     assert np.array_equal(again.certified_radius(x), model.certified_radius(x))
-    assert again.to_onnx() == model.to_onnx()
+    assert again.to_onnx(x) == model.to_onnx(x)
 
 
 def test_it_works_in_a_pipeline_and_a_search():
