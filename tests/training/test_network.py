@@ -74,11 +74,14 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("name", BODIES)
-@pytest.mark.parametrize(("norm", "constraint"), CASES)
+# A rotation is no isometry in linf: recipes refuse Householder with rows.
+COMBINED = [
+    (name, *case) for name in BODIES for case in CASES if not (name == "householder" and case[1] == "rows")
+]
+
+
+@pytest.mark.parametrize(("name", "norm", "constraint"), COMBINED)
 def test_recipes_choose_heads_and_activations_that_keep_the_constant(name, norm, constraint):
-    if name == "householder" and constraint == "rows":
-        pytest.skip("refused by recipes: a rotation is no isometry in linf")
     network = small_network(norm, constraint=constraint, lipschitz=2.0, **BODIES[name]).double()
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(500, 6, generator=generator, dtype=torch.float64)
