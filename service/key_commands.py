@@ -87,7 +87,8 @@ def new_signing(file: Path) -> None:
     """Makes a key to sign certificates with and puts it first in FILE, which is made if there is none.
 
     Of the keys in it the public parts stay, so that what they signed can still be verified. A server whose
-    --signing-keys is FILE signs with the new key from the next second on.
+    --signing-keys is FILE publishes the new key within a second and signs with it after ten minutes, when no
+    consumer's copy of the published keys is older; until then it signs with the key before, if there is one.
     """
     from lipmodel.signed.key_sets import add_signing_key
 

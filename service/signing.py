@@ -20,7 +20,10 @@ log = logging.getLogger(__name__)
 
 
 class Signer:
-    """Signs answers with the first key of a file, which is read again when it has changed.
+    """Signs answers with the keys of a file, which is read again when it has changed.
+
+    Each process reads it by itself. A new key is published ten minutes before it signs, so that no process
+    signs with what another does not publish yet, or a consumer's copy of the published keys does not hold.
 
     A file that has become unusable leaves the keys as they were, which is logged.
 
@@ -60,7 +63,7 @@ class Signer:
         Raises:
             InputError: a score or a bound is no finite number.
         """
-        keys = self.keys
+        keys = self.keys.current(time.time())
         return [sign(answer, keys, self._issuer) for answer in answers(predictor, inputs, predictions)]
 
     def _look(self) -> Any:

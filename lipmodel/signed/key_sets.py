@@ -9,6 +9,7 @@ import json
 import os
 import stat
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ from lipmodel.errors import CertificateError, SignatureError
 ALGORITHM = "EdDSA"
 MAX_BYTES = 2**20
 FETCH_SECONDS = 10.0
+PUBLISHED_SECONDS = 600.0
+"""How long a new key is published before it signs: sets are cached, and reach replicas, in less."""
 PublicKeys = Mapping[str, Ed25519PublicKey]
 """By their ids (``kid``)."""
 Jwk = dict[str, Any]
@@ -37,14 +40,23 @@ class SigningKeys:
     """What a service signs with.
 
     Attributes:
-        kid: id of the key that signs, the first of the file.
+        kid: id of the first key of the file.
         private: that key.
         published: every key of the file, without its secret part.
+        earlier: the same of the second key, where its secret part is still there.
+        changed: when the file was changed last, in seconds since 1970.
     """
 
     kid: str
     private: Ed25519PrivateKey
     published: tuple[Jwk, ...]
+    earlier: SigningKeys | None = None
+    changed: float = 0.0
+
+    def current(self, now: float) -> SigningKeys:
+        """Return the keys to sign with: the earlier ones until whoever caches the set must know the first."""
+        young = now - self.changed < PUBLISHED_SECONDS  # also where the clock went back
+        return self.earlier if young and self.earlier else self
 
 
 def fetch(place: str) -> bytes:
@@ -109,45 +121,61 @@ def merge(sets: Sequence[PublicKeys]) -> dict[str, Ed25519PublicKey]:
 def read_signing_keys(path: Path) -> SigningKeys:
     """The keys of a file that its owner alone may write, and its owner and group may read.
 
-    The first key signs. Keys after it need no secret part: they are there to be published, so that what
-    they signed can still be verified.
+    The first key signs, once it has been in the file for PUBLISHED_SECONDS; until then the second, where it
+    has a secret part. The others need none: they are there to be published, so that what they signed can
+    still be verified.
 
     Raises:
         SignatureError: the file cannot be read, is open to others, or is not such a set.
     """
     try:
-        mode = path.stat().st_mode
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+            found = os.fstat(file.fileno())  # after the content, which is then no newer than this says
     except OSError as error:
         raise SignatureError(f"keys at {path} cannot be read: {error.strerror}") from error
-    if mode & (stat.S_IRWXO | stat.S_IWGRP):
+    if found.st_mode & (stat.S_IRWXO | stat.S_IWGRP):
         raise SignatureError(f"keys at {path}: others may read or write the file; chmod 600 {path}")
-    content, published, private = fetch(str(path)), [], None
-    for index, jwk in enumerate(members_of(content, str(path))):
+    if len(content) > MAX_BYTES:
+        raise SignatureError(f"keys at {path}: larger than {MAX_BYTES} bytes")
+    published: list[Jwk] = []
+    private: list[Ed25519PrivateKey | None] = []
+    for jwk in members_of(content, str(path)):
         key = _import(jwk, str(path))
         if jwk.get("kty") != "OKP" or not isinstance(key, Ed25519PrivateKey | Ed25519PublicKey):
             raise SignatureError(f"keys at {path}: a key is not for Ed25519")
-        public = key.public_key() if isinstance(key, Ed25519PrivateKey) else key
-        published.append(_public_jwk(public))
-        if index == 0 and isinstance(key, Ed25519PrivateKey):
-            private = key
-    if private is None:
+        private.append(key if isinstance(key, Ed25519PrivateKey) else None)
+        published.append(_public_jwk(key.public_key() if isinstance(key, Ed25519PrivateKey) else key))
+    first, second = [*private, None, None][:2]
+    if first is None:
         raise SignatureError(f"keys at {path}: the first key has no private part to sign with")
     if len({jwk["kid"] for jwk in published}) < len(published):
         raise SignatureError(f"keys at {path}: a key is there twice")
-    return SigningKeys(published[0]["kid"], private, tuple(published))
+    everyone = tuple(published)
+    earlier = SigningKeys(published[1]["kid"], second, everyone) if second else None
+    return SigningKeys(published[0]["kid"], first, everyone, earlier, found.st_ctime)
 
 
 def add_signing_key(path: Path) -> str:
     """Makes a key, puts it first in the file, which is made if there is none; returns its id.
 
-    Of the keys that were there the public parts stay. The file is replaced as a whole.
+    The key that was first stays whole, since it signs for a while yet; of the others the public parts stay.
+    The file is replaced as a whole.
 
     Raises:
-        SignatureError: the file is there and no such set, or cannot be written.
+        SignatureError: the file is there and no such set, its first key does not sign yet, or it cannot be
+            written.
     """
-    earlier = read_signing_keys(path).published if path.exists() else ()
-    key = Ed25519PrivateKey.generate()
-    secret = _public_jwk(key.public_key()) | {"d": OKPAlgorithm.to_jwk(key, as_dict=True)["d"]}
+    earlier: tuple[Jwk, ...] = ()
+    if path.exists():
+        keys = read_signing_keys(path)
+        if keys.current(time.time()) is not keys:
+            raise SignatureError(
+                f"keys at {path}: the first key signs {PUBLISHED_SECONDS:g} s after the file was changed; "
+                "try again then, or delete the first key or the second from the file"
+            )
+        earlier = (_secret_jwk(keys.private), *keys.published[1:])
+    secret = _secret_jwk(Ed25519PrivateKey.generate())
     try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 600
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
@@ -174,6 +202,10 @@ def members_of(content: bytes, place: str) -> list[Jwk]:
     if not isinstance(keys, list) or not all(isinstance(key, dict) for key in keys):
         raise SignatureError(f'keys at {place}: a JSON Web Key Set, {{"keys": […]}}, is accepted')
     return keys
+
+
+def _secret_jwk(key: Ed25519PrivateKey) -> Jwk:
+    return _public_jwk(key.public_key()) | {"d": OKPAlgorithm.to_jwk(key, as_dict=True)["d"]}
 
 
 def _public_jwk(key: Ed25519PublicKey) -> Jwk:

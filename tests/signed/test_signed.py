@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import math
+import os
 import stat
+import time
 import warnings
 from dataclasses import fields, replace
 
@@ -23,7 +25,14 @@ from lipmodel.signed.answers import answers
 from lipmodel.signed.check import check_answer
 from lipmodel.signed.claims import Answer, PairBounds
 from lipmodel.signed.jws import TYPE, open_signed, sign
-from lipmodel.signed.key_sets import add_signing_key, fetch, merge, read_public, read_signing_keys
+from lipmodel.signed.key_sets import (
+    PUBLISHED_SECONDS,
+    add_signing_key,
+    fetch,
+    merge,
+    read_public,
+    read_signing_keys,
+)
 from tests.certify.test_head import HEADS
 from tests.networks import groupsort_net, linear_net, to_file
 from tests.signed.forging import OTHER, edited, encode, flipped, header_of, signed_by, tricks
@@ -197,18 +206,48 @@ def test_another_input_or_model_is_told():
 def test_rotation_keeps_what_was_signed_verifiable(tmp_path):
     path = tmp_path / "keys.json"
     first = add_signing_key(path)
-    earlier = read_signing_keys(path)
-    token = sign(answer_of(), earlier, "t")
+    alone = read_signing_keys(path)
+    assert alone.current(time.time()) is alone  # with nothing else to sign with it signs at once
+    token = sign(answer_of(), alone, "t")
     second = add_signing_key(path)
     now = read_signing_keys(path)
     assert [key["kid"] for key in now.published] == [second, first]
-    assert now.kid == second
-    public = read_public(json.dumps({"keys": now.published}).encode(), "here")
-    assert open_signed(token, public).answer == answer_of()
-    members = json.loads(path.read_text())["keys"]
-    assert ["d" in key for key in members] == [True, False]  # a key that is no longer used cannot leak
+    assert open_signed(token, public_of(now)).answer == answer_of()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [p.name for p in tmp_path.iterdir()] == ["keys.json"]
+
+
+def test_a_new_key_signs_once_no_copy_of_the_published_keys_is_older(tmp_path, monkeypatch):
+    from service.api.certificates import MAX_AGE_SECONDS
+
+    path = tmp_path / "keys.json"
+    first, second = add_signing_key(path), add_signing_key(path)
+    os.utime(path, (0, 0))  # a copy that keeps the time of the original is no older for that
+    keys = read_signing_keys(path)
+    assert PUBLISHED_SECONDS >= 2 * MAX_AGE_SECONDS
+    for seconds, kid in (
+        (-1e6, first),
+        (0, first),
+        (PUBLISHED_SECONDS - 1, first),
+        (PUBLISHED_SECONDS, second),
+    ):
+        assert keys.current(keys.changed + seconds).kid == kid
+        assert open_signed(sign(answer_of(), keys.current(keys.changed + seconds), "t"), public_of(keys))
+    with pytest.raises(SignatureError, match="the first key signs 600 s after"):
+        add_signing_key(path)  # it would have to sign before, or the one before it could not any more
+    monkeypatch.setattr("lipmodel.signed.key_sets.PUBLISHED_SECONDS", 0)
+    third = add_signing_key(path)
+    members = json.loads(path.read_text())["keys"]
+    assert [key["kid"] for key in members] == [third, second, first]
+    assert ["d" in key for key in members] == [True, True, False]  # a key that is no longer used cannot leak
+    path.write_text(json.dumps({"keys": [members[0], members[2]]}))  # the second is withdrawn
+    monkeypatch.undo()
+    keys = read_signing_keys(path)
+    assert keys.current(time.time()).kid == third
+
+
+def public_of(keys):
+    return read_public(json.dumps({"keys": keys.published}).encode(), "here")
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o602, 0o620, 0o644, 0o666])
