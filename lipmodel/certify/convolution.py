@@ -67,6 +67,17 @@ class Window:
         """How many entries a window looks at."""
         return math.prod(self.size)
 
+    @property
+    def bound_readers(self) -> int:
+        """Never below how many (place, tap) pairs look at one entry.
+
+        Those that do, place · s + tap · d being the same, are d/g places and s/g taps apart, g = gcd(s, d).
+        """
+        return math.prod(
+            min(-(-places * math.gcd(s, d) // d), -(-k * math.gcd(s, d) // s))
+            for k, s, d, places in zip(self.size, self.strides, self.dilations, self.output, strict=True)
+        )
+
     @cached_property
     def positions(self) -> NDArray[np.intp]:
         """(places, taps): the flat spatial index under each tap of each place, -1 on padding."""

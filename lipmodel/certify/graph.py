@@ -12,8 +12,10 @@ The handlers of the operators stand in ``operators.py``, what they are written w
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,20 +23,28 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, Message
-from onnx import helper
+from onnx import AttributeProto, helper
 
 from lipmodel.certify.arity import check_inputs
 from lipmodel.certify.external import embed_external_data, is_external
 from lipmodel.certify.folding import fold, read_tensor
 from lipmodel.certify.operators import FLOATS, HANDLERS
 from lipmodel.certify.ops import Graph
-from lipmodel.certify.shapes import fold_shape, shape_vector
+from lipmodel.certify.shapes import Constant, shape_vector
 from lipmodel.certify.simplify import simplify
-from lipmodel.certify.walk import Node, Walk
+from lipmodel.certify.walk import MAX_AXES, MAX_SAMPLE, Node, Walk
 from lipmodel.errors import FileFormatError, UnsupportedError
 
 MIN_OPSET, MAX_OPSET = 7, 27
 MAX_NODES = 10_000
+MAX_LINKS = 200_000
+"""Inputs and outputs of all nodes, initializers and outputs of the graph, together."""
+MAX_NAME = 1_000
+"""Characters in a name."""
+MAX_SCORES = 4_096
+"""Scores that are compared pair by pair."""
+MAX_BATCH = 4_096
+"""Samples of a batch whose size the file fixes."""
 MAX_FILE_BYTES = 2**31 - 1  # a protobuf cannot be larger
 
 
@@ -49,8 +59,9 @@ class OnnxFile:
         output: the file's own name of the output that holds the class scores.
         dtype: the floating-point format that the file computes in.
         operators: how often each ONNX operator occurs on the way to the scores.
-        portable: whether every runtime sees the same weights. Weights that the file computes from
-            others by sums are taken as onnxruntime computes them here; another may round otherwise.
+        folded: names of the tensors among the weights that the file computes from others by floating-point
+            arithmetic. They are taken as they are computed here; another runtime may get others.
+        folded_sha256: their digest, see :func:`digest_tensors`; None where there are none.
         metadata: what the file says of itself; claims, see ``claims.py``.
     """
 
@@ -60,8 +71,27 @@ class OnnxFile:
     output: str
     dtype: type[np.float32] | type[np.float64]
     operators: dict[str, int]
-    portable: bool
+    folded: tuple[str, ...]
+    folded_sha256: str | None
     metadata: dict[str, str]
+
+    @property
+    def portable(self) -> bool:
+        """Whether every runtime sees the same weights."""
+        return not self.folded
+
+
+def digest_tensors(tensors: dict[str, Constant]) -> str:
+    """Return the SHA-256 of tensors, in hexadecimal.
+
+    It is taken of each tensor in turn: one line of JSON, ``[name, type, shape]``, then its numbers in
+    row-major order, little-endian.
+    """
+    digest = hashlib.sha256()
+    for name, array in tensors.items():
+        digest.update(json.dumps([name, str(array.dtype), list(array.shape)]).encode() + b"\n")
+        digest.update(array.astype(array.dtype.newbyteorder("<"), order="C", copy=False).tobytes())
+    return digest.hexdigest()
 
 
 def read_onnx(source: Path | bytes) -> OnnxFile:
@@ -94,15 +124,10 @@ def read_onnx(source: Path | bytes) -> OnnxFile:
         for line in embed_external_data(model, source.parent):
             digest.update(line.encode())
         content = model.SerializeToString()
-    walk, graph, output = _scores_of(model)
     return OnnxFile(
         content=content,
         sha256=digest.hexdigest(),
-        graph=graph,
-        output=output,
-        dtype=walk.dtypes[graph.input],
-        operators=dict(sorted(walk.operators.items())),
-        portable=walk.portable,
+        **_read_graph(model),
         metadata={entry.key: entry.value for entry in model.metadata_props},
     )
 
@@ -121,7 +146,7 @@ def _texts(message: Message) -> Iterator[str | bytes]:
 def without_dead(content: bytes, output: str) -> bytes:
     """The file without what that output does not depend on: what nobody has read is not to be run either."""
     model = onnx.load_model_from_string(content)
-    nodes, outputs = _reachable(model.graph, output), [o for o in model.graph.output if o.name == output]
+    nodes, outputs = _reachable(model.graph, [output]), [o for o in model.graph.output if o.name == output]
     if len(nodes) == len(model.graph.node) and len(outputs) == len(model.graph.output):
         return content
     for field_, kept in ((model.graph.node, nodes), (model.graph.output, outputs)):
@@ -131,45 +156,70 @@ def without_dead(content: bytes, output: str) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _scores_of(model: onnx.ModelProto) -> tuple[Walk, Graph, str]:
-    """Walks to the output that holds class scores: the only one, or the only one that can be certified."""
-    opset = _check_model(model)
-    outputs = [output.name for output in model.graph.output]
-    found, refusals = [], []
-    for output in outputs:
-        walk = Walk(opset)
-        try:
-            found.append((walk, _walk(walk, model.graph, output), output))
-        except UnsupportedError as error:
-            refusals.append(error)
-    if len(found) == 1:
-        return found[0]
-    if len(outputs) == 1:
-        raise refusals[0]
-    if found:
-        names = ", ".join(output for _, _, output in found)
-        raise UnsupportedError(f"{len(found)} of its outputs could be class scores ({names}); keep one")
-    raise UnsupportedError(f"none of its outputs ({', '.join(outputs)}) can be certified: {refusals[-1]}")
+def _read_graph(model: onnx.ModelProto) -> dict[str, Any]:
+    """Walk to the output that holds class scores: the only one, or the only one that can be certified.
 
-
-def _walk(walk: Walk, proto: onnx.GraphProto, output: str) -> Graph:
-    """Walks the nodes that the output depends on."""
-    nodes = _reachable(proto, output)
+    Returns:
+        The members of :class:`OnnxFile` that the graph determines.
+    """
+    walk, proto = Walk(_check_model(model)), model.graph
     for initializer in proto.initializer:
         if initializer.name in walk.constants:
             raise FileFormatError(f"two initializers are named '{initializer.name}'")
-        walk.define_constant(initializer.name, read_tensor(initializer))
+        walk.define_constant(initializer.name, read_tensor(initializer), stored=True)
     name = _declare_input(walk, proto)
-    for node in nodes:
-        _visit(walk, node)
+    outputs = [output.name for output in proto.output]
+    refused: dict[str, UnsupportedError] = {}  # tensors, with the reason why they are not made
+    for node in _reachable(proto, outputs):
+        try:
+            for read in filter(refused.__contains__, node.input):
+                raise refused[read]
+            _visit(walk, node)
+        except UnsupportedError as error:
+            refused |= dict.fromkeys(filter(None, node.output), error)
+    found = []
+    for output in outputs:
+        try:
+            _check_scores(walk, output, name, refused)
+        except UnsupportedError as error:
+            refused[output] = error
+        else:
+            found.append(output)
+    if len(found) > 1:
+        names = ", ".join(found)
+        raise UnsupportedError(f"{len(found)} of its outputs could be class scores ({names}); keep one")
+    if not found:
+        if len(outputs) == 1:
+            raise refused[outputs[0]]
+        names = ", ".join(outputs)
+        raise UnsupportedError(f"none of its outputs ({names}) can be certified: {refused[outputs[-1]]}")
+    (output,) = found
+    nodes = _reachable(proto, [output])
+    read_by_network = (i for node in nodes if not walk.made_of_constants(node) for i in node.input)
+    folded = {i: walk.constants[i] for i in read_by_network if i in walk.computed}
+    graph = Graph(input=name, input_shape=walk.shapes[name], ops=tuple(walk.ops), output=output)
+    return {
+        "graph": simplify(graph),
+        "output": output,
+        "dtype": walk.dtypes[name],
+        "operators": dict(sorted(Counter(node.op_type for node in nodes).items())),
+        "folded": tuple(folded),
+        "folded_sha256": digest_tensors(folded) if folded else None,
+    }
+
+
+def _check_scores(walk: Walk, output: str, name: str, refused: dict[str, UnsupportedError]) -> None:
+    """Refuse an output that holds no class scores."""
+    if output in refused:
+        raise refused[output]
     if output in walk.constants or output not in walk.shapes:
         raise UnsupportedError(f"the output '{output}' does not depend on the input '{name}'")
-    if len(walk.shapes[output]) != 1 or walk.shapes[output][0] < 1:
+    shape = walk.shapes[output]
+    if len(shape) != 1 or not 1 <= shape[0] <= MAX_SCORES:
         raise UnsupportedError(
-            f"the output has shape [batch, {', '.join(map(str, walk.shapes[output]))}]; class scores of "
-            "shape [batch, classes] are accepted ([batch, 1] for two classes)"
+            f"the output has shape [batch, {', '.join(map(str, shape))}]; class scores of shape "
+            f"[batch, classes] are accepted ([batch, 1] for two classes), at most {MAX_SCORES} classes"
         )
-    return simplify(Graph(input=name, input_shape=walk.shapes[name], ops=tuple(walk.ops), output=output))
 
 
 def _declare_input(walk: Walk, proto: onnx.GraphProto) -> str:
@@ -192,12 +242,19 @@ def _declare_input(walk: Walk, proto: onnx.GraphProto) -> str:
         raise UnsupportedError(
             f"input '{value.name}' has shape {dims}; [batch, …] with at least one axis more is accepted"
         )
-    if any(d is None or d < 1 for d in dims[1:]) or math.prod(d or 1 for d in dims[1:]) > 2**24:
+    if len(dims) > MAX_AXES:
+        raise UnsupportedError(f"input '{value.name}' has {len(dims)} axes; at most {MAX_AXES} are accepted")
+    if any(d is None or d < 1 for d in dims[1:]) or math.prod(d or 1 for d in dims[1:]) > MAX_SAMPLE:
         raise UnsupportedError(
             f"input '{value.name}' has shape {dims}; only the first axis, the batch, may be free, "
-            "and a sample has at most 2^24 numbers"
+            f"and a sample has at most {MAX_SAMPLE} numbers"
         )
-    walk.batch = dims[0]
+    walk.batch = None if dims[0] is None or dims[0] < 0 else dims[0]
+    if walk.batch is not None and not 1 <= walk.batch <= MAX_BATCH:
+        raise UnsupportedError(
+            f"input '{value.name}' fixes a batch of {walk.batch} samples; 1 to {MAX_BATCH} are accepted, or "
+            "a free axis (dynamic_axes or dynamic_shapes at export)"
+        )
     shape = tuple(int(d) for d in dims[1:] if d is not None)
     walk.define(value.name, shape, FLOATS[tensor.elem_type])
     return str(value.name)
@@ -212,9 +269,8 @@ def _visit(walk: Walk, proto: onnx.NodeProto) -> None:
             node=label,
             op=proto.op_type,
         )
-    walk.operators[proto.op_type] += 1
     for name in proto.input:
-        if name and not any(name in known for known in (walk.constants, walk.symbols, walk.shapes)):
+        if name and walk.known(name) is None and name not in walk.shapes:
             raise UnsupportedError(
                 f"reads '{name}', which nothing before it makes", node=label, op=proto.op_type
             )
@@ -228,14 +284,13 @@ def _visit(walk: Walk, proto: onnx.NodeProto) -> None:
         _constant(walk, node)
     elif proto.op_type == "Shape" and proto.input[0] in walk.shapes:
         walk.define_symbols(proto.output[0], shape_vector(walk.shapes[proto.input[0]], attributes))
-    elif not any(name in walk.shapes for name in proto.input):
-        _fold(walk, node)
+    elif walk.made_of_constants(proto):
+        fold(walk, node)
     else:
         handler, known = HANDLERS.get(proto.op_type, (None, frozenset()))
         if handler is None:
             raise node.refuse(_advice(node))
-        if unknown := sorted(map(str, set(attributes) - known)):
-            raise node.refuse(f"attribute '{unknown[0]}' is not understood")
+        node.check_attributes(known)
         try:
             handler(walk, node)
         except (ValueError, TypeError, IndexError, KeyError, OverflowError, AttributeError) as error:
@@ -253,41 +308,29 @@ def _advice(node: Node) -> str:
     return f"this operator has no proved Lipschitz bound; accepted are {accepted}"
 
 
-def _fold(walk: Walk, node: Node) -> None:
-    """Computes at load what depends on constants and shapes alone."""
-    names = [name for name in node.proto.input if name]
-    if any(name in walk.symbols for name in names):
-        known = {**walk.constants, **walk.symbols}
-        inputs = [known.get(name) for name in node.proto.input]
-        try:
-            walk.define_symbols(node.proto.output[0], fold_shape(node.op, inputs, node.attributes))
-        except (ValueError, IndexError, TypeError, ZeroDivisionError) as error:
-            raise node.refuse(f"computes a shape in a way that is not understood: {error}") from error
-        return
-    results, exact = fold(node.proto, [walk.constants.get(name) for name in node.proto.input], walk.opset)
-    walk.portable = walk.portable and exact
-    for name, array in zip((o for o in node.proto.output if o), results, strict=False):
-        walk.define_constant(name, array)
+_VALUES: dict[str, tuple[int, type[np.generic]]] = {
+    "value_int": (AttributeProto.INT, np.int64),
+    "value_ints": (AttributeProto.INTS, np.int64),
+    "value_float": (AttributeProto.FLOAT, np.float32),
+    "value_floats": (AttributeProto.FLOATS, np.float32),
+}
+"""Attributes of a Constant that hold numbers, with their own type and that of the tensor."""
 
 
 def _constant(walk: Walk, node: Node) -> None:
-    values = [v for v in node.attributes.values() if v is not None]
-    if len(values) != 1:
+    if len(node.attributes) != 1:
         raise node.refuse("has no single value")
-    value = values[0]
-    if isinstance(value, onnx.TensorProto):
+    ((name, value),) = node.attributes.items()
+    kind, dtype = _VALUES.get(name, (AttributeProto.UNDEFINED, np.generic))
+    if name == "value" and isinstance(value, onnx.TensorProto):
         array = read_tensor(value)
-    elif isinstance(value, (int, float)) or (
-        isinstance(value, list) and all(isinstance(v, (int, float)) for v in value)
-    ):
-        listed = value if isinstance(value, list) else [value]
-        kind = np.int64 if all(isinstance(v, int) for v in listed) else np.float32
-        array = np.asarray(value, dtype=kind)
+    elif node.proto.attribute[0].type == kind:
+        array = np.asarray(value, dtype=dtype)
         if not np.isfinite(array).all():
             raise node.refuse("holds a NaN or an infinity")
     else:
         raise node.refuse("holds neither a tensor nor numbers")
-    walk.define_constant(node.proto.output[0], array)
+    walk.define_constant(node.proto.output[0], array, stored=True)
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -314,6 +357,13 @@ def _check_model(model: onnx.ModelProto) -> int:
         raise UnsupportedError(
             f"the graph has {len(model.graph.node)} nodes; at most {MAX_NODES} are accepted"
         )
+    links = len(model.graph.initializer) + len(model.graph.output)
+    links += sum(len(node.input) + len(node.output) for node in model.graph.node)
+    if links > MAX_LINKS:
+        raise UnsupportedError(
+            f"the graph has {links} inputs and outputs of nodes, initializers and outputs; at most "
+            f"{MAX_LINKS} are accepted"
+        )
     opsets = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
     if len(opsets) != 1:
         raise FileFormatError(f"the file must name one version of the standard operators; it names {opsets}")
@@ -322,15 +372,15 @@ def _check_model(model: onnx.ModelProto) -> int:
     return int(opsets[0])
 
 
-def _reachable(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
-    """The nodes that the output depends on, in file order; dead branches prove nothing and cost nothing."""
+def _reachable(graph: onnx.GraphProto, outputs: Iterable[str]) -> list[onnx.NodeProto]:
+    """The nodes that the outputs depend on, in file order; dead branches prove nothing and cost nothing."""
     made: set[str] = {i.name for i in graph.initializer} | {i.name for i in graph.input}
     for node in graph.node:
         for name in filter(None, node.output):
             if name in made:
                 raise FileFormatError(f"the tensor '{name}' is made twice")
             made.add(name)
-    needed, kept = {output}, []
+    needed, kept = set(outputs), []
     for node in reversed(graph.node):
         if any(name in needed for name in node.output if name):
             needed.update(name for name in node.input if name)

@@ -8,7 +8,7 @@ Older opsets give as attributes what newer ones give as inputs; both are read.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from lipmodel.certify import ops
 from lipmodel.certify.convolution import Window
 from lipmodel.certify.ops import Shape
 from lipmodel.certify.shapes import BATCH
-from lipmodel.certify.walk import Node, Walk
+from lipmodel.certify.walk import MAX_AXES, Node, Walk
 
 FLOATS: dict[int | None, type[np.float32] | type[np.float64]] = {
     TensorProto.FLOAT: np.float32,
@@ -26,6 +26,10 @@ FLOATS: dict[int | None, type[np.float32] | type[np.float64]] = {
 }
 
 MAX_TERMS = 2**22
+MAX_POSITIONS, MAX_WINDOWED = 2**24, 2**25
+"""Entries that the windows of one node look at in one channel, and in all of them."""
+NUMBERS_PER_INDEX = 8
+"""What a Python integer in a list of indices takes, in numbers of a tensor."""
 
 Handler = Callable[[Walk, Node], None]
 HANDLERS: dict[str, tuple[Handler, frozenset[str]]] = {}
@@ -252,7 +256,7 @@ def _conv(walk: Walk, node: Node) -> None:
         raise node.refuse(f"kernel {list(kernel.shape)} in {groups} groups meets {shape[0]} channels")
     if bias is not None and bias.shape != (out,):
         raise node.refuse(f"a bias of shape {list(bias.shape)} for {out} channels")
-    window = _window(node, shape[1:], kernel.shape[2:])
+    window = _window(walk, node, shape, kernel.shape[2:])
     _check_terms(node, math.prod(kernel.shape[1:]))
     walk.finish(
         node, ops.Conv, (x,), (out, *window.output), kernel=kernel, bias=bias, window=window, groups=groups
@@ -264,7 +268,7 @@ def _pool(walk: Walk, node: Node) -> None:
     x, shape = walk.dynamic(node)
     if node.flag("ceil_mode", 0):
         raise node.refuse("accepted with ceil_mode = 0")
-    window = _window(node, shape[1:], tuple(node.attributes.get("kernel_shape", ())))
+    window = _window(walk, node, shape, tuple(node.attributes.get("kernel_shape", ())))
     if not (window.positions >= 0).any(axis=1).all():
         raise node.refuse("a window lies wholly on padding")
     output = (shape[0], *window.output)
@@ -278,7 +282,7 @@ def _pool(walk: Walk, node: Node) -> None:
 @_handles("GlobalAveragePool", "GlobalMaxPool")
 def _global_pool(walk: Walk, node: Node) -> None:
     x, shape = walk.dynamic(node)
-    window = _window(node, shape[1:], shape[1:])
+    window = _window(walk, node, shape, shape[1:])
     output = (shape[0], *window.output)
     if node.op == "GlobalMaxPool":
         walk.finish(node, ops.MaxPool, (x,), output, window=window)
@@ -286,8 +290,9 @@ def _global_pool(walk: Walk, node: Node) -> None:
         walk.finish(node, ops.AveragePool, (x,), output, window=window, count_padding=False)
 
 
-def _window(node: Node, spatial: Shape, size: Shape) -> Window:
+def _window(walk: Walk, node: Node, shape: Shape, size: Shape) -> Window:
     """The window that a convolution's or pooling's attributes describe."""
+    channels, *spatial = shape
     ones, zeros = [1] * len(spatial), [0] * len(spatial)
     given = node.attributes
     strides, dilations = given.get("strides", ones), given.get("dilations", ones)
@@ -305,7 +310,7 @@ def _window(node: Node, spatial: Shape, size: Shape) -> Window:
     if min(pads) < 0 or max(*pads, *strides, *dilations) > 2**16:
         raise node.refuse(f"pads {pads} are not accepted")
     window = Window(
-        spatial=spatial,
+        spatial=tuple(spatial),
         size=tuple(size),
         strides=tuple(strides),
         dilations=tuple(dilations),
@@ -313,64 +318,43 @@ def _window(node: Node, spatial: Shape, size: Shape) -> Window:
         end=tuple(pads[len(spatial) :]),
     )
     _check_terms(node, window.taps)
-    if min(window.output) < 1 or math.prod(window.output) * window.taps > 2**26:
-        raise node.refuse(f"makes a tensor of spatial shape {list(window.output)}")
+    positions = math.prod(window.output) * window.taps
+    readers = math.prod(spatial) * window.bound_readers
+    if (
+        min(window.output) < 1
+        or max(positions, readers) > MAX_POSITIONS
+        or channels * positions > MAX_WINDOWED
+    ):
+        raise node.refuse(
+            f"makes a tensor of spatial shape {list(window.output)}, whose windows look at {positions} "
+            f"entries in {channels} channels; at most {MAX_POSITIONS} in one and {MAX_WINDOWED} in all are "
+            "accepted"
+        )
+    walk.spend(node, numbers=positions)
     return window
 
 
 @_handles("Slice", attributes=("starts", "ends", "axes"))
 def _slice(walk: Walk, node: Node) -> None:
     x, shape = walk.dynamic(node)
-    starts, ends = walk.integers(node, 1, "starts"), walk.integers(node, 2, "ends")
-    if starts is None or ends is None:
-        raise node.refuse("starts and ends must be constants")
-    axes = walk.integers(node, 3, "axes") or list(range(len(starts)))
-    steps = walk.integers(node, 4, "steps") or [1] * len(starts)
-    if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
-        raise node.refuse("starts, ends, axes and steps do not fit together")
-    for start, end, given, step in zip(starts, ends, axes, steps, strict=True):
-        axis = walk.axis(node, given, len(shape) + 1)
-        indices = tuple(range(shape[axis]))[slice(start, _slice_end(end, step, shape[axis]), step)]
+    for place, selected in walk.slices(node, len(shape) + 1):
+        axis = walk.axis(node, place, len(shape) + 1)
+        indices = range(shape[axis])[selected]
         if not indices:
             raise node.refuse("selects nothing")
-        x = walk.make(
-            node, ops.Select, (x,), _replaced(shape, axis, len(indices)), axis=axis, indices=indices
-        )
+        x = _select(walk, node, x, axis, indices)
         shape = walk.shapes[x]
     walk.reshape(node, x, shape)
-
-
-def _slice_end(end: int, step: int, size: int) -> int | None:
-    """ONNX clamps an end below -size to "before the first": None in Python, for negative steps."""
-    return None if step < 0 and end < -size else end
 
 
 @_handles("Split", attributes=("axis", "split", "num_outputs"))
 def _split(walk: Walk, node: Node) -> None:
     x, shape = walk.dynamic(node)
     axis = walk.axis(node, node.attributes.get("axis", 0), len(shape) + 1)
-    parts = len(node.proto.output)
-    told = node.attributes.get("num_outputs", parts)
-    if told != parts:  # at fewer onnxruntime ends the process
-        raise node.refuse(f"has {parts} outputs; num_outputs says {told}")
-    sizes = walk.integers(node, 1, "split")
-    if sizes is None:
-        step = -(-shape[axis] // parts)
-        sizes = [min(step, shape[axis] - i * step) for i in range(parts)]
-    if len(sizes) != parts or sum(sizes) != shape[axis] or min(sizes) < 1:
-        raise node.refuse(f"parts of sizes {sizes} do not make up an axis of {shape[axis]}")
     start = 0
-    for index, size in enumerate(sizes):
+    for index, size in enumerate(walk.parts(node, shape[axis])):
         if node.proto.output[index]:
-            walk.finish(
-                node,
-                ops.Select,
-                (x,),
-                _replaced(shape, axis, size),
-                output=index,
-                axis=axis,
-                indices=tuple(range(start, start + size)),
-            )
+            _select(walk, node, x, axis, range(start, start + size), index)
         start += size
 
 
@@ -381,15 +365,29 @@ def _gather(walk: Walk, node: Node) -> None:
     array = walk.constant(node, 1)
     if array is None or not np.issubdtype(array.dtype, np.integer) or array.ndim > 1 or array.size == 0:
         raise node.refuse("accepted with a constant list of indices")
-    indices = tuple(int(i) + shape[axis] if i < 0 else int(i) for i in array.ravel())
-    if not all(0 <= i < shape[axis] for i in indices) or not ops.distinct(indices):
+    if array.size > shape[axis] or not ((array >= -shape[axis]) & (array < shape[axis])).all():
         raise node.refuse("accepted with distinct indices within the axis: a repeated entry counts twice")
-    selected = _replaced(shape, axis, len(indices))
+    indices = [int(i) % shape[axis] for i in array.ravel()]
+    if not ops.distinct(indices):
+        raise node.refuse("accepted with distinct indices within the axis: a repeated entry counts twice")
     if array.ndim == 1:
-        walk.finish(node, ops.Select, (x,), selected, axis=axis, indices=indices)
+        _select(walk, node, x, axis, indices, 0)
     else:  # one index removes the axis
-        x = walk.make(node, ops.Select, (x,), selected, axis=axis, indices=indices)
+        x = _select(walk, node, x, axis, indices)
         walk.reshape(node, x, shape[:axis] + shape[axis + 1 :])
+
+
+def _select(
+    walk: Walk, node: Node, x: str, axis: int, indices: Sequence[int], output: int | None = None
+) -> str:
+    """Add the selection of entries of an axis: one of the node's outputs, or a step before its last."""
+    walk.spend(node, numbers=NUMBERS_PER_INDEX * len(indices))
+    shape = _replaced(walk.shapes[x], axis, len(indices))
+    fields: dict[str, Any] = {"axis": axis, "indices": tuple(indices)}
+    if output is None:
+        return walk.make(node, ops.Select, (x,), shape, **fields)
+    walk.finish(node, ops.Select, (x,), shape, output=output, **fields)
+    return str(node.proto.output[output])
 
 
 @_handles("Concat", attributes=("axis",))
@@ -408,8 +406,8 @@ def _concat(walk: Walk, node: Node) -> None:
 def _reshape(walk: Walk, node: Node) -> None:
     x, shape = walk.dynamic(node)
     target = walk.target_shape(node)
-    if not target:
-        raise node.refuse("needs a constant target shape")
+    if not target or len(target) > MAX_AXES:
+        raise node.refuse(f"needs a constant target shape of at most {MAX_AXES} axes")
     if node.flag("allowzero", 0) and 0 in target:
         raise node.refuse("makes an empty tensor")
     # The batch must stay in front: copied (0) or named, as the file's own fixed number, or as the one

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +10,22 @@ import numpy as np
 import onnx
 
 from lipmodel.certify import ops
-from lipmodel.certify.folding import Constant
 from lipmodel.certify.ops import Op, Shape
-from lipmodel.certify.shapes import Symbols
+from lipmodel.certify.shapes import Constant, Symbols
 from lipmodel.errors import FileFormatError, UnsupportedError
 
 Float = type[np.float32] | type[np.float64]
+
+MAX_AXES = 32
+"""Of any tensor."""
+MAX_PARAMETERS = 2**14
+"""Integers that a node may be given as one parameter (a shape, axes, sizes of parts)."""
+MAX_SAMPLE, MAX_ALL_SAMPLES = 2**24, 2**28
+"""Numbers a sample in one tensor, and in all of them."""
+MAX_NUMBERS, NUMBERS_PER_STORED = 2**26, 4
+"""Numbers made while reading (folded, upcast, listed), and how many more for each stored in the file."""
+MAX_WORK = 2**36
+"""Multiplications done while folding: some seconds."""
 
 
 @dataclass
@@ -39,6 +48,11 @@ class Node:
             raise self.refuse(f"{name} = {value}; 0 and 1 are accepted")
         return bool(value)
 
+    def check_attributes(self, known: frozenset[str]) -> None:
+        """Refuse an attribute that is not among those understood."""
+        if unknown := sorted(set(self.attributes) - known):
+            raise self.refuse(f"attribute '{unknown[0]}' is not understood")
+
     def refuse(self, reason: str) -> UnsupportedError:
         """The error that refuses this node."""
         return UnsupportedError(reason, node=self.label, op=self.op)
@@ -49,9 +63,10 @@ class Walk:
 
     Attributes:
         batch: size of the batch axis where the file fixes it.
-        portable: whether every constant so far is one that all runtimes agree on to the bit.
         constants: tensors known at load.
-        symbols: integer vectors in which the size of the batch is left open; see ``shapes.py``.
+        stored: those of them that the file holds as they are.
+        computed: those that depend on floating-point arithmetic, which runtimes may do otherwise.
+        symbols: integer arrays in which the size of the batch is left open; see ``shapes.py``.
         shapes: tensors that depend on the input, with their shapes per sample.
         dtypes: their floating-point formats.
     """
@@ -59,14 +74,35 @@ class Walk:
     def __init__(self, opset: int) -> None:
         self.opset = opset
         self.constants: dict[str, Constant] = {}
+        self.stored: set[str] = set()
+        self.computed: set[str] = set()
         self.symbols: dict[str, Symbols] = {}
         self.shapes: dict[str, Shape] = {}
         self.dtypes: dict[str, Float] = {}
         self.batch: int | None = None
-        self.portable = True
         self.ops: list[Op] = []
-        self.operators: Counter[str] = Counter()
         self._fresh = 0
+        self._numbers = self._work = self._sampled = 0
+        self._max_numbers = MAX_NUMBERS
+
+    def spend(self, node: Node, numbers: int = 0, work: int = 0) -> None:
+        """Account for numbers that reading a node makes and for multiplications that it does, before it does.
+
+        Raises:
+            UnsupportedError: a limit is reached.
+        """
+        self._numbers += numbers
+        self._work += work
+        if self._numbers > self._max_numbers:
+            raise node.refuse(
+                f"brings the numbers made while reading the file to {self._numbers}; at most "
+                f"{self._max_numbers} are accepted: store constants instead of computing them"
+            )
+        if self._work > MAX_WORK:
+            raise node.refuse(
+                f"brings the operations on constants to {self._work}; at most {MAX_WORK} are accepted: "
+                "store constants instead of computing them"
+            )
 
     def dynamic(self, node: Node, index: int = 0) -> tuple[str, Shape]:
         """Name and shape of an input that depends on the network's input.
@@ -83,6 +119,14 @@ class Walk:
         """Name of an input, or None where it is absent."""
         inputs = node.proto.input
         return inputs[index] if index < len(inputs) and inputs[index] else None
+
+    def made_of_constants(self, proto: onnx.NodeProto) -> bool:
+        """Whether nothing that a node reads depends on the network's input."""
+        return not any(name in self.shapes for name in proto.input)
+
+    def known(self, name: str) -> Constant | Symbols | None:
+        """A tensor that does not depend on the network's input, or None where it is absent."""
+        return self.constants.get(name, self.symbols.get(name))
 
     def constant(self, node: Node, index: int) -> Constant | None:
         """A constant input, or None where it is absent.
@@ -106,6 +150,7 @@ class Walk:
             raise node.refuse(
                 f"constant input {index} is {array.dtype}, its fellow is {np.dtype(self.dtypes[like])}"
             )
+        self.spend(node, numbers=array.size)
         return array.astype(np.float64)
 
     def integers(self, node: Node, index: int, attribute: str) -> list[int] | None:
@@ -116,9 +161,46 @@ class Walk:
         array = self.constant(node, index)
         if array is None:
             return None
-        if not np.issubdtype(array.dtype, np.integer):
-            raise node.refuse(f"input {index} is {array.dtype}; integers are accepted")
+        if not np.issubdtype(array.dtype, np.integer) or array.size > MAX_PARAMETERS:
+            raise node.refuse(
+                f"input {index} is {array.size} numbers of type {array.dtype}; at most {MAX_PARAMETERS} "
+                "integers are accepted"
+            )
         return [int(v) for v in array.ravel()]
+
+    def slices(self, node: Node, rank: int) -> list[tuple[int, slice]]:
+        """The axes that a Slice of a tensor with ``rank`` axes cuts, and what it selects of each.
+
+        Python clamps beginnings and ends as ONNX does.
+        """
+        starts, ends = self.integers(node, 1, "starts"), self.integers(node, 2, "ends")
+        if starts is None or ends is None:
+            raise node.refuse("starts and ends must be constants")
+        axes = self.integers(node, 3, "axes") or list(range(len(starts)))
+        steps = self.integers(node, 4, "steps") or [1] * len(starts)
+        if not len(starts) == len(ends) == len(axes) == len(steps) or not all(
+            0 < abs(step) < 2**31 for step in steps
+        ):
+            raise node.refuse("starts, ends, axes and steps do not fit together")
+        places = [axis + rank if axis < 0 else axis for axis in axes]
+        if not ops.distinct(places) or not all(0 <= place < rank for place in places):
+            raise node.refuse(f"axes {axes[:MAX_AXES]} are not different axes of a tensor of {rank}")
+        selected = [slice(*ends_and_step) for ends_and_step in zip(starts, ends, steps, strict=True)]
+        return list(zip(places, selected, strict=True))
+
+    def parts(self, node: Node, length: int) -> list[int]:
+        """The sizes of the parts that a Split makes of an axis."""
+        count = len(node.proto.output)
+        told = node.attributes.get("num_outputs", count)
+        if told != count:  # at fewer onnxruntime ends the process
+            raise node.refuse(f"has {count} outputs; num_outputs says {told}")
+        sizes = self.integers(node, 1, "split")
+        if sizes is None:
+            step = -(-length // count)
+            sizes = [min(step, length - i * step) for i in range(count)]
+        if len(sizes) != count or sum(sizes) != length or min(sizes) < 1:
+            raise node.refuse(f"parts of sizes {sizes} do not make up an axis of {length}")
+        return sizes
 
     def target_shape(self, node: Node) -> list[Any] | None:
         """The target of a Reshape: integers, with :data:`BATCH` where it names the size of the batch."""
@@ -191,6 +273,13 @@ class Walk:
         name: str,
         fields: dict[str, Any],
     ) -> None:
+        size = math.prod(shape)
+        self._sampled += size
+        if len(shape) > MAX_AXES or size > MAX_SAMPLE or self._sampled > MAX_ALL_SAMPLES:
+            raise node.refuse(
+                f"makes a tensor of {len(shape)} axes and {size} numbers per sample, {self._sampled} with "
+                f"those before; at most {MAX_AXES}, {MAX_SAMPLE} and {MAX_ALL_SAMPLES} are accepted"
+            )
         formats = {self.dtypes[i] for i in inputs}
         if len(formats) != 1:
             raise node.refuse("mixes float32 and float64 inputs")
@@ -202,10 +291,13 @@ class Walk:
         self._check_new(name)
         self.shapes[name], self.dtypes[name] = shape, dtype
 
-    def define_constant(self, name: str, array: Constant) -> None:
+    def define_constant(self, name: str, array: Constant, *, stored: bool = False) -> None:
         """Notes a tensor known at load."""
         self._check_new(name)
         self.constants[name] = array
+        if stored:
+            self.stored.add(name)
+            self._max_numbers += NUMBERS_PER_STORED * array.size
 
     def define_symbols(self, name: str, vector: Symbols) -> None:
         """Notes an integer vector: a constant if nothing in it is left open."""

@@ -552,7 +552,6 @@ def test_weights_that_runtimes_may_round_differently_are_not_portable():
     assert not predictor.file.portable
     assert (predictor.portable_radii(np.ones((3, 4))) == 0).all()
     assert predictor.predict(np.ones((3, 4))).radii.certified_radius.min() > 0
-    assert CertifiedPredictor(READ["folded constants"]).file.portable
 
 
 def external(tmp_path, location="net.onnx.data", **place):
