@@ -14,6 +14,7 @@ from http import HTTPStatus
 from time import perf_counter
 from typing import Any, Protocol, TypeVar
 
+import httptools
 from starlette.responses import Response
 from uvicorn.protocols.http.flow_control import service_unavailable
 from uvicorn.protocols.http.httptools_impl import (
@@ -87,18 +88,50 @@ class Connection(HttpToolsProtocol):
         if self._deaf:
             return
         self._unheard += len(data)
-        HttpToolsProtocol.data_received(self, data)  # super() would be slower, at each of these
+        self._unset_keepalive_if_required()
+        self._feed(data)
         if self._unheard > self._most:
             detail = f"the headers are over the limit of {self._most // SEPARATORS} bytes"
             self.end(Problem(ProblemKind.HEADERS_TOO_LARGE, detail))
 
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._read_again(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _read_again(self, rest: bytes) -> None:
+        """Read the head of a request that asks for another protocol as one that does not (RFC 9110, 7.8).
+
+        The parser ends with such a head, and takes what follows, the body, for the other protocol.
+
+        Args:
+            rest: what was received after the head.
+        """
+        lines = [
+            b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        ]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn
+        self._feed(b"\r\n".join([*lines, b"", rest]))
+
     def on_headers_complete(self) -> None:
         """The head of a request is whole."""
         self._unheard = 0
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise ValueError("a tunnel is asked for")  # the parser ends, as at an error of its own
+            return
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts != 1 and (hosts or self.parser.get_http_version() != "1.0"):
+            raise ValueError(f"{hosts} headers Host")  # likewise; RFC 9112, 3.2
         if len(self.pipeline) == MOST_AHEAD:
             self.cycle.keep_alive = False
             self._deaf = True
-            raise ValueError("too many requests ahead")  # which ends the parser, as an error of what was sent
+            raise ValueError("too many requests ahead")  # likewise
         if not self._begin_directly():
             HttpToolsProtocol.on_headers_complete(self)
         if not self.pipeline:
@@ -122,7 +155,6 @@ class Connection(HttpToolsProtocol):
             or not length.isdigit()  # so its end is known: no transfer coding goes with a length
             or int(length) > direct.most_bytes
             or self.parser.get_http_version() != "1.1"
-            or self.parser.should_upgrade()
         ):
             return False
         stays = self.parser.should_keep_alive()
@@ -148,6 +180,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request is whole."""
+        if self.parser.should_upgrade():
+            return
         exchange, taken = self._exchange, self._taken
         if exchange is None or taken is None:
             HttpToolsProtocol.on_message_complete(self)

@@ -53,6 +53,8 @@ def rest(sock):
         (b"GET / HTTP/1.1\r\n", b"X-A: a\r\n"),
         (PREDICT + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X-A: a\r\n"),
         (PREDICT + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX-A: ", b"a"),
+        (PREDICT + b"Transfer-Encoding: chunked\r\n\r\n1;", b"a"),
+        (PREDICT + b"Connection: Upgrade\r\nUpgrade: h2c\r\nX-A: ", b"a"),
     ],
 )
 def test_what_never_ends_is_ended_before_it_is_large(server, start, again):
