@@ -59,6 +59,7 @@ from service.metrics import Metrics
 from service.mirror import Mirror, MirrorError
 from service.models import Models
 from service.observed import Observed, Requests
+from service.origins import Origins
 from service.server import Server, listen, listen_together, url_of
 from service.settings import Settings
 from service.shared_metrics import SharedMetrics
@@ -168,7 +169,8 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
     app.state.access = access
     install_handlers(app)
     limits = Limits(settings.requests_per_second, settings.requests_at_a_time)
-    admission = Admission(access, limits, settings.max_header_bytes)
+    origins = Origins([settings.host, *(settings.allowed_hosts or "").split(",")])
+    admission = Admission(access, origins, limits, settings.max_header_bytes)
     requests = Requests(shared.metrics, access_log=settings.access_log)
     app.state.direct = None if traces else Direct(service, admission, requests)
     app.add_middleware(Guard, admission=admission)

@@ -66,6 +66,12 @@ class ProblemKind(Enum):
         "The caller may not do this",
         "The detail names the scope that it takes; 'lipserve keys create --scope' makes keys that have it.",
     )
+    FOREIGN_ORIGIN = (
+        "foreign-origin",
+        403,
+        "A web page of another origin may have sent this",
+        "Ask under localhost or an IP address, list the name in allowed_hosts, or have callers use keys.",
+    )
     NO_ROUTE = ("no-route", 404, "Nothing is found at this path", "/docs lists the paths there are.")
     UNKNOWN_MODEL = (
         "unknown-model",

@@ -83,6 +83,11 @@ class Settings(BaseSettings):
     no_auth: bool = Field(
         False, description="Listen beyond this machine though no key was ever made and no token is accepted."
     )
+    allowed_hosts: str | None = Field(
+        None,
+        description="Names, separated by commas, under which it may be asked without a credential; "
+        "localhost and IP addresses always may.",
+    )
     jwt_jwks: str | None = Field(
         None, description="File or https URL of the keys of an identity provider, whose tokens are accepted."
     )

@@ -97,6 +97,7 @@ class Protocol(NamedTuple):
 
     Attributes:
         media_types: of requests.
+        missing: the type of a body whose type is not given; None refuses one.
         read: a request; raises Problem or InputError for what is wrong with it.
         write: an answer: its body, and what its headers tell of that; raises likewise.
     """
@@ -104,6 +105,7 @@ class Protocol(NamedTuple):
     media_types: tuple[str, ...]
     read: Callable[[Sent, Settings, Model], Asked]
     write: Callable[[Model, Asked, Answered], tuple[bytes, list[Header]]]
+    missing: str | None = None
 
 
 async def respond(request: Request, service: Service, model: Model, protocol: Protocol) -> Response:
@@ -113,7 +115,7 @@ async def respond(request: Request, service: Service, model: Model, protocol: Pr
         Problem, InputError: what is wrong with it.
     """
     begun, metrics, headers = perf_counter(), service.metrics, headers_of(request)
-    check_media_type(headers, *protocol.media_types)
+    check_media_type(headers, *protocol.media_types, missing=protocol.missing)
     body = await read_body(request, service.settings.max_body_bytes)
     asked = protocol.read(Sent(headers, dict(request.query_params), body), service.settings, model)
     metrics.parse_seconds.observe(perf_counter() - begun)

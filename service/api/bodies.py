@@ -144,30 +144,31 @@ def headers_of(request: Request) -> Headers:
     return headers
 
 
-def media_type_of(headers: Headers, missing: str = JSON_TYPE) -> str:
-    """What the body is said to be; a missing header says nothing."""
+def media_type_of(headers: Headers) -> str | None:
+    """The type of the body; None where it is not given."""
     given = header(headers, b"content-type")
-    return missing if given is None else given.partition(";")[0].strip().lower()
+    return None if given is None else given.partition(";")[0].strip().lower()
 
 
-def check_media_type(headers: Headers, *accepted: str, missing: str = JSON_TYPE) -> None:
-    """Raises the 415 for a body that is said to be something else."""
-    given = media_type_of(headers, missing)
+def check_media_type(headers: Headers, *accepted: str, missing: str | None = None) -> None:
+    """Raise the 415 for a body of another type.
+
+    Args:
+        headers: of the request.
+        accepted: types.
+        missing: the type where none is given; None refuses that, since a page may have any body sent so.
+    """
+    given = media_type_of(headers) or missing
     if given not in accepted:
-        raise unsupported_type(given, *accepted)
+        wanted = " or ".join(f"'{name}'" for name in accepted)
+        said = "missing" if given is None else f"'{given[:64]}'"
+        raise Problem(ProblemKind.UNSUPPORTED_MEDIA_TYPE, f"Content-Type is {said}; {wanted} is accepted")
 
 
 def header(headers: Headers, name: bytes) -> str | None:
     """A header by its name in small letters; None where there is none."""
     value = headers.get(name)
     return None if value is None else str(value, "latin-1")
-
-
-def unsupported_type(given: str, *accepted: str) -> Problem:
-    """The 415 for a body that is said to be something else."""
-    wanted = " or ".join(f"'{name}'" for name in accepted)
-    detail = f"Content-Type is '{given[:64]}'; {wanted} is accepted"
-    return Problem(ProblemKind.UNSUPPORTED_MEDIA_TYPE, detail)
 
 
 def input_array(rows: list[list[float]], size: int, max_rows: int) -> Array:

@@ -85,8 +85,10 @@ class Direct:
     def take(self, exchange: Exchange) -> Pending | None:
         """A request that is answered here; None where the application is to do it."""
         way = way_of(exchange.url.partition(b"?")[0])
-        identity = None if way is None else self.admission.at_once(PREDICT_SCOPE, exchange.headers)
-        return None if way is None or identity is None else Pending(self, exchange, way, identity)
+        if way is None:
+            return None
+        identity = self.admission.at_once(PREDICT_SCOPE, exchange.headers, exchange.found)
+        return None if identity is None else Pending(self, exchange, way, identity)
 
 
 class Pending:
@@ -114,7 +116,7 @@ class Pending:
             body = exchange.take_body()
             self._received = len(body)
             self._model = model = service.registry.find(way.name, way.version)
-            check_media_type(headers, *way.protocol.media_types)
+            check_media_type(headers, *way.protocol.media_types, missing=way.protocol.missing)
             body = decompressed(body, headers, settings.max_body_bytes)
             _, mark, query = exchange.url.partition(b"?")
             sent = Sent(headers, QueryParams(query) if mark else {}, body)

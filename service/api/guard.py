@@ -5,7 +5,7 @@ Pure ASGI, some microseconds a request.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from itertools import chain
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -13,6 +13,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.access import Access, Caller, unauthenticated
 from service.errors import Problem, ProblemKind
 from service.limits import Limits
+from service.observed import HEADERS
+from service.origins import Origins
 from service.safe_headers import Header
 from service.scopes import Needed, needed
 
@@ -25,12 +27,13 @@ class Admission:
 
     Args:
         access: verifies credentials.
-        limits: the same.
+        origins: of requests where no credential is asked for.
+        limits: per caller.
         header_bytes: most in the names and values of the headers of one request.
     """
 
-    def __init__(self, access: Access, limits: Limits, header_bytes: int) -> None:
-        self._access, self._header_bytes = access, header_bytes
+    def __init__(self, access: Access, origins: Origins, limits: Limits, header_bytes: int) -> None:
+        self._access, self._origins, self._header_bytes = access, origins, header_bytes
         self.limits = limits if limits.any else None
 
     async def admit(self, scope: Scope) -> str | None:
@@ -50,20 +53,24 @@ class Admission:
             _check_scopes(caller, asked)
             identity = caller.identity
         else:
+            self._origins.check(scope["method"], scope[HEADERS])
             identity = f"address:{(scope.get('client') or ('',))[0]}"
         if self.limits is not None:
             self.limits.enter(identity)
         return identity
 
-    def at_once(self, asked: Needed, headers: Collection[Header]) -> str | None:
-        """The same of a request that asks for those scopes, where the caller is known by a credential.
+    def at_once(self, asked: Needed, headers: Collection[Header], found: Mapping[bytes, bytes]) -> str | None:
+        """The same of a POST that asks for those scopes, where the caller is known by a credential.
 
         None where who it is must be found out, or it is refused: :meth:`admit` does, and says why.
         """
         try:
             self._check_size(headers)
             if not self._access.required:
-                return "" if self.limits is None else None
+                if self.limits is not None:
+                    return None
+                self._origins.check("POST", found)
+                return ""
             caller = self._access.known(_credential(headers))
             if caller is None:
                 return None

@@ -120,4 +120,5 @@ def _invalid(field: str, reason: str) -> Problem:
     return Problem.invalid([FieldError(field=field, reason=reason)])
 
 
-PROTOCOL = Protocol((JSON_TYPE, FILE_TYPE), _read, _write)
+# Triton's own client gives no type.
+PROTOCOL = Protocol((JSON_TYPE, FILE_TYPE), _read, _write, missing=JSON_TYPE)

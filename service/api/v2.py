@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from lipmodel import __version__
-from service.api.bodies import JSON_TYPE, parse, read_body, reply
+from service.api.bodies import JSON_TYPE, check_media_type, headers_of, parse, read_body, reply
+from service.api.changes import Allowed
 from service.api.context import ModelHere, ModelName, ServiceHere, model_route
 from service.api.infer import name_of_scores
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
@@ -124,11 +125,11 @@ async def index(request: Request, service: ServiceHere) -> Response:
     "/v2/repository/models/{name}/load",
     summary="Read a model's files now, and serve it",
     response_model=ModelReady,
-    responses=problems(*MODEL_PROBLEMS, *BODY_PROBLEMS),
+    responses=problems(ProblemKind.UPLOADS_OFF, *MODEL_PROBLEMS, *BODY_PROBLEMS),
     openapi_extra=json_request(LoadRequest, {"as it is": {}}),
 )
-async def load(name: ModelName, request: Request, service: ServiceHere) -> Response:
-    """Files are uploaded by PUT /v1/models/NAME, not with this."""
+async def load(name: ModelName, request: Request, service: Allowed) -> Response:
+    """Files are uploaded by PUT /v1/models/NAME, not with this. Takes the setting uploads, as that does."""
     await _optional(request, service.settings.max_body_bytes, LoadRequest)
     model = await service.models.load(name)
     return reply(ModelReady(name=model.name))
@@ -138,11 +139,11 @@ async def load(name: ModelName, request: Request, service: ServiceHere) -> Respo
     "/v2/repository/models/{name}/unload",
     summary="Stop serving a model until it is loaded or its files change",
     status_code=200,
-    responses=problems(ProblemKind.UNKNOWN_MODEL, *BODY_PROBLEMS),
+    responses=problems(ProblemKind.UPLOADS_OFF, ProblemKind.UNKNOWN_MODEL, *BODY_PROBLEMS),
     openapi_extra=json_request(UnloadRequest, {"as it is": {}}),
 )
-async def unload(name: ModelName, request: Request, service: ServiceHere) -> Response:
-    """Its files stay where they are."""
+async def unload(name: ModelName, request: Request, service: Allowed) -> Response:
+    """Its files stay where they are. Takes the setting uploads."""
     await _optional(request, service.settings.max_body_bytes, UnloadRequest)
     await service.models.unload(name)
     return Response(b"{}", media_type=JSON_TYPE)
@@ -163,6 +164,7 @@ def _entries(versions: Versions) -> list[IndexEntry]:
 
 
 async def _optional(request: Request, limit: int, schema: type[M]) -> M:
-    """The body as that type; none says nothing."""
+    """The body as that type; an empty one is an empty object."""
+    check_media_type(headers_of(request), JSON_TYPE, missing=JSON_TYPE)  # as infer
     body = await read_body(request, limit)
     return parse(schema, body or b"{}")

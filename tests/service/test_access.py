@@ -496,7 +496,7 @@ def test_one_caller_has_no_more_than_so_many_requests_at_a_time(folder, state, s
         waiting = []
         for _ in range(2):  # their bodies never come
             waiting.append(socket.create_connection((host, port)))
-            head = f"POST {PREDICT} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {one}\r\nContent-Length: 9\r\n\r\n"
+            head = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAuthorization: Bearer {one}\r\nContent-Length: 9\r\n\r\n"
             waiting[-1].sendall(head.encode())
         headers = {"Authorization": f"Bearer {store.create('m', [Scope.METRICS])}"}
         eventually(lambda: "in_flight_requests 3.0" in client.get("/metrics", headers=headers).text)
@@ -521,10 +521,10 @@ def test_what_does_not_arrive_is_ended(folder):
         body, head, nothing, twice = (
             stack.enter_context(socket.create_connection(address, timeout=20)) for _ in range(4)
         )
-        start = f"POST {PREDICT} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        start = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         body.sendall(f'{start}Content-Length: 99\r\n\r\n{{"inputs"'.encode())
         head.sendall(start.encode())
-        twice.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        twice.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b" 200 OK" in twice.recv(4096)
         twice.sendall(start.encode())
         answer = b""
@@ -544,7 +544,7 @@ def test_an_idle_connection_is_not_one_on_which_something_does_not_arrive(folder
         socket.create_connection((client.base_url.host, client.base_url.port), timeout=20) as idle,
     ):
         for _ in range(2):
-            idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+            idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert b" 200 OK" in idle.recv(4096)
             time.sleep(3)  # it is looked at once a second
 

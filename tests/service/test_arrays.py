@@ -249,7 +249,9 @@ def test_shapes_whose_product_is_huge():
 
 def test_compression_is_undone_within_the_limit(client):
     body = json.dumps({"inputs": [[0.5, 0.25]]}).encode()
-    plain = client.post("/v1/models/two-moons/predict", content=body).json()
+    plain = client.post(
+        "/v1/models/two-moons/predict", content=body, headers={"Content-Type": "application/json"}
+    ).json()
     gzip = zlib.compressobj(wbits=31)
     for encoding, sent in (
         ("gzip", gzip.compress(body) + gzip.flush()),

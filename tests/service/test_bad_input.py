@@ -113,6 +113,7 @@ def test_scores_that_overflow_are_not_answered(client, monkeypatch):
             {"Content-Type": "application/x-www-form-urlencoded"},
             "'application/json' or 'application/x-npy' is accepted",
         ),
+        ({}, "Content-Type is missing; 'application/json' or 'application/x-npy' is accepted"),
         ({"Content-Type": ""}, "'application/json' or 'application/x-npy' is accepted"),
         (
             {"Content-Type": "application/json", "Content-Encoding": "br"},
@@ -125,8 +126,8 @@ def test_media_types_that_are_refused(client, headers, reason):
     check(answer, ProblemKind.UNSUPPORTED_MEDIA_TYPE, reason=reason)
 
 
-@pytest.mark.parametrize("headers", [{}, {"Content-Type": "Application/JSON; charset=utf-8"}])
-def test_media_types_that_are_accepted(client, headers):
+def test_media_types_that_are_accepted(client):
+    headers = {"Content-Type": "Application/JSON; charset=utf-8"}
     assert client.post(PREDICT, content=b'{"inputs": [[1, 2]]}', headers=headers).status_code == 200
 
 
@@ -142,12 +143,15 @@ def test_a_body_over_the_limit_that_does_not_say_so(client):
 
 def test_a_body_over_the_limit_is_answered_before_it_is_sent(client):
     address = (client.base_url.host, client.base_url.port)
+    kind = "Content-Type: application/json\r\n"
     for head, sent in [
         ("Content-Length: 10000000000\r\n", b""),
         ("Transfer-Encoding: chunked\r\n", b"30d40\r\n" + b" " * 200_000),
     ]:
         with socket.create_connection(address, timeout=10) as connection:
-            connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode() + sent)
+            connection.sendall(
+                f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\n{kind}{head}\r\n".encode() + sent
+            )
             assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
 
 
@@ -155,7 +159,7 @@ def test_a_caller_who_hangs_up_harms_nobody(tmp_path, capsys):
     (tmp_path / "two-moons.onnx").write_bytes(two_moons())
     with running(tmp_path) as client:
         with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
-            head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{{"
+            head = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{{"
             connection.sendall(head.encode())
         assert client.get("/healthz").status_code == 200
     assert capsys.readouterr().err == ""

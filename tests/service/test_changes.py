@@ -262,7 +262,7 @@ def test_a_client_that_goes_away_leaves_nothing(client, tmp_path):
     address = (client.base_url.host, client.base_url.port)
     with socket.create_connection(address) as sock:
         sock.sendall(
-            b"PUT /v1/models/two-moons HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n"
+            b"PUT /v1/models/two-moons HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n"
             + two_moons()[:900]
         )
         eventually(lambda: len(files(tmp_path / "models")) == 2)

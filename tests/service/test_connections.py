@@ -12,8 +12,10 @@ import pytest
 from service.connections import MOST_AHEAD
 from tests.service.conftest import eventually, running, two_moons
 
-ASK = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
-PREDICT = b"POST /v1/models/two-moons/predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+ASK = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+PREDICT = (
+    b"POST /v1/models/two-moons/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+)
 
 
 @pytest.fixture

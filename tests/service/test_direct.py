@@ -80,6 +80,11 @@ REQUESTS = {
     "all wrong": ("/v1/models/nobody/predict?norm=7", b"a", {"Content-Type": "a", "Content-Encoding": "b"}),
     "all else wrong": (PREDICT + "?norm=7", b"a", {"Content-Type": "a", "Content-Encoding": "b"}),
     "compressed nonsense": (PREDICT + "?norm=7", gzip.compress(b"{"), {"Content-Encoding": "gzip"}),
+    "no type": (PREDICT, as_json(BODY)[0], {}),
+    "no type of a tensor": (INFER, as_json({"inputs": [TENSOR | {"data": [0.5, 0.25]}]})[0], {}),
+    "foreign host": (PREDICT, *as_json(BODY, Host="evil.example:8000")),
+    "foreign page": (PREDICT, *as_json(BODY, Origin="http://evil.example")),
+    "foreign frame": (PREDICT, *as_json(BODY, **{"Sec-Fetch-Site": "cross-site"})),
     "other verb": ("/v1/models/two-moons/infer", *as_json(BODY)),
 }
 VARIES = {"date", "x-request-id"}
@@ -130,13 +135,13 @@ def statuses(answers):
 
 
 def post(body=b'{"inputs": [[0.5, 0.25]]}', path=PREDICT, *lines, version="1.1", length=True):
-    head = [f"POST {path} HTTP/{version}", "Host: a", *lines]
+    head = [f"POST {path} HTTP/{version}", "Host: localhost", "Content-Type: application/json", *lines]
     head += [f"Content-Length: {len(body)}"] * length
     return "\r\n".join([*head, "", ""]).encode() + body
 
 
-HEALTH = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
-LAST = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LAST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 10_000])

@@ -14,6 +14,7 @@ from service.metrics import STAGES
 from tests.service.conftest import lipserve, two_moons, url_of
 
 PREDICT = "/v1/models/two-moons/predict"
+JSON = {"Content-Type": "application/json"}
 ROUTE = "/v1/models/{name}/predict"
 BODY = {"inputs": [[0.5, 0.25]]}
 
@@ -55,7 +56,7 @@ def test_requests_are_counted_by_route_method_and_status(client):
     before = samples(client)
     for _ in range(3):
         assert client.post(PREDICT, json=BODY).status_code == 200
-    client.post(PREDICT, content=b"{")
+    client.post(PREDICT, content=b"{", headers=JSON)
     client.request("PROPFIND", PREDICT)
     client.get("/v1/models/nope")
     client.get("/surely/not/here")
@@ -79,7 +80,9 @@ def test_requests_are_counted_by_route_method_and_status(client):
 def test_bytes_are_counted_whether_announced_or_not(client):
     body = json.dumps(BODY).encode()
     before = samples(client)
-    answers = [client.post(PREDICT, content=body), client.post(PREDICT, content=iter([body[:5], body[5:]]))]
+    answers = [
+        client.post(PREDICT, content=content, headers=JSON) for content in (body, iter([body[:5], body[5:]]))
+    ]
     after = samples(client)
     assert [a.status_code for a in answers] == [200, 200]
     name = "lipserve_request_bytes_total"
@@ -91,7 +94,7 @@ def test_bytes_are_counted_whether_announced_or_not(client):
 def test_a_body_that_was_only_announced_is_not_counted(client):
     before = samples(client)
     with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
-        head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {10**17}\r\n\r\n{{}}"
+        head = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {10**17}\r\n\r\n{{}}"
         connection.sendall(head.encode())
         assert b" 413 " in connection.recv(1000)
     assert value(samples(client), "lipserve_request_bytes_total") == value(

@@ -55,7 +55,7 @@ def test_a_drain_answers_what_comes_says_it_is_not_ready_and_closes_connections(
             assert told.json()["type"] == "/problems/not-ready"
             assert told.headers["connection"] == "close"
             assert httpx.post(url + "/v1/models/model/predict", json={"inputs": [[0, 1]]}).status_code == 200
-            idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert b"alive" in whole_answer(idle)
         assert process.wait(timeout=20) == 0  # with the last connection, not after 30 s
 
@@ -66,7 +66,7 @@ def test_what_waits_in_the_queue_of_the_socket_is_answered(models):
         process.send_signal(signal.SIGSTOP)  # the system goes on accepting
         waiting = [connected(url) for _ in range(20)]
         for connection in waiting:
-            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGCONT)
         answers = [whole_answer(connection) for connection in waiting]
@@ -80,7 +80,7 @@ def test_a_request_that_never_ends_is_given_up_in_time(models):
     with lipserve("--models", models, "--port", 0, "--drain-seconds", 0, "--shutdown-seconds", 1) as process:
         url = url_of(process)
         with connected(url) as connection:
-            head = "POST /v1/models/model/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+            head = "POST /v1/models/model/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
             connection.sendall(head.encode())
             time.sleep(0.3)
             process.send_signal(signal.SIGTERM)
@@ -96,7 +96,7 @@ def test_whoever_waits_for_a_job_is_answered_at_once(models, tmp_path, workers):
         with connected(url) as connection:
             body = json.dumps({"samples": 10_000})
             head = (
-                "POST /v1/models/model/audits HTTP/1.1\r\nHost: x\r\nPrefer: wait=60\r\n"
+                "POST /v1/models/model/audits HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=60\r\n"
                 f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
             )
             connection.sendall((head + body).encode())

@@ -23,7 +23,7 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for name, content in {"two-moons": two_moons(), "digits": digits()}.items():
         (folder / f"{name}.onnx").write_bytes(content)
-    with running(folder, max_rows=100, max_body_bytes=100_000) as client:
+    with running(folder, max_rows=100, max_body_bytes=100_000, uploads=True) as client:
         yield client
 
 
