@@ -13,7 +13,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -30,32 +30,6 @@ MAX_FOOTER_BYTES = 4 * 2**20
 PARQUET_END = 8
 """Bytes of the footer's length and the magic number, with which a parquet file ends."""
 NPZ, PARQUET, GZIP = b"PK\x03\x04", b"PAR1", b"\x1f\x8b"
-
-
-def under(root: Path | None, path: str) -> Path:
-    """The file or folder of that path under the data folder.
-
-    Raises:
-        InputError: there is no data folder, or nothing of that name in it that does not lead out.
-    """
-    if root is None:
-        raise InputError("is given; this service has no data folder, which --data names", field="path")
-    refused = InputError(f"nothing named '{path[:100]}' is in the service's data folder", field="path")
-    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-        raise refused
-    try:
-        top, found = root.resolve(strict=True), (root / path).resolve(strict=True)
-        if found.is_dir():
-            inside = [found, *(p.resolve(strict=True) for p in found.iterdir())]
-        elif found.is_file():  # a pipe would block for ever
-            inside = [found]
-        else:
-            raise refused
-    except (OSError, ValueError, RuntimeError):  # no such file, a zero byte, links in a circle
-        raise refused from None
-    if not all(p.is_relative_to(top) for p in inside):
-        raise refused
-    return found
 
 
 def from_rows(inputs: Array, labels: list[int], classes: int) -> Fill:

@@ -30,6 +30,7 @@ from lipmodel.evaluate import BATCH_ROWS, Evaluation, evaluate
 from lipmodel.norms import Array, Norm
 from lipmodel.progress import Progress
 from lipmodel.stream import Stream, in_memory, open_stream
+from service.data_folder import pin
 from service.process import REPORT_FOLDER, TASK_FILE
 from service.readiness import made_ready
 
@@ -118,7 +119,7 @@ def _evaluate(
     predictor: CertifiedPredictor, folder: Path, options: dict[str, Any], progress: Progress
 ) -> dict[str, Any]:
     norm = _norm(options) or predictor.default_norm
-    data = _data(folder, options["data"])
+    data = _data(folder, options["data"], options["under"])
     result = evaluate(
         predictor,
         data,
@@ -141,8 +142,10 @@ def _evaluate(
     }
 
 
-def _data(folder: Path, name: str | None) -> Stream:
-    """The rows sent, or the file or folder of that name."""
+def _data(folder: Path, name: str | None, under: str | None) -> Stream:
+    """The rows sent, or the file or folder of that name: one sent, or one in the data folder."""
+    if under is not None and name is not None:
+        return open_stream(str(pin(Path(under), name, folder / "data")))
     if name is not None:
         return open_stream(str(folder / name))
     inputs, labels = (np.load(folder / f"{n}.npy", allow_pickle=False) for n in ("inputs", "labels"))

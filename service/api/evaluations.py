@@ -9,7 +9,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
 from lipmodel.errors import InputError
-from service import labelled
+from service import data_folder, labelled
 from service.api import jobs
 from service.api.bodies import headers_of, input_array, media_type_of, parse, read_form, read_json
 from service.api.context import ModelHere, Service, ServiceHere, model_route
@@ -76,6 +76,8 @@ async def _submit(
         raise InputError(f"is {body.attack}; at most {most} is accepted", field="attack")
     if body.report:
         require_packages()
+    folder = service.settings.data
+    under = str(folder.resolve()) if folder and body.path else None  # where the worker looks again
     titles = {
         "model": model.name,
         "data": body.path or ("the rows sent" if data is None else "the file sent"),
@@ -87,7 +89,7 @@ async def _submit(
         "evaluation",
         model,
         parameters=asked | source,
-        options=asked | {"data": data, "titles": titles},
+        options=asked | {"data": data, "under": under, "titles": titles},
         fill=fill,
     )
 
@@ -97,7 +99,8 @@ def _of_json(body: EvaluationRequest, model: Model, settings: Settings) -> tuple
     if body.path is not None:
         if body.inputs is not None or body.labels is not None:
             raise InputError("is given beside inputs or labels; one or the other is accepted", field="path")
-        return str(labelled.under(settings.data, body.path)), lambda _: None
+        data_folder.find(settings.data, body.path)
+        return body.path, lambda _: None
     if body.inputs is None:
         raise InputError("is missing; inputs and labels, a path, or a form with files are accepted")
     rows = input_array(body.inputs, model.predictor.file.graph.input_size, settings.max_rows)

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import signal
 import struct
 import sys
 import zipfile
@@ -14,12 +15,15 @@ import pyarrow.parquet
 import pytest
 
 from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.errors import InputError
 from lipmodel.evaluate import evaluate
 from lipmodel.norms import Norm
+from service import data_folder
+from service.data_folder import pin
 from service.errors import ProblemKind
 from service.evaluation_schemas import EvaluationResult
 from tests.networks import groupsort_net, to_file
-from tests.service.conftest import eventually, running, two_moons
+from tests.service.conftest import eventually, running, stopped_worker, two_moons
 from tests.service.test_bad_input import check
 
 EVALUATIONS = "/v1/models/two-moons/evaluations"
@@ -161,6 +165,76 @@ def test_a_path_that_leads_nowhere_or_out(client, folder, path):
     answer = client.post(EVALUATIONS, json={"path": path})
     check(answer, ProblemKind.INVALID_INPUT, "path", "nothing named")
     assert str(folder) not in answer.text
+
+
+def test_links_within_the_data_folder_are_followed(client, folder):
+    (folder / "data" / "..2024").mkdir()
+    (folder / "data" / "..2024" / "moons.npz").write_bytes(npz(inputs=INPUTS, labels=LABELS))
+    (folder / "data" / "..data").symlink_to("..2024")  # as Kubernetes mounts volumes
+    (folder / "data" / "mounted.npz").symlink_to("..data/moons.npz")
+    expect(client.post(EVALUATIONS, json={"path": "mounted.npz", "epsilons": EPSILONS}, headers=WAIT))
+
+
+def test_links_deeper_in_a_folder_lead_nowhere_out(client, folder):
+    batches = folder / "data" / "cifar" / "cifar-10-batches-bin"
+    batches.mkdir(parents=True)
+    (batches / "test_batch.bin").symlink_to(folder / "moons.npz")
+    check(
+        client.post(EVALUATIONS, json={"path": "cifar"}), ProblemKind.INVALID_INPUT, "path", "nothing named"
+    )
+
+
+@pytest.mark.parametrize("swap", ["file", "folder"])
+def test_a_link_put_there_while_the_job_waits_is_not_followed(serve, tmp_path, swap):
+    data, state = tmp_path / "data", tmp_path / "state"
+    for place in (data / "sets", tmp_path / "secret"):
+        place.mkdir(parents=True)
+        (place / "moons.npz").write_bytes(npz(inputs=INPUTS, labels=LABELS))
+    client = serve({"two-moons": two_moons()}, data=data, state=state)
+    client.post("/v1/models/two-moons/audits", json={"samples": 10}, headers={"Prefer": "respond-async"})
+    first = stopped_worker(state)
+    waits = client.post(EVALUATIONS, json={"path": "sets/moons.npz"}, headers={"Prefer": "respond-async"})
+    replaced = data / "sets" / "moons.npz" if swap == "file" else data / "sets"
+    replaced.rename(tmp_path / "aside")
+    replaced.symlink_to(tmp_path / "secret" / "moons.npz" if swap == "file" else tmp_path / "secret")
+    os.kill(first, signal.SIGCONT)
+    place = waits.headers["location"]
+    ended = eventually(lambda: (job := client.get(place).json())["state"] in ("done", "failed") and job)
+    assert ended["state"] == "failed"
+    assert ended["problem"]["errors"][0]["field"] == "path"
+    assert str(tmp_path) not in ended["problem"]["detail"]
+
+
+def test_what_was_opened_is_read_whatever_is_put_there_later(tmp_path):
+    data = tmp_path / "data"
+    (data / "sets").mkdir(parents=True)
+    (data / "sets" / "rows.csv").write_text("1,2,0\n")
+    (tmp_path / "secret.csv").write_text("3,4,1\n")
+    opened = pin(data, "sets", tmp_path / "pinned") / "rows.csv"
+    (data / "sets" / "rows.csv").unlink()
+    (data / "sets" / "rows.csv").symlink_to(tmp_path / "secret.csv")
+    assert opened.read_text() == "1,2,0\n"
+
+
+def test_a_link_put_there_between_the_look_and_the_opening_is_refused(tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    (data / "sets").mkdir(parents=True)
+    (data / "sets" / "rows.csv").write_text("1,2,0\n")
+    (tmp_path / "rows.csv").write_text("3,4,1\n")
+    seen = data_folder.find(data, "sets")
+    monkeypatch.setattr(data_folder, "find", lambda *_: seen)
+    for inside in (data / "sets" / "rows.csv", data / "sets"):
+        inside.rename(tmp_path / f"aside-{inside.name}")
+        inside.symlink_to(tmp_path / "rows.csv" if inside.suffix else tmp_path)
+        with pytest.raises(InputError, match="was changed while it was opened"):
+            pin(data, "sets", tmp_path / "pinned")
+
+
+def test_folders_of_many_files_are_refused(tmp_path):
+    for number in range(data_folder.MAX_FILES + 1):
+        (tmp_path / f"{number}.bin").touch()
+    with pytest.raises(InputError, match="more than 500 files"):
+        data_folder.find(tmp_path, ".")
 
 
 def test_a_path_without_a_data_folder(serve):
