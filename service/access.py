@@ -111,7 +111,7 @@ class Access:
         except TokenError as error:
             raise unauthenticated(str(error), error="invalid_token") from None
         subject = str(claims.get("sub", ""))[:64]
-        expires = min(float(claims["exp"]), time.time() + TOKEN_SECONDS)
+        expires = min(claims["exp"], time.time() + TOKEN_SECONDS)
         return Caller(f"token:{subject}", _all_if_admin(scopes_of(claims)), expires)
 
     async def start(self) -> None:

@@ -294,9 +294,11 @@ def tell_refusals(app: FastAPI) -> None:
     """Says which files are not served, and why."""
     service = app.state.service
     for name, reason in service.registry.refused.items():
-        click.echo(f"lipserve: {service.settings.models / name} is refused: {reason}", err=True)
+        line = f"lipserve: {service.settings.models / name} is refused: {reason}"
+        click.echo(logs.printable(line), err=True)
     if service.registry.fault:
-        click.echo(f"lipserve: {service.settings.models}: {service.registry.fault}", err=True)
+        line = f"lipserve: {service.settings.models}: {service.registry.fault}"
+        click.echo(logs.printable(line), err=True)
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})

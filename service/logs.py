@@ -27,6 +27,16 @@ def set_up(form: str) -> None:
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # its warnings quote what was sent
 
 
+def printable(text: str) -> str:
+    """Return the text with escapes in place of ends of lines, of what steers terminals, of halves of pairs.
+
+    Names of files may hold any of these, and would write lines of their own into the log.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def told_apart(error: BaseException) -> str:
     """Type and place of a fault, without its message."""
     frames = traceback.format_tb(error.__traceback__)
@@ -58,13 +68,12 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(logging.Formatter):
-    """The same for people; further lines are of a fault."""
+    """The same for people; further lines, which are indented, are of a fault."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as text."""
         fields = _record(record)
-        exception = fields.pop("exception", None)
+        exception = fields.pop("exception", "")
         head = " ".join(str(fields.pop(name)) for name in ("time", "level", "logger", "message"))
-        # A path may hold anything, ends of lines too.
         line = " ".join([head, *(f"{name}={json.dumps(value)}" for name, value in fields.items())])
-        return line if exception is None else f"{line}\n{exception}"
+        return "\n  ".join(map(printable, [line, *exception.splitlines()]))

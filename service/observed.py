@@ -63,8 +63,8 @@ class Requests:
 
     def failed(self, error: Exception, request_id: bytes) -> Problem:
         """Logs what nobody foresaw; what is answered then."""
-        fields = {"request_id": request_id.decode()}
-        log.error("the request failed\n%s", told_apart(error), extra={"fields": fields})
+        fields = {"request_id": request_id.decode(), "exception": told_apart(error)}
+        log.error("the request failed", extra={"fields": fields})
         # Whatever failed may have left the connection in any state.
         detail, headers = "the service failed to answer this request", {"Connection": "close"}
         return Problem(ProblemKind.INTERNAL, detail, headers=headers)

@@ -68,8 +68,11 @@ class Tokens:
                 leeway=LEEWAY_SECONDS,
                 options={"require": ["exp", "iss", "aud"]},
             )
+            claims["exp"] = float(claims["exp"])
         except InvalidTokenError as error:
             raise TokenError(f"the token is not accepted: {error}") from None
+        except (OverflowError, TypeError, RecursionError):  # exp is 10^400 or a list, or claims lie too deep
+            raise TokenError("the token's claims are not understood") from None
         return claims
 
     async def _key(self, kid: object) -> jwt.PyJWK:

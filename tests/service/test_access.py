@@ -393,6 +393,9 @@ def test_other_tokens_are_refused_with_the_reason(folder, tmp_path):
             (token(header={"jku": "https://example.org"}), "'jku'"),
             (token(header={"typ": "lipcert-certificate+jws"}), "type is not accepted"),
             (good[:-3] + "AAA", "ignature"), (good + "A", ""), (good.rsplit(".", 1)[0] + ".", ""), (good[1:], ""),
+            *((token(**{claim: odd}), "") for claim in ("exp", "nbf", "iat")
+              for odd in (10**400, float("inf"), float("nan"), [1], {}, "", "soon")),
+            (token(exp=10**400), "not understood"), (token(sub=["a"]), "ubject"),
             ("A" * 20_000, "longer than"), ("a.b.c", "neither"), ("!.!.!", "neither"),
         ]:  # fmt: skip
             answer = ask(client, given)
@@ -585,7 +588,7 @@ def test_connections_and_headers_are_bounded(folder):
 def test_every_answer_has_safe_headers(folder, serve):
     client = serve({"two-moons": two_moons(), "digits": digits()})
     for answer in (
-        ask(client), client.get("/nope"), client.post(PREDICT, content=b"x"), client.get("/metrics"),
+        ask(client), client.get("/nope"), client.post(PREDICT, content=b"x", headers={"Content-Type": "application/json"}), client.get("/metrics"),
         client.get("/openapi.json"), client.delete("/healthz"), client.get("/docs"),
     ):  # fmt: skip
         assert answer.headers["X-Content-Type-Options"] == "nosniff"

@@ -215,8 +215,8 @@ def test_a_fault_is_a_problem_and_ends_the_connection(client, monkeypatch, caplo
     assert answer.headers["connection"] == "close"
     (logged,) = [r for r in caplog.records if r.name == "service.requests"]
     assert logged.fields["request_id"] == "mine"
-    assert "RuntimeError" in logged.getMessage()
-    assert "0.125" not in logged.getMessage()
+    assert "RuntimeError" in logged.fields["exception"]
+    assert "0.125" not in logged.fields["exception"] + logged.getMessage()
 
 
 def test_a_connection_that_stays_open_keeps_no_body(client, monkeypatch):

@@ -1,18 +1,21 @@
 """Nothing of what is sent stands in the log: neither inputs nor credentials, not even where they are bad."""
 
 import io
+import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import httpx
 import numpy as np
 
 from service.keys import KeyStore
 from service.scopes import Scope
-from tests.service.conftest import lipserve, state_beside, two_moons, url_of
+from tests.service.conftest import eventually, lipserve, state_beside, two_moons, url_of
 
 NUMBER, TEXT = 0.7071234567890123, "marked-by-the-test"
+JSON = {"Content-Type": "application/json"}
 MARKS = ("7071234567890123", TEXT)
 
 
@@ -38,9 +41,9 @@ def test_nothing_of_inputs_and_credentials_is_logged(tmp_path):
                 {"json": {"inputs": [[TEXT, NUMBER]]}},
                 {"json": {"inputs": [row], TEXT: NUMBER}},
                 {"json": {"inputs": [row], "norm": TEXT}},
-                {"content": f'{{"inputs": [[{NUMBER}, "{TEXT}'},
+                {"content": f'{{"inputs": [[{NUMBER}, "{TEXT}', "headers": JSON},
                 {"content": f"{TEXT} {NUMBER}", "headers": {"Content-Type": "text/plain"}},
-                {"content": b"\xff" + TEXT.encode()},
+                {"content": b"\xff" + TEXT.encode(), "headers": JSON},
                 {"json": {"inputs": [row] * 200}},
                 {"json": {"inputs": [row]}, "headers": {"Authorization": f"Bearer {TEXT}"}},
                 {"json": {"inputs": [row]}, "headers": {"Authorization": f"Bearer {key[:-1]}"}},
@@ -82,3 +85,32 @@ def test_a_fault_in_a_job_tells_its_type_and_place_alone(tmp_path):
     assert b"ValueError" in log
     assert b"in fail" in log
     assert TEXT.encode() not in log + said
+
+
+def test_a_name_of_a_file_forges_no_line_of_the_log(tmp_path):
+    forged = "2026-01-01T00:00:00.000+00:00 info service.access request status=200"
+    names = [
+        f"a\n{forged}",
+        f"b\r{forged}",
+        f"c\x1b[2K{forged}",
+        f"d\u2028{forged}",
+        f"e\x85{forged}",
+        os.fsdecode(b"\xff"),
+    ]
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "two-moons.onnx").write_bytes(two_moons())
+    for name in names[::2]:
+        (models / f"{name}.onnx").write_bytes(b"x")
+    with lipserve("--models", models, "--port", 0, "--poll-seconds", 0.05) as process:
+        url = url_of(process)
+        for name in names[1::2]:
+            (models / f"{name}.onnx").write_bytes(b"x")
+        eventually(lambda: len(httpx.get(f"{url}/v1/models").json()["models"]) == 1 + len(names))
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=60)
+    assert log.count("refused") >= len(names)
+    for line in log.splitlines():
+        assert line.startswith(("lipserve: ", f"{datetime.now(UTC).year}-")), line
+        assert line.isprintable()
+        assert not line.startswith(forged)
