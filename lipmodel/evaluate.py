@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from functools import partial
+from statistics import NormalDist, fmean
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lipmodel.audit.attack import nearest_changes
 from lipmodel.audit.gradient import GradientEngine
+from lipmodel.audit.look import ATTACK_COST
 from lipmodel.audit.peers import check_methods
 from lipmodel.certify.head import Indices
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
 from lipmodel.progress import Progress, part, silent
-from lipmodel.shards import Spread, batches_within, cut
+from lipmodel.shards import Spread, batches_within, chosen_rows, cut
 from lipmodel.stream import Stream, in_memory
 
-BATCH_ROWS, TIGHTENED_ROWS = 1000, 20
+BATCH_ROWS, TIGHTENED_ROWS, ATTACKED_ROWS = 1000, 20, 200
+SAMPLE_SEED = 0
+"""Of the choice of inputs to attack: the same of the same labels."""
 CURVE_POINTS = 201
 CONFIDENCE = 0.95
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 Interval = tuple[float, float]
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Accuracies:
     """Shares of N inputs, all of them or those of one class.
 
     Attributes:
-        samples: N.
+        samples: N; ``attacked_samples``: how many of them were attacked, see :func:`sample`.
         clean_accuracy: share answered with the right label.
         certified_accuracy: for each epsilon, share answered right with a radius of at least epsilon.
         attacked_accuracy: for each epsilon, share of the inputs attacked that are answered right and for
@@ -44,6 +49,7 @@ class Accuracies:
     """
 
     samples: int
+    attacked_samples: int
     clean_accuracy: float
     certified_accuracy: dict[str, float]
     attacked_accuracy: dict[str, float]
@@ -53,6 +59,18 @@ class Accuracies:
     average_certified_radius: float
 
 
+@dataclass(frozen=True)
+class AttackedSample(Accuracies):
+    """Figures of the inputs that were attacked, which certified and attacked accuracy can be compared over.
+
+    Attributes:
+        curve: certified and attacked accuracy over epsilon, at 201 even steps up to the largest radius of all
+            inputs or the largest epsilon asked for.
+    """
+
+    curve: dict[str, list[float]]
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation(Accuracies):
     """What a classifier achieves on labelled data.
@@ -60,17 +78,31 @@ class Evaluation(Accuracies):
     Attributes:
         norm: the norm that radii and epsilons are in.
         tightened: whether radii are those of the slower tier.
-        attacked_samples: how many inputs, the first, were attacked.
+        majority_share: share of the most common class: the accuracy, certified at every epsilon, of a
+            constant answer; ``majority_class``: the name of that class.
+        balanced_accuracy, balanced_certified_accuracy: means of the classes' clean accuracies, and of the
+            certified ones for each epsilon, over the classes that occur; a constant answer has one over their
+            number.
+        attacked_sample: the figures of these inputs alone; None where none were attacked.
+        inputs_outside_box: how many inputs lie far outside the box that the file names.
+        warnings: reasons to doubt that the inputs are what the model was trained for, in words.
         certified_radius_quantiles: 0.05, 0.25, 0.5, 0.75, 0.95 of the radii of right answers.
         curve: certified accuracy over epsilon, at 201 even steps up to the largest radius.
         per_class: the same figures by the true class.
         labels: (N,) the true classes; answers: (N,) those given; radii: (N,) certified, in that order.
-        distances: of the first inputs, to the nearest change of label found; infinite without one.
+        distances: (N,) of inputs attacked, to the nearest change of label found, infinite without one; NaN of
+            the others.
     """
 
     norm: Norm
     tightened: bool
-    attacked_samples: int
+    majority_share: float
+    majority_class: str
+    balanced_accuracy: float
+    balanced_certified_accuracy: dict[str, float]
+    attacked_sample: AttackedSample | None
+    inputs_outside_box: int
+    warnings: tuple[str, ...]
     certified_radius_quantiles: dict[str, float]
     curve: dict[str, list[float]]
     per_class: dict[str, Accuracies]
@@ -80,14 +112,14 @@ class Evaluation(Accuracies):
     distances: Array
 
     @property
-    def right(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    def right(self) -> Flags:
         """(N,) whether the answer is the label."""
         return np.asarray(self.answers == self.labels)
 
     def summary(self) -> dict[str, Any]:
         """The figures of the whole, as JSON types: short enough for a model's metadata."""
-        names = ("tightened", "samples", "clean_accuracy", "certified_accuracy", "average_certified_radius",
-                 "certified_radius_quantiles")  # fmt: skip
+        names = ("tightened", "samples", "majority_share", "clean_accuracy", "balanced_accuracy",
+                 "certified_accuracy", "average_certified_radius", "certified_radius_quantiles")  # fmt: skip
         return {"norm": self.norm.value} | {name: getattr(self, name) for name in names}
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,7 +127,13 @@ class Evaluation(Accuracies):
         return {
             **self.summary(),
             **_accuracies(self),
-            "attacked_samples": self.attacked_samples,
+            "majority_class": self.majority_class,
+            "balanced_certified_accuracy": self.balanced_certified_accuracy,
+            "attacked_sample": None
+            if self.attacked_sample is None
+            else {**_accuracies(self.attacked_sample), "curve": self.attacked_sample.curve},
+            "inputs_outside_box": self.inputs_outside_box,
+            "warnings": list(self.warnings),
             "curve": self.curve,
             "per_class": {name: _accuracies(shares) for name, shares in self.per_class.items()},
         }
@@ -124,7 +162,7 @@ def evaluate(
         epsilons: sizes >= 0 to give the certified accuracy at.
         progress: told the share done.
         tighten: prove larger radii, slowly; see ``CertifiedPredictor.predict``.
-        attacked: how many inputs, the first, to attack for the accuracy under attack.
+        attacked: how many inputs to attack for the accuracy under attack; which, :func:`sample` says.
         methods: attacks of foolbox beside our own; see ``lipmodel.audit.peers``.
         spread: has other processes measure the rows of the stream; the figures are the same.
 
@@ -143,13 +181,38 @@ def evaluate(
     data = inputs if isinstance(inputs, Stream) else _arrays(inputs, labels)
     if not data.rows:
         raise InputError("is empty; at least one row is accepted")
-    look = Measure(norm, tighten, attacked, methods)
+    attacked = min(attacked, data.rows)
+    share = data.rows / (data.rows + ATTACK_COST * attacked)
+    measuring, attacking = part(progress, 0.0, share), part(progress, share, 1.0)
+    measure = Measure(norm, tighten)
     if spread is None:
-        parts = [look(predictor, data, range(data.rows), progress)]
+        parts = [measure(predictor, data, range(data.rows), measuring)]
     else:
-        parts = list(spread(look, cut(data.rows, look.step, data.starts, attacked), progress))
+        parts = list(spread(measure, cut(data.rows, measure.step, data.starts), measuring))
     measured = Measured(*map(np.concatenate, zip(*parts, strict=True)))
-    return _evaluation(predictor.class_names, norm, sizes, tighten, *measured)
+    distances = np.full(data.rows, np.nan)
+    if attacked:
+        rows = sample(measured.labels, attacked)
+        attack = AttackRows(norm, methods, tuple(rows.tolist()))
+        if spread is None:
+            found = [attack(predictor, data, range(attacked), attacking)]
+        else:
+            found = list(
+                spread(attack, cut(attacked, ATTACKED_ROWS, range(0, attacked, ATTACKED_ROWS)), attacking)
+            )
+        distances[rows] = np.concatenate(found)
+    return _evaluation(predictor, norm, sizes, tighten, measured, distances)
+
+
+def sample(labels: Indices, count: int) -> Indices:
+    """Return which rows are attacked, in ascending order: a seeded random choice, stratified by label.
+
+    Every class has its share of the sample, to within one row: of the rows ordered by class, and at random
+    within one, those at even distances are taken.
+    """
+    shuffled = np.random.default_rng(SAMPLE_SEED).permutation(len(labels))
+    ordered = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    return np.sort(ordered[(2 * np.arange(count) + 1) * len(labels) // (2 * count)])
 
 
 class Measured(NamedTuple):
@@ -157,13 +220,13 @@ class Measured(NamedTuple):
 
     Attributes:
         labels: (n,) the true classes; answers: (n,) those given; radii: (n,) certified.
-        distances: of those that are attacked, to the nearest change of label found; infinite without one.
+        outside: (n,) whether the input lies far outside the box that the file names.
     """
 
     labels: Indices
     answers: Indices
     radii: Array
-    distances: Array
+    outside: Flags
 
 
 @dataclass(frozen=True)
@@ -173,14 +236,10 @@ class Measure:
     Attributes:
         norm: of the radii.
         tighten: whether radii are those of the slower tier.
-        attacked: how many rows of the data, the first, are attacked.
-        methods: attacks of foolbox beside our own.
     """
 
     norm: Norm
     tighten: bool
-    attacked: int
-    methods: tuple[str, ...]
 
     @property
     def step(self) -> int:
@@ -196,22 +255,54 @@ class Measure:
             InputError: inputs that do not fit; labels that are not class indices.
         """
         assert data is not None
-        engine = GradientEngine(predictor.file.graph) if rows.start < self.attacked else None
         parts: list[Measured] = []
         for first, inputs, given in batches_within(data, rows, self.step):
             x = predictor.check_inputs(inputs, first_row=first)
             truth = _check_labels(given, len(x), len(predictor.class_names), data, first)
             found = predictor.predict(x, self.norm, tighten=self.tighten).radii
-            before, after = ((first + n - rows.start) / len(rows) for n in (0, len(x)))
-            distance = np.empty(0)
-            if engine is not None and first < self.attacked:
-                distance = nearest_changes(
-                    predictor, engine, x[: self.attacked - first], self.norm,
-                    methods=self.methods, progress=part(progress, before, after),
-                ).distance  # fmt: skip
-            parts.append(Measured(truth, found.label, found.certified_radius, distance))
-            progress(after)
+            outside = predictor.claims.far_outside(x)
+            outside = np.zeros(len(x), dtype=np.bool_) if outside is None else outside
+            parts.append(Measured(truth, found.label, found.certified_radius, outside))
+            progress((first + len(x) - rows.start) / len(rows))
         return Measured(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+@dataclass(frozen=True)
+class AttackRows:
+    """Attacks chosen rows of the data, group by group: where an attack begins depends on its group.
+
+    Attributes:
+        norm: that distances are measured in.
+        methods: attacks of foolbox beside our own.
+        rows: their numbers, in ascending order.
+    """
+
+    norm: Norm
+    methods: tuple[str, ...]
+    rows: tuple[int, ...]
+
+    def __call__(
+        self, predictor: CertifiedPredictor, data: Stream | None, rows: range, progress: Progress
+    ) -> Array:
+        """Return (n,) distances to the nearest change of label found; infinite without one.
+
+        Args:
+            predictor: the classifier.
+            data: to read from.
+            rows: places among the rows chosen, from the beginning of a group on.
+            progress: told the share done.
+        """
+        assert data is not None
+        engine, distances = GradientEngine(predictor.file.graph), []
+        for first in rows[::ATTACKED_ROWS]:
+            places = range(first, min(first + ATTACKED_ROWS, rows.stop))
+            x = predictor.check_inputs(chosen_rows(data, self.rows[places.start : places.stop], BATCH_ROWS))
+            before, after = ((place - rows.start) / len(rows) for place in (places.start, places.stop))
+            attack = nearest_changes(
+                predictor, engine, x, self.norm, methods=self.methods, progress=part(progress, before, after)
+            )
+            distances.append(attack.distance)
+        return np.concatenate(distances)
 
 
 def wilson_interval(hits: int, samples: int, confidence: float = CONFIDENCE) -> Interval:
@@ -253,33 +344,49 @@ def _check_labels(labels: Any, rows: int, classes: int, data: Stream, first: int
 
 
 def _evaluation(
-    names: Sequence[str],
+    predictor: CertifiedPredictor,
     norm: Norm,
     sizes: list[float],
     tighten: bool,
-    labels: Indices,
-    answers: Indices,
-    radii: Array,
+    measured: Measured,
     distances: Array,
 ) -> Evaluation:
-    right = answers == labels
-    # Ordered, so that a share of at least epsilon is found by bisection; a radius of 0 certifies nothing.
-    reached = np.sort(radii[right & (radii > 0.0)])
-    grid = np.linspace(0.0, float(reached[-1]) if len(reached) else 0.0, CURVE_POINTS)
-    counts = len(reached) - np.searchsorted(reached, grid, side="left")
+    labels, answers, radii, outside = measured
+    right, tried = answers == labels, ~np.isnan(distances)
+    certified = np.where(right, radii, 0.0)  # a radius of 0 certifies nothing
+    grid = np.linspace(0.0, float(certified.max()), CURVE_POINTS)
     quantiles = np.quantile(radii[right], LEVELS) if right.any() else np.zeros(len(LEVELS))
-    every = np.ones(len(labels), dtype=np.bool_)
+    names, counts = predictor.class_names, np.bincount(labels, minlength=len(predictor.class_names))
+    shares = partial(_shares, right, radii, distances, sizes)
+    per_class = {name: Accuracies(**shares(labels == k)) for k, name in enumerate(names)}
+    present = [part for part in per_class.values() if part.samples]
+    whole = np.ones(len(labels), dtype=np.bool_)
+    attacked_sample = None
+    if tried.any():
+        longer = np.linspace(0.0, max([grid[-1], *sizes]), CURVE_POINTS)
+        curve = {
+            "epsilon": longer.tolist(),
+            "certified_accuracy": _share_of_at_least(certified[tried], longer),
+            "attacked_accuracy": _share_of_more(np.where(right, distances, 0.0)[tried], longer),
+        }
+        attacked_sample = AttackedSample(**shares(tried), curve=curve)
+    far = int(outside.sum())
     return Evaluation(
-        **_shares(every, right, radii, distances, sizes),
+        **shares(whole),
         norm=norm,
         tightened=tighten,
-        attacked_samples=len(distances),
-        certified_radius_quantiles={f"{q:g}": float(v) for q, v in zip(LEVELS, quantiles, strict=True)},
-        curve={"epsilon": grid.tolist(), "certified_accuracy": (counts / len(labels)).tolist()},
-        per_class={
-            name: Accuracies(**_shares(labels == k, right, radii, distances, sizes))
-            for k, name in enumerate(names)
+        majority_share=float(counts.max() / len(labels)),
+        majority_class=names[counts.argmax()],
+        balanced_accuracy=fmean(part.clean_accuracy for part in present),
+        balanced_certified_accuracy={
+            e: fmean(part.certified_accuracy[e] for part in present) for e in present[0].certified_accuracy
         },
+        attacked_sample=attacked_sample,
+        inputs_outside_box=far,
+        warnings=(predictor.claims.outside_warning(far, len(labels)),) if far else (),
+        certified_radius_quantiles={f"{q:g}": float(v) for q, v in zip(LEVELS, quantiles, strict=True)},
+        curve={"epsilon": grid.tolist(), "certified_accuracy": _share_of_at_least(certified, grid)},
+        per_class=per_class,
         labels=labels,
         answers=answers,
         radii=radii,
@@ -287,23 +394,34 @@ def _evaluation(
     )
 
 
+def _share_of_at_least(radii: Array, grid: Array) -> list[float]:
+    """Return the share of radii that are positive and at least each number of an ascending grid."""
+    reached = np.sort(radii[radii > 0.0])
+    counts = len(reached) - np.searchsorted(reached, grid, side="left")
+    return list((counts / len(radii)).tolist())
+
+
+def _share_of_more(distances: Array, grid: Array) -> list[float]:
+    """Return the share of distances that are more than each number of an ascending grid."""
+    counts = len(distances) - np.searchsorted(np.sort(distances), grid, side="right")
+    return list((counts / len(distances)).tolist())
+
+
 def _shares(
-    chosen: np.ndarray[Any, np.dtype[np.bool_]],
-    right: np.ndarray[Any, np.dtype[np.bool_]],
-    radii: Array,
-    distances: Array,
-    sizes: list[float],
+    right: Flags, radii: Array, distances: Array, sizes: list[float], chosen: Flags
 ) -> dict[str, Any]:
     """The fields of :class:`Accuracies` for the inputs chosen; zeros where there are none."""
-    attacked = chosen[: len(distances)]
-    safe, fine = distances[attacked], right[: len(distances)][attacked]
+    attacked = chosen & ~np.isnan(distances)
+    safe, fine = distances[attacked], right[attacked]
     right, radii = right[chosen], radii[chosen]
     clean = int(right.sum())
     certified = {f"{e:g}": int((right & (radii >= e) & (radii > 0.0)).sum()) for e in sizes}
-    withstood = {f"{e:g}": int((fine & (safe > e)).sum()) for e in sizes} if len(distances) else {}
+    any_attacked = not np.isnan(distances).all()
+    withstood = {f"{e:g}": int((fine & (safe > e)).sum()) for e in sizes} if any_attacked else {}
     samples, tried = len(right), len(safe)
     return {
         "samples": samples,
+        "attacked_samples": tried,
         "clean_accuracy": clean / max(1, samples),
         "certified_accuracy": {e: hits / max(1, samples) for e, hits in certified.items()},
         "attacked_accuracy": {e: hits / max(1, tried) for e, hits in withstood.items()},

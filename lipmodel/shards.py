@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Protocol, TypeVar
 
+import numpy as np
+
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import DataError
 from lipmodel.progress import Progress
@@ -49,6 +51,21 @@ def batches_within(data: Stream, rows: range, step: int) -> Iterator[tuple[int, 
             break
     if first != rows.stop:
         raise DataError(f"{data.name} was written again while it was read")
+
+
+def chosen_rows(data: Stream, rows: Sequence[int], step: int) -> Array:
+    """Return inputs (n, …) of some rows, in ascending order, reading ``step`` rows at a time.
+
+    Raises:
+        DataError: they cannot be read, or are not as many as there were.
+    """
+    parts, wanted, first = [], np.array(rows), rows[0]
+    for inputs, _ in data.batches(step, first):
+        parts.append(inputs[wanted[(wanted >= first) & (wanted < first + len(inputs))] - first])
+        first += len(inputs)
+        if first > rows[-1]:
+            return np.concatenate(parts)
+    raise DataError(f"{data.name} was written again while it was read")
 
 
 def cut(rows: int, step: int, starts: Sequence[int], slow: int = 0) -> list[range]:

@@ -34,7 +34,10 @@ class EvaluationRequest(Wire):
     )
     tighten: bool = Field(False, description="Prove larger radii, slowly.")
     attack: int = Field(
-        0, ge=0, description="How many inputs, the first, to attack for the accuracy under attack."
+        0,
+        ge=0,
+        description="How many inputs to attack for the accuracy under attack: a seeded random sample in "
+        "which each class has its share.",
     )
     report: bool = Field(
         False, description="Also keep a report in Markdown and HTML, with plots; seconds more."
@@ -45,6 +48,7 @@ class AccuracyFigures(Wire):
     """Shares of some inputs: all of them, or those of one class. 0 where there are none."""
 
     samples: int = Field(description="How many inputs.", examples=[100])
+    attacked_samples: int = Field(description="How many of them were attacked.", examples=[20])
     clean_accuracy: float = Field(description="Share answered with the right label.", examples=[0.98])
     clean_accuracy_interval: Interval = Field(examples=[[0.93, 0.994]])
     certified_accuracy: dict[str, float] = Field(
@@ -70,13 +74,46 @@ class Curve(Wire):
     certified_accuracy: list[float] = Field(examples=[[0.98, 0.98, 0.97]])
 
 
+class AttackedCurve(Curve):
+    """Certified and attacked accuracy at even steps up to the largest radius or epsilon asked for."""
+
+    attacked_accuracy: list[float] = Field(examples=[[0.98, 0.98, 0.98]])
+
+
+class AttackedSample(AccuracyFigures):
+    """The figures of the inputs attacked: of these the truth lies between certified and attacked accuracy."""
+
+    curve: AttackedCurve
+
+
 class EvaluationResult(AccuracyFigures):
     """What a classifier achieves on labelled data."""
 
     sha256: str = Field(description="Digest of the ONNX file.")
     norm: Norm = Field(description="Norm of radii and epsilons.")
     tightened: bool = Field(description="Whether radii are those of the slower tier.")
-    attacked_samples: int = Field(description="How many inputs, the first, were attacked.", examples=[20])
+    majority_share: float = Field(
+        description="Share of the most common class, which a constant answer has at every epsilon.",
+        examples=[0.55],
+    )
+    majority_class: str = Field(description="The most common class.", examples=["upper"])
+    balanced_accuracy: float = Field(
+        description="Mean of the classes' clean accuracies, over the classes that occur.", examples=[0.97]
+    )
+    balanced_certified_accuracy: dict[str, float] = Field(
+        description="The same of certified accuracy, for each epsilon.", examples=[{"0.1": 0.88}]
+    )
+    attacked_sample: AttackedSample | None = Field(
+        description="The figures of the inputs attacked alone; null where none were."
+    )
+    inputs_outside_box: int = Field(
+        description="How many inputs lie far outside the range that the file names for its inputs.",
+        examples=[0],
+    )
+    warnings: list[str] = Field(
+        description="Reasons to doubt that the inputs are what the model was trained for, in words.",
+        examples=[[]],
+    )
     certified_radius_quantiles: dict[str, float] = Field(
         description="Of the radii of right answers.", examples=[{"0.05": 0.06, "0.5": 0.2, "0.95": 0.4}]
     )

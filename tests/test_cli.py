@@ -125,7 +125,9 @@ def test_evaluate(folder):
     told = run_json(*arguments)
     assert told["clean_accuracy"] == 1.0
     assert set(told["certified_accuracy"]) == {"0.1", "1.58"}
-    assert "certified accuracy at 0.1" in run(*arguments).output
+    shown = run(*arguments).output
+    assert "certified accuracy at 0.1" in shown
+    assert f"{told['majority_share']:.2%}" in shown
 
 
 def test_evaluate_under_attack_and_tightened(folder):
@@ -136,7 +138,9 @@ def test_evaluate_under_attack_and_tightened(folder):
     assert told["attacked_samples"] == 5
     assert told["average_certified_radius"] > plain["average_certified_radius"]
     assert set(told["attacked_accuracy"]) == {"0.05"}
-    assert "under attack at 0.05" in run(*arguments, "--attack", 5).output
+    shown = run(*arguments, "--attack", 5).output
+    assert "The 5 attacked, a random sample in which each class has its share" in shown
+    assert "under attack" in shown
 
 
 def test_evaluate_writes_a_report(folder):

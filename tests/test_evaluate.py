@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from lipmodel.certify.claims import Claims
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import InputError
 from lipmodel.evaluate import evaluate, wilson_interval
@@ -97,7 +98,7 @@ def test_each_class_is_an_evaluation_of_its_own_rows(predictor):
         assert part.certified_accuracy == alone.certified_accuracy
         assert part.clean_accuracy_interval == alone.clean_accuracy_interval
         assert part.average_certified_radius == pytest.approx(alone.average_certified_radius, rel=1e-12)
-        robust = (result.right & (np.pad(result.distances, (0, 460)) > 0.1))[:40][mine[:40]]
+        robust = (result.right & (result.distances > 0.1))[mine & np.isfinite(result.distances)]
         assert part.attacked_accuracy["0.1"] == robust.mean()
     assert sum(part.samples for part in result.per_class.values()) == 500
 
@@ -110,6 +111,86 @@ def test_attacked_accuracy_lies_between_certified_and_clean(predictor):
     assert any(c < a for c, a in zip(certified, attacked, strict=True))
     assert (result.distances > result.radii).all()
     assert result.attacked_samples == 60
+
+
+@pytest.fixture(scope="module")
+def sorted_by_class():
+    """400 rows, those of the smallest class first, of which the network is wrong about most."""
+    predictor = CertifiedPredictor(to_file(groupsort_net((4, 8), 3)))
+    answers = predictor.predict(X[:400]).radii.label
+    labels = np.where(RNG.uniform(size=400) < 0.7, answers, (answers + 1) % 3)
+    order = np.argsort(labels, kind="stable")
+    return predictor, X[:400][order], labels[order]
+
+
+@pytest.mark.parametrize("attacked", [1, 50, 399, 400, 1000])
+def test_the_inputs_attacked_are_a_sample_in_which_each_class_has_its_share(sorted_by_class, attacked):
+    predictor, x, y = sorted_by_class
+    result = evaluate(predictor, x, y, Norm.TWO, [0.1], attacked=attacked)
+    tried = ~np.isnan(result.distances)
+    taken = min(attacked, 400)
+    assert tried.sum() == result.attacked_samples == taken
+    for k in range(3):
+        assert abs(tried[y == k].sum() - taken * (y == k).mean()) <= 1
+    again = evaluate(predictor, x, y, Norm.TWO, [0.1], attacked=attacked)
+    assert again.to_dict() == result.to_dict()
+
+
+def test_certified_and_attacked_accuracy_stand_beside_each_other_of_the_same_inputs(sorted_by_class):
+    predictor, x, y = sorted_by_class
+    result = evaluate(predictor, x, y, Norm.TWO, [0.02, 0.1, 0.9], attacked=50)
+    tried, sample = ~np.isnan(result.distances), result.attacked_sample
+    alone = evaluate(predictor, x[tried], y[tried], Norm.TWO, [0.02, 0.1, 0.9])
+    assert sample.samples == 50
+    assert sample.clean_accuracy == alone.clean_accuracy
+    assert sample.certified_accuracy == alone.certified_accuracy
+    assert sample.attacked_accuracy == result.attacked_accuracy
+    assert abs(sample.clean_accuracy - result.clean_accuracy) < 0.2
+    for e, attacked in sample.attacked_accuracy.items():
+        assert sample.certified_accuracy[e] <= attacked <= sample.clean_accuracy
+    told = result.to_dict()["attacked_sample"]
+    assert told == json.loads(json.dumps(told))
+    assert evaluate(predictor, x, y).to_dict()["attacked_sample"] is None
+
+
+def test_the_curves_of_the_inputs_attacked_are_their_accuracies(sorted_by_class):
+    """To the largest epsilon asked for; below it nothing of another size is made up."""
+    predictor, x, y = sorted_by_class
+    largest = 3.0 * predictor.predict(x, Norm.TWO).radii.certified_radius.max()
+    curve = evaluate(predictor, x, y, Norm.TWO, [largest], attacked=50).attacked_sample.curve
+    grid = curve["epsilon"]
+    assert (len(grid), grid[0], grid[-1]) == (201, 0.0, largest)
+    asked = evaluate(predictor, x, y, Norm.TWO, grid, attacked=50).attacked_sample
+    assert curve["certified_accuracy"] == list(asked.certified_accuracy.values())
+    assert curve["attacked_accuracy"] == list(asked.attacked_accuracy.values())
+    assert curve["attacked_accuracy"][0] == asked.clean_accuracy
+
+
+def test_a_constant_answer_is_the_baseline(sorted_by_class):
+    predictor, x, y = sorted_by_class
+    result = evaluate(predictor, x, y, Norm.TWO, [0.1])
+    counts = np.bincount(y)
+    assert result.majority_share == counts.max() / 400
+    assert result.majority_class == predictor.class_names[counts.argmax()]
+    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    assert result.balanced_accuracy == pytest.approx(metrics.balanced_accuracy_score(y, result.answers))
+    certified = np.where(result.radii >= 0.1, result.answers, (y + 1) % 3)
+    balanced = result.balanced_certified_accuracy["0.1"]
+    assert balanced == pytest.approx(metrics.balanced_accuracy_score(y, certified))
+    assert {"majority_share", "balanced_accuracy"} < set(result.summary())
+    one_class = evaluate(predictor, x[:20], np.zeros(20, dtype=int), Norm.TWO)
+    assert (one_class.majority_share, one_class.balanced_accuracy) == (1.0, one_class.clean_accuracy)
+
+
+def test_inputs_far_outside_the_box_that_the_file_names_are_counted():
+    claims = Claims(norm=Norm.TWO, input_box=(0.0, 1.0))
+    predictor = CertifiedPredictor(to_file(groupsort_net((4, 8), 3), claims))
+    x = np.full((2300, 4), 2.0)
+    assert evaluate(predictor, x, Y).warnings == ()
+    x[::100, 3] = 2.1
+    result = evaluate(predictor, x, Y)
+    assert result.inputs_outside_box == 23
+    assert "23 of 2300 inputs lie far outside the range that the file names" in result.warnings[0]
 
 
 @pytest.mark.parametrize(("hits", "samples"), [(0, 7), (7, 7), (3, 7), (961, 1000), (1, 10_000)])

@@ -32,7 +32,7 @@ from lipmodel.norms import Norm
 
 if TYPE_CHECKING:
     from lipmodel.audit.findings import AuditReport
-    from lipmodel.evaluate import Evaluation, Interval
+    from lipmodel.evaluate import AttackedSample, Evaluation, Interval
 
 MAX_PAIRS_SHOWN = 10
 
@@ -66,7 +66,7 @@ labels_option = click.option("--labels", type=EXISTING_FILE, help="Labels, .npy,
 @click.option("--tighten", is_flag=True, help="Prove larger radii, up to half a second a row.")
 @click.option(
     "--attack", "attacked", default=0, type=click.IntRange(0), metavar="ROWS",
-    help="Attack the first rows, for the accuracy under attack.",
+    help="Attack so many rows, a seeded random sample stratified by label, for the accuracy under attack.",
 )  # fmt: skip
 @method_option
 @engine_option
@@ -132,20 +132,40 @@ def _tell_written(folder: Path, name: str) -> None:
 def _show_evaluation(result: Evaluation) -> None:
     table = Table(title=f"{result.samples} samples, l{result.norm}", title_justify="left")
     table.add_column("what")
-    table.add_column("value", justify="right")
-    table.add_column("95% interval", justify="right")
-
-    def row(what: str, share: float, interval: Interval) -> None:
-        table.add_row(what, f"{share:.2%}", " – ".join(f"{end:.2%}" for end in interval))
-
-    row("clean accuracy", result.clean_accuracy, result.clean_accuracy_interval)
+    for heading in ("value", "95% interval", "mean of classes"):
+        table.add_column(heading, justify="right")
+    classes = sum(part.samples > 0 for part in result.per_class.values())
+    constant = f"constant answer '{escape(result.majority_class)}', at every size"
+    table.add_row(constant, f"{result.majority_share:.2%}", "", f"{1 / classes:.2%}")
+    clean = _share(result.clean_accuracy, result.clean_accuracy_interval)
+    table.add_row("clean accuracy", *clean, f"{result.balanced_accuracy:.2%}")
     for epsilon, share in result.certified_accuracy.items():
-        row(f"certified accuracy at {epsilon}", share, result.certified_accuracy_intervals[epsilon])
-    for epsilon, share in result.attacked_accuracy.items():
-        what = f"under attack at {epsilon}, first {result.attacked_samples}"
-        row(what, share, result.attacked_accuracy_intervals[epsilon])
+        certified = _share(share, result.certified_accuracy_intervals[epsilon])
+        balanced = result.balanced_certified_accuracy[epsilon]
+        table.add_row(f"certified accuracy at {epsilon}", *certified, f"{balanced:.2%}")
     table.add_row("average certified radius", f"{result.average_certified_radius:.4g}")
     stdout.print(table)
+    if result.attacked_sample is not None:
+        _show_attacked(result.attacked_sample, result.samples)
+    for warning in result.warnings:
+        err.print(f"warning: {warning}", style="yellow", markup=False)
+
+
+def _show_attacked(sample: AttackedSample, samples: int) -> None:
+    chosen = "all" if sample.samples == samples else "a random sample in which each class has its share"
+    table = Table(title=f"The {sample.samples} attacked, {chosen}", title_justify="left")
+    table.add_column("size of change")
+    for heading in ("certified", "95% interval", "under attack", "95% interval"):
+        table.add_column(heading, justify="right")
+    table.add_row("none (clean)", *_share(sample.clean_accuracy, sample.clean_accuracy_interval))
+    for epsilon, share in sample.attacked_accuracy.items():
+        certified = _share(sample.certified_accuracy[epsilon], sample.certified_accuracy_intervals[epsilon])
+        table.add_row(epsilon, *certified, *_share(share, sample.attacked_accuracy_intervals[epsilon]))
+    stdout.print(table)
+
+
+def _share(share: float, interval: Interval) -> tuple[str, str]:
+    return f"{share:.2%}", " – ".join(f"{end:.2%}" for end in interval)
 
 
 @click.command()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from lipmodel.cli.common import NORM, PATH, bar, data_dir_option, err, json_option, print_json, stdout
@@ -106,7 +107,10 @@ def train(
     table = Table(title=f"{name}: {result.samples} held-out samples, l{result.norm}", title_justify="left")
     table.add_column("what")
     table.add_column("value", justify="right")
+    constant = f"constant answer '{escape(result.majority_class)}', at every size"
+    table.add_row(constant, f"{result.majority_share:.2%}")
     table.add_row("clean accuracy", f"{result.clean_accuracy:.2%}")
+    table.add_row("balanced accuracy", f"{result.balanced_accuracy:.2%}")
     for epsilon, share in result.certified_accuracy.items():
         table.add_row(f"certified accuracy at {epsilon}", f"{share:.2%}")
     table.add_row("proved Lipschitz bound of a score", f"{record['model']['bound_global']:.9g}")

@@ -30,9 +30,17 @@ def evaluation_files(
         "bound_global": bounds.bound_global,
         **evaluation.to_dict(),
     }
-    curve = _curve(evaluation, units)
+
+    def curve(axis: Any) -> None:
+        plots.draw_accuracies(axis, evaluation, units)
+
     drawings = {_caption(evaluation): curve, **_others(evaluation, predictor.class_names)}
-    values = {"told": told, "claims": predictor.claims, "proved": predictor.claim_proved}
+    values = {
+        "told": told,
+        "all_attacked": evaluation.attacked_samples == evaluation.samples,
+        "claims": predictor.claims,
+        "proved": predictor.claim_proved,
+    }
     return {
         "evaluation.json": to_json(told),
         "evaluation.md": page.render("report", "evaluation.md", **values),
@@ -44,29 +52,22 @@ def evaluation_files(
     }  # fmt: skip
 
 
-def _curve(evaluation: Evaluation, units: str) -> page.Drawing:
-    def draw(axis: Any) -> None:
-        plots.draw_certified_accuracy(axis, evaluation.right, evaluation.radii, evaluation.norm, units)
-        count = evaluation.attacked_samples
-        if count:
-            axis.set_ylabel("share right")
-            axis.lines[0].set_label("certified: at least this much")
-            plots.draw_attacked_accuracy(axis, evaluation.right[:count], evaluation.distances)
-            axis.legend(frameon=False)
-
-    return draw
-
-
 def _caption(evaluation: Evaluation) -> str:
-    certified = "Blue: share of inputs that no change of size ε whatsoever can turn into an error (proved)."
-    count = evaluation.attacked_samples
-    if not count:
-        return certified
-    if count < evaluation.samples:
-        return (
-            f"{certified} Orange: share of the first {count} inputs alone that withstood the attacks tried."
+    caption = (
+        "Blue: share of inputs that no change of size ε can turn into an error (proved). Dashed: share of "
+        f"'{evaluation.majority_class}', the most common class, which a constant answer has at every ε."
+    )
+    if not evaluation.attacked_samples:
+        return caption
+    attacked = "Orange: share that withstood the attacks tried, of"
+    if evaluation.attacked_samples < evaluation.samples:
+        attacked += (
+            f" a sample of {evaluation.attacked_samples} inputs, drawn at random by class. Dotted: the share "
+            "certified of that sample."
         )
-    return f"{certified} Orange: share that withstood the attacks tried. The truth lies between."
+    else:
+        attacked += " all inputs."
+    return f"{caption} {attacked} For the inputs attacked the truth lies in the grey."
 
 
 def _others(evaluation: Evaluation, classes: tuple[str, ...]) -> dict[str, page.Drawing]:

@@ -13,6 +13,7 @@ from matplotlib.image import imsave
 from matplotlib.ticker import PercentFormatter
 
 from lipmodel.display import rounded_down
+from lipmodel.evaluate import Evaluation
 from lipmodel.norms import Array, Norm
 
 BLUE, ORANGE, RED, GREY = "#2166ac", "#b35806", "#c0182b", "#666666"
@@ -71,30 +72,48 @@ def to_svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def draw_certified_accuracy(axis: Any, right: Any, radii: Any, norm: Norm, units: str = "") -> None:
-    """Share of N inputs answered right with a radius of at least ε, against ε.
+def draw_accuracies(axis: Any, evaluation: Evaluation, units: str = "") -> None:
+    """Draw certified accuracy from below, accuracy under attack from above, and a constant answer, against ε.
+
+    The numbers are those of ``Evaluation.to_dict()``, which the service's page draws as well. Between two
+    values of ε certified accuracy is at least that at the larger, attacked accuracy at most that at the
+    smaller: so go the steps. The area between the two is of the inputs attacked.
 
     Args:
         axis: to draw on.
-        right: (N,) whether each is answered right.
-        radii: (N,) certified.
-        norm: of the radii.
+        evaluation: what was measured.
         units: of the inputs, for the label.
     """
-    reached = np.sort(radii[right])
-    share = np.arange(len(reached), 0, -1) / len(right)
+    norm, sample, samples = evaluation.norm, evaluation.attacked_sample, evaluation.samples
+    epsilon, certified = (evaluation.curve[name] for name in ("epsilon", "certified_accuracy"))
+    end = epsilon[-1] if sample is None else sample.curve["epsilon"][-1]
+    beyond = end > epsilon[-1]  # nothing is certified there
     axis.step(
-        [0.0, *reached], [len(reached) / len(right), *share], where="pre", color=BLUE, label="certified"
-    )
+        [*epsilon, end] if beyond else epsilon,
+        [*certified, 0.0] if beyond else certified,
+        where="pre", color=BLUE, label=f"certified: at least this much (all {samples})",
+    )  # fmt: skip
+    if sample is not None:
+        grid, low, high = (
+            np.array(sample.curve[n]) for n in ("epsilon", "certified_accuracy", "attacked_accuracy")
+        )
+        of = f"the {sample.samples} attacked" if sample.samples < samples else f"all {samples}"
+        if sample.samples < samples:
+            axis.step(grid, low, where="pre", color=BLUE, ls=":", label=f"certified, of {of}")
+        axis.step(grid, high, where="post", color=ORANGE, label=f"under attack: at most this much (of {of})")
+        ends = np.repeat(grid, 2)[1:-1]
+        axis.fill_between(ends, np.repeat(low[1:], 2), np.repeat(high[:-1], 2), color=GREY, alpha=0.15, lw=0)
+    axis.axhline(evaluation.majority_share, color=GREY, ls="--", lw=1, label="a constant answer")
     axis.set(
         xlabel=f"ε, in {NORM_SYMBOL[norm]}" + (f" ({units})" if units else ""),
-        ylabel="share right, and certified at ε",
+        ylabel="share right at ε",
         title="Certified accuracy",
+        xlim=(0.0, end or 1.0),
+        ylim=(0.0, 1.02),
     )
-    axis.set_xlim(left=0)
-    axis.set_ylim(0, 1.02)
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axis.grid(alpha=0.3)
+    axis.legend(fontsize=8.5, framealpha=0.8, edgecolor="none")
 
 
 def draw_radius_histogram(axis: Any, right: Any, radii: Any, norm: Norm) -> None:
@@ -123,22 +142,6 @@ def draw_confusion(axis: Any, labels: Any, answers: Any, classes: Sequence[str])
             )
         _name_classes(axis, classes)
     axis.set(xlabel="answer", ylabel="label", title="Confusion")
-
-
-def draw_attacked_accuracy(axis: Any, right: Any, distances: Any) -> None:
-    """Share of the inputs attacked that are right and withstand all changes up to ε that were tried.
-
-    Args:
-        axis: with certified accuracy on it.
-        right: (N,) whether each is answered right.
-        distances: (N,) to the nearest change of label found.
-    """
-    found = np.sort(distances[right & np.isfinite(distances)])
-    safe = int(right.sum())
-    steps = np.append(found[found <= axis.get_xlim()[1]], axis.get_xlim()[1])
-    share = (safe - np.arange(len(steps))) / len(right)
-    share[-1] = share[-2] if len(share) > 1 else share[-1]
-    axis.step([0.0, *steps], [safe / len(right), *share], where="pre", color=ORANGE, label="under attack")
 
 
 def draw_gradient_norms(axis: Any, edges: Sequence[float], counts: Sequence[float], largest: float) -> None:

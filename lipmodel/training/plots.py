@@ -8,15 +8,15 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.certify.radius import Radii
 from lipmodel.dataset import Dataset
+from lipmodel.evaluate import Evaluation
 from lipmodel.norms import Norm
 from lipmodel.report.plots import (
     BLUE,
     GREY,
     NORM_SYMBOL,
     ORANGE,
-    draw_certified_accuracy,
+    draw_accuracies,
     new_figure,
     to_png,
 )
@@ -30,8 +30,7 @@ GRID = 201  # points along each axis of a field
 def plot_training(
     title: str,
     predictor: CertifiedPredictor,
-    radii: Radii,
-    norm: Norm,
+    evaluation: Evaluation,
     history: list[Epoch],
     held_out: Dataset,
 ) -> bytes:
@@ -39,11 +38,9 @@ def plot_training(
     flat = held_out.inputs.shape[1] == 2
     figure, axes = new_figure(3 if flat else 2, title)
     draw_learning_curves(axes[0], history)
-    draw_certified_accuracy(
-        axes[1], radii.label == held_out.labels, radii.certified_radius, norm, held_out.units
-    )
+    draw_accuracies(axes[1], evaluation, held_out.units)
     if flat:
-        draw_radius_field(axes[2], predictor, norm, held_out)
+        draw_radius_field(axes[2], predictor, evaluation.norm, held_out)
         axes[2].set_title("Decision regions, shaded by certified radius")
     return to_png(figure)
 

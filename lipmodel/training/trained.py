@@ -81,7 +81,7 @@ class Trained:
         """Learning curves, certified accuracy and, of 2-d inputs, decision regions, as a PNG file's bytes."""
         recipe = self.recipe
         title = f"{recipe.name}: {recipe.lipschitz:g}-Lipschitz in {NORM_SYMBOL[recipe.norm]}"
-        return plot_training(title, self.predictor, self.radii, recipe.norm, self.history, self.held_out)
+        return plot_training(title, self.predictor, self.evaluation, self.history, self.held_out)
 
     @cached_property
     def radii(self) -> Radii:

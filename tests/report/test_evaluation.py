@@ -64,12 +64,12 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(made):
         kind, content = source.split(",", 1)
         assert kind == "data:image/svg+xml;base64"
         ElementTree.fromstring(base64.b64decode(content))
-    for share in (
-        result.clean_accuracy,
-        *result.certified_accuracy.values(),
-        *result.attacked_accuracy.values(),
-    ):
+    for share in (result.clean_accuracy, *result.certified_accuracy.values(), result.majority_share):
         assert f"<b>{share:.2%}</b>" in page
+    for epsilon, share in result.attacked_accuracy.items():
+        row = next(line for line in page.splitlines() if line.startswith(f"<tr><td>{epsilon}</td>"))
+        certified = result.attacked_sample.certified_accuracy[epsilon]
+        assert [f"{certified:.2%}", f"{share:.2%}"] == re.findall(r"<td>([\d.]+%) <", row)
     assert "a &amp; b" in page
     assert "<b>cat</b>" not in page
     assert "&lt;b&gt;cat&lt;/b&gt;" in page
@@ -79,9 +79,10 @@ def test_markdown_has_a_row_for_each_figure_and_class(made):
     result, files = made
     lines = files["evaluation.md"].decode().splitlines()
     rows = [line for line in lines if line.startswith("|")]
-    assert len(rows) == 2 + 5 + 2 + 3  # heads and rules, five shares, three classes
+    # heads and rules; the constant answer, clean and certified at two sizes; none and two sizes; three classes
+    assert len(rows) == 2 + 4 + 2 + 3 + 2 + 3
     assert f"| clean accuracy | {result.clean_accuracy:.2%} (" in "\n".join(rows)
-    assert all(row.replace("\\|", "").count("|") == rows[7].count("|") for row in rows[7:])
+    assert all(row.replace("\\|", "").count("|") == rows[11].count("|") for row in rows[11:])
 
 
 def test_without_attacks_nothing_is_said_of_them(made):

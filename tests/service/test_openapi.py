@@ -76,7 +76,14 @@ def test_documented_figures_are_of_their_type(schema):
         for example in field.examples or []:
             json_example = json.dumps(example)
             TypeAdapter(Annotated[field.annotation, Field(strict=True)]).validate_json(json_example)
-        assert field.examples or name in {"sha256", "norm", "tightened", "curve", "per_class"}
+        assert field.examples or name in {
+            "sha256",
+            "norm",
+            "tightened",
+            "curve",
+            "per_class",
+            "attacked_sample",
+        }
 
 
 def test_the_docs_are_there(client):

@@ -7,6 +7,8 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
+DRAWN = "(node) => node.data.map(({ name, x, y, fill }) => ({ name, x: [...x], y: [...y], fill }))"
+
 
 def start(page, kind, model="two-moons", **more):
     page.goto(f"/#/audits?kind={kind}&model={model}")
@@ -41,17 +43,42 @@ def test_an_audit_is_followed_and_read(visit, service):
 def test_an_evaluation_is_read_from_below_and_above(visit, service):
     page = visit.open()
     start(page, "evaluation", Inputs_to_attack="40")
-    plot = page.get_by_role("img", name=re.compile("certified"))
-    expect(plot.locator(".trace.scatter")).to_have_count(2)
+    expect(page.get_by_role("img", name=re.compile("certified"))).to_be_visible()
     told = result_of(page, service, "/v1/evaluations")
     assert (told["samples"], told["attacked_samples"]) == (300, 40)
     page.get_by_text("The same as a table").click()
     rows = page.get_by_role("region", name=re.compile("^Certified and attacked")).get_by_role("row")
-    expect(rows).to_have_count(41)
+    expect(rows).to_have_count(42)
     for epsilon, share in told["certified_accuracy"].items():
         row = rows.filter(has=page.get_by_role("rowheader", name=epsilon, exact=True))
         expect(row.get_by_role("cell").first).to_have_text(f"{100 * share:.1f}%")
-    expect(page.get_by_text("Attacks saw the first 40 of 300 inputs")).to_be_visible()
+    constant = rows.filter(has=page.get_by_role("rowheader", name="any, by a constant answer"))
+    expect(constant.get_by_role("cell").first).to_have_text(f"{100 * told['majority_share']:.1f}%")
+    expect(page.get_by_text("Attacks saw 40 of 300 inputs, a random sample")).to_be_visible()
+    expect(page.get_by_text(f"mean of the classes {100 * told['balanced_accuracy']:.1f}%")).to_be_visible()
+
+
+def test_the_page_draws_the_numbers_of_the_result_to_one_end(visit, service):
+    """Asked for small sizes: what lies beyond is what was measured there, not a line to somewhere."""
+    page = visit.open()
+    start(page, "evaluation", Inputs_to_attack="40", Largest_size_of_change="0.05")
+    plot = page.locator(".plot.tall")
+    expect(plot.locator(".trace.scatter")).to_have_count(4)
+    told = result_of(page, service, "/v1/evaluations")
+    curve, sample = told["curve"], told["attacked_sample"]["curve"]
+    names = ("certified", "certified, of those attacked", "after attacks", "a constant answer")
+    drawn = {trace["name"]: trace for trace in plot.evaluate(DRAWN)}
+    assert tuple(drawn) == names
+    assert len({trace["x"][-1] for trace in drawn.values()}) == 1
+    assert drawn["a constant answer"]["y"] == [told["majority_share"]] * 2
+    assert (drawn["certified"]["x"], drawn["certified"]["y"]) == tuple(curve.values())
+    for name, which in ((names[1], "certified_accuracy"), (names[2], "attacked_accuracy")):
+        assert (drawn[name]["x"], drawn[name]["y"]) == (sample["epsilon"], sample[which])
+    assert drawn["after attacks"]["fill"] == "tonexty"
+    assert all(
+        low <= high
+        for low, high in zip(sample["certified_accuracy"], sample["attacked_accuracy"], strict=True)
+    )
 
 
 def test_data_plots_and_report_are_taken_home(visit):
@@ -61,7 +88,7 @@ def test_data_plots_and_report_are_taken_home(visit):
     page.get_by_label(re.compile("^One input a line")).fill("0.0, 1.0, 0\n1.0 -0.5 1\n")
     page.get_by_label("Also keep a report").check()
     page.get_by_role("button", name="Start the evaluation").click()
-    expect(page.locator(".trace.scatter").first).to_be_visible()
+    expect(page.locator(".trace.scatter")).to_have_count(3)
     with page.expect_download() as data:
         page.get_by_role("button", name="Data (JSON)").click()
     assert json.loads(data.value.path().read_text())["result"]["samples"] == 2
@@ -121,7 +148,7 @@ def test_two_models_are_compared(visit, service):
     page = visit.open("/#/compare")
     page.get_by_label("One").select_option("digits@1")
     page.get_by_label("The other").select_option("two-moons@1")
-    expect(page.locator(".trace.scatter")).to_have_count(2)
+    expect(page.locator(".trace.scatter")).to_have_count(4)
     proved = page.get_by_role("region", name="Proved of each")
     expect(proved.get_by_role("row").filter(has_text="Bound in ℓ∞")).to_contain_text("8.00000")
     measured = page.get_by_role("region", name="Measured of each")

@@ -85,6 +85,8 @@ async function measured(sides, drawn) {
     row("Tightness", audits, "audit", (job) => numbers.percent(job.result.tightness, 2)),
     row("Last evaluation", evaluations, "evaluation", (job) => h("a", { href: jobAddress(job) }, `${numbers.count(job.result.samples)} inputs, ${numbers.norm(job.result.norm)}`)),
     row("Right answers", evaluations, "evaluation", (job) => numbers.percent(job.result.clean_accuracy)),
+    row("Mean of the classes", evaluations, "evaluation", (job) => numbers.percent(job.result.balanced_accuracy)),
+    row("A constant answer", evaluations, "evaluation", (job) => numbers.percent(job.result.majority_share)),
     row("Mean certified radius", evaluations, "evaluation", (job) => numbers.down(job.result.average_certified_radius, 4)),
   ];
   const shown = evaluations.map((job, index) => job && { name: sides[index].title, result: job.result });

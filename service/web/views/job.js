@@ -16,6 +16,9 @@ export const jobAddress = ({ kind, id }) => `#/${kind}s/${encodeURIComponent(id)
 export const stateBadge = (state) => badge(state, KINDS[state]);
 export const isOver = ({ state }) => !["queued", "running"].includes(state);
 
+/** What a result says against its inputs. */
+export const warnings = ({ warnings: all = [] }) => all.map((text) => notice("warn", "These may not be inputs as the model was trained for", h("p", {}, text)));
+
 /**
  * Shows one job: progress while it runs, and `read(job)`, a list of elements, once it is done.
  * @returns what stops following it

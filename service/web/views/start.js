@@ -101,7 +101,7 @@ function evaluationForm(models, named) {
   },
   h("div", { class: "fields" }, fields,
     field("Largest size of change", largest, `Accuracy is given at ${STEPS} even steps up to it.`),
-    field("Inputs to attack", attack, "The first so many; for the curve from above.")),
+    field("Inputs to attack", attack, "A random sample in which each class has its share; for the curve from above.")),
   data.element,
   h("div", { class: "row" }, h("label", { class: "check" }, tighten, "Prove larger radii, slowly")), reportBox(report));
 }
