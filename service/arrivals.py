@@ -35,24 +35,16 @@ class Arrivals:
         """
         known, self._since = self._since, {}  # requests know their connections: others are not to be kept
         for connection in tuple(connections):
-            request, stuck = connection.cycle, connection.flow.write_paused
-            arriving = request is None or request.more_body or request.response_complete
+            stuck = connection.flow.write_paused
             idle = connection.timeout_keep_alive_task is not None  # which ends it
-            if not stuck and (idle or not arriving):
-                continue  # nothing is to arrive, or it has arrived and is worked on
-            state = request, _untaken(connection) if stuck else 0
+            if not connection.waits or (idle and not stuck):
+                continue
+            state = connection.cycle, _untaken(connection) if stuck else 0
             before, since = known.get(connection, (state, now))
             self._since[connection] = state, since if before == state else now
             if before == state and now - since > self._seconds:
-                if stuck:
-                    connection.transport.abort()
-                else:
-                    self._end(connection, request)
-
-    def _end(self, connection: Connection, request: Any) -> None:
-        late = request is not None and request.more_body
-        detail = f"the body was not whole after {self._seconds:g} s"
-        connection.end(Problem(ProblemKind.REQUEST_TIMEOUT, detail) if late else None)
+                detail = f"the body was not whole after {self._seconds:g} s"
+                connection.give_up(Problem(ProblemKind.REQUEST_TIMEOUT, detail))
 
 
 def _untaken(connection: Connection) -> int:

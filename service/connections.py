@@ -76,18 +76,40 @@ class Connection(HttpToolsProtocol):
     """The request whose body is being read, if it is to be answered directly."""
     _taken: Taken | None = None
     """The same, for who answers it."""
+    _moved = 0.0
+    """When anything last came from the client, or was taken by it; by the clock of the event loop."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The beginning."""
         super().connection_made(transport)
         self._direct: Direct | None = self.config.app.state.direct  # type: ignore[union-attr]
         self._most = SEPARATORS * (self.config.h11_max_incomplete_event_size or 0)  # whichever the parser
+        self._moved = self.loop.time()
+        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
+            self._make_room()
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is the client's turn: to send a request or the rest of one, or to take its answer."""
+        request = self.cycle
+        whole = request is not None and not request.more_body and not request.response_complete
+        return self.flow.write_paused or not (whole or self.pipeline)
+
+    def _make_room(self) -> None:
+        """End the connection that has waited for its client the longest; without one, this one is refused."""
+        others = [other for other in self.connections if isinstance(other, Connection) and other is not self]
+        waiting = [other for other in others if other.waits and not other.transport.is_closing()]
+        if waiting:
+            longest = min(waiting, key=lambda other: other._moved)
+            longest.give_up(_too_many())
+            self.connections.discard(longest)  # and not some turns of the loop later, once it is lost
 
     def data_received(self, data: bytes) -> None:
         """Some bytes, 256 KiB at most."""
         if self._deaf:
             return
         self._unheard += len(data)
+        self._moved = self.loop.time()
         self._unset_keepalive_if_required()
         self._feed(data)
         if self._unheard > self._most:
@@ -168,7 +190,7 @@ class Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Begins to answer; beyond the most connections with a problem, where uvicorn has plain text."""
         cycle.__class__ = Answer  # uvicorn cannot be told of another
-        super()._start_asgi_task(cycle, _too_many if app is service_unavailable else app)
+        super()._start_asgi_task(cycle, _refuse if app is service_unavailable else app)
 
     def on_body(self, body: bytes) -> None:
         """A part of a body."""
@@ -192,6 +214,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Reads on only when no request waits."""
+        self._moved = self.loop.time()
         if not self.pipeline:
             HttpToolsProtocol.on_response_complete(self)
             return
@@ -215,6 +238,18 @@ class Connection(HttpToolsProtocol):
             self._exchange = self._taken = None
         self.pipeline.clear()
         super().connection_lost(exc)
+
+    def resume_writing(self) -> None:
+        """The client has taken most of what there was."""
+        self._moved = self.loop.time()
+        super().resume_writing()
+
+    def give_up(self, problem: Problem) -> None:
+        """End a connection that waits for its client; half a request is answered with the problem."""
+        if self.flow.write_paused:
+            self.transport.abort()
+        else:
+            self.end(problem if self.cycle is not None and self.cycle.more_body else None)
 
     def end(self, problem: Problem | None = None) -> None:
         """Closes it, with a problem as the answer where none has been begun."""
@@ -370,7 +405,10 @@ def _last_answer(problem: Problem) -> Response:
     return answer
 
 
-async def _too_many(scope: Any, receive: Any, send: Any) -> None:
+def _too_many() -> Problem:
     detail = "the limit is the setting max_connections"
-    problem = Problem(ProblemKind.TOO_MANY_CONNECTIONS, detail, headers={"Retry-After": "1"})
-    await _last_answer(problem)(scope, receive, send)
+    return Problem(ProblemKind.TOO_MANY_CONNECTIONS, detail, headers={"Retry-After": "1"})
+
+
+async def _refuse(scope: Any, receive: Any, send: Any) -> None:
+    await _last_answer(_too_many())(scope, receive, send)

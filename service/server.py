@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
+import resource
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -26,9 +28,13 @@ from service.arrivals import Arrivals
 from service.connections import Connection
 from service.settings import Settings
 
+log = logging.getLogger(__name__)
+
 TICK_SECONDS = 0.02
 SETTLE_SECONDS = 1.0
 BACKLOG = 2048
+RESERVED_FILES = 128
+"""Besides connections: of models, databases, jobs."""
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients and balancers keep idle connections: who closes first must not be the server, or a
 request may be on its way."""
@@ -55,8 +61,11 @@ class Server(uvicorn.Server):
                 backlog=BACKLOG,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=settings.shutdown_seconds,
-                limit_concurrency=settings.max_connections + 1,  # it refuses when this many are there
+                # It refuses when this many are there.
+                limit_concurrency=connections_within(settings.max_connections) + 1,
                 h11_max_incomplete_event_size=settings.max_header_bytes,
+                proxy_headers=settings.forwarded_allow_ips is not None,
+                forwarded_allow_ips=settings.forwarded_allow_ips or "",
             )
         )
         self._service, self._ready, self._drain_seconds = app.state.service, ready, settings.drain_seconds
@@ -129,6 +138,23 @@ class Server(uvicorn.Server):
 
 def _was_asked(connection: Any) -> bool:
     return getattr(connection, "cycle", None) is not None
+
+
+def connections_within(wanted: int) -> int:
+    """Return how many connections the limit of open files allows, once it is raised as far as it may be.
+
+    Args:
+        wanted: at most so many.
+    """
+    needed, limits = wanted + RESERVED_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (needed if limit == resource.RLIM_INFINITY else limit for limit in limits)
+    if soft < needed:
+        soft = min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, limits[1]))
+    found = max(1, min(wanted, soft - RESERVED_FILES))
+    if found < wanted:
+        log.warning("at most %d connections: the limit of open files (ulimit -n) is %d", found, soft)
+    return found
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:

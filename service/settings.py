@@ -99,7 +99,13 @@ class Settings(BaseSettings):
     requests_at_a_time: int | None = Field(
         None, ge=1, description="Most requests of one caller in flight; by default any number."
     )
-    max_connections: int = Field(1000, ge=1, description="Most connections; beyond, requests are refused.")
+    max_connections: int = Field(
+        1000, ge=1, description="Most connections; beyond, one that is idle is closed."
+    )
+    forwarded_allow_ips: str | None = Field(
+        None,
+        description="Addresses of proxies, separated by commas, whose X-Forwarded-For names the caller.",
+    )
     max_header_bytes: int = Field(32_768, ge=1024, description="Most bytes in the headers of one request.")
     request_seconds: float = Field(
         60, gt=0, description="How long the headers of a request, and then its body, may take to arrive."

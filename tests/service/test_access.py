@@ -1,5 +1,6 @@
 """Who may call: keys, tokens, scopes and limits, asked for by a real client of a real server."""
 
+import asyncio
 import json
 import os
 import socket
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
+from service.api import answering, direct
 from service.keys import KeyStore
 from service.scopes import ADMIN, PUBLIC, ROUTES, Scope, needed
 from tests.service.conftest import (
@@ -563,23 +565,94 @@ def test_what_takes_long_to_answer_is_not_ended(folder):
             assert listed.read()
 
 
-def test_connections_and_headers_are_bounded(folder):
-    with running(folder, max_connections=4, max_header_bytes=2048) as client:
-        address = (client.base_url.host, client.base_url.port)
+def test_headers_are_bounded(folder):
+    with running(folder, max_header_bytes=2048) as client:
         assert client.get("/healthz", headers={"X-Long": "a" * 1000}).status_code == 200
         for headers in ({"X-Long": "a" * 2000}, {f"X-{i}": "a" * 20 for i in range(90)}):
             answer = client.get("/healthz", headers=headers)
             assert (answer.status_code, answer.json()["type"]) == (431, "/problems/headers-too-large")
-        held = [socket.create_connection(address) for _ in range(8)]
-        try:
-            eventually(lambda: httpx.get(f"{client.base_url}/healthz").status_code == 503, 10)
-            refused = httpx.get(f"{client.base_url}/healthz")
-            assert refused.json()["type"] == "/problems/too-many-connections"
-            assert (refused.headers["Retry-After"], refused.headers["Cache-Control"]) == ("1", "no-store")
-        finally:
-            for connection in held:
-                connection.close()
-        eventually(lambda: httpx.get(f"{client.base_url}/healthz").status_code == 200, 10)
+
+
+def seconds_of_work(monkeypatch, seconds):
+    answer = answering.answer
+
+    async def slow(service, question):
+        await asyncio.sleep(seconds)
+        return await answer(service, question)
+
+    for module in (answering, direct):
+        monkeypatch.setattr(module, "answer", slow)
+
+
+def test_beyond_the_most_connections_those_that_wait_for_their_clients_give_way(folder, monkeypatch):
+    seconds_of_work(monkeypatch, 4)
+    with running(folder, max_connections=4) as client, ExitStack() as stack:
+
+        def connect(sent=b""):
+            address = (client.base_url.host, client.base_url.port)
+            held.append(stack.enter_context(socket.create_connection(address, timeout=20)))
+            held[-1].sendall(sent)
+            time.sleep(0.05)
+            return held[-1]
+
+        held = []
+        body = json.dumps(BODY | {"portable": True})
+        start = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        half, whole = (
+            f"{start}Content-Length: {len(body)}\r\n\r\n{sent}".encode() for sent in (body[:-1], body)
+        )
+        busy, nothing, late, idle = connect(whole), connect(), connect(half), connect(whole[:50])
+        for _ in range(20):  # each is answered, though 20 before it stay open
+            assert (
+                connect(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                .recv(4096)
+                .startswith(b"HTTP/1.1 200 ")
+            )
+        assert late.recv(4096).startswith(b"HTTP/1.1 503 ")
+        for gone in (nothing, late, idle, *held[4:-3]):
+            assert gone.recv(1) == b""
+        for _ in range(3):
+            connect(whole)
+        refused = connect(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").recv(4096)
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        head, _, problem = refused.partition(b"\r\n\r\n")
+        assert json.loads(problem)["type"] == "/problems/too-many-connections"
+        assert b"retry-after: 1\r\n" in head.lower()
+        assert b"cache-control: no-store" in head
+        assert busy.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_limit_of_open_files_leaves_room_for_all_else(folder, state):
+    """The hard limit, which cannot be raised: 200 with 1,000 connections allowed."""
+    script = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200)); "
+    script += "sys.argv[0] = 'lipserve'; runpy.run_module('service', run_name='__main__')"
+    command = [sys.executable, "-c", script, "--models", folder, "--state", state, "--port", "0"]
+    with ExitStack() as stack:
+        process = stack.enter_context(
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+        stack.callback(process.kill)
+        url = url_of(process)
+        address = (httpx.URL(url).host, httpx.URL(url).port)
+        for _ in range(300):
+            stack.enter_context(socket.create_connection(address, timeout=20))
+        for _ in range(10):
+            assert httpx.post(url + PREDICT, json=BODY).status_code == 200
+        audit = {"json": {"samples": 10}, "headers": {"Prefer": "wait=60"}, "timeout": 60}
+        assert httpx.post(f"{url}/v1/models/two-moons/audits", **audit).status_code == 200
+        process.terminate()
+        assert (
+            "at most 72 connections: the limit of open files (ulimit -n) is 200" in process.communicate()[1]
+        )
+
+
+@pytest.mark.parametrize(("proxies", "statuses"), [(None, {200, 429}), ("127.0.0.1", {200})])
+def test_only_a_known_proxy_says_who_calls(folder, proxies, statuses):
+    with running(folder, requests_per_second=1.0, forwarded_allow_ips=proxies) as client:
+        asked = [
+            client.post(PREDICT, json=BODY, headers={"X-Forwarded-For": f"10.0.0.{i}"}) for i in range(6)
+        ]
+        assert {answer.status_code for answer in asked} == statuses
 
 
 # --- headers -------------------------------------------------------------------------------
