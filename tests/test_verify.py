@@ -600,3 +600,13 @@ def test_command_fails_against_another_model(files):
     (files / "broken.onnx").write_bytes(CONTENT[:100])
     answer = run("verify", files / "c/0.json", "--model", files / "broken.onnx")
     assert (answer.exit_code, "✗ model: is refused" in answer.stdout) == (1, True)
+
+
+def test_a_file_that_runs_as_something_else_is_refused(monkeypatch):
+    """Verification shares the reader, so it runs the file as well: a misread bias is noticed."""
+    file = read_onnx(CONTENT)
+    first = replace(file.graph.ops[0], bias=file.graph.ops[0].bias + 1e-3)
+    misread = replace(file, graph=replace(file.graph, ops=(first, *file.graph.ops[1:])))
+    monkeypatch.setitem(verify.__globals__, "read_onnx", lambda model: misread)
+    (reason,) = verify(HONEST, CONTENT).reasons
+    assert reason.startswith("model: is refused: onnxruntime computes something other")

@@ -310,6 +310,20 @@ class Graph:
         return int(sum(dense) + sum(conv))
 
     @property
+    def widest(self) -> int:
+        """Numbers a sample in the largest tensor that evaluation makes, windows written out among them."""
+        sizes = self.shapes()
+        written = [
+            math.prod(sizes[op.inputs[0]])
+            // math.prod(op.window.spatial)
+            * math.prod(op.window.output)
+            * op.window.taps
+            for op in self.ops
+            if isinstance(op, Conv | AveragePool | MaxPool)
+        ]
+        return max([*map(math.prod, sizes.values()), *written])
+
+    @property
     def output_shape(self) -> Shape:
         """Shape of the scores, per sample."""
         return self.shapes()[self.output]

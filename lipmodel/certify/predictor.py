@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,20 +12,18 @@ from numpy.typing import NDArray
 
 from lipmodel.certify.claims import LARGEST_INPUT, Claims, read_claims
 from lipmodel.certify.execution import Execution, Float
-from lipmodel.certify.graph import OnnxFile, read_onnx, without_dead
+from lipmodel.certify.graph import OnnxFile, read_onnx
 from lipmodel.certify.head import Head, linear_head
 from lipmodel.certify.lipschitz import LipschitzBounds, bound_lipschitz
 from lipmodel.certify.local import LocalBounds
 from lipmodel.certify.mixtures import Mixer
 from lipmodel.certify.radius import Radii, RadiusRule, after_rounding_inputs
 from lipmodel.certify.rounding import FORMATS, RoundingBounds, bound_rounding, least_rounding
-from lipmodel.certify.session import open_session
+from lipmodel.certify.self_check import check_reading
 from lipmodel.certify.tighten import Tightener, Tightening
 from lipmodel.deadline import Deadline
-from lipmodel.errors import InputError, ModelError, UnsupportedError
+from lipmodel.errors import InputError, UnsupportedError
 from lipmodel.norms import Array, Norm, bound_vector_norm
-
-SELF_CHECK_POINTS = 64
 
 
 class Predictions(NamedTuple):
@@ -88,7 +85,12 @@ class CertifiedPredictor:
         self._executions: dict[Float, Execution] = {}
         self._rules: dict[tuple[Norm, Float, Float], RadiusRule] = {}
         self._tighteners: dict[Norm, Tightener] = {}
-        self._check_against_the_file()
+        check_reading(
+            self.file,
+            self.head,
+            lambda x: self._raw_scores(x, np.float64),
+            [self.rounding(self.file.dtype), self.rounding()],
+        )
 
     @property
     def default_norm(self) -> Norm:
@@ -300,46 +302,3 @@ class CertifiedPredictor:
         own = raw if (rounded == x).all() else self._raw_scores(x, np.float64)
         agree = self.file.portable & (radii.label == self.head.owners[self.head.best(own)])
         return np.where(agree, after_rounding_inputs(radii.certified_radius, x, rounded, norm), 0.0)
-
-    def _check_against_the_file(self) -> None:
-        """Runs the file as it stands beside the program written from its graph.
-
-        Both must agree within the proved rounding errors on random points, or the file means
-        something other than what was read.
-
-        Raises:
-            ModelError: onnxruntime cannot run the file, or runs something else.
-        """
-        file, graph = self.file, self.file.graph
-        try:
-            session = open_session(without_dead(file.content, file.output))
-            batch = session.get_inputs()[0].shape[0]
-            step = batch if isinstance(batch, int) else SELF_CHECK_POINTS
-            count = step * -(-SELF_CHECK_POINTS // step)
-            # Of the file's digest, as numpy.random would take 2.6 MiB for this alone.
-            numbers = hashlib.shake_256(file.sha256.encode()).digest(4 * count * graph.input_size)
-            points = np.frombuffer(numbers, "<i4").reshape(count, -1) / 2.0**30
-            points *= np.resize([0.01, 1.0, 100.0], (count, 1))
-            points = points.astype(np.float32).astype(np.float64)
-            x = points.astype(file.dtype).reshape(-1, *graph.input_shape)
-            starts = range(0, count, step)
-            parts = [session.run([file.output], {graph.input: x[i : i + step]})[0] for i in starts]
-            theirs = np.concatenate(parts).astype(np.float64)
-            raw = self._raw_scores(points, np.float64)
-        except Exception as error:  # onnxruntime raises many kinds; each is a refusal
-            raise ModelError(f"onnxruntime cannot run the file: {error}") from error
-        ours = self.head.class_scores(raw)[:, 1:] if self.head.binary else self.head.class_scores(raw)
-        if theirs.shape != ours.shape:
-            raise ModelError(f"the file gives scores of shape {theirs.shape}, its graph {ours.shape}")
-        allowed = np.zeros(count)
-        for rounding in (self.rounding(file.dtype), self.rounding()):
-            size = bound_vector_norm(points, rounding.norm, axis=1)
-            allowed += rounding.score_error(size)[:, self.head.owners >= 0].max(axis=1)
-            if not (rounding.peak.at(size) < rounding.limit).all():
-                raise ModelError("its weights are so large that inputs of ordinary size may overflow")
-        difference = np.abs(theirs - ours).max(axis=1)
-        if not (difference <= allowed * (1 + 1e-9)).all():
-            raise ModelError(
-                "onnxruntime computes something other than the graph that was read from the file "
-                f"(largest difference of scores {difference.max():.3g})"
-            )

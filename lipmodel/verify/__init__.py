@@ -24,7 +24,8 @@ consistency, and is called so.
 
 Shared with the fast path: the reader of ONNX files (``certify/graph.py`` and the operations of
 ``certify/ops.py``), the names in a file's metadata (``certify/claims.py``) and the names of the norms.
-What both would misread, both would prove wrong; ``CertifiedPredictor`` guards that by running the file.
+What both would misread, both would prove wrong. So the file itself is run in onnxruntime beside what was read
+(``certify/self_check.py``), and must give the same scores; that can only refuse, never prove.
 
 * ``numbers``      integers over a denominator; balls.
 * ``evaluation``   the exact value of a network.

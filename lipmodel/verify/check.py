@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from lipmodel.certify.certificate import Certificate
 from lipmodel.certify.graph import read_onnx
+from lipmodel.certify.self_check import check_file
 from lipmodel.errors import MissingExtraError, ModelError
 from lipmodel.verify.consistency import Check, check_consistency
 
@@ -83,7 +84,9 @@ def verify(
         raise MissingExtraError("exact verification", "verify") from error
     if all(check.passed for check in checks):
         try:
-            checks += Proof(read_onnx(model)).check(certificate)
+            file = read_onnx(model)
+            check_file(file)
+            checks += Proof(file).check(certificate)
         except ModelError as error:
             checks.append(Check("model", f"is refused: {error}"))
     return Verdict(tuple(checks), against_model=True)

@@ -614,7 +614,7 @@ def test_what_is_dead_is_not_run_either(monkeypatch):
     content = model([*DENSE, dead, n("Relu", "a")], WEIGHTS, outputs=("y",))
     opened = []
     monkeypatch.setattr(
-        "lipmodel.certify.predictor.open_session",
+        "lipmodel.certify.self_check.open_session",
         lambda content, **how: opened.append(content) or open_session(content, **how),
     )
     assert CertifiedPredictor(content).file.content == content
