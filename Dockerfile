@@ -23,7 +23,8 @@ RUN /opt/lipcert/bin/pip install --constraint constraints.txt '.[train]'
 FROM ${PYTHON_IMAGE} AS base
 # A new volume takes the owner of the folder it is mounted on: training must be able to write there.
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin lipcert \
-    && install -d -o lipcert -g lipcert /models /state
+    && install -d -o lipcert -g lipcert /models \
+    && install -d -o lipcert -g lipcert -m 700 /state
 ENV PATH=/opt/lipcert/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     MPLCONFIGDIR=/tmp/matplotlib
 USER 10001

@@ -64,7 +64,7 @@ from service.server import Server, listen, listen_together, url_of
 from service.settings import Settings
 from service.shared_metrics import SharedMetrics
 from service.starting import keep_what_is_loaded
-from service.state_folder import StateFolder
+from service.state_folder import StateFolder, sweep_metrics
 from service.store import Store
 from service.workers import Supervisor, WorkersError
 
@@ -116,6 +116,8 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
     """
     traces, signer, tokens = tracing.from_environment(), open_signer(settings), open_tokens(settings)
     jobs, metrics = open_jobs(settings, worker), Metrics(Served())
+    if metrics_folder is not None and worker == 0:
+        sweep_metrics(metrics_folder)
     found = Models(
         settings.models,
         threads=settings.threads,

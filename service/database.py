@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
 
 from lipmodel.errors import LipcertError
+from service.private_files import close_to_others, private_file
 from service.tables import metadata, steps
 
 ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(5061706)"}
@@ -53,16 +54,26 @@ def open_database(url: str) -> Engine:
     if name == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
     try:
+        if name == "sqlite" and place.database not in (None, "", ":memory:"):
+            _make_private(Path(str(place.database)))
         with engine.begin() as connection:
             connection.exec_driver_sql(ALONE[name])
             _migrate(connection)
     except StoreError:
         engine.dispose()
         raise
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, OSError) as error:
         engine.dispose()
         raise unusable(error) from error
     return engine
+
+
+def _make_private(file: Path) -> None:
+    """Make the file of a database its owner's alone; SQLite makes those beside it with the same rights."""
+    private_file(file)
+    for beside in (file.with_name(f"{file.name}{end}") for end in ("-wal", "-shm")):
+        if beside.exists():
+            close_to_others(beside)
 
 
 def _migrate(connection: Connection) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.database import StoreError, open_database, unusable
+from service.private_files import private_folder
 from service.scopes import Scope
 from service.settings import Settings
 from service.state_folder import database_in
@@ -83,7 +84,7 @@ class KeyStore:
         folder = settings.state_folder
         try:
             if settings.database is None:
-                folder.mkdir(parents=True, exist_ok=True)
+                private_folder(folder)
         except OSError as error:
             raise StoreError(f"no keys can be kept in {folder}: {error.strerror}") from error
         return cls(settings.database or database_in(folder))

@@ -7,7 +7,10 @@
     STATE/jobs.sqlite      the database, unless another is given
     STATE/loads.json       which models were loaded or unloaded last, for all of the server's processes
     STATE/work/<job id>/   a job's model and data, until it ends
+    STATE/metrics/<run>/   metrics of the server's processes, for one another
     STATE/workers/<n>/     lock, server and work of the server's further processes
+
+All of it is its owner's alone: it holds what callers sent.
 """
 
 from __future__ import annotations
@@ -18,9 +21,11 @@ import re
 import shutil
 import uuid
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from service.database import StoreError
+from service.private_files import private_folder
 
 
 class StateFolder:
@@ -39,11 +44,13 @@ class StateFolder:
     """
 
     def __init__(self, path: Path, worker: int = 0) -> None:
-        self.database = database_in(path)
-        path = path / "workers" / str(worker) if worker else path
+        top = path
+        self.database = database_in(top)
+        path = top / "workers" / str(worker) if worker else top
         self.path, self._work = path, path / "work"
         try:
-            self._work.mkdir(parents=True, exist_ok=True)
+            for folder in dict.fromkeys([top, path, self._work]):
+                private_folder(folder)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,6 +90,14 @@ class StateFolder:
     def close(self) -> None:
         """Lets another server use the folder."""
         os.close(self._lock)
+
+
+def sweep_metrics(folder: Path) -> None:
+    """Delete the metrics of runs other than the folder's: they were killed, as the state is ours alone."""
+    with suppress(FileNotFoundError):
+        for path in folder.parent.iterdir():
+            if path != folder:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def database_in(folder: Path) -> str:

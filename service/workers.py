@@ -12,17 +12,18 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
 import threading
 import time
+import uuid
 from asyncio.subprocess import PIPE, Process
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -55,7 +56,7 @@ class Supervisor:
         self._processes: dict[int, Process] = {}
         self._deaths: deque[float] = deque(maxlen=MOST_DEATHS + 1)
         self._stopping = False
-        self._metrics = TemporaryDirectory(prefix="lipserve-")
+        self._metrics = settings.state_folder / "metrics" / uuid.uuid4().hex
 
     async def run(self) -> None:
         """Keeps them until it is told to stop by SIGINT or SIGTERM.
@@ -83,7 +84,7 @@ class Supervisor:
         finally:
             self._stop()
             await self._end()
-            self._metrics.cleanup()
+            shutil.rmtree(self._metrics, ignore_errors=True)
 
     async def _start(self, number: int) -> dict[str, Any]:
         """Starts one, and returns what it says once it answers.
@@ -95,7 +96,7 @@ class Supervisor:
         listener = self._sockets[number].fileno()
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "service.workers"),
-            *(str(listener), str(number), self._metrics.name),
+            *(str(listener), str(number), str(self._metrics)),
             stdin=PIPE,
             stdout=PIPE,
             pass_fds=[listener],

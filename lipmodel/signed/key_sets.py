@@ -8,7 +8,6 @@ import ipaddress
 import json
 import os
 import stat
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -24,6 +23,7 @@ from jwt.exceptions import InvalidKeyError
 
 from lipmodel.certify.members import parse_object
 from lipmodel.errors import CertificateError, SignatureError
+from lipmodel.files import write_whole
 
 ALGORITHM = "EdDSA"
 MAX_BYTES = 2**20
@@ -177,12 +177,7 @@ def add_signing_key(path: Path) -> str:
         earlier = (_secret_jwk(keys.private), *keys.published[1:])
     secret = _secret_jwk(Ed25519PrivateKey.generate())
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 600
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(json.dumps({"keys": [secret, *earlier]}, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_whole(path, (json.dumps({"keys": [secret, *earlier]}, indent=1) + "\n").encode("ascii"), 0o600)
     except OSError as error:
         raise SignatureError(f"keys at {path} cannot be written: {error.strerror}") from error
     return str(secret["kid"])

@@ -214,3 +214,42 @@ def test_numpy_takes_one_thread_unless_told():
             [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
         )
         assert result.stdout.strip() == expected
+
+
+def modes(*paths):
+    return {path.name: oct(path.stat().st_mode & 0o777) for path in paths}
+
+
+def test_the_state_is_its_owners_alone(tmp_path):
+    state = tmp_path / "new" / "state"
+    (tmp_path / "models").mkdir()
+    arguments = ("--models", tmp_path / "models", "--state", state, "--port", 0)
+    mask = os.umask(0)
+    try:
+        with lipserve(*arguments, "--workers", 2) as process:
+            url_of(process)
+            folders = [state, state / "work", state / "workers" / "1", state / "workers" / "1" / "work"]
+            files = [state / name for name in ("lock", "jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm")]
+            assert set(modes(*folders).values()) == {"0o700"}
+            assert set(modes(*files).values()) == {"0o600"}
+            process.terminate()
+            assert "open to others" not in process.communicate(timeout=30)[1]
+    finally:
+        os.umask(mask)
+    other = tmp_path / "keys"
+    assert run("--state", other, "keys", "create", "--name", "a", "--scope", "predict").returncode == 0
+    assert modes(other, other / "jobs.sqlite") == {"keys": "0o700", "jobs.sqlite": "0o600"}
+
+
+def test_a_state_that_is_open_to_others_is_closed_and_the_log_says_so(tmp_path):
+    state = tmp_path / "state"
+    assert run("--state", state, "keys", "list").stderr == ""
+    state.chmod(0o2755)
+    (state / "jobs.sqlite").chmod(0o644)
+    (state / "jobs.sqlite-wal").touch(0o644)
+    told = run("--state", state, "keys", "list").stderr
+    assert f"{state} was open to others (mode 2755)" in told
+    assert f"{state}/jobs.sqlite was open to others (mode 644)" in told
+    assert f"{state}/jobs.sqlite-wal was open to others (mode 644)" in told
+    assert modes(state, state / "jobs.sqlite") == {"state": "0o700", "jobs.sqlite": "0o600"}
+    assert run("--state", state, "keys", "list").stderr == ""

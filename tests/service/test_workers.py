@@ -161,13 +161,34 @@ def test_a_job_is_seen_and_cancelled_by_any_of_them(arguments):
         process.terminate()
 
 
+def test_nothing_temporary_is_left_by_a_service_that_was_killed(arguments, tmp_path):
+    temporary, metrics = tmp_path / "tmp", tmp_path / "state" / "metrics"
+    temporary.mkdir()
+    for _ in range(2):
+        with lipserve(*arguments, "--workers", 2, TMPDIR=str(temporary)) as process:
+            url_of(process)
+            assert len(list(metrics.iterdir())) == 1  # none of a run before
+            pids = children(process.pid)
+            process.kill()
+            process.wait()
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            eventually(lambda pids=pids: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    assert list(temporary.iterdir()) == []
+    with lipserve(*arguments, "--workers", 2) as process:
+        url_of(process)
+        process.terminate()
+        process.communicate(timeout=30)
+    assert list(metrics.iterdir()) == []
+
+
 def test_an_unload_and_a_load_reach_all_of_them(arguments):
     def answered(url, status):
         seen = [httpx.post(url + PREDICT, json=BODY) for _ in range(20)]
         return {answer.status_code for answer in seen} == {status} and len(set(map(worker_of, seen))) == 2
 
     repository = "/v2/repository/models/two-moons/"
-    arguments += ["--workers", 2, "--poll-seconds", 0.1]
+    arguments += ["--workers", 2, "--poll-seconds", 0.1, "--uploads"]
     with lipserve(*arguments) as process:
         url = url_of(process)
         assert httpx.post(url + repository + "unload").status_code == 200

@@ -1,0 +1,43 @@
+"""Folders and files of the service that nobody but the user it runs as may read."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+OF_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder that its owner alone may enter, or close one that is there to others.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path.mkdir(0o700, parents=True, exist_ok=True)
+    close_to_others(path)
+
+
+def private_file(path: Path) -> None:
+    """Make an empty file that its owner alone may read, or close one that is there to others.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    close_to_others(path)
+
+
+def close_to_others(path: Path) -> None:
+    """Take the rights of others away, or log that they keep them, as on a volume that is not ours."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & OF_OTHERS:
+        try:
+            path.chmod(mode & ~OF_OTHERS)
+        except OSError as error:
+            log.warning("%s is open to others (mode %o), and stays so: %s", path, mode, error.strerror)
+        else:
+            log.warning("%s was open to others (mode %o); now its owner alone may read it", path, mode)
