@@ -31,7 +31,10 @@ class PairAudit:
         quantiles: of gradient norm / bound over the points, to 0.001; ``histogram``: counts of it in
             the bins of the report's histogram.
         extreme_value_estimate: what the largest gradient norm may be, from random points (CLEVER); an
-            estimate that may err to either side. None for fewer than 320 random points, or without an end.
+            estimate that may err to either side, and proves nothing. None for fewer than 320 random
+            points, or without an end.
+        extreme_value_capped: whether the law that was fitted ends above the proved bound, where no gradient
+            can be: the estimate is then the bound (were that refuted, the largest gradient observed).
     """
 
     classes: tuple[str, str | None]
@@ -43,6 +46,7 @@ class PairAudit:
     quantiles: dict[str, float]
     histogram: tuple[int, ...]
     extreme_value_estimate: float | None
+    extreme_value_capped: bool
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,11 @@ class AttackFindings:
     ratio_quantiles: dict[str, float]
     inside: tuple[Counterexample, ...]
 
+    @property
+    def reached_outside(self) -> int:
+        """Inputs for which a change of label was found, but none inside the radius."""
+        return self.found - len(self.inside)
+
 
 @dataclass(frozen=True)
 class AuditReport:
@@ -134,6 +143,7 @@ class AuditReport:
         points: how many inputs came from the data, from the box, and how many were attacked inside
             their certified radius.
         flips: how many of the attacked got another label inside their certified radius.
+        warnings: reasons to doubt that the inputs are what the model was trained for, in words.
         attack: the nearest change of label found beside the certified radius, input by input.
     """
 
@@ -155,6 +165,7 @@ class AuditReport:
     witnesses: tuple[Witness, ...]
     points: dict[str, int]
     flips: int
+    warnings: tuple[str, ...]
     attack: AttackFindings
 
     def to_dict(self) -> dict[str, Any]:

@@ -94,6 +94,8 @@ class Look:
         for first, chunk, rng in self._chunks(predictor, data, rows):
             scores, norms = gradient_norms(engine, functions, chunk, self.norm)
             points.add(first, chunk, norms, drawn=first >= self.data)
+            outside = predictor.claims.far_outside(chunk) if first < self.data else None
+            points.outside += 0 if outside is None else int(outside.sum())
             for steps in pairs_within(chunk, scores, rng):
                 found = observed_slopes(steps, functions.cotangents, predictor.rounding(), self.norm)
                 points.slopes = np.maximum(points.slopes, found.max(axis=0))

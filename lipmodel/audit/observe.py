@@ -67,7 +67,8 @@ class Observations:
         full: (F,) how many points have a ratio of at least 0.99.
         slopes: (F,) the largest slope between two points.
         maxima: per block of 32 random points, (F,) the largest gradient norm.
-        points: how many were looked at.
+        points: how many were looked at; ``outside``: how many inputs of the data lie far outside the box that
+            the file names.
     """
 
     def __init__(self, limits: Array, input_size: int) -> None:
@@ -78,7 +79,7 @@ class Observations:
         self.counts = np.zeros((count, BINS), dtype=np.int64)
         self.slopes = np.zeros(count)
         self.maxima: list[Array] = []
-        self.points = 0
+        self.points = self.outside = 0
 
     def add(self, first: int, points: Array, norms: Array, *, drawn: bool) -> None:
         """Counts points (n, d) with gradient norms (n, F).
@@ -117,6 +118,7 @@ class Observations:
         self.counts += later.counts
         self.maxima += later.maxima
         self.points += later.points
+        self.outside += later.outside
 
     def ratios(self, norms: Array) -> Array:
         """Gradient norms over their bounds; 0 where the bound is 0."""

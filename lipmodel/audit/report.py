@@ -105,6 +105,7 @@ def audit(
     order = np.argsort(-ratios, kind="stable")[:MAX_WITNESSES]
     witnesses = tuple(_witness(seen, int(index), names) for index in order)
     counts = coarse(seen.points.counts)
+    far = seen.points.outside
     return AuditReport(
         verdict="refuted" if reasons else "consistent",
         reasons=tuple(reasons),
@@ -131,7 +132,7 @@ def audit(
                     float(seen.ratios(seen.points.largest)[i]),
                 ),
                 histogram=tuple(counts[i].tolist()),
-                extreme_value_estimate=seen.estimates[i],
+                **_estimate(seen, i),
             )
             for i in range(len(names))
         ),
@@ -152,6 +153,7 @@ def audit(
             "attacked": sum(radius > 0.0 for radius in attack.certified_radius),
         },
         flips=len(attack.inside),
+        warnings=(predictor.claims.outside_warning(far, look.data),) if far else (),
         attack=attack,
     )
 
@@ -183,6 +185,14 @@ def _reasons(seen: Survey, names: list[tuple[str, str | None]], claim: float | N
     if claim is not None and slope > claim:
         reasons.append(f"slope {slope:.9g} exceeds the claimed constant {claim:.9g}")
     return reasons
+
+
+def _estimate(seen: Survey, index: int) -> dict[str, Any]:
+    """Return the extreme-value estimate, no larger than the bound: by the proof no gradient is."""
+    fitted = seen.estimates[index]
+    most = max(float(seen.limits[index]), float(seen.observed[index]))
+    capped = fitted is not None and fitted > most
+    return {"extreme_value_estimate": most if capped else fitted, "extreme_value_capped": capped}
 
 
 def _witness(seen: Survey, index: int, names: list[tuple[str, str | None]]) -> Witness:

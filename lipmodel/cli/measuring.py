@@ -147,8 +147,7 @@ def _show_evaluation(result: Evaluation) -> None:
     stdout.print(table)
     if result.attacked_sample is not None:
         _show_attacked(result.attacked_sample, result.samples)
-    for warning in result.warnings:
-        err.print(f"warning: {warning}", style="yellow", markup=False)
+    _show_warnings(result.warnings)
 
 
 def _show_attacked(sample: AttackedSample, samples: int) -> None:
@@ -237,20 +236,23 @@ def _show_audit(report: AuditReport) -> None:
     table.add_column("what")
     table.add_column("value", justify="right")
     table.add_row("verdict", f"[{'red' if report.reasons else 'green'}]{report.verdict}")
-    table.add_row("certified Lipschitz bound of a score", f"{report.bound:.9g}")
+    table.add_row("Lipschitz bound of a score, proved", f"{report.bound:.9g}")
     table.add_row("claimed", "nothing" if report.claim is None else f"{report.claim:.9g}")
     table.add_row("largest gradient observed", f"{report.observed:.9g}")
     table.add_row("largest slope between two inputs", rounded_down(report.observed_slope, 9, "0"))
     table.add_row("tightness (observed / bound)", f"{report.tightness:.4f}")
     table.add_row("gradients of at least 0.99 of their bound", f"{report.full_gradient_share:.2%}")
-    table.add_row("inputs attacked inside their radius", str(report.points["attacked"]))
-    table.add_row("of which changed label", str(report.flips))
+    table.add_row(
+        "labels changed inside the certified radius", f"{report.flips} of {report.points['attacked']}"
+    )
+    outside = f"{report.attack.reached_outside} of {report.attack.inputs}"
+    table.add_row("inputs brought to another label outside it", outside)
     median = report.attack.ratio_quantiles.get("0.5")
     if median is not None:
         table.add_row("radius / nearest change of label found, median", f"{median:.4f}")
     stdout.print(table)
     pairs = Table(title="The functionals nearest to their bounds", title_justify="left")
-    for heading in ("score or difference", "bound", "observed", "tightness", "extreme-value estimate"):
+    for heading in ("score or difference", "bound", "observed", "tightness", "estimate (CLEVER), not proved"):
         pairs.add_column(heading)
     for pair in sorted(report.per_pair, key=lambda pair: -pair.tightness)[:MAX_PAIRS_SHOWN]:
         guess = pair.extreme_value_estimate
@@ -259,8 +261,14 @@ def _show_audit(report: AuditReport) -> None:
             f"{pair.bound:.6g}",
             f"{pair.observed:.6g}",
             f"{pair.tightness:.4f}",
-            "" if guess is None else f"{guess:.6g}",
+            "" if guess is None else f"{guess:.6g}" + ", capped at the bound" * pair.extreme_value_capped,
         )
     stdout.print(pairs)
     for line in report.reasons:
         err.print(line, style="red", markup=False)
+    _show_warnings(report.warnings)
+
+
+def _show_warnings(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        err.print(f"warning: {warning}", style="yellow", markup=False)

@@ -36,6 +36,7 @@ def audit_files(
         "claims": predictor.claims,
         "proved": predictor.claim_proved,
         "slope": rounded_down(report.observed_slope, 9, "0"),
+        "outside": report.attack.reached_outside,
         "pairs": sorted(told["per_pair"], key=lambda pair: -pair["tightness"])[:MOST_PAIRS],
     }
     shape = predictor.file.graph.input_shape

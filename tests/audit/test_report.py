@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lipmodel.audit.attack import attack_within
+from lipmodel.audit.extremes import estimate_right_end
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.audit.observe import Steps, bound_gradient_error, functionals, observed_slopes
 from lipmodel.audit.report import audit
@@ -235,3 +236,34 @@ def test_gradient_error_is_bounded_and_small(norm):
         [float(Fraction(float(a)) - b) for a, b in zip(gradient[0], exact, strict=True)], norm.dual
     )
     assert 0 < error <= bound_gradient_error(graph, norm) < 1e-12
+
+
+def test_an_estimate_above_the_proved_bound_is_capped_and_said_to_be(monkeypatch):
+    """The fitted law ends above the bound, where by the proof no gradient is: never shown as if it could be."""
+    fitted = {"ends": []}
+
+    def remembered(maxima):
+        fitted["ends"].append(estimate_right_end(maxima))
+        return fitted["ends"][-1]
+
+    monkeypatch.setattr("lipmodel.audit.survey.estimate_right_end", remembered)
+    report = audit(predictor(groupsort_net((4, 8, 8), 3)), norm=Norm.ONE, samples=640, attacked=0)
+    assert report.verdict == "consistent"
+    assert {pair.extreme_value_capped for pair in report.per_pair} == {True, False}
+    for pair, end in zip(report.per_pair, fitted["ends"], strict=True):
+        assert pair.extreme_value_capped is (end is not None and end > pair.bound)
+        assert pair.extreme_value_estimate == (pair.bound if pair.extreme_value_capped else end)
+
+
+def test_a_change_outside_the_radius_is_not_one_inside():
+    report = audit(predictor(), inputs=np.random.default_rng(1).normal(size=(20, 4)), samples=0)
+    assert (report.flips, report.attack.found, report.attack.reached_outside) == (0, 20, 20)
+
+
+def test_inputs_far_outside_the_box_that_the_file_names_are_warned_of():
+    model = predictor(norm=Norm.TWO, input_box=(0.0, 1.0))
+    x = np.full((300, 4), 2.0)
+    assert audit(model, inputs=x, samples=10, box=(-50.0, 50.0), attacked=0).warnings == ()
+    x[[0, 257, 299], 1] = -1.5
+    (warning,) = audit(model, inputs=x, samples=10, attacked=0).warnings
+    assert "3 of 300 inputs lie far outside the range that the file names for its inputs, 0 to 1" in warning

@@ -26,7 +26,7 @@ RNG = np.random.default_rng(0)
 
 def made_of(sizes, classes, claims=None, **options):
     predictor = CertifiedPredictor(to_file(groupsort_net(sizes, classes), claims or Claims()))
-    report = audit(predictor, samples=40, **options)
+    report = audit(predictor, **{"samples": 40} | options)
     return report, audit_files(predictor, report, model="a & b", data="c < d")
 
 
@@ -54,6 +54,7 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(made):
     for kind, content in pictures(page):
         assert kind == "data:image/svg+xml;base64"
         ElementTree.fromstring(base64.b64decode(content))
+    assert f"outside it an attack reached another for {report.attack.found} of 20" in page
     for figure in (f"{report.bound:.9g}", f"{report.tightness:.4f}", f"{report.flips} of 20", "consistent"):
         assert f">{figure}</b>" in page
     assert "a &amp; b" in page
@@ -82,6 +83,12 @@ def test_witnesses_of_images_are_pictures():
     found = [content for kind, content in pictures(files["audit.html"].decode()) if "png" in kind]
     assert len(found) == 2 * 3  # two scores and their difference, each with two inputs
     assert base64.b64decode(found[0]).startswith(b"\x89PNG")
+
+
+def test_a_capped_estimate_is_shown_as_capped():
+    report, files = made_of((4, 8, 8), 3, norm=Norm.ONE, samples=640, attacked=0)
+    capped = sum(pair.extreme_value_capped for pair in report.per_pair)
+    assert 0 < files["audit.html"].decode().count(", capped at the bound") == capped
 
 
 @pytest.mark.parametrize("classes", [1, 25])

@@ -33,6 +33,12 @@ def test_an_audit_is_followed_and_read(visit, service):
     plot = page.get_by_role("img", name=re.compile("^Histogram of observed gradient norms"))
     expect(plot.locator(".bars path")).to_have_count(len(told["histogram"]["counts"]))
     expect(page.get_by_role("img", name=re.compile("All lie above the diagonal"))).to_be_visible()
+    figures = page.locator(".big")
+    expect(figures).to_contain_text(f"Labels changed inside the radius0 of {told['points']['attacked']}")
+    found = told["attack"]["found"]
+    expect(figures).to_contain_text(
+        f"outside it an attack reached another for {found} of {told['attack']['inputs']}"
+    )
     page.get_by_text("The same as a table").first.click()
     rows = page.get_by_role("region", name="Gradient norms against the bound").get_by_role("row")
     expect(rows).to_have_count(1 + len(told["histogram"]["counts"]))
@@ -101,6 +107,24 @@ def test_data_plots_and_report_are_taken_home(visit):
     with page.expect_download() as report:
         page.get_by_role("button", name="evaluation.html").click()
     assert b"two-moons" in report.value.path().read_bytes()
+
+
+def test_an_estimate_above_the_bound_is_never_shown_as_possible(visit, service):
+    """Whatever wrote the result: an older version did not cap."""
+    page = visit.open()
+    start(page, "audit", Random_points="700")
+    expect(page.get_by_text("Consistent: nothing observed contradicts")).to_be_visible()
+    body = httpx.get(f"{service}/v1/audits/{page.url.rsplit('/', 1)[1]}").json()
+    for pair in body["result"]["per_pair"]:
+        del pair["extreme_value_capped"]
+        pair["extreme_value_estimate"] = 1.78 * pair["bound"]
+    page.route(re.compile("/v1/audits/[^/]*$"), lambda route: route.fulfill(json=body))
+    page.reload()
+    table = page.get_by_role("region", name=re.compile("^Each score, and each difference"))
+    expect(table.get_by_role("columnheader", name="Estimate (CLEVER), not proved")).to_be_visible()
+    expect(table.get_by_role("cell", name=re.compile(", capped at the bound$"))).to_have_count(
+        len(body["result"]["per_pair"])
+    )
 
 
 def test_what_runs_is_cancelled(visit):

@@ -3,17 +3,20 @@
 import { badge, copyButton, fill, h, notice, section, select, table } from "../dom.js";
 import * as numbers from "../numbers.js";
 import { figure } from "../plots.js";
-import { followed } from "./job.js";
+import { followed, warnings } from "./job.js";
 
 export async function show(container, { id }) {
   const figures = [];
   const stop = await followed(container, "audit", id, (job) => {
     const { result } = job;
-    return [verdict(result), keyFigures(result), h("div", { class: "columns" }, gradients(result, figures), attacks(result, figures)),
+    return [verdict(result), ...warnings(result), keyFigures(result), h("div", { class: "columns" }, gradients(result, figures), attacks(result, figures)),
       functionals(result), witnesses(result), insiders(result)];
   });
   return () => { stop(); figures.forEach((drawn) => drawn.remove()); };
 }
+
+/** Inputs for which a change of label was found, but none inside the radius. */
+const reachedOutside = ({ found, inside }) => found - inside.length;
 
 /** A function that was looked at: a score, or the difference of two. */
 const nameOf = ([first, second]) => (second === null ? first : `${first} − ${second}`);
@@ -26,13 +29,14 @@ function verdict({ verdict: found, reasons, note }) {
   return notice("good", "Consistent: nothing observed contradicts what is certified", h("p", { class: "hint" }, note));
 }
 
-function keyFigures({ bound, claim, observed, observed_slope, tightness, flips, points, norm }) {
+function keyFigures({ bound, claim, observed, observed_slope, tightness, flips, points, norm, attack }) {
   const cell = (term, value, more) => h("div", {}, h("dt", {}, term), h("dd", {}, value, h("small", {}, more)));
   return h("dl", { class: "big card" },
     cell("Proved bound", numbers.up(bound, 5), claim === null ? numbers.norm(norm) : `${numbers.norm(norm)}, claimed: ${numbers.near(claim)}`),
     cell("Largest gradient", numbers.near(observed, 5), `slope ${numbers.down(observed_slope, 5)}`),
     cell("Tightness", numbers.percent(tightness, 2), "observed of the bound"),
-    cell("Labels that flipped", String(flips), `of ${numbers.count(points.attacked)} attacked inside their radius`));
+    cell("Labels changed inside the radius", `${numbers.count(flips)} of ${numbers.count(points.attacked)}`,
+      `outside it an attack reached another for ${numbers.count(reachedOutside(attack))} of ${numbers.count(attack.inputs)}`));
 }
 
 // --- gradients
@@ -106,16 +110,23 @@ function attacks({ attack, norm }, figures) {
   figures.push(drawn);
   const median = attack.ratio_quantiles["0.5"];
   return h("section", { "aria-label": "Attacks" }, h("h2", {}, "Attacks"),
-    h("p", { class: "hint" }, `${found.length} of ${attack.inputs} inputs were brought to another label. Where a point is on the line the radius is exact`,
+    h("p", { class: "hint" }, `${numbers.count(attack.inside.length)} inputs were brought to another label inside their certified radius, ${numbers.count(reachedOutside(attack))} of ${numbers.count(attack.inputs)} outside it, `
+      + "which no certificate excludes. Where a point is on the line the radius is exact",
       median === undefined ? "." : `; half of the radii are at least ${numbers.percent(median)} of the distance found.`), drawn.element);
 }
 
 // --- details
 
+/** An extreme-value estimate as what it is: of a law that ends above the proved bound, the bound. */
+function estimate({ extreme_value_estimate: value, extreme_value_capped: capped, bound }) {
+  if (value === null) return "–";
+  return capped || value > bound ? `${numbers.near(Math.min(value, bound), 5)}, capped at the bound` : numbers.near(value, 5);
+}
+
 function functionals({ per_pair }) {
   const rows = per_pair.map((pair) => [nameOf(pair.classes), numbers.up(pair.bound, 5), numbers.near(pair.observed, 5), numbers.down(pair.observed_slope, 5),
-    numbers.percent(pair.tightness), numbers.percent(pair.full_gradient_share), pair.extreme_value_estimate === null ? "–" : numbers.near(pair.extreme_value_estimate, 5)]);
-  const whole = table("Each score, and each difference of two scores", ["Function", ...["Bound", "Largest gradient", "Slope", "Tightness", "Points at the bound", "Estimated (CLEVER)"]
+    numbers.percent(pair.tightness), numbers.percent(pair.full_gradient_share), estimate(pair)]);
+  const whole = table("Each score, and each difference of two scores", ["Function", ...["Bound", "Largest gradient", "Slope", "Tightness", "Points at the bound", "Estimate (CLEVER), not proved"]
     .map((name) => ({ name, numeric: true }))], rows);
   return section("Function by function", rows.length > 15 ? h("details", {}, h("summary", {}, `${rows.length} functions`), h("div", { class: "card" }, whole)) : h("div", { class: "card" }, whole));
 }
