@@ -45,6 +45,7 @@ class Prediction:
         radius_float32_portable: the radius for every conforming runtime, where asked for.
         certificate: signed, where asked for: JWS in its compact form.
         abstained: whether the policy withholds the label.
+        tightening_complete: whether the search for a larger radius was not cut short; None without one.
     """
 
     label: str | None
@@ -59,6 +60,7 @@ class Prediction:
     radius_float32_portable: float | None = None
     certificate: str | None = None
     abstained: bool = False
+    tightening_complete: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -125,14 +125,14 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
         mirror=None if worker else open_mirror(settings),
         requests=LoadRequests(settings.state_folder / "loads.json"),
     )
-    shared = SharedMetrics(metrics, metrics_folder, worker)
+    shared, engine = SharedMetrics(metrics, metrics_folder, worker), Engine(settings, metrics)
     service = Service(
         settings,
         found,
         Changes(found, seconds=settings.check_seconds, most_bytes=settings.check_bytes),
-        Engine(metrics),
+        engine,
         jobs,
-        Attacker(),
+        Attacker(engine.slow),
         shared,
         signer,
     )
@@ -153,7 +153,6 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
         await jobs.stop()
         jobs.close()
         service.engine.close()
-        service.attacker.close()
         if traces is not None:
             traces.close()
 

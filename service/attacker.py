@@ -1,33 +1,28 @@
 """Searches for the nearest change of label while the client waits: the audit's own, a few inputs at a time.
 
-One search runs at a time, in a thread to which the system gives less of the processor: predictions come
-first. What would take longer than a person waits is an audit's work.
+Searches take turns with other slow work, in threads to which the system gives less of the processor:
+predictions come first. What would take longer than a person waits is an audit's work.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from lipmodel.certify.predictor import CertifiedPredictor, Predictions
+from lipmodel.deadline import Deadline
 from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
-from service.errors import Problem, ProblemKind
+from service.fair_pool import FairPool
 from service.registry import Model
 
 if TYPE_CHECKING:  # what it takes to search is imported for the first search
     from lipmodel.audit.attack import Attack
     from lipmodel.audit.gradient import GradientEngine
 
-NICENESS = 10
 MAX_ROWS = 100
-MAX_WAITING = 8
 PASSES = 900
 """Ways through the network that the search for one input comes to, roughly."""
 MAX_MULTIPLICATIONS = 30_000_000_000
@@ -50,39 +45,32 @@ class Attacked:
 
 
 class Attacker:
-    """Runs searches; one a process."""
+    """Runs searches; one a process.
 
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "attack", initializer=_give_way)
+    Args:
+        pool: to run them in.
+    """
+
+    def __init__(self, pool: FairPool) -> None:
+        self._pool = pool
         self._engines: WeakKeyDictionary[CertifiedPredictor, GradientEngine] = WeakKeyDictionary()
-        self._waiting = 0
 
-    async def attack(self, model: Model, inputs: Array, norm: Norm) -> Attacked:
+    async def attack(self, model: Model, inputs: Array, norm: Norm, caller: str) -> Attacked:
         """The nearest change of label that is found of each of (N, d) inputs.
 
         Raises:
             InputError: the search would take too long to wait for.
-            Problem: 429, as many searches wait as may.
+            Problem: 429, too much long work is queued.
         """
         most = min(MAX_ROWS, MAX_MULTIPLICATIONS // (PASSES * max(1, model.multiplications)))
         if len(inputs) > most:
             reason = f"has {len(inputs)} rows; of this model at most {most} are searched while you wait"
             raise InputError(f"{reason}, an audit takes more")
-        if self._waiting >= MAX_WAITING:
-            detail = f"{self._waiting} searches wait already, as many as may"
-            raise Problem(ProblemKind.QUEUE_FULL, detail, headers={"Retry-After": "1"})
-        self._waiting += 1
-        try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._thread, self._attack, model.predictor, inputs, norm)
-        finally:
-            self._waiting -= 1
+        return await self._pool.run(caller, partial(self._attack, model.predictor, inputs, norm))
 
-    def close(self) -> None:
-        """Takes no more work; what waits is dropped."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
-    def _attack(self, predictor: CertifiedPredictor, inputs: Array, norm: Norm) -> Attacked:
+    def _attack(
+        self, predictor: CertifiedPredictor, inputs: Array, norm: Norm, deadline: Deadline
+    ) -> Attacked:
         from lipmodel.audit.attack import attack_radii
         from lipmodel.audit.gradient import GradientEngine
 
@@ -90,13 +78,12 @@ class Attacker:
             self._engines[predictor] = GradientEngine(predictor.file.graph)
         before = predictor.predict(inputs, norm)
         attack = attack_radii(
-            predictor, self._engines[predictor], inputs, before.radii.certified_radius, norm
+            predictor,
+            self._engines[predictor],
+            inputs,
+            before.radii.certified_radius,
+            norm,
+            progress=lambda _: deadline.check(),
         )
         after = predictor.predict(attack.adversarial, norm)
         return Attacked(before, attack, after)
-
-
-def _give_way() -> None:
-    """Lowers the priority of this thread, which Linux takes for a process."""
-    with suppress(OSError):  # of systems where threads have no priority of their own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

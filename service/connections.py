@@ -233,6 +233,8 @@ class Connection(HttpToolsProtocol):
         if self._answered is not None:
             self._answered.disconnected = True
             self._answered.message_event.set()
+        if isinstance(self._answered, Exchange) and self._answered.working is not None:
+            self._answered.working.cancel()
         if self._taken is not None:
             self._taken.drop()
             self._exchange = self._taken = None
@@ -317,6 +319,7 @@ class Exchange:
         begun: when the headers were whole, by ``perf_counter``.
         keep_alive: whether the connection stays open.
         more_body, response_started, response_complete, disconnected: how far it is.
+        working: the answer to come, which is cancelled if the client leaves.
     """
 
     __slots__ = (
@@ -331,6 +334,7 @@ class Exchange:
         "response_complete",
         "response_started",
         "url",
+        "working",
     )
 
     message_event = asyncio.Event()
@@ -351,6 +355,12 @@ class Exchange:
         self.parts: list[bytes] = []
         self.more_body = True
         self.response_started = self.response_complete = self.disconnected = False
+        self.working: asyncio.Future[Any] | None = None
+
+    @property
+    def client(self) -> tuple[str, int] | None:
+        """Address and port of the client, where there are such."""
+        return self._connection.client
 
     def take_body(self) -> bytes:
         """The body, which is not kept here: the connection may stay open for long."""
@@ -374,6 +384,7 @@ class Exchange:
             headers, closing = [*headers, CLOSE], True
         answer = _whole(status, [*connection.server_state.default_headers, *headers], body)
         self.response_started = self.response_complete = True
+        self.working = None
         if not self.disconnected:
             connection.transport.write(answer)
             if closing:

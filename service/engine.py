@@ -2,32 +2,41 @@
 
 Work of a few milliseconds runs on the event loop itself, small requests together (``batcher.py``):
 handing it to a thread costs 0.2 ms of CPU, as much as the whole of a small batch. Longer work goes to threads
-(onnxruntime and numpy release the interpreter while they compute).
+(onnxruntime and numpy release the interpreter while they compute), in parts, so that it can be abandoned
+between them. Radii are tightened in other threads, of lower priority and fewer than there are processors.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from lipmodel.certify.execution import Float
+from lipmodel.certify.predictor import Predictions
+from lipmodel.deadline import Deadline
 from lipmodel.norms import Array, Norm
 from service.batcher import Batch, Batcher, Part
+from service.fair_pool import FairPool
 from service.metrics import Metrics
 from service.registry import Model
+from service.settings import Settings
 
 T = TypeVar("T")
 
 INLINE_MULTIPLICATIONS = 10_000_000
 """Of one request; about 1 ms on one core."""
 MERGED_MULTIPLICATIONS = 64_000_000
-"""Of requests that are answered together."""
+"""Of requests that are answered together, and of the parts in which long ones are answered."""
+SLOW_THREADS = max(1, min(4, (os.cpu_count() or 1) - 1))
+"""One processor is left to predictions, where there is another. Each thread may take some hundred MiB."""
+SLOW_QUEUED, SLOW_QUEUED_PER_CALLER = 32, 8
+NICENESS = 10
 
 
 class Engine:
@@ -35,14 +44,24 @@ class Engine:
 
     Attributes:
         served: what was answered, but for tightened radii.
+        slow: threads for work of seconds.
 
     Args:
+        settings: of the service.
         metrics: to count in.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.served, self._metrics = metrics.served, metrics
-        self._threads = ThreadPoolExecutor(os.cpu_count(), "predict")
+        self._tighten_seconds, most = settings.tighten_seconds, settings.max_connections
+        self._pool = FairPool("predict", os.cpu_count() or 1, queued=most, queued_per_caller=most)
+        self.slow = FairPool(
+            "slow",
+            SLOW_THREADS,
+            queued=SLOW_QUEUED,
+            queued_per_caller=SLOW_QUEUED_PER_CALLER,
+            niceness=NICENESS,
+        )
         self._batchers: WeakKeyDictionary[Model, dict[Norm, Batcher]] = WeakKeyDictionary()
 
     async def predict(
@@ -51,6 +70,7 @@ class Engine:
         inputs: Array,
         norm: Norm,
         *,
+        caller: str,
         tighten: bool = False,
         execution: Float | None = None,
     ) -> Part:
@@ -60,20 +80,22 @@ class Engine:
             model: that answers.
             inputs: to answer.
             norm: of the radii.
-            tighten: whether to prove larger radii.
+            caller: identity to take turns by.
+            tighten: whether to prove larger radii, as far as the setting tighten_seconds allows.
             execution: the format to compute in; by default as the model is set.
 
         Raises:
             InputError: the model's scores overflow there.
+            Problem: 429, too much long work is queued.
         """
         own = execution in (None, model.settings.dtype)
-        if tighten or not own or _is_long(model, inputs):
-            batch = await self._in_thread(model, inputs, norm, tighten, execution)
+        if tighten or not own or is_long(model, inputs):
+            batch = await self._in_thread(model, inputs, norm, caller, tighten, execution)
             if not tighten:
                 self.served.of(model, norm).add(batch.predictions.radii)
             part = Part(batch, 0, len(inputs))
         else:
-            await self._begin(model, norm)
+            await self._begin(model, norm, caller)
             part = await self._batchers[model][norm].submit(inputs)
         part.check_scores()
         return part
@@ -84,30 +106,36 @@ class Engine:
         None where that is long work, or the model has not been prepared for that norm by :meth:`predict`.
         """
         batcher = self._batchers.get(model, {}).get(norm)
-        return None if batcher is None or _is_long(model, inputs) else batcher.submit(inputs)
+        return None if batcher is None or is_long(model, inputs) else batcher.submit(inputs)
 
-    async def portable_radii(self, model: Model, inputs: Array, norm: Norm) -> Array:
+    async def portable_radii(self, model: Model, inputs: Array, norm: Norm, caller: str) -> Array:
         """(N,) radii that hold for every runtime, see ``CertifiedPredictor.portable_radii``."""
-        return await self._run(partial(model.predictor.portable_radii, inputs, norm))
+
+        def work(deadline: Deadline) -> Array:
+            parts = _parts(model, inputs, deadline)
+            return np.concatenate([model.predictor.portable_radii(part, norm) for part in parts])
+
+        return await self._pool.run(caller, work)
+
+    async def run(self, caller: str, work: Callable[[], T]) -> T:
+        """Return the result of other work that takes about as long as long predictions."""
+        return await self._pool.run(caller, lambda _: work())
 
     def alive(self) -> bool:
         """Whether it takes work."""
-        try:
-            self._threads.submit(int)
-        except RuntimeError:
-            return False
-        return True
+        return self._pool.open
 
     def close(self) -> None:
-        """Takes no more work; what waits is dropped."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Take no more work, drop what is queued, and end what runs at its next check."""
+        self._pool.close()
+        self.slow.close()
 
-    async def _begin(self, model: Model, norm: Norm) -> None:
+    async def _begin(self, model: Model, norm: Norm, caller: str) -> None:
         """Makes the batcher of a model and a norm, if there is none yet."""
         if norm in self._batchers.get(model, {}):
             return
         if not model.predictor.rule(norm).ready:  # for thousands of scores that takes seconds
-            await self._run(partial(model.predictor.prepare, norm, model.settings.dtype))
+            await self.run(caller, lambda: model.predictor.prepare(norm, model.settings.dtype))
         # Neither of these holds the model itself, which would then never be freed.
         predictor, served, execution = model.predictor, self.served.of(model, norm), model.settings.dtype
 
@@ -121,21 +149,38 @@ class Engine:
         batchers.setdefault(norm, Batcher(run, _most_rows(model), self._metrics))
 
     async def _in_thread(
-        self, model: Model, inputs: Array, norm: Norm, tighten: bool, execution: Float | None
+        self, model: Model, inputs: Array, norm: Norm, caller: str, tighten: bool, execution: Float | None
     ) -> Batch:
-        execution = execution or model.settings.dtype
-        work = partial(model.predictor.answer, inputs, norm, tighten=tighten, execution=execution)
+        answer, dtype = model.predictor.answer, execution or model.settings.dtype
+
+        def tightened(deadline: Deadline) -> Predictions:
+            return answer(inputs, norm, tighten=True, execution=dtype, deadline=deadline)
+
+        def plain(deadline: Deadline) -> Predictions:
+            parts = _parts(model, inputs, deadline)
+            return Predictions.joined([answer(part, norm, execution=dtype) for part in parts])
+
         begun = perf_counter()
-        batch = Batch(await self._run(work), model.predictor.claims.far_outside(inputs))
+        if tighten:
+            found = await self.slow.run(caller, tightened, self._tighten_seconds)
+        else:
+            found = await self._pool.run(caller, plain)
+        batch = Batch(found, model.predictor.claims.far_outside(inputs))
         self._metrics.run_seconds.observe(perf_counter() - begun)
         self._metrics.batch_rows.observe(len(inputs))
         return batch
 
-    async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+def _parts(model: Model, inputs: Array, deadline: Deadline) -> Iterator[Array]:
+    """Yield the inputs in parts, and check the deadline before each."""
+    rows = _most_rows(model)
+    for start in range(0, len(inputs), rows):
+        deadline.check()
+        yield inputs[start : start + rows]
 
 
-def _is_long(model: Model, inputs: Array) -> bool:
+def is_long(model: Model, inputs: Array) -> bool:
+    """Return whether predictions of these inputs are left to a thread."""
     return len(inputs) * model.multiplications > INLINE_MULTIPLICATIONS
 
 

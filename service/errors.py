@@ -184,7 +184,7 @@ class ProblemKind(Enum):
     QUEUE_FULL = (
         "queue-full",
         429,
-        "Too many audits, evaluations or searches wait",
+        "Too many audits, evaluations or other long requests are queued",
         "Try again after the seconds that the Retry-After header gives.",
     )
     JOB_FAILED = (

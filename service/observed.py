@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from itertools import count
 from time import perf_counter
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import Problem, ProblemKind
@@ -174,6 +175,8 @@ class Observed:
         metrics.in_flight.value += 1
         try:
             await self._app(scope, receive, observed_send)
+        except ClientDisconnect:
+            pass  # no answer was begun
         except Exception as error:
             problem = requests.failed(error, request_id)
             if status:  # half an answer: the server ends the connection

@@ -47,7 +47,8 @@ class PredictOptions(Wire):
     )
     tighten: bool = Field(
         default=False,
-        description="Prove larger radii, by mixtures of scores and local bounds; milliseconds an input.",
+        description="Prove larger radii, by mixtures of scores and local bounds; milliseconds an input, of "
+        "large networks as far as the setting tighten_seconds allows.",
     )
     portable: bool = Field(
         default=False, description="Also give the radius that holds for every conforming runtime."
@@ -103,6 +104,11 @@ class Prediction(Wire):
     )
     certificate: str | None = Field(
         description="The answer signed, a compact JWS that `lipmodel verify` takes; null unless asked for."
+    )
+    tightening_complete: bool | None = Field(
+        default=None,
+        description="Only with 'tighten': whether the search came to its end. If not, the radius is what was "
+        "proved within the setting tighten_seconds, and more time may prove a larger one.",
     )
 
 

@@ -57,6 +57,9 @@ class Settings(BaseSettings):
         ge=1,
         description="Most inputs in one request for tighter, slower radii, or for signed answers.",
     )
+    tighten_seconds: float = Field(
+        5, gt=0, description="How long radii of one request are tightened; then what is proved is answered."
+    )
     max_body_bytes: int = Field(16 * 2**20, ge=1, description="Most bytes in the body of one request.")
     max_audit_samples: int = Field(10_000, ge=1, description="Most points that one audit may sample.")
     max_attacked: int = Field(1000, ge=0, description="Most inputs that one evaluation may attack.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +57,13 @@ class Predictions(NamedTuple):
             Radii._make(column[which] for column in self.radii),
             tightening,
         )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Return the answers to inputs that were given in parts, none of them tightened."""
+        columns = zip(*((part.scores, part.raw_scores, *part.radii) for part in parts), strict=True)
+        scores, raw_scores, *radii = map(np.concatenate, columns)
+        return parts[0]._replace(scores=scores, raw_scores=raw_scores, radii=Radii(*radii))
 
 
 class CertifiedPredictor:

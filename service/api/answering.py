@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
 from time import perf_counter
@@ -19,9 +18,11 @@ from lipmodel.certify.execution import Float
 from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
 from service.api.arrays import AnyArray
-from service.api.bodies import Headers, check_media_type, headers_of, read_body
+from service.api.bodies import Headers, check_media_type, headers_of, read_body, until_gone
 from service.api.context import Service
+from service.api.guard import CALLER
 from service.batcher import Part
+from service.engine import is_long
 from service.errors import Problem, ProblemKind
 from service.policy import Judgement, judge
 from service.registry import Model
@@ -66,12 +67,19 @@ class Question(NamedTuple):
         inputs: (N, d) that fit it.
         norm: of the radii.
         options: of the request.
+        caller: identity of who asks.
     """
 
     model: Model
     inputs: Array
     norm: Norm
     options: PredictOptions
+    caller: str
+
+    @property
+    def long(self) -> bool:
+        """Whether a thread answers it."""
+        return self.options.slow or is_long(self.model, self.inputs)
 
 
 class Answered(NamedTuple):
@@ -119,7 +127,9 @@ async def respond(request: Request, service: Service, model: Model, protocol: Pr
     body = await read_body(request, service.settings.max_body_bytes)
     asked = protocol.read(Sent(headers, dict(request.query_params), body), service.settings, model)
     metrics.parse_seconds.observe(perf_counter() - begun)
-    answered = await answer(service, question(service, model, asked))
+    asking = question(service, model, asked, request.scope[CALLER])
+    answering = answer(service, asking)
+    answered = await (until_gone(request, answering) if asking.long else answering)
     begun = perf_counter()
     content, described = protocol.write(model, asked, answered)
     response = Response(content)
@@ -128,7 +138,7 @@ async def respond(request: Request, service: Service, model: Model, protocol: Pr
     return response
 
 
-def question(service: Service, model: Model, asked: Asked) -> Question:
+def question(service: Service, model: Model, asked: Asked, caller: str) -> Question:
     """What a request asks, if that can be answered here.
 
     Raises:
@@ -144,7 +154,7 @@ def question(service: Service, model: Model, asked: Asked) -> Question:
         detail = "certificates are not signed here: the setting signing_keys names no keys"
         raise Problem(ProblemKind.NOT_SIGNING, detail)
     checked, norm = model.predictor.check_inputs(inputs), model.settings.policy.norm_for(options.norm)
-    return Question(model, checked, norm, options)
+    return Question(model, checked, norm, options, caller)
 
 
 async def answer(service: Service, question: Question) -> Answered:
@@ -154,15 +164,18 @@ async def answer(service: Service, question: Question) -> Answered:
         InputError: the model's scores overflow there.
         Problem: 422, the model's policy rejects an answer.
     """
-    model, inputs, norm, options = question
+    model, inputs, norm, options, caller = question
     # Certificates speak of evaluations in float64, whatever the model is set to.
     execution: Float = np.float64 if options.certificate else model.settings.dtype
-    part = await service.engine.predict(model, inputs, norm, tighten=options.tighten, execution=execution)
+    part = await service.engine.predict(
+        model, inputs, norm, caller=caller, tighten=options.tighten, execution=execution
+    )
     answered = judged(service, question, part)
     if options.portable:
-        answered = answered._replace(portable=await service.engine.portable_radii(model, inputs, norm))
+        portable = await service.engine.portable_radii(model, inputs, norm, caller)
+        answered = answered._replace(portable=portable)
     if options.certificate:
-        signed = await _sign(service, model, inputs, part, answered.judgement)
+        signed = await _sign(service, question, part, answered.judgement)
         answered = answered._replace(certificates=signed)
     return answered
 
@@ -173,7 +186,7 @@ def judged(service: Service, question: Question, part: Part) -> Answered:
     Raises:
         Problem: 422, it rejects one.
     """
-    model, _, norm, options = question
+    model, _, norm, options, _ = question
     judgement = judge(model.settings.policy, norm, part.radii, options.epsilon)
     if judgement.abstained is not None:
         service.engine.served.abstentions[model.name] += int(judgement.abstained.sum())
@@ -185,13 +198,12 @@ def judged(service: Service, question: Question, part: Part) -> Answered:
     return Answered(part, judgement, [InputWarning(detail=detail, inputs=rows)])
 
 
-async def _sign(
-    service: Service, model: Model, inputs: Array, part: Part, judgement: Judgement
-) -> list[str | None]:
+async def _sign(service: Service, question: Question, part: Part, judgement: Judgement) -> list[str | None]:
     """Certificates of the answers that are given; in a thread, since each takes as long as a prediction."""
     assert service.signer is not None
+    model, inputs = question.model, question.inputs
     given = np.ones(len(inputs), dtype=bool) if judgement.abstained is None else ~judgement.abstained
     predictions = part.predictions.rows(given)
     work = partial(service.signer.certificates, model.predictor, inputs[given], predictions)
-    signed = iter(await asyncio.to_thread(work))
+    signed = iter(await service.engine.run(question.caller, work))
     return [next(signed) if one else None for one in given.tolist()]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from service.api.bodies import input_array, json_body, reply
+from service.api.bodies import input_array, json_body, reply, until_gone
 from service.api.context import ModelHere, ServiceHere, model_route
+from service.api.guard import CALLER
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
 from service.attacker import Attacked
 from service.errors import ProblemKind
@@ -28,6 +29,7 @@ router = APIRouter(tags=["audits"])
     openapi_extra=json_request(AttackRequest, ATTACK_EXAMPLES),
 )
 async def attack_model(
+    request: Request,
     model: ModelHere,
     body: Annotated[AttackRequest, Depends(json_body(AttackRequest))],
     service: ServiceHere,
@@ -36,7 +38,8 @@ async def attack_model(
     predictor = model.predictor
     rows = input_array(body.inputs, predictor.file.graph.input_size, service.settings.max_rows)
     norm = body.norm or predictor.default_norm
-    attacked = await service.attacker.attack(model, predictor.check_inputs(rows), norm)
+    search = service.attacker.attack(model, predictor.check_inputs(rows), norm, request.scope[CALLER])
+    attacked = await until_gone(request, search)
     reference = ModelReference(name=model.name, version=model.version, sha256=predictor.file.sha256)
     return reply(AttackResponse(model=reference, norm=norm, findings=_findings(model, attacked)))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from lipmodel.errors import InputError
@@ -27,6 +29,7 @@ EITHER_HEADER = 32
 """Of zlib: the header tells gzip from deflate."""
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 Headers = Mapping[bytes, bytes]
 
 
@@ -84,6 +87,28 @@ def decompressed(body: bytes, headers: Headers, limit: int) -> bytes:
     if not inflating.eof or inflating.unused_data:
         raise Problem(ProblemKind.NOT_COMPRESSED, "the compressed body is cut short, or more follows it")
     return plain
+
+
+async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of work for a request whose body was read; cancel it if the client leaves first.
+
+    Raises:
+        ClientDisconnect: the client has left.
+    """
+
+    async def leave() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(leave())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
 
 
 async def read_form(request: Request, limit: int) -> FormData:

@@ -18,7 +18,7 @@ from starlette.datastructures import QueryParams
 from service.api.answering import Answered, Protocol, Sent, answer, judged, question
 from service.api.bodies import check_media_type, decompressed
 from service.api.context import Service
-from service.api.guard import Admission
+from service.api.guard import Admission, address_identity
 from service.api.infer import PROTOCOL as INFER
 from service.api.predict import PROTOCOL as PREDICT
 from service.batcher import Part
@@ -122,11 +122,13 @@ class Pending:
             sent = Sent(headers, QueryParams(query) if mark else {}, body)
             self._asked = way.protocol.read(sent, settings, model)
             metrics.parse_seconds.observe(perf_counter() - exchange.begun)
-            self._question = asked = question(service, model, self._asked)
+            caller = self._identity or address_identity(exchange.client)
+            self._question = asked = question(service, model, self._asked, caller)
             if not asked.options.slow:
                 soon = service.engine.predict_soon(model, asked.inputs, asked.norm)
             if soon is None:
                 soon = exchange.work(answer(service, asked))
+            exchange.working = soon
         except Exception as error:
             # Not from within the parser: what it holds beyond this would begin on a connection that is idle.
             asyncio.get_running_loop().call_soon(self._fail, error)
@@ -135,7 +137,7 @@ class Pending:
 
     def _end(self, done: asyncio.Future[Part] | asyncio.Task[Answered]) -> None:
         """Writes the answer."""
-        if done.cancelled():  # the service ends
+        if done.cancelled():  # the client has left, or the service ends
             self._exchange.abort()
             self._count(0, 0)
             return

@@ -18,6 +18,9 @@ from service.origins import Origins
 from service.safe_headers import Header
 from service.scopes import Needed, needed
 
+CALLER = "lipcert.caller"
+"""Where in a request's scope the identity of its caller is left."""
+
 
 class Admission:
     """Who may make which requests, and how many.
@@ -54,7 +57,7 @@ class Admission:
             identity = caller.identity
         else:
             self._origins.check(scope["method"], scope[HEADERS])
-            identity = f"address:{(scope.get('client') or ('',))[0]}"
+            identity = address_identity(scope.get("client"))
         if self.limits is not None:
             self.limits.enter(identity)
         return identity
@@ -113,10 +116,16 @@ class Guard:
         except Problem as problem:
             await problem.response()(scope, receive, send)
             return
+        scope[CALLER] = identity
         try:
             await self._app(scope, receive, send)
         finally:
             self._admission.leave(identity)
+
+
+def address_identity(client: tuple[str, int] | None) -> str:
+    """Return the identity of a caller who need give no credential, from address and port."""
+    return f"address:{client[0] if client else ''}"
 
 
 def _credential(headers: Collection[Header]) -> bytes:

@@ -24,6 +24,7 @@ LENGTH = "Inference-Header-Content-Length"
 SMALL_LENGTH = LENGTH.lower().encode()
 CERTIFIED = ("label", "label_index", "margin", "certified_radius", "abstained")
 """Outputs beside the scores, which every answer has."""
+ON_REQUEST = ("certified", "radius_float32_portable", "tightening_complete", "certificate")
 EXAMPLES: dict[str, dict[str, Any]] = {
     "one input": {
         "inputs": [{"name": "input", "shape": [1, 2], "datatype": "FP32", "data": [0.5, 0.25]}],
@@ -52,7 +53,8 @@ async def infer(request: Request, model: ModelHere, service: ServiceHere) -> Res
     """Tensors in JSON or binary. Outputs are scores, label, label_index, margin, certified_radius, abstained.
 
     `certified` is one more where an epsilon is asked about or set by the model's policy,
-    `radius_float32_portable` with the parameter `portable`, and `certificate` with `certificate`.
+    `radius_float32_portable` with the parameter `portable`, `tightening_complete` with `tighten`, and
+    `certificate` with `certificate`.
     """
     return await respond(request, service, model, PROTOCOL)
 
@@ -84,7 +86,7 @@ def _write(model: Model, asked: Asked, answered: Answered) -> tuple[bytes, list[
 def name_of_scores(model: Model) -> str:
     """The file's own, unless that is the name of another output."""
     name: str = model.predictor.file.graph.output
-    return "scores" if name in (*CERTIFIED, "certified", "radius_float32_portable", "certificate") else name
+    return "scores" if name in (*CERTIFIED, *ON_REQUEST) else name
 
 
 def _outputs(model: Model, answered: Answered) -> list[tuple[str, AnyArray | list[str]]]:
@@ -111,6 +113,8 @@ def _outputs(model: Model, answered: Answered) -> list[tuple[str, AnyArray | lis
         outputs.append(("certified", judgement.certified))
     if answered.portable is not None:
         outputs.append(("radius_float32_portable", answered.portable))
+    if predictions.tightening is not None:
+        outputs.append(("tightening_complete", predictions.tightening.complete))
     if answered.certificates is not None:
         outputs.append(("certificate", [certificate or "" for certificate in answered.certificates]))
     return outputs

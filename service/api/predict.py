@@ -78,7 +78,7 @@ def _rows(names: Sequence[str], answered: Answered) -> list[dict[str, Any]]:
         [False] * count if judgement.abstained is None else judgement.abstained.tolist(),
         answered.certificates or nothing,
     ]
-    return [
+    rows: list[dict[str, Any]] = [
         {
             "label": None if withheld else names[label],
             "label_index": None if withheld else label,
@@ -96,6 +96,10 @@ def _rows(names: Sequence[str], answered: Answered) -> list[dict[str, Any]]:
         for label, scores, margin, radius, runner_up, method, for_all, certified, withheld, certificate
         in zip(*columns, strict=True)
     ]  # fmt: skip
+    if tightening is not None:
+        for row, complete in zip(rows, tightening.complete.tolist(), strict=True):
+            row["tightening_complete"] = complete
+    return rows
 
 
 PROTOCOL = Protocol((JSON_TYPE, NPY_TYPE), _read, _write)

@@ -117,6 +117,7 @@ def test_options_are_passed_on(kind, url):
     with made(kind, url) as client:
         answer = client.predict("two-moons", INPUTS[:1], portable=True, tighten=True)
     assert answer[0].radius_float32_portable is not None
+    assert answer[0].tightening_complete is True
     assert answer[0].method in ("lipschitz", "mixture", "local")
 
 

@@ -6,9 +6,11 @@ import pytest
 from lipmodel.audit.attack import attack_radii
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.deadline import Deadline
 from lipmodel.norms import Norm, vector_norm
 from service import attacker
 from service.errors import ProblemKind
+from service.fair_pool import FairPool
 from service.registry import Model
 from tests.networks import linear_net, to_file
 from tests.service.conftest import two_moons
@@ -93,18 +95,10 @@ def test_what_takes_too_long_is_left_to_audits(client, monkeypatch):
     check(answer, ProblemKind.INVALID_INPUT, "inputs", "an audit takes more")
 
 
-def test_no_more_wait_than_may(client, monkeypatch):
-    monkeypatch.setattr(attacker, "MAX_WAITING", 0)
-    answer = client.post(ATTACKS, json={"inputs": [[0, 0]]})
-    check(answer, ProblemKind.QUEUE_FULL)
-    assert answer.headers["retry-after"] == "1"
-
-
 def test_a_model_that_is_gone_is_not_held(client):
-    held = attacker.Attacker()
+    held = attacker.Attacker(FairPool("slow", 1, queued=1, queued_per_caller=1))
     model = Model("m", "1", CertifiedPredictor(two_moons()), 1, None)
-    held._attack(model.predictor, X, Norm.TWO)
+    held._attack(model.predictor, X, Norm.TWO, Deadline())
     assert len(held._engines) == 1
     del model
     assert not held._engines
-    held.close()
