@@ -94,7 +94,8 @@ class Prediction(Wire):
         "mixtures of the scores of its class, or bounds local to a ball."
     )
     radius_float32_portable: float | None = Field(
-        description="The radius for every runtime that evaluates the file as it is; null unless asked for."
+        description="The radius for every runtime that evaluates the file as it is, 0 where the file "
+        "computes weights from others; null unless asked for."
     )
     runner_up: str = Field(description="The class that limits the radius.")
     norm: Norm = Field(description="Norm of the radius.")
@@ -257,6 +258,10 @@ class ModelDetail(ServedSummary):
     ignored_claims: list[str] = Field(description="Metadata that could not be understood.")
     operators: dict[str, int] = Field(description="How often each ONNX operator occurs.")
     dtype: Literal["float32", "float64"] = Field(description="Format of the file's weights.")
+    folded_weights_sha256: str | None = Field(
+        description="Digest of the weights that the file computes by floating-point arithmetic; null where "
+        "it computes none. Radii speak of these weights, and none holds for every runtime."
+    )
 
 
 class ModelList(Wire):

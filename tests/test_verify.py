@@ -39,6 +39,7 @@ from lipmodel.verify.numbers import PRECISION
 from lipmodel.verify.operators import ConvolutionNorms, MatrixNorms, layer_norms
 from lipmodel.verify.spectral import spectral_norm
 from tests import exact
+from tests.certify.test_certificate import older
 from tests.certify.test_graph import READ
 from tests.certify.test_head import HEADS
 from tests.networks import (
@@ -610,3 +611,20 @@ def test_a_file_that_runs_as_something_else_is_refused(monkeypatch):
     monkeypatch.setitem(verify.__globals__, "read_onnx", lambda model: misread)
     (reason,) = verify(HONEST, CONTENT).reasons
     assert reason.startswith("model: is refused: onnxruntime computes something other")
+
+
+@pytest.mark.parametrize("name", ["weights normalised in the graph", "folded constants"])
+def test_a_certificate_names_the_weights_that_the_file_computes(name):
+    """Where it names others, or (as in the older format) none, it promises what other runtimes do not keep."""
+    (c,) = certify(CertifiedPredictor(READ[name]), [[0.5, -1.0, 0.25, 2.0]])
+    assert c.folded_weights_sha256 == read_onnx(READ[name]).folded_sha256
+    assert verify(Certificate.from_json(c.to_json()), READ[name]).verdict == "holds"
+    for other in (Certificate.from_json(older(c)), replace(c, folded_weights_sha256="0" * 64)):
+        (reason,) = verify(other, READ[name]).reasons
+        assert reason.startswith("digest of folded weights: states")
+
+
+def test_a_certificate_names_no_weights_where_the_file_computes_none():
+    (reason,) = verify(replace(HONEST, folded_weights_sha256="0" * 64), CONTENT).reasons
+    assert reason.endswith("the file computes no weights")
+    assert verify(Certificate.from_json(older(HONEST)), CONTENT).verdict == "holds"

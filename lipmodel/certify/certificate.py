@@ -28,6 +28,7 @@ from lipmodel.certify.members import (
     integer,
     list_of,
     number,
+    optional,
     parse_object,
     read_members,
     readers_of,
@@ -37,14 +38,19 @@ from lipmodel.certify.members import (
 from lipmodel.errors import CertificateError
 from lipmodel.norms import Norm
 
-FORMAT = "lipcert-certificate/3"
+FORMAT, OLDER_FORMAT = "lipcert-certificate/4", "lipcert-certificate/3"
 METHOD = "pairwise Lipschitz margin less a priori rounding error"
 EXECUTION = "float64"
-PROMISE = (
+_ANSWER = (
     "The answer is `label` to this input and to every input of float64 numbers whose distance from it, in "
     "the norm given, exact or computed in float64, is at most `certified_radius`; from every execution of "
     "the model in float64 (each sum, product and fused multiply-add rounded to nearest, in any order, "
-    "subnormal numbers kept or flushed to zero). A radius of 0 promises nothing."
+    "subnormal numbers kept or flushed to zero)"
+)
+PROMISE = (
+    f"{_ANSWER} with the weights stored in its file; where the file computes weights from these by "
+    "floating-point arithmetic, with those whose digest is `folded_weights_sha256`, and no others. A radius "
+    "of 0 promises nothing."
 )
 SMALLEST_WEIGHT = 2.0**-20
 
@@ -98,6 +104,9 @@ class Certificate:
     Attributes:
         lipcert_version: what made it.
         model_sha256: digest of the ONNX file, in hexadecimal.
+        folded_weights_sha256: digest of the weights that the file computes by floating-point arithmetic, as
+            they were computed where the certificate was made (``graph.digest_tensors``); None where it
+            computes none.
         input: the d float64 numbers answered to, in row-major order.
         input_sha256: digest of these as little-endian float64.
         norm: the norm of the radius.
@@ -119,6 +128,7 @@ class Certificate:
 
     lipcert_version: str
     model_sha256: str
+    folded_weights_sha256: str | None
     input: tuple[float, ...]
     input_sha256: str
     norm: Norm
@@ -139,21 +149,33 @@ class Certificate:
 
     def to_json(self) -> str:
         """One line of JSON that :meth:`from_json` reads back to the last bit."""
-        return json.dumps(_CONSTANTS | asdict(self), allow_nan=False)
+        return json.dumps({"format": FORMAT, **_CONSTANTS[FORMAT], **asdict(self)}, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Certificate:
-        """Reads what :meth:`to_json` wrote, and nothing else.
+        """Reads what :meth:`to_json` wrote, now or in the older format, and nothing else.
+
+        The older format promises what it does without naming folded weights, so it is read as stating that
+        there are none.
 
         Raises:
             CertificateError: names the member that is missing, unknown, given twice or not of its kind.
         """
         members = parse_object(text)
-        for name, value in _CONSTANTS.items():
+        if "format" not in members:
+            raise CertificateError("is missing", field="format")
+        written = members.pop("format")
+        if written not in (FORMAT, OLDER_FORMAT):
+            raise CertificateError(f"{shown(written)} is not known; {FORMAT!r} is", field="format")
+        for name, value in _CONSTANTS[written].items():
             if name not in members:
                 raise CertificateError("is missing", field=name)
             if (given := members.pop(name)) != value:
                 raise CertificateError(f"{shown(given)} is not known; {shown(value)} is", field=name)
+        if written == OLDER_FORMAT:
+            if "folded_weights_sha256" in members:
+                raise CertificateError("is unknown", field="folded_weights_sha256")
+            members["folded_weights_sha256"] = None
         certificate = cls(**read_members(members, _READERS, ""))
         count = len(certificate.scores)
         if len(certificate.owners) != count:
@@ -173,7 +195,14 @@ def digest(values: Sequence[float]) -> str:
 
 # --- strict reading ------------------------------------------------------------------------
 
-_CONSTANTS = {"format": FORMAT, "method": METHOD, "promise": PROMISE, "execution": EXECUTION}
+_CONSTANTS = {
+    FORMAT: {"method": METHOD, "promise": PROMISE, "execution": EXECUTION},
+    OLDER_FORMAT: {
+        "method": METHOD,
+        "promise": f"{_ANSWER}. A radius of 0 promises nothing.",
+        "execution": EXECUTION,
+    },
+}
 
 
 def _weight(value: Any, field: str) -> float:
@@ -202,6 +231,7 @@ _READERS = readers_of(
     Certificate,
     {
         "model_sha256": sha256,
+        "folded_weights_sha256": optional(sha256),
         "input_sha256": sha256,
         "input": list_of(number),
         "scores": list_of(number),

@@ -53,6 +53,7 @@ def certify(
             Certificate(
                 lipcert_version=__version__,
                 model_sha256=predictor.file.sha256,
+                folded_weights_sha256=predictor.file.folded_sha256,
                 input=tuple(values),
                 input_sha256=digest(values),
                 norm=result.norm,

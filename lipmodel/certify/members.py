@@ -118,6 +118,11 @@ def sha256(value: Any, field: str) -> str:
     return str(value)
 
 
+def optional(read: Reader) -> Reader:
+    """Reads null as None, anything else as ``read`` does."""
+    return lambda value, field: None if value is None else read(value, field)
+
+
 def norm(value: Any, field: str) -> Norm:
     """The name of a norm."""
     if value not in [norm.value for norm in Norm]:

@@ -51,6 +51,7 @@ def inspect(model: Path, tightness: str | None, as_json: bool) -> None:
                 "status": "unproved" if unproved else "proved",
                 "reason": reason,
                 "sha256": predictor.file.sha256,
+                "folded_weights_sha256": predictor.file.folded_sha256,
                 "ops": predictor.file.operators,
                 "input_shape": list(predictor.file.graph.input_shape),
                 "classes": list(predictor.class_names),
@@ -109,6 +110,8 @@ def _show_inspection(predictor: CertifiedPredictor, bounds: dict[Norm, Any], rea
     stdout.print(f"sha256     {file.sha256}")
     stdout.print(f"input      {list(file.graph.input_shape)} per sample, {file.dtype.__name__}")
     stdout.print(f"classes    {', '.join(predictor.class_names)}", markup=False)
+    if file.folded_sha256:
+        stdout.print(f"computed   weights in the file, so no portable radius; sha256 {file.folded_sha256}")
     stdout.print("operators  " + ", ".join(f"{op} × {count}" for op, count in file.operators.items()))
     table = Table(title="Proved Lipschitz bounds", title_justify="left")
     for heading in (

@@ -4,7 +4,8 @@
 proved. What is proved is computed here from the ONNX file and the input alone, in integers and in
 256-bit balls (rigorous enclosures), never from what the certificate says:
 
-1. the digests are those of the file and of the input; the class names are the file's;
+1. the digests are those of the file, of the weights that it computes when it is run, and of the input; the
+   class names are the file's;
 2. the raw scores are scores of that file: each differs from the exact one by at most the rounding
    error proved here, and each class is the largest of those that it is said to own;
 3. every bound stated is one: at least the bound proved here, L and E and B for each rival, ρ and κ
@@ -27,6 +28,7 @@ Shared with the fast path: the reader of ONNX files (``certify/graph.py`` and th
 What both would misread, both would prove wrong. So the file itself is run in onnxruntime beside what was read
 (``certify/self_check.py``), and must give the same scores; that can only refuse, never prove.
 
+* ``folded``       the weights that a file computes.
 * ``numbers``      integers over a denominator; balls.
 * ``evaluation``   the exact value of a network.
 * ``spectral``, ``kernels``, ``operators``   norms of layers.

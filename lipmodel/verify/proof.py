@@ -16,6 +16,7 @@ from lipmodel.norms import Norm
 from lipmodel.verify.consistency import Check, float_slack, mixed
 from lipmodel.verify.ends import linear_end, owners
 from lipmodel.verify.evaluation import evaluate
+from lipmodel.verify.folded import digest_folded
 from lipmodel.verify.lipschitz import Layers, lipschitz_constants
 from lipmodel.verify.numbers import PRECISION, vector_norm
 from lipmodel.verify.operators import layer_norms
@@ -30,6 +31,11 @@ class Proof:
         self.file = file
 
     @cached_property
+    def folded_sha256(self) -> str | None:
+        """The digest of the weights that the file computes when it is run as a whole."""
+        return digest_folded(self.file)
+
+    @cached_property
     def layers(self) -> Layers:
         """The norms of the layers."""
         return {
@@ -42,6 +48,7 @@ class Proof:
             checks = []
             for name, statement in (
                 ("digest of the model", self._digest),
+                ("digest of folded weights", self._folded),
                 ("length of the input", self._length),
                 ("owners of the scores", self._owners),
                 ("names of the classes", self._names),
@@ -55,6 +62,17 @@ class Proof:
         found = self.file.sha256
         return (
             "" if found == certificate.model_sha256 else f"states {certificate.model_sha256}, it is {found}"
+        )
+
+    def _folded(self, certificate: Certificate) -> str:
+        stated = certificate.folded_weights_sha256
+        if self.folded_sha256 == stated:
+            return ""
+        if self.folded_sha256 is None:
+            return f"states {stated}; the file computes no weights"
+        return (
+            f"states {stated or 'none'}; the weights that onnxruntime computes here have the digest "
+            f"{self.folded_sha256}, so the certificate does not speak of them"
         )
 
     def _length(self, certificate: Certificate) -> str:

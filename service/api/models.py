@@ -101,6 +101,7 @@ def detail(registry: Registry, model: Model) -> ModelDetail:
         record=dict(claims.record),
         ignored_claims=list(claims.ignored),
         operators=file.operators,
+        folded_weights_sha256=file.folded_sha256,
         dtype="float32" if file.dtype.__name__ == "float32" else "float64",
     )
 

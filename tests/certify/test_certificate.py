@@ -99,6 +99,30 @@ def changed(**members):
     return json.dumps(json.loads(TEXT) | members)
 
 
+OLDER_PROMISE = (
+    "The answer is `label` to this input and to every input of float64 numbers whose distance from it, in "
+    "the norm given, exact or computed in float64, is at most `certified_radius`; from every execution of "
+    "the model in float64 (each sum, product and fused multiply-add rounded to nearest, in any order, "
+    "subnormal numbers kept or flushed to zero). A radius of 0 promises nothing."
+)
+
+
+def older(certificate):
+    """The same in format 3, which has no member for folded weights."""
+    members = json.loads(certificate.to_json()) | {
+        "format": "lipcert-certificate/3",
+        "promise": OLDER_PROMISE,
+    }
+    del members["folded_weights_sha256"]
+    return json.dumps(members)
+
+
+def test_the_older_format_is_read_as_one_without_folded_weights():
+    assert Certificate.from_json(older(CERTIFICATE)) == CERTIFICATE
+    again = Certificate.from_json(older(replace(CERTIFICATE, folded_weights_sha256="0" * 64)))
+    assert again.folded_weights_sha256 is None
+
+
 def without(name):
     members = json.loads(TEXT)
     del members[name]
@@ -138,6 +162,11 @@ MALFORMED = {
     "no digest": (changed(model_sha256="00"), "model_sha256: is '00'; 64"),
     "an empty input": (changed(input=[]), "input: is "),
     "too few owners": (changed(owners=[0]), "owners: has 1 entries for 3"),
+    "no digest of folded weights": (changed(folded_weights_sha256=""), "folded_weights_sha256: is ''; 64"),
+    "the older format with a member of this": (
+        changed(format="lipcert-certificate/3", promise=OLDER_PROMISE), "folded_weights_sha256: is unknown",
+    ),
+    "the older promise": (changed(promise=OLDER_PROMISE), "promise: "),
     "another format": (changed(format="lipcert-certificate/1"), "format: 'lipcert-certificate/1' is not known"),
     "another promise": (changed(promise="Anything."), "promise: 'Anything.' is not known"),
     "another execution": (changed(execution="float32"), "execution: "),
