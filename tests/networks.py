@@ -12,6 +12,7 @@ from lipmodel.certify.claims import Claims
 from lipmodel.certify.convolution import Window
 from lipmodel.certify.onnx_writer import set_metadata, to_bytes, write_model
 from lipmodel.certify.ops import Graph
+from tests.seeds import shifted
 
 
 def float32(array):
@@ -74,7 +75,7 @@ def groupsort(name, x, size, group_size):
 
 def groupsort_net(widths=(4, 8, 8), classes=3, *, seed=0, group_size=2, kind="orthogonal", bias_scale=0.1):
     """A GroupSort network with float32 weights, 1-Lipschitz up to rounding (l2, or linf for kind "rows")."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(shifted(seed))
     layers, x = [], "input"
 
     def weight(m, n):
@@ -99,7 +100,7 @@ def uneven(graph, *, seed=0, spread=0.7):
     The product of the layers' norms grows by as much as these factors are apart; with weights for
     groups it stays what it was.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(shifted(seed))
     layers, before = [], None
     for op in graph.ops:
         layers.append(op)
@@ -162,7 +163,7 @@ def linear_net(weight, bias=None):
 
 def convolutional_net(*, seed=0):
     """Two convolutions of 28 x 28 pixels and two dense layers, 4,804 ReLUs: slow to tighten."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(shifted(seed))
     layers, x, shape = [], "input", (1, 28, 28)
 
     def add(kind, name, **fields):

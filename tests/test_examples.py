@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import runpy
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +14,14 @@ from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.data import load_labelled
 from lipmodel.evaluate import evaluate
 from lipmodel.norms import Norm
+from tests.seeds import BUNDLED, bundled_models
 
-MODELS = Path(__file__).resolve().parents[1] / "examples" / "models"
-NAMES = sorted(path.stem for path in MODELS.glob("*.onnx"))
+EXAMPLES = BUNDLED.parent
+NAMES = sorted(path.stem for path in BUNDLED.glob("*.onnx"))
 
 
 def record(name):
-    return json.loads((MODELS / f"{name}.json").read_text())
+    return json.loads((BUNDLED / f"{name}.json").read_text())
 
 
 def test_there_are_two():
@@ -31,7 +31,7 @@ def test_there_are_two():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bundled_model_is_what_its_record_says(name):
     written = record(name)
-    predictor = CertifiedPredictor(MODELS / f"{name}.onnx")
+    predictor = CertifiedPredictor(BUNDLED / f"{name}.onnx")
     assert predictor.file.sha256 == written["model"]["sha256"]
     assert predictor.claim_proved
     data = load_labelled(name)
@@ -43,7 +43,7 @@ def test_a_bundled_model_is_what_its_record_says(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_audit_of_a_bundled_model_is_consistent(name):
-    predictor = CertifiedPredictor(MODELS / f"{name}.onnx")
+    predictor = CertifiedPredictor(bundled_models() / f"{name}.onnx")
     report = audit(predictor, inputs=load_labelled(name).inputs, samples=100)
     assert report.verdict == "consistent"
     assert report.tightness > 0.85
@@ -51,7 +51,7 @@ def test_the_audit_of_a_bundled_model_is_consistent(name):
 
 def test_a_training_loop_of_ones_own(tmp_path, monkeypatch, capsys):
     pytest.importorskip("torch")
-    script = runpy.run_path(str(MODELS.parent / "training_loop.py"))
+    script = runpy.run_path(str(EXAMPLES / "training_loop.py"))
     monkeypatch.setitem(script["main"].__globals__, "EPOCHS", 3)
     script["main"](tmp_path / "digits.onnx")
     predictor = CertifiedPredictor(tmp_path / "digits.onnx")
@@ -72,7 +72,7 @@ def test_retraining_gives_the_same_model(tmp_path):
     written = record("two-moons")
     assert abs(trained.evaluation.clean_accuracy - written["clean_accuracy"]) < 0.01
     assert abs(trained.evaluation.average_certified_radius - written["average_certified_radius"]) < 0.02
-    ours = CertifiedPredictor(MODELS / "two-moons.onnx")
+    ours = CertifiedPredictor(BUNDLED / "two-moons.onnx")
     x = np.asarray(load_labelled("two-moons").inputs, dtype=float)
     same = trained.predictor.predict(x).radii.label == ours.predict(x).radii.label
     assert same.mean() > 0.99
@@ -82,8 +82,8 @@ def served(tmp_path, monkeypatch, example, host=False, **settings):
     """Runs an example against a server of the bundled models."""
     from tests.service.conftest import running
 
-    script = runpy.run_path(str(MODELS.parent / example))
-    shutil.copytree(MODELS, tmp_path / "models")
+    script = runpy.run_path(str(EXAMPLES / example))
+    shutil.copytree(bundled_models(), tmp_path / "models")
     with running(tmp_path / "models", **settings) as client:
         url = client.base_url.netloc.decode() if host else str(client.base_url)
         monkeypatch.setattr("sys.argv", [example, "--url", url])
@@ -97,7 +97,7 @@ def test_certificates_are_verified_downstream(tmp_path, monkeypatch, capsys):
     add_signing_key(tmp_path / "keys")
     served(tmp_path, monkeypatch, "verify_downstream.py", signing_keys=tmp_path / "keys")
     accepted, altered, other = capsys.readouterr().out.splitlines()
-    predictor = CertifiedPredictor(MODELS / "two-moons.onnx")
+    predictor = CertifiedPredictor(bundled_models() / "two-moons.onnx")
     label = predictor.predict(np.array([[0.0, 1.0]])).radii.label[0]
     assert accepted == f"accepted: {predictor.class_names[label]}"
     count = int(altered.split()[1])
@@ -110,7 +110,7 @@ def test_tritons_client_reads_labels_and_radii(tmp_path, monkeypatch, capsys):
     pytest.importorskip("tritonclient.http")
     served(tmp_path, monkeypatch, "kserve_client.py", host=True)
     lines = capsys.readouterr().out.splitlines()
-    predictor = CertifiedPredictor(MODELS / "two-moons.onnx")
+    predictor = CertifiedPredictor(bundled_models() / "two-moons.onnx")
     radii = predictor.predict(np.array([[0.5, 0.25], [0.0, 1.0], [-1.0, 0.5]])).radii
     assert len(lines) == 3
     for line, label, radius in zip(lines, radii.label, radii.certified_radius, strict=True):

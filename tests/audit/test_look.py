@@ -23,8 +23,9 @@ def test_shards_are_merged_to_the_whole():
     shards = look.shards(data, samples)
     assert [(shard.start, shard.stop) for shard in shards] == [(0, 256), (256, 300), (300, 500)]
     parts = [pickle.loads(pickle.dumps(look(predictor, data, shard, silent))) for shard in shards]
-    for name in ("largest", "slopes", "least"):  # whose extremes are not all of the same shard
-        assert len(set(np.argmax([getattr(part.points, name) for part in parts], axis=0))) > 1
+    extremes = [[getattr(part.points, name) for part in parts] for name in ("largest", "slopes", "least")]
+    owners = [np.argmax(values, axis=0) for values in extremes]
+    assert len(set(np.concatenate(owners))) > 1  # not all of the same shard
     points, attacked = merged(parts)
     for name, value in vars(whole.points).items():
         assert np.array_equal(getattr(points, name), value), name

@@ -9,10 +9,11 @@ import torch
 from lipmodel.norms import Norm
 from lipmodel.training.network import build_network
 from lipmodel.training.recipes import NetworkRecipe, load_recipe
+from tests.seeds import shifted
 
 
 def small_recipe(name="two-moons", *, epochs=2, widths=(16, 16), activation="maxmin", **overrides):
-    recipe = load_recipe(name, epochs=epochs, **overrides)
+    recipe = load_recipe(name, epochs=epochs, **{"seed": shifted(0)} | overrides)
     return replace(recipe, network=replace(recipe.network, widths=widths, activation=activation))
 
 
@@ -29,7 +30,7 @@ def small_network(
 ):
     """Untrained, with its weights somewhat moved, as a step of the optimiser would."""
     constraint = constraint or ("orthogonal" if norm is Norm.TWO else "rows")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(shifted(seed))
     return build_network(
         NetworkRecipe(widths=widths, constraint=constraint, **activation),
         norm=norm,

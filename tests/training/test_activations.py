@@ -16,6 +16,7 @@ from lipmodel.training.activations import (
     full_sort,
     max_min,
 )
+from tests.seeds import shifted
 
 
 def naive(x, group_size):
@@ -38,7 +39,7 @@ def test_both_parametrisations_sort_as_the_layout_says(group_size):
 
 
 def test_size_and_number_are_two_things():
-    x = torch.randn(3, 12, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(3, 12, generator=torch.Generator().manual_seed(shifted(0)))
     assert GroupSort(group_size=3).group_size(12) == 3
     assert GroupSort(number_of_groups=3).group_size(12) == 4
     assert not torch.equal(GroupSort(group_size=3)(x), GroupSort(number_of_groups=3)(x))
@@ -54,7 +55,7 @@ def test_max_min_and_full_sort():
     "activation", [max_min(), full_sort(), GroupSort(group_size=4), GroupSort(number_of_groups=4)]
 )
 def test_it_is_1_lipschitz_in_each_norm_and_keeps_the_norm_of_gradients(activation):
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(shifted(1))
     x, y = (torch.randn(500, 16, generator=generator, dtype=torch.float64) for _ in range(2))
     for p in (1, 2, torch.inf):
         moved = torch.linalg.vector_norm(activation(x) - activation(y), ord=p, dim=1)
@@ -80,7 +81,7 @@ PIECEWISE = {
 @pytest.mark.parametrize("name", PIECEWISE)
 def test_the_others_are_1_lipschitz_and_keep_the_norm_of_gradients(name):
     activation = PIECEWISE[name]
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(shifted(1))
     with torch.no_grad():
         for parameter in activation.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
@@ -109,7 +110,7 @@ def test_householder_reflects_what_lies_beyond_its_line(angle, pair):
 
 
 def test_householder_starts_as_max_min():
-    x = torch.randn(20, 6, 3, 3, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(20, 6, 3, 3, generator=torch.Generator().manual_seed(shifted(0)))
     assert torch.allclose(Householder(6)(x), max_min()(x), atol=1e-6)
 
 
@@ -131,7 +132,7 @@ def test_absolute_values_are_of_the_first_units():
 
 @pytest.mark.parametrize("activation", [max_min(), full_sort(), GroupSort(number_of_groups=2)])
 def test_images_are_sorted_place_by_place(activation):
-    x = torch.randn(3, 6, 4, 5, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(3, 6, 4, 5, generator=torch.Generator().manual_seed(shifted(0)))
     places = x.permute(0, 2, 3, 1).reshape(-1, 6)
     assert torch.equal(activation(x), activation(places).reshape(3, 4, 5, 6).permute(0, 3, 1, 2))
 

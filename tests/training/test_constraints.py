@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 from lipmodel.norms import Norm, bound_operator_norm
 from lipmodel.training.constraints import NormalisedRows, RowNorm, SpectralNorm, Stiefel, project_rows_l1
 from tests.exact import bounds_spectral_norm
+from tests.seeds import shifted
 
 rows = arrays(
     np.float64, st.tuples(st.integers(1, 4), st.integers(1, 6)), elements=st.floats(-5, 5, width=32)
@@ -56,7 +57,7 @@ def test_no_point_of_the_set_is_nearer_than_the_projection(weight, norm, radius,
 @pytest.mark.parametrize("radius", [1.0, 2.5])
 def test_the_retraction_comes_back_to_the_nearest_orthogonal_matrix(shape, radius):
     constraint = Stiefel(radius)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(shifted(0))
     weight = constraint.initial(*shape, generator).double()
     assert torch.allclose(
         torch.linalg.svdvals(weight), torch.full((min(shape),), radius, dtype=torch.float64), atol=1e-5
@@ -102,7 +103,7 @@ def test_finished_rows_are_in_their_set_in_exact_arithmetic(norm, radius):
 @pytest.mark.parametrize("shape", [(6, 6), (4, 7), (7, 4)])
 def test_finished_orthogonal_matrices_have_their_norm_in_exact_arithmetic(shape):
     constraint = Stiefel()
-    weight = constraint.initial(*shape, torch.Generator().manual_seed(0)).double().numpy()
+    weight = constraint.initial(*shape, torch.Generator().manual_seed(shifted(0))).double().numpy()
     weight = weight + 1e-4 * np.random.default_rng(0).normal(size=shape)
     finished = constraint.finish(weight)
     assert np.array_equal(finished, finished.astype(np.float32))
@@ -150,14 +151,16 @@ def test_normalised_rows_keep_their_directions_and_have_the_radius_for_their_nor
     [RowNorm(2.0, norm=Norm.ONE), NormalisedRows(2.0, norm=Norm.TWO), Stiefel(2.0), SpectralNorm(2.0)],
 )
 def test_constraints_say_which_operator_norm_they_bound(constraint):
-    weight = constraint.finish(constraint.initial(5, 4, torch.Generator().manual_seed(0)).double().numpy())
+    weight = constraint.finish(
+        constraint.initial(5, 4, torch.Generator().manual_seed(shifted(0))).double().numpy()
+    )
     assert 0 < bound_operator_norm(weight, *constraint.norms) <= 2.0
 
 
 def test_initial_rows_are_in_their_set_and_sparse_in_l1():
     for norm in Norm:
-        weight = RowNorm(norm=norm).initial(64, 64, torch.Generator().manual_seed(0))
+        weight = RowNorm(norm=norm).initial(64, 64, torch.Generator().manual_seed(shifted(0)))
         again = RowNorm(norm=norm).project(weight)
         assert torch.allclose(weight, again, atol=1e-6)
-    sparse = RowNorm(norm=Norm.ONE).initial(64, 64, torch.Generator().manual_seed(0))
+    sparse = RowNorm(norm=Norm.ONE).initial(64, 64, torch.Generator().manual_seed(shifted(0)))
     assert 1 <= (sparse != 0).sum(dim=1).double().mean() <= 8

@@ -15,6 +15,7 @@ from lipmodel.training.convolutions import (
     SpatialShift,
     almost_orthogonal,
 )
+from tests.seeds import shifted
 
 
 def matrix_of(function, shape):
@@ -31,7 +32,9 @@ def isometric(matrix, *, rows):
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(4, 4), (4, 9), (9, 4)])
 def test_a_pointwise_convolution_is_orthogonal_as_a_whole(inputs, outputs):
-    layer = PointwiseConv(inputs, outputs, Stiefel(), generator=torch.Generator().manual_seed(0)).double()
+    layer = PointwiseConv(
+        inputs, outputs, Stiefel(), generator=torch.Generator().manual_seed(shifted(0))
+    ).double()
     matrix = matrix_of(layer, (inputs, 3, 4))
     assert isometric(matrix, rows=outputs <= inputs)
     x = torch.randn(2, inputs, 3, 4, dtype=torch.float64)
@@ -59,7 +62,7 @@ def test_a_shift_is_a_permutation_that_moves_each_share_its_way(share):
 @pytest.mark.parametrize("size", [1, 3, 5])
 @pytest.mark.parametrize(("inputs", "outputs"), [(3, 3), (2, 5), (5, 2)])
 def test_almost_orthogonal_convolutions_never_raise_the_l2_norm(size, inputs, outputs):
-    generator = torch.Generator().manual_seed(size)
+    generator = torch.Generator().manual_seed(shifted(size))
     layer = AOLConv(inputs, outputs, size, generator=generator).double()
     start = matrix_of(layer, (inputs, 6, 5))
     assert isometric(start, rows=outputs <= inputs)  # nothing is lost at first

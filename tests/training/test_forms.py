@@ -29,13 +29,14 @@ from lipmodel.training.export import export, largest_difference, to_graph
 from lipmodel.training.heads import LinearHead, PrototypeHead
 from lipmodel.training.layers import ConstrainedDense, Monotone, PositionalBias, Residual, Shift, project_
 from lipmodel.training.losses import certified_radius
+from tests.seeds import shifted
 
 L2 = Norm.TWO
 
 
 def seeded(build):
     """The module, its parameters moved from where they start, and back into their sets."""
-    torch.manual_seed(0)
+    torch.manual_seed(shifted(0))
     module = build()
     with torch.no_grad():
         for parameter in module.parameters():
@@ -147,7 +148,7 @@ def test_the_file_computes_the_same_and_its_bound_is_1(build, shape):
     graph = to_graph(network, shape)
     assert graph.input_shape == shape
     content, predictor = export(graph, Claims(norm=L2, lipschitz=1.0))  # refuses a bound above 1
-    inputs = torch.randn(300, *shape, generator=torch.Generator().manual_seed(1))
+    inputs = torch.randn(300, *shape, generator=torch.Generator().manual_seed(shifted(1)))
     assert np.abs(computed(content, inputs) - network(inputs).detach().numpy()).max() < 5e-6
     assert largest_difference(network, predictor, inputs) < 5e-6
     *body, last = [op for op in graph.ops if isinstance(op, ops.Dense | ops.Conv)]
@@ -205,9 +206,9 @@ def test_entrywise_activations_are_exported_for_networks_of_row_norms(norm):
         )
     )
     with torch.no_grad():  # kinks in the midst of things, some out of order
-        network[1].kinks.copy_(0.3 * torch.randn(2, 12, generator=torch.Generator().manual_seed(2)))
+        network[1].kinks.copy_(0.3 * torch.randn(2, 12, generator=torch.Generator().manual_seed(shifted(2))))
     _, predictor = export(to_graph(network), Claims(norm=norm, lipschitz=1.0))
-    inputs = torch.randn(500, 6, generator=torch.Generator().manual_seed(1))
+    inputs = torch.randn(500, 6, generator=torch.Generator().manual_seed(shifted(1)))
     assert largest_difference(network, predictor, inputs) < 5e-6
 
 
@@ -225,7 +226,7 @@ def test_images_in_linf():
         )
     )
     _, predictor = export(to_graph(network, (3, 4, 4)), Claims(norm=Norm.INF, lipschitz=1.0))
-    inputs = torch.randn(200, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    inputs = torch.randn(200, 3, 4, 4, generator=torch.Generator().manual_seed(shifted(1)))
     assert largest_difference(network, predictor, inputs) < 5e-6
 
 
@@ -234,7 +235,7 @@ def test_large_almost_orthogonal_convolutions_are_exported_as_they_are(outputs):
     """Too large to be written out as matrices: proved at once to have the norm that they are scaled to."""
     layer = AOLConv(8, outputs)
     with torch.no_grad():
-        layer.free.copy_(torch.randn(layer.free.shape, generator=torch.Generator().manual_seed(3)))
+        layer.free.copy_(torch.randn(layer.free.shape, generator=torch.Generator().manual_seed(shifted(3))))
         layer.free.mul_(torch.logspace(-2, 2, 8)[:, None, None] if outputs == 8 else 1.0)
     network = nn.Sequential(layer, nn.Flatten(), head(outputs * 32 * 32))
     with mock.patch.object(convolution, "MAX_GRAM_WORK", 0):  # after the first step: row sums prove less
@@ -249,9 +250,9 @@ def test_large_almost_orthogonal_convolutions_are_exported_as_they_are(outputs):
 @pytest.mark.parametrize("norm", list(Norm))
 def test_certified_radii_of_prototypes_are_those_trained_for(norm):
     network = seeded(lambda: nn.Sequential(Shift(torch.rand(6)), PrototypeHead(6, 3, 5, norm=norm.dual)))
-    inputs = torch.rand(200, 6, generator=torch.Generator().manual_seed(1))
+    inputs = torch.rand(200, 6, generator=torch.Generator().manual_seed(shifted(1)))
     labels = torch.arange(200) % 3
-    network[1].place_(network[0](inputs), labels, torch.Generator().manual_seed(0))
+    network[1].place_(network[0](inputs), labels, torch.Generator().manual_seed(shifted(0)))
     with torch.no_grad():
         network[1].weight.mul_(3.0)  # the file's rows and biases are scaled back by one factor
         network[1].bias.mul_(3.0)
@@ -279,7 +280,7 @@ def test_monotone_networks_are_exported_and_their_bound_counts_the_added_term(no
     added = 2 ** (1 - norm.reciprocal)  # the dual norm of two ones
     _, predictor = export(to_graph(network), Claims(norm=norm, lipschitz=1.0 + added + 1e-6))
     assert added < predictor.bounds(norm).bound_global <= 1 + added + 1e-6
-    inputs = torch.randn(200, 6, generator=torch.Generator().manual_seed(1))
+    inputs = torch.randn(200, 6, generator=torch.Generator().manual_seed(shifted(1)))
     assert largest_difference(network, predictor, inputs) < 5e-6
 
 

@@ -13,21 +13,22 @@ from lipmodel.training.constraints import NormalisedRows, RowNorm
 from lipmodel.training.heads import LLOYD_ROUNDS, LinearHead, PrototypeHead
 from lipmodel.training.losses import certified_radius
 from tests.certify.test_mixtures import distance
+from tests.seeds import shifted
 
 ORDER = {Norm.ONE: 1, Norm.TWO: 2, Norm.INF: np.inf}
 
 
 def prototype_head(*, inputs=5, classes=3, prototypes=4, **options):
     head = PrototypeHead(
-        inputs, classes, prototypes, generator=torch.Generator().manual_seed(0), **options
+        inputs, classes, prototypes, generator=torch.Generator().manual_seed(shifted(0)), **options
     ).double()
     with torch.no_grad():
-        head.bias.uniform_(-0.3, 0.3, generator=torch.Generator().manual_seed(1))
+        head.bias.uniform_(-0.3, 0.3, generator=torch.Generator().manual_seed(shifted(1)))
     return head
 
 
 def batch(samples=40, inputs=5, classes=3):
-    generator = torch.Generator().manual_seed(2)
+    generator = torch.Generator().manual_seed(shifted(2))
     x = torch.randn(samples, inputs, generator=generator, dtype=torch.float64)
     return x, torch.randint(classes, (samples,), generator=generator)
 
@@ -126,7 +127,7 @@ def test_no_change_within_the_radius_of_pairs_alters_the_answer(norm):
     answers = head(x).argmax(dim=1)
     size = certified_radius(*_compared(head, x, answers)).detach()[:, None] * (1 - 1e-9)
     rows = head.weight.detach()
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(shifted(3))
     for attempt in range(60):
         # towards each prototype, steepest in this norm, then anywhere
         if attempt < 12:
@@ -181,10 +182,10 @@ def test_prototypes_left_out_in_training_do_not_answer_and_foreign_ones_stay():
     x, labels = batch(samples=40)
     whole = certified_radius(*_compared(head.eval(), x, labels))
     assert torch.equal(whole, certified_radius(*_compared(head, x, labels)))
-    torch.manual_seed(0)
+    torch.manual_seed(shifted(0))
     left = torch.stack([certified_radius(*_compared(head.train(), x, labels)) for _ in range(20)])
     assert (left < whole - 1e-6).any(dim=0).double().mean() > 0.8
-    torch.manual_seed(0)
+    torch.manual_seed(shifted(0))
     assert torch.equal(left[0], certified_radius(*_compared(head, x, labels)))
 
 
@@ -192,8 +193,8 @@ def test_it_starts_as_the_nearest_prototype_classifier_and_its_radius():
     x, labels = batch(samples=60)
     head = PrototypeHead(5, 3, 6, lipschitz=2.0).double()
     owner = np.arange(18) // 6
-    prototypes = k_means(x.numpy(), labels.numpy(), 3, 6, torch.Generator().manual_seed(5))
-    head.place_(x, labels, torch.Generator().manual_seed(5))
+    prototypes = k_means(x.numpy(), labels.numpy(), 3, 6, torch.Generator().manual_seed(shifted(5)))
+    head.place_(x, labels, torch.Generator().manual_seed(shifted(5)))
     assert head.weight.norm(dim=1).max().item() == pytest.approx(2.0)
     points = np.random.default_rng(0).normal(size=(50, 5))
     squared = ((points[:, None] - prototypes) ** 2).sum(axis=2)
@@ -231,7 +232,9 @@ def test_projection_changes_neither_labels_nor_radii():
 
 def test_normalised_rows_have_one_norm_and_differences_the_bounds_they_have():
     for norm in Norm:
-        head = LinearHead(6, 4, NormalisedRows(3.0, norm=norm), generator=torch.Generator().manual_seed(0))
+        head = LinearHead(
+            6, 4, NormalisedRows(3.0, norm=norm), generator=torch.Generator().manual_seed(shifted(0))
+        )
         with torch.no_grad():
             head.weight.mul_(torch.tensor([[0.1], [1.0], [5.0], [2.0]]))
             head.project_()

@@ -25,10 +25,11 @@ from lipmodel.training.layers import (
     keep_constraints,
 )
 from lipmodel.training.losses import MultiClassHinge
+from tests.seeds import shifted
 
 
 def dense_network():
-    torch.manual_seed(0)
+    torch.manual_seed(shifted(0))
     return nn.Sequential(
         Shift(torch.full((6,), 0.5)),
         ConstrainedDense(6, 8, Stiefel()),
@@ -41,7 +42,7 @@ def dense_network():
 
 
 def image_network():
-    torch.manual_seed(0)
+    torch.manual_seed(shifted(0))
     return nn.Sequential(
         nn.Unflatten(1, (1, 8, 8)),
         nn.PixelUnshuffle(2),
@@ -62,7 +63,7 @@ NETWORKS = {"dense": (dense_network, 6), "image": (image_network, 64)}
 
 
 def batch(size, samples=32):
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(shifted(1))
     return torch.rand(samples, size, generator=generator), torch.randint(3, (samples,), generator=generator)
 
 
@@ -171,9 +172,9 @@ def test_compiled_networks_compute_and_learn_the_same(name, backend):
 
 
 def test_a_residual_is_a_convex_combination():
-    inner = ConstrainedDense(4, 4, Stiefel(), generator=torch.Generator().manual_seed(0))
+    inner = ConstrainedDense(4, 4, Stiefel(), generator=torch.Generator().manual_seed(shifted(0)))
     residual = Residual(inner)
-    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(shifted(1)))
     assert residual.share.item() == 0.5
     with torch.no_grad():
         residual.logit.fill_(1.0)
@@ -184,7 +185,7 @@ def test_a_residual_is_a_convex_combination():
 
 
 def test_monotone_networks_never_fall_along_their_features():
-    torch.manual_seed(0)
+    torch.manual_seed(shifted(0))
     network = Monotone(
         nn.Sequential(
             ConstrainedDense(5, 16, RowNorm(norm=Norm.ONE)),

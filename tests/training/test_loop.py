@@ -24,6 +24,7 @@ from lipmodel.training.losses import Hinge
 from lipmodel.training.measure import accuracy, estimated_certified_accuracy
 from lipmodel.training.schedule import Schedule
 from lipmodel.training.train import train_recipe
+from tests.seeds import shifted
 from tests.training.small import small_network, small_recipe
 
 MOONS = two_moons(400).split()
@@ -35,7 +36,7 @@ def schedule(**changes):
 
 @pytest.mark.parametrize("kind", ["uniform", "exponential"])
 def test_an_average_is_of_the_last_steps_and_comes_back_to_its_sets(kind):
-    network, generator = small_network(), torch.Generator().manual_seed(0)
+    network, generator = small_network(), torch.Generator().manual_seed(shifted(0))
     average = Average(network, schedule(averaging=kind, averaging_share=0.3, averaging_decay=0.9), total=10)
     taken = []
     for step in range(1, 11):
@@ -79,7 +80,7 @@ def test_weights_return_to_their_sets_after_every_second_step_and_at_the_end_of_
     monkeypatch.setattr(module_of_descent, "project_", noted)
     data = torch.from_numpy(MOONS[0].inputs), torch.from_numpy(MOONS[0].labels)
     five_steps = schedule(epochs=2, batch_size=60)
-    descent = Descent(network, objective, data, five_steps, torch.Generator().manual_seed(0))
+    descent = Descent(network, objective, data, five_steps, torch.Generator().manual_seed(shifted(0)))
     while descent.step < descent.total:
         descent.advance()
     assert returned == [2, 4, 5, 6, 8, 10]
@@ -99,7 +100,7 @@ def test_patience_stops_and_keeps_the_weights_of_the_lowest_loss(monkeypatch):
     tensors = [(torch.from_numpy(d.inputs), torch.from_numpy(d.labels)) for d in (*MOONS, MOONS[0])]
     fit = Fit(
         network, Hinge(0.2), *tensors, schedule(epochs=9, validation=0.1, patience=2),
-        epsilon=0.1, generator=torch.Generator().manual_seed(0),
+        epsilon=0.1, generator=torch.Generator().manual_seed(shifted(0)),
     )  # fmt: skip
     result = fit.run(Control())
     assert [epoch.validation_loss for epoch in fit.history] == [3.0, 1.0, 2.0, 1.5]
@@ -135,7 +136,7 @@ def test_a_batch_larger_than_the_data():
 @pytest.mark.parametrize("outputs", [1, 2, 4])
 def test_the_estimate_is_close_to_what_is_certified(norm, outputs):
     network = small_network(norm, outputs=outputs)
-    inputs = torch.randn(400, 6, generator=torch.Generator().manual_seed(1))
+    inputs = torch.randn(400, 6, generator=torch.Generator().manual_seed(shifted(1)))
     labels = torch.arange(400) % max(2, outputs)
     predictor = export(to_graph(network), Claims(norm=norm, lipschitz=1.0))[1]
     radii = predictor.predict(inputs.double().numpy(), norm).radii

@@ -10,6 +10,7 @@ from lipmodel.training.layers import ConstrainedDense, PositionalBias, project_
 from lipmodel.training.losses import certified_radius
 from lipmodel.training.network import begin_, build_network, compare
 from lipmodel.training.recipes import NetworkRecipe
+from tests.seeds import shifted
 from tests.training.small import small_network
 
 ORDER = {Norm.ONE: 1, Norm.TWO: 2, Norm.INF: torch.inf}
@@ -20,7 +21,7 @@ CASES = [(Norm.ONE, "rows"), (Norm.TWO, "rows"), (Norm.TWO, "orthogonal"), (Norm
 @pytest.mark.parametrize("lipschitz", [1.0, 3.0])
 def test_no_score_and_no_difference_of_scores_moves_faster_than_it_may(norm, constraint, lipschitz):
     network = small_network(norm, constraint=constraint, lipschitz=lipschitz).double()
-    generator = torch.Generator().manual_seed(2)
+    generator = torch.Generator().manual_seed(shifted(2))
     x = torch.randn(2000, 6, generator=generator, dtype=torch.float64)
     y = (
         x
@@ -38,7 +39,7 @@ def test_orthogonal_group_sort_networks_keep_the_norm_of_gradients_and_relu_netw
     sizes = {}
     for activation in ("maxmin", "relu"):
         network = small_network(widths=(16, 16, 16), outputs=1, activation=activation)
-        x = torch.randn(100, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        x = torch.randn(100, 6, generator=torch.Generator().manual_seed(shifted(0)), requires_grad=True)
         head = network[-1]
         (gradient,) = torch.autograd.grad(network[:-1](x), x, head.weight.expand(100, -1))
         # what is left of the head's row after 16×16 orthogonal layers and a 16×6 one with orthonormal columns
@@ -83,7 +84,7 @@ COMBINED = [
 @pytest.mark.parametrize(("name", "norm", "constraint"), COMBINED)
 def test_recipes_choose_heads_and_activations_that_keep_the_constant(name, norm, constraint):
     network = small_network(norm, constraint=constraint, lipschitz=2.0, **BODIES[name]).double()
-    generator = torch.Generator().manual_seed(2)
+    generator = torch.Generator().manual_seed(shifted(2))
     x = torch.randn(500, 6, generator=generator, dtype=torch.float64)
     y = x + torch.randn(500, 6, generator=generator, dtype=torch.float64) / 10
     begin_(network, x, torch.arange(500) % 4, generator)
@@ -106,7 +107,7 @@ def test_convolutional_bodies_halve_images_while_they_can():
         lipschitz=1.0,
         mean=torch.zeros(1 * 12 * 20),
         outputs=3,
-        generator=torch.Generator().manual_seed(0),
+        generator=torch.Generator().manual_seed(shifted(0)),
         input_shape=(12, 20),
     )
     assert [tuple(m.bias.shape) for m in network if isinstance(m, PositionalBias)] == [

@@ -44,13 +44,16 @@ from lipmodel.norms import Norm
 from lipmodel.training import pipeline as module
 from lipmodel.training.estimator import LipschitzClassifier
 from lipmodel.training.pipeline import STEPS, export_pipeline
+from tests.seeds import shifted
 
 TRAIN, HELD_OUT = breast_cancer().split()
 LINEAR = LogisticRegression(C=1e-6, max_iter=50, solver="newton-cholesky")
 
 
 def fitted(*steps, y=TRAIN.labels, **parameters):
-    model = LipschitzClassifier(**{"epochs": 3, "widths": (16,), "batch_size": 128, **parameters})
+    model = LipschitzClassifier(
+        **{"epochs": 3, "widths": (16,), "batch_size": 128, "random_state": shifted(0), **parameters}
+    )
     return make_pipeline(*steps, model).fit(TRAIN.inputs.astype(np.float64), y)
 
 

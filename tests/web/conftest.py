@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from lipmodel.signed.key_sets import add_signing_key
+from tests.seeds import bundled_models
 from tests.service.conftest import lipserve, url_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "models"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WAIT_MS = 20_000
 
@@ -43,7 +42,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a service that signs, takes uploads, and serves the two bundled models."""
     folder = tmp_path_factory.mktemp("web")
     (folder / "models").mkdir()
-    for file in EXAMPLES.iterdir():
+    for file in bundled_models().iterdir():
         shutil.copy(file, folder / "models")
     add_signing_key(folder / "keys.json")
     arguments = (

@@ -9,8 +9,8 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
+from tests.seeds import bundled_models
 from tests.service.conftest import COMMAND, lipserve, url_of
-from tests.web.conftest import EXAMPLES
 
 NARROW = {"width": 390, "height": 844}
 MOST_SERIOUS = {"serious", "critical"}
@@ -140,7 +140,7 @@ def test_where_nothing_is_served_it_says_what_to_do(browser, tmp_path):
 def test_a_key_is_asked_for_once_and_forgotten(browser, tmp_path):
     models = tmp_path / "models"
     models.mkdir()
-    shutil.copy(EXAMPLES / "two-moons.onnx", models)
+    shutil.copy(bundled_models() / "two-moons.onnx", models)
     create = [*COMMAND, "--models", str(models), "keys", "create", "--name", "page", "--scope", "admin"]
     key = subprocess.run(create, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
     with lipserve("--models", models, "--port", 0) as process:

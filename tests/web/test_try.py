@@ -14,8 +14,8 @@ import pytest
 from lipmodel.certify.claims import Claims
 from lipmodel.norms import Norm, vector_norm
 from tests.networks import groupsort_net, to_file
+from tests.seeds import bundled_models
 from tests.service.conftest import lipserve, url_of
-from tests.web.conftest import EXAMPLES
 
 COLUMNS = ["age", "height", "weight", "shoe size", "<b>hostile</b>"]
 FORGED = {"label": "upper", "certified_radius": 1.0, "adversarial": [0.5, 0.5], "adversarial_label": "lower"}
@@ -39,7 +39,7 @@ def service(tmp_path_factory):
     """The bundled models, one of columns, one of the plane without samples, one that withholds answers."""
     folder = tmp_path_factory.mktemp("try") / "models"
     folder.mkdir()
-    for file in [*EXAMPLES.glob("*.onnx"), *EXAMPLES.glob("*.npz")]:
+    for file in [*bundled_models().glob("*.onnx"), *bundled_models().glob("*.npz")]:
         shutil.copy(file, folder)
     rng = np.random.default_rng(0)
     claims = Claims(norm=Norm.TWO, record={"columns": COLUMNS, "units": "as in the file"})
@@ -47,7 +47,7 @@ def service(tmp_path_factory):
     np.savez(folder / "table.samples.npz", inputs=rng.normal(size=(9, 5)), labels=np.arange(9) % 3)
     (folder / "plain.onnx").write_bytes(to_file(groupsort_net((2, 8), 3)))
     (folder / "nameless.onnx").write_bytes(to_file(groupsort_net((3, 8), 2)))
-    shutil.copy(EXAMPLES / "two-moons.onnx", folder / "careful.onnx")
+    shutil.copy(bundled_models() / "two-moons.onnx", folder / "careful.onnx")
     (folder / "careful.toml").write_text('[policy]\nepsilon = 0.3\naction = "abstain"\n')
     with lipserve("--models", folder, "--port", 0) as process:
         yield url_of(process)
