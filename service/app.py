@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import signal
 import socket
 import sys
@@ -223,7 +224,7 @@ def ready_line(app: FastAPI) -> str:
     """The one line that scripts wait for, but for places where ``url`` and ``workers`` are put."""
     registry = app.state.service.registry
     served, refused = len(registry.served), len(registry.refused)
-    models = f"models served: {served}, refused: {refused}"
+    models = f"models served: {served}, refused: {refused}" if served or refused else "no models yet"
     return f"lipserve: ready at {{url}} ({models}{{workers}}; see {{url}}/docs)"
 
 
@@ -322,6 +323,18 @@ def main(context: click.Context, /, config: str | None, **flags: str | None) -> 
 main.add_command(keys)
 
 
+def require_folders(settings: Settings) -> None:
+    """Refuse folders that are not there: misspelt, or not mounted, nothing would be found in them.
+
+    Raises:
+        click.UsageError: names the folder and its setting.
+    """
+    made = settings.models_url is not None  # the models folder, when models are copied into it
+    for name, folder in (("models", None if made else settings.models), ("data", settings.data)):
+        if folder is not None and not os.path.isdir(folder):
+            raise click.UsageError(f"--{name}: there is no folder {folder}; make it, or name another")
+
+
 def serve(settings: Settings) -> None:
     """Serves until it is told to stop.
 
@@ -331,6 +344,7 @@ def serve(settings: Settings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # while models load; the server takes them over
         signal.signal(number, lambda *_: sys.exit(0))
     logs.set_up(settings.log_format)
+    require_folders(settings)
     if settings.uploads:
         sweep(settings.models)
     try:

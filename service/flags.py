@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +14,14 @@ import click
 from pydantic import ValidationError
 
 from service.settings import ENVIRONMENT_PREFIX, Settings
+
+CONFIG = "config"
+"""Of the environment alone: the settings file."""
+OF_KUBERNETES = re.compile(
+    r"LIPSERVE_(\w+_)?(SERVICE_HOST=.*|SERVICE_PORT(_\w+)?=\d+|PORT(_\d+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://.*"
+    r"|PORT_\d+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR)=.*)"
+)
+"""What Kubernetes puts into the environment of pods beside a service whose name begins with lipserve."""
 
 
 def _flag(name: str) -> str:
@@ -45,12 +55,21 @@ def read_settings(flags: Mapping[str, str | None], file: str | None = None) -> S
     """Settings from the flags that were given, the environment, a TOML file, and the defaults.
 
     Raises:
-        click.UsageError: a value makes no sense; names the flag, the variable or the file.
+        click.UsageError: a value makes no sense, or a name is no setting; names the flag, variable or file.
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    variables = {name.upper() for name in os.environ}
+    variables = {
+        name.upper()
+        for name, value in os.environ.items()
+        if value and not OF_KUBERNETES.fullmatch(f"{name}={value}")
+    }
+    for name in sorted(variables):
+        if name.startswith(ENVIRONMENT_PREFIX):
+            _check_name(name.removeprefix(ENVIRONMENT_PREFIX).lower(), name, variable)
     kept = {} if file is None else _read_file(Path(file))
     kept = {name: value for name, value in kept.items() if variable(name) not in variables}
+    if variable("port") not in variables:  # else it is read from the environment, where it may be Kubernetes'
+        kept.setdefault("port", str(Settings.model_fields["port"].default))
     try:
         return Settings(**(kept | given))  # type: ignore[arg-type]
     except ValidationError as error:
@@ -58,6 +77,24 @@ def read_settings(flags: Mapping[str, str | None], file: str | None = None) -> S
         name = str(first["loc"][0])
         origin = _flag(name) if name in given else f"{name} in {file}" if name in kept else variable(name)
         raise click.UsageError(f"{origin} is '{first['input']}'. {first['msg']}.") from None
+
+
+def _check_name(name: str, found: str, spelt: Callable[[str], str]) -> None:
+    """Refuse the name of no setting: a limit that is misspelt would not hold.
+
+    Args:
+        name: of a setting, it may be.
+        found: the same as it was found, and where.
+        spelt: how the name of a setting is written there.
+
+    Raises:
+        click.UsageError: no setting has the name.
+    """
+    known = [*Settings.model_fields, CONFIG]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {spelt(near[0])}?" if near else "lipserve --help lists them"
+        raise click.UsageError(f"{found} is no setting; {hint}")
 
 
 def _read_file(path: Path) -> dict[str, str]:
@@ -68,8 +105,7 @@ def _read_file(path: Path) -> dict[str, str]:
         reason = getattr(error, "strerror", None) or error
         raise click.UsageError(f"the settings file {path} cannot be read: {reason}") from None
     for name, value in found.items():
-        if name not in Settings.model_fields:
-            raise click.UsageError(f"{path}: '{name}' is no setting; lipserve --help lists them")
+        _check_name(name, f"{path}: '{name}'", str)
         if not isinstance(value, str | int | float):
             raise click.UsageError(f"{path}: {name} is no text, number or boolean")
     return {name: str(value) for name, value in found.items()}

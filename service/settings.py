@@ -20,7 +20,7 @@ class Settings(BaseSettings):
         pydantic.ValidationError: a value given, here or in the environment, makes no sense.
     """
 
-    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, env_ignore_empty=True, frozen=True)
 
     models: Path = Field(Path("models"), description="Folder whose *.onnx files are served.")
     models_url: str | None = Field(

@@ -66,7 +66,15 @@ def test_a_port_in_use_is_told(tmp_path):
         (["--max-rows", "0"], {}, "--max-rows is '0'"),
         ([], {"LIPSERVE_THREADS": "two"}, "LIPSERVE_THREADS is 'two'"),
         (["--nope"], {}, "No such option"),
-        (["--host", "no.such.host.invalid"], {}, "cannot listen on no.such.host.invalid"),
+        ([], {"LIPSERVE_MAX_ROW": "7"}, "LIPSERVE_MAX_ROW is no setting; did you mean LIPSERVE_MAX_ROWS?"),
+        ([], {"LIPSERVE_XYZZY": "7"}, "LIPSERVE_XYZZY is no setting; lipserve --help lists them"),
+        ([], {"lipserve_worker": "7"}, "LIPSERVE_WORKER is no setting; did you mean LIPSERVE_WORKERS?"),
+        (["keys", "list"], {"LIPSERVE_STAT": "x"}, "did you mean LIPSERVE_STATE?"),
+        (["--models", "/nothere"], {}, "--models: there is no folder /nothere; make it, or name another"),
+        (["--models", "/nothere", "--workers", "2"], {}, "there is no folder /nothere"),
+        (["--models", "/etc/passwd", "--uploads"], {}, "there is no folder /etc/passwd"),
+        (["--models", "/tmp", "--data", "/nothere"], {}, "--data: there is no folder /nothere"),
+        (["--models", "/tmp", "--host", "no.such.host.invalid"], {}, "cannot listen on no.such.host.invalid"),
     ],
 )
 def test_bad_use_is_told(arguments, environment, told):
@@ -74,6 +82,31 @@ def test_bad_use_is_told(arguments, environment, told):
     assert result.returncode in (1, 2)
     assert told in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_an_empty_folder_is_served_and_the_ready_line_says_so(tmp_path):
+    with lipserve("--models", tmp_path, "--port", 0) as process:
+        assert "(no models yet; see http" in process.stdout.readline()
+
+
+def test_variables_of_kubernetes_and_empty_ones_are_no_settings(tmp_path):
+    variables = {
+        "LIPSERVE_SERVICE_HOST": "10.96.0.7",
+        "LIPSERVE_SERVICE_PORT": "80",
+        "LIPSERVE_SERVICE_PORT_HTTP": "80",
+        "LIPSERVE_PORT": "tcp://10.96.0.7:80",
+        "LIPSERVE_PORT_80_TCP": "tcp://10.96.0.7:80",
+        "LIPSERVE_PORT_80_TCP_PROTO": "tcp",
+        "LIPSERVE_PORT_80_TCP_PORT": "80",
+        "LIPSERVE_PORT_80_TCP_ADDR": "10.96.0.7",
+        "LIPSERVE_CANARY_PORT": "tcp://10.96.0.8:80",
+        "LIPSERVE_STATE": "",
+        "LIPSERVE_MAX_ROWS": "",
+    }
+    found = json.loads(configured(tmp_path, "max_rows = 3", **variables).stdout)
+    assert (found["port"], found["state"], found["max_rows"]) == (8000, None, 3)
+    assert json.loads(configured(tmp_path, "port = 7", **variables).stdout)["port"] == 7
+    assert json.loads(configured(tmp_path, "port = 7", LIPSERVE_PORT="8").stdout)["port"] == 8
 
 
 def test_answers_do_not_wait_for_acknowledgements():
@@ -94,7 +127,7 @@ def configured(tmp_path, text, *arguments, **environment):
         "app.main()"
     )
     return subprocess.run(
-        [sys.executable, "-c", script, "--config", str(file), *arguments],
+        [sys.executable, "-c", script, "--config", str(file), "--models", str(tmp_path), *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
@@ -122,7 +155,7 @@ def test_a_file_sets_and_environment_and_flags_win(tmp_path):
         ("max_rows = 1.5", "max_rows in {file} is '1.5'"),
         ("max_rows = [1]", "max_rows is no text, number or boolean"),
         ("access_log = 7", "access_log in {file} is '7'"),
-        ("max-rows = 1", "'max-rows' is no setting"),
+        ("max-rows = 1", "'max-rows' is no setting; did you mean max_rows?"),
         ("[serve]\nport = 1", "'serve' is no setting"),
         ("max_rows = ", "the settings file {file} cannot be read: Invalid value"),
         ("\x00", "the settings file {file} cannot be read"),
