@@ -146,6 +146,7 @@ def _predictions(response: httpx.Response) -> Predictions:
         read(ModelReference, body["model"]),
         tuple(read(Prediction, p) for p in body["predictions"]),
         tuple(read(InputWarning, w) for w in body.get("warnings", ())),
+        body.get("execution"),
     )
 
 

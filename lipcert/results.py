@@ -80,11 +80,19 @@ class InputWarning:
 
 @dataclass(frozen=True)
 class Predictions(Sequence[Prediction]):
-    """One prediction for each input, in order, the model that made them, and warnings about the inputs."""
+    """One prediction for each input, in order.
+
+    Attributes:
+        model: that made them.
+        warnings: about the inputs.
+        execution: "float64" or "float32", the format whose evaluations labels and radii speak of; None where
+            the service is too old to say.
+    """
 
     model: ModelReference
     predictions: tuple[Prediction, ...]
     warnings: tuple[InputWarning, ...] = ()
+    execution: str | None = None
 
     def __getitem__(self, place: Any) -> Any:
         return self.predictions[place]

@@ -77,6 +77,7 @@ class Evaluation(Accuracies):
 
     Attributes:
         norm: the norm that radii and epsilons are in.
+        execution: the format that was evaluated in: answers and radii are those of evaluations in it.
         tightened: whether radii are those of the slower tier.
         majority_share: share of the most common class: the accuracy, certified at every epsilon, of a
             constant answer; ``majority_class``: the name of that class.
@@ -95,6 +96,7 @@ class Evaluation(Accuracies):
     """
 
     norm: Norm
+    execution: str
     tightened: bool
     majority_share: float
     majority_class: str
@@ -127,6 +129,7 @@ class Evaluation(Accuracies):
         return {
             **self.summary(),
             **_accuracies(self),
+            "execution": self.execution,
             "majority_class": self.majority_class,
             "balanced_certified_accuracy": self.balanced_certified_accuracy,
             "attacked_sample": None
@@ -374,6 +377,7 @@ def _evaluation(
     return Evaluation(
         **shares(whole),
         norm=norm,
+        execution=predictor.execution.__name__,
         tightened=tighten,
         majority_share=float(counts.max() / len(labels)),
         majority_class=names[counts.argmax()],

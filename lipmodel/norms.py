@@ -45,6 +45,15 @@ class Norm(StrEnum):
         return {Norm.ONE: 1.0, Norm.TWO: 0.5, Norm.INF: 0.0}[self]
 
 
+LEAST_DISTANCE = {Norm.ONE: 2.0**-960, Norm.TWO: 2.0**-480, Norm.INF: 2.0**-1000}
+"""Shorter distances, computed in float64, may fall short of the exact ones by more than relative roundings.
+
+Where subnormal numbers are flushed to zero, up to 2⁻¹⁰²² is lost of each of d entries, in l2 of each square:
+of the distances given here less than d·2⁻⁶², of shorter ones perhaps all. The largest entry, which is the
+linf distance, is not flushed.
+"""
+
+
 # --- directed rounding ---------------------------------------------------------------------
 
 

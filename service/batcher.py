@@ -33,6 +33,11 @@ class Part(NamedTuple):
         """(N,) certified radii."""
         return self.batch.predictions.radii.certified_radius[self.start : self.stop]
 
+    @property
+    def execution(self) -> str:
+        """Name of the format that they were computed in."""
+        return self.batch.predictions.execution.__name__
+
     def check_scores(self) -> None:
         """Raises InputError where scores are not finite."""
         if self.batch.finite is None:

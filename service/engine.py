@@ -17,7 +17,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from lipmodel.certify.execution import Float
 from lipmodel.certify.predictor import Predictions
 from lipmodel.deadline import Deadline
 from lipmodel.norms import Array, Norm
@@ -72,7 +71,6 @@ class Engine:
         *,
         caller: str,
         tighten: bool = False,
-        execution: Float | None = None,
     ) -> Part:
         """Scores, labels and certified radii of (N, d) inputs that ``check_inputs`` gave.
 
@@ -82,15 +80,13 @@ class Engine:
             norm: of the radii.
             caller: identity to take turns by.
             tighten: whether to prove larger radii, as far as the setting tighten_seconds allows.
-            execution: the format to compute in; by default as the model is set.
 
         Raises:
             InputError: the model's scores overflow there.
             Problem: 429, too much long work is queued.
         """
-        own = execution in (None, model.settings.dtype)
-        if tighten or not own or is_long(model, inputs):
-            batch = await self._in_thread(model, inputs, norm, caller, tighten, execution)
+        if tighten or is_long(model, inputs):
+            batch = await self._in_thread(model, inputs, norm, caller, tighten)
             if not tighten:
                 self.served.of(model, norm).add(batch.predictions.radii)
             part = Part(batch, 0, len(inputs))
@@ -101,7 +97,7 @@ class Engine:
         return part
 
     def predict_soon(self, model: Model, inputs: Array, norm: Norm) -> asyncio.Future[Part] | None:
-        """The same, to be computed as the model is set, and ``check_scores`` is for the caller to do.
+        """The same, and ``check_scores`` is for the caller to do.
 
         None where that is long work, or the model has not been prepared for that norm by :meth:`predict`.
         """
@@ -135,30 +131,26 @@ class Engine:
         if norm in self._batchers.get(model, {}):
             return
         if not model.predictor.rule(norm).ready:  # for thousands of scores that takes seconds
-            await self.run(caller, lambda: model.predictor.prepare(norm, model.settings.dtype))
+            await self.run(caller, lambda: model.predictor.prepare(norm))
         # Neither of these holds the model itself, which would then never be freed.
-        predictor, served, execution = model.predictor, self.served.of(model, norm), model.settings.dtype
+        predictor, served = model.predictor, self.served.of(model, norm)
 
         def run(inputs: Array) -> Batch:
-            answers = predictor.answer(inputs, norm, execution=execution)
-            batch = Batch(answers, predictor.claims.far_outside(inputs))
+            batch = Batch(predictor.answer(inputs, norm), predictor.claims.far_outside(inputs))
             served.add(batch.predictions.radii)
             return batch
 
         batchers = self._batchers.setdefault(model, {})
         batchers.setdefault(norm, Batcher(run, _most_rows(model), self._metrics))
 
-    async def _in_thread(
-        self, model: Model, inputs: Array, norm: Norm, caller: str, tighten: bool, execution: Float | None
-    ) -> Batch:
-        answer, dtype = model.predictor.answer, execution or model.settings.dtype
+    async def _in_thread(self, model: Model, inputs: Array, norm: Norm, caller: str, tighten: bool) -> Batch:
+        answer = model.predictor.answer
 
         def tightened(deadline: Deadline) -> Predictions:
-            return answer(inputs, norm, tighten=True, execution=dtype, deadline=deadline)
+            return answer(inputs, norm, tighten=True, deadline=deadline)
 
         def plain(deadline: Deadline) -> Predictions:
-            parts = _parts(model, inputs, deadline)
-            return Predictions.joined([answer(part, norm, execution=dtype) for part in parts])
+            return Predictions.joined([answer(part, norm) for part in _parts(model, inputs, deadline)])
 
         begun = perf_counter()
         if tighten:

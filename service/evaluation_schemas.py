@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from lipmodel.norms import Norm
-from service.schemas import NormOfRadius, Rows, Wire
+from service.model_settings import Execution
+from service.schemas import EXECUTION, NormOfRadius, Rows, Wire
 
 Interval = Annotated[
     tuple[float, float], Field(description="Ends of a 95% confidence interval (Wilson), as shares.")
@@ -91,6 +92,7 @@ class EvaluationResult(AccuracyFigures):
 
     sha256: str = Field(description="Digest of the ONNX file.")
     norm: Norm = Field(description="Norm of radii and epsilons.")
+    execution: Execution = Field(description=EXECUTION)
     tightened: bool = Field(description="Whether radii are those of the slower tier.")
     majority_share: float = Field(
         description="Share of the most common class, which a constant answer has at every epsilon.",

@@ -170,7 +170,8 @@ class Jobs:
             owner=self._store.server,
             created=time.time(),
         )
-        task = json.dumps({"kind": kind, "sha256": file.sha256, "options": options})
+        execution = model.settings.execution
+        task = json.dumps({"kind": kind, "sha256": file.sha256, "execution": execution, "options": options})
         self._live[job.id] = _Live()
         try:
             folder = self._folder.work(job.id)

@@ -290,7 +290,8 @@ class Models:
         mine = settings.of(predictor.default_norm)
         before = self.current.models.get(name)
         model = before.served.get(version) if before else None
-        if model is not None and model.predictor is predictor and model.settings == mine:
+        if model is not None and model.predictor.file is predictor.file and model.settings == mine:
             return model
-        predictor.prepare(mine.policy.norm, mine.dtype)
+        predictor = predictor.executing(mine.dtype)
+        predictor.prepare(mine.policy.norm)
         return Model(name, version, predictor, predictor.file.graph.multiplications, mine)

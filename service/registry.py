@@ -27,7 +27,7 @@ class Model:
     Attributes:
         name: of the model.
         version: a positive whole number, as text.
-        predictor: the model itself, ready in its own norm and mostly in all.
+        predictor: the model itself, in the execution that is set, ready in its own norm and mostly in all.
         multiplications: of numbers, for one input; a measure of how long an answer takes.
         settings: policy and execution.
     """

@@ -29,6 +29,9 @@ NormOfRadius = Annotated[
 ]
 
 
+EXECUTION = "Format that scores are computed in; labels and certified radii speak of every evaluation in it."
+
+
 class Wire(BaseModel):
     """What all wire types have in common.
 
@@ -87,7 +90,7 @@ class Prediction(Wire):
     )
     certified_radius: float = Field(
         description="No change of the input within this distance changes the label, rounding of the "
-        "service's own arithmetic included. 0: nothing is certified."
+        "execution included. 0: nothing is certified."
     )
     method: Literal["lipschitz", "mixture", "local"] = Field(
         description="What the radius comes from: constants of the largest score against each other, or of "
@@ -136,6 +139,7 @@ class PredictResponse(Wire):
     """One prediction for each input, in order."""
 
     model: ModelReference
+    execution: Execution = Field(description=EXECUTION)
     predictions: list[Prediction]
     warnings: list[InputWarning] = Field(description="About the inputs; empty where there is none.")
 
@@ -205,7 +209,7 @@ class ServedSummary(ModelReference):
     versions: list[VersionSummary]
     labels: dict[str, str] = Field(description="Versions by label; 'latest' answers where none is asked for.")
     policy: PolicySummary
-    execution: Execution = Field(description="Format that scores are computed in.")
+    execution: Execution = Field(description=EXECUTION)
     fault: str | None = Field(
         description="What is refused of the model's files as they are now, if anything."
     )
@@ -302,7 +306,7 @@ class Finding(Wire):
     """The nearest change of the label of one input that was found."""
 
     label: str = Field(description="Answer to the input itself.")
-    certified_radius: float = Field(description="Of the input, from scores computed in float64.")
+    certified_radius: float = Field(description="Of the input.")
     found: bool = Field(description="Whether any change was; that none was proves nothing.")
     adversarial: list[float] | None = Field(description="The changed input; null where none was found.")
     adversarial_label: str | None = Field(description="The answer to that.")
@@ -317,6 +321,7 @@ class AttackResponse(Wire):
 
     model: ModelReference
     norm: Norm
+    execution: Execution = Field(description=EXECUTION)
     findings: list[Finding]
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from service.schemas import MAX_DIMENSIONS, MAX_LENGTH, PredictOptions, Wire
+from service.model_settings import Execution
+from service.schemas import EXECUTION, MAX_DIMENSIONS, MAX_LENGTH, PredictOptions, Wire
 
 Size = Annotated[int, Field(ge=0, le=MAX_LENGTH)]
 
@@ -68,7 +69,10 @@ class OutputTensor(Wire):
 class InferResponseParameters(Wire):
     """What is said beside the outputs."""
 
-    warnings: str = Field(description="About the inputs, in words.")
+    execution: Execution = Field(description=EXECUTION)
+    warnings: str | None = Field(
+        default=None, description="About the inputs, in words; only where there is a warning."
+    )
 
 
 class InferResponse(Wire):
@@ -77,9 +81,7 @@ class InferResponse(Wire):
     model_name: str
     model_version: str
     id: str | None = None
-    parameters: InferResponseParameters | None = Field(
-        default=None, description="Only where there is a warning about the inputs."
-    )
+    parameters: InferResponseParameters
     outputs: list[OutputTensor]
 
 

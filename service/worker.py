@@ -89,6 +89,8 @@ def _throttled(progress: Progress) -> Progress:
 def _run(folder: Path, progress: Progress) -> dict[str, Any]:
     task = json.loads((folder / TASK_FILE).read_text("ascii"))
     predictor = CertifiedPredictor((folder / "model.onnx").read_bytes())
+    if task.get("execution") == "float32":  # of the model as it was served when the job was sent
+        predictor = predictor.executing(np.float32)
     # The digest of the file as served, with its external data.
     predictor.file = replace(predictor.file, sha256=task["sha256"])
     return KINDS[task["kind"]](predictor, folder, task["options"], progress)

@@ -29,7 +29,7 @@ from lipmodel.certify.ops import Graph
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.cli import main
 from lipmodel.errors import CertificateError, MissingExtraError, ModelError
-from lipmodel.norms import Norm, bound_spectral_norm, vector_norm
+from lipmodel.norms import LEAST_DISTANCE, Norm, bound_spectral_norm, vector_norm
 from lipmodel.verify import evaluation, proof, scaling
 from lipmodel.verify.check import verify
 from lipmodel.verify.ends import owners
@@ -256,6 +256,15 @@ def test_tampered_certificates_fail_with_the_reason(name):
 
 def test_the_untampered_one_holds():
     assert verify(HONEST, CONTENT).verdict == "holds"
+
+
+def test_a_radius_that_no_caller_can_measure_fails():
+    """Beyond about 2⁻⁵⁴⁰ a change of the label is at the distance 0, computed in float64."""
+    for norm in Norm:
+        made = certify(CertifiedPredictor(CONTENT), np.asarray([HONEST.input]), norm)[0]
+        for factor, verdict in ((2.0, "holds"), (1.0, "fails"), (0.5, "fails")):
+            least = replace(made, certified_radius=LEAST_DISTANCE[norm] * factor)
+            assert verify(least, CONTENT).verdict == verdict
 
 
 def test_a_weaker_certificate_is_true():

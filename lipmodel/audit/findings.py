@@ -131,6 +131,7 @@ class AuditReport:
         reasons: what does, one line each.
         sha256: digest of the model file.
         norm: norm of the input; gradients are measured in the dual one.
+        execution: the format whose labels and radii were attacked.
         bound: certified Lipschitz constant of a score; ``claim``: what the file says, if anything.
         observed: largest gradient norm of a score; ``observed_error``: what its rounding may add.
         observed_slope: largest slope of a score between two inputs, its rounding taken off: the true
@@ -151,6 +152,7 @@ class AuditReport:
     reasons: tuple[str, ...]
     sha256: str
     norm: Norm
+    execution: str
     bound: float
     claim: float | None
     observed: float

@@ -111,6 +111,7 @@ def audit(
         reasons=tuple(reasons),
         sha256=predictor.file.sha256,
         norm=norm,
+        execution=predictor.execution.__name__,
         bound=bounds.bound_global,
         claim=claim,
         observed=float(seen.observed[scores].max()),

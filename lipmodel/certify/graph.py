@@ -57,7 +57,8 @@ class OnnxFile:
         sha256: their digest, in hexadecimal.
         graph: the network.
         output: the file's own name of the output that holds the class scores.
-        dtype: the floating-point format that the file computes in.
+        dtype: the floating-point format of the file's input.
+        score_dtype: that of its scores; another than the input's where the file casts on the way.
         operators: how often each ONNX operator occurs on the way to the scores.
         folded: names of the tensors among the weights that the file computes from others by floating-point
             arithmetic. They are taken as they are computed here; another runtime may get others.
@@ -70,6 +71,7 @@ class OnnxFile:
     graph: Graph
     output: str
     dtype: type[np.float32] | type[np.float64]
+    score_dtype: type[np.float32] | type[np.float64]
     operators: dict[str, int]
     folded: tuple[str, ...]
     folded_sha256: str | None
@@ -202,6 +204,7 @@ def _read_graph(model: onnx.ModelProto) -> dict[str, Any]:
         "graph": simplify(graph),
         "output": output,
         "dtype": walk.dtypes[name],
+        "score_dtype": walk.dtypes[output],
         "operators": dict(sorted(Counter(node.op_type for node in nodes).items())),
         "folded": tuple(folded),
         "folded_sha256": digest_tensors(folded) if folded else None,

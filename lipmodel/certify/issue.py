@@ -41,7 +41,7 @@ def certify(
     certificates = []
     for row, label in enumerate(radii.label):
         scores, radius, runner_up = result.raw_scores[row], radii.certified_radius[row], radii.runner_up[row]
-        standing = mixer.stand(scores, x[row], mix=mix and radius > 0.0)
+        standing = mixer.stand(scores, x[row], int(label), mix=mix and radius > 0.0)
         bounds = (standing.bound_lipschitz, standing.bound_error, standing.bound_error_slope)
         if not (np.isfinite(bounds).all() and np.isfinite(scores).all()):
             raise InputError("its scores or their bounds are not finite", field=f"inputs[{row}]")

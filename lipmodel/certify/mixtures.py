@@ -6,7 +6,7 @@ mixture may therefore take the place of the one score i of ``radius.py``, with
 
     m = Σ λ_i ŷ_i - ŷ_j,   L = ‖Σ λ_i w_i - w_j‖_{s*} L_s,   E = Σ λ_i E_ij,   B = Σ λ_i B_ij :
 
-inside r = (m - 2E) / (L + κB) the mean of the ŷ_i - ŷ_j with the weights λ is positive, hence one of
+inside r = (m - E° - E) / (L + κB) the mean of the ŷ_i - ŷ_j with the weights λ is positive, hence one of
 them is. In l2, where scores are linear in the input, the best λ gives the exact distance to the region
 in which j is above all own scores (duality of the projection onto a polyhedron); so do Voráček and Hein
 2022 certify nearest-prototype classifiers. How the weights are found needs no proof.
@@ -20,11 +20,22 @@ import numpy as np
 
 from lipmodel.certify.head import Head, Indices
 from lipmodel.certify.radius import RadiusRule
+from lipmodel.certify.rounding import RoundingBounds
 from lipmodel.norms import Array, bound_vector_norm, down, gamma, inflate, up
 
 MIXED_SCORES, MIXED_RIVALS, CHUNK = 32, 128, 16
 """At most so many own scores are mixed, against so many rivals, so many at a time."""
 SWEEPS = 20
+CHOSEN = (
+    "weights",
+    "reach",
+    "bound_margin",
+    "bound_score_error",
+    "bound_lipschitz",
+    "bound_error",
+    "bound_error_slope",
+)
+"""Of a standing, all that other weights change."""
 WEIGHT_UNIT = 2.0**-20
 """Weights are multiples of this, so that they add up to exactly 1."""
 
@@ -38,6 +49,8 @@ class Standing:
         own: (I,) scores of the answered class, the largest first.
         weights: (J, I) the mixture against each j; rows add up to 1. One weight of 1 is a pair.
         reach: (J,) how far a change must go before score j may be above all own ones, rounded down.
+        bound_margin: (J,) never above m - E°, and so never above the exact margin over j.
+        bound_score_error: (J,) E°, of m as computed.
         bound_lipschitz, bound_error, bound_error_slope: (J,) L, E and B of the mixture less j.
     """
 
@@ -45,6 +58,8 @@ class Standing:
     own: Indices
     weights: Array
     reach: Array
+    bound_margin: Array
+    bound_score_error: Array
     bound_lipschitz: Array
     bound_error: Array
     bound_error_slope: Array
@@ -55,30 +70,30 @@ class Mixer:
 
     Attributes:
         head: where the scores come from.
-        rule: the formula, its scores evaluated in the format that it speaks of.
+        rule: the formula.
     """
 
     def __init__(self, head: Head, rule: RadiusRule) -> None:
         self.head, self.rule = head, rule
 
-    def stand(self, scores: Array, x: Array, *, mix: bool) -> Standing:
-        """The largest own score against each foreign one; with ``mix``, mixtures where they reach further.
+    def stand(self, scores: Array, x: Array, label: int, *, mix: bool) -> Standing:
+        """The largest score of a class against each foreign one; with ``mix``, mixtures that reach further.
 
         Mixtures are sought nearest rival first, until the nearest of all is one that has been looked at.
 
         Args:
             scores: (M,) raw scores at x, all finite.
             x: (d,) the input.
+            label: the class.
             mix: whether to seek mixtures, some milliseconds an input.
         """
         owners = self.head.owners
-        label = owners[self.head.best(scores[None])[0]]
         own = np.flatnonzero(owners == label)
         own = own[np.argsort(-scores[own], kind="stable")][: MIXED_SCORES if mix else 1]
         foreign = np.flatnonzero((owners != label) & (owners >= 0))
         weights = np.zeros((len(foreign), len(own)))
         weights[:, 0] = 1.0
-        standing = self._standing(scores, x, own, weights, foreign)
+        standing = self.standing(scores, x, own, weights, foreign)
         if len(own) > 1:
             order, least = np.argsort(standing.reach, kind="stable"), np.inf
             for start in range(0, min(MIXED_RIVALS, len(order)), CHUNK):
@@ -91,39 +106,51 @@ class Mixer:
 
     def error(self, own: Indices, weights: Array, foreign: Indices, size: Array) -> Array:
         """(J,) never below E(ρ) of each mixture less its foreign score, for an input of size ρ."""
-        pairs = self.rule.promised.pair_error(own[None, :], foreign[:, None], size)
-        return np.asarray(inflate((weights * pairs).sum(axis=1), len(own) + 2))
+        return self._error_of(self.rule.promised, own, weights, foreign, size)
+
+    @staticmethod
+    def _error_of(
+        bounds: RoundingBounds, own: Indices, weights: Array, foreign: Indices, size: Array
+    ) -> Array:
+        first, pair = own[weights.argmax(axis=1)], weights.max(axis=1) == 1.0
+        alone = bounds.pair_error(first, foreign, size)
+        if pair.all():
+            return alone
+        pairs = bounds.pair_error(own[None, :], foreign[:, None], size)
+        return np.where(pair, alone, inflate((weights * pairs).sum(axis=1), len(own) + 2))
 
     def _improve(self, standing: Standing, chunk: Indices, scores: Array, x: Array) -> None:
         """Puts better weights, if there are, in place of those against some of the foreign scores."""
         own, foreign = standing.own, standing.foreign[chunk]
         best = self.rule.reach_of_pairs(scores, x, own[:, None], foreign).argmax(axis=0)
         for weights in (np.eye(len(own))[best], self._weights(scores, own, foreign)):
-            found = self._standing(scores, x, own, weights, foreign)
+            found = self.standing(scores, x, own, weights, foreign)
             better = found.reach > standing.reach[chunk]
-            for name in ("weights", "reach", "bound_lipschitz", "bound_error", "bound_error_slope"):
+            for name in CHOSEN:
                 getattr(standing, name)[chunk[better]] = getattr(found, name)[better]
 
-    def _standing(self, scores: Array, x: Array, own: Indices, weights: Array, foreign: Indices) -> Standing:
-        """The bounds that given weights (J, I), multiples of 2^-20 that add up to 1, have."""
+    def standing(self, scores: Array, x: Array, own: Indices, weights: Array, foreign: Indices) -> Standing:
+        """The bounds that given weights (J, I) >= 0, whose rows add up to 1, have."""
         rule, size = self.rule, bound_vector_norm(x, self.rule.promised.norm)
         pair = weights.max(axis=1) == 1.0
         first = own[weights.argmax(axis=1)]
         speeds = rule.lipschitz.bound_per_score_pair[first, foreign]
-        line = rule.promised.pair_line(first, foreign)
-        error, slope = line.at(size), np.asarray(line.slope)
-        reach = rule.reach_of_pairs(scores, x, first, foreign)
+        slope = np.asarray(rule.promised.pair_line(first, foreign).slope)
+        error = of_scores = self._error_of(rule.promised, own, weights, foreign, size)
+        if rule.evaluated is not rule.promised:
+            of_scores = self._error_of(rule.evaluated, own, weights, foreign, size)
+        leads, reach = down(scores[first] - scores[foreign]), rule.reach_of_pairs(scores, x, first, foreign)
         if not pair.all():
             slopes = rule.promised.pair_line(own[None, :], foreign[:, None]).slope
             speeds = np.where(pair, speeds, self._bound_lipschitz(own, weights, foreign))
-            error = np.where(pair, error, self.error(own, weights, foreign, size))
             slope = np.where(pair, slope, inflate((weights * slopes).sum(axis=1), len(own) + 2))
             doubt = inflate(gamma(len(own)) * (weights @ np.abs(scores[own])), len(own) + 2)
-            leads = down(down(weights @ scores[own] - scores[foreign]) - doubt)
-            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                mixed = down(down(down(leads - 2.0 * error) / up(speeds + up(rule.kappa * slope))))
-            reach = np.where(pair, reach, mixed)
-        return Standing(foreign, own, weights, reach, speeds, error, slope)
+            leads = np.where(pair, leads, down(down(weights @ scores[own] - scores[foreign]) - doubt))
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            margins = down(leads - of_scores)
+            mixed = down(down(margins - error) / up(speeds + up(rule.kappa * slope)))
+        reach = np.where(pair, reach, mixed)
+        return Standing(foreign, own, weights, reach, margins, of_scores, speeds, error, slope)
 
     def _bound_lipschitz(self, own: Indices, weights: Array, foreign: Indices) -> Array:
         """(J,) never below the Lipschitz constant of Σ λ_i F_i - F_j, by the best measure of the features."""

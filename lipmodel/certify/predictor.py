@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipmodel.certify.claims import LARGEST_INPUT, Claims, read_claims
-from lipmodel.certify.execution import Execution, Float
+from lipmodel.certify.execution import Execution, Float, as_evaluated
 from lipmodel.certify.graph import OnnxFile, read_onnx
 from lipmodel.certify.head import Head, linear_head
 from lipmodel.certify.lipschitz import LipschitzBounds, bound_lipschitz
 from lipmodel.certify.local import LocalBounds
 from lipmodel.certify.mixtures import Mixer
-from lipmodel.certify.radius import Radii, RadiusRule, after_rounding_inputs
+from lipmodel.certify.radius import Radii, RadiusRule, after_rounding_inputs, bound_input_rounding
 from lipmodel.certify.rounding import FORMATS, RoundingBounds, bound_rounding, least_rounding
 from lipmodel.certify.self_check import check_reading
 from lipmodel.certify.tighten import Tightener, Tightening
@@ -32,13 +33,15 @@ class Predictions(NamedTuple):
 
     Attributes:
         norm: the norm of the radii.
-        scores: (N, K) as computed in float64; (N, 1) of a binary classifier.
+        execution: the format that scores are computed in, and that radii speak of evaluations in.
+        scores: (N, K) as computed; (N, 1) of a binary classifier.
         raw_scores: (N, M) what the scores of classes are the largest of, see :class:`Head`.
         radii: label, margin, certified radius and runner-up, see :class:`Radii`.
         tightening: how the radii were made larger; None where that was not asked for.
     """
 
     norm: Norm
+    execution: Float
     scores: Array
     raw_scores: Array
     radii: Radii
@@ -52,6 +55,7 @@ class Predictions(NamedTuple):
             tightening = replace(tightening, **parts)
         return Predictions(
             self.norm,
+            self.execution,
             self.scores[which],
             self.raw_scores[which],
             Radii._make(column[which] for column in self.radii),
@@ -70,9 +74,10 @@ class CertifiedPredictor:
     """Predictions with certified radii, from an ONNX file alone.
 
     A radius is a promise about *this* program: for every representable input within it, this
-    predictor gives the same label, rounding included. Evaluation is in float64.
+    predictor gives the same label, rounding included.
 
     Attributes:
+        execution: the format that it evaluates in: float64, or that of :meth:`executing`.
         file: what was read: digest, graph, operators, metadata.
         claims: what the file says of itself.
         class_names: from the claims, or "0", "1", …
@@ -87,18 +92,28 @@ class CertifiedPredictor:
         count = max(2, graph.output_shape[0])
         self.claims: Claims = read_claims(self.file.metadata, count)
         self.class_names = self.claims.classes or tuple(str(i) for i in range(count))
+        self.execution: Float = np.float64
         self._threads = threads
         self._lipschitz: dict[Norm, LipschitzBounds] = {}
         self._rounding: dict[tuple[Float, Norm], RoundingBounds] = {}
         self._executions: dict[Float, Execution] = {}
         self._rules: dict[tuple[Norm, Float, Float], RadiusRule] = {}
-        self._tighteners: dict[Norm, Tightener] = {}
+        self._local: dict[Norm, LocalBounds | str] = {}
+        self._tighteners: dict[tuple[Norm, Float], Tightener] = {}
         check_reading(
             self.file,
             self.head,
             lambda x: self._raw_scores(x, np.float64),
             [self.rounding(self.file.dtype), self.rounding()],
         )
+
+    def executing(self, execution: Float) -> CertifiedPredictor:
+        """Return the predictor that evaluates in that format; all that is proved of the file is shared."""
+        if execution is self.execution:
+            return self
+        other = copy(self)
+        other.execution = execution
+        return other
 
     @property
     def default_norm(self) -> Norm:
@@ -121,12 +136,17 @@ class CertifiedPredictor:
     def _execution(self, dtype: Float) -> Execution:
         """The program that computes raw scores in a format; opened once."""
         if dtype not in self._executions:
+            self.check_execution(dtype)
             graph = replace(self.file.graph, output=self.head.scores).pruned()
             self._executions[dtype] = Execution(graph, dtype, self._threads)
         return self._executions[dtype]
 
     def _raw_scores(self, x: Array, dtype: Float) -> Array:
         return self.head.raw_scores(self._execution(dtype).scores(x))
+
+    def scores_in_float64(self, x: Array) -> Array:
+        """(N, M) raw scores of (N, d) inputs, whatever the predictor's own execution."""
+        return self._raw_scores(x, np.float64)
 
     def bounds(self, norm: Norm) -> LipschitzBounds:
         """Proved Lipschitz constants; computed once a norm."""
@@ -174,13 +194,13 @@ class CertifiedPredictor:
             )
         return self._rules[key]
 
-    def prepare(self, norm: Norm, execution: Float = np.float64) -> None:
+    def prepare(self, norm: Norm) -> None:
         """Does now what the first prediction in a norm would otherwise wait for.
 
         Raises:
-            UnsupportedError: the file cannot be evaluated in that format.
+            UnsupportedError: the file cannot be evaluated in the predictor's format.
         """
-        self.predict(np.zeros((1, self.file.graph.input_size)), norm, execution=execution)
+        self.predict(np.zeros((1, self.file.graph.input_size)), norm)
 
     def check_inputs(self, inputs: Any, first_row: int = 0) -> Array:
         """Inputs as a float64 array (N, d); errors count rows from ``first_row``.
@@ -208,20 +228,24 @@ class CertifiedPredictor:
             )
         return flat
 
-    def mixer(self, norm: Norm) -> Mixer:
-        """How classes stand against one another, where they own several scores."""
-        return Mixer(self.head, self.rule(norm))
+    def mixer(self, norm: Norm, execution: Float = np.float64) -> Mixer:
+        """How classes stand against one another, for radii about evaluations in a format.
 
-    def tightener(self, norm: Norm) -> Tightener:
-        """The slower, tighter tier; made once a norm."""
-        if norm not in self._tighteners:
-            graph = replace(self.file.graph, output=self.head.scores).pruned()
-            try:
-                local: LocalBounds | str = LocalBounds(graph, norm, self._threads)
-            except UnsupportedError as error:
-                local = str(error)
-            self._tighteners[norm] = Tightener(self.mixer(norm), local)
-        return self._tighteners[norm]
+        Its scores are computed in float64, whose error is the smaller one.
+        """
+        return Mixer(self.head, self.rule(norm, execution))
+
+    def tightener(self, norm: Norm, execution: Float = np.float64) -> Tightener:
+        """The slower, tighter tier for radii about evaluations in a format; made once."""
+        if (norm, execution) not in self._tighteners:
+            if norm not in self._local:  # it bounds the exact function, whatever evaluates it
+                graph = replace(self.file.graph, output=self.head.scores).pruned()
+                try:
+                    self._local[norm] = LocalBounds(graph, norm, self._threads)
+                except UnsupportedError as error:
+                    self._local[norm] = str(error)
+            self._tighteners[norm, execution] = Tightener(self.mixer(norm, execution), self._local[norm])
+        return self._tighteners[norm, execution]
 
     def predict(
         self,
@@ -229,7 +253,7 @@ class CertifiedPredictor:
         norm: Norm | None = None,
         *,
         tighten: bool = False,
-        execution: Float = np.float64,
+        execution: Float | None = None,
     ) -> Predictions:
         """Scores, labels and certified radii of (N, d) or (N, *input_shape) inputs.
 
@@ -238,9 +262,14 @@ class CertifiedPredictor:
         about a thousand times as long, input by input. ``tightening`` says which, and where local
         bounds are not available for a graph, why.
 
-        With ``execution`` float32 scores are computed in float32, which takes about half the time, and
-        radii speak of float32 evaluations, this one and every other: see :meth:`portable_radii`. What is
-        tightened is computed in float64.
+        In float32 execution scores take about half the time, inputs are rounded to float32 first, and
+        every radius speaks of float32 evaluations, this one and every other: see :meth:`portable_radii`.
+
+        Args:
+            inputs: to answer.
+            norm: of the radii; by default the one that the file names.
+            tighten: whether to prove larger radii.
+            execution: the format to evaluate in; by default the predictor's own.
 
         Raises:
             InputError: see :meth:`check_inputs`.
@@ -256,38 +285,47 @@ class CertifiedPredictor:
         norm: Norm,
         *,
         tighten: bool = False,
-        execution: Float = np.float64,
+        execution: Float | None = None,
         deadline: Deadline | None = None,
     ) -> Predictions:
         """What :meth:`predict` gives, of inputs as :meth:`check_inputs` gave them.
 
         At the deadline radii are tightened as far as they are; without one, as far as may be.
         """
-        tightening = None
-        if execution is np.float32 and not tighten:
-            raw, radii = self._in_float32(x, norm)
-        else:
-            raw = self._raw_scores(x, np.float64)
-            radii = self.rule(norm)(raw, x)
-            if tighten:
-                radii, tightening = self.tightener(norm)(raw, x, radii, deadline)
+        execution = execution or self.execution
+        seen = as_evaluated(x, execution)
+        raw = self._raw_scores(seen, execution)
+        radii, tightening = self.rule(norm, execution, execution)(raw, seen), None
+        if tighten:
+            near = raw if execution is np.float64 else self._raw_scores(seen, np.float64)
+            radii, tightening = self.tightener(norm, execution)(near, seen, radii, deadline)
+        if execution is np.float32:
+            left = after_rounding_inputs(radii.certified_radius, bound_input_rounding(x, seen, norm))
+            radii = radii._replace(certified_radius=left)
         scores = self.head.class_scores(raw)
-        return Predictions(norm, scores[:, 1:] if self.head.binary else scores, raw, radii, tightening)
-
-    def _in_float32(self, x: Array, norm: Norm) -> tuple[Array, Radii]:
-        """Raw scores of the rounded inputs, and radii about the inputs as given."""
-        if np.float32 not in self._executions:
-            self.check_execution(np.float32)
-        rounded = x.astype(np.float32).astype(np.float64)
-        raw = self._raw_scores(rounded, np.float32)
-        radii = self.rule(norm, np.float32, np.float32)(raw, rounded)
-        left = after_rounding_inputs(radii.certified_radius, x, rounded, norm)
-        return raw, radii._replace(certified_radius=left)
+        scores = scores[:, 1:] if self.head.binary else scores
+        return Predictions(norm, execution, scores, raw, radii, tightening)
 
     def check_execution(self, execution: Float) -> None:
-        """Raises UnsupportedError where the weights are not numbers of that format as they stand."""
-        if execution is np.float32 and not (self.file.dtype is np.float32 and self.file.portable):
-            raise UnsupportedError("float32 execution takes a file with float32 weights, none computed in it")
+        """Raises UnsupportedError where a program in that format would not be the file's.
+
+        Float32 execution takes a file that computes in float32 throughout, with weights that all are float32
+        numbers: behind a Cast to float64 they need not be.
+        """
+        if execution is np.float64:
+            return
+        file = self.file
+        if file.score_dtype is not np.float32 or not file.portable:
+            raise UnsupportedError(
+                "float32 execution takes a file that computes in float32 throughout, with weights that are "
+                'not computed in it; set execution = "float64" for this one'
+            )
+        for op in file.graph.ops:
+            arrays = [v for v in vars(op).values() if isinstance(v, np.ndarray) and v.dtype == np.float64]
+            if not all((array == array.astype(np.float32)).all() for array in arrays):
+                raise UnsupportedError(
+                    "float32 execution takes weights that are float32 numbers", node=op.node
+                )
 
     def portable_radii(self, inputs: Any, norm: Norm | None = None) -> Array:
         """(N,) radii that hold for every conforming runtime of the file, in the file's own format.
@@ -297,16 +335,22 @@ class CertifiedPredictor:
         start from are the same. Both are about the label that :meth:`predict` gives. Inputs that are
         no float32 numbers are rounded, and the distance that this moves them is taken off (and off
         every x' likewise); where rounding gives x another label, the radius is 0.
-        All are 0 where the file computes weights from others (``file.portable``).
+        All are 0 where the file computes weights from others (``file.portable``). A file in float64 is
+        evaluated as by this predictor, and what it certifies of inputs is so everywhere.
 
         Raises:
             InputError: see :meth:`check_inputs`.
         """
         norm = norm or self.default_norm
         x = self.check_inputs(inputs)
-        rounded = x.astype(self.file.dtype).astype(np.float64)
+        rounded = as_evaluated(x, self.file.dtype)
         raw = self._raw_scores(rounded, np.float64)
         radii = self.rule(norm, self.file.dtype)(raw, rounded)
-        own = raw if (rounded == x).all() else self._raw_scores(x, np.float64)
+        left = radii.certified_radius
+        if self.file.dtype is np.float32:
+            left = after_rounding_inputs(left, bound_input_rounding(x, rounded, norm))
+        # Where r > 0, float32 execution gives the label of raw; float64 execution reads x as it is.
+        same = self.execution is np.float32 or (rounded == x).all()
+        own = raw if same else self._raw_scores(x, np.float64)
         agree = self.file.portable & (radii.label == self.head.owners[self.head.best(own)])
-        return np.where(agree, after_rounding_inputs(radii.certified_radius, x, rounded, norm), 0.0)
+        return np.where(agree, left, 0.0)

@@ -24,6 +24,7 @@ from lipmodel.certify.head import Indices
 from lipmodel.certify.lipschitz import LipschitzBounds
 from lipmodel.certify.rounding import Affine, RoundingBounds
 from lipmodel.norms import (
+    LEAST_DISTANCE,
     Array,
     Norm,
     bound_equivalence,
@@ -37,8 +38,6 @@ FEW_SCORES = 512
 """Up to so many scores what depends on no input is kept for every pair; beyond, it is computed again."""
 SCORES_IN_FLOATS = 32
 """Up to so many scores one input alone is cheaper in Python's floats than in numpy's arrays."""
-LEAST_RADIUS = 2.0**-1000
-"""Below this, roundings are no longer relative, and nothing is certified."""
 
 
 class Radii(NamedTuple):
@@ -84,7 +83,7 @@ class RadiusRule:
         if self.evaluated.norm is not self.promised.norm:
             raise ValueError("both error bounds must measure inputs in the same norm")
         self.kappa = bound_equivalence(lipschitz.norm, self.promised.norm, input_size)
-        self._input_size = input_size
+        self._input_size, self._least = input_size, LEAST_DISTANCE[lipschitz.norm]
         self._all_owned = bool((owners >= 0).all())
         self._table: Array | None = None
         self._floats: RuleInFloats | None = None
@@ -120,7 +119,7 @@ class RadiusRule:
         reach = terms.reach(leads, size[:, None])
         radius = for_clients(np.minimum(reach.min(axis=1), self._overflow_radius(size)), self._input_size)
         runner_up = reach.argmin(axis=1)
-        certified = radius > LEAST_RADIUS  # NaN compares false
+        certified = radius > self._least  # NaN compares false
         if not certified.all():
             radius = np.where(certified, radius, 0.0)
             runner_up = np.where(certified, runner_up, leads.argmin(axis=1))
@@ -172,7 +171,9 @@ class RadiusRule:
         if self._table is None:
             self._table = np.stack(self._terms(np.arange(len(self.owners)), None), axis=1)
             if self.evaluated is self.promised and len(self.owners) <= SCORES_IN_FLOATS:
-                self._floats = rule_in_floats(self.owners, self._table, self._room, self._input_size)
+                self._floats = rule_in_floats(
+                    self.owners, self._table, self._room, self._input_size, self._least
+                )
         found = self._table.take(best, axis=0)
         return Terms(found[:, 0], found[:, 1], found[:, 2], found[:, 3])
 
@@ -237,12 +238,14 @@ class RuleInFloats(NamedTuple):
         pairs: for every score i, of the scores j of other classes in turn: j, and the terms of i and j.
         room: that of the largest r for which nothing overflows.
         factor: what :func:`for_clients` multiplies by.
+        least: radii up to this are given as 0.
     """
 
     owners: list[int]
     pairs: list[list[tuple[int, float, float, float]]]
     room: Affine
     factor: float
+    least: float
 
     def __call__(self, scores: list[float], size: float) -> Radii | None:
         """Certifies one input of that size; None where its scores are not all finite."""
@@ -261,7 +264,7 @@ class RuleInFloats(NamedTuple):
             if room < reach:
                 reach, nearest = room, j
         radius = min(reach, self.room.constant - self.room.slope * size) * self.factor
-        if not radius > LEAST_RADIUS:
+        if not radius > self.least:
             radius, nearest = 0.0, second
         return Radii(
             label=np.array([self.owners[best]]),
@@ -271,7 +274,9 @@ class RuleInFloats(NamedTuple):
         )
 
 
-def rule_in_floats(owners: Indices, table: Array, room: Affine, input_size: int) -> RuleInFloats | None:
+def rule_in_floats(
+    owners: Indices, table: Array, room: Affine, input_size: int, least: float
+) -> RuleInFloats | None:
     """That of (M, 4, M) terms; None where they are not all finite numbers, or a score belongs to no class.
 
     Of those the formula is left to arrays, in which whatever is no number certifies nothing.
@@ -286,7 +291,7 @@ def rule_in_floats(owners: Indices, table: Array, room: Affine, input_size: int)
     if not all(pairs):
         return None
     line = Affine(float(room.constant), float(room.slope))
-    return RuleInFloats(owners.tolist(), pairs, line, for_clients(1.0, input_size))
+    return RuleInFloats(owners.tolist(), pairs, line, for_clients(1.0, input_size), least)
 
 
 def for_clients(radius: Any, size: int) -> Any:
@@ -297,18 +302,20 @@ def for_clients(radius: Any, size: int) -> Any:
     return radius * (1.0 - (size + 6) * 2.0**-52)
 
 
-def after_rounding_inputs(radius: Array, given: Array, rounded: Array, norm: Norm) -> Array:
-    """What is left of radii about float32 inputs for callers who send doubles and let them be rounded.
+def bound_input_rounding(given: Array, rounded: Array, norm: Norm) -> Array:
+    """Never below how much farther a change may be once float32 has rounded x and x', but for u of it.
 
     x' within r of x as doubles lies, rounded, within r(1 + u) + ‖x - fl(x)‖ + u‖x‖ + d^{1/p} 2⁻¹⁴⁹
     of fl(x) (u = 2⁻²⁴; the last term covers subnormal results). Where no input of a row needed
     rounding the same holds, since x' may.
 
     Args:
-        radius: (N,) certified about ``rounded``.
         given: (N, d) as sent.
         rounded: (N, d) as evaluated.
         norm: of the radii.
+
+    Returns:
+        (N,) bounds on all of this but r(1 + u).
     """
     away = given - rounded
     moved = vector_norm(away, norm, axis=1) if away.any() else 0.0
@@ -316,6 +323,16 @@ def after_rounding_inputs(radius: Array, given: Array, rounded: Array, norm: Nor
     # underflow: the factor pays for the first and for the roundings here, doubling the last term for the
     # second.
     tiny = 2.0 * bound_equivalence(Norm.INF, norm, given.shape[1]) * 2.0**-149
-    taken = (moved + 2.0**-24 * vector_norm(given, norm, axis=1)) * (1.0 + 2.0**-20) + tiny
+    bound = (moved + 2.0**-24 * vector_norm(given, norm, axis=1)) * (1.0 + 2.0**-20) + tiny
+    return np.asarray(bound)
+
+
+def after_rounding_inputs(radius: Array, taken: Array) -> Array:
+    """What is left of radii about float32 inputs for callers who send doubles and let them be rounded.
+
+    Args:
+        radius: (N,) certified about the rounded inputs.
+        taken: (N,) :func:`bound_input_rounding` of them.
+    """
     # The exact r' = (r - taken) / (1 + u) is more than (r - taken)(1 - 2^-24), so this is less than r'.
     return np.maximum((radius - taken) * (1.0 - 2.0**-22), 0.0)

@@ -83,10 +83,11 @@ class Tightener:
                 complete[n:] = False
                 break
             if certified[n] > 0.0:  # else even the scores at x itself are not told apart
-                standing = self.mixer.stand(scores, x, mix=True)
+                standing = self.mixer.stand(scores, x, int(radii.label[n]), mix=True)
                 nearest = int(standing.reach.argmin())
                 mixed = float(min(standing.reach[nearest], most[n]))
-                ways = [("mixture", mixed, int(standing.foreign[nearest]))]
+                several = "mixture" if len(standing.own) > 1 else "lipschitz"
+                ways = [(several, mixed, int(standing.foreign[nearest]))]
                 if isinstance(self.local, LocalBounds) and self.local.bends:
                     low = max(certified[n], mixed)
                     found, rival, probes[n], complete[n] = self._search(
@@ -102,6 +103,16 @@ class Tightener:
             radii._replace(certified_radius=certified, runner_up=runner_up),
             Tightening(method, seconds, probes, complete, reason),
         )
+
+    def proves(self, standing: Standing, x: Array, radius: float) -> bool:
+        """Whether the answer to x is proved on the closed ball of exactly that radius."""
+        near = np.flatnonzero(~(standing.reach > radius))  # over the others it is proved already
+        if not near.size:
+            return True
+        local = self.local
+        if not isinstance(local, LocalBounds) or not local.bends:
+            return False
+        return bool((self._room(local, standing, near, local.ball(local.centre(x), radius)) > 0.0).all())
 
     def _search(
         self, local: LocalBounds, standing: Standing, x: Array, low: float, deadline: Deadline

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from fractions import Fraction
-
 import numpy as np
 
 from lipmodel import __version__
 from lipmodel.certify.certificate import Share, digest
+from lipmodel.certify.execution import as_evaluated
 from lipmodel.certify.mixtures import Standing
 from lipmodel.certify.predictor import CertifiedPredictor, Predictions
+from lipmodel.certify.radius import bound_input_rounding
 from lipmodel.errors import InputError
-from lipmodel.norms import Array, down
+from lipmodel.norms import LEAST_DISTANCE, Array, down, up
 from lipmodel.signed.claims import Answer, PairBounds
+
+SPARE = 2.0**-36
+"""The share by which bounds are stated weaker than they were computed.
+
+Another processor, which sums in another order, computes them a little differently: large matrices by 3·10⁻¹¹
+at most, others by 10⁻¹⁵. So it can prove what is stated by its own bounds, and need not allow for anything.
+"""
 
 
 def answers(predictor: CertifiedPredictor, inputs: Array, predictions: Predictions) -> list[Answer]:
     """One answer for each of (N, d) inputs, some 0.1 ms each; milliseconds where mixtures set the radius.
+
+    The radius stated is what follows from the bounds stated, at most the one predicted; beside ``SPARE`` it
+    allows for the rounding of the scores once more, since another processor computes other ones.
 
     Args:
         predictor: that made the predictions.
@@ -27,35 +36,43 @@ def answers(predictor: CertifiedPredictor, inputs: Array, predictions: Predictio
     Raises:
         InputError: a score or a bound is no finite number, so that there is nothing to state.
     """
-    rule, mixer = predictor.rule(predictions.norm), predictor.mixer(predictions.norm)
-    names, radii = predictor.class_names, predictions.radii
-    ratio, most = rule.kappa, rule.overflow_radius(inputs)
-    tightening = predictions.tightening
+    norm, execution = predictions.norm, predictions.execution
+    mixer, names, radii = predictor.mixer(norm, execution), predictor.class_names, predictions.radii
+    seen = as_evaluated(inputs, execution)
+    rounds = execution is np.float32
+    raw = predictor.scores_in_float64(seen) if rounds else predictions.raw_scores
+    taken = bound_input_rounding(inputs, seen, norm) if rounds else np.zeros(len(inputs))
+    most = mixer.rule.overflow_radius(seen)
     stated = []
     for row, label in enumerate(radii.label.tolist()):
-        scores, x, radius = predictions.raw_scores[row], inputs[row], float(radii.certified_radius[row])
-        method = "lipschitz" if tightening is None else str(tightening.method[row])
-        standing = mixer.stand(scores, x, mix=method == "mixture")
-        # Where nothing is certified, the class of the second largest score is named.
-        nearest = standing.reach.argmin() if radius > 0.0 else scores[standing.foreign].argmax()
-        bounds = _bounds(standing, int(nearest), scores, ratio, float(most[row]))
+        scores, x, radius = raw[row], inputs[row], float(radii.certified_radius[row])
+        method = "lipschitz" if predictions.tightening is None else str(predictions.tightening.method[row])
+        standing = mixer.stand(scores, seen[row], label, mix=method == "mixture")
+        nearest = nearest_rival(standing, scores)
+        bounds = _bounds(standing, nearest, mixer.rule.kappa, float(taken[row]), float(most[row]))
         stated_bounds = [value for name, value in vars(bounds).items() if name != "mixture"]
         if not (np.isfinite(stated_bounds).all() and np.isfinite(scores).all()):
             raise InputError("its scores or their bounds are not finite", field=f"inputs[{row}]")
-        runner_up = int(radii.runner_up[row])
+        if method == "local":
+            radius = float(down(radius * (1.0 - SPARE)))
+        else:
+            radius = min(radius, bounds.largest_radius(len(x), execution.__name__))
+        runner_up = int(mixer.head.owners[bounds.rival])
         stated.append(
             Answer(
                 lipcert_version=__version__,
+                execution=execution.__name__,
                 model_sha256=predictor.file.sha256,
+                folded_sha256=predictor.file.folded_sha256,
                 input_sha256=digest(x.tolist()),
                 input_size=len(x),
-                norm=predictions.norm,
+                norm=norm,
                 label=names[label],
                 label_index=label,
                 runner_up=names[runner_up],
                 runner_up_index=runner_up,
                 margin=float(radii.margin[row]),
-                certified_radius=radius,
+                certified_radius=radius if radius > LEAST_DISTANCE[norm] else 0.0,
                 method=method,
                 bounds=bounds,
             )
@@ -63,24 +80,27 @@ def answers(predictor: CertifiedPredictor, inputs: Array, predictions: Predictio
     return stated
 
 
-def _bounds(standing: Standing, nearest: int, scores: Array, ratio: float, most: float) -> PairBounds:
-    weights, rival = standing.weights[nearest], int(standing.foreign[nearest])
-    mixture = tuple(Share(int(standing.own[i]), float(weights[i])) for i in np.flatnonzero(weights))
+def nearest_rival(standing: Standing, scores: Array) -> int:
+    """The place of the rival that sets the radius; where there is none, of the largest rival score."""
+    nearest = int(standing.reach.argmin())
+    return nearest if standing.reach[nearest] > 0.0 else int(scores[standing.foreign].argmax())
+
+
+def _bounds(standing: Standing, at: int, ratio: float, taken: float, most: float) -> PairBounds:
+    """Those of a rival by its place, each weaker by what is spare."""
+    weights = standing.weights[at]
+
+    def above(bound: float) -> float:
+        return float(up(bound * (1.0 + SPARE))) if bound else 0.0
+
     return PairBounds(
-        rival=rival,
-        mixture=mixture,
-        bound_lead=_lead(mixture, rival, scores),
-        bound_lipschitz=float(standing.bound_lipschitz[nearest]),
-        bound_error=float(standing.bound_error[nearest]),
-        bound_error_slope=float(standing.bound_error_slope[nearest]),
+        rival=int(standing.foreign[at]),
+        mixture=tuple(Share(int(standing.own[i]), float(weights[i])) for i in np.flatnonzero(weights)),
+        bound_margin=float(down(standing.bound_margin[at] - standing.bound_score_error[at])),
+        bound_lipschitz=above(standing.bound_lipschitz[at]),
+        bound_error=above(standing.bound_error[at]),
+        bound_error_slope=above(standing.bound_error_slope[at]),
         bound_norm_ratio=ratio,
-        bound_overflow_radius=most,
+        bound_input_rounding=above(taken),
+        bound_overflow_radius=float(down(most * (1.0 - SPARE))),
     )
-
-
-def _lead(mixture: Sequence[Share], rival: int, scores: Array) -> float:
-    """Σ λ_i ŷ_i - ŷ_j, rounded down."""
-    if len(mixture) == 1:
-        return float(down(scores[mixture[0].score] - scores[rival]))
-    mixed = sum(Fraction(s.weight) * Fraction(float(scores[s.score])) for s in mixture)
-    return float(down(float(mixed - Fraction(float(scores[rival])))))

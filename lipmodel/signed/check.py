@@ -1,13 +1,15 @@
 """An opened certificate against itself, and against the model and the input that it speaks of.
 
-What is computed again is computed by the code that serves. On another processor sums may be taken in another
-order, so scores may differ by what is proved of rounding, and bounds by a last digit; a number is the
-same here if it differs by no more than that.
+All is computed again by the code that serves, in the execution named. On another processor sums may be taken
+in another order, so nothing needs to be the same: every bound stated must be one by the bounds computed here,
+and the radius must be proved here, both exactly. What an issuer states leaves room for that
+(``answers.SPARE``); whatever it states, a certificate that passes is true.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lipmodel.certify.certificate import digest
+from lipmodel.certify.execution import Float, as_evaluated
+from lipmodel.certify.mixtures import Standing
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.errors import InputError
-from lipmodel.signed.answers import answers
-from lipmodel.signed.claims import Answer, PairBounds
-from lipmodel.verify.consistency import Check
+from lipmodel.certify.radius import bound_input_rounding
+from lipmodel.errors import InputError, UnsupportedError
+from lipmodel.norms import LEAST_DISTANCE, Array, down, up
+from lipmodel.signed.answers import SPARE, nearest_rival
+from lipmodel.signed.claims import INPUT_ROUNDOFF, Answer, PairBounds, PairBounds1
+from lipmodel.verify.consistency import Check, float_slack
 
-SAME = 2.0**-40
-"""How much, relatively, a bound computed on another processor may differ."""
+EXECUTIONS: dict[str, Float] = {"float64": np.float64, "float32": np.float32}
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,9 @@ def check_answer(
     x = None
     if predictor is not None:
         checks.append(_same("digest of the model", answer.model_sha256, predictor.file.sha256))
+        if isinstance(answer.bounds, PairBounds):
+            found = predictor.file.folded_sha256
+            checks.append(_same("digest of the folded weights", answer.folded_sha256, found))
     if given is not None:
         x = np.asarray(given, dtype=np.float64).ravel()
         checks.append(_same("size of the input", answer.input_size, x.size))
@@ -60,42 +68,134 @@ def check_answer(
     if predictor is None or x is None or not all(check.passed for check in checks[1:]):
         return checks
     try:
-        x = predictor.check_inputs(x[None])
-        predictions = predictor.predict(x, answer.norm, tighten=answer.method != "lipschitz")
-        (found,) = answers(predictor, x, predictions)
-    except InputError as error:
+        return checks + _again(answer, predictor.executing(EXECUTIONS[answer.execution]), x)
+    except (InputError, UnsupportedError) as error:
         return [*checks, Check("answer", f"the model gives none: {error}")]
-    return checks + _compare(answer, found)
 
 
 def _radius(answer: Answer) -> Check:
-    name, radius = "radius from the stated bounds", answer.certified_radius
+    name, radius, size = "radius from the stated bounds", answer.certified_radius, answer.input_size
+    if radius == 0.0:
+        return Check(name)  # nothing is promised
+    if radius <= LEAST_DISTANCE[answer.norm]:
+        least = LEAST_DISTANCE[answer.norm]
+        return Check(
+            name, f"states {radius!r}; distances in l{answer.norm} are computed reliably above {least!r}"
+        )
     if answer.method == "local":
         return Check(name)  # which take the model
-    follows = radius == 0.0 or answer.bounds.supports(radius, answer.input_size)
+    follows = answer.bounds.supports(radius, size, answer.execution)
     reason = "" if follows else f"states {radius!r}, which does not follow from them"
-    return Compared(name, reason, radius, answer.bounds.largest_radius(answer.input_size))
+    return Compared(name, reason, radius, answer.bounds.largest_radius(size, answer.execution))
 
 
-def _compare(stated: Answer, found: Answer) -> list[Check]:
-    """Each number by itself."""
-    bounds = found.bounds
-    error, speed = 2.0 * bounds.bound_error, bounds.bound_lipschitz
-    checks = [
-        _same(name, getattr(stated, name), getattr(found, name))
-        for name in ("label", "label_index", "runner_up", "runner_up_index", "method")
+def _again(answer: Answer, predictor: CertifiedPredictor, x: Array) -> list[Check]:
+    """Each statement by itself."""
+    checked = predictor.check_inputs(x[None])
+    execution, norm, names = predictor.execution, answer.norm, predictor.class_names
+    radii = predictor.predict(checked, norm).radii
+    label = int(radii.label[0])
+    checks: list[Check] = [
+        _same("label", answer.label, names[label]),
+        _same("label_index", answer.label_index, label),
     ]
-    checks.append(_near("margin", stated.margin, found.margin, error))
-    reach = error / speed if speed else 0.0
-    checks.append(_near("certified_radius", stated.certified_radius, found.certified_radius, reach))
-    checks.append(_same("bounds.rival", stated.bounds.rival, bounds.rival))
-    checks.append(_same("bounds.mixture", stated.bounds.mixture, bounds.mixture))
-    for name in PairBounds.__dataclass_fields__:
-        if name.startswith("bound_"):
-            allowed = error if name == "bound_lead" else 0.0
-            checks.append(
-                _near(f"bounds.{name}", getattr(stated.bounds, name), getattr(bounds, name), allowed)
-            )
+    if answer.label_index != label:
+        return checks  # the rest speaks of another class
+    seen = as_evaluated(checked, execution)
+    mixer, scores = predictor.mixer(norm, execution), predictor.scores_in_float64(seen)[0]
+    standing = mixer.stand(scores, seen[0], label, mix=answer.method != "lipschitz")
+    checks.append(_margin(answer, float(radii.margin[0]), standing))
+    taken = 0.0 if execution is np.float64 else float(bound_input_rounding(checked, seen, norm)[0])
+    most = float(mixer.rule.overflow_radius(seen)[0])
+    checks.append(_proved_radius(answer, predictor, standing, seen[0], taken, most))
+    stated, owners = answer.bounds, mixer.head.owners
+    own_scores = np.flatnonzero(owners == label).tolist()
+    mixture = _mixture(answer, own_scores)
+    mixes = len(own_scores) > 1 if answer.method == "mixture" else len(stated.mixture) == 1
+    checks.append(Check("method", "" if mixes else f"states {answer.method!r}, which its mixture is not"))
+    rivals = np.flatnonzero((owners != label) & (owners >= 0)).tolist()
+    rival = (
+        ""
+        if stated.rival in rivals
+        else f"states {stated.rival}; the scores of other classes are {rivals[:9]}"
+    )
+    if mixture or rival:
+        return [*checks, Check("bounds.mixture", mixture), Check("bounds.rival", rival)]
+    own = np.array([share.score for share in stated.mixture])
+    weights = np.array([[share.weight for share in stated.mixture]])
+    found = mixer.standing(scores, seen[0], own, weights, np.array([stated.rival]))
+    checks.append(Check("bounds.mixture"))
+    checks += _rival(answer, standing, scores, names, int(owners[stated.rival]))
+    if isinstance(stated, PairBounds1):
+        lead = sum(Fraction(s.weight) * Fraction(float(scores[s.score])) for s in stated.mixture)
+        lead -= Fraction(float(scores[stated.rival]))
+        checks.append(_at_most("bounds.bound_lead", stated.bound_lead, float(down(float(lead)))))
+    else:
+        checks.append(_at_most("bounds.bound_margin", stated.bound_margin, float(found.bound_margin[0])))
+        checks.append(_at_least("bounds.bound_input_rounding", stated.bound_input_rounding, taken))
+    for name in ("bound_lipschitz", "bound_error", "bound_error_slope"):
+        checks.append(_at_least(f"bounds.{name}", getattr(stated, name), float(getattr(found, name)[0])))
+    checks.append(_at_least("bounds.bound_norm_ratio", stated.bound_norm_ratio, mixer.rule.kappa))
+    checks.append(_at_most("bounds.bound_overflow_radius", stated.bound_overflow_radius, most))
+    return checks
+
+
+def _proved_radius(
+    answer: Answer, predictor: CertifiedPredictor, standing: Standing, x: Array, taken: float, most: float
+) -> Check:
+    """The answer is proved here on the ball that the radius may stand for, once measured and rounded."""
+    name, radius = "certified_radius", answer.certified_radius
+    if radius == 0.0:
+        return Compared(name, "", radius, radius)
+    slack, u = float_slack(answer.input_size), INPUT_ROUNDOFF[answer.execution]
+    reach = float(up(float((1 + u) * Fraction(radius) / slack + Fraction(taken))))
+    proved = reach <= most and bool((standing.reach > reach).all())
+    if not proved and answer.method == "local" and reach <= most:
+        proved = predictor.tightener(answer.norm, predictor.execution).proves(standing, x, reach)
+    found = float((Fraction(min(float(standing.reach.min()), most)) - Fraction(taken)) * slack / (1 + u))
+    shown = radius if proved else max(0.0, found)
+    return Compared(name, "" if proved else f"states {radius!r}; proved here is {shown!r}", radius, shown)
+
+
+def _margin(answer: Answer, found: float, standing: Standing) -> Check:
+    """Two margins as computed differ by no more than the errors of both."""
+    near = abs(answer.margin - found) <= 2.0 * float(standing.bound_error.max())
+    reason = "" if near else f"states {answer.margin!r}; computed again it is {found!r}"
+    return Compared("margin", reason, answer.margin, found)
+
+
+def _mixture(answer: Answer, own: list[int]) -> str:
+    """Why what is stated is no mixture of the answered class's scores; empty where it is."""
+    shares = answer.bounds.mixture
+    scores = [share.score for share in shares]
+    if not set(scores) <= set(own) or len(set(scores)) < len(scores):
+        return f"states the scores {scores[:9]}; the answered class has {own[:9]}, each once"
+    if not all(share.weight > 0.0 for share in shares) or sum(Fraction(s.weight) for s in shares) != 1:
+        return "its weights are not positive numbers that add up to 1"
+    return ""
+
+
+def _rival(
+    answer: Answer, standing: Standing, scores: Array, names: tuple[str, ...], owner: int
+) -> list[Check]:
+    """The rival is the nearest, or as near as rounding may tell; the runner-up is its class."""
+    at = int(np.flatnonzero(standing.foreign == answer.bounds.rival)[0])
+    first = nearest_rival(standing, scores)
+    error = 2.0 * float(standing.bound_error.max())
+    reach, lead = standing.reach, -scores[standing.foreign]
+    near = (
+        at == first
+        or reach[at] <= reach[first] * (1.0 + SPARE) + error / standing.bound_lipschitz[at]
+        or lead[at] <= lead.min() + error
+    )
+    rival = int(standing.foreign[first])
+    reason = "" if near else f"states {answer.bounds.rival}; the nearest is {rival}"
+    checks: list[Check] = [Compared("bounds.rival", reason, answer.bounds.rival, rival)]
+    if answer.method != "local" or not isinstance(
+        answer.bounds, PairBounds1
+    ):  # there, that of the local bounds
+        checks.append(_same("runner_up_index", answer.runner_up_index, owner))
+        checks.append(_same("runner_up", answer.runner_up, names[owner]))
     return checks
 
 
@@ -104,7 +204,11 @@ def _same(name: str, stated: Any, found: Any) -> Check:
     return Compared(name, reason, stated, found)
 
 
-def _near(name: str, stated: float, found: float, allowed: float) -> Check:
-    near = abs(stated - found) <= allowed + SAME * abs(found)
-    reason = "" if near else f"states {stated!r}; computed again it is {found!r}"
-    return Compared(name, reason, stated, found)
+def _at_least(name: str, stated: float, proved: float) -> Check:
+    reason = "" if stated >= proved else f"states {stated!r}; proved here is no less than {proved!r}"
+    return Compared(name, reason, stated, proved)
+
+
+def _at_most(name: str, stated: float, proved: float) -> Check:
+    reason = "" if stated <= proved else f"states {stated!r}; proved here is no more than {proved!r}"
+    return Compared(name, reason, stated, proved)

@@ -14,7 +14,6 @@ import numpy as np
 from fastapi import Request
 from starlette.responses import Response
 
-from lipmodel.certify.execution import Float
 from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
 from service.api.arrays import AnyArray
@@ -165,11 +164,7 @@ async def answer(service: Service, question: Question) -> Answered:
         Problem: 422, the model's policy rejects an answer.
     """
     model, inputs, norm, options, caller = question
-    # Certificates speak of evaluations in float64, whatever the model is set to.
-    execution: Float = np.float64 if options.certificate else model.settings.dtype
-    part = await service.engine.predict(
-        model, inputs, norm, caller=caller, tighten=options.tighten, execution=execution
-    )
+    part = await service.engine.predict(model, inputs, norm, caller=caller, tighten=options.tighten)
     answered = judged(service, question, part)
     if options.portable:
         portable = await service.engine.portable_radii(model, inputs, norm, caller)

@@ -34,14 +34,21 @@ async def attack_model(
     body: Annotated[AttackRequest, Depends(json_body(AttackRequest))],
     service: ServiceHere,
 ) -> Response:
-    """The search of an audit, of computed scores in float64. What it does not find may still be there."""
+    """The search of an audit, in the model's own execution. What it does not find may still be there."""
     predictor = model.predictor
     rows = input_array(body.inputs, predictor.file.graph.input_size, service.settings.max_rows)
     norm = body.norm or predictor.default_norm
     search = service.attacker.attack(model, predictor.check_inputs(rows), norm, request.scope[CALLER])
     attacked = await until_gone(request, search)
     reference = ModelReference(name=model.name, version=model.version, sha256=predictor.file.sha256)
-    return reply(AttackResponse(model=reference, norm=norm, findings=_findings(model, attacked)))
+    return reply(
+        AttackResponse(
+            model=reference,
+            norm=norm,
+            execution=model.settings.execution,
+            findings=_findings(model, attacked),
+        )
+    )
 
 
 def _findings(model: Model, attacked: Attacked) -> list[Finding]:

@@ -74,9 +74,10 @@ def _read(sent: Sent, settings: Settings, model: Model) -> Asked:
 
 
 def _write(model: Model, asked: Asked, answered: Answered) -> tuple[bytes, list[Header]]:
-    reference: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
+    said = {"execution": answered.part.execution}
     if answered.warnings:
-        reference["parameters"] = {"warnings": " ".join(warning.detail for warning in answered.warnings)}
+        said["warnings"] = " ".join(warning.detail for warning in answered.warnings)
+    reference = {"model_name": model.name, "model_version": model.version, "parameters": said}
     content, json_length = write_infer(reference, asked.how, _outputs(model, answered))
     if json_length is None:
         return content, [(b"content-type", JSON_TYPE.encode())]

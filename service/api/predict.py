@@ -57,6 +57,7 @@ def _read(sent: Sent, settings: Settings, model: Model) -> Asked:
 def _write(model: Model, _: Asked, answered: Answered) -> tuple[bytes, list[Header]]:
     content = {
         "model": {"name": model.name, "version": model.version, "sha256": model.predictor.file.sha256},
+        "execution": answered.part.execution,
         "predictions": _rows(model.predictor.class_names, answered),
         "warnings": [warning.model_dump() for warning in answered.warnings],
     }

@@ -315,7 +315,8 @@ def test_the_error_in_the_ball_is_that_of_inputs_in_its_own_norm(monkeypatch):
     mixer = tightener.mixer
     assert mixer.rule.promised.norm is Norm.TWO
     size = np.linalg.norm(np.abs(x) + radius)
-    standing = mixer.stand(predictor.predict(x[None]).raw_scores[0], x, mix=False)
+    scores, (label,) = predictor.predict(x[None]).raw_scores[0], predictor.predict(x[None]).radii.label
+    standing = mixer.stand(scores, x, label, mix=False)
     error = mixer.error(standing.own, standing.weights, standing.foreign, size)
     monkeypatch.setattr(LocalBounds, "bound_below", lambda *_: error)
     near, local = np.arange(len(standing.foreign)), tightener.local

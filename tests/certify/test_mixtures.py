@@ -79,10 +79,10 @@ def distance(norm, differences, leads):
 @pytest.mark.parametrize("norm", NORMS)
 def test_reach_is_at_most_the_distance_to_where_the_rival_wins(norm):
     """And in l2 attains it, where the best pair alone falls short; in l1 and linf it is a pair's or better."""
-    raw = PREDICTOR.predict(X, norm).raw_scores
+    raw, label = PREDICTOR.predict(X, norm).raw_scores, PREDICTOR.predict(X, norm).radii.label
     gained = 0
-    for scores, x in zip(raw, X, strict=True):
-        mixed, alone = (PREDICTOR.mixer(norm).stand(scores, x, mix=mix) for mix in (True, False))
+    for scores, x, answered in zip(raw, X, label, strict=True):
+        mixed, alone = (PREDICTOR.mixer(norm).stand(scores, x, answered, mix=mix) for mix in (True, False))
         assert (mixed.reach >= alone.reach).all()
         nearest = mixed.reach.argmin()
         own = np.flatnonzero(PREDICTOR.head.owners == PREDICTOR.head.owners[mixed.own[0]])

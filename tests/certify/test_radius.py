@@ -15,7 +15,7 @@ from lipmodel.certify.lipschitz import bound_lipschitz
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.radius import RadiusRule
 from lipmodel.certify.rounding import FORMATS, bound_rounding
-from lipmodel.norms import Norm, vector_norm
+from lipmodel.norms import LEAST_DISTANCE, Norm, vector_norm
 from tests.exact import evaluate
 from tests.networks import float32, groupsort_net, linear_net, to_file
 
@@ -121,6 +121,29 @@ def test_radius_is_below_the_exact_formula(scores, norm):
     if gap > 0:
         assert radius < gap  # strictly inside
         assert radius > 0 or gap < Fraction(1, 10**9)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("exponent", [0, 300, 470, 490, 520, 530, 535, 540, 600, 950, 990])
+def test_no_radius_is_so_small_that_a_caller_may_not_measure_it(norm, exponent):
+    """The input mirrored at the boundary has another label; its distance, in float64, is beyond the radius."""
+    predictor = CertifiedPredictor(to_file(linear_net([[1.0, 0.0]])))
+    x = np.linspace(1.0, 2.0, 40)[:, None] * [2.0**-exponent, 0.0]
+    together = predictor.predict(x, norm).radii
+    alone = [predictor.predict(row[None], norm).radii for row in x]  # in floats, from now on
+    assert (together.label != predictor.predict(-x, norm).radii.label).all()
+    distance = vector_norm(x - -x, norm, axis=1)
+    for radius in (together.certified_radius, np.concatenate([one.certified_radius for one in alone])):
+        assert (distance > radius)[radius > 0.0].all()
+        assert (radius > 0.0).all() or exponent > 470
+
+
+def test_the_least_distances_are_those_that_flushing_cannot_shorten():
+    """d·2⁻¹⁰²² of l1, or of the square of l2, is less than the slack for callers, of up to 2²⁴ numbers."""
+    for size in (1, 2**24):
+        slack = Fraction(size + 4, 2**52) / 2
+        assert Fraction(size, 2**1022) < slack * Fraction(LEAST_DISTANCE[Norm.ONE])
+        assert Fraction(size, 2**1022) < slack * Fraction(LEAST_DISTANCE[Norm.TWO]) ** 2
 
 
 OWNERS = {

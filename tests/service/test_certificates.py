@@ -48,8 +48,10 @@ def test_each_answer_is_signed_as_it_is_given(serve, keys, model, content, tight
         ):
             certificate = open_signed(prediction["certificate"], published(client))
             answer = certificate.answer
-            for name in ("label", "label_index", "margin", "certified_radius", "method", "runner_up", "norm"):
+            for name in ("label", "label_index", "margin", "method", "norm"):
                 assert getattr(answer, name) == prediction[name], name
+            radius, stated = prediction["certified_radius"], answer.certified_radius
+            assert stated < radius < stated * (1 + 1e-8)  # what is spare for other processors
             assert certificate.issuer == "https://example.org/certifier"
             identities.add(certificate.identity)
             assert [check for check in check_answer(answer, content, row) if not check.passed] == []
@@ -170,13 +172,17 @@ def test_every_number_is_computed_again(serve, keys, tighten):
     assert failed(told) == []
     assert told["model"]["name"] == "digits"
     stated = {one["name"]: (one["stated"], one["computed"]) for one in told["checks"]}
-    assert stated["certified_radius"] == (answer["certified_radius"],) * 2
+    assert (
+        stated["certified_radius"][0]
+        < answer["certified_radius"]
+        < stated["certified_radius"][0] * (1 + 1e-8)
+    )
     assert stated["label"] == (answer["label"],) * 2
-    assert stated["bounds.bound_lipschitz"][0] == stated["bounds.bound_lipschitz"][1] > 0
+    assert stated["bounds.bound_lipschitz"][0] > stated["bounds.bound_lipschitz"][1] > 0
     if answer["method"] != "local":
         name = "radius from the stated bounds"
         assert stated[name][0] <= stated[name][1] <= stated[name][0] * (1 + 1e-9)
-    assert told["certificate"]["certified_radius"] == answer["certified_radius"]
+    assert told["certificate"]["certified_radius"] == stated["certified_radius"][0]
 
 
 def test_what_cannot_be_computed_again_is_the_word_of_the_key(serve, keys, tmp_path):

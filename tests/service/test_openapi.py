@@ -79,6 +79,7 @@ def test_documented_figures_are_of_their_type(schema):
         assert field.examples or name in {
             "sha256",
             "norm",
+            "execution",
             "tightened",
             "curve",
             "per_class",

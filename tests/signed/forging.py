@@ -134,7 +134,8 @@ def tricks(token: str, keys: SigningKeys) -> Iterator[tuple[str, str]]:
         (body[:-1] + b',"more":1}', "more is unknown"),
         (body.replace(b'"jti"', b'"jtj"'), "jti is missing"),
         (body.replace(b'"iss":"', b'"iss":"\\ud800'), "iss is '\\ud800"),
-        (body.replace(b"lipcert-signed/1", b"lipcert-signed/2"), "format"),
+        (body.replace(b"lipcert-signed/2", b"lipcert-signed/3"), "format"),
+        (body.replace(b"lipcert-signed/2", b"lipcert-signed/1"), ""),
         (body.replace(b'"float64"', b'"float16"'), "execution"),
         (body + b" x", "not JSON"),
         (b"[]", "one JSON object"),
@@ -160,6 +161,8 @@ def edited(certificate: SignedCertificate, header: str, signature: str) -> Itera
             others = [value + 1, value * 2 + 1, -value - 1, 0 if value else 1, value + 1e-9, str(value), None]
         elif isinstance(value, str):
             others = [value + "x", value[:-1], "", value.swapcase() + " ", 1, None]
+        elif value is None:
+            others = ["0" * 64, 1, {}]
         else:
             others = [{**value, key: 1e-300} for key in value] + [{}, None]
         for other in others:

@@ -17,13 +17,14 @@ import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from lipmodel.certify.mixtures import Mixer
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.cli import main
 from lipmodel.errors import InputError, SignatureError
 from lipmodel.norms import Norm
 from lipmodel.signed.answers import answers
 from lipmodel.signed.check import check_answer
-from lipmodel.signed.claims import Answer, PairBounds
+from lipmodel.signed.claims import Answer, PairBounds1
 from lipmodel.signed.jws import TYPE, open_signed, sign
 from lipmodel.signed.key_sets import (
     PUBLISHED_SECONDS,
@@ -83,15 +84,15 @@ def test_what_is_signed_is_opened_to_the_last_bit(keys, public):
 def test_the_radius_is_the_predictors_and_follows_from_the_bounds():
     answer = answer_of()
     radii = CertifiedPredictor(CONTENT).predict(INPUT).radii
-    assert answer.certified_radius == radii.certified_radius[0] > 0
+    assert 0 < answer.certified_radius < radii.certified_radius[0] < answer.certified_radius * (1 + 2.0**-35)
     assert (answer.margin, answer.label_index) == (radii.margin[0], radii.label[0])
     bounds, size = answer.bounds, answer.input_size
-    assert bounds.supports(answer.certified_radius, size)
-    by_hand = (bounds.bound_lead - 2 * bounds.bound_error) / (
+    assert bounds.supports(answer.certified_radius, size, "float64")
+    by_hand = (bounds.bound_margin - bounds.bound_error) / (
         bounds.bound_lipschitz + bounds.bound_norm_ratio * bounds.bound_error_slope
     )
     assert answer.certified_radius == pytest.approx(by_hand, rel=1e-14)
-    assert not bounds.supports(by_hand * (1 + 1e-14), size)
+    assert not bounds.supports(np.nextafter(answer.certified_radius, np.inf), size, "float64")
 
 
 def test_mixtures_and_local_bounds_are_told():
@@ -161,9 +162,10 @@ def test_no_edited_claim_is_accepted(token, public):
 def test_edited_claims_that_the_key_signed_are_told_by_recomputing():
     """What a signature does not guard against: an issuer that lies."""
     answer = answer_of()
-    other_bounds = {
-        f.name: getattr(answer.bounds, f.name) * 1.001 for f in fields(PairBounds) if "bound_" in f.name
-    }
+    more, less = 1 + 2.0**-34, 1 - 2.0**-34
+    inflating = {"bound_margin": more, "bound_overflow_radius": more, "bound_norm_ratio": less}
+    inflating |= dict.fromkeys(("bound_lipschitz", "bound_error", "bound_error_slope"), less)
+    other_bounds = {name: getattr(answer.bounds, name) * factor for name, factor in inflating.items()}
     lies = [
         replace(answer, bounds=replace(answer.bounds, **{name: value}))
         for name, value in other_bounds.items()
@@ -174,7 +176,7 @@ def test_edited_claims_that_the_key_signed_are_told_by_recomputing():
         for name, value in {
             "model_sha256": "0" * 64, "input_sha256": "0" * 64, "input_size": 5, "label": "x", "label_index": 7,
             "runner_up": "x", "runner_up_index": 7, "margin": answer.margin * 1.001, "method": "mixture",
-            "certified_radius": answer.certified_radius * (1 + 1e-10),
+            "certified_radius": answer.certified_radius * more,
         }.items()
     ]  # fmt: skip
     for lie in lies:
@@ -189,6 +191,123 @@ def test_edited_claims_that_the_key_signed_are_told_by_recomputing():
         assert words.get(changed, changed) in told, (changed, told)
     larger = replace(answer, certified_radius=np.nextafter(answer.certified_radius, math.inf) * (1 + 1e-13))
     assert [c.name for c in check_answer(larger) if not c.passed] == ["radius from the stated bounds"]
+
+
+PROTOTYPES = next(content for name, (content, _) in HEADS.items() if name == "reduce max of rows")
+EXECUTIONS = (np.float64, np.float32)
+
+
+@pytest.mark.parametrize("share", [2.0**-k for k in range(30, 52, 3)])
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_no_radius_is_inflated_by_a_hair(share, execution):
+    """By the key's holder, who lowers L as well, so that the radius follows from what is stated."""
+    predictor = CertifiedPredictor(CONTENT).executing(execution)
+    (answer,) = answers(predictor, INPUT, predictor.predict(INPUT))
+    found = check_answer(replace(answer, certified_radius=1.0), CONTENT, INPUT)
+    most = next(check for check in found if check.name == "certified_radius").computed
+    bounds = replace(answer.bounds, bound_lipschitz=answer.bounds.bound_lipschitz * (1 - 2.0**-28))
+    lie = replace(answer, certified_radius=most * (1 + share), bounds=bounds)
+    assert bounds.supports(lie.certified_radius, lie.input_size, lie.execution)
+    failed = {check.name for check in check_answer(lie, CONTENT, INPUT) if not check.passed}
+    assert failed == {"certified_radius", "bounds.bound_lipschitz"}
+
+
+@pytest.mark.parametrize("tighten", [False, True])
+@pytest.mark.parametrize("execution", EXECUTIONS)
+@pytest.mark.parametrize("content", [CONTENT, BINARY, PROTOTYPES], ids=["groupsort", "binary", "prototypes"])
+def test_what_another_processor_signed_holds(content, execution, tighten, monkeypatch):
+    """One whose bounds come out smaller by 2⁻³⁸, and whose scores are off by half of what they may be."""
+    predictor = CertifiedPredictor(content).executing(execution)
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(3 if tighten else 12, predictor.file.graph.input_size))
+    hair, standing = 2.0**-38, Mixer.standing
+
+    def elsewhere(*arguments):
+        own = standing(*arguments)
+        smaller = ("bound_lipschitz", "bound_error", "bound_error_slope", "bound_score_error")
+        return replace(
+            own,
+            reach=own.reach * (1 + hair),
+            bound_margin=own.bound_margin + 0.5 * own.bound_score_error,
+            **{name: getattr(own, name) * (1 - hair) for name in smaller},
+        )
+
+    for norm in Norm:
+        predictions = predictor.predict(x, norm, tighten=tighten)
+        radii = predictions.radii
+        longer = radii._replace(certified_radius=radii.certified_radius * (1 + hair))
+        with monkeypatch.context() as other:
+            other.setattr(Mixer, "standing", elsewhere)
+            signed = answers(predictor, x, predictions._replace(radii=longer))
+        for answer, row in zip(signed, x, strict=True):
+            assert [check for check in check_answer(answer, content, row) if not check.passed] == []
+        assert sum(answer.certified_radius > 0 for answer in signed) >= len(x) - 3
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_near_the_boundary_what_is_signed_holds(execution):
+    """Down to inputs that are not told apart; of those nothing is certified."""
+    predictor = CertifiedPredictor(CONTENT).executing(execution)
+    x, y = np.random.default_rng(0).normal(size=(2, 4))
+    label = int(predictor.predict(x[None]).radii.label[0])
+    while int(predictor.predict(y[None]).radii.label[0]) == label:
+        y = -2.0 * y + 0.3
+    near, far, rows = x, y, []
+    for _ in range(56):
+        middle = 0.5 * (near + far)
+        rows.append(middle)
+        same = int(predictor.predict(middle[None]).radii.label[0]) == label
+        near, far = (middle, far) if same else (near, middle)
+    rows = np.array(rows)
+    for norm in Norm:
+        signed = answers(predictor, rows, predictor.predict(rows, norm))
+        for answer, row in zip(signed, rows, strict=True):
+            assert answer.execution == execution.__name__
+            assert [check for check in check_answer(answer, CONTENT, row) if not check.passed] == []
+        assert signed[0].certified_radius > 0 == signed[-1].certified_radius
+
+
+def test_the_other_execution_is_told():
+    """Labels of float64 under the name of float32 are other labels somewhere, and other radii everywhere."""
+    answer = answer_of()
+    failed = [
+        c.name for c in check_answer(replace(answer, execution="float32"), CONTENT, INPUT) if not c.passed
+    ]
+    assert "bounds.bound_error" in failed
+    assert "certified_radius" in failed
+    double = to_file(groupsort_net((4, 16, 16), 3, seed=2), dtype=np.float64)
+    (answer,) = answers(predictor := CertifiedPredictor(double), INPUT, predictor.predict(INPUT))
+    told = check_answer(replace(answer, execution="float32"), double, INPUT)[-1]
+    assert "float32 execution takes a file that computes in float32" in told.reason
+
+
+def test_format_1_still_verifies(keys, public):
+    """It stated scores and bounds as computed: on the processor that signed it they are the same again."""
+    predictor = CertifiedPredictor(CONTENT)
+    predictions = predictor.predict(INPUT)
+    answer, radii, scores = answer_of(), predictions.radii, predictions.raw_scores[0]
+    standing = predictor.mixer(Norm.TWO).stand(scores, INPUT[0], int(radii.label[0]), mix=False)
+    at = standing.reach.argmin()
+    stated = ("bound_lipschitz", "bound_error", "bound_error_slope")
+    bounds = PairBounds1(
+        rival=int(standing.foreign[at]),
+        mixture=answer.bounds.mixture,
+        bound_lead=float(np.nextafter(scores[standing.own[0]] - scores[standing.foreign[at]], -np.inf)),
+        bound_norm_ratio=answer.bounds.bound_norm_ratio,
+        bound_overflow_radius=float(predictor.rule(Norm.TWO).overflow_radius(INPUT)[0]),
+        **{name: float(getattr(standing, name)[at]) for name in stated},
+    )
+    old = replace(answer, bounds=bounds, certified_radius=float(radii.certified_radius[0]))
+    token = sign(old, keys, "t")
+    payload = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "==="))
+    assert (payload["format"], payload["execution"]) == ("lipcert-signed/1", "float64")
+    opened = open_signed(token, public).answer
+    assert opened == old
+    assert [check for check in check_answer(opened, CONTENT, INPUT[0]) if not check.passed] == []
+    lie = replace(old, certified_radius=old.certified_radius * (1 + 2.0**-40))
+    assert "certified_radius" in [c.name for c in check_answer(lie, CONTENT, INPUT[0]) if not c.passed]
+    with pytest.raises(SignatureError, match="execution is 'float32'"):
+        open_signed(sign(replace(old, execution="float32"), keys, "t"), public)
 
 
 def test_another_input_or_model_is_told():

@@ -24,12 +24,14 @@ from lipmodel.certify import convolution, head, lipschitz, ops, radius, rounding
 from lipmodel.certify.convolution import Window
 from lipmodel.certify.mixtures import Mixer
 from lipmodel.certify.rounding import RoundingBounds
+from lipmodel.certify.tighten import Tightener
 from lipmodel.norms import Norm
 from tests import test_norms, test_verify
 from tests.certify import (
     test_graph,
     test_head,
     test_lipschitz,
+    test_local,
     test_mixtures,
     test_radius,
     test_rounding,
@@ -74,6 +76,8 @@ FORMULA_CONV = Killer(FORMULA.test, (test_forward_error.hidden_convolution, np.f
 ONE_SIGN = Killer(test_forward_error.test_two_roundings_of_one_sign_reach_two_thirds_of_the_bound)
 FLUSHING = Killer(test_forward_error.test_flushing_to_zero_stays_within_the_bound)
 RADIUS = Killer(test_worst_cases.test_radius_is_the_formula, (TWO, TWO, 16))
+OWN_NORM = Killer(test_local.test_the_error_in_the_ball_is_that_of_inputs_in_its_own_norm)
+SMALLEST = Killer(test_radius.test_no_radius_is_so_small_that_a_caller_may_not_measure_it, (TWO, 540))
 ALONE = Killer(test_radius.test_one_input_alone_is_certified_as_in_a_batch, ("several", TWO))
 KAPPA = Killer(test_worst_cases.test_radius_is_the_formula, (INF, TWO, 16))
 TWO_FORMATS = Killer(test_worst_cases.test_radius_for_another_format_is_the_formula)
@@ -147,6 +151,15 @@ MUTANTS = {
         (TWO_FORMATS,),
     ),
     "no slack for a caller's norm": Mutant(radius.for_clients, {"(size + 6) * 2.0**-52": "0.0"}, (RADIUS,)),
+    "radii as small as can be": Mutant(RULE._of_batch, {"radius > self._least": "radius > 0.0"}, (SMALLEST,)),
+    "one radius as small as can be": Mutant(
+        RULE_IN_FLOATS, {"not radius > self.least": "not radius > 0.0"}, (SMALLEST,)
+    ),
+    "E of a tightened ball in the ball's own norm": Mutant(
+        Tightener._room,
+        {"bound_vector_norm(x, rule.promised.norm)": "bound_vector_norm(x, local._working)"},
+        (OWN_NORM,),
+    ),
     "E forgotten of one input": Mutant(RULE_IN_FLOATS, {"slope * size + constant": "0.0"}, (ALONE,)),
     "overflow forgotten of one input": Mutant(
         RULE_IN_FLOATS, {"min(reach, self.room.constant - self.room.slope * size)": "reach"}, (ALONE,)
@@ -253,7 +266,7 @@ MUTANTS = {
         (PROTOTYPES,),
     ),
     "a mixture moves as its largest share does": Mutant(
-        Mixer._standing,
+        Mixer.standing,
         {"np.where(pair, speeds, self._bound_lipschitz(own, weights, foreign))": "speeds"},
         (Killer(test_mixtures.test_reach_is_at_most_the_distance_to_where_the_rival_wins, (TWO,)),),
     ),
@@ -263,8 +276,8 @@ MUTANTS = {
         (Killer(test_mixtures.test_constant_of_a_mixture_whose_rows_cancel, (TWO,)),),
     ),
     "error of a mixture dropped": Mutant(
-        Mixer.error,
-        {"np.asarray(inflate((weights * pairs).sum(axis=1), len(own) + 2))": "np.zeros(len(foreign))"},
+        Mixer._error_of,
+        {"inflate((weights * pairs).sum(axis=1), len(own) + 2)": "np.zeros(len(foreign))"},
         (
             Killer(
                 test_verify.test_certificates_by_mixtures_hold_and_little_more_fails,
@@ -311,7 +324,7 @@ MUTANTS = {
         convolution._space_to_depth, {"np.concatenate(phases, axis=1)": "phases[0]"}, (STRIDES,)
     ),
     "inputs rounded for free": Mutant(
-        radius.after_rounding_inputs,
+        radius.bound_input_rounding,
         {
             "moved + 2.0**-24 * vector_norm(given, norm, axis=1)": "2.0**-24 * vector_norm(given, norm, axis=1)"
         },

@@ -16,7 +16,7 @@ from lipmodel.certify.convolution import Window, bound_conv_norm, bound_gram_ite
 from lipmodel.certify.head import linear_head
 from lipmodel.certify.lipschitz import LipschitzBounds, bound_lipschitz
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.certify.radius import RadiusRule, after_rounding_inputs
+from lipmodel.certify.radius import RadiusRule, after_rounding_inputs, bound_input_rounding
 from lipmodel.certify.rounding import Affine, RoundingBounds
 from lipmodel.errors import UnsupportedError
 from lipmodel.norms import Norm, bound_equivalence, bound_spectral_norm, gamma, operator_norm
@@ -94,7 +94,7 @@ def test_doubles_rounded_to_float32_stay_within_the_radius(norm):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(50, 4)) * 10.0 ** rng.uniform(-40, 6, size=(50, 1))
     rounded, radius = float32(x), 10.0 ** rng.uniform(-9, 0, size=50) * np.abs(x).max(axis=1)
-    left = after_rounding_inputs(radius, x, rounded, norm)
+    left = after_rounding_inputs(radius, bound_input_rounding(x, rounded, norm))
     u = Fraction(2) ** -24
 
     def length(v):

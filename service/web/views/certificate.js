@@ -8,7 +8,7 @@ const NAMES = {
   signature: "Signature", "radius from the stated bounds": "Radius from the bounds stated", "digest of the model": "Digest of the model",
   "size of the input": "Numbers in the input", "digest of the input": "Digest of the input", label: "Label", label_index: "Index of the label",
   runner_up: "Runner-up", runner_up_index: "Index of the runner-up", method: "Method", margin: "Margin", certified_radius: "Certified radius",
-  "bounds.rival": "Score that sets the radius", "bounds.mixture": "Scores against it", "bounds.bound_lead": "Lead (m)", "bounds.bound_lipschitz": "Lipschitz constant (L)",
+  "bounds.rival": "Score that sets the radius", "bounds.mixture": "Scores against it", "bounds.bound_margin": "Margin (M)", "bounds.bound_lead": "Lead (m)", "bounds.bound_input_rounding": "Rounding of the input (T)", "bounds.bound_lipschitz": "Lipschitz constant (L)",
   "bounds.bound_error": "Error of rounding (E)", "bounds.bound_error_slope": "Its growth (B)", "bounds.bound_norm_ratio": "Ratio of norms (κ)",
   "bounds.bound_overflow_radius": "Nothing overflows within (R)", answer: "Answer",
 };
