@@ -43,6 +43,7 @@ with atheris.instrument_imports(
     from lipmodel.signed.key_sets import add_signing_key, read_public, read_signing_keys
     from service.api import arrays, tensors
     from service.api.bodies import input_array, parse, read_form
+    from service.budget import LEASE, Budget, Lease
     from service.errors import Problem
     from service.observed import HEADERS
     from service.schemas import PredictRequest
@@ -134,11 +135,16 @@ def read_multipart(body: bytes) -> None:
             return {"type": "http.request", "body": part, "more_body": bool(waiting)}
 
         headers = [(b"content-type", b"multipart/form-data; boundary=b")]
-        scope = {"type": "http", "method": "POST", "headers": headers, HEADERS: dict(headers)}
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "headers": headers,
+            HEADERS: dict(headers),
+            LEASE: Lease(Budget(2**30, "")),
+        }
         request = Request(scope, receive)
-        form = await read_form(request, LONGEST // 2)
-        await form.close()
-        return (len(form),)
+        async with read_form(request, LONGEST // 2, Budget(2**30, "")) as form:
+            return (len(form),)
 
     outcome(lambda: asyncio.run(read()))
 

@@ -44,6 +44,7 @@ from service.api.direct import Direct
 from service.api.guard import Admission, Guard
 from service.api.openapi import describe
 from service.attacker import Attacker
+from service.budget import FREE_BYTES, Budget
 from service.changes import Changes
 from service.database import StoreError
 from service.drift import Served
@@ -84,6 +85,8 @@ Whatever goes wrong is answered as a problem of RFC 9457 (`application/problem+j
 """ + "\n".join(f"| `{k.uri}` | {k.status} | {k.title}. {k.advice} |" for k in ProblemKind)
 
 
+SPOOLED_FORMS = 4
+"""Of the largest size, whose files may lie on the disk at a time."""
 GROUPS = (
     predict,
     infer,
@@ -134,6 +137,7 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
         engine,
         jobs,
         Attacker(engine.slow),
+        Budget(SPOOLED_FORMS * settings.max_upload_bytes, "max_upload_bytes"),
         shared,
         signer,
     )
@@ -169,6 +173,7 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
     )
     app.state.service = service
     app.state.access = access
+    app.state.budget = Budget(settings.max_buffered_bytes, "max_buffered_bytes", FREE_BYTES)
     install_handlers(app)
     limits = Limits(settings.requests_per_second, settings.requests_at_a_time)
     origins = Origins([settings.host, *(settings.allowed_hosts or "").split(",")])

@@ -24,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
+from service.budget import LEASE, PIECE_BYTES, Budget, Lease
 from service.errors import Problem, ProblemKind
 from service.observed import CLOSE
 from service.safe_headers import Header, safe_headers
@@ -78,12 +79,16 @@ class Connection(HttpToolsProtocol):
     """The same, for who answers it."""
     _moved = 0.0
     """When anything last came from the client, or was taken by it; by the clock of the event loop."""
+    _untaken: Lease | None = None
+    """Of a direct answer that the client has yet to take."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The beginning."""
         super().connection_made(transport)
         self._direct: Direct | None = self.config.app.state.direct  # type: ignore[union-attr]
         self._most = SEPARATORS * (self.config.h11_max_incomplete_event_size or 0)  # whichever the parser
+        self._budget: Budget = self.config.app.state.budget  # type: ignore[union-attr]
+        transport.set_write_buffer_limits(high=PIECE_BYTES)
         self._moved = self.loop.time()
         if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
             self._make_room()
@@ -154,6 +159,8 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
             self._deaf = True
             raise ValueError("too many requests ahead")  # likewise
+        scope: Any = self.scope
+        self._lease = scope[LEASE] = Lease(self._budget)
         if not self._begin_directly():
             HttpToolsProtocol.on_headers_complete(self)
         if not self.pipeline:
@@ -180,7 +187,7 @@ class Connection(HttpToolsProtocol):
         ):
             return False
         stays = self.parser.should_keep_alive()
-        exchange = Exchange(self, self.url, self.headers, found, keep_alive=stays)
+        exchange = Exchange(self, self.url, self.headers, found, self._lease, keep_alive=stays)
         self._taken = direct.take(exchange)
         if self._taken is None:
             return False
@@ -195,6 +202,14 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A part of a body."""
         self._unheard = 0
+        if self.cycle.response_complete:
+            return
+        try:
+            self._lease.hold(self._lease.size + len(body))
+        except Problem as problem:
+            self._deaf = True
+            self.end(problem)
+            raise  # which ends the parser
         if self._exchange is None:
             HttpToolsProtocol.on_body(self, body)
         else:
@@ -237,14 +252,31 @@ class Connection(HttpToolsProtocol):
             self._answered.working.cancel()
         if self._taken is not None:
             self._taken.drop()
+            self._lease.end()
             self._exchange = self._taken = None
+        for cycle, _ in self.pipeline:
+            _lease_of(cycle).end()
         self.pipeline.clear()
+        self._all_taken()
         super().connection_lost(exc)
 
     def resume_writing(self) -> None:
         """The client has taken most of what there was."""
         self._moved = self.loop.time()
+        self._all_taken()
         super().resume_writing()
+
+    def hold_until_taken(self, lease: Lease) -> None:
+        """End a lease once the client has taken the answer that was just written."""
+        if self.flow.write_paused:
+            self._untaken = lease
+        else:
+            lease.end()
+
+    def _all_taken(self) -> None:
+        if self._untaken is not None:
+            self._untaken.end()
+            self._untaken = None
 
     def give_up(self, problem: Problem) -> None:
         """End a connection that waits for its client; half a request is answered with the problem."""
@@ -269,23 +301,37 @@ class Connection(HttpToolsProtocol):
 
 
 class Answer(RequestResponseCycle):
-    """One request being answered: in one write, if the body is one message.
+    """One request being answered: in one write, if the body is one message and small.
 
     uvicorn writes the head and the body one after the other, and the system carries each all the way to the
-    client, which takes as much CPU as the rest of HTTP. What is not so plain uvicorn still sends itself.
+    client, which takes as much CPU as the rest of HTTP. What is not so plain uvicorn still sends itself, a
+    large body in pieces, each once the client has taken those before.
     """
 
     _head: Any = None
 
+    async def run_asgi(self, app: Any) -> None:
+        """Answer, and hold nothing for it any longer."""
+        try:
+            await super().run_asgi(app)
+        finally:
+            _lease_of(self).end()
+
     async def send(self, message: Any) -> None:
         """Takes the head, which is kept until the body follows, or a part of the body."""
-        if self.response_started:
-            await super().send(message)
-        elif message["type"] == "http.response.start":
+        if message["type"] == "http.response.start" and not self.response_started:
             self._head = message  # in place of one whose body never came
-        elif message.get("more_body") or not self._send_whole(self._head, message.get("body", b"")):
+            return
+        body, more = message.get("body", b""), message.get("more_body", False)
+        if not self.response_started:
+            if not more and self._send_whole(self._head, body):
+                return
             await super().send(self._head)
-            await super().send(message)
+        last = (max(1, len(body)) - 1) // PIECE_BYTES * PIECE_BYTES
+        for start in range(0, last, PIECE_BYTES):
+            piece = body[start : start + PIECE_BYTES]
+            await super().send({"type": "http.response.body", "body": piece, "more_body": True})
+        await super().send({"type": "http.response.body", "body": body[last:], "more_body": more})
 
     def _send_whole(self, head: Any, body: bytes) -> bool:
         """Whether that was done: not where lengths differ, or the connection is to close or takes no more."""
@@ -294,6 +340,7 @@ class Answer(RequestResponseCycle):
         if (
             self.disconnected
             or self.flow.write_paused
+            or len(body) > PIECE_BYTES
             or not self.keep_alive
             or self.scope["method"] == "HEAD"
             or found.get(b"content-length") != b"%d" % len(body)
@@ -315,6 +362,7 @@ class Exchange:
         url: as it was asked.
         headers: names in small letters, and values.
         found: the same by name; of a repeated one the first.
+        lease: of what is held for it.
         parts: of the body.
         begun: when the headers were whole, by ``perf_counter``.
         keep_alive: whether the connection stays open.
@@ -329,6 +377,7 @@ class Exchange:
         "found",
         "headers",
         "keep_alive",
+        "lease",
         "more_body",
         "parts",
         "response_complete",
@@ -346,11 +395,12 @@ class Exchange:
         url: bytes,
         headers: list[Header],
         found: dict[bytes, bytes],
+        lease: Lease,
         *,
         keep_alive: bool,
     ) -> None:
         self._connection, self.url, self.headers, self.found = connection, url, headers, found
-        self.keep_alive = keep_alive
+        self.lease, self.keep_alive = lease, keep_alive
         self.begun = perf_counter()
         self.parts: list[bytes] = []
         self.more_body = True
@@ -389,11 +439,13 @@ class Exchange:
             connection.transport.write(answer)
             if closing:
                 connection.transport.close()
+        connection.hold_until_taken(self.lease)
         connection.on_response_complete()
 
     def abort(self) -> None:
         """Ends the connection without an answer."""
         self.response_complete = True
+        self.lease.end()
         self._connection.transport.close()
 
 
@@ -414,6 +466,11 @@ def _last_answer(problem: Problem) -> Response:
     answer = problem.response()
     answer.raw_headers = safe_headers([*answer.raw_headers, CLOSE])
     return answer
+
+
+def _lease_of(cycle: Any) -> Lease:
+    lease: Lease = cycle.scope[LEASE]
+    return lease
 
 
 def _too_many() -> Problem:

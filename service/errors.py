@@ -229,6 +229,12 @@ class ProblemKind(Enum):
         "The service has as many connections as it may",
         "Try again after the seconds that the Retry-After header gives; send several requests a connection.",
     )
+    BUSY = (
+        "busy",
+        503,
+        "The service holds as much of requests and answers as it may",
+        "Try again after the seconds that the Retry-After header gives, or send less at a time.",
+    )
     NOT_READY = ("not-ready", 503, "No model is served", "The detail says why.")
 
     def __init__(self, slug: str, status: int, title: str, advice: str) -> None:

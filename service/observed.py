@@ -18,6 +18,7 @@ from time import perf_counter
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.budget import LEASE
 from service.errors import Problem, ProblemKind
 from service.logs import REQUEST_ID, told_apart
 from service.metrics import Histogram, Metrics, Value
@@ -154,19 +155,30 @@ class Observed:
     async def _observe(self, scope: Scope, receive: Receive, send: Send) -> int:
         """Answers, and returns the status; 0 where no answer was begun."""
         begun, requests, status, sent = perf_counter(), self._requests, 0, 0
+        head: Message | None = None
+        refused: Problem | None = None
         metrics = requests.metrics
         headers_in = scope[HEADERS] = dict(reversed(scope["headers"]))
         request_id = requests.id_of(headers_in)
         REQUEST_ID.set(request_id)
 
         async def observed_send(message: Message) -> None:
-            nonlocal status, sent
-            if message["type"] == "http.response.body":
-                sent += len(message.get("body", b""))
-            elif message["type"] == "http.response.start":
-                status = message["status"]
-                headers = requests.headers(message.get("headers", ()), request_id)
-                message = {**message, "headers": headers}  # the sender's may be one that it sends often
+            nonlocal head, refused, status, sent
+            if message["type"] == "http.response.start":
+                head = message  # kept until the body follows, for which there may be no room
+                return
+            body = message.get("body", b"")
+            if head is not None:
+                try:
+                    scope[LEASE].hold(len(body))
+                except Problem as problem:
+                    refused = problem
+                    raise
+                status = head["status"]
+                headers = requests.headers(head.get("headers", ()), request_id)
+                await send({**head, "headers": headers})  # the sender's may be one that it sends often
+                head = None
+            sent += len(body)
             await send(message)
 
         length = headers_in.get(b"content-length")
@@ -178,7 +190,8 @@ class Observed:
         except ClientDisconnect:
             pass  # no answer was begun
         except Exception as error:
-            problem = requests.failed(error, request_id)
+            # The framework makes another error of one that is raised while it sends an answer.
+            problem = refused or requests.failed(error, request_id)
             if status:  # half an answer: the server ends the connection
                 raise Fault from None
             await problem.response()(scope, receive, observed_send)

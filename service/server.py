@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 0.02
 SETTLE_SECONDS = 1.0
 BACKLOG = 2048
+UNSENT_BYTES = 65_536
+"""That the system may hold of the answers on a connection, besides those on their way."""
 RESERVED_FILES = 128
 """Besides connections: of models, databases, jobs."""
 KEEP_ALIVE_SECONDS = 75
@@ -179,6 +181,8 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     # Connections inherit this. Without it an answer's body waits 40 ms for the client to
     # acknowledge the headers: asyncio sets it only where a socket's protocol number is given.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # And this: what a client does not take waits here, where it is counted, and not in the system's memory.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     return sock
 
 

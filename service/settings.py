@@ -61,6 +61,11 @@ class Settings(BaseSettings):
         5, gt=0, description="How long radii of one request are tightened; then what is proved is answered."
     )
     max_body_bytes: int = Field(16 * 2**20, ge=1, description="Most bytes in the body of one request.")
+    max_buffered_bytes: int = Field(
+        96 * 2**20,
+        ge=4 * 2**20,
+        description="Most bytes of all requests and answers in memory, besides 16 KiB of each.",
+    )
     max_audit_samples: int = Field(10_000, ge=1, description="Most points that one audit may sample.")
     max_attacked: int = Field(1000, ge=0, description="Most inputs that one evaluation may attack.")
     max_upload_bytes: int = Field(256 * 2**20, ge=1, description="Most bytes of data sent for an evaluation.")

@@ -53,7 +53,7 @@ class InferRequest(Wire):
     id: str | None = None
     parameters: InferParameters = InferParameters()
     inputs: list[InputTensor] = Field(min_length=1, max_length=1)
-    outputs: list[WantedOutput] | None = None
+    outputs: list[WantedOutput] | None = Field(None, max_length=100)
 
 
 class OutputTensor(Wire):

@@ -17,10 +17,11 @@ from starlette.responses import Response
 from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
 from service.api.arrays import AnyArray
-from service.api.bodies import Headers, check_media_type, headers_of, read_body, until_gone
+from service.api.bodies import Headers, check_media_type, headers_of, lease_of, read_body, until_gone
 from service.api.context import Service
 from service.api.guard import CALLER
 from service.batcher import Part
+from service.budget import Lease
 from service.engine import is_long
 from service.errors import Problem, ProblemKind
 from service.policy import Judgement, judge
@@ -28,6 +29,9 @@ from service.registry import Model
 from service.safe_headers import Header
 from service.schemas import InputWarning, PredictOptions
 from service.settings import Settings
+
+ROW_BYTES, SCORE_BYTES = 1024, 64
+"""That the answer to a row takes at most while it is written, and each of its scores."""
 
 
 class Sent(NamedTuple):
@@ -123,10 +127,12 @@ async def respond(request: Request, service: Service, model: Model, protocol: Pr
     """
     begun, metrics, headers = perf_counter(), service.metrics, headers_of(request)
     check_media_type(headers, *protocol.media_types, missing=protocol.missing)
-    body = await read_body(request, service.settings.max_body_bytes)
-    asked = protocol.read(Sent(headers, dict(request.query_params), body), service.settings, model)
+    settings, lease = service.settings, lease_of(request)
+    sent = Sent(headers, dict(request.query_params), await read_body(request, settings.max_body_bytes))
+    asked = protocol.read(sent, settings, model)
+    del sent  # the body
     metrics.parse_seconds.observe(perf_counter() - begun)
-    asking = question(service, model, asked, request.scope[CALLER])
+    asking = question(service, model, asked, request.scope[CALLER], lease)
     answering = answer(service, asking)
     answered = await (until_gone(request, answering) if asking.long else answering)
     begun = perf_counter()
@@ -137,12 +143,12 @@ async def respond(request: Request, service: Service, model: Model, protocol: Pr
     return response
 
 
-def question(service: Service, model: Model, asked: Asked, caller: str) -> Question:
-    """What a request asks, if that can be answered here.
+def question(service: Service, model: Model, asked: Asked, caller: str, lease: Lease) -> Question:
+    """What a request asks, if that can be answered here; its arrays are held in place of its body.
 
     Raises:
         InputError: the inputs do not fit the model, or are too many for what is asked.
-        Problem: 501, there is no key to sign with.
+        Problem: 501, there is no key to sign with; 413 or 503, there is no room for inputs or answers.
     """
     inputs, options, _ = asked
     slow, most = options.tighten or options.certificate, service.settings.max_tightened_rows
@@ -153,6 +159,12 @@ def question(service: Service, model: Model, asked: Asked, caller: str) -> Quest
         detail = "certificates are not signed here: the setting signing_keys names no keys"
         raise Problem(ProblemKind.NOT_SIGNING, detail)
     checked, norm = model.predictor.check_inputs(inputs), model.settings.policy.norm_for(options.norm)
+    row_bytes = ROW_BYTES + SCORE_BYTES * len(model.predictor.class_names)
+    if len(checked) * row_bytes > service.settings.max_buffered_bytes:
+        most = service.settings.max_buffered_bytes // row_bytes
+        detail = f"answers to {len(checked)} rows are too large; at most {most} of this model are accepted"
+        raise Problem(ProblemKind.BODY_TOO_LARGE, detail)
+    lease.hold(checked.nbytes + (0 if checked is inputs else inputs.nbytes))
     return Question(model, checked, norm, options, caller)
 
 

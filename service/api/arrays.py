@@ -19,7 +19,7 @@ import simdjson
 from pydantic import ValidationError
 
 from lipmodel.errors import InputError
-from service.api.bodies import as_problem, input_array, parse
+from service.api.bodies import as_problem, check_values, input_array, parse
 from service.errors import Problem, ProblemKind
 from service.schemas import MAX_DIMENSIONS, MAX_LENGTH, PredictOptions, PredictRequest
 
@@ -37,6 +37,7 @@ def read_json_inputs(body: bytes, size: int, max_rows: int) -> tuple[AnyArray, P
         Problem: 400 or 422, it is none.
         InputError: no rows, more than ``max_rows``, or one of another length.
     """
+    check_values(body)
     found = _read_fast(body, size)
     if found is not None and 0 < len(found[0]) <= max_rows:
         return found

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from starlette.responses import Response
 from lipmodel.errors import InputError
 from lipmodel.norms import Array
 from service.api.context import Service, ServiceHere
+from service.budget import LEASE, Budget, Lease
 from service.errors import FieldError, Problem, ProblemKind
 from service.observed import HEADERS
 
@@ -27,6 +29,14 @@ FILE_TYPE = "application/octet-stream"
 JSON_TYPE = "application/json"
 EITHER_HEADER = 32
 """Of zlib: the header tells gzip from deflate."""
+SPOOLED_BYTES = 65_536
+"""Of each file of a form in memory; the rest lies on the disk. A field may have as many."""
+MAX_VALUES, VALUE_BYTES = 1_000_000, 70
+"""Of JSON: numbers, arrays and whatever else commas part; and what one takes once it is read."""
+MAX_MEMBERS = 10_000
+"""Of JSON objects: each that is not known takes 1 KB to say so."""
+SMALL_BYTES = 16_384
+"""JSON up to this size has no more than a few thousand values."""
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -49,7 +59,9 @@ async def read_json(request: Request, schema: type[M], limit: int) -> M:
         Problem: 415 where it is said to be something else, 413, 400 or 422 for what is wrong with it.
     """
     check_media_type(headers_of(request), JSON_TYPE)
-    return parse(schema, await read_body(request, limit))
+    body = await read_body(request, limit)
+    lease_of(request).hold(len(body) + VALUE_BYTES * check_values(body))
+    return parse(schema, body)
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -59,15 +71,15 @@ async def read_body(request: Request, limit: int) -> bytes:
         Problem: 413 where it is over the limit; otherwise see :func:`decompressed`.
     """
     body = b"".join([chunk async for chunk in _limited(request, limit)])
-    return decompressed(body, headers_of(request), limit)
+    return decompressed(body, headers_of(request), limit, lease_of(request))
 
 
-def decompressed(body: bytes, headers: Headers, limit: int) -> bytes:
-    """A body as it was before it was compressed, where the headers say that it is.
+def decompressed(body: bytes, headers: Headers, limit: int, lease: Lease) -> bytes:
+    """A body as it was before it was compressed, where the headers say that it is; held in its place.
 
     Raises:
-        Problem: 413 where it is over the limit then; 415 for another compression; 400 where it is not
-            compressed as it says.
+        Problem: 413 where it is over the limit then, 503 where all bodies are over theirs; 415 for another
+            compression; 400 where it is not compressed as it says.
     """
     given = header(headers, b"content-encoding")
     encoding = "identity" if given is None else given.strip().lower()
@@ -86,6 +98,7 @@ def decompressed(body: bytes, headers: Headers, limit: int) -> bytes:
         raise _too_large(limit)
     if not inflating.eof or inflating.unused_data:
         raise Problem(ProblemKind.NOT_COMPRESSED, "the compressed body is cut short, or more follows it")
+    lease.hold(len(plain))
     return plain
 
 
@@ -111,30 +124,48 @@ async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
         leaving.cancel()
 
 
-async def read_form(request: Request, limit: int) -> FormData:
-    """The parts of a form; files over a megabyte lie on the disk.
+@asynccontextmanager
+async def read_form(request: Request, limit: int, spooled: Budget) -> AsyncIterator[FormData]:
+    """The parts of a form; files that are not small lie on the disk.
+
+    Args:
+        request: its body is the form.
+        limit: of all parts together, in bytes.
+        spooled: the bytes on the disk of all forms.
 
     Raises:
-        Problem: 413 where all are together over the limit, 400 where the body is no form.
+        Problem: 413 where all are together over the limit, 503 where those of all forms are over theirs, 400
+            where the body is no form.
     """
     _check_encoding(request)
-    refused: list[Problem] = []
+    lease_of(request).hold(lease_of(request).size + 2 * MAX_PARTS * SPOOLED_BYTES)
+    on_disk, refused = Lease(spooled), list[Problem]()
 
     async def stream() -> AsyncGenerator[bytes, None]:
         try:
-            async for chunk in _limited(request, limit):
+            async for chunk in _passed_on(request, limit):
+                on_disk.hold(on_disk.size + len(chunk))
                 yield chunk
         except Problem as problem:  # the parser closes its files at an error of its own alone
             refused.append(problem)
             raise MultiPartException(problem.detail) from problem
 
+    parser = MultiPartParser(
+        request.headers, stream(), max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=SPOOLED_BYTES
+    )
+    parser.spool_max_size = SPOOLED_BYTES
     try:
-        return await MultiPartParser(
-            request.headers, stream(), max_files=MAX_PARTS, max_fields=MAX_PARTS
-        ).parse()
-    except MultiPartException as error:
-        detail = f"the form cannot be read: {error.message}"
-        raise refused[0] if refused else Problem(ProblemKind.NOT_A_FORM, detail) from None
+        try:
+            form = await parser.parse()
+        except MultiPartException as error:
+            detail = f"the form cannot be read: {error.message}"
+            raise refused[0] if refused else Problem(ProblemKind.NOT_A_FORM, detail) from None
+        try:
+            yield form
+        finally:
+            await form.close()
+    finally:
+        on_disk.end()
 
 
 async def read_file(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
@@ -145,8 +176,27 @@ async def read_file(request: Request, limit: int) -> AsyncGenerator[bytes, None]
     """
     _check_encoding(request)
     check_media_type(headers_of(request), FILE_TYPE, missing=FILE_TYPE)
-    async for chunk in _limited(request, limit):
+    async for chunk in _passed_on(request, limit):
         yield chunk
+
+
+def check_values(content: str | bytes) -> int:
+    """Return how many values JSON has, roughly; 0 of little.
+
+    Raises:
+        Problem: 413, so many would take hundreds of megabytes once they are read.
+    """
+    if len(content) <= SMALL_BYTES:
+        return 0
+    text = np.frombuffer(content.encode() if isinstance(content, str) else content, np.uint8)
+    commas, arrays, members = (int(np.count_nonzero(text == ord(mark))) for mark in ",[:")
+    if commas + arrays > MAX_VALUES or members > MAX_MEMBERS:
+        detail = (
+            f"the JSON holds about {commas + arrays} values and {members} members; at most {MAX_VALUES} and "
+            f"{MAX_MEMBERS} are accepted: send fewer rows at a time, or arrays as 'application/x-npy' or .npz"
+        )
+        raise Problem(ProblemKind.BODY_TOO_LARGE, detail)
+    return commas + arrays
 
 
 def parse(schema: type[M], content: str | bytes) -> M:
@@ -157,10 +207,17 @@ def parse(schema: type[M], content: str | bytes) -> M:
     """
     if not content.strip():
         raise Problem(ProblemKind.NOT_JSON, "the body is empty; a JSON object is accepted")
+    check_values(content)
     try:
         return schema.model_validate_json(content)
     except ValidationError as error:
         raise as_problem(error) from None
+
+
+def lease_of(request: Request) -> Lease:
+    """What is held for a request."""
+    lease: Lease = request.scope[LEASE]
+    return lease
 
 
 def headers_of(request: Request) -> Headers:
@@ -240,6 +297,14 @@ async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
         if read > limit:
             raise _too_large(limit)
         yield chunk
+
+
+async def _passed_on(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+    """The same of a body that is put elsewhere: a part that was taken is held no longer."""
+    lease = lease_of(request)
+    async for chunk in _limited(request, limit):
+        yield chunk
+        lease.hold(lease.size - len(chunk))
 
 
 def _too_large(limit: int) -> Problem:

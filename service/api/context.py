@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from fastapi import APIRouter, Depends, Path, Request
 
 from service.attacker import Attacker
+from service.budget import Budget
 from service.changes import Changes
 from service.engine import Engine
 from service.jobs import Jobs
@@ -38,6 +39,7 @@ class Service:
     engine: Engine
     jobs: Jobs
     attacker: Attacker
+    spooled: Budget
     shared_metrics: SharedMetrics
     signer: Signer | None = None
 

@@ -117,13 +117,13 @@ class Pending:
             self._received = len(body)
             self._model = model = service.registry.find(way.name, way.version)
             check_media_type(headers, *way.protocol.media_types, missing=way.protocol.missing)
-            body = decompressed(body, headers, settings.max_body_bytes)
+            body = decompressed(body, headers, settings.max_body_bytes, exchange.lease)
             _, mark, query = exchange.url.partition(b"?")
             sent = Sent(headers, QueryParams(query) if mark else {}, body)
             self._asked = way.protocol.read(sent, settings, model)
             metrics.parse_seconds.observe(perf_counter() - exchange.begun)
             caller = self._identity or address_identity(exchange.client)
-            self._question = asked = question(service, model, self._asked, caller)
+            self._question = asked = question(service, model, self._asked, caller, exchange.lease)
             if not asked.options.slow:
                 soon = service.engine.predict_soon(model, asked.inputs, asked.norm)
             if soon is None:
@@ -149,6 +149,7 @@ class Pending:
                 found = judged(service, self._question, found)
             content, described = self._way.protocol.write(self._model, self._asked, found)
             service.metrics.write_seconds.observe(perf_counter() - begun)
+            self._exchange.lease.hold(len(content))
             self._reply(200, [(b"content-length", b"%d" % len(content)), *described], content)
         except Exception as error:
             self._fail(error)

@@ -54,12 +54,9 @@ async def evaluate_model(request: Request, model: ModelHere, service: ServiceHer
         data, fill = _of_json(body, model, settings)
         source = {"data": body.path} if body.path else {"rows": len(body.inputs or [])}
         return await _submit(request, service, model, body, source, data, fill)
-    form = await read_form(request, settings.max_upload_bytes)
-    try:
+    async with read_form(request, settings.max_upload_bytes, service.spooled) as form:
         body, data, fill = _of_form(form, settings)
         return await _submit(request, service, model, body, {"data": "upload"}, data, fill)
-    finally:
-        await form.close()
 
 
 async def _submit(

@@ -19,7 +19,9 @@ from typing import NamedTuple
 from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
+from service.budget import PIECE_BYTES
 from service.safe_headers import PAGE_POLICY
 
 router = APIRouter(include_in_schema=False)
@@ -58,10 +60,12 @@ class Content(NamedTuple):
     """One file as it is sent.
 
     Attributes:
-        gzipped: its bytes, compressed.
+        plain: its bytes.
+        gzipped: the same, compressed.
         etag: weak, since it is the same of both codings.
     """
 
+    plain: bytes
     gzipped: bytes
     etag: str
 
@@ -69,7 +73,21 @@ class Content(NamedTuple):
 @lru_cache(maxsize=128)
 def _content(path: Path, _modified: int) -> Content:
     content = path.read_bytes()
-    return Content(gzip.compress(content, 6, mtime=0), f'W/"{hashlib.sha256(content).hexdigest()[:32]}"')
+    digest = hashlib.sha256(content).hexdigest()[:32]
+    return Content(content, gzip.compress(content, 6, mtime=0), f'W/"{digest}"')
+
+
+class _Pieces(Response):
+    """Content that is kept for all who ask, sent in pieces of it, of which none is a copy of the whole."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send each piece once the client has taken those before."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        content = memoryview(self.body)
+        last = (max(1, len(content)) - 1) // PIECE_BYTES * PIECE_BYTES
+        for start in range(0, last + 1, PIECE_BYTES):
+            piece = bytes(content[start : start + PIECE_BYTES])
+            await send({"type": "http.response.body", "body": piece, "more_body": start < last})
 
 
 async def _send(name: str, request: Request) -> Response:
@@ -87,12 +105,10 @@ async def _send(name: str, request: Request) -> Response:
         headers["Content-Security-Policy"] = PAGE_POLICY
     if content.etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    body = content.gzipped
+    body = content.plain
     if "gzip" in request.headers.get("accept-encoding", ""):
-        headers["Content-Encoding"] = "gzip"
-    else:
-        body = await asyncio.to_thread(gzip.decompress, body)
-    return Response(body, headers=headers, media_type=MEDIA_TYPES[path.suffix])
+        headers["Content-Encoding"], body = "gzip", content.gzipped
+    return _Pieces(body, headers=headers, media_type=MEDIA_TYPES[path.suffix])
 
 
 @router.api_route("/", methods=["GET", "HEAD"])

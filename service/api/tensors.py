@@ -17,7 +17,7 @@ import simdjson
 
 from lipmodel.errors import InputError
 from service.api.arrays import AnyArray, brackets, shaped
-from service.api.bodies import parse
+from service.api.bodies import check_values, parse
 from service.errors import Problem, ProblemKind
 from service.v2_schemas import InferRequest, InputTensor
 
@@ -44,6 +44,7 @@ def read_infer(body: bytes, json_length: int | None) -> tuple[InferRequest, AnyA
         raise Problem(ProblemKind.NOT_JSON, detail)
     binary = memoryview(body)[len(body) if json_length is None else json_length :]
     header = body[: len(body) - len(binary)]
+    check_values(header)
     if not binary and (fast := _read_fast(header)) is not None:
         request, numbers = fast
     else:

@@ -247,18 +247,19 @@ def test_shapes_whose_product_is_huge():
     assert math.prod([2**62, 2**62]) > 2**63
 
 
+JSON = {"Content-Type": "application/json"}
+
+
 def test_compression_is_undone_within_the_limit(client):
     body = json.dumps({"inputs": [[0.5, 0.25]]}).encode()
-    plain = client.post(
-        "/v1/models/two-moons/predict", content=body, headers={"Content-Type": "application/json"}
-    ).json()
+    plain = client.post("/v1/models/two-moons/predict", content=body, headers=JSON).json()
     gzip = zlib.compressobj(wbits=31)
     for encoding, sent in (
         ("gzip", gzip.compress(body) + gzip.flush()),
         ("deflate", zlib.compress(body)),
         ("identity", body),
     ):
-        headers = {"Content-Encoding": encoding}
+        headers = JSON | {"Content-Encoding": encoding}
         answer = client.post("/v1/models/two-moons/predict", content=sent, headers=headers)
         assert answer.json() == plain
 
@@ -273,7 +274,7 @@ def test_compression_is_undone_within_the_limit(client):
     ],
 )
 def test_compressed_bodies_that_are_refused(client, sent, kind, reason):
-    headers = {"Content-Encoding": "gzip"}
+    headers = JSON | {"Content-Encoding": "gzip"}
     answer = client.post("/v1/models/two-moons/predict", content=sent, headers=headers)
     assert answer.status_code == kind.status
     assert answer.json()["type"] == kind.uri

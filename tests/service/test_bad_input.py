@@ -230,7 +230,7 @@ def test_a_fault_of_the_service_tells_nothing_of_its_insides(tmp_path, monkeypat
             body = check(answer, ProblemKind.INTERNAL)
         assert "secret" not in json.dumps(body)
         assert client.post(PREDICT, json={"inputs": [[1, 2]]}).status_code == 200
-    log = caplog.text
+    log = caplog.text + "".join(record.fields["exception"] for record in caplog.records)
     assert "in fail" in log
     assert "RuntimeError" in log
     assert "secret" not in log  # it might be of an input

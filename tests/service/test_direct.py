@@ -85,6 +85,7 @@ REQUESTS = {
     "foreign host": (PREDICT, *as_json(BODY, Host="evil.example:8000")),
     "foreign page": (PREDICT, *as_json(BODY, Origin="http://evil.example")),
     "foreign frame": (PREDICT, *as_json(BODY, **{"Sec-Fetch-Site": "cross-site"})),
+    "many members": (PREDICT, *as_json({f"a{i}": 0 for i in range(10_001)})),
     "other verb": ("/v1/models/two-moons/infer", *as_json(BODY)),
 }
 VARIES = {"date", "x-request-id"}
