@@ -62,7 +62,7 @@ from service.mirror import Mirror, MirrorError
 from service.models import Models
 from service.observed import Observed, Requests
 from service.origins import Origins
-from service.server import Server, listen, listen_together, url_of
+from service.server import Server, end_process, listen, listen_together, url_of
 from service.settings import Settings
 from service.shared_metrics import SharedMetrics
 from service.starting import keep_what_is_loaded
@@ -370,4 +370,4 @@ def serve_here(settings: Settings, sock: socket.socket) -> None:
         tell_refusals(app)
         keep_what_is_loaded()
         line = ready_line(app).format(url=url_of(sock), workers="")
-        Server(app, settings, lambda: click.echo(line)).run(sockets=[sock])
+        Server(app, settings, lambda: click.echo(line), end_process).run(sockets=[sock])

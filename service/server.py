@@ -3,8 +3,9 @@
 Told to stop (SIGINT, SIGTERM), it first goes on answering for up to ``drain_seconds``, or until no
 connection is open: ``/readyz`` says 503, so that balancers send no more, and each answer closes its
 connection. Then what the system had accepted by itself is taken over, the socket is closed, and the
-requests in flight have ``shutdown_seconds``. So a request is lost only if it takes longer than that, or is
-sent on a connection that was idle all the time before: the moment that HTTP leaves to clients to retry.
+requests in flight have ``shutdown_seconds``; then the process ends, whatever its threads still compute.
+So a request is lost only if it takes longer than that, or is sent on a connection that was idle all the
+time before: the moment that HTTP leaves to clients to retry.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import resource
 import socket
+import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -32,6 +36,8 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.02
 SETTLE_SECONDS = 1.0
+LAST_SECONDS = 2.0
+"""For databases, logs and spans, once requests are answered or cut off."""
 BACKLOG = 2048
 UNSENT_BYTES = 65_536
 """That the system may hold of the answers on a connection, besides those on their way."""
@@ -49,9 +55,17 @@ class Server(uvicorn.Server):
         app: made by ``create_app``.
         settings: the app's.
         ready: called once it answers.
+        end: ends the process, after all is done or when the time for that is over; None where the process
+            goes on.
     """
 
-    def __init__(self, app: FastAPI, settings: Settings, ready: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        settings: Settings,
+        ready: Callable[[], None] = lambda: None,
+        end: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -71,6 +85,8 @@ class Server(uvicorn.Server):
             )
         )
         self._service, self._ready, self._drain_seconds = app.state.service, ready, settings.drain_seconds
+        self._end_seconds = settings.drain_seconds + SETTLE_SECONDS + settings.shutdown_seconds + LAST_SECONDS
+        self._end = end
         self._arrivals = Arrivals(settings.request_seconds)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -92,6 +108,10 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends the jobs first: whoever waits for one would hold up the end."""
         self._service.metrics.draining.value = 1.0
+        if self._end is not None:
+            late = threading.Timer(self._end_seconds, self._end)
+            late.daemon = True
+            late.start()
         await self._service.jobs.stop()
         await self._until(lambda: not self.server_state.connections, self._drain_seconds)
         await self._stop_listening(sockets or [])
@@ -101,6 +121,8 @@ class Server(uvicorn.Server):
         # Tasks are cancelled by now; a request that never came whole may have none.
         for connection in tuple(self.server_state.connections):
             connection.transport.close()
+        if self._end is not None:
+            self._end()
 
     async def _stop_listening(self, sockets: Sequence[socket.socket]) -> None:
         """Closes the sockets with nothing in their queues: what the system has accepted is served."""
@@ -136,6 +158,15 @@ class Server(uvicorn.Server):
         end = loop.time() + seconds
         while not condition() and loop.time() < end and not self.force_exit:
             await asyncio.sleep(TICK_SECONDS)
+
+
+def end_process() -> None:
+    """End this process now, with its logs written: the interpreter would first wait for every thread."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed at the other end, or here
+            stream.flush()
+    os._exit(0)
 
 
 def _was_asked(connection: Any) -> bool:

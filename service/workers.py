@@ -31,7 +31,7 @@ import click
 from lipmodel.errors import LipcertError
 from service import logs
 from service.process import PACKAGES
-from service.server import Server, url_of
+from service.server import Server, end_process, url_of
 from service.settings import Settings
 from service.starting import keep_what_is_loaded, lean_imports
 
@@ -187,7 +187,7 @@ def main() -> None:
         sys.exit(1)
     if number == 0:
         tell_refusals(app)
-    server = Server(app, settings, lambda: say(ready=ready_line(app)))
+    server = Server(app, settings, lambda: say(ready=ready_line(app)), end_process)
     threading.Thread(target=_end_with_the_supervisor, args=[server], daemon=True).start()
     keep_what_is_loaded()
     with sock:

@@ -126,7 +126,7 @@ def workers(state: Path) -> list[int]:
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             command = process.read_bytes()
-            if b"service.worker" in command and bytes(state) in command:
+            if b"service.worker\0" in command and bytes(state) in command:
                 found.append(int(process.parent.name))
     return found
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from benchmarks.drain import drain_once, predict_request
+from tests.networks import convolutional_net, to_file
 from tests.service.conftest import eventually, lipserve, running, stopped_worker, two_moons, url_of
 
 
@@ -85,6 +86,26 @@ def test_a_request_that_never_ends_is_given_up_in_time(models):
             time.sleep(0.3)
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=15) == 0
+
+
+def test_threads_that_compute_do_not_hold_up_the_end(models):
+    """Each of these requests takes half a minute, and its client waits for it."""
+    (models / "slow.onnx").write_bytes(to_file(convolutional_net()))
+    options = ("--port", 0, "--tighten-seconds", 600, "--drain-seconds", 0, "--shutdown-seconds", 1)
+    with lipserve("--models", models, *options) as process:
+        url = url_of(process)
+        body = json.dumps({"inputs": [[0.5] * 784] * 10, "tighten": True})
+        head = (
+            "POST /v1/models/slow/predict HTTP/1.1\r\nHost: localhost\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        with connected(url) as one, connected(url) as other:
+            for connection in (one, other):
+                connection.sendall((head + body).encode())
+            eventually(lambda: "lipserve_in_flight_requests 3.0" in httpx.get(url + "/metrics").text)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=15) == 0
+            assert whole_answer(one) == whole_answer(other) == b""
 
 
 @pytest.mark.parametrize("workers", [1, 2])
