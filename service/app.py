@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -118,6 +119,8 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
         MissingExtraError: the environment asks for traces, which are not installed.
         SignatureError: keys to sign or to verify with cannot be used.
     """
+    with suppress(FileNotFoundError):
+        tempfile.gettempdir()  # writes to find out, so a disk that is full later must not be asked first
     traces, signer, tokens = tracing.from_environment(), open_signer(settings), open_tokens(settings)
     jobs, metrics = open_jobs(settings, worker), Metrics(Served())
     if metrics_folder is not None and worker == 0:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
 
 from lipmodel.errors import LipcertError
-from service.private_files import close_to_others, private_file
+from service.disk import close_to_others, private_file
 from service.tables import metadata, steps
 
 ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(5061706)"}
@@ -27,9 +27,31 @@ class StoreError(LipcertError):
     """The database or its folder cannot be used."""
 
 
+class StorageError(StoreError):
+    """The disk of the database or of the state folder takes no more.
+
+    Attributes:
+        cause: names no path or host, so callers may read it.
+    """
+
+    def __init__(self, what: str, cause: str) -> None:
+        super().__init__(f"{what} cannot be written: {cause}")
+        self.cause = cause
+
+
+NO_STORAGE = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")
+"""How the names of SQLite's errors of the disk begin."""
+POSTGRESQL_FULL = "53100"
+
+
 def unusable(error: Exception) -> StoreError:
     """The database's own reason, in one line."""
-    reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    origin = getattr(error, "orig", None) or error
+    reason = str(origin).strip().splitlines()[0]
+    if getattr(origin, "sqlite_errorname", "").startswith(NO_STORAGE):
+        return StorageError("the database", reason)
+    if getattr(origin, "sqlstate", None) == POSTGRESQL_FULL:
+        return StorageError("the database", "its server's disk is full")
     return StoreError(f"the database cannot be used: {reason}")
 
 

@@ -22,7 +22,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from lipmodel.errors import DataError, InputError
-from service.database import StoreError
+from service.database import StorageError, StoreError
+from service.disk import full
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "/problems/"
@@ -223,6 +224,12 @@ class ProblemKind(Enum):
         "The database of audits and evaluations does not answer",
         "Try again after the seconds that the Retry-After header gives. Predictions need no database.",
     )
+    INSUFFICIENT_STORAGE = (
+        "insufficient-storage",
+        507,
+        "The service cannot write what it would have to keep",
+        "The detail names the cause. Make room, or let the service write; predictions need no disk.",
+    )
     TOO_MANY_CONNECTIONS = (
         "too-many-connections",
         503,
@@ -347,6 +354,18 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(DataError)
     async def on_data_error(_: Request, error: DataError) -> Response:
         return Problem.invalid([FieldError(field="data", reason=str(error))]).response()
+
+    @app.exception_handler(OSError)
+    async def on_full_disk(_: Request, error: OSError) -> Response:
+        if (reason := full(error)) is None:
+            raise error
+        log.error("%s", error)
+        return Problem(ProblemKind.INSUFFICIENT_STORAGE, reason).response()
+
+    @app.exception_handler(StorageError)
+    async def on_storage_error(_: Request, error: StorageError) -> Response:
+        log.error("%s", error)
+        return Problem(ProblemKind.INSUFFICIENT_STORAGE, error.cause).response()
 
     @app.exception_handler(StoreError)
     async def on_store_error(_: Request, error: StoreError) -> Response:

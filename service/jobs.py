@@ -26,14 +26,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lipmodel.errors import LipcertError
-from service.database import StoreError
+from service.database import StorageError, StoreError
 from service.packing import parts_of, unpack
 from service.process import POLL_SECONDS, TASK_FILE, Outcome, Worker, problem
 from service.registry import Model
-from service.state_folder import StateFolder
+from service.state_folder import StateFolder, writing
 from service.store import LEASE_SECONDS, Job, State, Store
 
 FIRST_GUESS_SECONDS = 5.0
+PROBE_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -101,6 +102,8 @@ class Jobs:
         self._database = ThreadPoolExecutor(1, "store")  # the event loop never waits for a disk
         self._typical_seconds = FIRST_GUESS_SECONDS
         self._stopping = False
+        self._probed = -math.inf
+        self._fault: str | None = None
 
     async def start(self) -> None:
         """Settles what an earlier life left behind, and begins to work."""
@@ -153,6 +156,7 @@ class Jobs:
         Raises:
             QueueFullError: too many wait.
             InputError, DataError: ``fill`` refused the data.
+            StorageError: the job cannot be kept.
         """
         queued = sum(not live.running for live in self._live.values())
         if queued >= self._max_queued:
@@ -198,6 +202,28 @@ class Jobs:
         except Exception:
             log.warning("the database of jobs does not answer")
             return None
+
+    async def fault(self, seconds: float) -> str | None:
+        """Return why no job could be kept now, or None; logged where that changes."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._do(self._probe)
+            fault = None
+        except StorageError as error:
+            fault = f"jobs cannot be kept: {error.cause}"
+        except Exception:
+            fault = "the database of jobs does not answer"
+        if fault != self._fault:
+            log.error("%s", fault) if fault else log.warning("jobs can be kept again")
+            self._fault = fault
+        return fault
+
+    def _probe(self) -> None:
+        """Write to the database and the state folder, at most once in PROBE_SECONDS however often asked."""
+        if time.monotonic() - self._probed >= PROBE_SECONDS:
+            self._store.beat()
+            self._folder.probe()
+            self._probed = time.monotonic()
 
     async def report_file(self, job_id: str, name: str) -> bytes | None:
         """See :meth:`Store.report_file`."""
@@ -333,14 +359,17 @@ class Jobs:
         while True:
             try:
                 return await self._do(function, *arguments)
+            except StorageError as error:
+                log.error("%s; trying again", error)
             except Exception:
                 log.exception("the database of jobs does not answer; trying again")
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, 30.0)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 30.0)
 
 
 def _write(folder: Path, model: bytes, task: str, fill: Fill) -> None:
-    folder.mkdir()
-    fill(folder)
-    (folder / "model.onnx").write_bytes(model)
-    (folder / TASK_FILE).write_text(task, "ascii")
+    with writing("what the job works on"):
+        folder.mkdir()
+        fill(folder)
+        (folder / "model.onnx").write_bytes(model)
+        (folder / TASK_FILE).write_text(task, "ascii")

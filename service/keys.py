@@ -19,7 +19,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.database import StoreError, open_database, unusable
-from service.private_files import private_folder
+from service.disk import private_folder
 from service.scopes import Scope
 from service.settings import Settings
 from service.state_folder import database_in

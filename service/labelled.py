@@ -102,7 +102,7 @@ def _idx(files: Mapping[str, BinaryIO], folder: Path, most_bytes: int) -> None:
                     if most_bytes < 0:
                         raise _too_much()
                     copy.write(chunk)
-        except (OSError, EOFError, zlib.error) as error:
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:  # other OSErrors are of writing
             raise DataError(f"{name} cannot be decompressed: {error}") from error
 
 

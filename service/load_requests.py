@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from lipmodel.files import write_whole
 from service.folder_changes import alone
+from service.state_folder import writing
 
 MAX_KEPT = 10_000
 """Models whose last request is remembered; the oldest requests are forgotten first."""
@@ -62,13 +63,13 @@ class LoadRequests:
         """Keep a request, after which the others are older.
 
         Raises:
-            OSError: the file cannot be written.
+            StorageError: the file cannot be written.
         """
         request = LoadRequest(uuid.uuid4().hex, unloaded)
         if self._path is None:
             self._known = {**self._known, name: request}
             return
-        with alone(self._path.parent):
+        with writing("the last loads and unloads"), alone(self._path.parent):
             others = [item for item in self.read().items() if item[0] != name]
             kept = dict([*others, (name, request)][-MAX_KEPT:])
             write_whole(self._path, json.dumps(kept).encode())

@@ -110,7 +110,7 @@ class Models:
 
         Raises:
             Problem: 404 where there is none of that name, 409 where it is refused.
-            OSError: the request cannot be kept.
+            StorageError: the request cannot be kept.
         """
         await self._do(self._load, name)
         return self.current.find(name)
@@ -120,7 +120,7 @@ class Models:
 
         Raises:
             Problem: 404 where there is none of that name.
-            OSError: the request cannot be kept.
+            StorageError: the request cannot be kept.
         """
         self.current.versions(name)
         await self._do(self._unload, name)

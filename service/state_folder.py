@@ -3,6 +3,7 @@
 ::
 
     STATE/lock             held by the one server that uses the folder
+    STATE/probe            written to see whether anything can be
     STATE/server           that server's identity, the same after a restart
     STATE/jobs.sqlite      the database, unless another is given
     STATE/loads.json       which models were loaded or unloaded last, for all of the server's processes
@@ -20,12 +21,12 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from service.database import StoreError
-from service.private_files import private_folder
+from service.database import StorageError, StoreError
+from service.disk import private_folder
 
 
 class StateFolder:
@@ -87,9 +88,31 @@ class StateFolder:
             if path.name not in keep:
                 shutil.rmtree(path, ignore_errors=True)
 
+    def probe(self) -> None:
+        """Write a page, as anything that is kept would be.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        with writing("the state folder"):
+            (self.path / "probe").write_bytes(bytes(4096))
+
     def close(self) -> None:
         """Lets another server use the folder."""
         os.close(self._lock)
+
+
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Tell an error of the system while something is written as one of storage.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(what, error.strerror or str(error)) from error
 
 
 def sweep_metrics(folder: Path) -> None:

@@ -31,6 +31,7 @@ from lipmodel.norms import Array, Norm
 from lipmodel.progress import Progress
 from lipmodel.stream import Stream, in_memory, open_stream
 from service.data_folder import pin
+from service.disk import full
 from service.process import REPORT_FOLDER, TASK_FILE
 from service.readiness import made_ready
 
@@ -55,18 +56,23 @@ def main() -> None:
 
     try:
         say(**_run(folder, _throttled(lambda share: say(progress=share))))
-    except InputError as error:
-        say(problem={"kind": "invalid-input", "field": error.field, "detail": error.reason})
-    except DataError as error:
-        say(
-            problem={"kind": "invalid-input", "field": "data", "detail": str(error).replace(f"{folder}/", "")}
-        )
-    except LipcertError as error:
-        say(problem={"kind": "job-failed", "detail": str(error)})
     except Exception as error:
-        # To the server's log, type and place alone: the message may quote the data. A client learns less.
-        print(*traceback.format_tb(error.__traceback__), type(error).__name__, sep="", file=sys.stderr)
-        say(problem={"kind": "job-failed", "detail": f"the work ended with {type(error).__name__}"})
+        say(problem=_problem(error, folder))
+
+
+def _problem(error: Exception, folder: Path) -> dict[str, str]:
+    """Return the problem that the work ended with."""
+    if reason := full(error):
+        return {"kind": "insufficient-storage", "detail": reason}
+    if isinstance(error, InputError):
+        return {"kind": "invalid-input", "field": error.field, "detail": error.reason}
+    if isinstance(error, DataError):
+        return {"kind": "invalid-input", "field": "data", "detail": str(error).replace(f"{folder}/", "")}
+    if isinstance(error, LipcertError):
+        return {"kind": "job-failed", "detail": str(error)}
+    # To the server's log, type and place alone: the message may quote the data. A client learns less.
+    print(*traceback.format_tb(error.__traceback__), type(error).__name__, sep="", file=sys.stderr)
+    return {"kind": "job-failed", "detail": f"the work ended with {type(error).__name__}"}
 
 
 def _die_with_the_server() -> None:

@@ -14,6 +14,7 @@ from service.api.bodies import json_body, read_file, reply
 from service.api.context import ModelName, Service, ServiceHere
 from service.api.models import detail
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
+from service.disk import full
 from service.errors import Problem, ProblemKind
 from service.folder_changes import check_name
 from service.loading import is_label
@@ -26,7 +27,12 @@ Label = Annotated[
     str,
     Path(description="As a name, but no number.", openapi_examples={"demo": {"value": "canary"}}),
 ]
-CHANGE_PROBLEMS = (ProblemKind.UPLOADS_OFF, ProblemKind.NOT_WRITABLE, ProblemKind.INVALID_INPUT)
+CHANGE_PROBLEMS = (
+    ProblemKind.UPLOADS_OFF,
+    ProblemKind.NOT_WRITABLE,
+    ProblemKind.INSUFFICIENT_STORAGE,
+    ProblemKind.INVALID_INPUT,
+)
 FILE = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 CREATED: dict[int | str, dict[str, Any]] = {
     201: {
@@ -60,10 +66,12 @@ Allowed = Annotated[Service, Depends(allowed)]
 
 @contextmanager
 def written() -> Iterator[None]:
-    """Makes a folder that cannot be written a problem."""
+    """Makes a folder that cannot be written a problem; a full disk is one everywhere."""
     try:
         yield
     except OSError as error:
+        if full(error):
+            raise
         detail = f"the models folder cannot be written: {error.strerror or error}"
         raise Problem(ProblemKind.NOT_WRITABLE, detail) from error
     except ModelError as error:

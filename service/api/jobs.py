@@ -43,7 +43,12 @@ ACCEPTED: dict[int | str, dict[str, Any]] = {
     }
 }
 JobId = Annotated[str, Path(description="As Location gave it.", max_length=64)]
-JOB_PROBLEMS = (ProblemKind.QUEUE_FULL, ProblemKind.JOB_FAILED, ProblemKind.JOBS_UNAVAILABLE)
+JOB_PROBLEMS = (
+    ProblemKind.QUEUE_FULL,
+    ProblemKind.JOB_FAILED,
+    ProblemKind.JOBS_UNAVAILABLE,
+    ProblemKind.INSUFFICIENT_STORAGE,
+)
 
 
 async def submit(

@@ -41,8 +41,8 @@ async def readiness(service: ServiceHere) -> Response:
         raise Problem(ProblemKind.NOT_READY, registry.fault or refused)
     if not service.engine.alive():
         raise Problem(ProblemKind.NOT_READY, "no predictions can be run")
-    if await service.jobs.count(DATABASE_SECONDS) is None:
-        raise Problem(ProblemKind.NOT_READY, "the database of jobs does not answer")
+    if fault := await service.jobs.fault(DATABASE_SECONDS):
+        raise Problem(ProblemKind.NOT_READY, fault)
     mirror = service.models.mirror
     return reply(
         Readiness(

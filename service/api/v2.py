@@ -125,7 +125,9 @@ async def index(request: Request, service: ServiceHere) -> Response:
     "/v2/repository/models/{name}/load",
     summary="Read a model's files now, and serve it",
     response_model=ModelReady,
-    responses=problems(ProblemKind.UPLOADS_OFF, *MODEL_PROBLEMS, *BODY_PROBLEMS),
+    responses=problems(
+        ProblemKind.UPLOADS_OFF, ProblemKind.INSUFFICIENT_STORAGE, *MODEL_PROBLEMS, *BODY_PROBLEMS
+    ),
     openapi_extra=json_request(LoadRequest, {"as it is": {}}),
 )
 async def load(name: ModelName, request: Request, service: Allowed) -> Response:
@@ -139,7 +141,9 @@ async def load(name: ModelName, request: Request, service: Allowed) -> Response:
     "/v2/repository/models/{name}/unload",
     summary="Stop serving a model until it is loaded or its files change",
     status_code=200,
-    responses=problems(ProblemKind.UPLOADS_OFF, ProblemKind.UNKNOWN_MODEL, *BODY_PROBLEMS),
+    responses=problems(
+        ProblemKind.UPLOADS_OFF, ProblemKind.INSUFFICIENT_STORAGE, ProblemKind.UNKNOWN_MODEL, *BODY_PROBLEMS
+    ),
     openapi_extra=json_request(UnloadRequest, {"as it is": {}}),
 )
 async def unload(name: ModelName, request: Request, service: Allowed) -> Response:

@@ -1,14 +1,18 @@
-"""Folders and files of the service that nobody but the user it runs as may read."""
+"""What the service keeps on a disk: its owner's alone, and what it means that nothing more can be written."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
 from pathlib import Path
 
-log = logging.getLogger(__name__)
 OF_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""A disk, a quota or a limit of the process is used up."""
+
+log = logging.getLogger(__name__)
 
 
 def private_folder(path: Path) -> None:
@@ -41,3 +45,11 @@ def close_to_others(path: Path) -> None:
             log.warning("%s is open to others (mode %o), and stays so: %s", path, mode, error.strerror)
         else:
             log.warning("%s was open to others (mode %o); now its owner alone may read it", path, mode)
+
+
+def full(error: BaseException) -> str | None:
+    """Return the reason where an error, or the one it was raised for, is of a disk that takes no more."""
+    for found in (error, error.__cause__):
+        if isinstance(found, OSError) and found.errno in FULL:
+            return found.strerror
+    return None
