@@ -13,7 +13,7 @@ demo: .venv/installed demo/two-moons.onnx demo/digits.onnx
 	$(BIN)/lipserve --models demo --host $(HOST) --port $(PORT)
 
 demo/%.onnx: | .venv/installed
-	$(BIN)/lipmodel train $* --out demo
+	$(BIN)/lipmodel train $* --out demo --force
 
 test: lint types imports tests
 

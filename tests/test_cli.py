@@ -217,8 +217,7 @@ def write_rows(path, rows=60):
 def test_train_on_data_of_your_own(tmp_path):
     pytest.importorskip("torch")
     write_rows(tmp_path / "mine.csv")
-    arguments = ["train", "digits", "--data", tmp_path / "mine.csv", "--out", tmp_path, "--name", "mine",
-                 "--epochs", 40, "--set", "network.widths=[16]", "--set", "training.batch_size=15",
+    arguments = ["train", "digits", "--data", tmp_path / "mine.csv", "--out", tmp_path, "--epochs", 40, "--set", "network.widths=[16]", "--set", "training.batch_size=15",
                  "--set", "loss.name=multiclass-hinge"]  # fmt: skip
     result = run(*arguments)
     told = " ".join(result.stderr.split())
@@ -242,9 +241,34 @@ def test_train_on_data_of_your_own(tmp_path):
     assert evaluated["average_certified_radius"] > 0
     assert run_json("inspect", tmp_path / "mine.onnx")["status"] == "proved"
     assert not (tmp_path / "mine.samples.npz").exists(), "rows of one's own are shown to nobody unasked"
-    unscaled = run_json(*arguments, "--set", "scaling=none", "--samples", 10)
+    assert (
+        record["recipe"]["name"] == "mine"
+    )  # the data is not called digits, nor is a model of that name replaced
+    assert not list(tmp_path.glob("digits*"))
+    unscaled = run_json(*arguments, "--set", "scaling=none", "--samples", 10, "--force")
     assert load_labelled(tmp_path / "mine.samples.npz").inputs.shape == (10, 2)
     assert unscaled["recipe"]["scaling"] == "none"
+
+
+@pytest.mark.parametrize("end", ["onnx", "json", "png", "html", "samples.npz"])
+def test_training_replaces_no_file_unasked(tmp_path, end):
+    pytest.importorskip("torch")
+    path = tmp_path / f"two-moons.{end}"
+    path.write_bytes(b"somebody's")
+    refused = run("train", "two-moons", "--out", tmp_path, "--epochs", 1, status=2)
+    told = " ".join(refused.output.split())
+    assert f"two-moons.{end} is there already: give --force to replace it, or another --name" in told
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == b"somebody's"
+
+
+def test_training_replaces_all_that_belongs_to_a_model(tmp_path):
+    pytest.importorskip("torch")
+    for end in ("onnx", "samples.npz"):
+        (tmp_path / f"two-moons.{end}").write_bytes(b"of another model")
+    run_json("train", "two-moons", "--out", tmp_path, "--epochs", 1, "--samples", 0, "--force")
+    assert run_json("inspect", tmp_path / "two-moons.onnx")["status"] == "proved"
+    assert not (tmp_path / "two-moons.samples.npz").exists()
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ SHOWN = 300
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change any key of the recipe.")
 @data_dir_option
 @click.option("--data", type=PATH, help="Data of your own: .npz, .csv or .parquet (label last), or a folder.")
-@click.option("--name", help="NAME of the files written; the recipe's by default.")
+@click.option("--name", help="NAME of the files written; by default the recipe's, or that of --data.")
+@click.option("--force", is_flag=True, help="Replace files of that NAME; else they are left and refused.")
 @click.option(
     "--samples",
     type=click.IntRange(0),
@@ -54,6 +55,7 @@ def train(
     data_dir: Path | None,
     data: Path | None,
     name: str | None,
+    force: bool,
     samples: int | None,
     resume: bool,
     log_dir: Path | None,
@@ -83,7 +85,7 @@ def train(
     team = gather(device, processes)
     if team.rank > 0:
         with suppress(LipcertError):  # the first process tells of it
-            follow(planned, out, team, control=Control(stop=asking_for_an_end), resume=resume)
+            follow(planned, out, team, control=Control(stop=asking_for_an_end), resume=resume, force=force)
         return
     for topic, line in planned.account.items():
         err.print(f"{topic:<11}{line}", markup=False, soft_wrap=True)
@@ -98,7 +100,9 @@ def train(
         control = Control(watch=watch, stop=asking_for_an_end)
         if samples is None:
             samples = SHOWN if data is None else 0
-        trained = carry_out(planned, out, control=control, resume=resume, team=team, samples=samples)
+        trained = carry_out(
+            planned, out, control=control, resume=resume, team=team, samples=samples, force=force
+        )
     record = trained.record()
     if as_json:
         print_json(record)

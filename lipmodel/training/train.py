@@ -30,6 +30,8 @@ from lipmodel.training.scaling import find_scale, in_units_of_the_data, scaled
 from lipmodel.training.team import ALONE, Team
 from lipmodel.training.trained import Trained
 
+ENDS = (".onnx", ".json", ".png", ".html", ".samples.npz")
+"""Of the files that a training writes, or replaces."""
 COMPARED_ROWS = 10_000  # inputs on which the file is compared with torch, at most
 
 
@@ -67,13 +69,15 @@ def plan(
         overrides: any of norm, lipschitz, seed, epochs, settings; see ``load_recipe``.
         data_dir: the folder of the recipe's data set, if it needs one.
         data: a file or a folder of your own, see ``load_own``; scaled as suits it unless a setting says how.
-        name: of the files written; the recipe's by default.
+        name: of the files written; by default the recipe's, or that of your own data without its ending.
 
     Raises:
         RecipeError, DataError, MissingExtraError: see each.
     """
     overrides = dict(overrides or {})
     recipe = load_recipe(recipe_name, **overrides)
+    if name is None and data is not None:
+        name = data.resolve().name if data.is_dir() else data.stem
     if name is not None:
         if not name or name.startswith(".") or Path(name).name != name:
             raise RecipeError(f"'{name}' cannot name files; a word without slashes is accepted")
@@ -96,6 +100,7 @@ def carry_out(
     resume: bool = False,
     team: Team = ALONE,
     samples: int = 0,
+    force: bool = False,
 ) -> Trained:
     """Trains; writes NAME.onnx, .json (the record), .png and .html (the report), each whole or not at all.
 
@@ -108,14 +113,15 @@ def carry_out(
         resume: continue from NAME.checkpoint.
         team: the processes that train together; this one is the first of them, the others :func:`follow`.
         samples: how many held-out rows to write to NAME.samples.npz as well, for the service to show.
+        force: replace files of that name that an earlier training, or anything else, wrote.
 
     Raises:
-        RecipeError: also where the folder cannot be written to, or holds an unfinished training that
-            is not to be resumed.
+        RecipeError: also where the folder cannot be written to, or holds files of that name, or an
+            unfinished training that is not to be resumed.
         TrainingError, TrainingInterruptedError: see ``Fit.run``.
     """
     recipe = planned.recipe
-    checkpoint = _checkpoint(planned, out_dir, team, resume)
+    checkpoint = _checkpoint(planned, out_dir, team, resume, force)
     try:
         out_dir.mkdir(parents=True, exist_ok=True)  # before the work, so that it is not lost
         if not os.access(out_dir, os.W_OK):
@@ -126,8 +132,11 @@ def carry_out(
         write_whole(out_dir / f"{recipe.name}.json", to_json(trained.record()))
         write_whole(out_dir / f"{recipe.name}.png", trained.plot())
         write_whole(out_dir / f"{recipe.name}.html", report(trained))
+        kept = out_dir / f"{recipe.name}.samples.npz"
         if samples:
-            write_whole(out_dir / f"{recipe.name}.samples.npz", sample_file(planned.held_out, samples))
+            write_whole(kept, sample_file(planned.held_out, samples))
+        else:  # those of the model that was replaced are of other data, perhaps
+            kept.unlink(missing_ok=True)
         checkpoint.remove()
     except OSError as error:
         raise RecipeError(
@@ -137,14 +146,20 @@ def carry_out(
 
 
 def follow(
-    planned: Plan, out_dir: Path, team: Team, *, control: Control | None = None, resume: bool = False
+    planned: Plan,
+    out_dir: Path,
+    team: Team,
+    *,
+    control: Control | None = None,
+    resume: bool = False,
+    force: bool = False,
 ) -> None:
     """What every process but the first does while that one does :func:`carry_out`: trains, writes nothing.
 
     Raises:
         RecipeError, TrainingError, TrainingInterruptedError: as the first process, which tells of it.
     """
-    checkpoint = _checkpoint(planned, out_dir, team, resume)
+    checkpoint = _checkpoint(planned, out_dir, team, resume, force)
     control = replace(control or Control(), checkpoint=checkpoint, resume=resume)
     fit_network(planned.recipe, planned.train, planned.held_out, control=control, team=team)
 
@@ -157,10 +172,11 @@ def train(
     data_dir: Path | None = None,
     control: Control | None = None,
     resume: bool = False,
+    force: bool = False,
 ) -> Trained:
     """:func:`plan`, then :func:`carry_out`."""
     planned = plan(recipe_name, overrides=overrides, data_dir=data_dir)
-    return carry_out(planned, out_dir, control=control, resume=resume)
+    return carry_out(planned, out_dir, control=control, resume=resume, force=force)
 
 
 def train_recipe(
@@ -262,8 +278,12 @@ def fit_network(
         return scaled(network, scale), in_units_of_the_data(to_graph(network), scale), fit
 
 
-def _checkpoint(planned: Plan, out_dir: Path, team: Team, resume: bool) -> Checkpoint:
-    """Where the state is kept, with what has to be the same for a training to go on."""
+def _checkpoint(planned: Plan, out_dir: Path, team: Team, resume: bool, force: bool) -> Checkpoint:
+    """Return where the state is kept, with what has to be the same for a training to go on.
+
+    Raises:
+        RecipeError: the training may not begin, or go on, since it would replace what is there.
+    """
     identity = {
         "recipe": planned.recipe.to_dict(),
         "the training data's sha256": planned.train.digest,
@@ -276,6 +296,9 @@ def _checkpoint(planned: Plan, out_dir: Path, team: Team, resume: bool) -> Check
         raise RecipeError(
             f"{checkpoint.path} holds an unfinished training: give --resume to go on with it, or delete it"
         )
+    there = (path for path in (out_dir / f"{planned.recipe.name}{end}" for end in ENDS) if path.exists())
+    if not (force or resume) and (path := next(there, None)):
+        raise RecipeError(f"{path} is there already: give --force to replace it, or another --name")
     return checkpoint
 
 
