@@ -182,6 +182,7 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
     origins = Origins([settings.host, *(settings.allowed_hosts or "").split(",")])
     admission = Admission(access, origins, limits, settings.max_header_bytes)
     requests = Requests(shared.metrics, access_log=settings.access_log)
+    app.state.admission = admission
     app.state.direct = None if traces else Direct(service, admission, requests)
     app.add_middleware(Guard, admission=admission)
     for group in GROUPS:

@@ -143,8 +143,8 @@ class Jobs:
 
     async def submit(
         self, kind: str, model: Model, parameters: dict[str, Any], options: dict[str, Any], fill: Fill
-    ) -> str:
-        """Queues a job and returns its id.
+    ) -> Job:
+        """Queue a job and return it.
 
         Args:
             kind: "audit" or "evaluation".
@@ -186,7 +186,7 @@ class Jobs:
             await asyncio.to_thread(self._folder.discard, job.id)
             raise
         self._queue.put_nowait(job.id)
-        return job.id
+        return job
 
     async def get(self, job_id: str, *, bulk: bool = True) -> Job | None:
         """The job of that id as it is now, or None."""
@@ -324,11 +324,15 @@ class Jobs:
     async def _beat(self) -> None:
         """What is done now and then, and at once at the start."""
         told = problem("job-interrupted", "the server that had the job is gone")
+        begun = time.monotonic()
         while True:
             await self._surely(self._store.beat)
             if self._store.shared:
                 await self._adopt()
-            await self._surely(self._store.interrupt_orphans, told)
+            # A process that shares no database is watched by its own server, which starts it again; but an
+            # earlier server may have had more of them.
+            if self._store.shared or time.monotonic() - begun < 2 * LEASE_SECONDS:
+                await self._surely(self._store.interrupt_orphans, told)
             await self._surely(self._store.prune, self._kept)
             await asyncio.sleep(LEASE_SECONDS / 4)
 

@@ -12,6 +12,7 @@ taken for dead and was not finds out at its next step. A result is committed bef
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from service.database import open_database, transaction
 from service.tables import jobs, reports, servers, work
 
 LEASE_SECONDS = 60.0
-"""A server that has not been heard of for so long is taken for dead."""
+"""A server that has not been heard of for so long is taken for dead, by those that were awake meanwhile."""
 MOST_ATTEMPTS = 2
 """A job that was being run by so many servers when they died may be what they died of."""
 
@@ -107,6 +108,7 @@ class Store:
         self.server = server
         self._engine = open_database(url)
         self.shared = self._engine.dialect.name != "sqlite"
+        self._awake = self._heard = -math.inf
         self.beat()
 
     def add(self, job: Job, content: Iterable[bytes] = ()) -> None:
@@ -239,6 +241,11 @@ class Store:
             mine = update(servers).where(servers.c.id == self.server).values(heard_of=now)
             if not connection.execute(mine).rowcount:
                 connection.execute(insert(servers).values(id=self.server, heard_of=now))
+        before, self._heard = self._heard, time.time()
+        if self._heard - before > LEASE_SECONDS / 2:
+            # The machine slept, or the database was away, perhaps for the others as well: they have a whole
+            # lease from now on to be heard of.
+            self._awake = self._heard
 
     def leave(self) -> None:
         """Lets other servers take over this one's jobs at once."""
@@ -265,7 +272,10 @@ class Store:
             return taken
 
     def _orphaned(self) -> Any:
-        alive = select(servers.c.id).where(servers.c.heard_of > time.time() - LEASE_SECONDS)
+        lapsed = time.time() - LEASE_SECONDS
+        alive = select(servers.c.id).where(
+            servers.c.heard_of > (lapsed if self._awake <= lapsed else -math.inf)
+        )
         return jobs.c.state.in_(UNFINISHED) & jobs.c.owner.not_in(alive)
 
     def _interrupt(self, condition: Any, problem: str) -> int:

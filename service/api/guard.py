@@ -45,22 +45,28 @@ class Admission:
         Raises:
             Problem: 401, 403, 429 or 431.
         """
-        headers = scope["headers"]
-        self._check_size(headers)
+        self._check_size(scope["headers"])
+        identity = await self.identify(scope)
+        if identity is not None and self.limits is not None:
+            self.limits.enter(identity)
+        return identity
+
+    async def identify(self, scope: Scope) -> str | None:
+        """Return the identity of a request's caller, who may make it as of now; None where none is needed.
+
+        Raises:
+            Problem: 401 or 403.
+        """
         asked = needed(scope["method"], scope["path"])
         if asked is None:
             return None
         if self._access.required:
-            credential = _credential(headers)
+            credential = _credential(scope["headers"])
             caller = self._access.known(credential) or await self._access.identify(credential)
             _check_scopes(caller, asked)
-            identity = caller.identity
-        else:
-            self._origins.check(scope["method"], scope[HEADERS])
-            identity = address_identity(scope.get("client"))
-        if self.limits is not None:
-            self.limits.enter(identity)
-        return identity
+            return caller.identity
+        self._origins.check(scope["method"], scope[HEADERS])
+        return address_identity(scope.get("client"))
 
     def at_once(self, asked: Needed, headers: Collection[Header], found: Mapping[bytes, bytes]) -> str | None:
         """The same of a POST that asks for those scopes, where the caller is known by a credential.

@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -14,7 +15,9 @@ from starlette.responses import Response, StreamingResponse
 
 from service.api.bodies import reply
 from service.api.context import Service, ServiceHere
+from service.api.guard import Admission
 from service.api.openapi import problems
+from service.database import StoreError
 from service.errors import FieldError, Problem, ProblemKind
 from service.jobs import Fill, Jobs, QueueFullError
 from service.registry import Model
@@ -23,7 +26,8 @@ from service.store import Job, State
 
 DEFAULT_WAIT_SECONDS = 5
 MAX_WAIT_SECONDS = 60
-KEEP_ALIVE_SECONDS = 15.0
+KEEP_ALIVE_SECONDS = 5.0
+"""Between events of a stream where nothing changes; its credential is verified before each."""
 PATHS = {"audit": "/v1/audits", "evaluation": "/v1/evaluations"}
 LEAST_SHARE = 0.02
 """Done before the time left is estimated from it."""
@@ -68,12 +72,13 @@ async def submit(
     """
     wait, applied = preferred_wait(request)
     try:
-        job_id = await jobs.submit(kind, model, parameters, options, fill)
+        job = await jobs.submit(kind, model, parameters, options, fill)
     except QueueFullError as error:
         headers = {"Retry-After": str(error.retry_after)}
         raise Problem(ProblemKind.QUEUE_FULL, str(error), headers=headers) from None
-    job = await jobs.wait(job_id, wait)
-    place = f"{PATHS[kind]}/{job_id}"
+    with suppress(StoreError):  # it is queued, whether the database answers now or not
+        job = await jobs.wait(job.id, wait)
+    place = f"{PATHS[kind]}/{job.id}"
     headers = {"Preference-Applied": applied} if applied else {}
     if job.state is State.DONE:
         headers["Content-Location"] = place
@@ -155,11 +160,14 @@ def add_routes(router: APIRouter, kind: str) -> None:
         response_class=StreamingResponse,
         responses=unknown | {200: {"description": "Events", "content": {"text/event-stream": {}}}},
     )
-    async def follow_job(service: ServiceHere, job: Job = job_here) -> Response:
-        """Events `progress` until one `end`; the data of each is the job without its report."""
+    async def follow_job(request: Request, service: ServiceHere, job: Job = job_here) -> Response:
+        """Events `progress` until one `end`; the data of each is the job without its report.
+
+        The stream ends without `end` once the credential does not hold any more.
+        """
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(
-            _events(service.jobs, job.id), headers=headers, media_type="text/event-stream"
+            _events(request, service.jobs, job.id), headers=headers, media_type="text/event-stream"
         )
 
     @router.delete(
@@ -171,8 +179,13 @@ def add_routes(router: APIRouter, kind: str) -> None:
         return _detail(await find(service, kind, job.id))
 
 
-async def _events(jobs: Jobs, job_id: str) -> AsyncIterator[str]:
+async def _events(request: Request, jobs: Jobs, job_id: str) -> AsyncIterator[str]:
+    admission: Admission = request.app.state.admission
     async for job in jobs.watch(job_id, KEEP_ALIVE_SECONDS):
+        try:
+            await admission.identify(request.scope)
+        except Problem:  # revoked or expired since
+            return
         name = "end" if job.state.final else "progress"
         yield f"event: {name}\ndata: {JobSummary(**_summary(job)).model_dump_json()}\n\n"
 

@@ -30,6 +30,7 @@ from tests.service.conftest import (
     new_database,
     running,
     state_beside,
+    stopped_worker,
     two_moons,
     url_of,
 )
@@ -686,3 +687,19 @@ def test_failures_have_them_too(folder):
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )
     assert result.stdout.splitlines()[-1] == "500 nosniff no-store"
+
+
+def test_a_stream_of_events_ends_with_its_key(folder, state, store):
+    key, other = (store.create(name, {Scope.AUDIT}) for name in ("one", "other"))
+    with running(folder, state=state) as client:
+        url = "/v1/models/two-moons/audits"
+        asked = bearer(key) | {"Prefer": "wait=0"}
+        place = client.post(url, json={"samples": 5}, headers=asked).headers["location"]
+        stopped_worker(state)  # so that the job does not end by itself
+        with client.stream("GET", place + "/events", headers=bearer(key), timeout=30) as answer:
+            lines = answer.iter_lines()
+            assert next(lines) == "event: progress"
+            store.revoke(key.split("_")[1])
+            assert "event: end" not in list(lines)
+        assert client.get(place, headers=bearer(key)).status_code == 401
+        assert client.delete(place, headers=bearer(other)).json()["state"] == "cancelled"

@@ -394,3 +394,17 @@ def test_a_state_folder_that_cannot_be_used_is_told(models, state, tmp_path):
 
 def test_the_state_folder_is_beside_the_models_unless_named(tmp_path):
     assert Settings(models=tmp_path / "m").state_folder == tmp_path / "m.state"
+
+
+def test_a_job_that_is_queued_is_promised_though_the_database_fails_then(models, monkeypatch):
+    with running(models) as client:
+        with monkeypatch.context() as patch:
+
+            def fail(*_, **__):
+                raise StoreError("gone")
+
+            patch.setattr(Store, "get", fail)
+            answer = client.post(AUDITS, json=QUICK)
+            assert answer.status_code == 202
+            assert answer.json()["state"] == "queued"
+        assert ended(client, answer.headers["location"])["state"] == "done"

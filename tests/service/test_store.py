@@ -97,27 +97,45 @@ def test_of_many_that_start_a_job_one_wins(url):
         store.close()
 
 
+def a_minute_passes(monkeypatch, *stores):
+    """As it is once servers other than these have not been heard of for a minute, in which these were awake."""
+    for _ in range(5):
+        now = time.time() + 15
+        monkeypatch.setattr("service.store.time.time", lambda now=now: now)
+        for store in stores:
+            store.beat()
+
+
+@pytest.mark.parametrize("sleep", [70, 86_400])
+def test_servers_that_slept_take_one_another_for_alive(stores, monkeypatch, sleep):
+    """The machine slept: the one that wakes first has not heard of the other for as long as that."""
+    one, two = stores
+    add(one, "j1", work=[b"x"])
+    add(two, "j2", work=[b"x"])
+    a_minute_passes(monkeypatch, one, two)
+    now = time.time() + sleep
+    monkeypatch.setattr("service.store.time.time", lambda: now)
+    for first, second in ((one, two), (two, one)):
+        first.beat()
+        assert list(first.adopt(10)) == []
+        assert first.interrupt_orphans("{}") == 0
+        assert second.queued() == [f"j{1 + (second is two)}"]
+    a_minute_passes(monkeypatch, one)  # and the other never woke
+    assert list(one.adopt(10)) == ["j2"]
+
+
 def test_the_jobs_of_a_dead_server_are_interrupted(stores, monkeypatch):
     dead, alive = stores
     add(dead, "j1")
     add(alive, "j2")
     assert alive.interrupt_orphans("{}") == 0
-    now = time.time()
-    monkeypatch.setattr("service.store.time.time", lambda: now + 61)
-    alive.beat()
+    a_minute_passes(monkeypatch, alive)
     assert alive.interrupt_orphans("{}") == 1
     assert dead.get("j1").state is State.INTERRUPTED
     assert alive.get("j2").state is State.QUEUED
     assert not dead.start("j1")
     assert list(dead.queued()) == []
     assert list(alive.queued()) == ["j2"]
-
-
-def dead(store, monkeypatch):
-    """As it is once a server other than this has not been heard of for a minute."""
-    now = time.time()
-    monkeypatch.setattr("service.store.time.time", lambda: now + 61)
-    store.beat()
 
 
 def test_jobs_of_a_dead_server_are_taken_over_once(stores, url, monkeypatch):
@@ -127,8 +145,7 @@ def test_jobs_of_a_dead_server_are_taken_over_once(stores, url, monkeypatch):
         add(gone, f"j{number}", created=float(number), work=[b"0", bytes([number]) * 3])
     assert gone.start("j0")
     assert alive.adopt(10) == []
-    dead(alive, monkeypatch)
-    third.beat()
+    a_minute_passes(monkeypatch, alive, third)
     assert list(alive.adopt(2)) == ["j0", "j1"]
     assert list(alive.work("j1")) == [b"0", b"\1\1\1"]
     assert list(third.adopt(10)) == ["j2", "j3", "j4", "j5"]
@@ -153,7 +170,7 @@ def test_a_job_that_was_begun_twice_is_not_taken_over_again(stores, monkeypatch)
     assert gone.requeue_running() == 1
     assert gone.start("j1")
     assert gone.requeue_running() == 0
-    dead(alive, monkeypatch)
+    a_minute_passes(monkeypatch, alive)
     assert list(alive.adopt(10)) == []
     assert alive.interrupt_orphans("{}") == 1
     assert gone.get("j1").state is State.INTERRUPTED
