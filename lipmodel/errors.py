@@ -18,6 +18,8 @@ Each message says what was wrong and what is accepted.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -25,8 +27,15 @@ class LipcertError(Exception):
     """Base of all errors raised on purpose; its text is fit to show to a user."""
 
 
+LONGEST_REASON = 1_000
+"""Characters of a message about a file, which may quote long lists and texts of it."""
+
+
 class ModelError(LipcertError):
     """An ONNX file that cannot be certified; it is refused, never guessed at."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}…")
 
 
 class FileFormatError(ModelError):
@@ -43,9 +52,26 @@ class UnsupportedError(ModelError):
     """
 
     def __init__(self, reason: str, *, node: str = "", op: str = "") -> None:
+        reason = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}…"
         where = f"node '{node}' ({op}): " if op else ""
         super().__init__(where + reason)
         self.node, self.op, self.reason = node, op, reason
+
+
+@contextmanager
+def refusing_exhaustion() -> Iterator[None]:
+    """Refuse a file whose reading or bounding takes more memory or deeper recursion than there is.
+
+    Raises:
+        UnsupportedError: in place of MemoryError, RecursionError or OverflowError.
+    """
+    try:
+        yield
+    except (MemoryError, RecursionError, OverflowError) as error:
+        raise UnsupportedError(
+            f"it takes more than this process has ({type(error).__name__}: {error}); a smaller network, or "
+            "one with fewer and smaller tensors, is accepted"
+        ) from error
 
 
 class InputError(LipcertError):

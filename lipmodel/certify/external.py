@@ -15,6 +15,10 @@ HOW_TO_SAVE_ONE_FILE = (
 )
 
 
+MAX_BYTES = 2**31 - 1
+"""Of a file beside the model, and of all that is read of them: a protobuf cannot be larger."""
+
+
 def is_external(tensor: onnx.TensorProto) -> bool:
     """Whether a tensor's numbers are in another file."""
     return tensor.data_location == TensorProto.EXTERNAL or bool(tensor.external_data)
@@ -34,6 +38,7 @@ def embed_external_data(model: onnx.ModelProto, folder: Path) -> list[str]:
         FileFormatError: a location outside the folder, a missing file, a place beyond its end.
     """
     contents: dict[str, bytes] = {}
+    embedded = 0
     for tensor in filter(is_external, model.graph.initializer):
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
@@ -49,6 +54,11 @@ def embed_external_data(model: onnx.ModelProto, folder: Path) -> list[str]:
             raise FileFormatError(
                 f"initializer '{tensor.name}' lies at bytes {offset} to {offset + length} of '{location}', "
                 f"which has {len(content)}"
+            )
+        embedded += length
+        if embedded > MAX_BYTES:
+            raise FileFormatError(
+                f"its initializers keep {embedded} bytes in other files; at most {MAX_BYTES} are accepted"
             )
         tensor.raw_data = content[offset : offset + length]
         tensor.ClearField("external_data")
@@ -71,6 +81,11 @@ def _read(folder: Path, location: str, tensor: str) -> bytes:
             raise FileFormatError(f"initializer '{tensor}' keeps its data behind a link: {location[:80]!r}")
         if not path.is_file():
             raise FileFormatError(f"initializer '{tensor}': {location[:80]!r} is no regular file")
+        if path.stat().st_size > MAX_BYTES:
+            raise FileFormatError(
+                f"initializer '{tensor}': {location[:80]!r} has {path.stat().st_size} bytes; at most "
+                f"{MAX_BYTES} are accepted"
+            )
         return path.read_bytes()
     except OSError as error:
         raise FileFormatError(

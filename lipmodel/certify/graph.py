@@ -28,12 +28,13 @@ from onnx import AttributeProto, helper
 from lipmodel.certify.arity import check_inputs
 from lipmodel.certify.external import embed_external_data, is_external
 from lipmodel.certify.folding import fold, read_tensor
+from lipmodel.certify.head import MAX_SCORES
 from lipmodel.certify.operators import FLOATS, HANDLERS
 from lipmodel.certify.ops import Graph
 from lipmodel.certify.shapes import Constant, shape_vector
 from lipmodel.certify.simplify import simplify
 from lipmodel.certify.walk import MAX_AXES, MAX_SAMPLE, Node, Walk
-from lipmodel.errors import FileFormatError, UnsupportedError
+from lipmodel.errors import FileFormatError, UnsupportedError, refusing_exhaustion
 
 MIN_OPSET, MAX_OPSET = 7, 27
 MAX_NODES = 10_000
@@ -41,8 +42,6 @@ MAX_LINKS = 200_000
 """Inputs and outputs of all nodes, initializers and outputs of the graph, together."""
 MAX_NAME = 1_000
 """Characters in a name."""
-MAX_SCORES = 4_096
-"""Scores that are compared pair by pair."""
 MAX_BATCH = 4_096
 """Samples of a batch whose size the file fixes."""
 MAX_FILE_BYTES = 2**31 - 1  # a protobuf cannot be larger
@@ -96,6 +95,7 @@ def digest_tensors(tensors: dict[str, Constant]) -> str:
     return digest.hexdigest()
 
 
+@refusing_exhaustion()
 def read_onnx(source: Path | bytes) -> OnnxFile:
     """Reads an ONNX file, or its bytes. Weights kept beside a file are read from its own folder.
 
@@ -118,9 +118,13 @@ def read_onnx(source: Path | bytes) -> OnnxFile:
         model = onnx.load_model_from_string(content)
     except (DecodeError, ValueError, TypeError) as error:
         raise FileFormatError(f"not an ONNX model, or a truncated one ({error})") from error
-    for text in _texts(model):
+    for field_, text in _texts(model):
         if not isinstance(text, str):  # protobuf gives bytes for what is no text
             raise FileFormatError(f"not an ONNX model: the text {text!r} in it is not UTF-8")
+        if len(text) > MAX_NAME and field_ not in ("doc_string", "value"):  # value: of metadata
+            raise FileFormatError(
+                f"a name in it ({field_}) has {len(text)} characters; at most {MAX_NAME} are accepted"
+            )
     digest = hashlib.sha256(content)
     if isinstance(source, Path) and any(map(is_external, model.graph.initializer)):
         for line in embed_external_data(model, source.parent):
@@ -134,12 +138,12 @@ def read_onnx(source: Path | bytes) -> OnnxFile:
     )
 
 
-def _texts(message: Message) -> Iterator[str | bytes]:
-    """Every name and other text in a file."""
+def _texts(message: Message) -> Iterator[tuple[str, str | bytes]]:
+    """Every name and other text in a file, after the name of its field."""
     for about, value in message.ListFields():
         values = value if about.is_repeated else (value,)
         if about.type == about.TYPE_STRING:
-            yield from values
+            yield from ((about.name, value) for value in values)
         elif about.type == about.TYPE_MESSAGE:
             for inner in values:
                 yield from _texts(inner)
@@ -283,6 +287,7 @@ def _visit(walk: Walk, proto: onnx.NodeProto) -> None:
         raise UnsupportedError(f"has a malformed attribute: {error}", node=label, op=proto.op_type) from error
     node = Node(proto, label, attributes)
     check_inputs(node, walk.opset)
+    walk.spend(node)  # at once, if a limit was reached before
     if proto.op_type == "Constant":
         _constant(walk, node)
     elif proto.op_type == "Shape" and proto.input[0] in walk.shapes:

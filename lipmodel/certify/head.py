@@ -19,6 +19,9 @@ from lipmodel.norms import Array, Norm, bound_pairwise_distances, bound_vector_n
 
 Indices = np.ndarray[Any, np.dtype[np.intp]]
 
+MAX_SCORES = 4_096
+"""Raw scores that are compared pair by pair; where classes own more, their own scores are compared."""
+
 
 @dataclass(frozen=True, eq=False)
 class Head:
@@ -201,7 +204,7 @@ def _before_the_maximum(graph: Graph, made: dict[str, Op]) -> tuple[str, Indices
         else:
             break
         name = op.inputs[0]
-    if not maxima or owners.ndim != 1:
+    if not maxima or owners.ndim != 1 or owners.size > MAX_SCORES:
         return graph.output, np.arange(graph.output_shape[0], dtype=np.intp)
     return name, owners
 

@@ -28,7 +28,7 @@ FLOATS: dict[int | None, type[np.float32] | type[np.float64]] = {
 MAX_TERMS = 2**22
 MAX_POSITIONS, MAX_WINDOWED = 2**24, 2**25
 """Entries that the windows of one node look at in one channel, and in all of them."""
-NUMBERS_PER_INDEX = 8
+NUMBERS_PER_INDEX = 16
 """What a Python integer in a list of indices takes, in numbers of a tensor."""
 
 Handler = Callable[[Walk, Node], None]
@@ -367,7 +367,7 @@ def _gather(walk: Walk, node: Node) -> None:
         raise node.refuse("accepted with a constant list of indices")
     if array.size > shape[axis] or not ((array >= -shape[axis]) & (array < shape[axis])).all():
         raise node.refuse("accepted with distinct indices within the axis: a repeated entry counts twice")
-    indices = [int(i) % shape[axis] for i in array.ravel()]
+    indices = (array.ravel() % shape[axis]).tolist()
     if not ops.distinct(indices):
         raise node.refuse("accepted with distinct indices within the axis: a repeated entry counts twice")
     if array.ndim == 1:

@@ -24,7 +24,7 @@ from lipmodel.certify.rounding import FORMATS, RoundingBounds, bound_rounding, l
 from lipmodel.certify.self_check import check_reading
 from lipmodel.certify.tighten import Tightener, Tightening
 from lipmodel.deadline import Deadline
-from lipmodel.errors import InputError, UnsupportedError
+from lipmodel.errors import InputError, UnsupportedError, refusing_exhaustion
 from lipmodel.norms import Array, Norm, bound_vector_norm
 
 
@@ -86,6 +86,7 @@ class CertifiedPredictor:
         FileFormatError, UnsupportedError: the file cannot be certified; see ``read_onnx``.
     """
 
+    @refusing_exhaustion()
     def __init__(self, source: Path | bytes | OnnxFile, *, threads: int = 1) -> None:
         self.file: OnnxFile = source if isinstance(source, OnnxFile) else read_onnx(source)
         graph = self.file.graph
@@ -148,12 +149,14 @@ class CertifiedPredictor:
         """(N, M) raw scores of (N, d) inputs, whatever the predictor's own execution."""
         return self._raw_scores(x, np.float64)
 
+    @refusing_exhaustion()
     def bounds(self, norm: Norm) -> LipschitzBounds:
         """Proved Lipschitz constants; computed once a norm."""
         if norm not in self._lipschitz:
             self._lipschitz[norm] = bound_lipschitz(self.file.graph, norm)
         return self._lipschitz[norm]
 
+    @refusing_exhaustion()
     def rounding(self, dtype: Float = np.float64, measured: Norm | None = None) -> RoundingBounds:
         """Proved error of evaluation in a format; computed once.
 
@@ -174,6 +177,7 @@ class CertifiedPredictor:
             self._rounding[dtype, measured] = bound_rounding(self.file.graph, measured, FORMATS[dtype])
         return self._rounding[dtype, measured]
 
+    @refusing_exhaustion()
     def rule(self, norm: Norm, promised: Float = np.float64, evaluated: Float = np.float64) -> RadiusRule:
         """The formula that turns scores into radii, made once.
 
@@ -235,6 +239,7 @@ class CertifiedPredictor:
         """
         return Mixer(self.head, self.rule(norm, execution))
 
+    @refusing_exhaustion()
     def tightener(self, norm: Norm, execution: Float = np.float64) -> Tightener:
         """The slower, tighter tier for radii about evaluations in a format; made once."""
         if (norm, execution) not in self._tighteners:

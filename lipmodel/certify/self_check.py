@@ -19,14 +19,16 @@ from lipmodel.certify.head import Head, linear_head
 from lipmodel.certify.ops import Graph
 from lipmodel.certify.rounding import FORMATS, RoundingBounds, bound_rounding
 from lipmodel.certify.session import open_session
-from lipmodel.errors import ModelError
+from lipmodel.errors import ModelError, refusing_exhaustion
 from lipmodel.norms import Array, Norm, bound_vector_norm
 
 FEWEST_POINTS, MOST_POINTS = 16, 192
-MAX_MULTIPLICATIONS = 2**35
-"""Of all points together, where that leaves the fewest."""
+MAX_WORK, ELEMENT_WORK = 2**35, 2**5
+"""Multiplications for all points together, unless that leaves too few; what each result costs beside them."""
 MAX_NUMBERS = 2**22
 """In the widest tensor of one run, where that leaves one row (or the batch that the file fixes)."""
+MAX_FIXED = 2**26
+"""The same where that is one batch."""
 ORDINARY = (0.02, 2.0, 200.0)
 MIXED = 16
 """Power of uniform numbers that makes their sizes differ by some powers of ten within one point."""
@@ -40,6 +42,7 @@ def check_file(file: OnnxFile) -> None:
     check_reading(file, head, lambda x: head.raw_scores(program.scores(x)), bounds)
 
 
+@refusing_exhaustion()
 def check_reading(
     file: OnnxFile, head: Head, raw_scores: Callable[[Array], Array], bounds: Sequence[RoundingBounds]
 ) -> None:
@@ -66,7 +69,13 @@ def check_reading(
         session = open_session(without_dead(file.content, file.output))
         batch = session.get_inputs()[0].shape[0]
         rows = batch if isinstance(batch, int) else max(1, min(MOST_POINTS, MAX_NUMBERS // graph.widest))
-        count = max(FEWEST_POINTS, min(MOST_POINTS, MAX_MULTIPLICATIONS // (graph.multiplications + 1)))
+        if rows * graph.widest > MAX_FIXED:
+            raise ModelError(
+                f"a batch of {rows} samples, which it fixes, takes {rows * graph.widest} numbers in one "
+                f"tensor; at most {MAX_FIXED} are accepted: export it with a free batch axis"
+            )
+        work = graph.multiplications + ELEMENT_WORK * sum(op.size for op in graph.ops)
+        count = max(FEWEST_POINTS, min(MOST_POINTS, MAX_WORK // (work + 1)))
         for first in range(0, count, rows):
             x = _points(file, first, rows, count, least, most)
             given = x.astype(file.dtype).reshape(-1, *graph.input_shape)
@@ -82,7 +91,7 @@ def check_reading(
                     "onnxruntime computes something other than the graph that was read from the file "
                     f"(largest difference of scores {difference.max():.3g})"
                 )
-    except ModelError:
+    except (ModelError, MemoryError):
         raise
     except Exception as error:  # onnxruntime raises many kinds; each is a refusal
         raise ModelError(f"onnxruntime cannot run the file: {error}") from error
@@ -99,7 +108,9 @@ def _sizes(file: OnnxFile, bounds: Sequence[RoundingBounds]) -> tuple[float, flo
     with np.errstate(all="ignore"):
         for each in bounds:
             ones = float(bound_vector_norm(np.ones(file.graph.input_size), each.norm))
-            most = min(most, 0.99 * float((each.limit - each.peak.constant) / each.peak.slope / ones))
+            most = float(
+                np.minimum(most, 0.99 * ((each.limit - each.peak.constant) / each.peak.slope / ones))
+            )
     if not most >= ORDINARY[-1] / 2:  # also where it is not a number
         raise ModelError("its weights are so large that inputs of ordinary size may overflow")
     tiny = 2.0**20 * float(np.finfo(file.dtype).tiny)

@@ -22,9 +22,11 @@ MAX_PARAMETERS = 2**14
 """Integers that a node may be given as one parameter (a shape, axes, sizes of parts)."""
 MAX_SAMPLE, MAX_ALL_SAMPLES = 2**24, 2**28
 """Numbers a sample in one tensor, and in all of them."""
-MAX_NUMBERS, NUMBERS_PER_STORED = 2**26, 4
+MAX_NUMBERS, NUMBERS_PER_STORED = 2**26, 64
 """Numbers made while reading (folded, upcast, listed), and how many more for each stored in the file."""
-MAX_WORK = 2**36
+NUMBERS_PER_WEIGHT = 16
+"""What a weight of the network counts as: it is upcast, and its norms take longer than to make it."""
+MAX_WORK = 2**35
 """Multiplications done while folding: some seconds."""
 
 
@@ -150,7 +152,7 @@ class Walk:
             raise node.refuse(
                 f"constant input {index} is {array.dtype}, its fellow is {np.dtype(self.dtypes[like])}"
             )
-        self.spend(node, numbers=array.size)
+        self.spend(node, numbers=NUMBERS_PER_WEIGHT * array.size)
         return array.astype(np.float64)
 
     def integers(self, node: Node, index: int, attribute: str) -> list[int] | None:
