@@ -7,6 +7,8 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
+from tests.seeds import bundled_models
+
 DRAWN = "(node) => node.data.map(({ name, x, y, fill }) => ({ name, x: [...x], y: [...y], fill }))"
 
 
@@ -174,6 +176,11 @@ def test_two_models_are_compared(visit, service):
     page.get_by_label("The other").select_option("two-moons@1")
     expect(page.locator(".trace.scatter")).to_have_count(4)
     proved = page.get_by_role("region", name="Proved of each")
+    expect(proved.locator(".badge")).to_have_text(["proved", "proved"])
+    expect(proved).not_to_contain_text("held-out")
+    record = json.loads((bundled_models() / "digits.json").read_text())
+    claimed = page.get_by_role("region", name="Claimed of each")
+    expect(claimed).to_contain_text(f"{record['clean_accuracy']:.1%}")
     expect(proved.get_by_role("row").filter(has_text="Bound in ℓ∞")).to_contain_text("8.00000")
     measured = page.get_by_role("region", name="Measured of each")
     expect(measured.get_by_role("row").filter(has_text="Last evaluation")).to_contain_text("2 inputs, ℓ₂")

@@ -1,12 +1,14 @@
 """Models, as a person looks at them and adds another."""
 
-import json
 import re
 
 import httpx
 import pytest
 from playwright.sync_api import expect
 
+from lipmodel.certify.claims import Claims
+from lipmodel.norms import Norm
+from tests.networks import groupsort_net, to_file
 from tests.seeds import bundled_models
 from tests.service.conftest import digits
 
@@ -24,14 +26,58 @@ def test_every_model_is_shown_and_leads_to_what_is_proved_of_it(visit, service):
         shown = float(row.get_by_role("cell").first.inner_text())
         assert told["bounds"][norm]["global"] <= shown <= told["bounds"][norm]["global"] * (1 + 1e-5)
     claimed = page.get_by_role("region", name="Claimed")
-    expect(claimed).to_contain_text(re.compile(r"proved: 0\.99999\d{4}"))
-    record = json.loads((bundled_models() / "digits.json").read_text())
-    expect(claimed).to_contain_text(f"{record['clean_accuracy']:.1%}")
+    expect(claimed).to_contain_text(re.compile(r"the bound: 0\.99999\d{4}"))
     expect(page.get_by_role("region", name="The file")).to_contain_text("Gemm × 3")
     expect(page.get_by_role("region", name="How it is served")).to_contain_text("every answer is given")
-    page.get_by_role("button", name="Copy the digest").first.click()
-    expect(page.get_by_role("button", name="Copy the digest").first).to_have_text("Copied")
+    copy = page.get_by_role("region", name="The file").get_by_role("button", name="Copy the digest")
+    copy.click()
+    expect(copy).to_have_text("Copied")
     assert page.evaluate("navigator.clipboard.readText()") == told["sha256"]
+
+
+def forged(service, name, **record):
+    """A served model whose file claims what nobody measured."""
+    claims = Claims(norm=Norm.TWO, lipschitz=1.01, input_box=(0.0, 1.0), record=record)
+    content = to_file(groupsort_net((2, 8), 2), claims)
+    httpx.put(f"{service}/v1/models/{name}", content=content).raise_for_status()
+
+
+def test_proved_is_said_of_the_constant_alone(visit, service):
+    held = {"clean_accuracy": 1.0, "average_certified_radius": 9.9, "samples": 1000, "norm": "2"}
+    forged(service, "forged", held_out=held | {"certified_accuracy": {"0.5": 1.0}}, units="metres")
+    page = visit.open("/#/models/forged")
+    claimed = page.get_by_role("region", name="Claimed")
+    expect(claimed.locator(".badge.good")).to_have_count(1)
+    expect(claimed.locator("dl > div", has=page.locator(".badge.good"))).to_have_text(
+        re.compile("^Constant1.01 in ℓ₂ proved")
+    )
+    results = claimed.locator("h3", has_text="About its results not checked")
+    expect(results.locator("xpath=following-sibling::dl[1]")).to_contain_text("9.900")
+    data = claimed.locator("h3", has_text="About its data not checked")
+    expect(data.locator("xpath=following-sibling::dl[1]")).to_contain_text("metres")
+    rows = {"inputs": [[0.0, 0.5], [1.0, 0.0]], "labels": [0, 0]}
+    asked = httpx.post(f"{service}/v1/models/forged/evaluations", json=rows, headers={"Prefer": "wait=30"})
+    result = asked.raise_for_status().json()
+    page.reload()
+    expect(claimed).to_contain_text("Results measured here")
+    expect(claimed).to_contain_text(f"Right answers{100 * result['clean_accuracy']:.1f}%")
+    expect(claimed).not_to_contain_text("9.900")
+    claimed.get_by_role("link", name="The last evaluation").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Evaluation of forged")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"held_out": {"clean_accuracy": "<b>", "samples": None, "average_certified_radius": {}, "norm": 3}},
+        {"held_out": 5, "units": {"a": 1}, "recipe": {"name": []}, "data_sha256": 7},
+        {"held_out": {"certified_accuracy": [1, 2]}},
+    ],
+)
+def test_a_record_of_any_kind_is_shown(visit, service, record):
+    forged(service, "odd", **record)
+    page = visit.open("/#/models/odd")
+    expect(page.get_by_role("region", name="Claimed")).to_contain_text("About its data not checked")
 
 
 def test_constants_of_pairs_follow_the_norm(visit, service):

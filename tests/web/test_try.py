@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import shutil
+from fractions import Fraction
 
 import httpx
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 
 from lipmodel.certify.claims import Claims
 from lipmodel.norms import Norm, vector_norm
@@ -47,6 +50,8 @@ def service(tmp_path_factory):
     np.savez(folder / "table.samples.npz", inputs=rng.normal(size=(9, 5)), labels=np.arange(9) % 3)
     (folder / "plain.onnx").write_bytes(to_file(groupsort_net((2, 8), 3)))
     (folder / "nameless.onnx").write_bytes(to_file(groupsort_net((3, 8), 2)))
+    ranged = Claims(norm=Norm.TWO, input_box=(0.0, 1.0))
+    (folder / "ranged.onnx").write_bytes(to_file(groupsort_net((3, 8), 2), ranged))
     shutil.copy(bundled_models() / "two-moons.onnx", folder / "careful.onnx")
     (folder / "careful.toml").write_text('[policy]\nepsilon = 0.3\naction = "abstain"\n')
     with lipserve("--models", folder, "--port", 0) as process:
@@ -303,6 +308,83 @@ def test_noise_up_to_the_radius_keeps_the_answer_and_the_page_says_where_that_en
     page.get_by_text("Past the radius: nothing is promised").wait_for()
     page.get_by_text("The changed input is").wait_for()
     assert "past the certified radius" in slider.get_attribute("aria-valuetext")
+
+
+def answered_with_radius(page, radius):
+    """Changes the certified radius of inputs asked about one by one: not those of the changes tried."""
+
+    def patched(route):
+        answer = route.fetch()
+        body = answer.json()
+        if len(body["predictions"]) == 1:
+            body["predictions"][0]["certified_radius"] = radius
+        route.fulfill(response=answer, json=body)
+
+    page.route("**/predict*", patched)
+    page.route("**/attacks", lambda route: route.abort())
+
+
+def sent_by(page):
+    bodies = []
+    page.on("request", lambda r: "/predict" in r.url and bodies.append(r.post_data_buffer))
+    return bodies
+
+
+def test_the_change_that_is_sent_is_the_one_that_is_judged(visit, api):
+    """Two fifths of 2.5 radii may be a bit above the radius: what is sent is below it, and so within."""
+    row = api.get("/digits/samples").json()["inputs"][0]
+    radius = ask(api, "digits", row)["certified_radius"]
+    while not 80 / 200 * (2.5 * radius) > radius:
+        radius = math.nextafter(radius, 0.0)
+    page = visit.open("/#/models")
+    bodies = sent_by(page)
+    answered_with_radius(page, radius)
+    page.goto("/#/try/digits")
+    page.get_by_text("Within the radius: the answer holds").wait_for()
+    slider = page.get_by_label("Size of the change")
+    slider.fill("80")
+    page.get_by_text("64 of 64 random changes of this size keep the answer").wait_for()
+    expect(slider).to_have_attribute("aria-valuetext", re.compile("within the certified radius$"))
+    page.get_by_text("Within the radius: the answer holds").wait_for()
+    rows = np.load(io.BytesIO(bodies[-1]))
+    for changed in rows.tolist():
+        exact = sum((Fraction(a) - Fraction(b)) ** 2 for a, b in zip(changed, row, strict=True))
+        assert exact <= Fraction(radius) ** 2
+    visit.expected("ERR_FAILED")
+
+
+def test_a_change_that_rounding_takes_past_the_radius_is_not_within_it(visit, api):
+    """A pixel of 15/16 can be moved by 2⁻⁵³ and no less: more than this radius, though less was meant."""
+    row, radius = np.array(api.get("/digits/samples").json()["inputs"][0]), 0.9 * 2.0**-53
+    assert row.max() > 0.5
+    page = visit.open("/#/models")
+    bodies = sent_by(page)
+    answered_with_radius(page, radius)
+    page.goto("/#/try/digits")
+    page.locator('input[value="inf"]').check()
+    page.get_by_text("Past the radius: nothing is promised").wait_for()
+    expect(page.get_by_label("Size of the change")).to_have_attribute("aria-valuetext", re.compile("past"))
+    assert np.abs(np.load(io.BytesIO(bodies[-1])) - row).max() > radius
+    visit.expected("ERR_FAILED")
+
+
+def test_noise_begins_whichever_comes_first_the_answer_or_the_end_of_the_search(visit):
+    page = visit.open("/#/models")
+    page.route("**/attacks", lambda route: route.abort())
+    page.route("**/predict*", lambda route: page.wait_for_timeout(500) or route.continue_())
+    page.goto("/#/try/digits")
+    page.get_by_text("Within the radius: the answer holds").wait_for()
+    visit.expected("ERR_FAILED")
+
+
+def test_an_input_far_outside_the_files_range_is_warned_of(visit):
+    page = begun(visit.open("/#/try/ranged"))
+    warning = page.get_by_text("A number lies far outside the range that the file names for its inputs")
+    expect(warning).to_have_count(0)
+    settle(page, lambda: page.get_by_label("Number 2").fill("2.5"))
+    expect(warning).to_be_visible()
+    settle(page, lambda: page.get_by_label("Number 2").fill("1.5"))
+    expect(warning).to_have_count(0)
 
 
 def test_noise_is_of_the_size_said_in_whatever_norm_is_chosen_meanwhile(visit):

@@ -1,13 +1,11 @@
 // Two models, or two versions of one, side by side.
 
 import { get, modelPath } from "../api.js";
-import { badge, digest, empty, field, fill, h, heading, loading, problem, section, select, table } from "../dom.js";
+import { digest, empty, field, fill, h, heading, loading, problem, section, select, table } from "../dom.js";
 import * as numbers from "../numbers.js";
 import { accuracyFigure } from "./evaluation.js";
-import { PATHS, jobAddress } from "./job.js";
-import { modelAddress } from "./model.js";
-
-const MOST_PAGES = 5;
+import { PATHS, doneOf, jobAddress } from "./job.js";
+import { constantClaimed, modelAddress } from "./model.js";
 
 export async function show(container, { query }) {
   const { models } = await get("/v1/models");
@@ -29,7 +27,7 @@ export async function show(container, { query }) {
     fill(body, loading());
     try {
       const sides = await Promise.all([first.value, second.value].map(sideOf));
-      fill(body, proofs(sides), await measured(sides, drawn));
+      fill(body, proofs(sides), await measured(sides, drawn), claims(sides));
     } catch (error) {
       fill(body, problem(error, draw));
     }
@@ -46,20 +44,8 @@ export async function show(container, { query }) {
 async function sideOf(value) {
   const [, name, version] = /^(.*)@(.*)$/.exec(value);
   const model = await get(modelPath(name, version));
-  const [audits, evaluations] = await Promise.all(Object.values(PATHS).map((path) => doneOf(path, model.sha256)));
+  const [audits, evaluations] = await Promise.all(Object.keys(PATHS).map((kind) => doneOf(kind, model.sha256)));
   return { title: model.versions.length > 1 ? `${name} ${version}` : name, model, audits, evaluations };
-}
-
-/** Ended jobs about a file, the newest first. */
-async function doneOf(path, sha256) {
-  const found = [];
-  let next = `${path}?limit=100`;
-  for (let page = 0; next && page < MOST_PAGES; page++) {
-    const { jobs, next: further } = await get(next);
-    found.push(...jobs.filter((job) => job.state === "done" && job.model.sha256 === sha256));
-    next = further;
-  }
-  return found;
 }
 
 function proofs(sides) {
@@ -67,11 +53,17 @@ function proofs(sides) {
   return section("Proved", h("div", { class: "card" }, table("Proved of each", ["", ...sides.map(({ title }) => title)], [
     row("Model", ({ name, version }) => h("a", { href: modelAddress(name, version) }, `${name}, version ${version}`)),
     ...["1", "2", "inf"].map((norm) => row(`Bound in ${numbers.norm(norm)}`, ({ bounds }) => numbers.up(bounds[norm].global))),
-    row("Claim", ({ claim }) => (claim ? badge(claim.proved ? "proved" : "not proved", claim.proved ? "good" : "bad") : "none")),
+    row("Constant claimed", ({ claim }) => (claim ? constantClaimed(claim) : "none")),
     row("Digest", ({ sha256 }) => digest(sha256)),
     row("Operators", ({ operators }) => String(Object.values(operators).reduce((sum, number) => sum + number, 0))),
-    row("Right on held-out data, claimed", ({ record }) => numbers.percent(record.held_out?.clean_accuracy)),
-    row("Mean radius there, claimed", ({ record }) => (record.held_out ? numbers.down(record.held_out.average_certified_radius, 4) : "–")),
+  ], { hideCaption: true })));
+}
+
+function claims(sides) {
+  const row = (name, of) => [name, ...sides.map((side) => of(side.model.record.held_out ?? {}))];
+  return section("Claimed, and not checked", h("div", { class: "card" }, table("Claimed of each", ["", ...sides.map(({ title }) => title)], [
+    row("Right on held-out data", ({ clean_accuracy: share }) => numbers.percent(share)),
+    row("Mean radius there", ({ average_certified_radius: radius }) => (radius === undefined ? "–" : numbers.down(Number(radius), 4))),
   ], { hideCaption: true })));
 }
 

@@ -6,11 +6,24 @@ import * as numbers from "../numbers.js";
 import { modelAddress } from "./model.js";
 
 export const PATHS = { audit: "/v1/audits", evaluation: "/v1/evaluations" };
+const MOST_PAGES = 5;
 const KINDS = { queued: "plain", running: "accent", done: "good", failed: "bad", cancelled: "plain", interrupted: "warn" };
 const FILES = {
   audit: ["audit.html", "audit.md", "audit.json"],
   evaluation: ["evaluation.html", "evaluation.md", "evaluation.json", "curve.svg", "curve.png"],
 };
+
+/** Ended jobs of a kind about a file, the newest first, among so many pages of jobs. */
+export async function doneOf(kind, sha256, pages = MOST_PAGES) {
+  const found = [];
+  let next = `${PATHS[kind]}?limit=100`;
+  for (let page = 0; next && page < pages; page++) {
+    const { jobs, next: further } = await get(next);
+    found.push(...jobs.filter((job) => job.state === "done" && job.model.sha256 === sha256));
+    next = further;
+  }
+  return found;
+}
 
 export const jobAddress = ({ kind, id }) => `#/${kind}s/${encodeURIComponent(id)}`;
 export const stateBadge = (state) => badge(state, KINDS[state]);

@@ -3,6 +3,7 @@
 import { get, modelPath, remove, request } from "../api.js";
 import { badge, copyButton, digest, facts, field, fill, h, heading, notice, problem, section, select, table } from "../dom.js";
 import * as numbers from "../numbers.js";
+import { PATHS, doneOf, jobAddress } from "./job.js";
 import { uploadZone } from "./upload.js";
 
 const MOST_PAIRS = 12;
@@ -65,26 +66,53 @@ function proved({ bounds, default_norm }) {
 
 const largest = (matrix) => Math.max(...matrix.map((row) => Math.max(...row)));
 
-function claimed({ claim, bounds, ignored_claims, record }) {
-  const held = record.held_out ?? {};
-  const figures = Object.entries(held.certified_accuracy ?? {}).sort(([a], [b]) => a - b).map(([epsilon, share]) =>
-    [`Certified at ${epsilon} in ${numbers.norm(held.norm)}`, numbers.percent(share)]);
-  const nothing = !claim && held.clean_accuracy === undefined;
+/** The constant that a file claims, and whether it is proved: of all claims the only one that is checked. */
+export const constantClaimed = ({ norm, lipschitz, proved: holds }) => h("span", {}, `${numbers.near(lipschitz)} in ${norm ? numbers.norm(norm) : "no norm that it names"} `,
+  badge(holds ? "proved" : "not proved", holds ? "good" : "bad"));
+
+function claimed({ claim, bounds, ignored_claims, input_box, record, sha256 }) {
+  const results = h("div", {}, resultsClaimed(record.held_out ?? {}));
+  measuredHere(sha256).then((found) => found && fill(results, found), () => {}); // to this key jobs may not be shown
   return h("section", { class: "card", "aria-labelledby": "claimed" },
-    h("div", { class: "card-head" }, h("h2", { id: "claimed" }, "Claimed"),
-      claim && badge(claim.proved ? "proved" : "not proved", claim.proved ? "good" : "bad")),
-    h("p", { class: "hint" }, "What the file says of itself. It is shown, and never used."),
-    nothing ? h("p", {}, "The file claims nothing.") : null,
+    h("h2", { id: "claimed" }, "Claimed"),
+    h("p", { class: "hint" }, "What the file says of itself. It is shown, and never used in a certificate."),
     facts([
-      claim && [`Constant in ${claim.norm ? numbers.norm(claim.norm) : "no norm that it names"}`, numbers.near(claim.lipschitz),
-        claim.norm ? ` (proved: ${numbers.up(bounds[claim.norm].global, 9)})` : " (nothing that could be proved)"],
-      held.clean_accuracy !== undefined && ["Right on held-out data", numbers.percent(held.clean_accuracy)],
-      ...figures,
-      held.average_certified_radius !== undefined && ["Mean certified radius", numbers.down(held.average_certified_radius, 4)],
-      held.samples !== undefined && ["Held-out samples", numbers.count(held.samples)],
-      record.units && ["Units of the input", record.units],
+      claim ? ["Constant", constantClaimed(claim), claim.norm ? ` (the bound: ${numbers.up(bounds[claim.norm].global, 9)})` : ""] : ["Constant", "none"],
     ]),
+    results,
+    unchecked("About its data", facts([
+      input_box && ["Coordinates in the data", `${numbers.near(input_box[0])} to ${numbers.near(input_box[1])}`],
+      record.units && ["Units of the input", String(record.units)],
+      record.recipe?.name && ["Recipe", String(record.recipe.name)],
+      record.data_sha256 && ["Training data", digest(String(record.data_sha256))],
+    ])),
     ignored_claims.length ? notice("warn", "Not understood, and passed over", h("ul", {}, ignored_claims.map((line) => h("li", {}, line)))) : null);
+}
+
+/** Facts that nothing vouches for but the file; none where there are none. */
+const unchecked = (title, list) => (list.children.length ? [h("h3", {}, title, " ", badge("not checked", "warn")), list] : null);
+
+function resultsClaimed(held) {
+  return unchecked("About its results", facts([
+    held.clean_accuracy !== undefined && ["Right on held-out data", numbers.percent(held.clean_accuracy)],
+    ...Object.entries(held.certified_accuracy ?? {}).sort(([a], [b]) => a - b).map(([epsilon, share]) =>
+      [`Certified at ${epsilon} in ${numbers.norm(held.norm)}`, numbers.percent(share)]),
+    held.average_certified_radius !== undefined && ["Mean certified radius", numbers.down(Number(held.average_certified_radius), 4)],
+    held.samples !== undefined && ["Held-out samples", numbers.count(Number(held.samples))],
+  ]));
+}
+
+/** What the service's own last evaluation of that very file found, in place of what the file claims; null without one. */
+async function measuredHere(sha256) {
+  const [last] = await doneOf("evaluation", sha256, 1);
+  if (!last) return null;
+  const { result } = await get(`${PATHS.evaluation}/${encodeURIComponent(last.id)}`);
+  return [h("h3", {}, "Results ", badge("measured here", "accent")), facts([
+    ["Right answers", numbers.percent(result.clean_accuracy)],
+    result.majority_share !== undefined && ["A constant answer", numbers.percent(result.majority_share)],
+    ["Mean certified radius", `${numbers.down(result.average_certified_radius, 4)} in ${numbers.norm(result.norm)}`],
+    ["Inputs", numbers.count(result.samples)],
+  ]), h("p", {}, h("a", { href: jobAddress(last) }, "The last evaluation"), " by this service stands in place of what the file says of its results.")];
 }
 
 /** Constants of one score less another: what sets each radius. */
@@ -109,7 +137,7 @@ function pairs({ bounds, classes, default_norm }) {
 
 // --- the file and how it is served
 
-function file({ sha256, operators, dtype, input_shape, input_box, classes, record }) {
+function file({ sha256, operators, dtype, input_shape, classes }) {
   const total = Object.values(operators).reduce((sum, number) => sum + number, 0);
   return h("section", { class: "card", "aria-labelledby": "file" },
     h("h2", { id: "file" }, "The file"),
@@ -117,10 +145,7 @@ function file({ sha256, operators, dtype, input_shape, input_box, classes, recor
       ["SHA-256", digest(sha256)],
       ["Weights", dtype],
       ["Input", input_shape.join(" × ")],
-      input_box && ["Coordinates in the data", `${numbers.near(input_box[0])} to ${numbers.near(input_box[1])}`],
       ["Classes", classes.length > 6 ? `${classes.slice(0, 6).join(", ")} … (${classes.length})` : classes.join(", ")],
-      record.recipe?.name && ["Recipe", record.recipe.name],
-      record.data_sha256 && ["Training data", digest(record.data_sha256)],
     ]),
     h("h3", {}, `${total} operators, all of them understood`),
     h("p", { class: "row" }, Object.entries(operators).map(([name, number]) => badge(`${name} × ${number}`))));

@@ -23,7 +23,8 @@ export function show(place, { model, samples, norm }) {
   const strip = h("div", { class: "samples" });
   let tool = "draw";
   let first = 0;
-  let known = null;
+  let known = null; // the answer to the input, and
+  let sought = null; // what the search found of it: whichever comes first
 
   const shaken = noise(model, (values, answer) => {
     paint(noisy, image, values);
@@ -36,7 +37,7 @@ export function show(place, { model, samples, norm }) {
 
   const test = trial(model, norm, {
     moved(row) {
-      known = null;
+      known = sought = null;
       shaken.about(null);
       paint(mine, image, row);
       stale(true);
@@ -45,7 +46,8 @@ export function show(place, { model, samples, norm }) {
       told.answered(prediction, measured);
       fill(mineSaid, `Your image, answered ${prediction.label ?? "nothing"}`);
       mine.setAttribute("aria-label", `Your image, answered ${prediction.label ?? "nothing"}, certified radius ${down(prediction.certified_radius, 3)}`);
-      known = { row, prediction, norm: measured, other: null };
+      known = { row, prediction, norm: measured };
+      shake();
     },
     searching: () => told.searching(),
     found(finding, row, measured) {
@@ -53,14 +55,20 @@ export function show(place, { model, samples, norm }) {
       stale(false);
       if (finding.found) compare(row, finding);
       else forget();
-      if (known) shaken.about({ ...known, other: finding.found ? finding : null });
+      sought = { row, norm: measured, other: finding.found ? finding : null };
+      shake();
     },
     failed(error, what) {
       told.failed(error, what);
       forget();
-      if (what === "attack" && known) shaken.about(known);
+      if (what === "attack") sought = { row: test.row, norm: test.norm, other: null };
+      shake();
     },
   });
+
+  function shake() {
+    if (known && known.row === sought?.row && known.norm === sought.norm) shaken.about({ ...known, other: sought.other });
+  }
 
   function compare(row, finding) {
     paint(other, image, finding.adversarial);

@@ -9,7 +9,20 @@ const TRIED = 64; // at most; of large inputs fewer, so that a request stays sma
 const NUMBERS = 500_000;
 const STEPS = 200;
 const FIRST = 72; // within the radius, where the slider begins
-const BARELY_LESS = 1 - 1e-9; // rounding of x + δ must not take it past the size said
+const BARELY_LESS = 1 - 1e-9; // so that rounding of x + δ seldom takes a change of the radius' own size past it
+
+/**
+ * The distance of two inputs in a norm, never less than it is. Each of n differences, and each of the operations on them
+ * in turn, is off by at most half of EPSILON, relatively; scaled to at most 1, none underflows that matters.
+ */
+function distanceUp(from, to, norm) {
+  const moved = to.map((value, index) => Math.abs(value - from[index]));
+  const largest = moved.reduce((a, b) => Math.max(a, b), 0);
+  if (!largest) return 0;
+  const sum = (of) => moved.reduce((total, value) => total + of(value / largest), 0);
+  const size = { 1: () => sum((share) => share), 2: () => Math.sqrt(sum((share) => share * share)), inf: () => 1 }[norm]();
+  return largest * size * (1 + (moved.length + 16) * Number.EPSILON);
+}
 
 /** A random change of size 1 in a norm: a Gaussian's direction, signs alone, or shares of one. */
 function direction(size, norm) {
@@ -67,13 +80,16 @@ export function noise(model, show) {
     while (waiting) {
       waiting = false;
       if (!about) break;
-      const [subject, rows, amount] = [about, changed(), size()];
-      tell(amount);
+      const [subject, rows] = [about, changed()];
+      const { certified_radius: radius } = subject.prediction;
+      // What is judged is the change that is sent, not the one that was meant: rounding lies between the two.
+      const covered = rows.map((row) => radius > 0 && distanceUp(subject.row, row, subject.norm) <= radius);
+      tell(covered.every(Boolean));
       show(rows[0], null);
       try {
         const answers = await predict(model, rows, subject.norm);
         if (subject === about) {
-          judge(subject, answers, amount, rows.length > tried);
+          judge(subject, answers, covered, rows.length > tried);
           show(rows[0], answers[0]);
         }
       } catch (error) {
@@ -83,14 +99,14 @@ export function noise(model, show) {
     asked = false;
   }
 
-  function tell(amount) {
-    const radius = about.prediction.certified_radius;
+  function tell(inside) {
+    const [amount, radius] = [size(), about.prediction.certified_radius];
     fill(track, gauge(radius, about.other?.distance ?? null, most()));
-    slider.setAttribute("aria-valuetext", `${down(amount, 3)}, ${amount <= radius ? "within" : "past"} the certified radius`);
+    slider.setAttribute("aria-valuetext", `${down(amount, 3)}, ${inside ? "within" : "past"} the certified radius`);
     scale.textContent = `${down(amount, 4)} of ${up(most(), 3)} in ${symbol(about.norm)}; certified up to ${down(radius, 4)}`;
   }
 
-  function judge({ prediction, norm }, answers, amount, aimed) {
+  function judge({ prediction, norm }, answers, covered, aimed) {
     const label = prediction.label_index;
     if (prediction.abstained) {
       fill(result, notice("plain", "The answer is withheld, so there is none to keep"));
@@ -99,12 +115,12 @@ export function noise(model, show) {
     const random = aimed ? answers.slice(1) : answers;
     const kept = random.filter((answer) => answer.label_index === label).length;
     const withheld = random.filter((answer) => answer.abstained).length;
-    const inside = amount <= prediction.certified_radius;
+    const inside = covered.every(Boolean);
     const [shown] = answers;
     const first = shown.abstained ? "The answer to the changed input is withheld."
       : `The changed input is ${shown.label_index === label ? "still " : ""}answered ${shown.label}.`;
     const told = `${count(kept)} of ${count(random.length)} random changes of this size keep the answer${withheld ? `; of ${count(withheld)} it is withheld` : ""}.`;
-    const broken = inside && answers.some((answer) => !answer.abstained && answer.label_index !== label);
+    const broken = answers.some((answer, index) => covered[index] && !answer.abstained && answer.label_index !== label);
     fill(result, broken
       ? notice("bad", "The certificate is refuted", h("p", {}, `A change within the radius in ${symbol(norm)} alters the answer. Please report this.`))
       : inside

@@ -4,6 +4,7 @@ import { announce, badge, facts, fill, h, notice, problem } from "../../dom.js";
 import { count, down, norm as symbol, percent, up } from "../../numbers.js";
 
 const SECOND_MS = 1000;
+const WARNINGS = { "outside-input-box": "A number lies far outside the range that the file names for its inputs" };
 
 /**
  * The text beside a picture; what is in it is said to screen readers once the input rests.
@@ -51,8 +52,9 @@ export function panel(mark = () => null) {
 }
 
 function verdict(prediction, norm, mark) {
-  const radius = prediction.certified_radius;
+  const { certified_radius: radius, warnings } = prediction;
   return [
+    warnings.map(({ kind }) => notice("warn", WARNINGS[kind] ?? kind, h("p", {}, "The certificate holds all the same, but says little of an input unlike those that the model was trained for."))),
     h("p", { class: "answer" }, prediction.abstained ? badge("Withheld by the model's policy", "warn") : [mark(prediction.label_index), prediction.label]),
     facts([
       ["Certified radius", h("strong", { class: "number" }, down(radius)), ` in ${symbol(norm)}`],

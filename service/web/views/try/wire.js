@@ -25,11 +25,12 @@ function joined(head, numbers) {
   return bytes;
 }
 
-/** The service's answers to rows, each with its certified radius. */
+/** The service's answers to rows, each with its certified radius, and with the warnings about that row. */
 export async function predict(model, rows, norm) {
   const path = `${modelPath(model.name, model.version)}/predict?norm=${norm}`;
   const answer = await request("POST", path, { body: npy(rows), headers: { "Content-Type": NPY } });
-  return answer.data.predictions;
+  const { predictions, warnings = [] } = answer.data;
+  return predictions.map((prediction, row) => ({ ...prediction, warnings: warnings.filter(({ inputs }) => inputs.includes(row)) }));
 }
 
 /** The nearest change of label that the service's own attack finds of one row. */
