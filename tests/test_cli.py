@@ -51,7 +51,10 @@ def test_inspect(folder):
     assert told["bounds"]["2"]["global"] == pytest.approx(1, abs=1e-6)
     assert len(told["bounds"]["2"]["per_pair"]) == 3
     assert told["claim"] == {"norm": "2", "lipschitz": 1.001, "proved": True}
-    assert "proved" in run("inspect", folder / "net.onnx").output
+    assert told["unchecked_claims"] == ["classes", "input_box"]
+    shown = run("inspect", folder / "net.onnx").output
+    assert "1.001-Lipschitz in l2: proved" in shown
+    assert "unchecked  classes, input_box: the file's word alone" in shown
 
 
 def test_inspect_with_tightness(folder):

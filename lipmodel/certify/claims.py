@@ -49,6 +49,11 @@ class Claims:
     record: Mapping[str, Any] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
 
+    @property
+    def unchecked(self) -> tuple[str, ...]:
+        """Names of the claims present that nothing vouches for but the file: all but norm and constant."""
+        return tuple(name for name in ("classes", "input_box", "record") if getattr(self, name))
+
     def far_outside(self, inputs: Array) -> NDArray[np.bool_] | None:
         """Return (N,) whether each of inputs (N, d) lies far outside the box; None if none does.
 

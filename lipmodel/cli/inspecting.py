@@ -12,6 +12,7 @@ from rich.table import Table
 
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.cli.common import EXISTING_FILE, NEGATIVE, bar, err, json_option, print_json, stdout
+from lipmodel.display import rounded_up
 from lipmodel.errors import ModelError
 from lipmodel.norms import Norm
 
@@ -70,6 +71,7 @@ def inspect(model: Path, tightness: str | None, as_json: bool) -> None:
                     "lipschitz": claims.lipschitz,
                     "proved": predictor.claim_proved,
                 },
+                "unchecked_claims": list(claims.unchecked),
                 "ignored_metadata": list(claims.ignored),
                 **({} if measured is None else {"tightness": measured.to_dict()}),
             }
@@ -125,9 +127,11 @@ def _show_inspection(predictor: CertifiedPredictor, bounds: dict[Norm, Any], rea
     for norm, bound in bounds.items():
         pairs = bound.bound_per_pair
         between = pairs[~np.eye(len(pairs), dtype=bool)]
-        layers = " · ".join(f"{layer.bound:.4g}" for layer in bound.layers)
+        layers = " · ".join(rounded_up(layer.bound, 4) for layer in bound.layers)
         table.add_row(
-            f"l{norm}", f"{bound.bound_global:.9g}", f"{between.min():.9g}", f"{between.max():.9g}", layers
+            f"l{norm}",
+            *(rounded_up(b, 9) for b in (bound.bound_global, between.min(), between.max())),
+            layers,
         )
     stdout.print(table)
     layers = bounds[predictor.default_norm].layers
@@ -141,6 +145,10 @@ def _show_inspection(predictor: CertifiedPredictor, bounds: dict[Norm, Any], rea
         stdout.print(f"claim      {claims.lipschitz:g}-Lipschitz in l{claims.norm}: {verdict}")
     else:
         stdout.print("claim      none in the file")
+    if claims.unchecked:
+        stdout.print(
+            f"unchecked  {', '.join(claims.unchecked)}: the file's word alone, accuracies and radii too"
+        )
     for line in claims.ignored:
         stdout.print(f"ignored    {line}", markup=False)
     if reason:

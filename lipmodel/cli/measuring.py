@@ -26,7 +26,7 @@ from lipmodel.cli.common import (
     print_json,
     stdout,
 )  # fmt: skip
-from lipmodel.display import rounded_down
+from lipmodel.display import rounded_down, rounded_up
 from lipmodel.errors import MissingExtraError
 from lipmodel.norms import Norm
 
@@ -236,7 +236,7 @@ def _show_audit(report: AuditReport) -> None:
     table.add_column("what")
     table.add_column("value", justify="right")
     table.add_row("verdict", f"[{'red' if report.reasons else 'green'}]{report.verdict}")
-    table.add_row("Lipschitz bound of a score, proved", f"{report.bound:.9g}")
+    table.add_row("Lipschitz bound of a score, proved", rounded_up(report.bound, 9))
     table.add_row("claimed", "nothing" if report.claim is None else f"{report.claim:.9g}")
     table.add_row("largest gradient observed", f"{report.observed:.9g}")
     table.add_row("largest slope between two inputs", rounded_down(report.observed_slope, 9, "0"))
@@ -258,7 +258,7 @@ def _show_audit(report: AuditReport) -> None:
         guess = pair.extreme_value_estimate
         pairs.add_row(
             escape(" - ".join(filter(None, pair.classes))),
-            f"{pair.bound:.6g}",
+            rounded_up(pair.bound),
             f"{pair.observed:.6g}",
             f"{pair.tightness:.4f}",
             "" if guess is None else f"{guess:.6g}" + ", capped at the bound" * pair.extreme_value_capped,

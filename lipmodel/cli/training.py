@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lipmodel.cli.common import NORM, PATH, bar, data_dir_option, err, json_option, print_json, stdout
+from lipmodel.display import rounded_up
 from lipmodel.errors import LipcertError, MissingExtraError
 
 SHOWN = 300
@@ -117,7 +118,7 @@ def train(
     table.add_row("balanced accuracy", f"{result.balanced_accuracy:.2%}")
     for epsilon, share in result.certified_accuracy.items():
         table.add_row(f"certified accuracy at {epsilon}", f"{share:.2%}")
-    table.add_row("proved Lipschitz bound of a score", f"{record['model']['bound_global']:.9g}")
+    table.add_row("proved Lipschitz bound of a score", rounded_up(record["model"]["bound_global"], 9))
     table.add_row("seconds of training", f"{trained.seconds:.1f}")
     stdout.print(table)
     written = ".onnx, .json, .png, .html and .samples.npz" if samples else ".onnx, .json, .png and .html"

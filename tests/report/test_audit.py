@@ -14,6 +14,7 @@ import pytest
 from lipmodel.audit.report import audit
 from lipmodel.certify.claims import Claims
 from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.display import rounded_up
 from lipmodel.norms import Norm
 from lipmodel.report.audit import audit_files
 from tests.networks import groupsort_net, to_file
@@ -55,7 +56,12 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(made):
         assert kind == "data:image/svg+xml;base64"
         ElementTree.fromstring(base64.b64decode(content))
     assert f"outside it an attack reached another for {report.attack.found} of 20" in page
-    for figure in (f"{report.bound:.9g}", f"{report.tightness:.4f}", f"{report.flips} of 20", "consistent"):
+    for figure in (
+        rounded_up(report.bound, 9),
+        f"{report.tightness:.4f}",
+        f"{report.flips} of 20",
+        "consistent",
+    ):
         assert f">{figure}</b>" in page
     assert "a &amp; b" in page
     assert "<b>cat</b>" not in page
@@ -94,3 +100,15 @@ def test_a_capped_estimate_is_shown_as_capped():
 @pytest.mark.parametrize("classes", [1, 25])
 def test_one_score_and_many_are_drawn_too(classes):
     assert made_of((4, 8), classes, attacked=5)[1]["audit.html"]
+
+
+def test_no_bound_is_shown_smaller_than_it_is():
+    """A bound of 1.00000005 is not 1; nor is a slope that was found shown larger."""
+    report, files = made_of((6, 16, 16), 2, attacked=0)
+    rows = re.findall(r"<tr><td>(.*)</td></tr>", files["audit.html"].decode())
+    shown = [[float(cell) for cell in row.split("</td><td>")[1:4:2]] for row in rows]
+    pairs = sorted(report.per_pair, key=lambda pair: -pair.tightness)
+    assert any(float(f"{pair.bound:.6g}") < pair.bound for pair in pairs), "else this says nothing"
+    for (bound, slope), pair in zip(shown, pairs, strict=True):
+        assert pair.bound <= bound <= pair.bound * (1 + 1e-5)
+        assert slope <= pair.observed_slope
