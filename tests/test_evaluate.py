@@ -145,7 +145,7 @@ def test_certified_and_attacked_accuracy_stand_beside_each_other_of_the_same_inp
     assert sample.clean_accuracy == alone.clean_accuracy
     assert sample.certified_accuracy == alone.certified_accuracy
     assert sample.attacked_accuracy == result.attacked_accuracy
-    assert abs(sample.clean_accuracy - result.clean_accuracy) < 0.2
+    assert abs(sample.clean_accuracy - result.clean_accuracy) < 0.3
     for e, attacked in sample.attacked_accuracy.items():
         assert sample.certified_accuracy[e] <= attacked <= sample.clean_accuracy
     told = result.to_dict()["attacked_sample"]

