@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from lipmodel.certify.mixtures import Mixer
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.cli import main
+from lipmodel.deadline import Deadline, OutOfTimeError
 from lipmodel.errors import InputError, SignatureError
 from lipmodel.norms import Norm
 from lipmodel.signed.answers import answers
@@ -520,3 +521,23 @@ def test_issuers_and_labels_are_shown_as_text(files, keys):
 def test_a_header_with_spaces_is_still_one_form(keys, public):
     payload = base64.urlsafe_b64decode(sign(answer_of(), keys, "t").split(".")[1] + "===")
     assert open_signed(signed_by(keys.private, header_of(keys), payload), public).answer == answer_of()
+
+
+def test_a_radius_that_time_cut_short_is_checked_like_any_other():
+    class Cut(Deadline):
+        """Out of time after so many checks."""
+
+        left = 150
+
+        def check(self):
+            self.left -= 1
+            if self.left < 0:
+                raise OutOfTimeError
+
+    predictor = CertifiedPredictor(CONTENT)
+    x = predictor.check_inputs(INPUT)
+    found = predictor.answer(x, Norm.TWO, tighten=True, deadline=Cut())
+    (answer,) = answers(predictor, x, found)
+    assert not found.tightening.complete[0]
+    assert answer.method == "local"
+    assert all(check.passed for check in check_answer(answer, predictor, x))
