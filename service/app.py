@@ -66,7 +66,7 @@ from service.origins import Origins
 from service.server import Server, end_process, listen, listen_together, url_of
 from service.settings import Settings
 from service.shared_metrics import SharedMetrics
-from service.starting import keep_what_is_loaded
+from service.starting import keep_what_is_loaded, use_little_memory
 from service.state_folder import StateFolder, sweep_metrics
 from service.store import Store
 from service.workers import Supervisor, WorkersError
@@ -373,5 +373,6 @@ def serve_here(settings: Settings, sock: socket.socket) -> None:
         refuse_strangers(app, sock)
         tell_refusals(app)
         keep_what_is_loaded()
+        use_little_memory(settings.state_folder)
         line = ready_line(app).format(url=url_of(sock), workers="")
         Server(app, settings, lambda: click.echo(line), end_process).run(sockets=[sock])

@@ -207,13 +207,12 @@ class Connection(HttpToolsProtocol):
         try:
             self._lease.hold(self._lease.size + len(body))
         except Problem as problem:
-            self._deaf = True
-            self.end(problem)
+            self._give_back(problem)
             raise  # which ends the parser
         if self._exchange is None:
             HttpToolsProtocol.on_body(self, body)
         else:
-            self._exchange.parts.append(body)
+            self._exchange.body += body
 
     def on_message_complete(self) -> None:
         """A request is whole."""
@@ -250,15 +249,29 @@ class Connection(HttpToolsProtocol):
             self._answered.message_event.set()
         if isinstance(self._answered, Exchange) and self._answered.working is not None:
             self._answered.working.cancel()
-        if self._taken is not None:
-            self._taken.drop()
-            self._lease.end()
-            self._exchange = self._taken = None
+        self._drop_taken()
         for cycle, _ in self.pipeline:
             _lease_of(cycle).end()
         self.pipeline.clear()
         self._all_taken()
         super().connection_lost(exc)
+
+    def _drop_taken(self) -> None:
+        if self._taken is not None:
+            self._taken.drop()
+            self._lease.end()
+            self._exchange = self._taken = None
+
+    def _give_back(self, problem: Problem) -> None:
+        """Refuse a request whose body there is no room for; what is still to come is passed over.
+
+        The connection stays open meanwhile, or the system would drop the answer with what was not read.
+        """
+        self._deaf = True
+        self._drop_taken()
+        self.cycle.body = bytearray()
+        self.end(problem, at_once=bool(self.pipeline))
+        self.cycle.response_complete = True
 
     def resume_writing(self) -> None:
         """The client has taken most of what there was."""
@@ -285,8 +298,8 @@ class Connection(HttpToolsProtocol):
         else:
             self.end(problem if self.cycle is not None and self.cycle.more_body else None)
 
-    def end(self, problem: Problem | None = None) -> None:
-        """Closes it, with a problem as the answer where none has been begun."""
+    def end(self, problem: Problem | None = None, *, at_once: bool = True) -> None:
+        """Closes it, now or when the client does, with a problem as the answer where none has been begun."""
         request, free = self.cycle, not (self.pipeline or self.transport.is_closing())
         if request is not None and not request.response_complete:
             free &= not request.response_started
@@ -297,7 +310,8 @@ class Connection(HttpToolsProtocol):
             headers = (b"%b: %b" % pair for pair in answer.raw_headers)
             lines = [f"HTTP/1.1 {status} {status.phrase}".encode(), *headers]
             self.transport.write(b"\r\n".join([*lines, b"", bytes(answer.body)]))
-        self.transport.close()
+        if at_once or not free:
+            self.transport.close()
 
 
 class Answer(RequestResponseCycle):
@@ -363,7 +377,7 @@ class Exchange:
         headers: names in small letters, and values.
         found: the same by name; of a repeated one the first.
         lease: of what is held for it.
-        parts: of the body.
+        body: as far as it has arrived.
         begun: when the headers were whole, by ``perf_counter``.
         keep_alive: whether the connection stays open.
         more_body, response_started, response_complete, disconnected: how far it is.
@@ -373,13 +387,13 @@ class Exchange:
     __slots__ = (
         "_connection",
         "begun",
+        "body",
         "disconnected",
         "found",
         "headers",
         "keep_alive",
         "lease",
         "more_body",
-        "parts",
         "response_complete",
         "response_started",
         "url",
@@ -402,7 +416,7 @@ class Exchange:
         self._connection, self.url, self.headers, self.found = connection, url, headers, found
         self.lease, self.keep_alive = lease, keep_alive
         self.begun = perf_counter()
-        self.parts: list[bytes] = []
+        self.body = bytearray()  # one that grows: many parts would leave holes in the heap
         self.more_body = True
         self.response_started = self.response_complete = self.disconnected = False
         self.working: asyncio.Future[Any] | None = None
@@ -414,8 +428,8 @@ class Exchange:
 
     def take_body(self) -> bytes:
         """The body, which is not kept here: the connection may stay open for long."""
-        body = b"".join(self.parts)
-        self.parts = []
+        body = bytes(self.body)
+        self.body = bytearray()
         return body
 
     def work(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
+
+M_MMAP_THRESHOLD, LARGE_BYTES = -3, 2**19
 
 
 @contextmanager
@@ -35,3 +40,14 @@ def keep_what_is_loaded() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def use_little_memory(temporary: Path) -> None:
+    """Have large blocks go back to the system when they are freed, and temporary files lie in that folder.
+
+    glibc comes to keep blocks of up to 32 MiB in its heap, where small ones keep the holes between them:
+    bodies of 96 MiB left 190 MiB behind. And the system's own folder may itself be memory (tmpfs).
+    """
+    with suppress(AttributeError):  # of other libraries than glibc
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+    tempfile.tempdir = str(temporary)

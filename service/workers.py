@@ -33,7 +33,7 @@ from service import logs
 from service.process import PACKAGES
 from service.server import Server, end_process, url_of
 from service.settings import Settings
-from service.starting import keep_what_is_loaded, lean_imports
+from service.starting import keep_what_is_loaded, lean_imports, use_little_memory
 
 MOST_DEATHS = 5
 DEATHS_SECONDS = 60.0
@@ -190,6 +190,7 @@ def main() -> None:
     server = Server(app, settings, lambda: say(ready=ready_line(app)), end_process)
     threading.Thread(target=_end_with_the_supervisor, args=[server], daemon=True).start()
     keep_what_is_loaded()
+    use_little_memory(settings.state_folder)
     with sock:
         server.run(sockets=[sock])
 

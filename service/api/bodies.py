@@ -70,8 +70,10 @@ async def read_body(request: Request, limit: int) -> bytes:
     Raises:
         Problem: 413 where it is over the limit; otherwise see :func:`decompressed`.
     """
-    body = b"".join([chunk async for chunk in _limited(request, limit)])
-    return decompressed(body, headers_of(request), limit, lease_of(request))
+    body = bytearray()
+    async for chunk in _limited(request, limit):
+        body += chunk
+    return decompressed(bytes(body), headers_of(request), limit, lease_of(request))
 
 
 def decompressed(body: bytes, headers: Headers, limit: int, lease: Lease) -> bytes:
