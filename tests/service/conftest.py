@@ -14,18 +14,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import httpx
+import numpy as np
 import pytest
 
 from lipmodel.certify.claims import Claims
+from lipmodel.certify.execution import Execution
 from lipmodel.norms import Norm
 from service.app import create_app
 from service.server import Server, listen
 from service.settings import Settings
-from tests.networks import groupsort_net, to_file
+from tests.networks import float32, groupsort_net, to_file
 
 T = TypeVar("T")
 Serve = Callable[..., httpx.Client]
@@ -35,8 +38,12 @@ CLAIMS = Claims(norm=Norm.TWO, lipschitz=1.01, classes=("lower", "upper"), input
 
 
 def two_moons(claims: Claims = CLAIMS) -> bytes:
-    """Two inputs, two named classes, one score."""
-    return to_file(groupsort_net((2, 16, 16), 1), claims)
+    """Two inputs, two named classes, one score: positive for half of the inputs, whatever the seed."""
+    *body, last = (graph := groupsort_net((2, 16, 16), 1)).ops
+    grid = np.stack(np.meshgrid(*2 * [np.linspace(-2.0, 3.0, 51)]), axis=-1).reshape(-1, 2)
+    middle = np.median(Execution(graph, np.float64).scores(grid))
+    last = replace(last, bias=float32(last.bias - middle))
+    return to_file(replace(graph, ops=(*body, last)), claims)
 
 
 def digits() -> bytes:
