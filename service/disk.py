@@ -40,6 +40,8 @@ def close_to_others(path: Path) -> None:
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & OF_OTHERS:
         try:
+            if mode & stat.S_ISVTX:  # such as /tmp: closing it would stop every other user
+                raise PermissionError(errno.EPERM, "it is a folder that users share")
             path.chmod(mode & ~OF_OTHERS)
         except OSError as error:
             log.warning("%s is open to others (mode %o), and stays so: %s", path, mode, error.strerror)

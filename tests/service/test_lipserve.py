@@ -286,3 +286,11 @@ def test_a_state_that_is_open_to_others_is_closed_and_the_log_says_so(tmp_path):
     assert f"{state}/jobs.sqlite-wal was open to others (mode 644)" in told
     assert modes(state, state / "jobs.sqlite") == {"state": "0o700", "jobs.sqlite": "0o600"}
     assert run("--state", state, "keys", "list").stderr == ""
+
+
+def test_a_folder_that_users_share_is_not_closed_to_them(tmp_path):
+    tmp_path.chmod(0o1777)
+    told = run("--state", tmp_path, "keys", "list").stderr
+    assert f"{tmp_path} is open to others (mode 1777), and stays so: it is a folder that users share" in told
+    assert modes(tmp_path / "jobs.sqlite") == {"jobs.sqlite": "0o600"}
+    assert tmp_path.stat().st_mode & 0o7777 == 0o1777
