@@ -309,11 +309,13 @@ def _advice(node: Node) -> str:
     """Why an operator is refused, and how to export so that it isn't."""
     before = node.proto.input[0] if node.proto.input else ""
     if node.op in ("Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "ZipMap", "Cast"):
-        return f"certificates speak of the scores before it: make '{before}' an output of the graph"
+        inside = "; within a network it is not supported yet" if node.op == "Sigmoid" else ""
+        return f"certificates speak of the scores before it: make '{before}' an output of the graph{inside}"
     if node.op == "BatchNormalization":
         return "fold it into the layer before it (model.eval(), then export with constant folding)"
     accepted = ", ".join(sorted([*HANDLERS, "Constant"]))
-    return f"this operator has no proved Lipschitz bound; accepted are {accepted}"
+    remedy = "replace it by an accepted one, such as Relu or GroupSort, and train again"
+    return f"this operator is not supported yet; {remedy}; accepted are {accepted}"
 
 
 _VALUES: dict[str, tuple[int, type[np.generic]]] = {

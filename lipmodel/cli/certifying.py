@@ -110,7 +110,14 @@ def certify(
         if tightening.reason:
             err.print(f"no local bounds: {tightening.reason}", markup=False)
     if as_json:
-        print_json({"sha256": predictor.file.sha256, "norm": result.norm.value, "predictions": rows})
+        print_json(
+            {
+                "sha256": predictor.file.sha256,
+                "norm": result.norm.value,
+                "execution": result.execution.__name__,
+                "predictions": rows,
+            }
+        )
         return
     table = Table(title=f"{len(rows)} inputs, radii in l{result.norm}", title_justify="left")
     for heading in ("row", "label", "certified radius", "portable radius", "margin", "runner-up"):
