@@ -2,11 +2,12 @@
 
     python -m benchmarks.abandoned [--count 100] [--rounds 3] [--workers 1]
 
-A network of 4,804 ReLUs is served, of which tightening one radius takes half a minute. Another caller asks
-for 2,000 rows at a time, which a thread answers: before; after so many clients have asked to tighten and
-left at once; while as many ask and wait. Then memory after each further round of abandoned requests, and the seconds
-from SIGTERM to the end while clients wait. Exits with 1 where the other caller waits more than twice as long,
-the end takes longer than promised, or memory grows by more than 10% after the first round.
+A network of 4,804 ReLUs is served, of which tightening one radius takes half a minute. Another
+caller asks for 2,000 rows at a time, which a thread answers: before; after so many clients have
+asked to tighten and left at once; while as many ask and wait. Then memory after each further round
+of abandoned requests, and the seconds from SIGTERM to the end while clients wait. Exits with 1
+where the other caller waits more than twice as long, the end takes longer than promised, or memory
+grows by more than 10% after the first round.
 """
 
 from __future__ import annotations
