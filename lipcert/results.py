@@ -109,7 +109,7 @@ class ModelSummary:
     """A model of the service's folder.
 
     Attributes:
-        status: "served", or "refused" for the reason given.
+        status: "served", or "refused" or (not yet served) "checking" for the reason given.
     """
 
     name: str

@@ -3,6 +3,7 @@
     LipcertError
     ├── ModelError          an ONNX file that cannot be certified
     │   ├── FileFormatError     not a whole, self-contained ONNX file
+    │   │   └── OtherFileError          not the file that was asked for
     │   └── UnsupportedError    a node or a shape about which nothing is proved
     ├── InputError          inputs that do not fit the model
     ├── CertificateError    a file that cannot be read as a certificate
@@ -40,6 +41,10 @@ class ModelError(LipcertError):
 
 class FileFormatError(ModelError):
     """The bytes are not a whole, self-contained ONNX model."""
+
+
+class OtherFileError(FileFormatError):
+    """A file whose digest is not the expected one: it was replaced."""
 
 
 class UnsupportedError(ModelError):

@@ -47,6 +47,7 @@ from service.api.openapi import describe
 from service.attacker import Attacker
 from service.budget import FREE_BYTES, Budget
 from service.changes import Changes
+from service.checks import Checks
 from service.database import StoreError
 from service.drift import Served
 from service.engine import Engine
@@ -69,6 +70,7 @@ from service.shared_metrics import SharedMetrics
 from service.starting import keep_what_is_loaded, use_little_memory
 from service.state_folder import StateFolder, sweep_metrics
 from service.store import Store
+from service.verdicts import Verdicts
 from service.workers import Supervisor, WorkersError
 
 if TYPE_CHECKING:  # what they import takes memory that a service without them need not pay
@@ -107,7 +109,7 @@ GROUPS = (
 
 
 def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | None = None) -> FastAPI:
-    """The application, with the models of the folder loaded.
+    """The application, with those models of the folder loaded whose files were checked before.
 
     Args:
         settings: of the service.
@@ -125,8 +127,12 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
     jobs, metrics = open_jobs(settings, worker), Metrics(Served())
     if metrics_folder is not None and worker == 0:
         sweep_metrics(metrics_folder)
+    verdicts = Verdicts.beside_jobs(settings)
+    checks = Checks(verdicts, seconds=settings.check_seconds, max_bytes=settings.check_bytes)
     found = Models(
         settings.models,
+        checks,
+        checks_here=worker == 0,
         threads=settings.threads,
         poll_seconds=settings.poll_seconds,
         mirror=None if worker else open_mirror(settings),
@@ -136,7 +142,7 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
     service = Service(
         settings,
         found,
-        Changes(found, seconds=settings.check_seconds, most_bytes=settings.check_bytes),
+        Changes(found, checks),
         engine,
         jobs,
         Attacker(engine.slow),
@@ -158,6 +164,8 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
             await writing
         await access.stop()
         found.stop()
+        checks.stop()
+        verdicts.close()
         await jobs.stop()
         jobs.close()
         service.engine.close()
@@ -232,8 +240,11 @@ def open_mirror(settings: Settings) -> Mirror | None:
 def ready_line(app: FastAPI) -> str:
     """The one line that scripts wait for, but for places where ``url`` and ``workers`` are put."""
     registry = app.state.service.registry
-    served, refused = len(registry.served), len(registry.refused)
-    models = f"models served: {served}, refused: {refused}" if served or refused else "no models yet"
+    models = f"models served: {len(registry.served)}, refused: {len(registry.refused)}"
+    if registry.checking:
+        models += f", being checked: {registry.checking}"
+    if not registry.models:
+        models = "no models yet"
     return f"lipserve: ready at {{url}} ({models}{{workers}}; see {{url}}/docs)"
 
 
@@ -354,8 +365,7 @@ def serve(settings: Settings) -> None:
         signal.signal(number, lambda *_: sys.exit(0))
     logs.set_up(settings.log_format)
     require_folders(settings)
-    if settings.uploads:
-        sweep(settings.models)
+    sweep(settings.models)
     try:
         if settings.workers > 1:
             sockets = listen_together(settings.host, settings.port, settings.workers)
@@ -371,8 +381,12 @@ def serve_here(settings: Settings, sock: socket.socket) -> None:
     with sock:
         app = create_app(settings)
         refuse_strangers(app, sock)
-        tell_refusals(app)
-        keep_what_is_loaded()
         use_little_memory(settings.state_folder)
-        line = ready_line(app).format(url=url_of(sock), workers="")
-        Server(app, settings, lambda: click.echo(line), end_process).run(sockets=[sock])
+        url = url_of(sock)
+
+        def ready() -> None:
+            keep_what_is_loaded()
+            tell_refusals(app)
+            click.echo(ready_line(app).format(url=url, workers=""))
+
+        Server(app, settings, ready, end_process).run(sockets=[sock])

@@ -3,60 +3,73 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-import shutil
 from collections.abc import AsyncIterable, Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+from lipmodel.certify.external import HOW_TO_SAVE_ONE_FILE
 from lipmodel.errors import ModelError
+from service.checks import Checks, File
 from service.errors import Problem, ProblemKind
-from service.folder_changes import alone, put_labels, put_version, remove_model, remove_version, stage
+from service.folder_changes import alone, put_labels, put_version, remove_model, remove_version, staging
 from service.model_folder import MODEL_FILE
 from service.models import Models
-from service.process import TASK_FILE, Worker
-from service.registry import Model
+from service.registry import LATEST, Model
+
+MAX_UPLOADS = 8
+"""At a time; each may hold as much of the disk as one file may have."""
+RETRY_SECONDS = 5
 
 
 class Changes:
-    """Changes models; checks one upload at a time, however many arrive.
+    """Changes models.
 
     Args:
         models: that are changed.
-        seconds: that checking an upload may take.
-        most_bytes: of address space that this may use.
+        checks: what has uploads checked before they are served.
     """
 
-    def __init__(self, models: Models, *, seconds: float, most_bytes: int) -> None:
-        self._models, self._seconds, self._most_bytes = models, seconds, most_bytes
-        self._turn = asyncio.Lock()
+    def __init__(self, models: Models, checks: Checks) -> None:
+        self._models, self._checks = models, checks
+        self._uploads = 0
 
-    async def add(self, name: str, content: AsyncIterable[bytes]) -> tuple[Model, bool]:
+    async def add(self, name: str, content: AsyncIterable[bytes], *, force: bool) -> tuple[Model, bool]:
         """Serves a file as the next version of a model; one that is the latest already changes nothing.
 
         The file is read, run and bounded by a process with limits first: what would bring that down
         does not come near this one.
+
+        Args:
+            name: of the model.
+            content: of the file.
+            force: whether it may become the default though clients of the present one would break.
 
         Returns:
             The version, and whether it is new.
 
         Raises:
             ModelError: the file is refused, or was more than the process could bear.
+            Problem: 429 where too many uploads are under way, 409 where clients would break.
             OSError: the folder cannot be written.
         """
-        folder = self._models.folder
-        staged = await asyncio.to_thread(stage, folder)
+        if self._uploads >= MAX_UPLOADS:
+            detail = f"{self._uploads} uploads are under way; at most {MAX_UPLOADS} at a time are accepted"
+            raise Problem(ProblemKind.QUEUE_FULL, detail, headers={"Retry-After": str(RETRY_SECONDS)})
+        self._uploads += 1
+        stack = ExitStack()
         try:
-            sha256 = await _receive(content, staged / MODEL_FILE)
+            staged = await asyncio.to_thread(stack.enter_context, staging(self._models.folder))
+            await _receive(content, staged / MODEL_FILE)
+            file = await asyncio.to_thread(self._checks.look_up, staged / MODEL_FILE)
             latest = self._models.current.served.get(name)
-            if latest is not None and latest.predictor.file.sha256 == sha256:
+            if latest is not None and latest.predictor.file.sha256 == file.digest:
                 return latest, False
-            async with self._turn:
-                await self._check(staged, sha256)
-            version = await self._models.change(name, partial(put_version, folder, name, staged))
+            await self._check(file)
+            version = await self._models.change(name, partial(self._put, name, staged, force))
         finally:
-            await asyncio.to_thread(shutil.rmtree, staged, ignore_errors=True)
+            self._uploads -= 1
+            await asyncio.to_thread(stack.close)
         return self._models.current.find(name, version), True
 
     async def remove(self, name: str, version: str | None = None) -> None:
@@ -109,29 +122,37 @@ class Changes:
             raise Problem(ProblemKind.UNKNOWN_VERSION, detail)
         put_labels(self._models.folder, name, pinned)
 
-    async def _check(self, folder: Path, sha256: str) -> None:
-        task = folder / TASK_FILE
-        task.write_text(json.dumps({"kind": "check", "sha256": sha256, "options": {}}), "ascii")
-        worker = Worker(folder, seconds=self._seconds, most_bytes=self._most_bytes)
+    async def _check(self, file: File) -> None:
+        verdict = file.verdict
         try:
-            outcome = await worker.run(_go_on)
+            if verdict is None or verdict.ran_out:  # there may be more time or memory now
+                verdict = await asyncio.wrap_future(self._checks.submit(file))
         except OSError as error:
             detail = f"no process could be run to check the file: {error.strerror or error}"
             raise Problem(ProblemKind.INTERNAL, detail) from error
-        task.unlink()
-        if outcome.problem is not None:
-            raise ModelError(json.loads(outcome.problem)["detail"])
+        locations = (await asyncio.to_thread(self._checks.look_up, file.path)).locations
+        if locations:
+            raise ModelError(
+                f"it keeps external data in {locations[0][:80]!r}, and an upload is one file; "
+                f"{HOW_TO_SAVE_ONE_FILE}"
+            )
+        if verdict.reason is not None:
+            raise ModelError(verdict.reason)
+
+    def _put(self, name: str, staged: Path, force: bool) -> str:
+        """Puts a version into the folder, and takes it out again where it would break clients unasked."""
+        version = put_version(self._models.folder, name, staged, force=force)
+        self._models.look(name)
+        versions = self._models.current.versions(name)
+        if version in versions.held_back and LATEST not in versions.pinned:
+            remove_version(self._models.folder, name, version)
+            detail = f"{versions.held_back[version]}; send it under another name, or with ?force=true"
+            raise Problem(ProblemKind.INCOMPATIBLE_VERSION, detail)
+        return version
 
 
-async def _receive(content: AsyncIterable[bytes], path: Path) -> str:
-    """Writes the file as it comes; returns its digest."""
-    digest = hashlib.sha256()
+async def _receive(content: AsyncIterable[bytes], path: Path) -> None:
+    """Writes the file as it comes."""
     with path.open("xb") as file:
         async for chunk in content:
-            digest.update(chunk)
             await asyncio.to_thread(file.write, chunk)
-    return digest.hexdigest()
-
-
-async def _go_on(_: float | None) -> bool:
-    return True

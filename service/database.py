@@ -19,7 +19,7 @@ ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_loc
 CONNECT_SECONDS = 5
 """After so long a PostgreSQL that does not answer is down."""
 MIGRATIONS = Path(__file__).with_name("migrations")
-REVISION = "0002"
+REVISION = "0003"
 """The last of the migrations."""
 
 

@@ -128,6 +128,12 @@ class ProblemKind(Enum):
         "The version has a label",
         "Give the label to another version, or take it away, first.",
     )
+    INCOMPATIBLE_VERSION = (
+        "incompatible-version",
+        409,
+        "The file would break the clients of the version that answers now",
+        "The detail says what differs. Send it under another name, or with ?force=true.",
+    )
     REQUEST_TIMEOUT = (
         "request-timeout",
         408,
@@ -241,6 +247,12 @@ class ProblemKind(Enum):
         503,
         "The service holds as much of requests and answers as it may",
         "Try again after the seconds that the Retry-After header gives, or send less at a time.",
+    )
+    MODEL_CHECKING = (
+        "model-checking",
+        503,
+        "The model's file is being checked, so it is not served yet",
+        "Try again after the seconds that the Retry-After header gives.",
     )
     NOT_READY = ("not-ready", 503, "No model is served", "The detail says why.")
 

@@ -10,18 +10,15 @@ import fcntl
 import json
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lipmodel.errors import ModelError
-from service.model_folder import ACCEPTED_NAMES, LABELS_FILE, NAME, SAMPLES_FILE, VERSION
+from service.model_folder import ACCEPTED_NAMES, FORCE_FILE, LABELS_FILE, NAME, SAMPLES_FILE, VERSION
 
 STAGED, REMOVED = ".upload-", ".removed-"
-FORGOTTEN_SECONDS = 3600
-"""After so long, what begins so was left by a service that was killed."""
 
 
 def check_name(name: str) -> None:
@@ -51,20 +48,42 @@ def alone(root: Path) -> Iterator[None]:
         os.close(descriptor)  # which unlocks
 
 
-def stage(root: Path) -> Path:
-    """A new folder, to be filled and then put in its place."""
+@contextmanager
+def staging(root: Path) -> Iterator[Path]:
+    """Makes a new folder, to be filled and then put in its place; what is not is deleted at the end.
+
+    The folder is locked as long as its maker lives, so that :func:`sweep` can tell one that was left behind.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     path = root / f"{STAGED}{uuid.uuid4().hex}"
-    path.mkdir()
-    return path
+    with alone(root):  # or a sweep could come between
+        path.mkdir()
+        descriptor = os.open(path, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
 
 
-def put_version(root: Path, name: str, staged: Path) -> str:
+def put_version(root: Path, name: str, staged: Path, *, force: bool = False) -> str:
     """Moves a staged folder to where the next version belongs; returns the version.
+
+    Args:
+        root: the models folder.
+        name: of the model.
+        staged: the folder, see :func:`staging`.
+        force: whether the version becomes the default even if clients of the present one would break.
 
     Raises:
         OSError: the folder cannot be written, or leads elsewhere.
     """
     folder = _folder(root, name)
+    if force:
+        (staged / FORCE_FILE).touch()
     for path in (*staged.iterdir(), staged):
         _sync(path)
     number = max([0, (root / f"{name}.onnx").exists(), *_numbers(folder)]) + 1
@@ -126,11 +145,19 @@ def remove_model(root: Path, name: str) -> None:
 
 
 def sweep(root: Path) -> None:
-    """Removes what a service that was killed left half done."""
-    with suppress(OSError):
-        for path in root.iterdir():
-            if path.name.startswith((STAGED, REMOVED)) and _age(path) > FORGOTTEN_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
+    """Removes what services that were killed left half done; of those that live, nothing."""
+    with suppress(OSError), alone(root):
+        for path in (*root.glob(f"{STAGED}*"), *root.glob(f"{REMOVED}*"), *root.glob(f"*/{STAGED}*")):
+            if path.is_dir() and not path.is_symlink():
+                with suppress(BlockingIOError):  # its maker lives
+                    descriptor = os.open(path, os.O_RDONLY)
+                    try:
+                        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        shutil.rmtree(path, ignore_errors=True)
+                    finally:
+                        os.close(descriptor)
+            else:
+                path.unlink()
 
 
 def _folder(root: Path, name: str) -> Path:
@@ -159,14 +186,11 @@ def _remove(root: Path, path: Path) -> None:
         path.rename(going)
     except (FileNotFoundError, NotADirectoryError):
         return
-    if going.is_dir() and not going.is_symlink():
-        shutil.rmtree(going)
-    else:
-        going.unlink()
-
-
-def _age(path: Path) -> float:
-    return time.time() - path.lstat().st_mtime
+    with suppress(FileNotFoundError):  # swept away meanwhile
+        if going.is_dir() and not going.is_symlink():
+            shutil.rmtree(going)
+        else:
+            going.unlink()
 
 
 def _sync(path: Path) -> None:

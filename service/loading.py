@@ -8,7 +8,8 @@ from pathlib import Path
 
 from lipmodel.certify.graph import read_onnx
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.errors import ModelError
+from lipmodel.errors import ModelError, OtherFileError
+from service.checks import Checks, File
 from service.model_folder import ACCEPTED_NAMES, NAME, VERSION, Found, Slot
 from service.model_settings import SettingsFile, parse_settings
 from service.readiness import made_ready
@@ -18,18 +19,46 @@ MAX_TEXT_BYTES = 2**16
 """Of settings or labels."""
 
 
+class UncheckedError(Exception):
+    """A file on whose digest there is no verdict yet.
+
+    Attributes:
+        file: the file.
+    """
+
+    def __init__(self, file: File) -> None:
+        super().__init__(file.path)
+        self.file = file
+
+
 def load_version(
-    slot: Slot, found: Found, root: Path, known: Mapping[str, CertifiedPredictor], threads: int
+    slot: Slot,
+    found: Found,
+    root: Path,
+    known: Mapping[str, CertifiedPredictor],
+    threads: int,
+    checks: Checks,
 ) -> CertifiedPredictor:
     """The model of a file, ready to answer; one that is known by its digest already is taken as it is.
 
     Raises:
         ModelError: it is refused.
+        UncheckedError: it is yet to be checked; nothing of it but its digest was read.
     """
     if not NAME.fullmatch(slot.name):
         raise ModelError(f"the name of the file cannot name a model; {ACCEPTED_NAMES}")
-    file = read_onnx(found.place(root))
-    return known.get(file.sha256) or made_ready(CertifiedPredictor(file, threads=threads))
+    file = checks.look_up(found.place(root))
+    if file.digest in known:
+        return known[file.digest]
+    if file.verdict is None:
+        raise UncheckedError(file)
+    if file.verdict.reason is not None:
+        raise ModelError(file.verdict.reason)
+    try:
+        content = read_onnx(file.path, sha256=file.digest)
+    except OtherFileError:
+        raise UncheckedError(file) from None
+    return made_ready(CertifiedPredictor(content, threads=threads))
 
 
 def load_settings(found: Found, root: Path) -> SettingsFile:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import posixpath
-import shutil
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
 from lipmodel.errors import LipcertError, MissingExtraError
-from service.folder_changes import STAGED
+from service.folder_changes import staging
 
 log = logging.getLogger(__name__)
 
@@ -77,20 +75,19 @@ class Mirror:
             if name.startswith("../") or posixpath.isabs(name):
                 raise MirrorError(f"'{name}' would lie outside of the models folder")
         changed = [name for name, (_, key) in there.items() if self._have.get(name) != key]
-        staged = self._folder / f"{STAGED}{uuid.uuid4().hex}"
-        try:
-            for name in changed:
-                (staged / name).parent.mkdir(parents=True, exist_ok=True)
-                self._store.get_file(there[name][0], str(staged / name))
-            for name in changed:  # what takes long is done
-                (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(staged / name, self._folder / name)
-                self._have[name] = there[name][1]
-            for name in self._have.keys() - there.keys():
-                (self._folder / name).unlink(missing_ok=True)
-                del self._have[name]
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
+        if changed:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with staging(self._folder) as staged:
+                for name in changed:
+                    (staged / name).parent.mkdir(parents=True, exist_ok=True)
+                    self._store.get_file(there[name][0], str(staged / name))
+                for name in changed:  # what takes long is done
+                    (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(staged / name, self._folder / name)
+                    self._have[name] = there[name][1]
+        for name in self._have.keys() - there.keys():
+            (self._folder / name).unlink(missing_ok=True)
+            del self._have[name]
 
     @staticmethod
     def _key(told: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@
     NAME.onnx               version 1, and where there are no others the only one
     NAME.toml               settings
     NAME/2/model.onnx       version 2
+    NAME/2/force            makes version 2 the default though its inputs, classes or norm are other ones
     NAME/model.toml         settings, instead of NAME.toml
     NAME/labels.json        labels, as the service writes them: {"canary": "2"}
     NAME.samples.npz        inputs to show and try, see :mod:`service.samples`
@@ -29,7 +30,7 @@ from lipmodel.errors import ModelError
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 VERSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 MODEL_FILE, SETTINGS_FILE, LABELS_FILE = "model.onnx", "model.toml", "labels.json"
-SAMPLES_FILE = "samples.npz"
+SAMPLES_FILE, FORCE_FILE = "samples.npz", "force"
 SETTINGS, LABELS, SAMPLES = "settings", "labels", "samples"
 MAX_REASON = 500
 ACCEPTED_NAMES = "up to 64 ASCII letters, digits, '.', '_', '-' are accepted, the first a letter or digit"
@@ -64,6 +65,11 @@ class Found:
     places: tuple[Path, ...]
     companions: tuple[Path, ...]
     signature: Signature
+
+    @property
+    def size(self) -> int:
+        """Bytes in the first of the places."""
+        return self.signature[0][2]
 
     def changed(self) -> bool:
         """Whether the files are other ones by now."""

@@ -3,24 +3,31 @@
 Everything that reads or writes the folder runs in one thread, one after the other, and ends by
 putting a new registry in the place of the old. Whoever holds the old one goes on with it; what only it
 held is freed with it.
+
+A file whose digest was never seen is not read here: an isolated process checks it first, while what is known
+is served (:mod:`service.checks`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import LipcertError, ModelError
+from service.checks import Checks, File
 from service.load_requests import LoadRequest, LoadRequests
-from service.loading import load_labels, load_samples, load_settings, load_version
+from service.loading import UncheckedError, load_labels, load_samples, load_settings, load_version
 from service.mirror import Mirror
 from service.model_folder import (
+    FORCE_FILE,
     LABELS,
     SAMPLES,
     SETTINGS,
@@ -34,7 +41,14 @@ from service.model_folder import (
 from service.model_settings import SettingsFile
 from service.registry import Model, Registry, Versions
 from service.samples import Samples
+from service.verdicts import Verdict
 
+LOOK_SECONDS = 2.0
+"""One look reads files for no longer, small ones first; the next look goes on, and others have their turn."""
+SETTLE_SECONDS = 20.0
+"""After so long the service is ready, whatever files are still to be checked."""
+TAKE_UP_SECONDS = 0.1
+"""Least time between looks."""
 UNLOADED = "it was unloaded; loading it, or changing its files, serves it again"
 
 log = logging.getLogger(__name__)
@@ -56,12 +70,36 @@ class _Held:
     content: Content | None
     reason: str | None = None
 
+    @property
+    def forced(self) -> bool:
+        """Whether the file is there that makes a version the default."""
+        return any(Path(stamp[0]).name == FORCE_FILE for stamp in self.signature)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A file that waits for its verdict.
+
+    Attributes:
+        signature: of the slot's files.
+        digest: of the file.
+        settled: whether the file is known not to be half written.
+        check: of the file; None where another process of the service checks it.
+    """
+
+    signature: Signature
+    digest: str
+    settled: bool
+    check: Future[Verdict] | None
+
 
 class Models:
-    """The models of one folder, read when this is made.
+    """The models of one folder: those with a verdict are read when this is made.
 
     Args:
         folder: may be missing.
+        checks: what has the files checked that were never seen.
+        checks_here: whether this process does so; else another one does, and its verdicts are waited for.
         threads: that onnxruntime uses within one operator.
         poll_seconds: between looks at the folder.
         mirror: what keeps it like another, and is looked at first.
@@ -75,7 +113,9 @@ class Models:
     def __init__(
         self,
         folder: Path,
+        checks: Checks,
         *,
+        checks_here: bool = True,
         threads: int = 1,
         poll_seconds: float = 1.0,
         mirror: Mirror | None = None,
@@ -85,18 +125,31 @@ class Models:
         if mirror is not None:
             mirror.look()
         self.folder, self._threads, self._poll_seconds = folder, threads, poll_seconds
+        self._checks, self._checks_here = checks, checks_here
         self._held: dict[Slot, _Held] = {}
+        self._pending: dict[Slot, _Pending] = {}
         self._waiting: dict[Slot, Signature | None] = {}
         self._requests = requests or LoadRequests()
         self._followed: Mapping[str, LoadRequest] = {}
         self._unloaded: frozenset[str] = frozenset()
         self._thread = ThreadPoolExecutor(1, "models")
         self._watching: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._verdict_came = asyncio.Event()
+        self._cut_short = False
+        self._settled, self._settle_by = False, time.monotonic() + SETTLE_SECONDS
         self.current = Registry({})
         self._refresh(lambda _: True)
 
+    @property
+    def settled(self) -> bool:
+        """Whether what was there at the start is served or refused, or takes long to check."""
+        return self._settled or (not self._cut_short and time.monotonic() > self._settle_by)
+
     def start(self) -> None:
         """Begins to watch the folder."""
+        self._loop = asyncio.get_running_loop()
+        self._verdict_came.set()  # one may have come before
         self._watching = asyncio.create_task(self._watch())
 
     def stop(self) -> None:
@@ -113,6 +166,10 @@ class Models:
             StorageError: the request cannot be kept.
         """
         await self._do(self._load, name)
+        checks = [p.check for slot, p in tuple(self._pending.items()) if slot.name == name and p.check]
+        if checks:
+            await asyncio.wait([asyncio.wrap_future(check) for check in checks])
+            await self._do(self.look, name)
         return self.current.find(name)
 
     async def unload(self, name: str) -> None:
@@ -131,7 +188,16 @@ class Models:
 
     def look(self, name: str | None = None) -> None:
         """Takes up what has changed in the folder; of the model named at once, of others as they settle."""
-        for slot in self._refresh(lambda slot: slot.name == name):
+        self._log(self._refresh(lambda slot: slot.name == name))
+
+    def _take_up_checked(self) -> None:
+        """Takes up the files whose verdicts have come."""
+        over = {slot: p.settled for slot, p in self._pending.items() if p.check and p.check.done()}
+        if over:
+            self._log(self._refresh(lambda slot: over.get(slot, False), over))
+
+    def _log(self, taken: Collection[Slot]) -> None:
+        for slot in taken:
             held = self._held.get(slot)
             if held is None:
                 log.info("model %r: %s removed", slot.name, slot)
@@ -142,14 +208,26 @@ class Models:
                 log.warning("model %r: %s refused: %s%s", slot.name, slot, held.reason, then)
 
     async def _watch(self) -> None:
+        next_look = self._next_look()
         while True:
-            await asyncio.sleep(self._poll_seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(next_look - time.monotonic()):
+                    await self._verdict_came.wait()
+            self._verdict_came.clear()
             try:
-                if self.mirror is not None:
-                    await self._do(self.mirror.look)
-                await self._do(self.look)
+                await self._do(self._take_up_checked)
+                if time.monotonic() >= next_look:
+                    if self.mirror is not None:
+                        await self._do(self.mirror.look)
+                    await self._do(self.look)
+                    next_look = self._next_look()
             except Exception:  # whatever it is, the next look may be better
                 log.exception("the models folder could not be looked at")
+                next_look = time.monotonic() + self._poll_seconds
+            await asyncio.sleep(min(self._poll_seconds, TAKE_UP_SECONDS))
+
+    def _next_look(self) -> float:
+        return time.monotonic() + (0.0 if self._cut_short else self._poll_seconds)
 
     async def _do(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
@@ -162,12 +240,21 @@ class Models:
 
     def _load(self, name: str) -> None:
         if name in self.current.models:  # else every name that anybody asks for would be kept
+            self._forget_refusals(name)
             self._requests.add(name, None)
         self.look(name)
 
     def _unload(self, name: str) -> None:
         self._requests.add(name, fingerprint(scan(self.folder), name))
         self.look(name)
+
+    def _forget_refusals(self, name: str) -> None:
+        """Deletes the verdicts that keep versions of a model from being served: they are checked again."""
+        found = scan(self.folder)
+        for slot, held in self._held.items():
+            if slot.name == name and slot.part.isdecimal() and held.reason is not None and slot in found:
+                with suppress(ModelError):  # what has no place has no verdict
+                    self._checks.forget(found[slot].place(self.folder))
 
     def _follow(self) -> Mapping[str, LoadRequest]:
         """Return the last load or unload of each model; what a load asks to be tried again is forgotten."""
@@ -176,11 +263,13 @@ class Models:
         for slot, held in self._held.items():
             if slot.name in again and held.reason is not None:  # tried again, though it is the same file
                 self._held[slot] = replace(held, signature=())
+        if again:
+            self._checks.read_again()
         self._followed = requests
         return requests
 
-    def _refresh(self, settled: Callable[[Slot], bool]) -> list[Slot]:
-        """Takes up what has changed in the folder; returns where that was.
+    def _refresh(self, settled: Callable[[Slot], bool], among: Collection[Slot] | None = None) -> list[Slot]:
+        """Takes up what has changed in the folder, or in some slots of it; returns where that was.
 
         A file that has changed may be half written. A model is taken up at once where it loads and the
         file is the same after as before; everything else only once it has stayed the same from one look
@@ -194,6 +283,7 @@ class Models:
             if fault != self.current.fault:
                 log.warning("%s", fault)
                 self._publish(fault)
+            self._settled = self._settled or not self._pending
             return []
         unloaded = frozenset(
             name for name, r in requests.items() if r.unloaded and r.unloaded == fingerprint(found, name)
@@ -213,15 +303,23 @@ class Models:
         }
         # Settings and labels that may be half written could still be understood, so their whole model waits.
         held_up = {s.name for s in changes.keys() - ready if s.part in (SETTINGS, LABELS)}
-        taken = [
-            slot
-            for slot in sorted(changes)
-            if slot.name not in held_up and self._take(slot, found.get(slot), slot in ready)
-        ]
-        self._waiting = {slot: now for slot, now in changes.items() if slot not in taken}
+        before = self._pending
+        self._pending = {s: p for s, p in before.items() if changes.get(s) == p.signature}
+        end = time.monotonic() + LOOK_SECONDS
+        taken, left = [], sorted(changes, key=lambda slot: (found[slot].size if slot in found else 0, slot))
+        while left and time.monotonic() < end:
+            slot = left.pop(0)
+            if slot.name in held_up or (among is not None and slot not in among):
+                continue
+            if self._take(slot, found.get(slot), slot in ready):
+                taken.append(slot)
+        if among is None:
+            self._cut_short = bool(left)
+            self._waiting = {slot: now for slot, now in changes.items() if slot not in {*taken, *left}}
         empty = None if found or self._unloaded else "the models folder holds no *.onnx file"
-        if taken or turned or empty != self.current.fault:
+        if taken or turned or before.keys() != self._pending.keys() or empty != self.current.fault:
             self._publish(empty)
+        self._settled = self._settled or not (self._cut_short or self._pending)
         return taken
 
     def _take(self, slot: Slot, found: Found | None, ready: bool) -> bool:
@@ -231,10 +329,16 @@ class Models:
                 del self._held[slot]
             return ready
         before = self._held[slot].content if slot in self._held else None
+        if slot in self._pending and not self._over(self._pending[slot]):
+            return False
+        self._pending.pop(slot, None)
         try:
             held = _Held(found.signature, self._read(slot, found))
             if not ready and found.changed():
                 return False
+        except UncheckedError as error:
+            self._pending[slot] = self._check(error.file, found.signature, ready)
+            return False
         except LipcertError as error:
             held = _Held(found.signature, before, printable(str(error)))
         except Exception as error:  # one file must not keep the others from being served
@@ -255,11 +359,27 @@ class Models:
             return load_samples(found, self.folder)
         contents = [held.content for held in self._held.values()]
         known = {c.file.sha256: c for c in contents if isinstance(c, CertifiedPredictor)}
-        return load_version(slot, found, self.folder, known, self._threads)
+        return load_version(slot, found, self.folder, known, self._threads, self._checks)
+
+    def _check(self, file: File, signature: Signature, settled: bool) -> _Pending:
+        """Has a file checked, here or elsewhere."""
+        check = self._checks.submit(file) if self._checks_here else None
+        if check is not None:
+            check.add_done_callback(self._wake)
+        return _Pending(signature, file.digest, settled, check)
+
+    def _over(self, pending: _Pending) -> bool:
+        check = pending.check
+        return self._checks.decided(pending.digest) if check is None else check.done()
+
+    def _wake(self, _: object) -> None:
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._verdict_came.set)
 
     def _publish(self, fault: str | None) -> None:
         """Puts a registry of what is held in the place of the present one."""
-        names = sorted({slot.name for slot in self._held} | self._unloaded)
+        names = sorted({slot.name for slot in (*self._held, *self._pending)} | self._unloaded)
         self.current = Registry({name: self._versions(name) for name in names}, fault)
 
     def _versions(self, name: str) -> Versions:
@@ -284,7 +404,17 @@ class Models:
                         refused[version] = str(error)
         fault = "; ".join(filter(None, [settings.reason, labels.reason, samples.reason])) or None
         shown = samples.content if isinstance(samples.content, Samples) else None
-        return Versions(name, served, refused=refused, pinned=pinned, samples=shown, fault=fault)
+        checking = frozenset(slot.part for slot in self._pending if slot.name == name)
+        return Versions(
+            name,
+            served,
+            refused=refused,
+            checking=checking,
+            pinned=pinned,
+            forced=frozenset(version for version, held in versions.items() if held.forced),
+            samples=shown,
+            fault=fault,
+        )
 
     def _model(self, name: str, version: str, predictor: CertifiedPredictor, settings: SettingsFile) -> Model:
         mine = settings.of(predictor.default_norm)

@@ -1,12 +1,15 @@
-"""What a model must stand before it is served; the same here and in the process that checks uploads."""
+"""What a model must stand before it is served; the same here and in the process that checks files."""
 
 from __future__ import annotations
 
 import math
+from contextlib import suppress
+
+import numpy as np
 
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.radius import FEW_SCORES
-from lipmodel.errors import ModelError
+from lipmodel.errors import ModelError, UnsupportedError
 from lipmodel.norms import Norm
 
 
@@ -21,4 +24,18 @@ def made_ready(predictor: CertifiedPredictor) -> CertifiedPredictor:
             predictor.prepare(norm)
         if not math.isfinite(predictor.bounds(norm).bound_global):
             raise ModelError(f"its Lipschitz bound in norm {norm} overflows, so nothing can be certified")
+    return predictor
+
+
+def ready_for_all(predictor: CertifiedPredictor) -> CertifiedPredictor:
+    """Return the predictor with everything done that any settings of the model may ask for at load.
+
+    Raises:
+        ModelError: as :func:`made_ready`.
+    """
+    made_ready(predictor)
+    for norm in Norm:
+        predictor.prepare(norm)
+        with suppress(UnsupportedError):  # float32 execution is refused when it is asked for
+            predictor.executing(np.float32).prepare(norm)
     return predictor

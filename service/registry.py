@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from lipmodel.certify.predictor import CertifiedPredictor
 from service.errors import Problem, ProblemKind
+from service.model_folder import FORCE_FILE
 from service.model_settings import ModelSettings
 from service.samples import Samples
 
 LATEST = "latest"
+CHECKING = "it is being checked in an isolated process, as every file is that was not seen before"
+NOT_DEFAULT = "it is served under its number alone"
+HOW = f"give it the label '{LATEST}', or put a file named '{FORCE_FILE}' into its folder"
+MAX_LISTED = 10
+"""Classes named in a message."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +46,27 @@ class Model:
     settings: ModelSettings
 
 
+def differences(old: Model, new: Model) -> str:
+    """Return what clients of one version cannot rely on in another; empty where they need no change."""
+    shapes = [model.predictor.file.graph.input_shape for model in (old, new)]
+    classes = [model.predictor.class_names for model in (old, new)]
+    norms = [model.settings.policy.norm for model in (old, new)]
+    found = []
+    # Any shape also takes flat inputs, so one that was flat may become another of the same size.
+    if shapes[0] != shapes[1] and shapes[0] != (math.prod(shapes[1]),):
+        found.append(f"its inputs have shape {list(shapes[1])}, not {list(shapes[0])}")
+    if classes[0] != classes[1]:
+        found.append(f"its classes are {_listed(classes[1])}, not {_listed(classes[0])}")
+    if norms[0] != norms[1]:
+        found.append(f"its norm is {norms[1]}, not {norms[0]}")
+    return ", ".join(found)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:MAX_LISTED])
+    return shown if len(names) <= MAX_LISTED else f"{shown}, … ({len(names)})"
+
+
 @dataclass(frozen=True)
 class Versions:
     """The versions of one model, the smallest number first.
@@ -48,7 +76,9 @@ class Versions:
         served: those that answer.
         refused: what is wrong with files as they are now. A version may be among the served as well:
             its file was replaced by one that is refused, and what was read before goes on serving.
+        checking: the versions whose files wait for their first check; likewise.
         pinned: the versions that labels were given to; labels without a version are not here.
+        forced: the versions that are to be the default whatever clients expect.
         samples: inputs to show and try, or None.
         fault: what is wrong with the model beside its versions (settings, labels, samples), or None.
     """
@@ -56,14 +86,17 @@ class Versions:
     name: str
     served: Mapping[str, Model]
     refused: Mapping[str, str] = field(default_factory=dict)
+    checking: frozenset[str] = frozenset()
     pinned: Mapping[str, str] = field(default_factory=dict)
+    forced: frozenset[str] = frozenset()
     samples: Samples | None = None
     fault: str | None = None
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """Versions by label; ``latest`` is the largest that is served, unless it was given to one."""
-        latest = {LATEST: list(self.served)[-1]} if self.served else {}
+        """Versions by label; ``latest`` is the largest served and not held back, unless given to one."""
+        defaults = [version for version in self.served if version not in self.held_back]
+        latest = {LATEST: defaults[-1]} if defaults else {}
         return {**latest, **self.pinned}
 
     @cached_property
@@ -74,13 +107,39 @@ class Versions:
     @property
     def reason(self) -> str:
         """Why the latest does not answer, or everything that is wrong where it does."""
-        one = len(self.refused) == 1 and not self.served
-        reasons = [r if one else f"version {version}: {r}" for version, r in self.refused.items()]
-        if self.latest is None and self.served:
-            reasons.append(
+        silent = self.latest is None
+        reasons = {v: r for v, r in self.reasons.items() if silent or v in {*self.refused, *self.held_back}}
+        one = len(reasons) == 1 and not self.served
+        told = [r if one else f"version {version}: {r}" for version, r in reasons.items()]
+        if silent and self.served:
+            told.append(
                 f"the label '{LATEST}' is given to version {self.labels[LATEST]}, which is not served"
             )
-        return "; ".join(([self.fault] if self.fault else []) + reasons)
+        return "; ".join(([self.fault] if self.fault else []) + told)
+
+    @cached_property
+    def reasons(self) -> Mapping[str, str]:
+        """What is to be said of versions, by number: why one is refused, is not yet or is not the default."""
+        held = {version: f"{NOT_DEFAULT}: {held}; {HOW}" for version, held in self.held_back.items()}
+        reasons = dict.fromkeys(self.checking, CHECKING) | dict(self.refused) | held
+        return {version: reasons[version] for version in sorted(reasons, key=int)}
+
+    @cached_property
+    def held_back(self) -> Mapping[str, str]:
+        """How clients of the default would break with a version that is newer, which is why it is not that.
+
+        Going up from the smallest number, a version becomes the default where its inputs, classes and norm
+        are those of the default so far, or where that was asked for.
+        """
+        held: dict[str, str] = {}
+        default: Model | None = None
+        for version, model in self.served.items():
+            different = "" if default is None or version in self.forced else differences(default, model)
+            if default is not None and different:
+                held[version] = f"clients of version {default.version} would break, as {different}"
+            else:
+                default = model
+        return held
 
 
 @dataclass(frozen=True)
@@ -102,8 +161,14 @@ class Registry:
 
     @cached_property
     def refused(self) -> Mapping[str, str]:
-        """Reasons of the models that do not answer, by name."""
-        return {name: v.reason for name, v in self.models.items() if v.latest is None}
+        """Reasons of the models that do not answer, by name; those that are being checked are not here."""
+        silent = (v for v in self.models.values() if v.latest is None and not v.checking)
+        return {versions.name: versions.reason for versions in silent}
+
+    @cached_property
+    def checking(self) -> int:
+        """How many models do not answer yet, as a file of theirs is being checked."""
+        return len(self.models) - len(self.served) - len(self.refused)
 
     @cached_property
     def digest(self) -> str:
@@ -122,7 +187,8 @@ class Registry:
             version: a number or a label; the label ``latest`` by default.
 
         Raises:
-            Problem: 404 where there is no such model or version, 409 where its file was refused.
+            Problem: 404 where there is no such model or version, 409 where its file was refused, 503 where
+                that is not known yet.
         """
         if version is None and name in self.served:
             return self.served[name]
@@ -131,6 +197,12 @@ class Registry:
         number = versions.labels.get(asked, asked)
         if number in versions.served:
             return versions.served[number]
+        if number in versions.checking or (asked == LATEST and versions.checking):
+            asked_for = (
+                f"version {number} of model '{name}'" if number in versions.checking else f"model '{name}'"
+            )
+            detail = f"{asked_for} does not answer yet: {versions.reasons.get(number, versions.reason)}"
+            raise Problem(ProblemKind.MODEL_CHECKING, detail, headers={"Retry-After": "1"})
         if version is None or asked == LATEST:
             raise Problem(ProblemKind.MODEL_REFUSED, f"model '{name}' is refused: {versions.reason}")
         if number in versions.refused:

@@ -182,10 +182,10 @@ class VersionSummary(Wire):
     """One version of a model."""
 
     version: str
-    status: Literal["served", "refused"]
+    status: Literal["served", "refused", "checking"]
     sha256: str | None = Field(description="Digest of the file that is served, if one is.")
     reason: str | None = Field(
-        description="Why its file as it is now is refused; what was read before goes on being served."
+        description="Why its file is refused or not served yet, or why it is not the default version."
     )
 
 
@@ -216,10 +216,10 @@ class ServedSummary(ModelReference):
 
 
 class RefusedModel(Wire):
-    """A model of the folder that does not answer, and why."""
+    """A model of the folder that does not answer, or not yet, and why."""
 
     name: str
-    status: Literal["refused"] = "refused"
+    status: Literal["refused", "checking"] = "refused"
     reason: str
     versions: list[VersionSummary]
     labels: dict[str, str]
@@ -406,6 +406,7 @@ class Readiness(Wire):
     status: Literal["ready"] = "ready"
     served: int
     refused: int
+    checking: int = Field(0, description="Models whose files are being checked before they are served.")
     digest: str = Field(description="Of what is served: the same on two servers where they serve the same.")
     behind: str | None = Field(description="Why models may be older than those of their store; null if not.")
 

@@ -95,8 +95,13 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts, then tells."""
+        """Starts; tells once what was there at the start is served or refused."""
         await super().startup(sockets)
+        self._settling = asyncio.create_task(self._settle())
+
+    async def _settle(self) -> None:
+        while not self._service.models.settled:
+            await asyncio.sleep(TICK_SECONDS)
         self._ready()
 
     async def on_tick(self, counter: int) -> bool:
@@ -112,6 +117,7 @@ class Server(uvicorn.Server):
             late = threading.Timer(self._end_seconds, self._end)
             late.daemon = True
             late.start()
+        self._settling.cancel()
         await self._service.jobs.stop()
         await self._until(lambda: not self.server_state.connections, self._drain_seconds)
         await self._stop_listening(sockets or [])

@@ -48,8 +48,12 @@ class Settings(BaseSettings):
         False, description="Whether models may be uploaded, removed and labelled over HTTP."
     )
     max_model_bytes: int = Field(256 * 2**20, ge=1, description="Most bytes in an uploaded model.")
-    check_seconds: float = Field(60, gt=0, description="How long checking an uploaded model may take.")
-    check_bytes: int = Field(4 * 2**30, ge=2**29, description="Address space that this may use.")
+    check_seconds: float = Field(60, gt=0, description="Processor time that checking a model file may take.")
+    check_bytes: int = Field(
+        2**30,
+        ge=2**28,
+        description="Memory that this may write into; less where the container has less.",
+    )
     threads: int = Field(1, ge=1, description="Threads that onnxruntime uses within one operator.")
     max_rows: int = Field(10_000, ge=1, description="Most inputs in one request.")
     max_tightened_rows: int = Field(

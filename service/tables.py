@@ -62,5 +62,15 @@ api_keys = Table(
     Column("revoked", Float),
 )
 
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("reader", String(128), primary_key=True),
+    Column("content", Text, nullable=False),
+    Column("created", Float, nullable=False, index=True),
+)
+"""What the isolated checker found of model files; see :mod:`service.verdicts`."""
+
 steps = Table("alembic_version", metadata, Column("version_num", String(32), primary_key=True))
 """The last of the steps that the tables have been through; as Alembic keeps it."""

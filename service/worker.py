@@ -33,7 +33,6 @@ from lipmodel.stream import Stream, in_memory, open_stream
 from service.data_folder import pin
 from service.disk import full
 from service.process import REPORT_FOLDER, TASK_FILE
-from service.readiness import made_ready
 
 NICENESS = 10
 SECONDS_BETWEEN_PROGRESS = 0.1
@@ -176,16 +175,12 @@ def _served_radii(predictor: CertifiedPredictor, data: Stream, result: Evaluatio
     return np.concatenate(radii)
 
 
-def _check(predictor: CertifiedPredictor, _: Path, __: dict[str, Any], ___: Progress) -> dict[str, Any]:
-    return {"result": {"sha256": made_ready(predictor).file.sha256}}
-
-
 def _norm(options: dict[str, Any]) -> Norm | None:
     return Norm(options["norm"]) if options["norm"] else None
 
 
 Kind = Callable[[CertifiedPredictor, Path, dict[str, Any], Progress], dict[str, Any]]
-KINDS: dict[str, Kind] = {"audit": _audit, "evaluation": _evaluate, "check": _check}
+KINDS: dict[str, Kind] = {"audit": _audit, "evaluation": _evaluate}
 
 if __name__ == "__main__":
     main()

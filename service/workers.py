@@ -185,12 +185,16 @@ def main() -> None:
     except LipcertError as error:
         say(error=str(error))
         sys.exit(1)
-    if number == 0:
-        tell_refusals(app)
-    server = Server(app, settings, lambda: say(ready=ready_line(app)), end_process)
-    threading.Thread(target=_end_with_the_supervisor, args=[server], daemon=True).start()
-    keep_what_is_loaded()
+
+    def ready() -> None:
+        keep_what_is_loaded()
+        if number == 0:
+            tell_refusals(app)
+        say(ready=ready_line(app))
+
     use_little_memory(settings.state_folder)
+    server = Server(app, settings, ready, end_process)
+    threading.Thread(target=_end_with_the_supervisor, args=[server], daemon=True).start()
     with sock:
         server.run(sockets=[sock])
 

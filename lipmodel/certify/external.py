@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import onnx
@@ -24,7 +25,39 @@ def is_external(tensor: onnx.TensorProto) -> bool:
     return tensor.data_location == TensorProto.EXTERNAL or bool(tensor.external_data)
 
 
-def embed_external_data(model: onnx.ModelProto, folder: Path) -> list[str]:
+def external_locations(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the files that hold a model's weights, as the model gives them."""
+    return sorted({_location(tensor) for tensor in model.graph.initializer if is_external(tensor)})
+
+
+def digest_of(path: Path, locations: Iterable[str] = (), *, max_bytes: int) -> str:
+    """Return the digest of a model's file with those weight files, equal to ``OnnxFile.sha256``.
+
+    Nothing is parsed, and little is kept in memory. A weight file that is missing, is not accepted or is too
+    large counts as unreadable, so that the digest changes once it is mended.
+
+    Raises:
+        FileFormatError: the model's own file is too large.
+        OSError: it cannot be read.
+    """
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise FileFormatError(f"the file has {size} bytes; at most {max_bytes} are accepted")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    for location in sorted(locations):
+        try:
+            place = _place(path.parent, location)
+            with place.open("rb") as file:
+                small = place.stat().st_size <= max_bytes
+                found = hashlib.file_digest(file, "sha256").hexdigest() if small else "unreadable"
+        except (FileFormatError, OSError):
+            found = "unreadable"
+        digest.update(_line(location, found))
+    return digest.hexdigest()
+
+
+def embed_external_data(model: onnx.ModelProto, folder: Path) -> list[bytes]:
     """Puts the numbers of external initialisers into the model itself.
 
     Args:
@@ -41,7 +74,7 @@ def embed_external_data(model: onnx.ModelProto, folder: Path) -> list[str]:
     embedded = 0
     for tensor in filter(is_external, model.graph.initializer):
         entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = entries.get("location", "")
+        location = _location(tensor)
         if location not in contents:
             contents[location] = _read(folder, location, tensor.name)
         content = contents[location]
@@ -63,10 +96,34 @@ def embed_external_data(model: onnx.ModelProto, folder: Path) -> list[str]:
         tensor.raw_data = content[offset : offset + length]
         tensor.ClearField("external_data")
         tensor.data_location = TensorProto.DEFAULT
-    return [f"{location}:{hashlib.sha256(contents[location]).hexdigest()}" for location in sorted(contents)]
+    return [_line(location, hashlib.sha256(contents[location]).hexdigest()) for location in sorted(contents)]
+
+
+def _location(tensor: onnx.TensorProto) -> str:
+    return str({entry.key: entry.value for entry in tensor.external_data}.get("location", ""))
+
+
+def _line(location: str, sha256: str) -> bytes:
+    return f"{location}:{sha256}".encode()
 
 
 def _read(folder: Path, location: str, tensor: str) -> bytes:
+    try:
+        return _place(folder, location, tensor).read_bytes()
+    except OSError as error:
+        raise FileFormatError(
+            f"initializer '{tensor}' keeps its data in {location[:80]!r}, which cannot be read "
+            f"({error.strerror or error}); put that file beside the model, or {HOW_TO_SAVE_ONE_FILE}"
+        ) from error
+
+
+def _place(folder: Path, location: str, tensor: str = "") -> Path:
+    """Return the path of a weight file.
+
+    Raises:
+        FileFormatError: it is not a regular file in the folder itself.
+        OSError: it cannot be found.
+    """
     parts = PurePosixPath(location).parts
     path = folder.joinpath(*parts)
     if not parts or "\\" in location or "\0" in location or path.is_absolute() != folder.is_absolute():
@@ -76,19 +133,13 @@ def _read(folder: Path, location: str, tensor: str) -> bytes:
             f"initializer '{tensor}' keeps its data in {location[:80]!r}, outside the model's own folder; "
             f"{HOW_TO_SAVE_ONE_FILE}"
         )
-    try:
-        if path.resolve(strict=True) != folder.resolve(strict=True).joinpath(*parts):
-            raise FileFormatError(f"initializer '{tensor}' keeps its data behind a link: {location[:80]!r}")
-        if not path.is_file():
-            raise FileFormatError(f"initializer '{tensor}': {location[:80]!r} is no regular file")
-        if path.stat().st_size > MAX_BYTES:
-            raise FileFormatError(
-                f"initializer '{tensor}': {location[:80]!r} has {path.stat().st_size} bytes; at most "
-                f"{MAX_BYTES} are accepted"
-            )
-        return path.read_bytes()
-    except OSError as error:
+    if path.resolve(strict=True) != folder.resolve(strict=True).joinpath(*parts):
+        raise FileFormatError(f"initializer '{tensor}' keeps its data behind a link: {location[:80]!r}")
+    if not path.is_file():
+        raise FileFormatError(f"initializer '{tensor}': {location[:80]!r} is no regular file")
+    if path.stat().st_size > MAX_BYTES:
         raise FileFormatError(
-            f"initializer '{tensor}' keeps its data in {location[:80]!r}, which cannot be read "
-            f"({error.strerror or error}); put that file beside the model, or {HOW_TO_SAVE_ONE_FILE}"
-        ) from error
+            f"initializer '{tensor}': {location[:80]!r} has {path.stat().st_size} bytes; at most "
+            f"{MAX_BYTES} are accepted"
+        )
+    return path

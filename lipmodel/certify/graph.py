@@ -34,7 +34,7 @@ from lipmodel.certify.ops import Graph
 from lipmodel.certify.shapes import Constant, shape_vector
 from lipmodel.certify.simplify import simplify
 from lipmodel.certify.walk import MAX_AXES, MAX_SAMPLE, Node, Walk
-from lipmodel.errors import FileFormatError, UnsupportedError, refusing_exhaustion
+from lipmodel.errors import FileFormatError, OtherFileError, UnsupportedError, refusing_exhaustion
 
 MIN_OPSET, MAX_OPSET = 7, 27
 MAX_NODES = 10_000
@@ -96,10 +96,15 @@ def digest_tensors(tensors: dict[str, Constant]) -> str:
 
 
 @refusing_exhaustion()
-def read_onnx(source: Path | bytes) -> OnnxFile:
+def read_onnx(source: Path | bytes, *, sha256: str | None = None) -> OnnxFile:
     """Reads an ONNX file, or its bytes. Weights kept beside a file are read from its own folder.
 
+    Args:
+        source: path or bytes.
+        sha256: digest that the file must have; nothing is computed from any other.
+
     Raises:
+        OtherFileError: the file has another digest than the one given.
         FileFormatError: the file is missing, truncated, not ONNX, or bytes that need other files.
         UnsupportedError: it holds something about which nothing is proved; names the node.
     """
@@ -128,8 +133,10 @@ def read_onnx(source: Path | bytes) -> OnnxFile:
     digest = hashlib.sha256(content)
     if isinstance(source, Path) and any(map(is_external, model.graph.initializer)):
         for line in embed_external_data(model, source.parent):
-            digest.update(line.encode())
+            digest.update(line)
         content = model.SerializeToString()
+    if sha256 not in (None, digest.hexdigest()):
+        raise OtherFileError("the file is no longer the one that was checked")
     return OnnxFile(
         content=content,
         sha256=digest.hexdigest(),

@@ -15,6 +15,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnxruntime as ort
 
+RUNTIME_VERSION: str = ort.__version__
+
 
 def open_session(model: bytes, threads: int = 1) -> ort.InferenceSession:
     """A session that computes what the file says, with that many threads an operator."""

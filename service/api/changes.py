@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from lipmodel.errors import InputError, ModelError
@@ -26,6 +26,9 @@ Number = Annotated[str, Path(description="Number of the version.", openapi_examp
 Label = Annotated[
     str,
     Path(description="As a name, but no number.", openapi_examples={"demo": {"value": "canary"}}),
+]
+Force = Annotated[
+    bool, Query(description="Serve it even where its inputs, classes or norm would break present clients.")
 ]
 CHANGE_PROBLEMS = (
     ProblemKind.UPLOADS_OFF,
@@ -85,17 +88,22 @@ def written() -> Iterator[None]:
     responses=CREATED
     | problems(
         *CHANGE_PROBLEMS,
+        ProblemKind.INCOMPATIBLE_VERSION,
+        ProblemKind.QUEUE_FULL,
         ProblemKind.UPLOAD_REFUSED,
         ProblemKind.BODY_TOO_LARGE,
         ProblemKind.UNSUPPORTED_MEDIA_TYPE,
     ),
     openapi_extra={"requestBody": {"required": True, "content": FILE}},
 )
-async def upload_model(name: ModelName, request: Request, service: Allowed) -> Response:
-    """Checked in a process of its own before it is served. The file that is the latest already: 200."""
+async def upload_model(name: ModelName, request: Request, service: Allowed, force: Force = False) -> Response:
+    """Checked in a process of its own before it is served. The file that is the latest already: 200.
+
+    A file with other inputs, classes or norm than the version that answers now is refused, unless forced.
+    """
     content = read_file(request, service.settings.max_model_bytes)
     with written():
-        model, new = await service.changes.add(name, content)
+        model, new = await service.changes.add(name, content, force=force)
     answer = reply(detail(service.registry, model))
     if new:
         answer.status_code = 201

@@ -123,6 +123,7 @@ def _summary(versions: Versions, model: Model) -> dict[str, Any]:
 def _refused(versions: Versions) -> RefusedModel:
     return RefusedModel(
         name=versions.name,
+        status="checking" if versions.checking else "refused",
         reason=versions.reason,
         versions=_versions(versions),
         labels=dict(versions.labels),
@@ -134,11 +135,11 @@ def _versions(versions: Versions) -> list[VersionSummary]:
     return [
         VersionSummary(
             version=number,
-            status="served" if number in served else "refused",
+            status="served" if number in served else "checking" if number in versions.checking else "refused",
             sha256=served[number].predictor.file.sha256 if number in served else None,
-            reason=versions.refused.get(number),
+            reason=versions.reasons.get(number),
         )
-        for number in sorted(served.keys() | versions.refused.keys(), key=int)
+        for number in sorted(served.keys() | versions.reasons.keys(), key=int)
     ]
 
 

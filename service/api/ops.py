@@ -32,10 +32,16 @@ async def health() -> Response:
     responses=problems(ProblemKind.NOT_READY),
 )
 async def readiness(service: ServiceHere) -> Response:
-    """200 while models are served, work is taken, jobs can be kept and none said stop; else 503, and why."""
+    """200 while models are served, work is taken, jobs can be kept and none said stop; else 503, and why.
+
+    After a start, first once every file that was there is served or refused, or after 20 s.
+    """
     registry = service.registry
     if service.metrics.draining.value:
         raise Problem(ProblemKind.NOT_READY, "the service was told to stop")
+    if not service.models.settled:
+        detail = f"the service has just started; served so far: {len(registry.served)} models"
+        raise Problem(ProblemKind.NOT_READY, f"{detail}, being checked: {registry.checking}")
     if not registry.served:
         refused = "; ".join(f"{name} is refused: {reason}" for name, reason in registry.refused.items())
         raise Problem(ProblemKind.NOT_READY, registry.fault or refused)
@@ -48,6 +54,7 @@ async def readiness(service: ServiceHere) -> Response:
         Readiness(
             served=len(registry.served),
             refused=len(registry.refused),
+            checking=registry.checking,
             digest=registry.digest,
             behind=None if mirror is None else mirror.fault,
         )

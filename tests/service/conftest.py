@@ -20,14 +20,20 @@ from typing import Any, Self, TypeVar
 
 import httpx
 import numpy as np
+import onnx
 import pytest
 
 from lipmodel.certify.claims import Claims
 from lipmodel.certify.execution import Execution
+from lipmodel.certify.external import digest_of, external_locations
 from lipmodel.norms import Norm
 from service.app import create_app
+from service.checks import Checks, File
+from service.models import Models
 from service.server import Server, listen
 from service.settings import Settings
+from service.state_folder import StateFolder
+from service.verdicts import Verdict, Verdicts
 from tests.networks import float32, groupsort_net, to_file
 
 T = TypeVar("T")
@@ -56,12 +62,55 @@ def state_beside(folder: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix="state", dir=folder.parent))
 
 
+class Approved(Checks):
+    """Approves of every file: what is wrong with it is found where it is read."""
+
+    def __init__(self) -> None:
+        pass
+
+    def look_up(self, path: Path) -> File:
+        return File(path, digest_of(path, locations_of(path), max_bytes=2**31), Verdict())
+
+    def read_again(self) -> None:
+        pass
+
+    def forget(self, path: Path) -> None:
+        pass
+
+
+def locations_of(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(external_locations(onnx.load(path, load_external_data=False)))
+    except Exception:
+        return ()
+
+
+def models_of(folder: Path, **options: Any) -> Models:
+    """The models of a folder, every file approved of."""
+    return Models(folder, Approved(), **options)
+
+
+def approve(settings: Settings) -> None:
+    """Puts verdicts on the files that there are into a service's state, as if it had run before."""
+    files = [path for path in settings.models.glob("**/*.onnx") if path.is_file()]
+    if files:
+        StateFolder(settings.state_folder).close()
+        verdicts = Verdicts.beside_jobs(settings)
+        for path in files:
+            if locations := locations_of(path):
+                verdicts.put(digest_of(path, max_bytes=2**31), Verdict(locations=locations))
+            verdicts.put(digest_of(path, locations, max_bytes=2**31), Verdict())
+        verdicts.close()
+
+
 @contextmanager
-def running(folder: Path, **settings: object) -> Iterator[httpx.Client]:
-    """A client of a server on a free port, in a thread."""
+def running(folder: Path, *, approved: bool = True, **settings: object) -> Iterator[httpx.Client]:
+    """A client of a server on a free port, in a thread; by default the files there have been checked."""
     configured = Settings(
         **{"models": folder, "port": 0, "state": state_beside(folder), "drain_seconds": 0} | settings
     )
+    if approved:
+        approve(configured)
     with listen(configured.host, configured.port) as sock:
         server = Server(create_app(configured), configured)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
@@ -104,8 +153,14 @@ COMMAND = [sys.executable, "-m", "service"]
 
 
 @contextmanager
-def lipserve(*arguments: object, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """The command, as a process of its own."""
+def lipserve(
+    *arguments: object, approved: bool = True, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
+    """The command, as a process of its own; by default the files there have been checked."""
+    if approved:
+        given = [*map(str, arguments)]
+        names = [name for name in ("models", "state", "database") if f"--{name}" in given]
+        approve(Settings(**{name: given[given.index(f"--{name}") + 1] for name in names}))
     with subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         stdout=subprocess.PIPE,

@@ -2,24 +2,24 @@
 
 import ctypes
 import errno
-import os
 import signal
 import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import httpx
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm
+from service.changes import MAX_UPLOADS
 from service.errors import ProblemKind
-from service.folder_changes import FORGOTTEN_SECONDS, sweep
+from service.folder_changes import staging, sweep
 from tests.networks import linear_net, to_file
 from tests.service.conftest import COMMAND, digits, eventually, lipserve, running, two_moons, url_of
 from tests.service.test_bad_input import check
@@ -226,7 +226,7 @@ def wide():
 
 
 def test_a_check_that_takes_too_much_memory_or_time_is_the_files_fault_alone(serve):
-    for settings in ({"check_bytes": 2**29}, {"check_seconds": 0.2}):
+    for settings in ({"check_bytes": 2**28}, {"check_seconds": 0.2}):
         client = serve({"two-moons": two_moons()}, uploads=True, **settings)
         answer = client.put("/v1/models/wide", content=wide())
         check(answer, ProblemKind.UPLOAD_REFUSED)
@@ -387,35 +387,77 @@ def test_a_folder_linked_out_is_neither_written_to_nor_emptied(serve, tmp_path):
 
 
 def test_where_no_process_can_be_run_the_file_is_not_blamed(client, monkeypatch):
-    async def fail(*_):
+    def fail(*_):
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    monkeypatch.setattr("service.changes.Worker.run", fail)
+    monkeypatch.setattr("service.checks.Checks._process", fail)
     answer = client.put(MODEL, content=moons(1))
     check(answer, ProblemKind.INTERNAL, reason="no process could be run to check the file")
     assert client.get(MODEL).json()["version"] == "1"
 
 
-def test_what_a_killed_service_left_is_swept_away(tmp_path):
-    for name, age in [(".upload-1", 2), (".removed-2", 2), (".upload-3", 0.5), ("m", 2)]:
-        path = tmp_path / name
-        path.mkdir()
-        (path / "model.onnx").write_bytes(b"x")
-        then = path.stat().st_mtime - age * FORGOTTEN_SECONDS
-        os.utime(path, (then, then))
+def test_what_a_killed_service_left_is_swept_away_at_once_and_what_is_under_way_is_not(tmp_path):
+    for name in (".upload-1", ".removed-2", "m"):
+        put(tmp_path / name / "model.onnx", b"x")
+    put(tmp_path / ".removed-3", b"x")
+    put(tmp_path / "m" / ".upload-4", b"{}")
+    with staging(tmp_path) as staged:
+        sweep(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {staged.name, "m"}
+        assert files(tmp_path) == ["m/model.onnx"]
+    assert {path.name for path in tmp_path.iterdir()} == {"m"}
+
+
+STAGE = "import sys, time, pathlib; from service.folder_changes import staging\n"
+STAGE += "with staging(pathlib.Path(sys.argv[1])) as staged: print(staged, flush=True); time.sleep(60)"
+
+
+def test_uploads_of_a_server_that_was_killed_are_gone_at_the_next_start(tmp_path):
+    command = [sys.executable, "-c", STAGE, tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        staged = Path(process.stdout.readline().strip())
+        sweep(tmp_path)
+        assert staged.exists()
+        process.kill()
     sweep(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {".upload-3", "m"}
+    assert not staged.exists()
 
 
 def test_the_check_imports_no_more_than_it_needs():
-    script = "import sys, service.worker; print(*sys.modules)"
+    script = "import sys, service.checker; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout.split()
     assert not set(loaded) & {"torch", "fastapi", "uvicorn", "sqlalchemy"}
 
 
-def test_digits_and_moons_can_follow_each_other(client):
-    assert client.put(MODEL, content=digits()).json()["input_size"] == 16
+def test_an_upload_that_would_break_clients_is_refused_unless_it_is_forced(client, tmp_path):
+    body = check(client.put(MODEL, content=digits()), ProblemKind.INCOMPATIBLE_VERSION)
+    assert "its inputs have shape [16], not [2]" in body["detail"]
+    assert "its classes are '0', '1', '2', '3', not 'lower', 'upper'" in body["detail"]
+    assert "?force=true" in body["detail"]
+    assert client.get(MODEL).json()["version"] == "1"
+    assert files(tmp_path / "models") == ["two-moons.onnx"]
+    answer = client.put(f"{MODEL}?force=true", content=digits())
+    assert (answer.status_code, answer.json()["input_size"]) == (201, 16)
     assert client.get(MODEL).json()["input_size"] == 16
-    assert onnx.load_from_string(digits()).graph.input[0].name
+    check(client.put(MODEL, content=moons(1)), ProblemKind.INCOMPATIBLE_VERSION)
+    with running(tmp_path / "models") as another:  # and so it stays
+        assert another.get(MODEL).json()["version"] == "2"
+    client.put(f"{MODEL}/labels/latest", json={"version": 1})
+    answer = client.put(MODEL, content=moons(1))  # nobody gets it who does not ask for it
+    assert (answer.status_code, answer.json()["versions"][-1]["status"]) == (201, "served")
+    assert client.get(MODEL).json()["version"] == "1"
+
+
+def test_so_many_uploads_at_a_time_and_no_more(client, tmp_path):
+    with ExitStack() as stack:
+        for _ in range(MAX_UPLOADS):
+            sock = socket.create_connection((client.base_url.host, client.base_url.port))
+            stack.enter_context(sock)
+            sock.sendall(b"PUT /v1/models/m HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx")
+        eventually(lambda: len(files(tmp_path / "models")) == 1 + MAX_UPLOADS)
+        answer = client.put(MODEL, content=moons(1))
+        check(answer, ProblemKind.QUEUE_FULL, reason=f"at most {MAX_UPLOADS} at a time")
+        assert int(answer.headers["Retry-After"]) > 0
+    eventually(lambda: client.put(MODEL, content=moons(1)).status_code == 201)

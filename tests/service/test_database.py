@@ -36,7 +36,7 @@ def test_the_steps_lead_to_the_tables(begun, url):
         with engine.connect() as connection:
             assert compare_metadata(MigrationContext.configure(connection), metadata) == []
             assert connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == [
-                "0002"
+                REVISION
             ]
         engine.dispose()
 

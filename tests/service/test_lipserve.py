@@ -13,7 +13,7 @@ import pytest
 
 from service.server import listen
 from service.settings import Settings
-from tests.service.conftest import COMMAND, lipserve, two_moons, url_of
+from tests.service.conftest import COMMAND, approve, lipserve, two_moons, url_of
 
 
 def run(*arguments, **environment):
@@ -211,6 +211,7 @@ print(*(name for name, module in sys.modules.items() if module))
 
 def test_the_serving_process_loads_nothing_heavy(tmp_path):
     (tmp_path / "two-moons.onnx").write_bytes(two_moons())
+    approve(Settings(models=tmp_path))
     command = [sys.executable, "-c", LEAN, tmp_path]
     loaded = set(
         subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout.split()

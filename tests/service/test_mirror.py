@@ -78,6 +78,8 @@ def test_replicas_say_what_they_serve(tmp_path):
         running(tmp_path / "one", **options) as one,
         running(tmp_path / "two", **options) as two,
     ):
+        for client in (one, two):
+            eventually(lambda client=client: client.get("/readyz").status_code == 200)
         first = one.get("/readyz").json()
         assert first == two.get("/readyz").json()
         assert first["behind"] is None

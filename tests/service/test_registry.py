@@ -9,9 +9,8 @@ import pytest
 from lipmodel.certify.graph import read_onnx
 from lipmodel.certify.onnx_writer import set_metadata, to_bytes, write_model
 from service.model_folder import MAX_REASON, printable
-from service.models import Models
 from tests.networks import groupsort_net
-from tests.service.conftest import running, two_moons
+from tests.service.conftest import models_of, running, two_moons
 
 
 def model():
@@ -117,7 +116,7 @@ def test_what_is_no_regular_file_or_lies_elsewhere_is_refused(tmp_path):
     (folder / "loop.onnx").symlink_to("loop.onnx")
     (folder / "folder.onnx").mkdir()
     os.mkfifo(folder / "pipe.onnx")
-    registry = Models(folder).current
+    registry = models_of(folder).current
     assert list(registry.served) == ["inside"]
     assert "outside the models folder" in registry.refused["outside"]
     assert "cannot be read" in registry.refused["dangling"]
@@ -129,20 +128,20 @@ def test_the_folder_itself_may_be_a_link(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "m.onnx").write_bytes(two_moons())
     (tmp_path / "link").symlink_to("real")
-    assert list(Models(tmp_path / "link").current.served) == ["m"]
+    assert list(models_of(tmp_path / "link").current.served) == ["m"]
 
 
 def test_an_unforeseen_failure_refuses_one_file_alone(tmp_path, monkeypatch):
     (tmp_path / "a.onnx").write_bytes(two_moons())
     (tmp_path / "b.onnx").write_bytes(b"boom")
 
-    def fail(source):
+    def fail(source, **options):
         if source.read_bytes() == b"boom":
             raise ZeroDivisionError
-        return read_onnx(source)
+        return read_onnx(source, **options)
 
     monkeypatch.setattr("service.loading.read_onnx", fail)
-    registry = Models(tmp_path).current
+    registry = models_of(tmp_path).current
     assert list(registry.served) == ["a"]
     assert "ZeroDivisionError" in registry.refused["b"]
 

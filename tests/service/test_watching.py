@@ -14,21 +14,23 @@ import numpy as np
 import onnx
 import pytest
 
+from lipmodel.certify.claims import Claims
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm
 from service.errors import Problem, ProblemKind
 from service.load_requests import LoadRequests
-from service.models import UNLOADED, Models
+from service.models import UNLOADED
 from service.policy import Action, Policy
 from tests.networks import groupsort_net, linear_net, to_file
-from tests.service.conftest import digits, eventually, running, two_moons
+from tests.service.conftest import digits, eventually, models_of, running, two_moons
 from tests.service.test_bad_input import check
 
 RNG = np.random.default_rng(11)
 
 
 def moons(seed):
-    return to_file(groupsort_net((2, 8), 2, seed=seed))
+    """Another model that clients of :func:`two_moons` need not tell from it."""
+    return to_file(groupsort_net((2, 8), 2, seed=seed), Claims(norm=Norm.TWO, classes=("lower", "upper")))
 
 
 def put(path, content):
@@ -102,7 +104,7 @@ def test_no_request_fails_or_sees_two_models_while_files_are_swapped(folder):
 def test_a_half_written_file_is_waited_for(folder):
     old, new = two_moons(), digits()
     put(folder / "m.onnx", old)
-    models = Models(folder)
+    models = models_of(folder)
     before = sha(models.current)
     with (folder / "m.onnx").open("wb") as file:
         for part in (new[:100], new[100:2000], new[2000:-10]):
@@ -124,11 +126,11 @@ def test_a_file_that_changes_while_it_is_read_is_waited_for(folder, monkeypatch)
     from lipmodel.certify.graph import read_onnx
 
     put(folder / "m.onnx", two_moons())
-    models = Models(folder)
+    models = models_of(folder)
     before, last = sha(models.current), moons(2)
 
-    def read(path):
-        file = read_onnx(path)
+    def read(path, **options):
+        file = read_onnx(path, **options)
         if path.read_bytes() != last:
             path.write_bytes(last)
         return file
@@ -144,7 +146,7 @@ def test_a_file_that_changes_while_it_is_read_is_waited_for(folder, monkeypatch)
 def test_removed_files_go_a_look_later(folder):
     put(folder / "m.onnx", two_moons())
     put(folder / "n.onnx", digits())
-    models = Models(folder)
+    models = models_of(folder)
     (folder / "m.onnx").unlink()
     models.look()
     assert "m" in models.current.served  # it may be about to come back
@@ -188,7 +190,7 @@ def test_the_same_bytes_are_one_predictor_wherever_they_lie(folder, monkeypatch)
     put(folder / "a.onnx", two_moons())
     put(folder / "b.onnx", two_moons())
     put(folder / "c" / "7" / "model.onnx", two_moons())
-    models = Models(folder)
+    models = models_of(folder)
     served = models.current.served
     assert served["a"].predictor is served["b"].predictor is served["c"].predictor
     assert served["c"].version == "7"
@@ -207,7 +209,7 @@ def test_weights_beside_a_file_belong_to_it(folder):
     other, other_weights = external(moons(2), "m.onnx.data")
     (folder / "m.onnx.data").write_bytes(weights)
     (folder / "m.onnx").write_bytes(one)
-    models = Models(folder)
+    models = models_of(folder)
     x = RNG.normal(size=(3, 2))
     assert one == other
     put(folder / "m.onnx.data", other_weights)
@@ -219,7 +221,7 @@ def test_weights_beside_a_file_belong_to_it(folder):
 def test_what_is_replaced_is_freed(folder):
     contents = [to_file(linear_net(RNG.normal(size=(2, 2)))) for _ in range(2)]
     put(folder / "m.onnx", contents[0])
-    models = Models(folder)
+    models = models_of(folder)
     gc.collect()
     gc.disable()  # it must not take a collection: sessions are large
     try:
@@ -241,7 +243,7 @@ def test_what_is_replaced_is_freed(folder):
 def test_thousands_of_reloads_leak_nothing(folder):
     contents = [to_file(linear_net(RNG.normal(size=(2, 2)))) for _ in range(2)]
     put(folder / "m.onnx", contents[0])
-    models = Models(folder)
+    models = models_of(folder)
 
     def reload(times):
         for i in range(times):
@@ -258,7 +260,7 @@ def test_thousands_of_reloads_leak_nothing(folder):
 
 def test_settings_are_taken_up_without_loading_the_model_again(folder):
     put(folder / "m.onnx", two_moons())
-    models = Models(folder)
+    models = models_of(folder)
     predictor = models.current.find("m").predictor
     (folder / "m.toml").write_text('[policy]\nepsilon = 0.5\naction = "abstain"')
     models.look()
@@ -282,7 +284,7 @@ def test_settings_are_taken_up_without_loading_the_model_again(folder):
 def test_a_model_is_never_served_without_its_policy(folder):
     put(folder / "bad.onnx", two_moons())
     (folder / "bad.toml").write_text("[policy]\nepsilon = -1")
-    models = Models(folder)
+    models = models_of(folder)
     with pytest.raises(
         Problem, match=r"model 'bad' is refused: its settings are not accepted: policy.epsilon is '-1'"
     ):
@@ -305,7 +307,7 @@ def test_versions_and_labels(folder):
         put(folder / "m" / name / "model.onnx", moons(1))
     (folder / "m" / "11").mkdir()
     put(folder / "m" / "labels.json", b'{"canary": "10", "stable": "2"}')
-    models = Models(folder)
+    models = models_of(folder)
     registry = models.current
     assert list(registry.models["m"].served) == ["1", "2", "10"]
     assert registry.models["m"].labels == {"latest": "10", "canary": "10", "stable": "2"}
@@ -337,7 +339,7 @@ def test_labels_that_make_no_sense_are_refused(folder, labels):
     put(folder / "m" / "1" / "model.onnx", two_moons())
     put(folder / "m" / "labels.json", labels)
     with pytest.raises(Problem, match="its labels "):
-        Models(folder).current.find("m")
+        models_of(folder).current.find("m")
 
 
 def test_two_files_for_one_thing_are_refused(folder):
@@ -347,7 +349,7 @@ def test_two_files_for_one_thing_are_refused(folder):
     put(folder / "n.onnx", two_moons())
     put(folder / "n" / "model.toml", b"")
     put(folder / "n.toml", b"")
-    registry = Models(folder).current
+    registry = models_of(folder).current
     assert registry.find("m").version == "2"
     assert registry.models["m"].refused == {
         "1": "m.onnx and m/1/model.onnx are both there; one of them is accepted"
@@ -362,7 +364,7 @@ def test_links_out_of_the_folder_are_not_followed(folder, tmp_path):
     (folder / "linked").symlink_to(tmp_path / "elsewhere")
     put(folder / "m.onnx", two_moons())
     (folder / "m.toml").symlink_to(tmp_path / "secret.toml")
-    registry = Models(folder).current
+    registry = models_of(folder).current
     assert not registry.served
     for name in ("linked", "m"):
         assert "it is a link to a file outside the models folder" in registry.refused[name]
@@ -370,7 +372,7 @@ def test_links_out_of_the_folder_are_not_followed(folder, tmp_path):
 
 def test_a_folder_that_goes_away_leaves_what_it_held(folder):
     put(folder / "m.onnx", two_moons())
-    models = Models(folder)
+    models = models_of(folder)
     folder.rename(folder.with_name("gone"))
     models.look()
     models.look()
@@ -386,7 +388,7 @@ def test_unloading_frees_a_model_until_it_is_loaded_or_changed(folder):
     put(folder / "n.onnx", two_moons())
 
     async def go():
-        models = Models(folder)
+        models = models_of(folder)
         predictor = weakref.ref(models.current.find("m").predictor)
         for name in ("m", "n"):
             await models.unload(name)
@@ -422,10 +424,13 @@ def test_loads_and_unloads_reach_every_process_of_a_service(folder, tmp_path):
     path = tmp_path / "loads.json"
 
     async def go():
-        one, other = Models(folder, requests=LoadRequests(path)), Models(folder, requests=LoadRequests(path))
+        one, other = (
+            models_of(folder, requests=LoadRequests(path)),
+            models_of(folder, requests=LoadRequests(path)),
+        )
         await one.unload("m")
         other.look()
-        for models in (one, other, Models(folder, requests=LoadRequests(path))):  # and one started later
+        for models in (one, other, models_of(folder, requests=LoadRequests(path))):  # and one started later
             assert models.current.models["m"].reason == UNLOADED
         await other.load("m")
         one.look()
@@ -448,7 +453,7 @@ def test_a_damaged_file_of_loads_leaves_them_as_they_were(folder, tmp_path, capl
     path = tmp_path / "loads.json"
 
     async def go():
-        models = Models(folder, requests=LoadRequests(path))
+        models = models_of(folder, requests=LoadRequests(path))
         await models.unload("m")
         for damaged in (b"{", b"[]", b'{"m": 1}', b'{"m": [1]}'):
             path.write_bytes(damaged)

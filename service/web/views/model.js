@@ -25,9 +25,9 @@ export async function show(container, { name, query }) {
   const version = query.get("version");
   const model = await get(modelPath(name, version));
   const again = () => show(container, { name, query });
-  if (model.status === "refused") {
+  if (model.status !== "served") {
     fill(container, heading(name, "This model is not served."),
-      notice("bad", "It is refused", h("p", {}, model.reason),
+      notice("bad", model.status === "checking" ? "It is being checked" : "It is refused", h("p", {}, model.reason),
         h("p", { class: "hint" }, "Only what is understood operator by operator can be certified, so nothing is answered in its name.")),
       versions(model, null, again), uploadZone([], name));
     return;

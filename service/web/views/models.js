@@ -38,9 +38,9 @@ function served_(model) {
 
 function refused(model) {
   return h("article", { class: "card" },
-    h("div", { class: "card-head" }, h("h2", {}, h("a", { href: address(model.name) }, model.name)), badge("refused", "bad")),
+    h("div", { class: "card-head" }, h("h2", {}, h("a", { href: address(model.name) }, model.name)), badge(model.status, model.status === "checking" ? "warn" : "bad")),
     h("p", {}, model.reason),
-    h("p", { class: "hint" }, "It is not served: nothing could be proved of it."));
+    h("p", { class: "hint" }, model.status === "checking" ? "It is served once its check has ended well." : "It is not served: nothing could be proved of it."));
 }
 
 const address = (name) => `#/models/${encodeURIComponent(name)}`;

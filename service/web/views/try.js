@@ -29,8 +29,8 @@ export async function show(container, { name, query }) {
   const place = h("div", { class: "trials" }, loading());
   fill(container, heading("Try it", "Move an input, watch what is proved of it, and see how close an attack comes."),
     h("div", { class: "row trial-head" }, field("Model", chosen), h("div", { id: "norms" })), place);
-  if (model.status === "refused") {
-    fill(place, empty("This model is refused", h("p", {}, model.reason)));
+  if (model.status !== "served") {
+    fill(place, empty(`This model is ${model.status === "checking" ? "being checked" : "refused"}`, h("p", {}, model.reason)));
     return undefined;
   }
   const samples = model.samples ? await get(`${modelPath(model.name, model.version)}/samples`) : null;

@@ -1,0 +1,49 @@
+"""How much memory is left: of the machine, and of each control group that limits this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+UNLIMITED = 2**63
+_CGROUPS = Path("/sys/fs/cgroup")
+_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Limit, use, and the entry of ``memory.stat`` that is given back on demand; of version 2, then of 1."""
+
+
+def memory_left(groups: Path = _CGROUPS, process: Path = Path("/proc/self/cgroup")) -> int:
+    """Return the bytes that may still be used before something is killed, 0 or more."""
+    left = [_bytes_of(Path("/proc/meminfo"), "MemAvailable:") * 1024 or UNLIMITED]
+    for line in _read(process).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):
+            root = groups / controllers
+            group = root / path.lstrip("/")
+            # In a container the path may be of the host's tree, and the group itself be mounted as the root.
+            folders = [group, *group.parents] if group.is_dir() else [root]
+            left += [_left_in(folder) for folder in folders if folder.is_relative_to(root)]
+    return max(0, min(left))
+
+
+def _left_in(folder: Path) -> int:
+    for limit_name, used_name, cache_name in _FILES:
+        limit, used = _read(folder / limit_name), _read(folder / used_name)
+        if limit.isdecimal() and used.isdecimal():
+            return int(limit) - int(used) + _bytes_of(folder / "memory.stat", cache_name)
+    return UNLIMITED
+
+
+def _bytes_of(file: Path, name: str) -> int:
+    for line in _read(file).splitlines():
+        if line.startswith(f"{name} "):
+            return int(line.split()[1])
+    return 0
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text("ascii").strip()
+    except OSError:
+        return ""
