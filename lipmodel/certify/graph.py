@@ -86,12 +86,13 @@ def digest_tensors(tensors: dict[str, Constant]) -> str:
     """Return the SHA-256 of tensors, in hexadecimal.
 
     It is taken of each tensor in turn: one line of JSON, ``[name, type, shape]``, then its numbers in
-    row-major order, little-endian.
+    row-major order, little-endian, zeros without their sign: it depends on the runtime and changes nothing.
     """
     digest = hashlib.sha256()
     for name, array in tensors.items():
         digest.update(json.dumps([name, str(array.dtype), list(array.shape)]).encode() + b"\n")
-        digest.update(array.astype(array.dtype.newbyteorder("<"), order="C", copy=False).tobytes())
+        unsigned = array + array.dtype.type(0)
+        digest.update(unsigned.astype(array.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()
 
 

@@ -149,14 +149,13 @@ class CertifiedPredictor:
         """(N, M) raw scores of (N, d) inputs, whatever the predictor's own execution."""
         return self._raw_scores(x, np.float64)
 
-    @refusing_exhaustion()
     def bounds(self, norm: Norm) -> LipschitzBounds:
         """Proved Lipschitz constants; computed once a norm."""
         if norm not in self._lipschitz:
-            self._lipschitz[norm] = bound_lipschitz(self.file.graph, norm)
+            with refusing_exhaustion():
+                self._lipschitz[norm] = bound_lipschitz(self.file.graph, norm)
         return self._lipschitz[norm]
 
-    @refusing_exhaustion()
     def rounding(self, dtype: Float = np.float64, measured: Norm | None = None) -> RoundingBounds:
         """Proved error of evaluation in a format; computed once.
 
@@ -174,10 +173,10 @@ class CertifiedPredictor:
                 return by_rows  # and no spectral norm is needed
             return min(self.rounding(dtype, Norm.TWO), by_rows, key=error)
         if (dtype, measured) not in self._rounding:
-            self._rounding[dtype, measured] = bound_rounding(self.file.graph, measured, FORMATS[dtype])
+            with refusing_exhaustion():
+                self._rounding[dtype, measured] = bound_rounding(self.file.graph, measured, FORMATS[dtype])
         return self._rounding[dtype, measured]
 
-    @refusing_exhaustion()
     def rule(self, norm: Norm, promised: Float = np.float64, evaluated: Float = np.float64) -> RadiusRule:
         """The formula that turns scores into radii, made once.
 
@@ -189,13 +188,14 @@ class CertifiedPredictor:
         key = norm, promised, evaluated
         if key not in self._rules:
             bounds = self.rounding(promised)
-            self._rules[key] = RadiusRule(
-                self.head.owners,
-                self.bounds(norm),
-                self.rounding(evaluated, bounds.norm),
-                bounds,
-                input_size=self.file.graph.input_size,
-            )
+            with refusing_exhaustion():
+                self._rules[key] = RadiusRule(
+                    self.head.owners,
+                    self.bounds(norm),
+                    self.rounding(evaluated, bounds.norm),
+                    bounds,
+                    input_size=self.file.graph.input_size,
+                )
         return self._rules[key]
 
     def prepare(self, norm: Norm) -> None:
@@ -239,7 +239,6 @@ class CertifiedPredictor:
         """
         return Mixer(self.head, self.rule(norm, execution))
 
-    @refusing_exhaustion()
     def tightener(self, norm: Norm, execution: Float = np.float64) -> Tightener:
         """The slower, tighter tier for radii about evaluations in a format; made once."""
         if (norm, execution) not in self._tighteners:

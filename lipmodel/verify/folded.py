@@ -30,5 +30,6 @@ def digest_folded(file: OnnxFile) -> str | None:
     digest = hashlib.sha256()
     for name, array in zip(file.folded, arrays, strict=True):
         header = json.dumps([name, array.dtype.name, list(array.shape)])
-        digest.update(header.encode() + b"\n" + array.astype(array.dtype.newbyteorder("<")).tobytes())
+        unsigned = np.where(array == 0, array.dtype.type(0), array)
+        digest.update(header.encode() + b"\n" + unsigned.astype(array.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()

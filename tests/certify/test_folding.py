@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from benchmarks.fuzz_folding import FINE, make, trial
 from lipmodel.certify.graph import read_onnx
 from lipmodel.certify.session import open_session
 from lipmodel.errors import UnsupportedError
@@ -82,6 +83,7 @@ COMPUTED = {
         n("Add", ["f", "f"], "g"), n("Cast", "g", "s", to=I64), n("Reshape", ["M", "s"], "V"),
         f=np.float32([3, 2]), M=W.ravel(),
     ),
+    "a zero with a sign": weights(n("Relu", "M", "V"), M=np.float32([[-0.0, 0.0, -1.0, 1.0]])),
     "a subnormal number cast": model(
         [n("Cast", "s", "V", to=D), n("Add", ["x", "V"])], {"s": np.full(4, TINY)}, dtype=D
     ),
@@ -108,7 +110,7 @@ def test_floats_computed_in_the_file_are_named_by_their_digest(name):
     digest = hashlib.sha256()
     for tensor, array in zip(file.folded, arrays, strict=True):
         digest.update(json.dumps([tensor, str(array.dtype), list(array.shape)]).encode() + b"\n")
-        digest.update(array.tobytes())
+        digest.update((array + array.dtype.type(0)).tobytes())
     assert file.folded_sha256 == digest.hexdigest()
 
 
@@ -206,3 +208,10 @@ def test_what_runtimes_read_in_different_ways_is_refused(name):
     content, reason = REFUSED[name]
     with pytest.raises(UnsupportedError, match=reason):
         read_onnx(content)
+
+
+def test_random_constants_are_what_onnxruntime_and_the_reference_compute():
+    """The fuzzer in brief; ``python -m benchmarks.fuzz_folding`` goes on."""
+    rng = np.random.default_rng(0)
+    outcomes = {trial(make(rng)) for _ in range(250)}
+    assert {"portable, as in both", "computed, of that digest", "refused"} <= outcomes <= FINE

@@ -1,0 +1,244 @@
+"""Fuzzes the folding of constants against onnxruntime and ONNX's own reference evaluator.
+
+    python -m benchmarks.fuzz_folding --seconds 60 [--seed 0]
+
+Each file adds to its input a tensor V that some random operators make of random constants of every type. What
+is read as portable must be the same, bit for bit, in onnxruntime and in the reference; where it is said to
+be computed in floating point, its digest must be that of what onnxruntime computes when it runs the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from lipmodel.certify import ops
+from lipmodel.certify.folding import FOLDS
+from lipmodel.certify.graph import read_onnx, without_dead
+from lipmodel.certify.session import open_session
+from lipmodel.errors import ModelError
+from lipmodel.verify.folded import digest_folded
+
+FINE = {
+    "refused",
+    "refused when run",
+    "portable, as in both",
+    "portable, as in onnxruntime alone",
+    "computed, of that digest",
+}
+OTHER = [
+    "Mod",
+    "Round",
+    "Floor",
+    "Sign",
+    "CastLike",
+    "Where",
+    "Range",
+    "Tile",
+    "ConstantOfShape",
+    "BitShift",
+    "Not",
+]
+TYPES = [np.float32, np.float64, np.int64, np.int32, np.bool_]
+EXTREMES: dict[str, list[Any]] = {
+    "f": [0.0, -0.0, 1.0, 0.1, -2.5, 1e-40, 1e-310, 2.0**24 + 1, 2.0**31, 2.0**63, 3e38, 1e300, 1 / 3],
+    "i": [0, 1, -1, 2, 3, -7, 4, 2**24 + 1, 2**31 - 1, -(2**31), 2**53 + 1, 2**63 - 1, -(2**63)],
+    "b": [True, False],
+}
+
+Random = np.random.Generator
+
+
+def constant(rng: Random, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """Return a small tensor of ordinary numbers or of extreme ones."""
+    shape = tuple(int(d) for d in rng.integers(1, 4, size=rng.integers(0, 4)))
+    if rng.integers(3):
+        with np.errstate(all="ignore"):
+            return np.asarray(rng.normal(size=shape) * rng.choice([1, 4, 100])).astype(dtype)
+    values = EXTREMES[dtype.kind]
+    if dtype.kind == "i":
+        values = [v for v in values if np.iinfo(dtype).min <= v <= np.iinfo(dtype).max]
+    with np.errstate(all="ignore"):
+        array = np.array(values, dtype=dtype)
+    return np.asarray(rng.choice(array[np.isfinite(array)], size=shape))
+
+
+def attributes(op: str, rng: Random) -> dict[str, Any]:
+    """Return attributes of an operator, mostly sound ones."""
+    axis, axes = int(rng.integers(-1, 2)), rng.integers(-1, 2, size=rng.choice([1, 1, 2])).tolist()
+    given: dict[str, dict[str, Any]] = {
+        "Cast": {"to": int(rng.choice([1, 11, 7, 6, 9, 1, 11, 7, *range(1, 22)]))},
+        "Concat": {"axis": axis},
+        "Gather": {"axis": axis},
+        "Flatten": {"axis": axis},
+        "Split": {"axis": axis, "num_outputs": int(rng.integers(1, 4))},
+        "Transpose": {"perm": rng.permutation(rng.integers(1, 4)).tolist()},
+        "Gemm": {"transA": int(rng.integers(2)), "transB": int(rng.integers(2)), "alpha": 0.5},
+        "Shape": {"start": axis, "end": int(rng.integers(-2, 4))},
+        "Reshape": {"allowzero": int(rng.integers(2))},
+        "Squeeze": {"axes": axes},
+        "Unsqueeze": {"axes": axes},
+        "Slice": {"starts": axes, "ends": [int(v) + 2 for v in axes], "axes": list(range(len(axes)))},
+        "ReduceSum": {"keepdims": int(rng.integers(2))},
+    }
+    chosen = given.get(op, {})
+    return {name: value for name, value in chosen.items() if name in ("to", "axis") or rng.integers(4) == 0}
+
+
+UNARY = {
+    "Identity",
+    "Shape",
+    "Transpose",
+    "Flatten",
+    "Cast",
+    "Neg",
+    "Abs",
+    "Sqrt",
+    "Relu",
+    "Reciprocal",
+    *OTHER[1:4],
+    "Not",
+}
+BY_INTEGERS = {
+    "Reshape",
+    "Expand",
+    "Gather",
+    "Squeeze",
+    "Unsqueeze",
+    "Slice",
+    "Split",
+    "ReduceSum",
+    "Tile",
+    "ReduceMean",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceSumSquare",
+}
+
+
+def make(rng: Random) -> bytes:
+    """Return a file whose input is shifted by a tensor that it makes of constants."""
+    dtype = np.dtype(TYPES[rng.integers(len(TYPES))])
+    constants = {f"c{i}": constant(rng, dtype) for i in range(rng.integers(1, 4))}
+    integers = {f"i{i}": rng.integers(-1, 3, size=rng.choice([1, 1, 2, 3])) for i in range(4)}
+    names, nodes, last = list(constants), [], "c0"
+    for index in range(int(rng.integers(1, 5))):
+        op = str(rng.choice([*FOLDS, "Cast", "Cast", *(OTHER if rng.integers(10) == 0 else ())]))
+        parts = int(rng.integers(1, 4)) if op == "Split" else 1
+        more = 0 if op in UNARY else int(rng.integers(2, 5)) if op == "Slice" else 1
+        given = [
+            last,
+            *(str(rng.choice(list(integers) if op in BY_INTEGERS else names)) for _ in range(more)),
+        ]
+        given = given[:1] if op in BY_INTEGERS and rng.integers(3) == 0 else given
+        outputs = [f"t{index}_{part}" for part in range(parts)]
+        nodes.append(helper.make_node(op, given, outputs, **attributes(op, rng)))
+        names += outputs
+        last = str(rng.choice(outputs))
+    constants |= integers
+    names.append(last)
+    nodes += [
+        helper.make_node("Cast", [names[-1]], ["last"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["last", "flat"], ["V"]),
+        helper.make_node("Add", ["x", "V"], ["y"]),
+    ]
+    tensors = [
+        numpy_helper.from_array(np.asarray(v), k) for k, v in (constants | {"flat": np.array([-1])}).items()
+    ]
+    opsets = [helper.make_opsetid("", int(rng.choice([7, 11, 13, 18, 21])))]
+    size = 4
+    for _ in range(2):  # once to learn how many numbers there are
+        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", size])
+        y = onnx.ValueInfoProto(name="y")
+        graph = helper.make_graph(nodes, "g", [x], [y], tensors)
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+        try:
+            with np.errstate(all="ignore"):
+                size = int(reference(model).size)
+        except Exception:  # the reader is asked all the same
+            break
+    return bytes(model.SerializeToString())
+
+
+def reference(model: onnx.ModelProto) -> np.ndarray[Any, Any]:
+    """Return V as the reference evaluator computes it."""
+    copy = onnx.ModelProto.FromString(model.SerializeToString())
+    copy.graph.output.extend([onnx.ValueInfoProto(name="V")])
+    zeros = np.zeros((1, copy.graph.input[0].type.tensor_type.shape.dim[1].dim_value), np.float32)
+    return np.asarray(ReferenceEvaluator(copy).run(["V"], {"x": zeros})[0])
+
+
+def trial(content: bytes) -> str:
+    """Return what became of one file."""
+    try:
+        file = read_onnx(content)
+    except ModelError:
+        return "refused"
+    content = without_dead(content, file.output)
+    if not file.portable:
+        try:
+            digest = digest_folded(file)
+        except Exception:  # so does the self-check
+            return "refused when run"
+        return "computed, of that digest" if digest == file.folded_sha256 else "computed, of another digest"
+    (shift,) = file.graph.ops
+    assert isinstance(shift, ops.Shift)
+    ours = shift.offset.astype(np.float32)
+    model = onnx.load_model_from_string(content)
+    model.graph.output.extend([onnx.ValueInfoProto(name="V")])
+    zeros = np.zeros((1, file.graph.input_size), np.float32)
+    try:
+        session: Any = open_session(model.SerializeToString())
+        theirs = session.run(["V"], {"x": zeros})[0]
+    except Exception:  # so does the self-check
+        return "refused when run"
+    if theirs.tobytes() != ours.tobytes():
+        return "portable, but onnxruntime differs"
+    try:
+        theirs = reference(onnx.load_model_from_string(content))
+    except Exception:  # it has no such operator in that opset, or its own faults
+        return "portable, as in onnxruntime alone"
+    same = theirs.astype(np.float32).tobytes() == ours.tobytes()
+    return "portable, as in both" if same else "portable, but the reference differs"
+
+
+def main() -> None:
+    """Run until the time is up; exit 1 if any file was read as what it is not."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=0)
+    options: Any = parser.parse_args()
+    rng, outcomes = np.random.default_rng(options.seed), Counter[str]()
+    operators: dict[str, set[str]] = {outcome: set() for outcome in FINE}
+    end, pool = time.monotonic() + options.seconds, ProcessPoolExecutor(1)
+    while time.monotonic() < end:
+        content = make(rng)
+        try:
+            outcome = pool.submit(trial, content).result()
+        except BrokenProcessPool:
+            outcome, pool = "died", ProcessPoolExecutor(1)
+        except Exception as error:
+            outcome = f"{type(error).__name__}: {error}"[:200]
+        outcomes[outcome] += 1
+        used = {node.op_type for node in onnx.load_model_from_string(content).graph.node}
+        if outcome in FINE:
+            operators[outcome] |= used
+        else:
+            print(f"{outcome}: {sorted(used)}: {content.hex()}", flush=True)
+    for outcome, count in outcomes.most_common():
+        print(f"{count:7} {outcome}; operators: {', '.join(sorted(operators.get(outcome, ())))}")
+    sys.exit(bool(set(outcomes) - FINE))
+
+
+if __name__ == "__main__":
+    main()
