@@ -22,7 +22,7 @@ from lipmodel.progress import Progress, part, silent
 from lipmodel.shards import Spread, batches_within, chosen_rows, cut
 from lipmodel.stream import Stream, in_memory
 
-BATCH_ROWS, TIGHTENED_ROWS, ATTACKED_ROWS = 1000, 20, 200
+BATCH_ROWS, TIGHTENED_ROWS = 1000, 20
 SAMPLE_SEED = 0
 """Of the choice of inputs to attack: the same of the same labels."""
 CURVE_POINTS = 201
@@ -200,9 +200,7 @@ def evaluate(
         if spread is None:
             found = [attack(predictor, data, range(attacked), attacking)]
         else:
-            found = list(
-                spread(attack, cut(attacked, ATTACKED_ROWS, range(0, attacked, ATTACKED_ROWS)), attacking)
-            )
+            found = list(spread(attack, cut(attacked, BATCH_ROWS, range(0, attacked, BATCH_ROWS)), attacking))
         distances[rows] = np.concatenate(found)
     return _evaluation(predictor, norm, sizes, tighten, measured, distances)
 
@@ -297,8 +295,8 @@ class AttackRows:
         """
         assert data is not None
         engine, distances = GradientEngine(predictor.file.graph), []
-        for first in rows[::ATTACKED_ROWS]:
-            places = range(first, min(first + ATTACKED_ROWS, rows.stop))
+        for first in rows[::BATCH_ROWS]:
+            places = range(first, min(first + BATCH_ROWS, rows.stop))
             x = predictor.check_inputs(chosen_rows(data, self.rows[places.start : places.stop], BATCH_ROWS))
             before, after = ((place - rows.start) / len(rows) for place in (places.start, places.stop))
             attack = nearest_changes(

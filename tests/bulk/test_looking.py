@@ -76,8 +76,8 @@ def test_an_evaluation_is_that_of_one_process(model, rows, files, norm, attacked
     told = []
     spread = Lookers(model.file, source, "local")
     same(evaluate(model, source.open(), **asked, progress=told.append, spread=spread), whole)
-    # Batches that parts of files begin in: 0 to 999, 1000, 2000, and 3000; and groups of 200 attacked.
-    assert len(told) == 4 + -(-attacked // 200)
+    # Batches that parts of files begin in: 0 to 999, 1000, 2000, and 3000; and groups of 1,000 attacked.
+    assert len(told) == 4 + -(-attacked // 1000)
     assert told == sorted(told)
     assert told[-1] == 1.0
 
