@@ -12,6 +12,8 @@ The tour, in the order of imports:
 * ``models``    a folder of ONNX files, watched → the present ``registry``: models served, and refused ones
                 with their reasons. ``model_folder`` tells what lies where, ``loading`` reads it,
                 ``model_settings`` and ``readiness`` say what is accepted.
+* ``checks``    files never seen, read by the isolated ``checker`` within what the ``container`` leaves;
+                ``verdicts`` keeps what it found.
 * ``changes``   uploads, removals, labels; ``folder_changes`` writes them to the folder.
 * ``drift``     what was served, and how it compares.
 * ``metrics``   everything that is counted; ``shared_metrics`` adds it up over processes, ``facts`` go beside.
