@@ -51,7 +51,11 @@ class Lease:
             Problem: 503, all requests together hold too many then; 413 where this one alone would. Nothing is
                 changed.
         """
-        budget, counted = self._budget, max(0, size - self._budget.free)
+        budget = self._budget
+        if size <= budget.free >= self.size:
+            self.size = size
+            return
+        counted = max(0, size - budget.free)
         held = budget.held - max(0, self.size - budget.free) + counted
         if held > budget.limit and size > self.size:
             if counted > budget.limit:

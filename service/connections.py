@@ -152,7 +152,7 @@ class Connection(HttpToolsProtocol):
             if self.parser.get_method() == b"CONNECT":
                 raise ValueError("a tunnel is asked for")  # the parser ends, as at an error of its own
             return
-        hosts = sum(name == b"host" for name, _ in self.headers)
+        hosts = [name for name, _ in self.headers].count(b"host")
         if hosts != 1 and (hosts or self.parser.get_http_version() != "1.0"):
             raise ValueError(f"{hosts} headers Host")  # likewise; RFC 9112, 3.2
         if len(self.pipeline) == MOST_AHEAD:
