@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 OF_OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -31,7 +32,9 @@ def private_file(path: Path) -> None:
     Raises:
         OSError: it cannot be made.
     """
-    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    # One that is there is not opened: to close it again would take this process's locks off a database in use.
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     close_to_others(path)
 
 
