@@ -32,7 +32,7 @@ def private_file(path: Path) -> None:
     Raises:
         OSError: it cannot be made.
     """
-    # One that is there is not opened: to close it again would take this process's locks off a database in use.
+    # One that is there is not opened: to close it would take this process's locks off a database in use.
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     close_to_others(path)
