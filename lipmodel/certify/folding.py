@@ -274,7 +274,7 @@ def _cast(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
 
 
 def _representable(x: Constant, dtype: Any) -> bool:
-    """Whether numbers are within the range of a type of integers; float to integer is undefined beyond."""
+    """Return whether numbers are within a type of integers; a float beyond it becomes an undefined one."""
     if x.dtype.kind != "f" or np.dtype(dtype).kind != "i":
         return True
     end = 2.0 ** (np.iinfo(dtype).bits - 1)

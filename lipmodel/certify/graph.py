@@ -78,7 +78,7 @@ class OnnxFile:
 
     @property
     def portable(self) -> bool:
-        """Whether every runtime sees the same weights."""
+        """Return whether every runtime sees the same weights."""
         return not self.folded
 
 

@@ -123,11 +123,11 @@ class Walk:
         return inputs[index] if index < len(inputs) and inputs[index] else None
 
     def made_of_constants(self, proto: onnx.NodeProto) -> bool:
-        """Whether nothing that a node reads depends on the network's input."""
+        """Return whether nothing that a node reads depends on the network's input."""
         return not any(name in self.shapes for name in proto.input)
 
     def known(self, name: str) -> Constant | Symbols | None:
-        """A tensor that does not depend on the network's input, or None where it is absent."""
+        """Return a tensor that does not depend on the network's input, or None where it is absent."""
         return self.constants.get(name, self.symbols.get(name))
 
     def constant(self, node: Node, index: int) -> Constant | None:
@@ -171,7 +171,7 @@ class Walk:
         return [int(v) for v in array.ravel()]
 
     def slices(self, node: Node, rank: int) -> list[tuple[int, slice]]:
-        """The axes that a Slice of a tensor with ``rank`` axes cuts, and what it selects of each.
+        """Return the axes that a Slice of a tensor with ``rank`` axes cuts, and its selection of each.
 
         Python clamps beginnings and ends as ONNX does.
         """
@@ -191,7 +191,7 @@ class Walk:
         return list(zip(places, selected, strict=True))
 
     def parts(self, node: Node, length: int) -> list[int]:
-        """The sizes of the parts that a Split makes of an axis."""
+        """Return the sizes of the parts that a Split makes of an axis."""
         count = len(node.proto.output)
         told = node.attributes.get("num_outputs", count)
         if told != count:  # at fewer onnxruntime ends the process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from functools import cached_property
 
@@ -80,7 +81,11 @@ class Proof:
         return "" if given == wanted else f"has {given} numbers; the model takes {wanted}"
 
     def _owners(self, certificate: Certificate) -> str:
-        found, tensor = owners(self.file.graph, certificate.score_tensor), certificate.score_tensor
+        tensor, count = certificate.score_tensor, len(certificate.owners)
+        size = math.prod(self.file.graph.shapes().get(tensor, ()))
+        if size not in (count, count - 1):  # the 0 of a binary classifier is in no tensor
+            return f"states {count} scores; the tensor '{tensor}' has {size}"
+        found = owners(self.file.graph, tensor)
         if found is None:
             return f"the classes' scores are no maxima of the entries of the tensor '{tensor}'"
         return "" if tuple(found) == certificate.owners else f"the entries of '{tensor}' belong to {found}"
