@@ -3,8 +3,9 @@
     python -m benchmarks.fuzz_sizes --seconds 60 [--seed 0] [--keep FOLDER]
 
 Each file is read and run beside its graph (``CertifiedPredictor``) in a process of its own with 1 GiB of
-memory that it may write into and 10 s. It must be certified or refused with a reason; a signal, a traceback,
-another exception or a limit reached without a refusal is a failure, and ``--keep`` keeps its file.
+memory that it may write into and 10 s of a processor. It must be certified or refused with a reason; a
+signal, a traceback, another exception or a limit reached without a refusal is a failure, and ``--keep`` keeps
+its file.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from onnx import TensorProto, helper, numpy_helper
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import ModelError
 
-BYTES, SECONDS = 2**30, 10.0
-GRACE_SECONDS = 2.0
-"""A process is started, and two cores are shared with others."""
+BYTES, SECONDS = 2**30, 10
+PATIENCE_SECONDS = 60.0
+"""For what sleeps; the processor may be shared with others."""
 FINE = {"certified", "refused"}
 
 Random = np.random.Generator
@@ -383,6 +384,7 @@ def outcome(content: bytes) -> str:
     if not child:
         resource.setrlimit(resource.RLIMIT_DATA, (BYTES, BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         try:
             CertifiedPredictor(content)
             told = "certified"
@@ -393,7 +395,7 @@ def outcome(content: bytes) -> str:
         os.write(write_end, told.encode())
         os._exit(0)
     os.close(write_end)
-    ready, _, _ = select.select([read_end], [], [], SECONDS + GRACE_SECONDS)
+    ready, _, _ = select.select([read_end], [], [], PATIENCE_SECONDS)
     told = os.read(read_end, 1000).decode() if ready else "too slow"
     os.close(read_end)
     if not ready:

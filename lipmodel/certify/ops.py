@@ -310,18 +310,18 @@ class Graph:
         return int(sum(dense) + sum(conv))
 
     @property
-    def widest(self) -> int:
-        """Numbers a sample in the largest tensor that evaluation makes, windows written out among them."""
-        sizes = self.shapes()
+    def evaluated_sizes(self) -> list[int]:
+        """Numbers a sample of every tensor that evaluation makes, windows written out among them."""
+        shapes = self.shapes()
         written = [
-            math.prod(sizes[op.inputs[0]])
+            math.prod(shapes[op.inputs[0]])
             // math.prod(op.window.spatial)
             * math.prod(op.window.output)
             * op.window.taps
             for op in self.ops
             if isinstance(op, Conv | AveragePool | MaxPool)
         ]
-        return max([*map(math.prod, sizes.values()), *written])
+        return [*map(math.prod, shapes.values()), *written]
 
     @property
     def output_shape(self) -> Shape:

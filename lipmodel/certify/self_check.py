@@ -23,7 +23,7 @@ from lipmodel.errors import ModelError, refusing_exhaustion
 from lipmodel.norms import Array, Norm, bound_vector_norm
 
 FEWEST_POINTS, MOST_POINTS = 16, 192
-MAX_WORK, ELEMENT_WORK = 2**35, 2**5
+MAX_WORK, ELEMENT_WORK = 2**35, 2**8
 """Multiplications for all points together, unless that leaves too few; what each result costs beside them."""
 MAX_NUMBERS = 2**22
 """In the widest tensor of one run, where that leaves one row (or the batch that the file fixes)."""
@@ -64,17 +64,18 @@ def check_reading(
         ModelError: onnxruntime cannot run the file, or computes something else.
     """
     graph = file.graph
+    widest, numbers = max(graph.evaluated_sizes), sum(graph.evaluated_sizes)
     least, most = _sizes(file, bounds)
     try:
         session = open_session(without_dead(file.content, file.output))
         batch = session.get_inputs()[0].shape[0]
-        rows = batch if isinstance(batch, int) else max(1, min(MOST_POINTS, MAX_NUMBERS // graph.widest))
-        if rows * graph.widest > MAX_FIXED:
+        rows = batch if isinstance(batch, int) else max(1, min(MOST_POINTS, MAX_NUMBERS // widest))
+        if rows * widest > MAX_FIXED:
             raise ModelError(
-                f"a batch of {rows} samples, which it fixes, takes {rows * graph.widest} numbers in one "
+                f"a batch of {rows} samples, which it fixes, takes {rows * widest} numbers in one "
                 f"tensor; at most {MAX_FIXED} are accepted: export it with a free batch axis"
             )
-        work = graph.multiplications + ELEMENT_WORK * sum(op.size for op in graph.ops)
+        work = graph.multiplications + ELEMENT_WORK * numbers
         count = max(FEWEST_POINTS, min(MOST_POINTS, MAX_WORK // (work + 1)))
         for first in range(0, count, rows):
             x = _points(file, first, rows, count, least, most)

@@ -196,3 +196,8 @@ def test_weights_beside_the_file_are_bounded(shared, tmp_path, monkeypatch):
     (tmp_path / "net.onnx").write_bytes(proto.SerializeToString())
     with pytest.raises(FileFormatError, match=r"at most (2147483647|1048576) are accepted"):
         read_onnx(tmp_path / "net.onnx")
+
+
+def test_windows_written_out_count_as_evaluated():
+    content = model([n("MaxPool", "x", "z", kernel_shape=[3]), n("Flatten", "z")], shape=("N", 2, 10))
+    assert sorted(read_onnx(content).graph.evaluated_sizes) == [16, 16, 20, 2 * 8 * 3]
