@@ -3,9 +3,9 @@
     python -m benchmarks.hostile_folder [--check-seconds 5]
 
 Four runs of ``lipserve``: from nothing, killed in the middle and started again, with every file known, and
-with the good files alone while each hostile one is dropped beside them under load. Prints when the good models
-answered, what became of the others, how large the serving process was, and the times of predictions. Fails
-where a good model takes over 30 s, a hostile one has no reason in the end, or a prediction fails.
+with the good files alone while each hostile one is dropped beside them under load. Prints when the good
+models answered, what became of the others, how large the serving process was, and the times of predictions.
+Fails where a good model takes over 30 s, a hostile one has no reason in the end, or a prediction fails.
 """
 
 from __future__ import annotations

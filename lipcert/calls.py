@@ -93,10 +93,10 @@ def show_model(name: str) -> Call[dict[str, Any]]:
     return Call("GET", f"/v1/models/{quote(name, safe='')}", lambda r: dict(r.json()))
 
 
-def upload_model(name: str, content: bytes) -> Call[dict[str, Any]]:
+def upload_model(name: str, content: bytes, force: bool) -> Call[dict[str, Any]]:
     """A new file under that name."""
     headers = {"Content-Type": "application/octet-stream"}
-    path = f"/v1/models/{quote(name, safe='')}"
+    path = f"/v1/models/{quote(name, safe='')}{'?force=true' if force else ''}"
     return Call("PUT", path, lambda r: dict(r.json()), content=content, headers=headers)
 
 

@@ -128,9 +128,9 @@ class Client(_Calls):
         """What is proved of one model, as ``GET /v1/models/NAME`` says it."""
         return self._send(calls.show_model(name))
 
-    def upload(self, name: str, content: bytes) -> dict[str, Any]:
-        """Serves an ONNX file under that name."""
-        return self._send(calls.upload_model(name, content))
+    def upload(self, name: str, content: bytes, *, force: bool = False) -> dict[str, Any]:
+        """Serves an ONNX file under that name; with ``force`` even where clients of the name would break."""
+        return self._send(calls.upload_model(name, content, force))
 
     def start(self, kind: Kind, model: str, parameters: Mapping[str, Any]) -> str:
         """Starts an audit or evaluation with the parameters that ``/docs`` lists; returns its id."""
@@ -222,9 +222,9 @@ class AsyncClient(_Calls):
         """See :meth:`Client.model`."""
         return await self._send(calls.show_model(name))
 
-    async def upload(self, name: str, content: bytes) -> dict[str, Any]:
+    async def upload(self, name: str, content: bytes, *, force: bool = False) -> dict[str, Any]:
         """See :meth:`Client.upload`."""
-        return await self._send(calls.upload_model(name, content))
+        return await self._send(calls.upload_model(name, content, force))
 
     async def start(self, kind: Kind, model: str, parameters: Mapping[str, Any]) -> str:
         """See :meth:`Client.start`."""

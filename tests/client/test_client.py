@@ -26,7 +26,7 @@ from lipcert.results import Prediction
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm
 from service.schemas import Prediction as WirePrediction
-from tests.service.conftest import running, two_moons
+from tests.service.conftest import digits, running, two_moons
 
 INPUTS = np.random.default_rng(0).normal(size=(5, 2))
 QUICK = Retries(tries=3, first=0.0)
@@ -106,6 +106,9 @@ def test_a_model_is_uploaded(kind, tmp_path):
         assert client.predict("second", INPUTS)[0] == client.predict("first", INPUTS)[0]
         with pytest.raises(InvalidRequestError, match="not an ONNX model"):
             client.upload("third", b"x")
+        with pytest.raises(InvalidRequestError, match="would break"):
+            client.upload("second", digits())
+        assert client.upload("second", digits(), force=True)["version"] == "2"
 
 
 def test_every_member_of_a_prediction_is_typed():

@@ -1,6 +1,7 @@
 """The service starts whatever the folder holds, serves what is good, and tells what is wrong with the rest."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -8,9 +9,10 @@ import pytest
 
 from lipmodel.certify.graph import read_onnx
 from lipmodel.certify.onnx_writer import set_metadata, to_bytes, write_model
+from lipmodel.norms import Norm
 from service.model_folder import MAX_REASON, printable
-from tests.networks import groupsort_net
-from tests.service.conftest import models_of, running, two_moons
+from tests.networks import groupsort_net, to_file
+from tests.service.conftest import CLAIMS, models_of, running, two_moons
 
 
 def model():
@@ -156,3 +158,28 @@ def test_text_of_a_file_can_always_be_written_as_json(serve):
     detail = serve({"odd": to_bytes(proto)}).get("/v1/models/odd")
     assert detail.status_code == 200
     assert len(detail.json()["ignored_claims"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        (to_file(groupsort_net((3, 8), 1), CLAIMS), "its inputs have shape [3], not [2]"),
+        (to_file(groupsort_net((2, 8), 1)), "its classes are '0', '1', not 'lower', 'upper'"),
+        (to_file(groupsort_net((2, 8), 1), replace(CLAIMS, norm=Norm.INF)), "its norm is inf, not 2"),
+        (to_file(groupsort_net((2, 8), 1, seed=5), CLAIMS), ""),
+    ],
+    ids=["inputs", "classes", "norm", "the same"],
+)
+def test_a_version_that_would_break_clients_answers_under_its_number_alone(tmp_path, second, told):
+    (tmp_path / "m.onnx").write_bytes(two_moons())
+    for version, content in (("2", second), ("3", two_moons())):
+        (tmp_path / "m" / version).mkdir(parents=True)
+        (tmp_path / "m" / version / "model.onnx").write_bytes(content)
+    versions = models_of(tmp_path).current.models["m"]
+    assert list(versions.served) == ["1", "2", "3"]
+    assert versions.latest.version == "3"
+    assert told in versions.reason
+    assert bool(versions.reason) == bool(told)
+    (tmp_path / "m" / "2" / "force").touch()
+    forced = models_of(tmp_path).current.models["m"]
+    assert forced.latest.version == ("2" if told else "3")  # and now the third would break clients
