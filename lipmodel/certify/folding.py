@@ -419,7 +419,7 @@ def _run(walk: Walk, node: Node) -> Constant:
         (result,) = session.run(None, feeds)
     except Exception as error:  # onnxruntime raises many kinds; each is a refusal
         raise ValueError(str(error)) from error
-    return np.asarray(result)
+    return np.array(result)  # a copy: its own memory is part of the session's, a megabyte and more
 
 
 def _type_name(data_type: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -201,3 +202,20 @@ def test_weights_beside_the_file_are_bounded(shared, tmp_path, monkeypatch):
 def test_windows_written_out_count_as_evaluated():
     content = model([n("MaxPool", "x", "z", kernel_shape=[3]), n("Flatten", "z")], shape=("N", 2, 10))
     assert sorted(read_onnx(content).graph.evaluated_sizes) == [16, 16, 20, 2 * 8 * 3]
+
+
+def test_a_long_chain_of_sums_takes_little_memory():
+    """Each is run by itself; were its session kept by its result, this would take more than 400 MiB."""
+    names = ["c", *(f"c{i}" for i in range(1, 401))]
+    steps = [n("ReduceSum", a, b) for a, b in itertools.pairwise(names)]
+    content = model([*steps, n("Add", ["x", "c400"])], {"c": np.ones((4, 4), np.float32)})
+    before = written_into()
+    file = read_onnx(content)
+    assert file.folded == ("c400",)
+    assert written_into() - before < 100 * 2**10
+
+
+def written_into():
+    """KiB of memory that this process may write into."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmData"))
