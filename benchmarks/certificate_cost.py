@@ -86,6 +86,8 @@ async def _measure(model: str, content: bytes, execution: str, rows: int, turns:
         server = Server(app, settings)
         server.config.load()
         async with app.router.lifespan_context(app):
+            while not app.state.service.registry.served:  # the file is being checked
+                await asyncio.sleep(0.1)
             parts = {"scores": scores, "answer": answer}
             parts |= {wire.name: request(server, wire, inputs, key) for wire in WIRES}
             taken = await in_turns(parts, turns)
@@ -103,13 +105,17 @@ async def _measure(model: str, content: bytes, execution: str, rows: int, turns:
 class Wires(asyncio.Transport):
     """A connection without a network, one request at a time."""
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Nothing is buffered."""
+
     def __init__(self) -> None:
         super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
         self.answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def write(self, data: Any) -> None:
-        """The answer."""
-        self.answered.set_result(bytes(data))
+        """The answer, or the first part of it."""
+        if not self.answered.done():
+            self.answered.set_result(bytes(data))
 
     def is_closing(self) -> bool:
         """Never."""
