@@ -99,9 +99,11 @@ class FairPool:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._queues[caller].remove(turn)
-                if not self._queues[caller]:
-                    del self._queues[caller]
+                queue = self._queues.get(caller, deque())
+                with suppress(ValueError):  # passed over already
+                    queue.remove(turn)
+                    if not queue:
+                        del self._queues[caller]
             else:  # cancelled when its turn had just come
                 self._pass_on()
             raise
@@ -113,14 +115,16 @@ class FairPool:
 
     def _pass_on(self) -> None:
         """Give a free thread to the caller whose turn it is, and put that caller last."""
-        if not self._queues:
-            self._idle += 1
-            return
-        caller = next(iter(self._queues))
-        queue = self._queues.pop(caller)
-        queue.popleft().set_result(None)
-        if queue:
-            self._queues[caller] = queue
+        while self._queues:
+            caller = next(iter(self._queues))
+            queue = self._queues.pop(caller)
+            turn = queue.popleft()
+            if queue:
+                self._queues[caller] = queue
+            if not turn.cancelled():  # in this turn of the loop, so that its task has yet to take it out
+                turn.set_result(None)
+                return
+        self._idle += 1
 
 
 def _lower_priority(niceness: int) -> None:

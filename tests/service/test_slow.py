@@ -227,6 +227,27 @@ def test_a_turn_that_comes_to_a_cancelled_task_is_passed_on():
     assert asyncio.run(run()) == ["a", "c"]
 
 
+def test_a_thread_that_is_free_in_the_turn_of_a_cancellation_goes_to_the_next_caller():
+    """A cancelled task is still queued when the thread comes back: it has yet to take itself out."""
+
+    async def run():
+        held, fair = Held(), pool()
+        names = ("a", "b1", "b2", "c")
+        first, *others, last = (asyncio.create_task(fair.run(name[0], held(name))) for name in names)
+        await turns()
+        held.go.set()
+        fair._threads.submit(lambda: None).result(10)  # the first has ended: its thread comes back next
+        others[0].cancel()
+        results = await asyncio.wait_for(asyncio.gather(first, *others, last, return_exceptions=True), 10)
+        assert (fair._idle, fair._queues) == (1, {})
+        fair.close()
+        return results
+
+    first, cancelled, *others = asyncio.run(run())
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert (first, *others) == ("a", "b2", "c")
+
+
 def test_a_closed_pool_ends_what_runs():
     async def run():
         held, fair = Held(), pool()
