@@ -4,7 +4,7 @@ What a file computes from constants is a claim about the runtime that computes i
 computes the same. So each operator that may stand between constants is of one kind:
 
 * *It moves data* or counts axes: numpy does it here, and every runtime gets the same numbers.
-* *Integer arithmetic*: in Python integers, within the range of the type (``shapes.py``); the same everywhere.
+* *Integer arithmetic*: in Python integers, within the range of int32 (``shapes.py``); the same everywhere.
 * *A Cast* among :data:`TENSOR_TYPES` that loses nothing, value by value: the same everywhere, but for
   subnormal numbers, which some processors take for zero.
 * *Floating-point arithmetic*: runtimes differ (they fuse, flush, sum in another order), if only in the
@@ -122,7 +122,9 @@ def fold(walk: Walk, node: Node) -> None:
     names = [name for name in node.proto.output if name]
     if len(names) > len(results):
         raise node.refuse(f"has {len(names)} outputs; it makes {len(results)}")
-    if node.op != "Shape" and any(name in walk.computed for name in node.proto.input):
+    if any(name in walk.computed for name in node.proto.input) and (
+        node.op != "Shape" or walk.sizes_computed
+    ):
         walk.computed.update(names)
     for name, result in zip(node.proto.output, results, strict=False):
         if not name:
@@ -136,6 +138,7 @@ def fold(walk: Walk, node: Node) -> None:
             walk.define_symbols(name, result)
         else:
             walk.define_constant(name, result)
+            walk.sizes_computed |= result.dtype.kind == "i" and name in walk.computed
 
 
 def _folds(*op_types: str, attributes: tuple[str, ...] = ()) -> Callable[[Fold], Fold]:
@@ -189,6 +192,8 @@ def _flatten(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
 @_folds("Squeeze", attributes=("axes",))
 def _squeeze(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
     axes = walk.integers(node, 1, "axes")
+    if axes == []:
+        raise ValueError("names no axes: some runtimes remove none then, others all of size 1")
     return [inputs[0].squeeze(None if axes is None else tuple(axes))]
 
 
@@ -259,9 +264,12 @@ def _cast(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
         raise node.refuse(
             f"casts a constant to {_type_name(to)}, which runtimes read in different ways; {HOW_TO_FOLD}"
         )
-    if x.dtype == object:  # of entries within int32
+    if x.dtype == object:
         if not np.issubdtype(target, np.integer):
             raise ValueError("a shape stays a shape of integers")
+        closed = np.array([v for v in x.flat if isinstance(v, int)], dtype=object)
+        if not _equal(closed, closed.astype(target)):
+            raise ValueError(f"has an integer outside {np.dtype(target)}")
         return [x]
     result = x.astype(target)
     if not (_representable(x, target) and _representable(result, x.dtype) and _equal(x, result)):
@@ -369,9 +377,8 @@ def _reduce(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
 
 
 def _integer_arithmetic(walk: Walk, node: Node, op: str, a: Known, b: Known) -> Known:
-    """Return ``a op b``, entry by entry; of open shapes within int32, as that may be their type."""
-    kind = _type_of([a, b])
-    limits = np.iinfo(np.int32 if kind.kind == "O" else kind)
+    """Return ``a op b``, entry by entry; within int32, as that may be the type of what was an open shape."""
+    kind, limits = _type_of([a, b]), np.iinfo(np.int32)
     walk.spend(node, work=INTEGER_WORK * math.prod(np.broadcast_shapes(a.shape, b.shape)))
     each = np.frompyfunc(lambda x, y: compute(op, x, y, (limits.min, limits.max)), 2, 1)
     return np.asarray(each(a.astype(object), b.astype(object)), dtype=object).astype(kind)

@@ -68,6 +68,7 @@ class Walk:
         constants: tensors known at load.
         stored: those of them that the file holds as they are.
         computed: those that depend on floating-point arithmetic, which runtimes may do otherwise.
+        sizes_computed: whether integers are among them: shapes may then depend on them, too.
         symbols: integer arrays in which the size of the batch is left open; see ``shapes.py``.
         shapes: tensors that depend on the input, with their shapes per sample.
         dtypes: their floating-point formats.
@@ -78,6 +79,7 @@ class Walk:
         self.constants: dict[str, Constant] = {}
         self.stored: set[str] = set()
         self.computed: set[str] = set()
+        self.sizes_computed = False
         self.symbols: dict[str, Symbols] = {}
         self.shapes: dict[str, Shape] = {}
         self.dtypes: dict[str, Float] = {}

@@ -83,6 +83,11 @@ COMPUTED = {
         n("Add", ["f", "f"], "g"), n("Cast", "g", "s", to=I64), n("Reshape", ["M", "s"], "V"),
         f=np.float32([3, 2]), M=W.ravel(),
     ),
+    "a shape of a computed length": shift(  # 0 where the product is rounded, 2 where it is fused
+        n("Mul", ["a", "a"], "b"), n("Sub", ["b", "c"], "d"), n("Mul", ["d", "k"], "e"), n("Cast", "e", "i", to=I64),
+        n("Slice", ["M", "0", "i"], "m"), n("Shape", "m", "s"), n("Cast", "s", "V", to=F), a=np.float32([1 + 2**-12]),
+        c=np.float32([1 + 2**-11]), k=np.float32([2**25]), M=np.zeros(8), **{"0": ints(0)},
+    ),
     "a zero with a sign": weights(n("Relu", "M", "V"), M=np.float32([[-0.0, 0.0, -1.0, 1.0]])),
     "a subnormal number cast": model(
         [n("Cast", "s", "V", to=D), n("Add", ["x", "V"])], {"s": np.full(4, TINY)}, dtype=D
@@ -190,6 +195,29 @@ REFUSED = {
         shift(n("ReduceSum", "a", "c"), n("Cast", "c", "V", to=F), a=ints(1, 2)), "ReduceSum of int64",
     ),
     "formats mixed": (weights(n("Mul", ["W", "d"], "V"), d=np.ones(4)), "mixes float32 and float64"),
+    "no axes to squeeze": (
+        shift(
+            n("Squeeze", ["U", "a"], "s"), n("Shape", "s", "t"), n("Gather", ["t", "0"], "u"), n("Cast", "u", "V", to=F),
+            U=C[None, :4], a=ints(), **{"0": ints(0)},
+        ),
+        "some runtimes remove none",
+    ),
+    "an open shape beyond its type": (
+        model(
+            [n("Shape", "x", "s"), n("Concat", ["s", "k"], "t", axis=0), n("Cast", "t", "u", to=I32),
+             n("Gather", ["u", "2"], "v"), n("Cast", "v", "V", to=F), n("Add", ["x", "V"])],
+            {"k": ints(2**40), "2": ints(2)},
+        ),
+        "int32|too large",
+    ),
+    "sizes that wrap in the type they were cast to": (
+        model(
+            [n("Shape", "x", "s"), n("Cast", "s", "t", to=I32), n("Gather", ["t", "1"], "m0"),
+             *(n("Mul", [f"m{i}"] * 2, f"m{i + 1}") for i in range(4)), n("Cast", "m4", "V", to=F), n("Add", ["x", "V"])],
+            {"1": ints(1)},
+        ),
+        "leaves the range",
+    ),
     "a shape of computed floats": (
         model(
             [n("Shape", "x", "s"), n("Gather", ["s", "0"], "b"), n("Abs", "f", "g"), n("Cast", "g", "i", to=I64),
