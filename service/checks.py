@@ -27,6 +27,7 @@ from lipmodel.certify.graph import MAX_FILE_BYTES
 from lipmodel.errors import FileFormatError
 from service.checker import CLOCK_FACTOR
 from service.container import memory_left
+from service.database import StoreError
 from service.process import PACKAGES
 from service.verdicts import Verdict, Verdicts
 
@@ -132,6 +133,11 @@ class Checks:
         """Delete the verdict on a file."""
         with suppress(FileFormatError):
             self._verdicts.forget(self.look_up(path).digest)
+
+    def write_verdicts(self) -> None:
+        """Write the verdicts that could not be written before; without them other processes wait for ever."""
+        with suppress(StoreError):
+            self._verdicts.write()
 
     def read_again(self) -> None:
         """Look verdicts up in the database from now on, where another process may have deleted some."""

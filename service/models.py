@@ -220,6 +220,7 @@ class Models:
                     if self.mirror is not None:
                         await self._do(self.mirror.look)
                     await self._do(self.look)
+                    await self._do(self._checks.write_verdicts)
                     next_look = self._next_look()
             except Exception:  # whatever it is, the next look may be better
                 log.exception("the models folder could not be looked at")

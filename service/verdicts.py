@@ -6,12 +6,13 @@ import json
 import logging
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import onnx
 from sqlalchemy import delete, insert, select
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError
 
 from lipmodel import __version__
 from lipmodel.certify.session import RUNTIME_VERSION
@@ -23,7 +24,7 @@ from service.tables import verdicts
 MAX_KEPT = 10_000
 """Verdicts in the database; the oldest are deleted."""
 MAX_RECENT = 1000
-"""Verdicts in memory, which also stand while the database cannot be written."""
+"""Verdicts in memory, which also stand while the database cannot be written; and those to be written then."""
 READER = f"{__version__} onnx-{onnx.__version__} onnxruntime-{RUNTIME_VERSION} numpy-{np.__version__}"
 """Identity of the reader: a verdict of another one does not count."""
 
@@ -68,6 +69,7 @@ class Verdicts:
     def __init__(self, url: str) -> None:
         self._engine = open_database(url)
         self.recent: OrderedDict[str, Verdict] = OrderedDict()
+        self._unwritten: OrderedDict[str, Verdict] = OrderedDict()
 
     @classmethod
     def beside_jobs(cls, settings: Settings) -> Verdicts:
@@ -95,28 +97,43 @@ class Verdicts:
         return self._remember(digest, Verdict(**{**kept, "locations": tuple(kept["locations"])}))
 
     def put(self, digest: str, verdict: Verdict) -> None:
-        """Keep a verdict; where the database cannot be written, in memory alone."""
+        """Keep a verdict; where the database cannot be written, in memory alone until :meth:`write` can."""
         self._remember(digest, verdict)
-        row = {
-            "digest": digest,
-            "reader": READER,
-            "content": json.dumps(asdict(verdict)),
-            "created": time.time(),
-        }
-        newest = select(verdicts.c.created).order_by(verdicts.c.created.desc()).offset(MAX_KEPT).limit(1)
+        self._unwritten[digest] = verdict
+        if len(self._unwritten) > MAX_RECENT:
+            self._unwritten.popitem(last=False)
         try:
+            self.write()
+        except StoreError as error:
+            log.warning("a verdict on a model file is not kept beyond this process yet: %s", error)
+
+    def write(self) -> None:
+        """Write the verdicts that are in memory alone, which other processes wait for.
+
+        Raises:
+            StoreError: the database cannot be written.
+        """
+        newest = select(verdicts.c.created).order_by(verdicts.c.created.desc()).offset(MAX_KEPT).limit(1)
+        for digest, verdict in tuple(self._unwritten.items()):
+            row = {
+                "digest": digest,
+                "reader": READER,
+                "content": json.dumps(asdict(verdict)),
+                "created": time.time(),
+            }
             self._delete(digest)
-            with transaction(self._engine) as connection:
+            with (
+                suppress(IntegrityError),
+                transaction(self._engine) as connection,
+            ):  # another process was first
                 connection.execute(insert(verdicts).values(row))
                 connection.execute(delete(verdicts).where(verdicts.c.created <= newest.scalar_subquery()))
-        except IntegrityError:
-            pass  # another process has put its own meanwhile, on the same bytes
-        except (StoreError, SQLAlchemyError) as error:
-            log.warning("a verdict on a model file is not kept beyond this process: %s", error)
+            self._unwritten.pop(digest, None)
 
     def forget(self, digest: str) -> None:
         """Delete a verdict, so that the file is checked again."""
         self.recent.pop(digest, None)
+        self._unwritten.pop(digest, None)
         try:
             self._delete(digest)
         except StoreError as error:

@@ -216,14 +216,40 @@ def test_verdicts_of_another_reader_do_not_count_and_old_ones_go(verdicts, tmp_p
     engine.dispose()
 
 
-def test_verdicts_that_cannot_be_written_still_stand_here(verdicts, tmp_path, caplog):
+def test_verdicts_that_cannot_be_written_stand_here_and_are_written_later(verdicts, tmp_path, caplog):
+    """Else a process that does not check itself would wait for a verdict for ever."""
     engine = create_engine(f"sqlite:///{tmp_path / 'verdicts.sqlite'}")
     with engine.begin() as connection:
-        connection.execute(text("DROP TABLE verdicts"))
-    engine.dispose()
+        connection.execute(text("ALTER TABLE verdicts RENAME TO elsewhere"))
     verdicts.put("0" * 64, Verdict("bad"))
+    verdicts.put("1" * 64, Verdict())
+    verdicts.put("2" * 64, Verdict())
     assert verdicts.get("0" * 64) == Verdict("bad")
     assert "is not kept beyond this process" in caplog.text
+    verdicts.forget("2" * 64)
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE elsewhere RENAME TO verdicts"))
+    engine.dispose()
+    verdicts.write()
+    verdicts.recent.clear()
+    assert [verdicts.get(f"{i}" * 64) for i in range(3)] == [Verdict("bad"), Verdict(), None]
+
+
+def test_what_was_checked_while_the_database_took_nothing_is_known_to_others_afterwards(tmp_path):
+    put(tmp_path / "models" / "m.onnx", two_moons())
+    url = f"sqlite:///{tmp_path / 'state' / 'jobs.sqlite'}"
+    with running(tmp_path / "models", state=tmp_path / "state", poll_seconds=0.05) as client:
+        engine, other = create_engine(url), Verdicts(url)
+        with engine.begin() as connection:
+            connection.execute(text("ALTER TABLE verdicts RENAME TO elsewhere"))
+        put(tmp_path / "models" / "new.onnx", digits())
+        eventually(lambda: client.get("/v1/models/new").json()["status"] == "served")
+        with engine.begin() as connection:
+            connection.execute(text("ALTER TABLE elsewhere RENAME TO verdicts"))
+        digest = client.get("/v1/models/new").json()["sha256"]
+        assert eventually(lambda: other.get(digest)) == Verdict()
+        engine.dispose()
+        other.close()
 
 
 def test_quick_files_do_not_wait_for_slow_ones_and_nothing_is_checked_twice(verdicts, tmp_path, monkeypatch):
