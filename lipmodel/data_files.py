@@ -67,7 +67,8 @@ def numbers(raw: Any, source: str) -> Array:
     if array.dtype.kind not in "fiu":
         raise DataError(f"{source} holds {array.dtype} values; only numbers are accepted")
     if array.ndim < 2 or (len(array) and not array[0].size):
-        raise DataError(f"{source} has shape {list(array.shape)}; rows of at least one number are accepted")
+        accepted = "rows of at least one number are accepted; one input is one row: x.reshape(1, -1)"
+        raise DataError(f"{source} has shape {list(array.shape)}; {accepted}")
     return array.astype(np.float64)
 
 

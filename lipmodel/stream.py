@@ -106,7 +106,7 @@ def _npy(path: Path, labels: Path | None) -> Stream:
     for file in filter(None, (path, labels)):
         require_file(file, "a .npy file")
     inputs = read_npy(path, mapped=True)
-    numbers(inputs[:1], str(path))  # of the right kind and shape
+    numbers(inputs[:1] if inputs.ndim > 1 else inputs, str(path))  # of the right kind and shape
     given = None if labels is None else class_indices(labels.name, read_npy(labels))
     if given is not None and given.shape != (len(inputs),):
         raise DataError(

@@ -31,15 +31,15 @@ class CertificateCheck(Wire):
     passed: bool
     reason: str | None = Field(description="Why it did not pass.")
     stated: Any = Field(description="What was signed; null where it is no single number or name.")
-    computed: Any = Field(description="The same computed again here; of a radius from bounds, the largest.")
+    computed: Any = Field(description="The same computed again here; of a bound, the best that is proved.")
 
 
 class CertificateVerdict(Wire):
     """What was found of a certificate."""
 
     verdict: Verdict = Field(
-        description="'holds': signed, and every number is the same computed again. 'signed': what could be "
-        "checked is right; the numbers are the word of the key. 'fails': do not rely on it."
+        description="'holds': signed, and every statement holds by what was computed again. 'signed': what "
+        "could be checked is right; the numbers are the word of the key. 'fails': do not rely on it."
     )
     meaning: str = Field(description="The verdict in a sentence.")
     checks: list[CertificateCheck]

@@ -108,8 +108,8 @@ class Changes:
         if version not in versions.served.keys() | versions.refused.keys():
             raise Problem(ProblemKind.UNKNOWN_VERSION, f"model '{name}' has no version '{version[:64]}'")
         if labels := [f"'{label}'" for label, pinned in versions.pinned.items() if pinned == version]:
-            detail = f"version {version} of model '{name}' has the label {', '.join(labels)}"
-            raise Problem(ProblemKind.VERSION_LABELLED, detail)
+            labelled = f"version {version} of model '{name}' has the label {', '.join(labels)}"
+            raise Problem(ProblemKind.VERSION_LABELLED, f"{labelled}; move or remove that first")
         remove_version(self._models.folder, name, version)
 
     def _label(self, name: str, label: str, version: str | None) -> None:

@@ -147,7 +147,7 @@ def _show_inspection(predictor: CertifiedPredictor, bounds: dict[Norm, Any], rea
         stdout.print("claim      none in the file")
     if claims.unchecked:
         stdout.print(
-            f"unchecked  {', '.join(claims.unchecked)}: the file's word alone, accuracies and radii too"
+            f"unchecked  {', '.join(claims.unchecked)}: the file's word alone, accuracies and radii included"
         )
     for line in claims.ignored:
         stdout.print(f"ignored    {line}", markup=False)

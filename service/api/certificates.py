@@ -57,7 +57,7 @@ async def show_keys(service: ServiceHere) -> Response:
 
 @router.post(
     "/v1/certificates/check",
-    summary="Check a signed certificate, each number beside the same computed again",
+    summary="Check a signed certificate, each statement beside the number computed again",
     response_model=CertificateVerdict,
     responses=problems(*BODY_PROBLEMS),
     openapi_extra=json_request(CertificateRequest, CERTIFICATE_EXAMPLES),
@@ -92,7 +92,7 @@ def _check(body: CertificateRequest, service: Service) -> CertificateVerdict:
         verdict = "fails"
     lacking = "give the input that was sent" if model else "serve its model here, or use 'lipmodel verify'"
     meanings = {
-        "holds": f"'{signed.issuer}' signed this, and every number is the same computed again",
+        "holds": f"'{signed.issuer}' signed this, and every statement holds by what was computed again",
         "signed": f"'{signed.issuer}' signed this; to have its numbers computed again, {lacking}",
         "fails": f"not every statement is what '{signed.issuer}' should have signed",
     }

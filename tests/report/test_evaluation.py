@@ -78,6 +78,7 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(made):
 def test_markdown_has_a_row_for_each_figure_and_class(made):
     result, files = made
     lines = files["evaluation.md"].decode().splitlines()
+    assert "Answers and radii are those of evaluations in float64." in lines[-1]
     rows = [line for line in lines if line.startswith("|")]
     # heads and rules; the constant answer, clean and certified at two sizes; none and two sizes; three classes
     assert len(rows) == 2 + 4 + 2 + 3 + 2 + 3

@@ -83,7 +83,9 @@ def test_labels_roll_back_and_point_out_a_canary(client, tmp_path):
     assert client.delete(f"{MODEL}/labels/latest").status_code == 204
     assert client.get(MODEL).json()["version"] == "3"
     check(client.delete(f"{MODEL}/labels/latest"), ProblemKind.UNKNOWN_VERSION, reason="no label 'latest'")
-    check(client.delete(f"{MODEL}/versions/2"), ProblemKind.VERSION_LABELLED, reason="has the label 'canary'")
+    check(
+        client.delete(f"{MODEL}/versions/2"), ProblemKind.VERSION_LABELLED, reason="move or remove that first"
+    )
     assert client.delete(f"{MODEL}/labels/canary").status_code == 204
     assert client.delete(f"{MODEL}/versions/2").status_code == 204
     assert [v["version"] for v in client.get(MODEL).json()["versions"]] == ["1", "3"]

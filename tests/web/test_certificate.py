@@ -40,6 +40,9 @@ def test_a_pasted_answer_holds_and_its_numbers_stand_side_by_side(visit, service
     radius = str(json.loads(payload)["certified_radius"])
     expect(row.get_by_role("cell")).to_have_text([radius, radius, "right"])
     expect(page.get_by_role("row").filter(has_text="Signature")).to_contain_text("right")
+    expect(page.get_by_role("row").filter(has_text="Digest of the folded weights")).to_have_count(1)
+    expect(page.get_by_text("every statement holds by what was computed again")).to_be_visible()
+    expect(page.get_by_text("float64", exact=True)).to_be_visible()
     expect(page.locator("#live")).to_have_text("It holds")
 
 

@@ -1,11 +1,11 @@
-// A signed certificate: does it hold, and each number beside the same computed again.
+// A signed certificate: does it hold, and each statement beside the number computed again.
 
 import { get, modelPath, post } from "../api.js";
 import { Unusable, announce, badge, digest, dropZone, empty, facts, field, fill, h, heading, loading, notice, problem, section, table } from "../dom.js";
 import * as numbers from "../numbers.js";
 
 const NAMES = {
-  signature: "Signature", "radius from the stated bounds": "Radius from the bounds stated", "digest of the model": "Digest of the model",
+  signature: "Signature", "radius from the stated bounds": "Radius from the bounds stated", "digest of the model": "Digest of the model", "digest of the folded weights": "Digest of the folded weights",
   "size of the input": "Numbers in the input", "digest of the input": "Digest of the input", label: "Label", label_index: "Index of the label",
   runner_up: "Runner-up", runner_up_index: "Index of the runner-up", method: "Method", margin: "Margin", certified_radius: "Certified radius",
   "bounds.rival": "Score that sets the radius", "bounds.mixture": "Scores against it", "bounds.bound_margin": "Margin (M)", "bounds.bound_lead": "Lead (m)", "bounds.bound_input_rounding": "Rounding of the input (T)", "bounds.bound_lipschitz": "Lipschitz constant (L)",
@@ -119,12 +119,13 @@ function promise(certificate, model) {
     ["Issuer", certificate.iss],
     ["Signed", new Date(1000 * certificate.iat).toISOString().replace("T", " ").slice(0, 19), " UTC"],
     ["Model", model ? h("a", { href: `#/models/${encodeURIComponent(model.name)}?version=${model.version}` }, `${model.name}, version ${model.version}`) : "not served here"],
+    ["Computed in", certificate.execution],
     ["Digest of the model", digest(certificate.model_sha256)],
     ["Identity", h("code", {}, certificate.jti)],
   ]));
 }
 
-/** To the last digit: the two columns must be seen to be the same. */
+/** To the last digit: a bound is stated a little weaker than it is computed again. */
 function value(given) {
   if (given === null) return "–";
   if (typeof given === "string") return given.length === 64 ? h("code", { title: given }, `${given.slice(0, 10)}…`) : given;

@@ -75,13 +75,14 @@ export async function followed(container, kind, id, read) {
   return () => stop.abort();
 }
 
-function about({ model, state, parameters, created, started, finished }) {
+function about({ model, state, parameters, created, started, finished, result }) {
   const told = [
     ["State", stateBadge(state)],
     ["Model", h("a", { href: modelAddress(model.name) }, model.name), " ", digest(model.sha256)],
     ["Asked for", asked(parameters)],
     ["Begun", numbers.moment(started ?? created)],
     finished && started && ["Took", numbers.seconds(started, finished)],
+    result && ["Computed in", result.execution],
   ];
   return h("dl", { class: "line" }, told.filter(Boolean).map(([term, ...value]) => h("div", {}, h("dt", {}, term), h("dd", {}, value))));
 }
