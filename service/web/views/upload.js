@@ -32,10 +32,10 @@ function askName(file, known, verdict) {
   name.focus();
 }
 
-async function upload(file, name, verdict) {
+async function upload(file, name, verdict, force = false) {
   fill(verdict, loading(`Checking ${file.name} (${numbers.count(Math.ceil(file.size / 1024))} KiB) …`));
   try {
-    const { status, data } = await request("PUT", modelPath(name), {
+    const { status, data } = await request("PUT", modelPath(name) + (force ? "?force=true" : ""), {
       body: file, headers: { "Content-Type": "application/octet-stream" },
     });
     const bound = data.bounds[data.default_norm].global;
@@ -45,7 +45,7 @@ async function upload(file, name, verdict) {
         `${numbers.norm(data.default_norm)}`, claimText(data.claim), "."),
       h("p", {}, h("a", { href: `#/models/${encodeURIComponent(name)}` }, "What is proved of it"))));
   } catch (error) {
-    fill(verdict, verdictOf(error));
+    fill(verdict, verdictOf(error, () => upload(file, name, verdict, true)));
   }
 }
 
@@ -55,13 +55,17 @@ function claimText(claim) {
     : `; the file's claim of ${numbers.near(claim.lipschitz)} is not proved, and is not used`;
 }
 
-/** What the loader said, in plain words. */
-function verdictOf(error) {
+/** The loader's verdict in plain words; `force` makes a version the default though it would break clients. */
+function verdictOf(error, force) {
   const kind = error.problem?.type ?? "";
   if (kind.endsWith("/upload-refused")) {
     return notice("bad", "The file is refused, and was not kept", h("p", {}, error.problem.detail),
       h("p", { class: "hint" }, "Only what is understood operator by operator can be certified. ",
         "“lipmodel inspect FILE” says the same on your own machine."));
+  }
+  if (kind.endsWith("/incompatible-version")) {
+    return notice("warn", "The file would break the model's clients, and was not added", h("p", {}, error.problem.detail),
+      h("p", {}, h("button", { type: "button", onclick: force }, "Make it the default all the same")));
   }
   if (kind.endsWith("/uploads-off")) {
     return notice("warn", "This service takes no uploads", h("p", {}, error.problem.detail),
