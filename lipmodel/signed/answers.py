@@ -51,7 +51,7 @@ def answers(predictor: CertifiedPredictor, inputs: Array, predictions: Predictio
         nearest = nearest_rival(standing, scores)
         bounds = _bounds(standing, nearest, mixer.rule.kappa, float(taken[row]), float(most[row]))
         stated_bounds = [value for name, value in vars(bounds).items() if name != "mixture"]
-        if not (np.isfinite(stated_bounds).all() and np.isfinite(scores).all()):
+        if not np.isfinite([*stated_bounds, *scores, radii.margin[row]]).all():
             raise InputError("its scores or their bounds are not finite", field=f"inputs[{row}]")
         if method == "local":
             radius = float(down(radius * (1.0 - SPARE)))

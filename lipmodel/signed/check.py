@@ -18,11 +18,11 @@ from numpy.typing import ArrayLike
 
 from lipmodel.certify.certificate import digest
 from lipmodel.certify.execution import Float, as_evaluated
-from lipmodel.certify.mixtures import Standing
+from lipmodel.certify.mixtures import Mixer, Standing
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.radius import bound_input_rounding
 from lipmodel.errors import InputError, UnsupportedError
-from lipmodel.norms import LEAST_DISTANCE, Array, down, up
+from lipmodel.norms import LEAST_DISTANCE, Array, bound_vector_norm, down, up
 from lipmodel.signed.answers import SPARE, nearest_rival
 from lipmodel.signed.claims import INPUT_ROUNDOFF, Answer, PairBounds, PairBounds1
 from lipmodel.verify.consistency import Check, float_slack
@@ -104,7 +104,7 @@ def _again(answer: Answer, predictor: CertifiedPredictor, x: Array) -> list[Chec
     seen = as_evaluated(checked, execution)
     mixer, scores = predictor.mixer(norm, execution), predictor.scores_in_float64(seen)[0]
     standing = mixer.stand(scores, seen[0], label, mix=answer.method != "lipschitz")
-    checks.append(_margin(answer, float(radii.margin[0]), standing))
+    checks.append(_margin(answer, float(radii.margin[0]), mixer, scores, seen[0]))
     taken = 0.0 if execution is np.float64 else float(bound_input_rounding(checked, seen, norm)[0])
     most = float(mixer.rule.overflow_radius(seen)[0])
     checks.append(_proved_radius(answer, predictor, standing, seen[0], taken, most))
@@ -148,18 +148,30 @@ def _proved_radius(
     if radius == 0.0:
         return Compared(name, "", radius, radius)
     slack, u = float_slack(answer.input_size), INPUT_ROUNDOFF[answer.execution]
-    reach = float(up(float((1 + u) * Fraction(radius) / slack + Fraction(taken))))
-    proved = reach <= most and bool((standing.reach > reach).all())
-    if not proved and answer.method == "local" and reach <= most:
-        proved = predictor.tightener(answer.norm, predictor.execution).proves(standing, x, reach)
+    reach = (1 + u) * Fraction(radius) / slack + Fraction(taken)
+    proved = False
+    if reach <= most:  # so it is no larger than a float64
+        ball = float(up(float(reach)))
+        proved = bool((standing.reach > ball).all())
+        if not proved and answer.method == "local":
+            proved = predictor.tightener(answer.norm, predictor.execution).proves(standing, x, ball)
     found = float((Fraction(min(float(standing.reach.min()), most)) - Fraction(taken)) * slack / (1 + u))
     shown = radius if proved else max(0.0, found)
     return Compared(name, "" if proved else f"states {radius!r}; proved here is {shown!r}", radius, shown)
 
 
-def _margin(answer: Answer, found: float, standing: Standing) -> Check:
-    """Two margins as computed differ by no more than the errors of both."""
-    near = abs(answer.margin - found) <= 2.0 * float(standing.bound_error.max())
+def _margin(answer: Answer, found: float, mixer: Mixer, scores: Array, x: Array) -> Check:
+    """The margin is one that some evaluation in the execution may compute.
+
+    That is min over j of max over i of ŷ_i - ŷ_j, the scores j of other classes and i of the answered one;
+    each difference is off by no more than the errors of both evaluations, and rounding took at most 2⁻⁵⁰ off.
+    """
+    owners, size = mixer.head.owners, bound_vector_norm(x, mixer.rule.promised.norm)
+    own = np.flatnonzero(owners == answer.label_index)[:, None]
+    foreign = np.flatnonzero((owners != answer.label_index) & (owners >= 0))
+    leads, error = scores[own] - scores[foreign], 2.0 * mixer.rule.promised.pair_error(own, foreign, size)
+    least, most = ((leads + away).max(axis=0).min() for away in (-error, error))
+    near = np.isfinite(found) and least * (1.0 - 2.0**-50) <= answer.margin <= most
     reason = "" if near else f"states {answer.margin!r}; computed again it is {found!r}"
     return Compared("margin", reason, answer.margin, found)
 
@@ -180,14 +192,15 @@ def _rival(
 ) -> list[Check]:
     """The rival is the nearest, or as near as rounding may tell; the runner-up is its class."""
     at = int(np.flatnonzero(standing.foreign == answer.bounds.rival)[0])
-    first = nearest_rival(standing, scores)
-    error = 2.0 * float(standing.bound_error.max())
-    reach, lead = standing.reach, -scores[standing.foreign]
-    near = (
-        at == first
-        or reach[at] <= reach[first] * (1.0 + SPARE) + error / standing.bound_lipschitz[at]
-        or lead[at] <= lead.min() + error
-    )
+    first, reach, lead = nearest_rival(standing, scores), standing.reach, -scores[standing.foreign]
+    error = 2.0 * standing.bound_error
+    with np.errstate(divide="ignore", invalid="ignore"):
+        away = np.nan_to_num(error / standing.bound_lipschitz, nan=0.0)  # 0 / 0: exact, and never changes
+    near = at == first or reach[at] - away[at] <= reach[first] * (1.0 + SPARE) + away[first]
+    if (
+        not near and (reach - away).min() <= 0.0
+    ):  # nothing may be certified: then it is the least lead that counts
+        near = bool((lead[at] - error[at] <= lead + error).all())
     rival = int(standing.foreign[first])
     reason = "" if near else f"states {answer.bounds.rival}; the nearest is {rival}"
     checks: list[Check] = [Compared("bounds.rival", reason, answer.bounds.rival, rival)]

@@ -35,6 +35,7 @@ from lipmodel.signed.key_sets import (
     read_public,
     read_signing_keys,
 )
+from tests.certify.test_graph import model, n
 from tests.certify.test_head import HEADS
 from tests.networks import groupsort_net, linear_net, to_file
 from tests.signed.forging import OTHER, edited, encode, flipped, header_of, signed_by, tricks
@@ -192,6 +193,40 @@ def test_edited_claims_that_the_key_signed_are_told_by_recomputing():
         assert words.get(changed, changed) in told, (changed, told)
     larger = replace(answer, certified_radius=np.nextafter(answer.certified_radius, math.inf) * (1 + 1e-13))
     assert [c.name for c in check_answer(larger) if not c.passed] == ["radius from the stated bounds"]
+
+
+@pytest.mark.parametrize("execution", [np.float64, np.float32])
+def test_a_score_of_large_weights_hides_no_lie_about_the_others(execution):
+    """Its rounding errors are its own: neither the margin nor the runner-up of others may be off by them."""
+    rows = np.float32([[1, 0], [0, 1], [1e20, 1e20], [0.99, 0]])
+    nodes = [n("Gemm", ["x", "rows", "bias"], transB=1)]
+    content = model(nodes, {"rows": rows, "bias": np.float32([0, 0, -1e25, -1])}, shape=("N", 2))
+    predictor = CertifiedPredictor(content).executing(execution)
+    x = np.array([[3.0, 1.0]])
+    (answer,) = answers(predictor, x, predictor.predict(x))
+    assert (answer.runner_up_index, round(answer.margin, 6)) == (1, 1.03)
+    lies = [("margin", replace(answer, margin=answer.margin + share)) for share in (1e-4, 1e3, 1e8)]
+    # Class 3 is ahead of class 1 by its score, and nowhere near by distance.
+    rival = replace(answer.bounds, rival=3, bound_margin=1.0, bound_lipschitz=0.02)
+    lies.append(("bounds.rival", replace(answer, runner_up="3", runner_up_index=3, bounds=rival)))
+    for name, lie in lies:
+        assert name in [check.name for check in check_answer(lie, content, x[0]) if not check.passed]
+    assert all(check.passed for check in check_answer(answer, content, x[0]))
+
+
+def test_the_largest_radius_is_told_like_any_other():
+    for method in ("lipschitz", "local"):
+        lie = replace(answer_of(), certified_radius=float(np.finfo(float).max), method=method)
+        assert "certified_radius" in [c.name for c in check_answer(lie, CONTENT, INPUT) if not c.passed]
+
+
+def test_scores_that_overflow_in_float32_are_not_stated():
+    predictor = CertifiedPredictor(CONTENT).executing(np.float32)
+    x = np.full((1, 4), 3.4e38)
+    predictions = predictor.predict(x)
+    assert not np.isfinite(predictions.raw_scores).all()
+    with pytest.raises(InputError, match="not finite"):
+        answers(predictor, x, predictions)
 
 
 PROTOTYPES = next(content for name, (content, _) in HEADS.items() if name == "reduce max of rows")
