@@ -115,6 +115,7 @@ class Checks:
             if check is None:
                 size = file.path.stat().st_size if file.path.exists() else 0
                 check = self._pending[file.digest] = _Check(0, size, next(self._numbers), file)
+                check.done.set_running_or_notify_cancel()  # others wait for it, too: nobody may cancel it
                 heapq.heappush(self._waiting, check)
                 while len(self._threads) < PROCESSES:
                     lane = threading.Thread(target=self._work, args=[len(self._threads)], daemon=True)
@@ -170,6 +171,8 @@ class Checks:
             try:
                 verdict = self._check(lane, check)
             except Exception as error:
+                if not self._stopped:
+                    log.warning("%s could not be checked: %s", check.file.path, error)
                 self._close(check)
                 check.done.set_exception(error)
             else:

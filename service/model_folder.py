@@ -89,7 +89,7 @@ class Found:
             both = " and ".join(sorted(str(path.relative_to(root)) for path in self.places))
             raise ModelError(f"{both} are both there; one of them is accepted")
         try:
-            target = self.places[0].resolve(strict=True)
+            target = Path(os.path.realpath(self.places[0], strict=True))  # of links in a circle an OSError
             if not target.is_relative_to(root.resolve()):
                 raise ModelError(
                     "it is a link to a file outside the models folder; put the file itself there"

@@ -192,7 +192,9 @@ class Models:
 
     def _take_up_checked(self) -> None:
         """Takes up the files whose verdicts have come."""
-        over = {slot: p.settled for slot, p in self._pending.items() if p.check and p.check.done()}
+        done = {slot: p for slot, p in self._pending.items() if p.check and p.check.done()}
+        # What could not be checked is checked again by the next look, and not at once, again and again.
+        over = {slot: p.settled for slot, p in done.items() if p.check and p.check.exception() is None}
         if over:
             self._log(self._refresh(lambda slot: over.get(slot, False), over))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -17,7 +18,9 @@ HOW_TO_SAVE_ONE_FILE = (
 
 
 MAX_BYTES = 2**31 - 1
-"""Of a file beside the model, and of all that is read of them: a protobuf cannot be larger."""
+"""Of all files beside the model together: a protobuf cannot be larger."""
+MAX_NAMES = 2**16
+"""Characters in the names of these files together."""
 
 
 def is_external(tensor: onnx.TensorProto) -> bool:
@@ -26,15 +29,25 @@ def is_external(tensor: onnx.TensorProto) -> bool:
 
 
 def external_locations(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the files that hold a model's weights, as the model gives them."""
-    return sorted({_location(tensor) for tensor in model.graph.initializer if is_external(tensor)})
+    """Return the names of the files that hold a model's weights, as the model gives them.
+
+    Raises:
+        FileFormatError: they are too many, or too long.
+    """
+    locations = {_location(tensor) for tensor in model.graph.initializer if is_external(tensor)}
+    if (length := sum(map(len, locations))) > MAX_NAMES:
+        raise FileFormatError(
+            f"the names of the {len(locations)} files with its weights have {length} characters; at most "
+            f"{MAX_NAMES} are accepted; {HOW_TO_SAVE_ONE_FILE}"
+        )
+    return sorted(locations)
 
 
 def digest_of(path: Path, locations: Iterable[str] = (), *, max_bytes: int) -> str:
     """Return the digest of a model's file with those weight files, equal to ``OnnxFile.sha256``.
 
     Nothing is parsed, and little is kept in memory. A weight file that is missing, is not accepted or is too
-    large counts as unreadable, so that the digest changes once it is mended.
+    large, those before it included, counts as unreadable, so that the digest changes once it is mended.
 
     Raises:
         FileFormatError: the model's own file is too large.
@@ -45,12 +58,13 @@ def digest_of(path: Path, locations: Iterable[str] = (), *, max_bytes: int) -> s
         raise FileFormatError(f"the file has {size} bytes; at most {max_bytes} are accepted")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
+    left = max_bytes
     for location in sorted(locations):
         try:
             place = _place(path.parent, location)
             with place.open("rb") as file:
-                small = place.stat().st_size <= max_bytes
-                found = hashlib.file_digest(file, "sha256").hexdigest() if small else "unreadable"
+                left -= place.stat().st_size
+                found = hashlib.file_digest(file, "sha256").hexdigest() if left >= 0 else "unreadable"
         except (FileFormatError, OSError):
             found = "unreadable"
         digest.update(_line(location, found))
@@ -70,13 +84,15 @@ def embed_external_data(model: onnx.ModelProto, folder: Path) -> list[bytes]:
     Raises:
         FileFormatError: a location outside the folder, a missing file, a place beyond its end.
     """
+    external_locations(model)  # raises where there are too many
     contents: dict[str, bytes] = {}
-    embedded = 0
+    left, embedded = MAX_BYTES, 0
     for tensor in filter(is_external, model.graph.initializer):
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = _location(tensor)
         if location not in contents:
-            contents[location] = _read(folder, location, tensor.name)
+            contents[location] = _read(folder, location, tensor.name, left)
+            left -= len(contents[location])
         content = contents[location]
         try:
             offset = int(entries.get("offset", "0"))
@@ -107,9 +123,15 @@ def _line(location: str, sha256: str) -> bytes:
     return f"{location}:{sha256}".encode()
 
 
-def _read(folder: Path, location: str, tensor: str) -> bytes:
+def _read(folder: Path, location: str, tensor: str, left: int) -> bytes:
     try:
-        return _place(folder, location, tensor).read_bytes()
+        place = _place(folder, location, tensor)
+        if (size := place.stat().st_size) > left:
+            raise FileFormatError(
+                f"initializer '{tensor}': {location[:80]!r} has {size} bytes; at most {MAX_BYTES} are "
+                "accepted in all files beside the model together"
+            )
+        return place.read_bytes()
     except OSError as error:
         raise FileFormatError(
             f"initializer '{tensor}' keeps its data in {location[:80]!r}, which cannot be read "
@@ -133,13 +155,9 @@ def _place(folder: Path, location: str, tensor: str = "") -> Path:
             f"initializer '{tensor}' keeps its data in {location[:80]!r}, outside the model's own folder; "
             f"{HOW_TO_SAVE_ONE_FILE}"
         )
-    if path.resolve(strict=True) != folder.resolve(strict=True).joinpath(*parts):
+    # Not Path.resolve, whose RuntimeError for links in a circle is no OSError.
+    if Path(os.path.realpath(path, strict=True)) != folder.resolve().joinpath(*parts):
         raise FileFormatError(f"initializer '{tensor}' keeps its data behind a link: {location[:80]!r}")
     if not path.is_file():
         raise FileFormatError(f"initializer '{tensor}': {location[:80]!r} is no regular file")
-    if path.stat().st_size > MAX_BYTES:
-        raise FileFormatError(
-            f"initializer '{tensor}': {location[:80]!r} has {path.stat().st_size} bytes; at most "
-            f"{MAX_BYTES} are accepted"
-        )
     return path

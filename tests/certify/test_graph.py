@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lipmodel.certify import ops
 from lipmodel.certify.execution import Execution
+from lipmodel.certify.external import digest_of, external_locations
 from lipmodel.certify.graph import MAX_NODES, MAX_OPSET, read_onnx
 from lipmodel.certify.lipschitz import bound_lipschitz
 from lipmodel.certify.predictor import CertifiedPredictor
@@ -590,6 +591,7 @@ def test_weights_beside_the_file_are_read_and_count_in_the_digest(tmp_path):
         ("gone.data", {}, "cannot be read"),
         ("link.data", {}, "behind a link"),
         ("link/net.onnx.data", {}, "behind a link"),
+        ("loop.data", {}, "cannot be read"),
         (".", {}, "no file|no regular file"),
         ("net.onnx.data", {"offset": 10**9}, "lies at bytes"),
         ("net.onnx.data", {"offset": -1}, "lies at bytes"),
@@ -604,9 +606,35 @@ def test_external_data_elsewhere_is_refused(tmp_path, location, place, reason):
     folder.mkdir()
     (folder / "link.data").symlink_to(tmp_path / "secret")
     (folder / "link").symlink_to(tmp_path)
+    (folder / "loop.data").symlink_to(folder / "loop.data")
     (tmp_path / "net.onnx.data").write_bytes(b"x" * 1000)
     path = external(folder, location, **place)
     with pytest.raises(FileFormatError, match=reason):
+        read_onnx(path)
+
+
+def test_weight_files_are_bounded_together_whatever_they_are_called(tmp_path, monkeypatch):
+    """One file of 2 GiB under a thousand names would be read a thousand times."""
+    path = external(tmp_path)
+    with (tmp_path / "net.onnx.data").open("ab") as file:
+        file.write(bytes(10_000))
+    net = onnx.load(path, load_external_data=False)
+    second = min(net.graph.initializer[1:], key=lambda tensor: len(tensor.raw_data))
+    places = {"location": "./net.onnx.data", "offset": 4, "length": len(second.raw_data)}
+    second.ClearField("raw_data")
+    second.data_location = TensorProto.EXTERNAL
+    for key, value in places.items():
+        second.external_data.add(key=key, value=str(value))
+    path.write_bytes(net.SerializeToString())
+    locations, size = external_locations(net), (tmp_path / "net.onnx.data").stat().st_size
+    assert locations == ["./net.onnx.data", "net.onnx.data"]
+    assert read_onnx(path).sha256 == digest_of(path, locations, max_bytes=10**6)
+    monkeypatch.setattr("lipmodel.certify.external.MAX_BYTES", size)
+    with pytest.raises(FileFormatError, match="all files beside the model together"):
+        read_onnx(path)
+    assert digest_of(path, locations, max_bytes=size) != digest_of(path, locations, max_bytes=10**6)
+    monkeypatch.setattr("lipmodel.certify.external.MAX_NAMES", 20)
+    with pytest.raises(FileFormatError, match="at most 20 are accepted"):
         read_onnx(path)
 
 

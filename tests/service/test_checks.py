@@ -1,5 +1,6 @@
 """Files that were never seen: what they do to the process that reads them happens to the checker alone."""
 
+import asyncio
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from lipmodel.errors import FileFormatError
 from service.checks import SLICES, Checks
 from service.container import UNLIMITED, memory_left
 from service.errors import ProblemKind
+from service.models import Models
 from service.verdicts import Verdict, Verdicts
 from tests.service.conftest import digits, eventually, lipserve, running, two_moons, url_of
 from tests.service.test_bad_input import check
@@ -174,6 +176,43 @@ def test_weights_beside_a_file_are_part_of_what_a_verdict_speaks_of(checks, tmp_
     with (tmp_path / "weights.bin").open("wb") as file:
         file.truncate(2**40)  # it holds no more than its length
     assert look(checks, tmp_path / "m.onnx").reason is not None
+
+
+def test_weights_behind_links_in_a_circle_are_refused_once(checks, tmp_path):
+    put(tmp_path / "m.onnx", external(moons(1), "weights.bin")[0])
+    (tmp_path / "weights.bin").symlink_to(tmp_path / "weights.bin")
+    assert "cannot be read" in look(checks, tmp_path / "m.onnx").reason
+    assert "cannot be read" in checks.look_up(tmp_path / "m.onnx").verdict.reason
+
+
+def test_what_cannot_be_checked_waits_for_the_next_look(checks, tmp_path, monkeypatch, caplog):
+    asked = []
+
+    def ask(self, lane, path, seconds):
+        asked.append(path)
+        raise OSError("no process can be run")
+
+    monkeypatch.setattr(Checks, "_ask", ask)
+    put(tmp_path / "models" / "m.onnx", two_moons())
+    models = Models(tmp_path / "models", checks)
+    for looks in (1, 2):
+        eventually(lambda: all(p.check.done() for p in models._pending.values()))
+        for _ in range(3):
+            models._take_up_checked()
+        assert len(asked) == looks
+        models.look()
+    assert "m.onnx could not be checked: no process can be run" in caplog.text
+
+
+def test_a_caller_who_gives_up_does_not_cancel_what_others_wait_for(checks, tmp_path):
+    put(tmp_path / "m.onnx", two_moons())
+    verdict = checks.submit(checks.look_up(tmp_path / "m.onnx"))
+
+    async def give_up():
+        asyncio.wrap_future(verdict).cancel()
+
+    asyncio.run(give_up())
+    assert verdict.result(60) == Verdict()
 
 
 def test_a_file_that_is_replaced_while_it_is_checked_has_no_verdict(checks, verdicts, tmp_path, monkeypatch):
