@@ -89,7 +89,7 @@ Whatever goes wrong is answered as a problem of RFC 9457 (`application/problem+j
 
 
 SPOOLED_FORMS = 4
-"""Of the largest size, whose files may lie on the disk at a time."""
+"""Forms of the largest size whose files may be on the disk at one time."""
 GROUPS = (
     predict,
     infer,

@@ -95,7 +95,7 @@ def _answer(task: dict[str, Any], out: int) -> dict[str, Any]:
 
 
 def _listen(reader: int, deadline: float) -> tuple[bytes, bool]:
-    """Return what the fork wrote until it ended, and whether it was out of time."""
+    """Return the fork's output and whether it ran out of time."""
     content = b""
     while len(content) <= MAX_ANSWER_BYTES:
         ready = select.select([0, reader], [], [], max(0.0, deadline - time.monotonic()))[0]
@@ -112,7 +112,7 @@ def _listen(reader: int, deadline: float) -> tuple[bytes, bool]:
 def _check(path: Path, seconds: float, max_bytes: int, writer: int) -> None:
     """Checks one file in the fork, and ends it."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF ends the process, whoever holds the interpreter
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF ends the process, also while C code runs
     cpu = math.ceil(seconds) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
     resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
@@ -134,7 +134,7 @@ def _steps(path: Path) -> Iterator[dict[str, Any]]:
     except MemoryError:
         yield {"ran_out": "max_bytes"}
     except Exception as error:
-        # Type and place alone: the message may quote what somebody put into the file.
+        # Type and place alone: the message may quote content of the file.
         print(*traceback.format_tb(error.__traceback__), type(error).__name__, sep="", file=sys.stderr)
         yield {"reason": f"it cannot be read; {type(error).__name__} was raised, the log has more"}
 
@@ -151,7 +151,7 @@ def _locations(path: Path) -> list[str]:
 
 
 def _data_bytes() -> int:
-    """Return what counts of this process as data that is written into."""
+    """Return the bytes of this process's memory that count as written."""
     try:
         return int(Path("/proc/self/statm").read_text("ascii").split()[5]) * PAGE_BYTES
     except OSError:  # another system

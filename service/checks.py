@@ -145,7 +145,7 @@ class Checks:
         self._verdicts.recent.clear()
 
     def stop(self) -> None:
-        """End all processes; what waits for a check waits in vain."""
+        """End all processes; files that wait for a check get no verdict."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()

@@ -263,7 +263,7 @@ class Connection(HttpToolsProtocol):
             self._exchange = self._taken = None
 
     def _give_back(self, problem: Problem) -> None:
-        """Refuse a request whose body there is no room for; what is still to come is passed over.
+        """Refuse a request whose body finds no room, and pass over the rest of that body.
 
         The connection stays open meanwhile, or the system would drop the answer with what was not read.
         """

@@ -50,7 +50,7 @@ def alone(root: Path) -> Iterator[None]:
 
 @contextmanager
 def staging(root: Path) -> Iterator[Path]:
-    """Makes a new folder, to be filled and then put in its place; what is not is deleted at the end.
+    """Make a new folder to be filled and put in its place; delete it at the end otherwise.
 
     The folder is locked as long as its maker lives, so that :func:`sweep` can tell one that was left behind.
 
@@ -145,7 +145,7 @@ def remove_model(root: Path, name: str) -> None:
 
 
 def sweep(root: Path) -> None:
-    """Removes what services that were killed left half done; of those that live, nothing."""
+    """Remove the unfinished folders and files of killed services, and none of running ones."""
     with suppress(OSError), alone(root):
         for path in (*root.glob(f"{STAGED}*"), *root.glob(f"{REMOVED}*"), *root.glob(f"*/{STAGED}*")):
             if path.is_dir() and not path.is_symlink():

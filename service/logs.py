@@ -28,7 +28,7 @@ def set_up(form: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Return the text with escapes in place of ends of lines, of what steers terminals, of halves of pairs.
+    """Return the text with escapes in place of line ends, terminal controls and lone surrogates.
 
     Names of files may hold any of these, and would write lines of their own into the log.
     """

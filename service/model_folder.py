@@ -173,7 +173,7 @@ def _stamp(path: Path) -> Stamp:
 
 
 def fingerprint(found: Mapping[Slot, Found], name: str) -> str | None:
-    """Return what tells whether any file of a model is another one by now; None where it has no files."""
+    """Return a digest that changes with any file of a model; None where it has no files."""
     signatures = sorted((slot, f.signature) for slot, f in found.items() if slot.name == name)
     return hashlib.sha256(ascii(signatures).encode()).hexdigest() if signatures else None
 

@@ -143,7 +143,7 @@ class Models:
 
     @property
     def settled(self) -> bool:
-        """Whether what was there at the start is served or refused, or takes long to check."""
+        """Whether every model present at the start is served or refused, or takes long to check."""
         return self._settled or (not self._cut_short and time.monotonic() > self._settle_by)
 
     def start(self) -> None:
@@ -242,7 +242,7 @@ class Models:
             self.look(name)
 
     def _load(self, name: str) -> None:
-        if name in self.current.models:  # else every name that anybody asks for would be kept
+        if name in self.current.models:  # else every name in a request would be kept
             self._forget_refusals(name)
             self._requests.add(name, None)
         self.look(name)
@@ -260,7 +260,7 @@ class Models:
                     self._checks.forget(found[slot].place(self.folder))
 
     def _follow(self) -> Mapping[str, LoadRequest]:
-        """Return the last load or unload of each model; what a load asks to be tried again is forgotten."""
+        """Return the last load or unload of each model; have refused files of loaded ones read again."""
         requests = self._requests.read()
         again = {name for name, r in requests.items() if r != self._followed.get(name) and not r.unloaded}
         for slot, held in self._held.items():

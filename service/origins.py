@@ -47,7 +47,7 @@ class Origins:
             b"cross-site",
             b"same-site",
         ):
-            raise _refused("Sec-Fetch-Site tells that a page of another origin sent this")
+            raise _refused("Sec-Fetch-Site says that a page of another origin sent this")
 
 
 def _name(host: bytes) -> str:

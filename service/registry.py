@@ -47,7 +47,7 @@ class Model:
 
 
 def differences(old: Model, new: Model) -> str:
-    """Return what clients of one version cannot rely on in another; empty where they need no change."""
+    """Return the differences that would break clients of one version; empty where there are none."""
     shapes = [model.predictor.file.graph.input_shape for model in (old, new)]
     classes = [model.predictor.class_names for model in (old, new)]
     norms = [model.settings.policy.norm for model in (old, new)]
@@ -119,14 +119,14 @@ class Versions:
 
     @cached_property
     def reasons(self) -> Mapping[str, str]:
-        """What is to be said of versions, by number: why one is refused, is not yet or is not the default."""
+        """The reasons why versions are refused, are not served yet or are not the default, by number."""
         held = {version: f"{NOT_DEFAULT}: {held}; {HOW}" for version, held in self.held_back.items()}
         reasons = dict.fromkeys(self.checking, CHECKING) | dict(self.refused) | held
         return {version: reasons[version] for version in sorted(reasons, key=int)}
 
     @cached_property
     def held_back(self) -> Mapping[str, str]:
-        """How clients of the default would break with a version that is newer, which is why it is not that.
+        """The ways in which clients of the default would break with a newer version, by its number.
 
         Going up from the smallest number, a version becomes the default where its inputs, classes and norm
         are those of the default so far, or where that was asked for.

@@ -95,7 +95,7 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts; tells once what was there at the start is served or refused."""
+        """Start; report readiness once every model present at the start is served or refused."""
         await super().startup(sockets)
         self._settling = asyncio.create_task(self._settle())
 

@@ -67,7 +67,7 @@ class OutputTensor(Wire):
 
 
 class InferResponseParameters(Wire):
-    """What is said beside the outputs."""
+    """Parameters of a response, beside its outputs."""
 
     execution: Execution = Field(description=EXECUTION)
     warnings: str | None = Field(

@@ -36,9 +36,9 @@ MAX_ELEMENTS = 2**28
 MAX_SHAPE = 2**10
 """Most integers in an array of a shape whose batch is left open."""
 SESSION_WORK = 2**23
-"""What opening a session costs, in multiplications; about half a millisecond."""
+"""Cost of opening a session, in multiplications; about half a millisecond."""
 ELEMENT_WORK, INTEGER_WORK = 2**5, 2**13
-"""What reading a number costs likewise, and a Python integer's arithmetic."""
+"""Cost of reading one number and of one Python integer's arithmetic, in multiplications."""
 
 TENSOR_TYPES: dict[int, type[np.generic]] = {
     TensorProto.FLOAT: np.float32,

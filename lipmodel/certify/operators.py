@@ -29,7 +29,7 @@ MAX_TERMS = 2**22
 MAX_POSITIONS, MAX_WINDOWED = 2**24, 2**25
 """Entries that the windows of one node look at in one channel, and in all of them."""
 NUMBERS_PER_INDEX = 16
-"""What a Python integer in a list of indices takes, in numbers of a tensor."""
+"""Numbers of a tensor that take as much memory as a Python integer in a list of indices."""
 
 Handler = Callable[[Walk, Node], None]
 HANDLERS: dict[str, tuple[Handler, frozenset[str]]] = {}

@@ -233,7 +233,7 @@ class CertifiedPredictor:
         return flat
 
     def mixer(self, norm: Norm, execution: Float = np.float64) -> Mixer:
-        """How classes stand against one another, for radii about evaluations in a format.
+        """Return the comparison of classes with one another, for radii about evaluations in a format.
 
         Its scores are computed in float64, whose error is the smaller one.
         """
@@ -292,7 +292,7 @@ class CertifiedPredictor:
         execution: Float | None = None,
         deadline: Deadline | None = None,
     ) -> Predictions:
-        """What :meth:`predict` gives, of inputs as :meth:`check_inputs` gave them.
+        """Return the result of :meth:`predict` for inputs that :meth:`check_inputs` returned.
 
         At the deadline radii are tightened as far as they are; without one, as far as may be.
         """

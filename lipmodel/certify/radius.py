@@ -328,7 +328,7 @@ def bound_input_rounding(given: Array, rounded: Array, norm: Norm) -> Array:
 
 
 def after_rounding_inputs(radius: Array, taken: Array) -> Array:
-    """What is left of radii about float32 inputs for callers who send doubles and let them be rounded.
+    """Return radii about float32 inputs less the rounding of doubles that callers send.
 
     Args:
         radius: (N,) certified about the rounded inputs.

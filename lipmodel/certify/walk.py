@@ -25,7 +25,7 @@ MAX_SAMPLE, MAX_ALL_SAMPLES = 2**24, 2**28
 MAX_NUMBERS, NUMBERS_PER_STORED = 2**26, 64
 """Numbers made while reading (folded, upcast, listed), and how many more for each stored in the file."""
 NUMBERS_PER_WEIGHT = 16
-"""What a weight of the network counts as: it is upcast, and its norms take longer than to make it."""
+"""Numbers that one weight counts as: it is upcast, and its norms take longer than making it."""
 MAX_WORK = 2**35
 """Multiplications done while folding: some seconds."""
 

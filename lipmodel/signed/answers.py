@@ -87,7 +87,7 @@ def nearest_rival(standing: Standing, scores: Array) -> int:
 
 
 def _bounds(standing: Standing, at: int, ratio: float, taken: float, most: float) -> PairBounds:
-    """Those of a rival by its place, each weaker by what is spare."""
+    """Return the bounds of a rival by its place, each weaker by ``SPARE``."""
     weights = standing.weights[at]
 
     def above(bound: float) -> float:

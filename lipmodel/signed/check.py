@@ -143,7 +143,7 @@ def _again(answer: Answer, predictor: CertifiedPredictor, x: Array) -> list[Chec
 def _proved_radius(
     answer: Answer, predictor: CertifiedPredictor, standing: Standing, x: Array, taken: float, most: float
 ) -> Check:
-    """The answer is proved here on the ball that the radius may stand for, once measured and rounded."""
+    """Check that the answer is proved on every ball that the radius means, measured and rounded."""
     name, radius = "certified_radius", answer.certified_radius
     if radius == 0.0:
         return Compared(name, "", radius, radius)
@@ -177,7 +177,7 @@ def _margin(answer: Answer, found: float, mixer: Mixer, scores: Array, x: Array)
 
 
 def _mixture(answer: Answer, own: list[int]) -> str:
-    """Why what is stated is no mixture of the answered class's scores; empty where it is."""
+    """Return why the stated shares are no mixture of the answered class's scores; empty where they are."""
     shares = answer.bounds.mixture
     scores = [share.score for share in shares]
     if not set(scores) <= set(own) or len(set(scores)) < len(scores):
@@ -190,7 +190,7 @@ def _mixture(answer: Answer, own: list[int]) -> str:
 def _rival(
     answer: Answer, standing: Standing, scores: Array, names: tuple[str, ...], owner: int
 ) -> list[Check]:
-    """The rival is the nearest, or as near as rounding may tell; the runner-up is its class."""
+    """Check that the rival is the nearest, up to rounding, and that the runner-up is its class."""
     at = int(np.flatnonzero(standing.foreign == answer.bounds.rival)[0])
     first, reach, lead = nearest_rival(standing, scores), standing.reach, -scores[standing.foreign]
     error = 2.0 * standing.bound_error

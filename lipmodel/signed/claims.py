@@ -43,11 +43,11 @@ INPUT_ROUNDOFF = {"float64": Fraction(0), "float32": Fraction(1, 2**24)}
 
 @dataclass(frozen=True, kw_only=True)
 class _Bounds:
-    """What both formats state of the rival that sets the radius.
+    """The bounds that both formats state of the rival that sets the radius.
 
     Attributes:
         rival: index of a raw score of another class.
-        mixture: the scores of the answered class that stand against it; weights add up to 1.
+        mixture: the scores of the answered class that are compared with it; weights add up to 1.
         bound_lipschitz: L, how fast the mixture less the rival's score may move.
         bound_error: E, how far an execution's value of that may be from the exact one.
         bound_error_slope: B, how much E grows per unit of the input's size.

@@ -54,7 +54,7 @@ class SigningKeys:
     changed: float = 0.0
 
     def current(self, now: float) -> SigningKeys:
-        """Return the keys to sign with: the earlier ones until whoever caches the set must know the first."""
+        """Return the keys to sign with: the earlier ones until caches of the set must hold the newest."""
         young = now - self.changed < PUBLISHED_SECONDS  # also where the clock went back
         return self.earlier if young and self.earlier else self
 

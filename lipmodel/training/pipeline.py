@@ -208,7 +208,7 @@ def _select(step: Any, weight: Array) -> Pulled:
 
 
 def _columns(step: Any, weight: Array) -> Pulled:
-    """Pull each part of a ColumnTransformer through the weights of what it makes, and add up."""
+    """Pull each part of a ColumnTransformer through the weights of its columns, and add up."""
     pulled, offset = np.zeros((len(weight), step.n_features_in_)), np.zeros(len(weight))
     for name, part, columns in step.transformers_:
         behind = weight[:, step.output_indices_[name]] * (step.transformer_weights or {}).get(name, 1.0)

@@ -279,7 +279,7 @@ def fit_network(
 
 
 def _checkpoint(planned: Plan, out_dir: Path, team: Team, resume: bool, force: bool) -> Checkpoint:
-    """Return where the state is kept, with what has to be the same for a training to go on.
+    """Return the checkpoint of a training, with the values that must be the same to resume from it.
 
     Raises:
         RecipeError: the training may not begin, or go on, since it would replace what is there.

@@ -144,7 +144,7 @@ async def respond(request: Request, service: Service, model: Model, protocol: Pr
 
 
 def question(service: Service, model: Model, asked: Asked, caller: str, lease: Lease) -> Question:
-    """What a request asks, if that can be answered here; its arrays are held in place of its body.
+    """Return the question of a request, with memory held for its arrays in place of its body.
 
     Raises:
         InputError: the inputs do not fit the model, or are too many for what is asked.

@@ -34,7 +34,7 @@ async def attack_model(
     body: Annotated[AttackRequest, Depends(json_body(AttackRequest))],
     service: ServiceHere,
 ) -> Response:
-    """The search of an audit, in the model's own execution. What it does not find may still be there."""
+    """Search as an audit does, in the model's own execution. A change that it misses may still exist."""
     predictor = model.predictor
     rows = input_array(body.inputs, predictor.file.graph.input_size, service.settings.max_rows)
     norm = body.norm or predictor.default_norm

@@ -30,9 +30,9 @@ JSON_TYPE = "application/json"
 EITHER_HEADER = 32
 """Of zlib: the header tells gzip from deflate."""
 SPOOLED_BYTES = 65_536
-"""Of each file of a form in memory; the rest lies on the disk. A field may have as many."""
+"""Most bytes of each file of a form in memory, the rest being on the disk; and of each field."""
 MAX_VALUES, VALUE_BYTES = 1_000_000, 70
-"""Of JSON: numbers, arrays and whatever else commas part; and what one takes once it is read."""
+"""Most values (numbers, arrays, …) in a JSON body, and the bytes that each takes once it is read."""
 MAX_MEMBERS = 10_000
 """Of JSON objects: each that is not known takes 1 KB to say so."""
 SMALL_BYTES = 16_384
@@ -217,7 +217,7 @@ def parse(schema: type[M], content: str | bytes) -> M:
 
 
 def lease_of(request: Request) -> Lease:
-    """What is held for a request."""
+    """Return the lease that holds memory for a request."""
     lease: Lease = request.scope[LEASE]
     return lease
 

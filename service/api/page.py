@@ -78,7 +78,7 @@ def _content(path: Path, _modified: int) -> Content:
 
 
 class _Pieces(Response):
-    """Content that is kept for all who ask, sent in pieces of it, of which none is a copy of the whole."""
+    """Content kept for every request and sent in slices, so that none holds a copy of the whole."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send each piece once the client has taken those before."""
