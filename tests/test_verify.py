@@ -423,6 +423,43 @@ def test_without_the_model_it_says_that_it_checked_consistency_alone():
     assert verify(replace(HONEST, certified_radius=1.0 + HONEST.certified_radius)).verdict == "fails"
 
 
+LARGEST, SMALLEST = float(np.finfo(float).max), 5e-324
+
+
+@pytest.mark.parametrize(
+    ("lie", "name"),
+    [
+        (with_rival(bound_error=1e308, bound_lipschitz=SMALLEST, bound_error_slope=0.0), "radius from"),
+        (
+            replace(
+                HONEST, scores=tuple(LARGEST if s == max(HONEST.scores) else -LARGEST for s in HONEST.scores)
+            ),
+            "margin",
+        ),
+        (replace(HONEST, certified_radius=LARGEST), "radius from"),
+    ],
+)
+def test_numbers_beyond_float64_are_told_like_any_other(lie, name):
+    assert any(reason.startswith(name) for reason in verify(lie).reasons)
+
+
+def test_equal_scores_that_do_not_move_certify_nothing():
+    rivals = tuple(
+        replace(
+            RIVAL,
+            score=i,
+            mixture=(Share(0, 1.0),),
+            bound_lipschitz=0.0,
+            bound_error=0.0,
+            bound_error_slope=0.0,
+        )
+        for i in (1, 2)
+    )
+    lie = replace(HONEST, scores=(1.0,) * 3, label_index=0, runner_up_index=1, margin=0.0, rivals=rivals)
+    assert [reason.split(":")[0] for reason in verify(lie).reasons] == ["radius from the stated bounds"]
+    assert verify(replace(lie, certified_radius=0.0)).verdict == "consistent"
+
+
 def test_consistency_needs_no_flint(monkeypatch):
     for name in [n for n in sys.modules if n == "flint" or n.startswith(("flint.", "lipmodel.verify."))]:
         monkeypatch.delitem(sys.modules, name)

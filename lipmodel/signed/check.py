@@ -103,6 +103,8 @@ def _again(answer: Answer, predictor: CertifiedPredictor, x: Array) -> list[Chec
         return checks  # the rest speaks of another class
     seen = as_evaluated(checked, execution)
     mixer, scores = predictor.mixer(norm, execution), predictor.scores_in_float64(seen)[0]
+    if not np.isfinite(scores).all():
+        raise InputError("its scores are not finite")
     standing = mixer.stand(scores, seen[0], label, mix=answer.method != "lipschitz")
     checks.append(_margin(answer, float(radii.margin[0]), mixer, scores, seen[0]))
     taken = 0.0 if execution is np.float64 else float(bound_input_rounding(checked, seen, norm)[0])
@@ -155,7 +157,8 @@ def _proved_radius(
         proved = bool((standing.reach > ball).all())
         if not proved and answer.method == "local":
             proved = predictor.tightener(answer.norm, predictor.execution).proves(standing, x, ball)
-    found = float((Fraction(min(float(standing.reach.min()), most)) - Fraction(taken)) * slack / (1 + u))
+    least = min(float(standing.reach.min()), most)
+    found = float((Fraction(least) - Fraction(taken)) * slack / (1 + u)) if np.isfinite(least) else 0.0
     shown = radius if proved else max(0.0, found)
     return Compared(name, "" if proved else f"states {radius!r}; proved here is {shown!r}", radius, shown)
 

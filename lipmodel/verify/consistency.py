@@ -52,6 +52,14 @@ def float_slack(size: int) -> Fraction:
     return 1 - Fraction(size + 4, 2**52)
 
 
+def nearest_float(value: Fraction | float) -> float:
+    """Return the nearest float64, for messages; an infinity beyond the largest."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def answered_score(certificate: Certificate) -> int:
     """The index of the largest raw score, the first of equals; that of the answered class, if all is well."""
     owned = [i for i, owner in enumerate(certificate.owners) if owner >= 0]
@@ -119,7 +127,7 @@ def _margin(certificate: Certificate) -> str:
     # Down to the next number below, which for a difference of 0 or a subnormal one is 0 or nearly so.
     if margin <= exact <= margin * (1 + ROUNDED_DOWN) + Fraction(1, 2**1000):
         return ""
-    return f"states {certificate.margin!r}; the difference of the scores stated is {float(exact)!r}"
+    return f"states {certificate.margin!r}; the difference of the scores stated is {nearest_float(exact)!r}"
 
 
 def _lead(certificate: Certificate, rival: Rival) -> Fraction:
@@ -131,7 +139,7 @@ def _reach(certificate: Certificate, rival: Rival) -> Fraction | float:
     slope = Fraction(certificate.bound_norm_ratio) * Fraction(rival.bound_error_slope)
     speed = Fraction(rival.bound_lipschitz) + slope
     room = _lead(certificate, rival) - 2 * Fraction(rival.bound_error)
-    return room / speed if speed else math.copysign(math.inf, room)
+    return room / speed if speed else math.inf if room > 0 else -math.inf
 
 
 def _runner_up(certificate: Certificate) -> str:
@@ -155,4 +163,4 @@ def _radius(certificate: Certificate) -> str:
     # <, not <=: the ball is closed, and on its boundary the scores may be equal
     if Fraction(radius) < bound:
         return ""
-    return f"states {radius!r}; the bounds stated give no more than {float(bound)!r}"
+    return f"states {radius!r}; the bounds stated give no more than {nearest_float(bound)!r}"

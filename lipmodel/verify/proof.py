@@ -14,7 +14,7 @@ from lipmodel.certify.certificate import Certificate, Rival
 from lipmodel.certify.claims import read_claims
 from lipmodel.certify.graph import OnnxFile
 from lipmodel.norms import Norm
-from lipmodel.verify.consistency import Check, float_slack, mixed
+from lipmodel.verify.consistency import Check, float_slack, mixed, nearest_float
 from lipmodel.verify.ends import linear_end, owners
 from lipmodel.verify.evaluation import evaluate
 from lipmodel.verify.folded import digest_folded
@@ -184,7 +184,8 @@ class _Proved:
             reach = self.rounding.features * vector_norm(self.rows[index], self.norm.dual) + self.local[index]
             away = Fraction(stated) - exact
             if away and not abs(_ball(away)) <= reach.at(self.size):
-                return f"scores[{index}] is {stated!r}; exactly it is {float(exact)!r}, beyond any rounding"
+                found = nearest_float(exact)
+                return f"scores[{index}] is {stated!r}; exactly it is {found!r}, beyond any rounding"
         return ""
 
 

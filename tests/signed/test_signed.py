@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from onnx import TensorProto
 
+from lipmodel.certify.certificate import digest
 from lipmodel.certify.mixtures import Mixer
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.cli import main
@@ -227,6 +229,18 @@ def test_scores_that_overflow_in_float32_are_not_stated():
     assert not np.isfinite(predictions.raw_scores).all()
     with pytest.raises(InputError, match="not finite"):
         answers(predictor, x, predictions)
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+def test_an_answer_where_the_model_overflows_is_told(clipped):
+    """Whether its scores overflow, or something before them whose bounds do."""
+    nodes = [n("MatMul", ["x", "A"], "a"), n("MatMul", ["a", "A"], "b"), n("Clip", ["b", "", "one"], "y")]
+    constants = {"A": np.eye(2) * 1e150, "one": np.ones(())}
+    nodes = nodes if clipped else [n("MatMul", ["x", "A"], "a"), n("MatMul", ["a", "A"])]
+    content = model(nodes, constants, shape=("N", 2), dtype=TensorProto.DOUBLE)
+    near, far = np.array([[0.5, -0.5]]), np.array([[3e38, -1.0]])
+    lie = replace(answer_of(content, near), input_sha256=digest(far[0].tolist()))
+    assert not all(check.passed for check in check_answer(lie, content, far))
 
 
 PROTOTYPES = next(content for name, (content, _) in HEADS.items() if name == "reduce max of rows")
