@@ -89,6 +89,7 @@ def _radius(answer: Answer) -> Check:
     return Compared(name, reason, radius, answer.bounds.largest_radius(size, answer.execution))
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what overflows or is no number proves nothing
 def _again(answer: Answer, predictor: CertifiedPredictor, x: Array) -> list[Check]:
     """Each statement by itself."""
     checked = predictor.check_inputs(x[None])
