@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import onnx
 from onnx import TensorProto
@@ -50,20 +52,19 @@ def digest_of(path: Path, locations: Iterable[str] = (), *, max_bytes: int) -> s
     large, those before it included, counts as unreadable, so that the digest changes once it is mended.
 
     Raises:
-        FileFormatError: the model's own file is too large.
+        FileFormatError: the model's own file is too large, or no regular file.
         OSError: it cannot be read.
     """
-    size = path.stat().st_size
-    if size > max_bytes:
-        raise FileFormatError(f"the file has {size} bytes; at most {max_bytes} are accepted")
-    with path.open("rb") as file:
+    with _open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise FileFormatError(f"the file has {size} bytes; at most {max_bytes} are accepted")
         digest = hashlib.file_digest(file, "sha256")
     left = max_bytes
     for location in sorted(locations):
         try:
-            place = _place(path.parent, location)
-            with place.open("rb") as file:
-                left -= place.stat().st_size
+            with _open_regular(_place(path.parent, location)) as file:
+                left -= os.fstat(file.fileno()).st_size
                 found = hashlib.file_digest(file, "sha256").hexdigest() if left >= 0 else "unreadable"
         except (FileFormatError, OSError):
             found = "unreadable"
@@ -137,6 +138,20 @@ def _read(folder: Path, location: str, tensor: str, left: int) -> bytes:
             f"initializer '{tensor}' keeps its data in {location[:80]!r}, which cannot be read "
             f"({error.strerror or error}); put that file beside the model, or {HOW_TO_SAVE_ONE_FILE}"
         ) from error
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    """Open a file; a pipe or device in its place since would block, or have no end.
+
+    Raises:
+        FileFormatError: it is no regular file.
+        OSError: it cannot be opened.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise FileFormatError("it is no regular file")
 
 
 def _place(folder: Path, location: str, tensor: str = "") -> Path:

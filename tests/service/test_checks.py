@@ -231,6 +231,28 @@ def test_a_file_that_is_replaced_while_it_is_checked_has_no_verdict(checks, verd
     assert verdicts.get(file.digest) is None
 
 
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_put_in_the_place_of_a_file_while_it_is_checked_blocks_nobody(
+    checks, tmp_path, monkeypatch, kind
+):
+    """A pipe would be waited for, and a device read, for ever: no other file would be checked."""
+    put(tmp_path / "m.onnx", two_moons())
+    ask = Checks._ask
+
+    def replaced(self, lane, path, seconds):
+        answer = ask(self, lane, path, seconds)
+        if path.name == "m.onnx":
+            path.unlink()
+            {"pipe": os.mkfifo, "device": lambda p: p.symlink_to("/dev/zero"), "folder": os.mkdir}[kind](path)
+        return answer
+
+    monkeypatch.setattr(Checks, "_ask", replaced)
+    with pytest.raises(FileFormatError, match=r"no regular file|directory"):
+        checks.submit(checks.look_up(tmp_path / "m.onnx")).result(20)
+    put(tmp_path / "other.onnx", two_moons())
+    assert look(checks, tmp_path / "other.onnx") == Verdict()
+
+
 def test_what_ran_into_a_limit_is_checked_again_once_there_is_more(tmp_path, verdicts):
     put(tmp_path / "m.onnx", two_moons())
     small = Checks(verdicts, seconds=1, max_bytes=2**28)
