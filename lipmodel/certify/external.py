@@ -6,8 +6,8 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 import onnx
 from onnx import TensorProto
@@ -140,7 +140,7 @@ def _read(folder: Path, location: str, tensor: str, left: int) -> bytes:
         ) from error
 
 
-def _open_regular(path: Path) -> BinaryIO:
+def _open_regular(path: Path) -> BufferedReader:
     """Open a file; a pipe or device in its place since would block, or have no end.
 
     Raises:
