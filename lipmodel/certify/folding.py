@@ -85,10 +85,16 @@ def read_tensor(tensor: onnx.TensorProto) -> Constant:
             f"initializer '{name}' claims {count} numbers; at most {MAX_ELEMENTS} are accepted"
         )
     dtype = np.dtype(TENSOR_TYPES[tensor.data_type])
+    if len(fields := [field.name for field, _ in tensor.ListFields() if field.name.endswith("_data")]) > 1:
+        raise FileFormatError(
+            f"initializer '{name}' carries numbers in {' and '.join(fields)}; runtimes read either"
+        )
     if tensor.HasField("raw_data"):
-        carried = len(tensor.raw_data) / dtype.itemsize
+        numbers: Any = np.frombuffer(tensor.raw_data, np.uint8)
+        carried = len(numbers) / dtype.itemsize
     else:
-        carried = len(getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type)))
+        numbers = getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type))
+        carried = len(numbers)
     if carried != count:
         raise FileFormatError(
             f"initializer '{name}' claims {count} numbers (shape {list(tensor.dims)}) and carries {carried:g}"
@@ -97,6 +103,10 @@ def read_tensor(tensor: onnx.TensorProto) -> Constant:
         array = numpy_helper.to_array(tensor)
     except (ValueError, TypeError) as error:
         raise FileFormatError(f"initializer '{name}' cannot be read: {error}") from error
+    if array.dtype == np.bool_ and (array.ravel() != np.asarray(numbers)).any():
+        raise FileFormatError(
+            f"initializer '{name}' has truths other than 0 and 1; runtimes read them differently"
+        )
     if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
         raise UnsupportedError(f"initializer '{name}' has a NaN or an infinity; finite weights are accepted")
     return array

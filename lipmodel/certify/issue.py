@@ -32,6 +32,7 @@ def certify(
         InputError: see ``CertifiedPredictor.check_inputs``; also where a score or a bound is no
             finite number, so that there is nothing to state.
     """
+    predictor = predictor.executing(np.float64)  # the execution that certificates speak of
     x = predictor.check_inputs(inputs)
     result = predictor.predict(x, norm)
     rule, mixer = predictor.rule(result.norm), predictor.mixer(result.norm)

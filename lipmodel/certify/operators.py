@@ -175,10 +175,13 @@ def _clip(walk: Walk, node: Node) -> None:
         if name in node.attributes:
             end = np.asarray(np.float32(node.attributes[name]), np.float64)
         ends.append(None if end is None else walk.per_sample(node, end, shape))
-    if ends == [None, None]:
+    low, high = ends
+    if low is None and high is None:
         walk.reshape(node, x, shape)
-    else:
-        walk.finish(node, ops.Clip, (x,), shape, low=ends[0], high=ends[1])
+        return
+    if walk.opset < 13 and low is not None and high is not None and (low > high).any():
+        raise node.refuse("has min above max; only from opset 13 on is the result defined")
+    walk.finish(node, ops.Clip, (x,), shape, low=low, high=high)
 
 
 @_handles("Abs")

@@ -196,3 +196,9 @@ def test_altered_bytes_are_read_or_refused(at, put, cut):
     except CertificateError:
         return
     assert all(map(math.isfinite, (*read.input, *read.scores, read.margin, read.certified_radius)))
+
+
+def test_certificates_speak_of_float64_whatever_the_predictor_executes():
+    predictor = CertifiedPredictor(to_file(groupsort_net((4, 8, 8), 3)))
+    x = np.random.default_rng(0).normal(size=(3, 4))
+    assert certify(predictor.executing(np.float32), x) == certify(predictor, x)

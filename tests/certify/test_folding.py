@@ -11,9 +11,10 @@ import pytest
 from onnx import TensorProto
 
 from benchmarks.fuzz_folding import FINE, make, trial
+from lipmodel.certify.folding import read_tensor
 from lipmodel.certify.graph import read_onnx
 from lipmodel.certify.session import open_session
-from lipmodel.errors import UnsupportedError
+from lipmodel.errors import FileFormatError, UnsupportedError
 from tests.certify.test_graph import C, W, ints, model, n
 
 F, D, I64, I32 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32
@@ -236,6 +237,21 @@ def test_what_runtimes_read_in_different_ways_is_refused(name):
     content, reason = REFUSED[name]
     with pytest.raises(UnsupportedError, match=reason):
         read_onnx(content)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"data_type": TensorProto.BOOL, "int32_data": [0, 1, 2, 256]}, "truths other than 0 and 1"),
+        ({"data_type": TensorProto.BOOL, "raw_data": bytes([0, 1, 2, 1])}, "truths other than 0 and 1"),
+        ({"data_type": F, "float_data": [1] * 4, "raw_data": bytes(16)}, "in float_data and raw_data"),
+        ({"data_type": F, "float_data": [1] * 4, "int32_data": [1] * 4}, "in float_data and int32_data"),
+    ],
+)
+def test_tensors_that_runtimes_read_in_different_ways_are_refused(fields, reason):
+    tensor = onnx.TensorProto(name="c", dims=[4], **fields)
+    with pytest.raises(FileFormatError, match=reason):
+        read_tensor(tensor)
 
 
 def test_random_constants_are_what_onnxruntime_and_the_reference_compute():

@@ -256,6 +256,10 @@ def test_what_is_read_is_what_onnxruntime_runs(name):
 
 
 REFUSED = {
+    "clip with its ends the wrong way round": (
+        model([n("Clip", ["x", "two", "one"])], {"two": np.float32(2), "one": np.float32(1)}, opset=12),
+        "min above max",
+    ),
     "unknown operator": (middle(n("Erf", "a", "z")), r"node 'z' \(Erf\).*not supported yet; replace it"),
     "tanh": (middle(n("Tanh", "a", "z")), r"node 'z' \(Tanh\).*not supported yet; replace it"),
     "sigmoid in a hidden layer": (middle(n("Sigmoid", "a", "z")), r"\(Sigmoid\).*not supported yet"),
