@@ -36,6 +36,7 @@ from lipmodel.certify.external import external_locations
 from lipmodel.certify.graph import MAX_FILE_BYTES, read_onnx
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import LipcertError
+from service.container import within
 from service.readiness import ready_for_all
 
 NICENESS = 5
@@ -67,7 +68,8 @@ def main() -> None:
 
 
 def _answer(task: dict[str, Any], out: int) -> dict[str, Any]:
-    seconds, max_bytes = task["seconds"], min(task["max_bytes"], _data_bytes() + task["left"])
+    seconds = task["seconds"]
+    max_bytes = within(resource.RLIMIT_DATA, min(task["max_bytes"], _data_bytes() + task["left"]))
     reader, writer = os.pipe()
     begun = time.monotonic()
     if not (child := os.fork()):
@@ -113,7 +115,7 @@ def _check(path: Path, seconds: float, max_bytes: int, writer: int) -> None:
     """Checks one file in the fork, and ends it."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF ends the process, also while C code runs
-    cpu = math.ceil(seconds) + 1
+    cpu = within(resource.RLIMIT_CPU, math.ceil(seconds) + 1)
     resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
     resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
     try:

@@ -1,7 +1,8 @@
-"""How much memory is left: of the machine, and of each control group that limits this process."""
+"""How much is left of memory: in the machine, its control groups, and the limits of this process."""
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 UNLIMITED = 2**63
@@ -25,6 +26,17 @@ def memory_left(groups: Path = _CGROUPS, process: Path = Path("/proc/self/cgroup
             folders = [group, *group.parents] if group.is_dir() else [root]
             left += [_left_in(folder) for folder in folders if folder.is_relative_to(root)]
     return max(0, min(left))
+
+
+def within(kind: int, wanted: int) -> int:
+    """Return so much of a resource, or the less that this process may have (``ulimit``, ``LimitDATA``).
+
+    Args:
+        kind: such as ``resource.RLIMIT_DATA``.
+        wanted: at most so much.
+    """
+    hard = resource.getrlimit(kind)[1]
+    return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
 
 
 def _left_in(folder: Path) -> int:

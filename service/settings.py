@@ -48,7 +48,9 @@ class Settings(BaseSettings):
         False, description="Whether models may be uploaded, removed and labelled over HTTP."
     )
     max_model_bytes: int = Field(256 * 2**20, ge=1, description="Most bytes in an uploaded model.")
-    check_seconds: float = Field(60, gt=0, description="Processor time that checking a model file may take.")
+    check_seconds: float = Field(
+        60, gt=0, le=86_400, description="Processor time that checking a model file may take."
+    )
     check_bytes: int = Field(
         2**30,
         ge=2**28,

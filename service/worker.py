@@ -30,6 +30,7 @@ from lipmodel.evaluate import BATCH_ROWS, Evaluation, evaluate
 from lipmodel.norms import Array, Norm
 from lipmodel.progress import Progress
 from lipmodel.stream import Stream, in_memory, open_stream
+from service.container import within
 from service.data_folder import pin
 from service.disk import full
 from service.process import REPORT_FOLDER, TASK_FILE
@@ -43,7 +44,7 @@ MAX_RADII = 10_000
 def main() -> None:
     """Runs the job of the folder named first within the memory named second."""
     os.nice(NICENESS)  # predictions come first
-    folder, most_bytes = Path(sys.argv[1]), int(sys.argv[2])
+    folder, most_bytes = Path(sys.argv[1]), within(resource.RLIMIT_DATA, int(sys.argv[2]))
     resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
     threading.Thread(target=_die_with_the_server, daemon=True).start()
     out = os.fdopen(os.dup(1), "w", encoding="ascii")

@@ -103,6 +103,15 @@ def test_memory_is_what_is_left_where_that_is_less(tmp_path):
         assert accepted or answer["ran_out"] == "max_bytes"
 
 
+def test_a_process_that_may_have_less_memory_already_checks_within_that(tmp_path):
+    """As under ``ulimit -d`` and systemd's LimitDATA, which no process may raise again."""
+    put(tmp_path / "good.onnx", two_moons())
+    script = f"import resource\nresource.setrlimit(resource.RLIMIT_DATA, 2 * [{2**29}])\n{HARMFUL}"
+    (answer,) = answers([tmp_path / "good.onnx"], script=script)
+    assert "sha256" in answer
+    assert answer["max_bytes"] == 2**29
+
+
 def test_nothing_lives_on_when_the_server_or_the_checker_dies(tmp_path):
     """The fork is in an endless loop that holds the interpreter."""
     put(tmp_path / "seconds.onnx", two_moons())
