@@ -27,7 +27,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lipmodel.certify.external import HOW_TO_SAVE_ONE_FILE, is_external
 from lipmodel.certify.session import open_session
-from lipmodel.certify.shapes import Constant, Symbols, compute
+from lipmodel.certify.shapes import Constant, Symbols, compute, shape_vector
 from lipmodel.certify.walk import MAX_AXES, Node, Walk
 from lipmodel.errors import FileFormatError, UnsupportedError
 
@@ -172,8 +172,7 @@ def _identity(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
 
 @_folds("Shape", attributes=("start", "end"))
 def _shape(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
-    a = node.attributes
-    return [np.array(inputs[0].shape, np.int64)[a.get("start", 0) : a.get("end", MAX_AXES)]]
+    return [shape_vector(inputs[0].shape, node.attributes).astype(np.int64)]
 
 
 @_folds("Transpose", attributes=("perm",))

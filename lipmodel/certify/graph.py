@@ -31,7 +31,7 @@ from lipmodel.certify.folding import fold, read_tensor
 from lipmodel.certify.head import MAX_SCORES
 from lipmodel.certify.operators import FLOATS, HANDLERS
 from lipmodel.certify.ops import Graph
-from lipmodel.certify.shapes import Constant, shape_vector
+from lipmodel.certify.shapes import BATCH, Constant, shape_vector
 from lipmodel.certify.simplify import simplify
 from lipmodel.certify.walk import MAX_AXES, MAX_SAMPLE, Node, Walk
 from lipmodel.errors import FileFormatError, OtherFileError, UnsupportedError, refusing_exhaustion
@@ -299,7 +299,12 @@ def _visit(walk: Walk, proto: onnx.NodeProto) -> None:
     if proto.op_type == "Constant":
         _constant(walk, node)
     elif proto.op_type == "Shape" and proto.input[0] in walk.shapes:
-        walk.define_symbols(proto.output[0], shape_vector(walk.shapes[proto.input[0]], attributes))
+        node.check_attributes(frozenset(("start", "end")))
+        try:
+            vector = shape_vector((BATCH, *walk.shapes[proto.input[0]]), attributes)
+        except (ValueError, TypeError) as error:
+            raise node.refuse(f"is malformed: {error}") from error
+        walk.define_symbols(proto.output[0], vector)
     elif walk.made_of_constants(proto):
         fold(walk, node)
     else:

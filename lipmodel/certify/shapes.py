@@ -47,10 +47,17 @@ NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}
 """Second operands that change nothing."""
 
 
-def shape_vector(shape: tuple[int, ...], attributes: dict[str, Any]) -> Symbols:
-    """Return the result of ONNX Shape for a tensor with that shape per sample."""
-    vector = np.array([BATCH, *shape], dtype=object)
-    return vector[attributes.get("start", 0) : attributes.get("end", len(vector))]
+def shape_vector(shape: tuple[Integer, ...], attributes: dict[str, Any]) -> Symbols:
+    """Return what ONNX Shape makes of a whole shape.
+
+    Raises:
+        ValueError: it begins or ends before the first axis, which runtimes read in different ways.
+    """
+    vector = np.array(shape, dtype=object)
+    start, end = attributes.get("start", 0), attributes.get("end", len(vector))
+    if min(start, end) < -len(vector):
+        raise ValueError(f"start {start} or end {end} lies before the first of {len(vector)} axes")
+    return vector[start:end]
 
 
 def compute(op: str, a: Integer, b: Integer, limits: tuple[int, int]) -> Integer:

@@ -203,6 +203,18 @@ REFUSED = {
         ),
         "some runtimes remove none",
     ),
+    "a shape that ends before its first axis": (
+        shift(n("Shape", "U", "s", end=-3), n("Concat", ["k", "s"], "t", axis=0), n("Cast", "t", "V", to=F),
+              U=C[None, :4], k=ints(6)),
+        "before the first of 2 axes",
+    ),
+    "an open shape that begins before its first axis": (
+        model([n("Shape", "x", "s", start=-3), n("Cast", "s", "V", to=I64), n("Reshape", ["x", "V"])]),
+        "before the first of 2 axes",
+    ),
+    "an open shape of no axes": (
+        model([n("Shape", "x", "s", start=0.5), n("Reshape", ["x", "s"])]), "is malformed",
+    ),
     "an open shape beyond its type": (
         model(
             [n("Shape", "x", "s"), n("Concat", ["s", "k"], "t", axis=0), n("Cast", "t", "u", to=I32),
