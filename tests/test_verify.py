@@ -670,6 +670,16 @@ def test_a_certificate_names_the_weights_that_the_file_computes(name):
         assert reason.startswith("digest of folded weights: states")
 
 
+def test_weights_that_the_whole_file_computes_otherwise_are_refused(monkeypatch):
+    """All is proved of the reader's weights, so a certificate cannot name those of another run instead."""
+    content = READ["folded constants"]
+    (c,) = certify(CertifiedPredictor(content), [[0.5, -1.0, 0.25, 2.0]])
+    other = replace(read_onnx(content), folded_sha256="1" * 64)
+    monkeypatch.setitem(verify.__globals__, "read_onnx", lambda model: other)
+    (reason,) = verify(c, content).reasons
+    assert reason.startswith("model: is refused: the weights that it computes are others")
+
+
 def test_a_certificate_names_no_weights_where_the_file_computes_none():
     (reason,) = verify(replace(HONEST, folded_weights_sha256="0" * 64), CONTENT).reasons
     assert reason.endswith("the file computes no weights")

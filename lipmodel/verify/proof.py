@@ -13,6 +13,7 @@ from lipmodel.certify import ops
 from lipmodel.certify.certificate import Certificate, Rival
 from lipmodel.certify.claims import read_claims
 from lipmodel.certify.graph import OnnxFile
+from lipmodel.errors import ModelError
 from lipmodel.norms import Norm
 from lipmodel.verify.consistency import Check, float_slack, mixed, nearest_float
 from lipmodel.verify.ends import linear_end, owners
@@ -33,8 +34,15 @@ class Proof:
 
     @cached_property
     def folded_sha256(self) -> str | None:
-        """The digest of the weights that the file computes when it is run as a whole."""
-        return digest_folded(self.file)
+        """The digest of the weights that the file computes when it is run as a whole.
+
+        Raises:
+            ModelError: they are not those that the reader computed, of which all here is proved.
+        """
+        found = digest_folded(self.file)
+        if found != self.file.folded_sha256:
+            raise ModelError("the weights that it computes are others when it is run as a whole")
+        return found
 
     @cached_property
     def layers(self) -> Layers:
