@@ -39,7 +39,7 @@ from lipmodel.errors import LipcertError
 from service.container import within
 from service.readiness import ready_for_all
 
-NICENESS = 5
+NICENESS = 10
 CLOCK_FACTOR = 4.0
 """A check may take its seconds of processor time, and so many times as long by the clock."""
 MAX_ANSWER_BYTES = 2**20

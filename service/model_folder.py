@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ def scan(root: Path) -> dict[Slot, Found]:
         if path.suffix == ".onnx":
             slot = Slot(path.stem, "1")
             places[slot].append(path)
-            companions[slot] += [root / other for other in names if _is_companion(other, name)]
+            companions[slot] += [root / other for other in _companions(names, name)]
         elif path.suffix == ".toml":
             places[Slot(path.stem, SETTINGS)].append(path)
         elif name.endswith(f".{SAMPLES_FILE}"):
@@ -132,8 +133,10 @@ def scan(root: Path) -> dict[Slot, Found]:
     }
 
 
-def _is_companion(other: str, name: str) -> bool:
-    return other.startswith(f"{name}.") and not other.endswith((".onnx", ".toml"))
+def _companions(names: list[str], name: str) -> list[str]:
+    """Return the weight files of a model's file among sorted names: they begin with its name and a dot."""
+    first, after = bisect_left(names, f"{name}."), bisect_left(names, f"{name}/")  # "/" follows "."
+    return [other for other in names[first:after] if not other.endswith((".onnx", ".toml"))]
 
 
 def _scan_versions(path: Path, places: dict[Slot, list[Path]], companions: dict[Slot, list[Path]]) -> None:

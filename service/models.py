@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -382,13 +383,19 @@ class Models:
 
     def _publish(self, fault: str | None) -> None:
         """Puts a registry of what is held in the place of the present one."""
-        names = sorted({slot.name for slot in (*self._held, *self._pending)} | self._unloaded)
-        self.current = Registry({name: self._versions(name) for name in names}, fault)
+        parts: defaultdict[str, dict[str, _Held]] = defaultdict(dict)
+        checking: defaultdict[str, set[str]] = defaultdict(set)
+        for slot, held in self._held.items():
+            parts[slot.name][slot.part] = held
+        for slot in self._pending:
+            checking[slot.name].add(slot.part)
+        names = sorted(parts.keys() | checking.keys() | self._unloaded)
+        versions = {name: self._versions(name, parts[name], frozenset(checking[name])) for name in names}
+        self.current = Registry(versions, fault)
 
-    def _versions(self, name: str) -> Versions:
+    def _versions(self, name: str, parts: dict[str, _Held], checking: frozenset[str]) -> Versions:
         if name in self._unloaded:
             return Versions(name, {}, fault=UNLOADED)
-        parts = {slot.part: held for slot, held in self._held.items() if slot.name == name}
         settings = parts.pop(SETTINGS, _Held((), SettingsFile()))
         labels = parts.pop(LABELS, _Held((), {}))
         samples = parts.pop(SAMPLES, _Held((), None))
@@ -407,7 +414,6 @@ class Models:
                         refused[version] = str(error)
         fault = "; ".join(filter(None, [settings.reason, labels.reason, samples.reason])) or None
         shown = samples.content if isinstance(samples.content, Samples) else None
-        checking = frozenset(slot.part for slot in self._pending if slot.name == name)
         return Versions(
             name,
             served,
