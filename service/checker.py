@@ -36,10 +36,9 @@ from lipmodel.certify.external import external_locations
 from lipmodel.certify.graph import MAX_FILE_BYTES, read_onnx
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import LipcertError
-from service.container import within
+from service.container import give_way, within
 from service.readiness import ready_for_all
 
-NICENESS = 10
 CLOCK_FACTOR = 4.0
 """A check may take its seconds of processor time, and so many times as long by the clock."""
 MAX_ANSWER_BYTES = 2**20
@@ -48,7 +47,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 def main() -> None:
     """Answers tasks until standard input ends."""
-    os.nice(NICENESS)
+    give_way()
     with suppress(OSError):  # where memory runs out all the same, this is what the kernel ends first
         Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
     out = os.dup(1)

@@ -1,11 +1,15 @@
-"""How much is left of memory: in the machine, its control groups, and the limits of this process."""
+"""What this process may use of memory and processors, beside the others of its machine and container."""
 
 from __future__ import annotations
 
+import os
 import resource
+from contextlib import suppress
 from pathlib import Path
 
 UNLIMITED = 2**63
+NICENESS = 10
+"""Of processes that give way to predictions."""
 _CGROUPS = Path("/sys/fs/cgroup")
 _FILES = (
     ("memory.max", "memory.current", "inactive_file"),
@@ -37,6 +41,17 @@ def within(kind: int, wanted: int) -> int:
     """
     hard = resource.getrlimit(kind)[1]
     return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+
+
+def give_way(autogroup: Path = Path("/proc/self/autogroup")) -> None:
+    """Lower the priority of this process below that of the server.
+
+    Where Linux groups processes by session (``sched_autogroup_enabled``), the niceness of a process counts
+    only against its own session: the niceness of the group is what counts against the server's.
+    """
+    os.nice(NICENESS)
+    with suppress(OSError):  # no such groups here
+        autogroup.write_text(str(NICENESS), "ascii")
 
 
 def _left_in(folder: Path) -> int:

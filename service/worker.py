@@ -30,12 +30,11 @@ from lipmodel.evaluate import BATCH_ROWS, Evaluation, evaluate
 from lipmodel.norms import Array, Norm
 from lipmodel.progress import Progress
 from lipmodel.stream import Stream, in_memory, open_stream
-from service.container import within
+from service.container import give_way, within
 from service.data_folder import pin
 from service.disk import full
 from service.process import REPORT_FOLDER, TASK_FILE
 
-NICENESS = 10
 SECONDS_BETWEEN_PROGRESS = 0.1
 MAX_RADII = 10_000
 """Of an evaluation are kept to measure drift against; of more, a random choice."""
@@ -43,7 +42,7 @@ MAX_RADII = 10_000
 
 def main() -> None:
     """Runs the job of the folder named first within the memory named second."""
-    os.nice(NICENESS)  # predictions come first
+    give_way()
     folder, most_bytes = Path(sys.argv[1]), within(resource.RLIMIT_DATA, int(sys.argv[2]))
     resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
     threading.Thread(target=_die_with_the_server, daemon=True).start()

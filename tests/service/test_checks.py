@@ -132,6 +132,17 @@ def test_nothing_lives_on_when_the_server_or_the_checker_dies(tmp_path):
         process.stdin.close()
 
 
+def test_a_process_in_a_session_of_its_own_gives_way_all_the_same():
+    """Its niceness counts within its session alone, where the kernel groups processes by session."""
+    script = "from service.container import give_way; give_way(); print(open('/proc/self/autogroup').read())"
+    if not Path("/proc/self/autogroup").exists():
+        pytest.skip("this kernel does not group processes by session")
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, start_new_session=True, check=True
+    )
+    assert ran.stdout.split()[-2:] == ["nice", "10"]
+
+
 def zombie(pid):
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
