@@ -9,7 +9,6 @@ is served. Where a piecewise linear operation has a kink, the gradient of one ad
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from onnx import TensorProto, helper
 from lipmodel.certify import ops
 from lipmodel.certify.convolution import Window
 from lipmodel.certify.onnx_writer import OnnxBuilder, to_bytes
-from lipmodel.certify.ops import Graph, Op
+from lipmodel.certify.ops import Graph, Op, missing_rule
 from lipmodel.certify.session import open_session
 from lipmodel.norms import Array
 
@@ -80,11 +79,18 @@ class GradientEngine:
 
 def _entries(op: Op) -> int:
     """Of the largest tensor on the way through an operation and back."""
-    size = math.prod(op.shape)
-    if isinstance(op, ops.Conv):
-        positions, most = op.window.readers.shape
-        size = max(size, op.kernel.shape[1] * op.groups * positions * most)
-    return size
+    match op:
+        case ops.Conv():
+            positions, most = op.window.readers.shape
+            return max(op.size, op.groups * int(op.kernel.shape[1] * positions * most))
+        case (
+            ops.Dense() | ops.Scale() | ops.Shift() | ops.Clip() | ops.Abs() | ops.Negate() | ops.LeakyRelu()
+            | ops.AveragePool() | ops.MaxPool() | ops.Sort() | ops.SortingNetwork() | ops.Extremum()
+            | ops.ReduceExtremum() | ops.Sum() | ops.Concat() | ops.Select() | ops.Reshape() | ops.Transpose()
+        ):  # fmt: skip
+            return op.size
+        case _:
+            raise missing_rule(op, "gradient tensor sizes")
 
 
 def _write_gradient(graph: Graph) -> bytes:
@@ -168,14 +174,14 @@ class _Backward:
                     wires[i], wires[j] = self.node("Max", *pair), self.node("Min", *pair)
                 self.saved[op.output] = masks
                 self.b.node("Concat", [wires[i] for i in op.joined], [op.output], axis=op.axis + 1)
-            case _:
+            case _:  # the rest, or refused
                 self.b.emit(op, op.inputs, op.output)
 
     def backward(self, op: Op) -> None:
         """Turns the cotangent of an operation's output into contributions to those of its inputs.
 
         Raises:
-            NotImplementedError: for an operation added to ``ops`` and not here.
+            NotImplementedError: by :func:`missing_rule`.
         """
         if not self.cotangents[op.output]:
             return
@@ -240,7 +246,7 @@ class _Backward:
                 inverse = np.argsort(op.permutation)
                 self.add(x, self.node("Transpose", g, perm=[0, *(int(a) + 1 for a in inverse)]))
             case _:
-                raise NotImplementedError(f"no derivative is given for {type(op).__name__}")
+                raise missing_rule(op, "gradients")
 
     def _sorting_network(self, op: ops.SortingNetwork, g: str) -> str:
         """Back through the comparators: where a >= b the max was a, and its cotangent goes to a."""

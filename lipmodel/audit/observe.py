@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from lipmodel.audit.findings import BINS
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.certify import ops
 from lipmodel.certify.lipschitz import bound_lipschitz
-from lipmodel.certify.ops import Graph
+from lipmodel.certify.ops import Graph, missing_rule
 from lipmodel.certify.rounding import RoundingBounds
 from lipmodel.norms import Array, Norm, bound_vector_norm, down, gamma, up, vector_norm
 
@@ -211,11 +210,17 @@ def _roundings(op: ops.Op) -> int:
             return len(op.kernel) // op.groups + int(op.window.readers.shape[1]) + 1
         case ops.AveragePool() | ops.MaxPool():
             return int(op.window.readers.shape[1]) + 2
+        case (
+            ops.Scale() | ops.Shift() | ops.Clip() | ops.Abs() | ops.Negate() | ops.LeakyRelu() | ops.Sort()
+            | ops.SortingNetwork() | ops.Extremum() | ops.ReduceExtremum() | ops.Sum() | ops.Concat()
+            | ops.Select() | ops.Reshape() | ops.Transpose()
+        ):  # fmt: skip
+            return 2  # at most a product or a quotient; masks are products with 0 and 1, which are exact
         case _:
-            return 2
+            raise missing_rule(op, "gradient rounding errors")
 
 
-def _absolute(op: ops.Op) -> Any:
+def _absolute(op: ops.Op) -> ops.Op:
     match op:
         case ops.Dense():
             return replace(op, weight=np.abs(op.weight))
@@ -225,5 +230,11 @@ def _absolute(op: ops.Op) -> Any:
             return replace(op, factor=np.abs(op.factor))
         case ops.LeakyRelu():
             return replace(op, slope=np.abs(op.slope))
+        case (
+            ops.Shift() | ops.Clip() | ops.Abs() | ops.Negate() | ops.AveragePool() | ops.MaxPool()
+            | ops.Sort() | ops.SortingNetwork() | ops.Extremum() | ops.ReduceExtremum() | ops.Sum()
+            | ops.Concat() | ops.Select() | ops.Reshape() | ops.Transpose()
+        ):  # fmt: skip
+            return op  # without weights, or with none below 0: its bound is that of |W| already
         case _:
-            return op
+            raise missing_rule(op, "absolute weights")

@@ -8,6 +8,7 @@ import numpy as np
 
 from lipmodel.certify import pieces
 from lipmodel.certify.backward import Way
+from lipmodel.certify.ops import missing_rule
 from lipmodel.certify.pieces import Piece
 from lipmodel.norms import Array, Norm, vector_norm
 
@@ -55,7 +56,7 @@ def ascent(network: Sequence[Piece], way: Way, norm: Norm) -> dict[int, Array]:
                 y = x.copy()
                 y[:, piece.first], y[:, piece.second] = b + bent, a - bent
             case _:
-                raise NotImplementedError(f"no lines are given through {type(piece).__name__}")
+                raise missing_rule(piece, "slope gradients")
         values.append(y)
     return derivatives
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lipmodel.certify import pieces
+from lipmodel.certify.ops import missing_rule
 from lipmodel.certify.pieces import Piece
 from lipmodel.deadline import Deadline
 from lipmodel.norms import Array, down, gamma, inflate, up
@@ -130,5 +131,7 @@ def bound_reach(piece: Piece, inputs: list[float]) -> float:
             return float(up(largest + np.abs(piece.offset).max()))
         case pieces.Plus():
             return float(up(2.0 * largest))
-        case _:  # rearranged, joined, cut off at 0
-            return largest
+        case pieces.Gather() | pieces.Join() | pieces.Relu() | pieces.Exchange():
+            return largest  # rearranged, joined, cut off at 0
+        case _:
+            raise missing_rule(piece, "magnitudes")

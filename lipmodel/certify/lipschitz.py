@@ -24,7 +24,7 @@ import numpy as np
 
 from lipmodel.certify import ops
 from lipmodel.certify.head import Head, Measure, linear_head
-from lipmodel.certify.ops import Graph, Op
+from lipmodel.certify.ops import Graph, Op, missing_rule
 from lipmodel.certify.witness import Witness, find_witness
 from lipmodel.norms import (
     Array,
@@ -222,8 +222,13 @@ def _entrywise(op: Op, inputs: list[Entrywise]) -> Entrywise | None:
             return Entrywise(source, max(each.slope for each in inputs))
         case ops.Sum():
             return Entrywise(source, float(up(slope + inputs[1].slope)))
-        case _:
+        case (
+            ops.Dense() | ops.Conv() | ops.AveragePool() | ops.MaxPool() | ops.Sort() | ops.SortingNetwork()
+            | ops.ReduceExtremum() | ops.Concat() | ops.Select() | ops.Reshape() | ops.Transpose()
+        ):  # fmt: skip
             return None
+        case _:
+            raise missing_rule(op, "entrywise slopes")
 
 
 def _propagate(op: Op, inputs: list[Constants]) -> Constants:
@@ -250,7 +255,7 @@ def _propagate(op: Op, inputs: list[Constants]) -> Constants:
             # projection. Select takes each entry at most once.
             return inputs[0]
         case _:
-            raise NotImplementedError(f"no Lipschitz bound is given for {type(op).__name__}")
+            raise missing_rule(op, "Lipschitz constants")
 
 
 def _through(op: ops.Dense | ops.Conv, before: Constants) -> Constants:

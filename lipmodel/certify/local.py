@@ -35,7 +35,7 @@ from lipmodel.certify.backward import MANY, Ball, Kinks, Scatter, Way, bound_rea
 from lipmodel.certify.head import Indices
 from lipmodel.certify.lines import Lines, chords, nearest, relax, swing
 from lipmodel.certify.onnx_writer import OnnxBuilder, to_bytes
-from lipmodel.certify.ops import Graph
+from lipmodel.certify.ops import Graph, missing_rule
 from lipmodel.certify.pieces import Piece
 from lipmodel.certify.rounding import FORMATS
 from lipmodel.certify.session import open_session
@@ -97,12 +97,15 @@ class LocalBounds:
             if piece.name is not None:
                 value = computed[piece.name].ravel()
             elif piece.like is not None and (before := centre[piece.inputs[0]]) is not None:
-                if isinstance(piece, pieces.Gather):
-                    value = before[piece.indices]
-                elif isinstance(piece, pieces.Exchange):
-                    value = before.copy()
-                    value[piece.first] = np.maximum(before[piece.first], before[piece.second])
-                    value[piece.second] = np.minimum(before[piece.first], before[piece.second])
+                match piece:
+                    case pieces.Gather():
+                        value = before[piece.indices]
+                    case pieces.Exchange():
+                        value = before.copy()
+                        value[piece.first] = np.maximum(before[piece.first], before[piece.second])
+                        value[piece.second] = np.minimum(before[piece.first], before[piece.second])
+                    case _:
+                        raise missing_rule(piece, "rearranged primitives")
             centre.append(value)
         return centre
 
@@ -267,7 +270,7 @@ class LocalBounds:
                 passed[:, piece.first], passed[:, piece.second] = second + slope, first - slope
                 way.add(piece.inputs[0], passed, 1, np.abs(passed).sum(axis=1))
             case _:
-                raise NotImplementedError(f"no way back is given through {type(piece).__name__}")
+                raise missing_rule(piece, "relaxations")
 
     def _bend(self, number: int, bend: Array, way: Way, lines: Lines) -> Array:
         """The slopes ν of lines in d below bend·relu(d), (R, kinks); their constants go to the way."""
@@ -313,10 +316,13 @@ class LocalBounds:
 def _arguments(piece: Piece, size: int, which: Indices) -> Array:
     """(len(which), size): the arguments d of those kinks of a piece, as functionals of its input."""
     rows, line = np.zeros((len(which), size)), np.arange(len(which))
-    if isinstance(piece, pieces.Exchange):
-        rows[line, piece.first[which]], rows[line, piece.second[which]] = 1.0, -1.0
-    else:
-        rows[line, which] = 1.0
+    match piece:
+        case pieces.Relu():
+            rows[line, which] = 1.0
+        case pieces.Exchange():
+            rows[line, piece.first[which]], rows[line, piece.second[which]] = 1.0, -1.0
+        case _:
+            raise missing_rule(piece, "nonlinearities")
     return rows
 
 

@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 from lipmodel import __version__
 from lipmodel.certify import ops
 from lipmodel.certify.convolution import Window
-from lipmodel.certify.ops import Graph, Op
+from lipmodel.certify.ops import Graph, Op, missing_rule
 
 OPSET = 23
 IR_VERSION = 11
@@ -88,7 +88,7 @@ class OnnxBuilder:
         """Writes one operation that reads the ONNX tensors ``inputs`` and makes ``output``.
 
         Raises:
-            NotImplementedError: for an operation added to ``ops`` and not here.
+            NotImplementedError: by :func:`missing_rule`.
         """
         x = inputs[0]
         match op:
@@ -148,7 +148,7 @@ class OnnxBuilder:
             case ops.Transpose():
                 self.node("Transpose", [x], [output], perm=[0, *(a + 1 for a in op.permutation)])
             case _:
-                raise NotImplementedError(f"no ONNX form is given for {type(op).__name__}")
+                raise missing_rule(op, "ONNX nodes")
 
     def shape(self, shape: Sequence[int]) -> str:
         """A Reshape target: the batch axis kept, then the shape per sample."""

@@ -305,22 +305,13 @@ class Graph:
     @property
     def multiplications(self) -> int:
         """Of numbers, to evaluate one sample; a measure of how long it takes."""
-        dense = [op.size * op.weight.shape[1] for op in self.ops if isinstance(op, Dense)]
-        conv = [op.size * math.prod(op.kernel.shape[1:]) for op in self.ops if isinstance(op, Conv)]
-        return int(sum(dense) + sum(conv))
+        return sum(map(_multiplications, self.ops))
 
     @property
     def evaluated_sizes(self) -> list[int]:
         """Numbers a sample of every tensor that evaluation makes, windows written out among them."""
         shapes = self.shapes()
-        written = [
-            math.prod(shapes[op.inputs[0]])
-            // math.prod(op.window.spatial)
-            * math.prod(op.window.output)
-            * op.window.taps
-            for op in self.ops
-            if isinstance(op, Conv | AveragePool | MaxPool)
-        ]
+        written = [size for op in self.ops for size in _written_windows(op, shapes[op.inputs[0]])]
         return [*map(math.prod, shapes.values()), *written]
 
     @property
@@ -348,6 +339,51 @@ class Graph:
                 needed.update(op.inputs)
                 kept.append(op)
         return replace(self, ops=tuple(reversed(kept)))
+
+
+def missing_rule(op: object, table: str) -> NotImplementedError:
+    """Return the error of a table of rules that has none for an operation.
+
+    Every table over operations, or over the primitives of the tight tier, ends in this error: a default
+    would give a new operation a bound without a proof. An operation that needs nothing is named all the same.
+
+    Args:
+        op: operation or primitive.
+        table: name of the table, for the message.
+    """
+    return NotImplementedError(
+        f"{type(op).__name__} has no rule in the table of {table}: see CONTRIBUTING.md, 'Add an operator'"
+    )
+
+
+def _multiplications(op: Op) -> int:
+    match op:
+        case Dense():
+            return op.size * int(op.weight.shape[1])
+        case Conv():
+            return op.size * int(op.kernel[0].size)
+        case (
+            Scale() | Shift() | Clip() | Abs() | Negate() | LeakyRelu() | AveragePool() | MaxPool() | Sort()
+            | SortingNetwork() | Extremum() | ReduceExtremum() | Sum() | Concat() | Select() | Reshape()
+            | Transpose()
+        ):  # fmt: skip
+            return 0  # a few passes over the tensor, beside matrix products
+        case _:
+            raise missing_rule(op, "multiplications")
+
+
+def _written_windows(op: Op, before: Shape) -> list[int]:
+    match op:
+        case Conv() | AveragePool() | MaxPool():
+            channels = math.prod(before) // math.prod(op.window.spatial)
+            return [channels * math.prod(op.window.output) * op.window.taps]
+        case (
+            Dense() | Scale() | Shift() | Clip() | Abs() | Negate() | LeakyRelu() | Sort() | SortingNetwork()
+            | Extremum() | ReduceExtremum() | Sum() | Concat() | Select() | Reshape() | Transpose()
+        ):  # fmt: skip
+            return []
+        case _:
+            raise missing_rule(op, "evaluated sizes")
 
 
 def groupsort_comparators(group_size: int) -> tuple[tuple[int, int], ...]:

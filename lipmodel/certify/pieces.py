@@ -16,7 +16,7 @@ import numpy as np
 
 from lipmodel.certify import ops
 from lipmodel.certify.head import Indices
-from lipmodel.certify.ops import Graph, Op
+from lipmodel.certify.ops import Graph, Op, missing_rule
 from lipmodel.errors import UnsupportedError
 from lipmodel.norms import Array
 
@@ -181,7 +181,7 @@ class _Builder:
             case ops.MaxPool():
                 return self._max_pool(op, x)
             case _:
-                raise UnsupportedError(f"{type(op).__name__} is not taken apart into pieces", node=op.node)
+                raise missing_rule(op, "primitives")
 
     def _gather(self, x: int, indices: Indices, name: str | None = None) -> int:
         return self.add(Gather(inputs=(x,), size=indices.size, name=name, indices=indices.ravel()))
@@ -228,7 +228,7 @@ class _Builder:
 
     def _sort(
         self,
-        op: Op,
+        op: ops.Extremum | ops.MaxPool | ops.ReduceExtremum | ops.Sort | ops.SortingNetwork,
         x: int,
         wires: Sequence[Indices],
         comparators: Iterable[tuple[int, int]],

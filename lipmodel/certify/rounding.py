@@ -23,7 +23,7 @@ from lipmodel.certify import ops
 from lipmodel.certify.convolution import bound_absolute_conv_norm
 from lipmodel.certify.head import Head, Indices, linear_head
 from lipmodel.certify.lipschitz import bound_average
-from lipmodel.certify.ops import Graph, Op
+from lipmodel.certify.ops import Graph, Op, missing_rule
 from lipmodel.norms import (
     Array,
     Norm,
@@ -273,7 +273,7 @@ class _Recursion:
             case ops.Select() | ops.Reshape() | ops.Transpose():
                 return first
             case _:
-                raise NotImplementedError(f"no rounding bound is given for {type(op).__name__}")
+                raise missing_rule(op, "rounding errors")
 
     def _linear(
         self, op: ops.Dense | ops.Conv, weight: Array, terms: int, absolute_norm: float, x: Track
@@ -299,15 +299,18 @@ class _Recursion:
         size, error = track.size, Affine(np.zeros(count), np.zeros(count))
         for op in head.ops:
             terms, weight, factor, offset = 1, 1.0, np.ones(op.shape), np.zeros(op.shape)
-            if isinstance(op, ops.Dense):
-                terms, weight = op.weight.shape[1], float(np.abs(op.weight).max())
-                factor = bound_vector_norm(op.weight, self.norm.dual, axis=1)
-                offset = offset if op.bias is None else np.abs(op.bias)
-            elif isinstance(op, ops.Scale):
-                factor = np.asarray(np.broadcast_to(_bound_factors(op), op.shape))
-                weight = float(factor.max())
-            elif isinstance(op, ops.Shift):
-                offset = np.abs(np.broadcast_to(op.offset, op.shape))
+            match op:
+                case ops.Dense():
+                    terms, weight = op.weight.shape[1], float(np.abs(op.weight).max())
+                    factor = bound_vector_norm(op.weight, self.norm.dual, axis=1)
+                    offset = offset if op.bias is None else np.abs(op.bias)
+                case ops.Scale():
+                    factor = np.asarray(np.broadcast_to(_bound_factors(op), op.shape))
+                    weight = float(factor.max())
+                case ops.Shift():
+                    offset = np.abs(np.broadcast_to(op.offset, op.shape))
+                case _:  # heads are made of these three alone (``head.py``)
+                    raise missing_rule(op, "rounding errors of a head")
             magnitude = size.times(factor).plus(offset)
             added = self.local(terms + 2, magnitude, self.underflow(terms, weight, size, 1))
             size, error = magnitude + added, error.times(factor) + added

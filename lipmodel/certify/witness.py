@@ -25,7 +25,7 @@ import numpy as np
 
 from lipmodel.certify import ops
 from lipmodel.certify.head import Head, Indices, Measure
-from lipmodel.certify.ops import Graph, Op
+from lipmodel.certify.ops import Graph, Op, missing_rule
 from lipmodel.certify.witness_search import find_weights
 from lipmodel.norms import (
     Array,
@@ -200,8 +200,14 @@ def _groups(between: Iterable[Op], size: int) -> tuple[Indices, Indices] | None:
                 wires = [np.take(places, wire, axis=op.axis) for wire in op.wires]
                 groups = np.stack(wires, axis=-1).reshape(-1, len(wires))
                 places = np.concatenate([wires[i] for i in op.joined], axis=op.axis)
-            case _:
+            case (
+                ops.Dense() | ops.Scale() | ops.LeakyRelu() | ops.Conv() | ops.AveragePool() | ops.MaxPool()
+                | ops.Sort() | ops.SortingNetwork() | ops.Extremum() | ops.ReduceExtremum() | ops.Sum()
+                | ops.Concat() | ops.Select()
+            ):  # fmt: skip
                 return None
+            case _:
+                raise missing_rule(op, "scaled norms")
     if single and groups.shape[1] > 1:
         return None  # what is done to each entry does not keep the mean
     groups = groups[np.argsort(groups.min(axis=1))]

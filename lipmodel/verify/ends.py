@@ -14,7 +14,7 @@ import numpy as np
 from flint import arb
 
 from lipmodel.certify import ops
-from lipmodel.certify.ops import Graph, Op
+from lipmodel.certify.ops import Graph, Op, missing_rule
 from lipmodel.verify.numbers import exact, reciprocal
 
 _union = np.frompyfunc(frozenset.union, 2, 1)
@@ -69,8 +69,14 @@ def _send(op: Op, inputs: list[Any]) -> Any:
             for axis in sorted(op.axes, reverse=True):
                 x = _union.reduce(x, axis=axis)
             return x
-        case _:
+        case (
+            ops.Dense() | ops.Scale() | ops.Shift() | ops.Clip() | ops.Abs() | ops.Negate() | ops.LeakyRelu()
+            | ops.Conv() | ops.AveragePool() | ops.MaxPool() | ops.Sort() | ops.SortingNetwork()
+            | ops.Extremum() | ops.ReduceExtremum() | ops.Sum()
+        ):  # fmt: skip
             return None
+        case _:
+            raise missing_rule(op, "owners of scores")
 
 
 @dataclass(frozen=True)

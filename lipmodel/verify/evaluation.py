@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from lipmodel.certify import ops
-from lipmodel.certify.ops import Graph, Op, Shape
+from lipmodel.certify.ops import Graph, Op, Shape, missing_rule
 from lipmodel.verify.numbers import (
     Exact,
     Float64s,
@@ -68,7 +68,7 @@ def _apply(op: Op, inputs: list[Exact]) -> Exact:
                 return Exact(arrays[0] + arrays[1], denominator)
             pick = np.maximum if op.kind == "max" else np.minimum
             return Exact(pick.reduce(arrays), denominator)
-        case _:
+        case _:  # the rest, or refused
             return Exact(_rearranged(op, n), x.denominator)
 
 
@@ -103,7 +103,7 @@ def _rearranged(op: Op, n: Integers) -> Integers:
             first = np.take_along_axis(seen, (seen >= 0).argmax(axis=1)[:, None], axis=1)
             return np.asarray(n.reshape(len(n), -1)[:, np.where(seen < 0, first, seen)].max(axis=2))
         case _:
-            raise NotImplementedError(f"no exact value is given for {type(op).__name__}")
+            raise missing_rule(op, "exact values")
 
 
 def _multiplied(weight: Float64s, columns: Exact) -> Exact:

@@ -11,7 +11,7 @@ import numpy as np
 from flint import arb
 
 from lipmodel.certify import ops
-from lipmodel.certify.ops import Graph, Op
+from lipmodel.certify.ops import Graph, Op, missing_rule
 from lipmodel.norms import Norm
 from lipmodel.verify.evaluation import positions
 from lipmodel.verify.numbers import exact, largest, norm_ratio, reciprocal, vector_norm
@@ -51,8 +51,13 @@ def _slope(op: Op, before: list[arb]) -> arb | None:
             return steepest(op) * before[0]
         case ops.Sum():
             return before[0] + before[1]
-        case _:
+        case (
+            ops.Dense() | ops.Conv() | ops.AveragePool() | ops.MaxPool() | ops.Sort() | ops.SortingNetwork()
+            | ops.ReduceExtremum() | ops.Concat() | ops.Select() | ops.Reshape() | ops.Transpose()
+        ):  # fmt: skip
             return None
+        case _:
+            raise missing_rule(op, "verified entrywise slopes")
 
 
 def _after(op: Op, inputs: list[Constants], layers: Layers) -> Constants:
@@ -79,7 +84,7 @@ def _after(op: Op, inputs: list[Constants], layers: Layers) -> Constants:
             # Rearrangements, and sorts of disjoint entries of which some are kept
             return x
         case _:
-            raise NotImplementedError(f"no Lipschitz bound is proved for {type(op).__name__}")
+            raise missing_rule(op, "verified Lipschitz constants")
 
 
 def factors(op: ops.Scale) -> list[arb]:

@@ -12,7 +12,7 @@ import numpy as np
 from flint import arb
 
 from lipmodel.certify import ops
-from lipmodel.certify.ops import Op
+from lipmodel.certify.ops import Op, missing_rule
 from lipmodel.norms import Norm
 from lipmodel.verify.ends import LinearEnd
 from lipmodel.verify.lipschitz import Layers, average_norm, factors, shared, steepest
@@ -161,7 +161,7 @@ class _Recursion:
             case ops.Select() | ops.Reshape() | ops.Transpose():
                 return size, error
             case _:
-                raise NotImplementedError(f"no rounding bound is proved for {type(op).__name__}")
+                raise missing_rule(op, "verified rounding errors")
         return size * norm + offset + local, error * norm + local
 
     def joined(self, parts: list[Affine]) -> Affine:
@@ -179,16 +179,20 @@ class _Recursion:
 
     def score(self, op: Op, count: int, sizes: list[Affine]) -> list[tuple[arb, Affine, Affine]]:
         """Per score: what its size is multiplied with, what is added, and the local error."""
-        norms, offsets = [arb(1)] * count, [NOTHING] * count
-        constants = op.bias if isinstance(op, ops.Dense) else op.offset if isinstance(op, ops.Shift) else None
+        norms, constants = [arb(1)] * count, None
+        match op:
+            case ops.Dense():
+                norms, constants = row_norms(op.weight, self.norm.dual), op.bias
+            case ops.Scale():
+                scales = factors(op)
+                norms = scales * count if len(scales) == 1 else scales
+            case ops.Shift():
+                constants = op.offset
+            case _:  # linear ends are made of these three alone (``ends.py``)
+                raise missing_rule(op, "verified rounding errors of a head")
+        offsets, results = [NOTHING] * count, []
         if constants is not None:
             offsets = [constant(abs(v)) for v in exact(np.broadcast_to(constants, op.shape)).balls()]
-        if isinstance(op, ops.Dense):
-            norms = row_norms(op.weight, self.norm.dual)
-        elif isinstance(op, ops.Scale):
-            scales = factors(op)
-            norms = scales * count if len(scales) == 1 else scales
-        results = []
         for size, norm, offset in zip(sizes, norms, offsets, strict=True):
             magnitude = size * norm + offset
             if isinstance(op, ops.Dense):

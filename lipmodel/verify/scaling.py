@@ -22,7 +22,7 @@ from flint import arb
 
 from lipmodel.certify import ops
 from lipmodel.certify.certificate import Scaling
-from lipmodel.certify.ops import Graph, Op
+from lipmodel.certify.ops import Graph, Op, missing_rule
 from lipmodel.norms import Norm
 from lipmodel.verify.lipschitz import Layers, lipschitz_constants
 from lipmodel.verify.numbers import Exact, Float64s, Integers, aligned, exact, norm_ratio
@@ -158,8 +158,10 @@ def _after(body: Graph, dense: Op, end: str, entry: Scaling) -> tuple[Weighted, 
     # What each entry may depend on, of what the layer makes.
     sources = np.empty(dense.size, dtype=object)
     sources[:] = [frozenset([place]) for place in range(dense.size)]
+    keeps_means = True
     for op in between:
-        sources = _send(op, sources).reshape(op.shape)
+        sources, keeps = _send(op, sources)
+        sources, keeps_means = sources.reshape(op.shape), keeps_means and keeps
     places: dict[frozenset[int], list[int]] = {}
     for place, source in enumerate(sources.ravel()):
         places.setdefault(source, []).append(place)
@@ -167,7 +169,7 @@ def _after(body: Graph, dense: Op, end: str, entry: Scaling) -> tuple[Weighted, 
     sizes = {len(group) for group in groups} | {len(places[group]) for group in groups}
     if len(sizes) > 1 or len(groups) * sizes.pop() != dense.size:
         raise ScalingError(f"what follows '{dense.output}' does not keep the numbers of its groups")
-    if len(groups[0]) > 1 and any(isinstance(op, ops.Clip | ops.Abs | ops.LeakyRelu) for op in between):
+    if len(groups[0]) > 1 and not keeps_means:
         raise ScalingError(f"what follows '{dense.output}' does not keep the means of its groups")
     if not len(groups) == len(entry.mean) == len(entry.rest):
         raise ScalingError(f"the numbers of '{dense.output}' are in {len(groups)} groups")
@@ -176,20 +178,31 @@ def _after(body: Graph, dense: Op, end: str, entry: Scaling) -> tuple[Weighted, 
     return Weighted(first, weights), Weighted(np.array([places[group] for group in groups]), weights)
 
 
-def _send(op: Op, x: Integers) -> Integers:
-    """Sets through an operation that is 1-Lipschitz entry by entry, or sorts, or rearranges."""
+def _send(op: Op, x: Integers) -> tuple[Integers, bool]:
+    """Sets through an operation, and whether the means of groups of several numbers survive it.
+
+    Raises:
+        ScalingError: the operation is neither 1-Lipschitz entry by entry, nor sorts, nor rearranges.
+    """
     match op:
-        case ops.Reshape() | ops.Shift() | ops.Negate() | ops.Clip() | ops.Abs():
-            return x
+        case ops.Reshape() | ops.Shift() | ops.Negate():
+            return x, True
+        case ops.Clip() | ops.Abs():
+            return x, False
         case ops.LeakyRelu() if np.abs(op.slope).max() <= 1.0:
-            return x
+            return x, False
         case ops.Transpose():
-            return x.transpose(op.permutation)
+            return x.transpose(op.permutation), True
         case ops.Sort():
             union = _union.reduce(x, axis=op.axis, keepdims=True)
-            return np.asarray(np.repeat(union, op.k, axis=op.axis))
+            return np.asarray(np.repeat(union, op.k, axis=op.axis)), True
         case ops.SortingNetwork():
             wires = [x.take(wire, axis=op.axis) for wire in op.wires]
-            return np.concatenate([np.asarray(_union.reduce(wires))] * len(op.joined), axis=op.axis)
-        case _:
+            return np.concatenate([np.asarray(_union.reduce(wires))] * len(op.joined), axis=op.axis), True
+        case (
+            ops.Dense() | ops.Scale() | ops.LeakyRelu() | ops.Conv() | ops.AveragePool() | ops.MaxPool()
+            | ops.Extremum() | ops.ReduceExtremum() | ops.Sum() | ops.Concat() | ops.Select()
+        ):  # fmt: skip
             raise ScalingError(f"'{op.output}' is made by an operation that no weights are known for")
+        case _:
+            raise missing_rule(op, "verified scaled norms")

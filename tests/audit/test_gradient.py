@@ -71,9 +71,6 @@ def test_one_way_forward_serves_many_cotangents(name):
 
 
 def test_an_operation_without_a_derivative_is_an_error():
-    class Unknown(ops.Abs):
-        pass
-
     graph = groupsort_net((4, 8), 3)
     assert GradientEngine(graph)
 
