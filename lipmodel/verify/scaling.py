@@ -179,7 +179,7 @@ def _after(body: Graph, dense: Op, end: str, entry: Scaling) -> tuple[Weighted, 
 
 
 def _send(op: Op, x: Integers) -> tuple[Integers, bool]:
-    """Sets through an operation, and whether the means of groups of several numbers survive it.
+    """Send sets through an operation; return them, and whether the operation keeps the mean of each group.
 
     Raises:
         ScalingError: the operation is neither 1-Lipschitz entry by entry, nor sorts, nor rearranges.
