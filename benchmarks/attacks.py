@@ -3,8 +3,8 @@
     python -m benchmarks.attacks MODEL.onnx --data FOLDER [--points 10000] [--peers FOLDER] [--out FOLDER]
 
 ``ascent`` is ours: inside the radius (``attack_within``), then for the nearest change at all
-(``nearest_flips``). ``ddn`` and ``deepfool`` are foolbox's (``lipmodel.audit.peers``). Where the extra
-``attacks`` is not installed, foolbox may lie in a folder of its own, made by
+(``nearest_flips``). ``ddn`` and ``deepfool`` are foolbox's (``lipmodel.audit.foolbox_attacks``). Where the
+extra ``attacks`` is not installed, foolbox may lie in a folder of its own, made by
 
     pip install --no-deps --target FOLDER foolbox eagerpy GitPython gitdb smmap
     pip install --no-deps --target FOLDER requests urllib3 certifi charset_normalizer idna
@@ -28,11 +28,11 @@ from rich.console import Console
 from rich.table import Table
 
 from lipmodel.audit.attack import attack_within, nearest_flips
+from lipmodel.audit.foolbox_attacks import attacked_by
 from lipmodel.audit.gradient import GradientEngine
-from lipmodel.audit.peers import attacked_by
 from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.data.stream import open_stream
 from lipmodel.norms import Norm, bound_vector_norm
-from lipmodel.stream import open_stream
 
 CHUNK = 250
 NORM = Norm.TWO

@@ -26,9 +26,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from lipmodel.certify.graph import read_onnx
 from lipmodel.certify.lipschitz import bound_lipschitz
 from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.network.reader.read import read_onnx
 from lipmodel.norms import Norm
 
 INPUTS, SCORES, HIDDEN = 64, 10, 3

@@ -33,7 +33,7 @@ import click
 import numpy as np
 
 with atheris.instrument_imports(
-    include=["service.api", "lipmodel.signed", "lipmodel.certify.members", "numpy.lib"]
+    include=["service.api", "lipmodel.signed", "lipmodel.certificates.strict_json", "numpy.lib"]
 ):
     from lipmodel.certify.predictor import CertifiedPredictor
     from lipmodel.errors import CertificateError, InputError, SignatureError

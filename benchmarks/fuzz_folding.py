@@ -22,11 +22,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from lipmodel.certify import ops
-from lipmodel.certify.folding import FOLDS
-from lipmodel.certify.graph import read_onnx, without_dead
-from lipmodel.certify.session import open_session
 from lipmodel.errors import ModelError
+from lipmodel.network import ops
+from lipmodel.network.reader.constants import FOLDS
+from lipmodel.network.reader.read import read_onnx, without_dead
+from lipmodel.network.session import open_session
 from lipmodel.verify.folded import digest_folded
 
 FINE = {

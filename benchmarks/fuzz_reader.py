@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from lipmodel.certify.graph import read_onnx
-from lipmodel.certify.operators import HANDLERS
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import ModelError
+from lipmodel.network.reader.handlers import HANDLERS
+from lipmodel.network.reader.read import read_onnx
 from lipmodel.norms import Norm
 
 SLOW_SECONDS = 10.0

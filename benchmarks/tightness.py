@@ -38,10 +38,10 @@ from torch import nn
 
 from lipmodel.audit.attack import nearest_flips
 from lipmodel.audit.gradient import GradientEngine
-from lipmodel.certify import ops
-from lipmodel.certify.onnx_writer import to_bytes, write_model
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.data import load_parts
+from lipmodel.data.load import load_parts
+from lipmodel.network import ops
+from lipmodel.network.writer import to_bytes, write_model
 from lipmodel.norms import Norm
 from lipmodel.training.losses import LOSSES
 from lipmodel.training.recipes import load_recipe

@@ -40,19 +40,19 @@ from torch import nn
 from torch.nn.functional import cross_entropy, linear
 from torch.nn.utils import parametrizations
 
-from lipmodel.certify.onnx_writer import to_bytes, write_model
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.data import digits
+from lipmodel.data.load import digits
 from lipmodel.evaluate import evaluate
+from lipmodel.network.writer import to_bytes, write_model
 from lipmodel.norms import Norm
 from lipmodel.training.activations import max_min
 from lipmodel.training.constraints import RowNorm, Stiefel
-from lipmodel.training.descent import RETRACTED_EVERY, minimise
-from lipmodel.training.export import to_graph
-from lipmodel.training.forms import write
+from lipmodel.training.export.module_to_ops import write
+from lipmodel.training.export.onnx_export import to_graph
 from lipmodel.training.heads import ORDER, LinearHead, PrototypeHead
 from lipmodel.training.layers import ConstrainedDense, keep_constraints
 from lipmodel.training.losses import CertifiedRadiusHinge
+from lipmodel.training.optimizer import RETRACTED_EVERY, minimise
 from lipmodel.training.recipes import load_recipe
 from lipmodel.training.schedule import Schedule
 

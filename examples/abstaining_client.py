@@ -15,7 +15,7 @@ from collections import Counter
 import numpy as np
 
 from lipcert.client import Client
-from lipmodel.data import two_moons
+from lipmodel.data.load import two_moons
 
 READINGS = 200
 

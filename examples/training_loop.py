@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lipmodel.certify.claims import Claims
-from lipmodel.data import load_parts
+from lipmodel.data.load import load_parts
 from lipmodel.evaluate import evaluate
+from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm
 from lipmodel.training.activations import max_min
 from lipmodel.training.constraints import Stiefel
-from lipmodel.training.export import export, to_graph
+from lipmodel.training.export.onnx_export import export, to_graph
 from lipmodel.training.heads import PrototypeHead
 from lipmodel.training.layers import ConstrainedDense, Shift, keep_constraints
 from lipmodel.training.losses import CertifiedRadiusHinge

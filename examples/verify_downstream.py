@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 
 from lipcert.client import Client
-from lipmodel.certify.certificate import digest
+from lipmodel.certificates.format import digest
 from lipmodel.errors import SignatureError
 from lipmodel.signed.check import check_answer
 from lipmodel.signed.jws import open_signed

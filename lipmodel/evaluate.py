@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lipmodel.audit.attack import nearest_changes
+from lipmodel.audit.foolbox_attacks import check_methods
 from lipmodel.audit.gradient import GradientEngine
-from lipmodel.audit.look import ATTACK_COST
-from lipmodel.audit.peers import check_methods
+from lipmodel.audit.shard_task import ATTACK_COST
 from lipmodel.certify.head import Indices
 from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.data.shards import Spread, batches_within, chosen_rows, cut
+from lipmodel.data.stream import Stream, in_memory
 from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
 from lipmodel.progress import Progress, part, silent
-from lipmodel.shards import Spread, batches_within, chosen_rows, cut
-from lipmodel.stream import Stream, in_memory
 
 BATCH_ROWS, TIGHTENED_ROWS = 1000, 20
 SAMPLE_SEED = 0
@@ -166,7 +166,7 @@ def evaluate(
         progress: told the share done.
         tighten: prove larger radii, slowly; see ``CertifiedPredictor.predict``.
         attacked: how many inputs to attack for the accuracy under attack; which, :func:`sample` says.
-        methods: attacks of foolbox beside our own; see ``lipmodel.audit.peers``.
+        methods: attacks of foolbox beside our own; see ``lipmodel.audit.foolbox_attacks``.
         spread: has other processes measure the rows of the stream; the figures are the same.
 
     Raises:

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from lipmodel.certify.external import HOW_TO_SAVE_ONE_FILE
 from lipmodel.errors import ModelError
+from lipmodel.network.reader.external_data import HOW_TO_SAVE_ONE_FILE
 from service.checks import Checks, File
 from service.errors import Problem, ProblemKind
 from service.folder_changes import alone, put_labels, put_version, remove_model, remove_version, staging

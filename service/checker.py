@@ -32,10 +32,10 @@ from typing import Any
 
 import onnx
 
-from lipmodel.certify.external import external_locations
-from lipmodel.certify.graph import MAX_FILE_BYTES, read_onnx
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import LipcertError
+from lipmodel.network.reader.external_data import external_locations
+from lipmodel.network.reader.read import MAX_FILE_BYTES, read_onnx
 from service.container import give_way, within
 from service.readiness import ready_for_all
 

@@ -22,9 +22,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lipmodel.certify.external import digest_of
-from lipmodel.certify.graph import MAX_FILE_BYTES
 from lipmodel.errors import FileFormatError
+from lipmodel.network.reader.external_data import digest_of
+from lipmodel.network.reader.read import MAX_FILE_BYTES
 from service.checker import CLOCK_FACTOR
 from service.container import memory_left
 from service.database import StoreError

@@ -1,7 +1,7 @@
 """Labelled data for evaluations, admitted or refused before any work is queued.
 
 Files are untrusted: what they announce is compared with limits and with what they hold before memory
-is taken for it. Their contents are read by the worker, with :func:`lipmodel.stream.open_stream`, as
+is taken for it. Their contents are read by the worker, with :func:`lipmodel.data.stream.open_stream`, as
 ``lipmodel evaluate`` reads them.
 """
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from lipmodel.certify.graph import read_onnx
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import ModelError, OtherFileError
+from lipmodel.network.reader.read import read_onnx
 from service.checks import Checks, File
 from service.model_folder import ACCEPTED_NAMES, NAME, VERSION, Found, Slot
 from service.model_settings import SettingsFile, parse_settings

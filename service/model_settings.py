@@ -21,8 +21,8 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lipmodel.certify.execution import Float
 from lipmodel.errors import ModelError
+from lipmodel.network.execution import Float
 from lipmodel.norms import Norm
 from service.policy import Action, Policy
 

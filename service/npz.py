@@ -9,7 +9,7 @@ from typing import IO
 
 import numpy as np
 
-from lipmodel.data_files import check_directory
+from lipmodel.data.files import check_directory
 from lipmodel.errors import DataError
 
 MAX_ARRAYS = 64

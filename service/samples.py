@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lipmodel.certify.claims import LARGEST_INPUT
-from lipmodel.data_files import read_npz
+from lipmodel.data.files import read_npz
 from lipmodel.errors import DataError, ModelError
+from lipmodel.network.metadata import LARGEST_INPUT
 from service.npz import check_npz
 
 MAX_SAMPLES = 2000

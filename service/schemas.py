@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lipmodel.certify.claims import LARGEST_INPUT
+from lipmodel.network.metadata import LARGEST_INPUT
 from lipmodel.norms import Norm
 from service.errors import ProblemBody
 from service.model_settings import Execution

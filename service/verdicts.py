@@ -15,7 +15,7 @@ from sqlalchemy import delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from lipmodel import __version__
-from lipmodel.certify.session import RUNTIME_VERSION
+from lipmodel.network.session import RUNTIME_VERSION
 from service.database import StoreError, open_database, transaction
 from service.settings import Settings
 from service.state_folder import database_in

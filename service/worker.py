@@ -25,11 +25,11 @@ import numpy as np
 
 from lipmodel.audit.report import audit
 from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.data.stream import Stream, in_memory, open_stream
 from lipmodel.errors import DataError, InputError, LipcertError
 from lipmodel.evaluate import BATCH_ROWS, Evaluation, evaluate
 from lipmodel.norms import Array, Norm
 from lipmodel.progress import Progress
-from lipmodel.stream import Stream, in_memory, open_stream
 from service.container import give_way, within
 from service.data_folder import pin
 from service.disk import full

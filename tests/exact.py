@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from lipmodel.certify import ops
+from lipmodel.network import ops
 
 
 def rational(array):

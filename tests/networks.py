@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from lipmodel.certify import ops
-from lipmodel.certify.claims import Claims
-from lipmodel.certify.convolution import Window
-from lipmodel.certify.onnx_writer import set_metadata, to_bytes, write_model
-from lipmodel.certify.ops import Graph
+from lipmodel.certify.norms.convolution import Window
+from lipmodel.network import ops
+from lipmodel.network.metadata import Claims
+from lipmodel.network.ops import Graph
+from lipmodel.network.writer import set_metadata, to_bytes, write_model
 from tests.seeds import shifted
 
 

@@ -8,8 +8,8 @@ import pickle
 import numpy as np
 import pytest
 
-from lipmodel import data
-from lipmodel.cifar import CLASSES, cifar10
+from lipmodel.data import load as data
+from lipmodel.data.cifar import CLASSES, cifar10
 from lipmodel.errors import DataError
 from lipmodel.training.train import train
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from lipmodel.certify.claims import Claims
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.cli import main
-from lipmodel.data import load_labelled, load_parts
+from lipmodel.data.load import load_labelled, load_parts
 from lipmodel.display import rounded_down
+from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm
 from tests.networks import groupsort_net, to_file
 

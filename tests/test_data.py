@@ -11,7 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from lipmodel import data
+from lipmodel.data import load as data
 from lipmodel.errors import DataError, MissingExtraError
 from service.npz import check_npz
 
@@ -261,7 +261,7 @@ def test_optional_parts_that_are_missing_are_named(tmp_path, monkeypatch):
 
 
 def test_reading_data_imports_no_sklearn_before_it_is_needed():
-    assert "sklearn" not in vars(importlib.import_module("lipmodel.data"))
+    assert "sklearn" not in vars(importlib.import_module("lipmodel.data.load"))
 
 
 # --- data of your own, to train on ---------------------------------------------------------

@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from lipmodel.certify.claims import Claims
 from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.data.stream import in_memory
 from lipmodel.errors import InputError
 from lipmodel.evaluate import evaluate, wilson_interval
+from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm
-from lipmodel.stream import in_memory
 from tests.networks import groupsort_net, to_file
 
 RNG = np.random.default_rng(0)

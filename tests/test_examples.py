@@ -11,7 +11,7 @@ import pytest
 
 from lipmodel.audit.report import audit
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.data import load_labelled
+from lipmodel.data.load import load_labelled
 from lipmodel.evaluate import evaluate
 from lipmodel.norms import Norm
 from tests.seeds import BUNDLED, bundled_models

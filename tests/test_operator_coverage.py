@@ -17,21 +17,28 @@ import pytest
 
 import lipmodel
 from lipmodel.audit import gradient, observe
-from lipmodel.certify import ascent, backward, lipschitz, local, ops, pieces, rounding, witness
-from lipmodel.certify.backward import Way
-from lipmodel.certify.convolution import Window
+from lipmodel.certify import lipschitz, rounding
 from lipmodel.certify.head import linear_head
-from lipmodel.certify.local import LocalBounds
-from lipmodel.certify.onnx_writer import OnnxBuilder, write_model
-from lipmodel.certify.ops import Graph, Op
-from lipmodel.certify.pieces import Piece
+from lipmodel.certify.norms.convolution import Window
 from lipmodel.certify.rounding import FORMATS, ZERO, Affine, Track
+from lipmodel.certify.scaling import bound as witness
+from lipmodel.certify.tight import functionals as backward
+from lipmodel.certify.tight import local_bounds as local
+from lipmodel.certify.tight import primitives as pieces
+from lipmodel.certify.tight import slope_gradients as ascent
+from lipmodel.certify.tight.functionals import Way
+from lipmodel.certify.tight.local_bounds import LocalBounds
+from lipmodel.certify.tight.primitives import Piece
+from lipmodel.network import ops
+from lipmodel.network.ops import Graph, Op
+from lipmodel.network.writer import OnnxBuilder, write_model
 from lipmodel.norms import Norm
-from lipmodel.verify import ends, evaluation, scaling
+from lipmodel.verify import evaluation, scaling
+from lipmodel.verify import linear_head as ends
 from lipmodel.verify import lipschitz as verified_lipschitz
 from lipmodel.verify import rounding as verified_rounding
-from lipmodel.verify.ends import LinearEnd
-from lipmodel.verify.operators import layer_norms
+from lipmodel.verify.layer_norms import layer_norms
+from lipmodel.verify.linear_head import LinearEnd
 
 WINDOW = Window(spatial=(3, 3), size=(2, 2), strides=(1, 1), dilations=(1, 1), begin=(0, 0), end=(0, 0))
 MATRIX = np.array([[0.5, -1.0, 2.0], [1.0, 0.25, -0.5]])

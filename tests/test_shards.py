@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lipmodel.data.shards import batches_within, cut
+from lipmodel.data.stream import in_memory, open_stream
 from lipmodel.errors import DataError
-from lipmodel.shards import batches_within, cut
-from lipmodel.stream import in_memory, open_stream
 from tests.test_stream import X, Y, write_idx, write_parquet
 
 

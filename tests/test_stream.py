@@ -9,10 +9,10 @@ import pytest
 
 from lipmodel.audit.report import audit
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.data import load_labelled
+from lipmodel.data.load import load_labelled
+from lipmodel.data.stream import open_stream
 from lipmodel.errors import DataError
 from lipmodel.evaluate import evaluate
-from lipmodel.stream import open_stream
 from tests.networks import groupsort_net, to_file
 
 RNG = np.random.default_rng(0)

@@ -7,9 +7,9 @@ import gzip
 import numpy as np
 import pytest
 
-from lipmodel import data
+from lipmodel.data import load as data
+from lipmodel.data.tabular import ADULT_LEFT_OUT, adult, breast_cancer, spambase
 from lipmodel.errors import DataError
-from lipmodel.tabular import ADULT_LEFT_OUT, adult, breast_cancer, spambase
 
 ROW = "39, State-gov, 77516, Bachelors, 13, Never-married, Adm-clerical, Not-in-family, White, Male, 2174, 0, 40, United-States, <=50K"
 OTHER = "50, Private, 83311, HS-grad, 9, Divorced, ?, Husband, Black, Female, 0, 7, 13, Cuba, >50K"

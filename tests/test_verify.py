@@ -16,27 +16,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lipmodel.audit.gradient import GradientEngine
-from lipmodel.certify import ops, witness
-from lipmodel.certify.certificate import Certificate, Scaling, Share, digest
-from lipmodel.certify.claims import Claims
-from lipmodel.certify.convolution import bound_gram_iteration
-from lipmodel.certify.graph import read_onnx
+from lipmodel.certificates.format import Certificate, Scaling, Share, digest
 from lipmodel.certify.head import linear_head
 from lipmodel.certify.issue import certify
 from lipmodel.certify.lipschitz import bound_tensors
-from lipmodel.certify.onnx_writer import to_bytes, write_model
-from lipmodel.certify.ops import Graph
+from lipmodel.certify.norms.convolution import bound_gram_iteration
 from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.certify.scaling import bound as witness
 from lipmodel.cli import main
 from lipmodel.errors import CertificateError, MissingExtraError, ModelError
+from lipmodel.network import ops
+from lipmodel.network.metadata import Claims
+from lipmodel.network.ops import Graph
+from lipmodel.network.reader.read import read_onnx
+from lipmodel.network.writer import to_bytes, write_model
 from lipmodel.norms import LEAST_DISTANCE, Norm, bound_spectral_norm, vector_norm
 from lipmodel.verify import evaluation, proof, scaling
 from lipmodel.verify.check import verify
-from lipmodel.verify.ends import owners
-from lipmodel.verify.kernels import gram_iteration, kernel_spectral_norm
+from lipmodel.verify.convolution_norms import gram_iteration, kernel_spectral_norm
+from lipmodel.verify.exact_numbers import PRECISION
+from lipmodel.verify.layer_norms import ConvolutionNorms, MatrixNorms, layer_norms
+from lipmodel.verify.linear_head import owners
 from lipmodel.verify.lipschitz import lipschitz_constants
-from lipmodel.verify.numbers import PRECISION
-from lipmodel.verify.operators import ConvolutionNorms, MatrixNorms, layer_norms
 from lipmodel.verify.spectral import spectral_norm
 from tests import exact
 from tests.certify.test_certificate import older
@@ -527,7 +528,7 @@ def test_matrix_norms_are_attained_or_closed():
 @pytest.mark.parametrize("dilations", [(1, 1), (2, 1)])
 def test_kernels_against_the_matrix_they_are(strides, dilations):
     """A convolution written out, on a large enough image, comes near its infinite-signal norm."""
-    from lipmodel.certify.convolution import Window
+    from lipmodel.certify.norms.convolution import Window
 
     kernel = float32(RNG.normal(size=(2, 3, 2, 3)))
     window = Window(

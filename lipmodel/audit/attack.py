@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lipmodel.audit.ascent import MOMENTUM, steepest, unit
+from lipmodel.audit.foolbox_attacks import attacked_by, check_methods
 from lipmodel.audit.gradient import GradientEngine
-from lipmodel.audit.peers import attacked_by, check_methods
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Array, Norm, bound_vector_norm, vector_norm
 from lipmodel.progress import Progress, part, silent
@@ -166,12 +166,12 @@ def nearest_changes(
         engine: gradients of its graph.
         inputs: (N, d).
         norm: that distances are measured in.
-        methods: names in :data:`lipmodel.audit.peers.METHODS`.
+        methods: names in :data:`lipmodel.audit.foolbox_attacks.METHODS`.
         seed: of the random starts.
         progress: told the share done.
 
     Raises:
-        InputError, MissingExtraError: see :func:`lipmodel.audit.peers.check_methods`.
+        InputError, MissingExtraError: see :func:`lipmodel.audit.foolbox_attacks.check_methods`.
     """
     check_methods(methods, norm)
     share = 1.0 / (1 + len(methods))
@@ -206,7 +206,7 @@ def attack_radii(
         inputs: (N, d).
         radius: (N,) certified; where it is 0, nothing is inside it.
         norm: of the radii.
-        methods: names in :data:`lipmodel.audit.peers.METHODS`, beside our own.
+        methods: names in :data:`lipmodel.audit.foolbox_attacks.METHODS`, beside our own.
         seed: of the random starts.
         progress: told the share done.
 
@@ -215,7 +215,7 @@ def attack_radii(
         refutes it.
 
     Raises:
-        InputError, MissingExtraError: see :func:`lipmodel.audit.peers.check_methods`.
+        InputError, MissingExtraError: see :func:`lipmodel.audit.foolbox_attacks.check_methods`.
     """
     nearest = nearest_changes(
         predictor, engine, inputs, norm, methods=methods, seed=seed, progress=part(progress, 0.0, 0.7)

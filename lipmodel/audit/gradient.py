@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
-from lipmodel.certify import ops
-from lipmodel.certify.convolution import Window
-from lipmodel.certify.onnx_writer import OnnxBuilder, to_bytes
-from lipmodel.certify.ops import Graph, Op, missing_rule
-from lipmodel.certify.session import open_session
+from lipmodel.certify.norms.convolution import Window
+from lipmodel.network import ops
+from lipmodel.network.ops import Graph, Op, missing_rule
+from lipmodel.network.session import open_session
+from lipmodel.network.writer import OnnxBuilder, to_bytes
 from lipmodel.norms import Array
 
 Owners = np.ndarray[tuple[int], np.dtype[np.int64]]

@@ -16,10 +16,10 @@ import numpy as np
 
 from lipmodel.audit.findings import BINS
 from lipmodel.audit.gradient import GradientEngine
-from lipmodel.certify import ops
 from lipmodel.certify.lipschitz import bound_lipschitz
-from lipmodel.certify.ops import Graph, missing_rule
 from lipmodel.certify.rounding import RoundingBounds
+from lipmodel.network import ops
+from lipmodel.network.ops import Graph, missing_rule
 from lipmodel.norms import Array, Norm, bound_vector_norm, down, gamma, up, vector_norm
 
 CHUNK_ROWS = 256

@@ -21,17 +21,17 @@ from lipmodel.audit.findings import (
     coarse,
     quantiles,
 )
+from lipmodel.audit.foolbox_attacks import check_methods
 from lipmodel.audit.gradient import GradientEngine
-from lipmodel.audit.look import Attacked, Look, merged
-from lipmodel.audit.peers import check_methods
+from lipmodel.audit.shard_task import Attacked, Look, merged
 from lipmodel.audit.survey import Survey, survey
-from lipmodel.certify.claims import LARGEST_INPUT
 from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.data.shards import Spread
+from lipmodel.data.stream import Stream, in_memory
 from lipmodel.errors import InputError
+from lipmodel.network.metadata import LARGEST_INPUT
 from lipmodel.norms import Norm
 from lipmodel.progress import Progress, part, silent
-from lipmodel.shards import Spread
-from lipmodel.stream import Stream, in_memory
 
 MAX_ATTACKED = 200
 MAX_WITNESSES = 5
@@ -62,7 +62,7 @@ def audit(
             file names, or failing that, and without inputs, [-1, 1].
         samples: how many random points of the box.
         attacked: how many points to attack, data first.
-        methods: attacks of foolbox beside our own; see ``lipmodel.audit.peers``.
+        methods: attacks of foolbox beside our own; see ``lipmodel.audit.foolbox_attacks``.
         seed: of the random numbers; the same seed gives the same report.
         progress: told the share done.
         spread: has other processes look at the points and attack them; the report is the same.

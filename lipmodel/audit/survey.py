@@ -10,7 +10,6 @@ from lipmodel.audit.ascent import ascend, steepest
 from lipmodel.audit.extremes import estimate_right_end
 from lipmodel.audit.findings import FoundOn
 from lipmodel.audit.gradient import GradientEngine
-from lipmodel.audit.look import Look, audited
 from lipmodel.audit.observe import (
     Functionals,
     Observations,
@@ -18,6 +17,7 @@ from lipmodel.audit.observe import (
     bound_gradient_error,
     observed_slopes,
 )
+from lipmodel.audit.shard_task import Look, audited
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Array, Norm
 from lipmodel.progress import Progress

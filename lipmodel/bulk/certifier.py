@@ -10,10 +10,10 @@ import numpy as np
 
 from lipmodel.bulk.partitions import Partition, read_batches
 from lipmodel.bulk.results import Results, Terms
-from lipmodel.certify.graph import OnnxFile
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import DataError, InputError
 from lipmodel.evaluate import BATCH_ROWS, TIGHTENED_ROWS
+from lipmodel.network.reader.read import OnnxFile
 from lipmodel.norms import Norm
 
 ROWS_WRITTEN = 65_536

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lipmodel.bulk.stores import open_store, reached
-from lipmodel.data_files import batched, group_sizes, open_parquet, reading, table_batches
+from lipmodel.data.files import batched, group_sizes, open_parquet, reading, table_batches
 from lipmodel.errors import DataError
 
 NPY_ROWS = 65_536

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lipmodel.bulk.partitions import PARQUET, Partition, find_partitions, read_batches
-from lipmodel.data_files import batched, check_finite
-from lipmodel.dataset import as_float32
+from lipmodel.data.dataset import as_float32
+from lipmodel.data.files import batched, check_finite
+from lipmodel.data.stream import Batch, Stream, open_stream, split_labels
 from lipmodel.errors import DataError
-from lipmodel.stream import Batch, Stream, open_stream, split_labels
 
 PATTERN = frozenset("*?[")
 
@@ -25,7 +25,7 @@ class Source:
 
     Attributes:
         name: as the command was given it.
-        data_dir, labels: see :func:`lipmodel.stream.open_stream`.
+        data_dir, labels: see :func:`lipmodel.data.stream.open_stream`.
         partitions: of the files, where it is a pattern or a URL; else empty.
     """
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from lipmodel.certify import ops
-from lipmodel.certify.ops import Graph, Op
+from lipmodel.network import ops
+from lipmodel.network.ops import Graph, Op
 from lipmodel.norms import Array, Norm, bound_pairwise_distances, bound_vector_norm, gamma, inflate, up
 
 Indices = np.ndarray[Any, np.dtype[np.intp]]

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from lipmodel import __version__
-from lipmodel.certify.certificate import Certificate, Rival, Scaling, Share, digest
-from lipmodel.certify.mixtures import Standing
+from lipmodel.certificates.format import Certificate, Rival, Scaling, Share, digest
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.radius import for_clients
-from lipmodel.certify.witness import Witness
+from lipmodel.certify.scaling.bound import Witness
+from lipmodel.certify.tight.mixtures import Standing
 from lipmodel.errors import InputError
 from lipmodel.norms import Norm, bound_vector_norm
 

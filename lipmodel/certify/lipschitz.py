@@ -22,10 +22,10 @@ from itertools import product
 
 import numpy as np
 
-from lipmodel.certify import ops
 from lipmodel.certify.head import Head, Measure, linear_head
-from lipmodel.certify.ops import Graph, Op, missing_rule
-from lipmodel.certify.witness import Witness, find_witness
+from lipmodel.certify.scaling.bound import Witness, find_witness
+from lipmodel.network import ops
+from lipmodel.network.ops import Graph, Op, missing_rule
 from lipmodel.norms import (
     Array,
     Norm,

@@ -12,19 +12,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lipmodel.certify.claims import LARGEST_INPUT, Claims, read_claims
-from lipmodel.certify.execution import Execution, Float, as_evaluated
-from lipmodel.certify.graph import OnnxFile, read_onnx
 from lipmodel.certify.head import Head, linear_head
 from lipmodel.certify.lipschitz import LipschitzBounds, bound_lipschitz
-from lipmodel.certify.local import LocalBounds
-from lipmodel.certify.mixtures import Mixer
 from lipmodel.certify.radius import Radii, RadiusRule, after_rounding_inputs, bound_input_rounding
 from lipmodel.certify.rounding import FORMATS, RoundingBounds, bound_rounding, least_rounding
-from lipmodel.certify.self_check import check_reading
-from lipmodel.certify.tighten import Tightener, Tightening
+from lipmodel.certify.tight.local_bounds import LocalBounds
+from lipmodel.certify.tight.mixtures import Mixer
+from lipmodel.certify.tight.tightener import Tightener, Tightening
 from lipmodel.deadline import Deadline
 from lipmodel.errors import InputError, UnsupportedError, refusing_exhaustion
+from lipmodel.network.execution import Execution, Float, as_evaluated
+from lipmodel.network.metadata import LARGEST_INPUT, Claims, read_claims
+from lipmodel.network.reader.read import OnnxFile, read_onnx
+from lipmodel.network.self_check import check_reading
 from lipmodel.norms import Array, Norm, bound_vector_norm
 
 

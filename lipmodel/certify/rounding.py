@@ -19,11 +19,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lipmodel.certify import ops
-from lipmodel.certify.convolution import bound_absolute_conv_norm
 from lipmodel.certify.head import Head, Indices, linear_head
 from lipmodel.certify.lipschitz import bound_average
-from lipmodel.certify.ops import Graph, Op, missing_rule
+from lipmodel.certify.norms.convolution import bound_absolute_conv_norm
+from lipmodel.network import ops
+from lipmodel.network.ops import Graph, Op, missing_rule
 from lipmodel.norms import (
     Array,
     Norm,

@@ -68,7 +68,7 @@ def certify(
     as_json: bool,
 ) -> None:
     """Predict each row of a file with the radius inside which no change alters the answer."""
-    from lipmodel.data import load_inputs
+    from lipmodel.data.load import load_inputs
 
     predictor, norm_given = CertifiedPredictor(model), Norm(norm) if norm else None
     if out is not None:
@@ -192,8 +192,8 @@ def verify(
     A signed one, in a file or itself the argument, is checked against the keys of its issuer; given --model
     and --input, every number is computed again. Without these its word is that of the key: exit status 0.
     """
-    from lipmodel.certify.certificate import Certificate
-    from lipmodel.data import load_inputs
+    from lipmodel.certificates.format import Certificate
+    from lipmodel.data.load import load_inputs
     from lipmodel.verify.check import verify as run
 
     content = _content(certificate)
@@ -211,7 +211,7 @@ def verify(
 
 def _content(certificate: str) -> bytes | str:
     """A proof certificate as bytes, a signed one as text; only the first starts with a brace."""
-    from lipmodel.certify.members import MAX_BYTES
+    from lipmodel.certificates.strict_json import MAX_BYTES
 
     path = Path(certificate)
     if not _is_file(path):

@@ -85,7 +85,7 @@ def inspect(model: Path, tightness: str | None, as_json: bool) -> None:
 
 def _measure_tightness(predictor: CertifiedPredictor, data: str) -> Tightness:
     from lipmodel.audit.tightness import measure_tightness
-    from lipmodel.data import load_labelled
+    from lipmodel.data.load import load_labelled
 
     inputs = load_labelled(data).inputs[:MAX_INPUTS_ATTACKED]
     with bar("attacking") as progress:

@@ -12,7 +12,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from lipmodel.audit.peers import METHODS
+from lipmodel.audit.foolbox_attacks import METHODS
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.cli.common import (
     EXISTING_FILE,
@@ -88,7 +88,7 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Measure clean, certified and attacked accuracy of MODEL on labelled data."""
-    from lipmodel.bulk.looking import Lookers
+    from lipmodel.bulk.shard_executor import Lookers
     from lipmodel.bulk.sources import find_source
     from lipmodel.evaluate import evaluate as run
 
@@ -199,7 +199,7 @@ def audit(
 ) -> None:
     """Measure gradients of MODEL and attack its radii: evidence for or against its bounds."""
     from lipmodel.audit.report import audit as run
-    from lipmodel.bulk.looking import Lookers
+    from lipmodel.bulk.shard_executor import Lookers
     from lipmodel.bulk.sources import find_source
 
     predictor = CertifiedPredictor(model)

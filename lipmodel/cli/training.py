@@ -71,12 +71,12 @@ def train(
     cifar-10, adult, spambase) or a .toml file of the same form.
     """
     try:
+        from lipmodel.training.distributed import gather
         from lipmodel.training.logs import tensorboard
         from lipmodel.training.loop import Control, Status
         from lipmodel.training.progress import training_bar
         from lipmodel.training.recipes import parse_settings
         from lipmodel.training.signals import asking_for_an_end
-        from lipmodel.training.team import gather
         from lipmodel.training.train import carry_out, follow, plan
     except ImportError as error:
         raise MissingExtraError("training", "train") from error

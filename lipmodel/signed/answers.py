@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from lipmodel import __version__
-from lipmodel.certify.certificate import Share, digest
-from lipmodel.certify.execution import as_evaluated
-from lipmodel.certify.mixtures import Standing
+from lipmodel.certificates.format import Share, digest
 from lipmodel.certify.predictor import CertifiedPredictor, Predictions
 from lipmodel.certify.radius import bound_input_rounding
+from lipmodel.certify.tight.mixtures import Standing
 from lipmodel.errors import InputError
+from lipmodel.network.execution import as_evaluated
 from lipmodel.norms import LEAST_DISTANCE, Array, down, up
 from lipmodel.signed.claims import Answer, PairBounds
 

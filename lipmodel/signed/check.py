@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lipmodel.certify.certificate import digest
-from lipmodel.certify.execution import Float, as_evaluated
-from lipmodel.certify.mixtures import Mixer, Standing
+from lipmodel.certificates.format import digest
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.radius import bound_input_rounding
+from lipmodel.certify.tight.mixtures import Mixer, Standing
 from lipmodel.errors import InputError, UnsupportedError
+from lipmodel.network.execution import Float, as_evaluated
 from lipmodel.norms import LEAST_DISTANCE, Array, bound_vector_norm, down, up
 from lipmodel.signed.answers import SPARE, nearest_rival
 from lipmodel.signed.claims import INPUT_ROUNDOFF, Answer, PairBounds, PairBounds1

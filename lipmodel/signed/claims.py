@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
-from lipmodel.certify.certificate import Share, share
-from lipmodel.certify.members import (
+from lipmodel.certificates.format import Share, share
+from lipmodel.certificates.strict_json import (
     Reader,
     integer,
     list_of,

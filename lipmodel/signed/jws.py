@@ -16,7 +16,7 @@ from typing import Any
 from jwt import PyJWS
 from jwt.exceptions import InvalidTokenError
 
-from lipmodel.certify.members import parse_object, shown
+from lipmodel.certificates.strict_json import parse_object, shown
 from lipmodel.errors import CertificateError, SignatureError
 from lipmodel.signed.claims import Answer, SignedCertificate
 from lipmodel.signed.key_sets import ALGORITHM, PublicKeys, SigningKeys

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from jwt.algorithms import OKPAlgorithm
 from jwt.exceptions import InvalidKeyError
 
-from lipmodel.certify.members import parse_object
+from lipmodel.certificates.strict_json import parse_object
 from lipmodel.errors import CertificateError, SignatureError
 from lipmodel.files import write_whole
 

@@ -13,10 +13,10 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.dataset import Dataset
+from lipmodel.data.dataset import Dataset
 from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
-from lipmodel.training.export import export
+from lipmodel.training.export.onnx_export import export
 from lipmodel.training.losses import Hinge, Loss, MultiClassHinge
 from lipmodel.training.recipes import NetworkRecipe, Recipe
 from lipmodel.training.schedule import Schedule

@@ -18,19 +18,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from lipmodel.certify.claims import Claims
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.data import load_parts
+from lipmodel.data.load import load_parts
 from lipmodel.errors import RecipeError
 from lipmodel.files import to_json, write_whole
+from lipmodel.network.metadata import Claims
 from lipmodel.norms import Array, Norm, vector_norm
 from lipmodel.progress import Progress, silent
 from lipmodel.report.plots import BLUE, GREY, NORM_SYMBOL, ORANGE, new_figure, to_png
-from lipmodel.training.descent import minimise
-from lipmodel.training.export import export, to_graph
+from lipmodel.training.export.onnx_export import export, to_graph
 from lipmodel.training.loop import deterministic
 from lipmodel.training.losses import BinaryCrossEntropy
 from lipmodel.training.network import build_network
+from lipmodel.training.optimizer import minimise
 from lipmodel.training.plots import draw_radius_field
 from lipmodel.training.recipes import NetworkRecipe, load_recipe
 from lipmodel.training.schedule import Schedule

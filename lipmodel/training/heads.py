@@ -67,7 +67,7 @@ class PrototypeHead(ConstrainedModule):
 
     A foreign score j wins only where it is above all own ones, and so above every mixture Σ λ_i s_i of them
     (λ >= 0, Σ λ = 1); against it the radius is at least (Σ λ_i s_i − s_j) / ‖Σ λ_i w_i − w_j‖, ‖·‖ dual to
-    the norm of the features. That is what ``lipmodel.certify.mixtures`` certifies, and what
+    the norm of the features. That is what ``lipmodel.certify.tight.mixtures`` certifies, and what
     :meth:`compare` is about. With w_i = p_i and b_i = −‖p_i‖²/2 this is the nearest-prototype
     classifier and its distance to the boundary (Voráček, Hein 2022).
 
@@ -197,7 +197,7 @@ class PrototypeHead(ConstrainedModule):
     ) -> Tensor:
         """(N, K, t): weights against each class's prototype, of the best pair or better.
 
-        As in ``lipmodel.certify.mixtures``: the multipliers of a projection in l2, by coordinate ascent.
+        As in ``certify.tight.mixtures``: the multipliers of a projection in l2, by coordinate ascent.
         """
         scores = torch.bmm(rows, features[:, :, None])[:, :, 0] + biases
         rivals = torch.bmm(others, features[:, :, None])[:, :, 0] + other_biases

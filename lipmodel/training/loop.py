@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from lipmodel.errors import TrainingError, TrainingInterruptedError
 from lipmodel.training.averaging import Average
 from lipmodel.training.checkpoint import Checkpoint
-from lipmodel.training.descent import Descent
+from lipmodel.training.distributed import ALONE, Team
 from lipmodel.training.losses import Loss
-from lipmodel.training.measure import accuracy, estimated_certified_accuracy, mean_loss
+from lipmodel.training.metrics import accuracy, estimated_certified_accuracy, mean_loss
 from lipmodel.training.network import compare
+from lipmodel.training.optimizer import Descent
 from lipmodel.training.schedule import Schedule
-from lipmodel.training.team import ALONE, Team
 
 Labelled = tuple[Tensor, Tensor]
 """Inputs (N, d) and labels (N,)."""

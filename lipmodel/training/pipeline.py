@@ -22,17 +22,17 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from lipmodel.certify import ops
-from lipmodel.certify.claims import Claims
-from lipmodel.certify.onnx_writer import to_bytes, write_model
-from lipmodel.certify.ops import Dense, Graph
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import TrainingError
 from lipmodel.files import write_whole
+from lipmodel.network import ops
+from lipmodel.network.metadata import Claims
+from lipmodel.network.ops import Dense, Graph
+from lipmodel.network.writer import to_bytes, write_model
 from lipmodel.norms import Array
 from lipmodel.training.estimator import LipschitzClassifier
-from lipmodel.training.export import export
-from lipmodel.training.tape import Tape
+from lipmodel.training.export.graph_builder import Tape
+from lipmodel.training.export.onnx_export import export
 
 MAX_DIFFERENCE = 1e-4
 """Between scores of file and pipeline, as a share of the largest score; rounding makes about 1e-7."""

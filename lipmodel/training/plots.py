@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.dataset import Dataset
+from lipmodel.data.dataset import Dataset
 from lipmodel.evaluate import Evaluation
 from lipmodel.norms import Norm
 from lipmodel.report.plots import (

@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from lipmodel.dataset import SCALINGS
+from lipmodel.data.dataset import SCALINGS
 from lipmodel.errors import RecipeError
 from lipmodel.norms import Norm
 from lipmodel.training.losses import LOSSES, Loss
@@ -103,7 +103,7 @@ class Recipe:
 
     Attributes:
         name: of the recipe; also of the files written.
-        data: name of the data set, see ``lipmodel.data.load_parts``.
+        data: name of the data set, see ``lipmodel.data.load.load_parts``.
         norm: of the input, in which radii are.
         lipschitz: bound on every score, in that norm.
         seed: of initial weights and of the order of batches.

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from lipmodel.certify.radius import Radii
-from lipmodel.dataset import Dataset
+from lipmodel.data.dataset import Dataset
 from lipmodel.display import rounded_down
 from lipmodel.norms import Array
 from lipmodel.report import page, plots
-from lipmodel.training.account import account
+from lipmodel.training.data_summary import account
 from lipmodel.training.plots import draw_learning_curves, draw_radius_field
 from lipmodel.training.trained import Trained
 

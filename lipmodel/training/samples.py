@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 
-from lipmodel.dataset import Dataset
+from lipmodel.data.dataset import Dataset
 
 MAX_NUMBERS = 100_000
 """In all rows together: less than half a megabyte."""

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lipmodel.certify import ops
-from lipmodel.certify.ops import Graph
-from lipmodel.dataset import Dataset
+from lipmodel.data.dataset import Dataset
+from lipmodel.network import ops
+from lipmodel.network.ops import Graph
 
 Scale = NDArray[np.float32]
 """(d,): what each coordinate is divided by; powers of two."""

@@ -11,23 +11,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from lipmodel.certify.claims import Claims
-from lipmodel.certify.ops import Graph
-from lipmodel.data import load_own, load_parts
-from lipmodel.dataset import Dataset
+from lipmodel.data.dataset import Dataset
+from lipmodel.data.load import load_own, load_parts
 from lipmodel.errors import RecipeError
 from lipmodel.evaluate import Evaluation, evaluate
 from lipmodel.files import to_json, write_whole
-from lipmodel.training.account import account
+from lipmodel.network.metadata import Claims
+from lipmodel.network.ops import Graph
 from lipmodel.training.checkpoint import Checkpoint
-from lipmodel.training.export import export, largest_difference, to_graph
+from lipmodel.training.data_summary import account
+from lipmodel.training.distributed import ALONE, Team
+from lipmodel.training.export.onnx_export import export, largest_difference, to_graph
 from lipmodel.training.loop import Control, Fit, Labelled, deterministic
 from lipmodel.training.network import begin_, build_network
 from lipmodel.training.recipes import Recipe, load_recipe
 from lipmodel.training.report import report
 from lipmodel.training.samples import sample_file
 from lipmodel.training.scaling import find_scale, in_units_of_the_data, scaled
-from lipmodel.training.team import ALONE, Team
 from lipmodel.training.trained import Trained
 
 ENDS = (".onnx", ".json", ".png", ".html", ".samples.npz")

@@ -11,10 +11,10 @@ from typing import Any
 from lipmodel import __version__
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.radius import Radii
-from lipmodel.dataset import Dataset
+from lipmodel.data.dataset import Dataset
 from lipmodel.evaluate import Evaluation
 from lipmodel.report.plots import NORM_SYMBOL
-from lipmodel.training.account import account
+from lipmodel.training.data_summary import account
 from lipmodel.training.loop import Epoch
 from lipmodel.training.plots import plot_training
 from lipmodel.training.recipes import Recipe

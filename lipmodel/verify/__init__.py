@@ -11,7 +11,7 @@ proved. What is proved is computed here from the ONNX file and the input alone, 
 3. every bound stated is one: at least the bound proved here, L and E and B for each rival, ρ and κ
    (the weights of ``scaling`` are only a way to prove L: whatever they are, what they prove is true);
 4. label, margin and runner-up follow from the scores, the radius from the scores and bounds stated,
-   by the formula at the top of ``lipmodel/certify/certificate.py``, in exact arithmetic;
+   by the formula at the top of ``lipmodel/certificates/format.py``, in exact arithmetic;
 5. the promise itself: with M_j the *exact* margin of the exact function over rival j, and E_j, B_j, L_j
    proved here,  M_j - E_j(ρ) - (L_j + κ B_j) r > 0  for every j, and nothing overflows within r.
 
@@ -23,10 +23,10 @@ certificate is true. Who made it is the business of a signature, not of this che
 Without the model only 4 and the input's own digest and size can be checked; that is a check of
 consistency, and is called so.
 
-Shared with the fast path: the reader of ONNX files (``certify/graph.py`` and the operations of
-``certify/ops.py``), the names in a file's metadata (``certify/claims.py``) and the names of the norms.
+Shared with the fast path: the reader of ONNX files (``network/reader/read.py`` and the operations of
+``network/ops.py``), the names in a file's metadata (``network/metadata.py``) and the names of the norms.
 What both would misread, both would prove wrong. So the file itself is run in onnxruntime beside what was read
-(``certify/self_check.py``), and must give the same scores; that can only refuse, never prove.
+(``network/self_check.py``), and must give the same scores; that can only refuse, never prove.
 
 * ``folded``       the weights that a file computes.
 * ``numbers``      integers over a denominator; balls.

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lipmodel.certify.certificate import Certificate
-from lipmodel.certify.graph import read_onnx
-from lipmodel.certify.self_check import check_file
+from lipmodel.certificates.format import Certificate
 from lipmodel.errors import MissingExtraError, ModelError
+from lipmodel.network.reader.read import read_onnx
+from lipmodel.network.self_check import check_file
 from lipmodel.verify.consistency import Check, check_consistency
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from lipmodel.certify.certificate import Certificate, Rival, digest
+from lipmodel.certificates.format import Certificate, Rival, digest
 from lipmodel.norms import LEAST_DISTANCE, Norm
 
 ROUNDED_DOWN = Fraction(1, 2**50)

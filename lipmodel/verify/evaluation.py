@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from lipmodel.certify import ops
-from lipmodel.certify.ops import Graph, Op, Shape, missing_rule
-from lipmodel.verify.numbers import (
+from lipmodel.network import ops
+from lipmodel.network.ops import Graph, Op, Shape, missing_rule
+from lipmodel.verify.exact_numbers import (
     Exact,
     Float64s,
     Integers,

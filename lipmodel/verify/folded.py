@@ -8,14 +8,14 @@ import json
 import numpy as np
 import onnx
 
-from lipmodel.certify.graph import OnnxFile, without_dead
-from lipmodel.certify.session import open_session
+from lipmodel.network.reader.read import OnnxFile, without_dead
+from lipmodel.network.session import open_session
 
 
 def digest_folded(file: OnnxFile) -> str | None:
     """Return the digest that names these weights in a certificate; None where the file computes none.
 
-    The reader computes them one by one (``certify/folding.py``). Here onnxruntime runs the whole file, and is
+    The reader computes them one by one (``network/reader/constants.py``). Here onnxruntime runs the whole file, and is
     asked for them as it is for the scores.
     """
     if not file.folded:

@@ -10,12 +10,12 @@ import math
 import numpy as np
 from flint import arb
 
-from lipmodel.certify import ops
-from lipmodel.certify.ops import Graph, Op, missing_rule
+from lipmodel.network import ops
+from lipmodel.network.ops import Graph, Op, missing_rule
 from lipmodel.norms import Norm
 from lipmodel.verify.evaluation import positions
-from lipmodel.verify.numbers import exact, largest, norm_ratio, reciprocal, vector_norm
-from lipmodel.verify.operators import ConvolutionNorms, MatrixNorms
+from lipmodel.verify.exact_numbers import exact, largest, norm_ratio, reciprocal, vector_norm
+from lipmodel.verify.layer_norms import ConvolutionNorms, MatrixNorms
 
 Constants = dict[Norm, arb]
 Layers = dict[str, MatrixNorms | ConvolutionNorms]

@@ -9,19 +9,19 @@ from functools import cached_property
 import flint
 from flint import arb
 
-from lipmodel.certify import ops
-from lipmodel.certify.certificate import Certificate, Rival
-from lipmodel.certify.claims import read_claims
-from lipmodel.certify.graph import OnnxFile
+from lipmodel.certificates.format import Certificate, Rival
 from lipmodel.errors import ModelError
+from lipmodel.network import ops
+from lipmodel.network.metadata import read_claims
+from lipmodel.network.reader.read import OnnxFile
 from lipmodel.norms import Norm
 from lipmodel.verify.consistency import Check, float_slack, mixed, nearest_float
-from lipmodel.verify.ends import linear_end, owners
 from lipmodel.verify.evaluation import evaluate
+from lipmodel.verify.exact_numbers import PRECISION, vector_norm
 from lipmodel.verify.folded import digest_folded
+from lipmodel.verify.layer_norms import layer_norms
+from lipmodel.verify.linear_head import linear_end, owners
 from lipmodel.verify.lipschitz import Layers, lipschitz_constants
-from lipmodel.verify.numbers import PRECISION, vector_norm
-from lipmodel.verify.operators import layer_norms
 from lipmodel.verify.rounding import NOTHING, Affine, rounding
 from lipmodel.verify.scaling import ScalingError, scaled
 

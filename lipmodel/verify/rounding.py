@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from flint import arb
 
-from lipmodel.certify import ops
-from lipmodel.certify.ops import Op, missing_rule
+from lipmodel.network import ops
+from lipmodel.network.ops import Op, missing_rule
 from lipmodel.norms import Norm
-from lipmodel.verify.ends import LinearEnd
+from lipmodel.verify.exact_numbers import Float64s, exact, largest, norm_ratio, vector_norm
+from lipmodel.verify.layer_norms import row_norms
+from lipmodel.verify.linear_head import LinearEnd
 from lipmodel.verify.lipschitz import Layers, average_norm, factors, shared, steepest
-from lipmodel.verify.numbers import Float64s, exact, largest, norm_ratio, vector_norm
-from lipmodel.verify.operators import row_norms
 
 UNIT_ROUNDOFF, SMALLEST_NORMAL, LARGEST = 2.0**-53, 2.0**-1022, float(np.finfo(np.float64).max)
 

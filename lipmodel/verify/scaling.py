@@ -20,13 +20,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from flint import arb
 
-from lipmodel.certify import ops
-from lipmodel.certify.certificate import Scaling
-from lipmodel.certify.ops import Graph, Op, missing_rule
+from lipmodel.certificates.format import Scaling
+from lipmodel.network import ops
+from lipmodel.network.ops import Graph, Op, missing_rule
 from lipmodel.norms import Norm
+from lipmodel.verify.exact_numbers import Exact, Float64s, Integers, aligned, exact, norm_ratio
+from lipmodel.verify.layer_norms import MatrixNorms
 from lipmodel.verify.lipschitz import Layers, lipschitz_constants
-from lipmodel.verify.numbers import Exact, Float64s, Integers, aligned, exact, norm_ratio
-from lipmodel.verify.operators import MatrixNorms
 
 _union = np.frompyfunc(frozenset.union, 2, 1)
 

@@ -8,7 +8,7 @@ import numpy as np
 from flint import arb
 
 from lipmodel.norms import Norm
-from lipmodel.verify.numbers import (
+from lipmodel.verify.exact_numbers import (
     Float64s,
     Integers,
     array_of,

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from lipmodel.certify.claims import Claims, input_claims
+from lipmodel.network.metadata import Claims, input_claims
 from lipmodel.norms import Norm
 from service.api.bodies import reply
 from service.api.context import ModelName, ModelVersion, ServiceHere

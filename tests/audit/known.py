@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lipmodel.certify import ops
-from lipmodel.certify.ops import Graph
+from lipmodel.network import ops
+from lipmodel.network.ops import Graph
 from tests.networks import dense, groupsort, groupsort_net, linear_net, orthogonal
 
 

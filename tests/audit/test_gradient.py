@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lipmodel.audit.gradient import GradientEngine
-from lipmodel.certify import ops
-from lipmodel.certify.execution import Execution
-from lipmodel.certify.graph import read_onnx
+from lipmodel.network import ops
+from lipmodel.network.execution import Execution
+from lipmodel.network.reader.read import read_onnx
 from tests.certify.test_graph import READ
 from tests.networks import groupsort_net
 

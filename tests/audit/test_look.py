@@ -6,11 +6,11 @@ import pickle
 
 import numpy as np
 
-from lipmodel.audit.look import Look, merged
+from lipmodel.audit.shard_task import Look, merged
 from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.data.stream import in_memory
 from lipmodel.norms import Norm
 from lipmodel.progress import silent
-from lipmodel.stream import in_memory
 from tests.networks import groupsort_net, to_file
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lipmodel.audit.attack import nearest_changes, nearest_flips
+from lipmodel.audit.foolbox_attacks import METHODS, attacked_by
 from lipmodel.audit.gradient import GradientEngine
-from lipmodel.audit.peers import METHODS, attacked_by
 from lipmodel.audit.report import audit
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import InputError, MissingExtraError

@@ -11,11 +11,11 @@ from lipmodel.audit.attack import attack_within
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.audit.observe import Steps, bound_gradient_error, functionals, observed_slopes
 from lipmodel.audit.report import audit
-from lipmodel.certify.claims import Claims
 from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.data.stream import in_memory
 from lipmodel.errors import InputError
+from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm, vector_norm
-from lipmodel.stream import in_memory
 from tests.networks import groupsort_net, linear_net, to_file
 
 NORMS = list(Norm)

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from lipmodel.audit.report import audit
-from lipmodel.certify import ops
-from lipmodel.certify.claims import Claims
-from lipmodel.certify.ops import Graph
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import ModelError
+from lipmodel.network import ops
+from lipmodel.network.metadata import Claims
+from lipmodel.network.ops import Graph
 from lipmodel.norms import Norm
 from tests.networks import dense, float32, groupsort_net, linear_net, orthogonal, to_file
 

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from lipmodel.audit.report import audit
-from lipmodel.bulk.looking import Lookers, Looking
+from lipmodel.bulk.shard_executor import Lookers, Looking
 from lipmodel.bulk.sources import find_source
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.cli import main

@@ -7,8 +7,8 @@ from itertools import product
 import onnx
 import pytest
 
-from lipmodel.certify.arity import ANY, USUAL, is_usual
-from lipmodel.certify.graph import MAX_OPSET, MIN_OPSET, read_onnx
+from lipmodel.network.reader.read import MAX_OPSET, MIN_OPSET, read_onnx
+from lipmodel.network.reader.signatures import ANY, USUAL, is_usual
 from tests.networks import groupsort_net, to_file
 
 OPERATORS = sorted(set().union(*USUAL.values()))

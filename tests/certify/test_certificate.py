@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lipmodel.certify import members
-from lipmodel.certify.certificate import Certificate
-from lipmodel.certify.claims import Claims
+from lipmodel.certificates import strict_json as members
+from lipmodel.certificates.format import Certificate
 from lipmodel.certify.issue import certify
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import CertificateError, InputError
+from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm
 from tests.certify.test_head import HEADS
 from tests.networks import groupsort_net, linear_net, to_file

@@ -11,10 +11,10 @@ import pytest
 from onnx import TensorProto
 
 from benchmarks.fuzz_folding import FINE, make, trial
-from lipmodel.certify.folding import read_tensor
-from lipmodel.certify.graph import read_onnx
-from lipmodel.certify.session import open_session
 from lipmodel.errors import FileFormatError, UnsupportedError
+from lipmodel.network.reader.constants import read_tensor
+from lipmodel.network.reader.read import read_onnx
+from lipmodel.network.session import open_session
 from tests.certify.test_graph import C, W, ints, model, n
 
 F, D, I64, I32 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32

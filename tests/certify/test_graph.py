@@ -7,14 +7,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lipmodel.certify import ops
-from lipmodel.certify.execution import Execution
-from lipmodel.certify.external import digest_of, external_locations
-from lipmodel.certify.graph import MAX_NODES, MAX_OPSET, read_onnx
 from lipmodel.certify.lipschitz import bound_lipschitz
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.certify.session import open_session
 from lipmodel.errors import FileFormatError, ModelError, UnsupportedError
+from lipmodel.network import ops
+from lipmodel.network.execution import Execution
+from lipmodel.network.reader.external_data import digest_of, external_locations
+from lipmodel.network.reader.read import MAX_NODES, MAX_OPSET, read_onnx
+from lipmodel.network.session import open_session
 from lipmodel.norms import Norm
 from tests.networks import groupsort_net, to_file
 
@@ -633,11 +633,11 @@ def test_weight_files_are_bounded_together_whatever_they_are_called(tmp_path, mo
     locations, size = external_locations(net), (tmp_path / "net.onnx.data").stat().st_size
     assert locations == ["./net.onnx.data", "net.onnx.data"]
     assert read_onnx(path).sha256 == digest_of(path, locations, max_bytes=10**6)
-    monkeypatch.setattr("lipmodel.certify.external.MAX_BYTES", size)
+    monkeypatch.setattr("lipmodel.network.reader.external_data.MAX_BYTES", size)
     with pytest.raises(FileFormatError, match="all files beside the model together"):
         read_onnx(path)
     assert digest_of(path, locations, max_bytes=size) != digest_of(path, locations, max_bytes=10**6)
-    monkeypatch.setattr("lipmodel.certify.external.MAX_NAMES", 20)
+    monkeypatch.setattr("lipmodel.network.reader.external_data.MAX_NAMES", 20)
     with pytest.raises(FileFormatError, match="at most 20 are accepted"):
         read_onnx(path)
 
@@ -648,7 +648,7 @@ def test_what_is_dead_is_not_run_either(monkeypatch):
     content = model([*DENSE, dead, n("Relu", "a")], WEIGHTS, outputs=("y",))
     opened = []
     monkeypatch.setattr(
-        "lipmodel.certify.self_check.open_session",
+        "lipmodel.network.self_check.open_session",
         lambda content, **how: opened.append(content) or open_session(content, **how),
     )
     assert CertifiedPredictor(content).file.content == content

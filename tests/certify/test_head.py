@@ -7,13 +7,13 @@ import pytest
 
 from lipmodel.audit.attack import attack_within
 from lipmodel.audit.gradient import GradientEngine
-from lipmodel.certify import ops
-from lipmodel.certify.graph import read_onnx
 from lipmodel.certify.head import linear_head
 from lipmodel.certify.lipschitz import bound_lipschitz
-from lipmodel.certify.onnx_writer import to_bytes, write_model
-from lipmodel.certify.ops import Graph
 from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.network import ops
+from lipmodel.network.ops import Graph
+from lipmodel.network.reader.read import read_onnx
+from lipmodel.network.writer import to_bytes, write_model
 from lipmodel.norms import Norm, bound_pairwise_distances, vector_norm
 from tests.certify.test_graph import ints, model, n
 from tests.networks import dense, float32, groupsort_net, linear_net

@@ -7,13 +7,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from lipmodel.certify import ops
-from lipmodel.certify.execution import Execution
-from lipmodel.certify.graph import read_onnx
 from lipmodel.certify.head import linear_head
 from lipmodel.certify.lipschitz import bound_lipschitz, bound_tensors
-from lipmodel.certify.ops import Graph
 from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.network import ops
+from lipmodel.network.execution import Execution
+from lipmodel.network.ops import Graph
+from lipmodel.network.reader.read import read_onnx
 from lipmodel.norms import Norm, vector_norm
 from tests.certify.test_graph import READ
 from tests.exact import evaluate, rational

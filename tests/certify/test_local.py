@@ -14,16 +14,18 @@ from hypothesis import strategies as st
 from lipmodel.audit.ascent import steepest
 from lipmodel.audit.attack import attack_within
 from lipmodel.audit.gradient import GradientEngine
-from lipmodel.certify import backward, local, ops
-from lipmodel.certify.convolution import Window
-from lipmodel.certify.graph import read_onnx
-from lipmodel.certify.lines import relax, swing
-from lipmodel.certify.local import LocalBounds
-from lipmodel.certify.mixtures import Mixer
-from lipmodel.certify.ops import Graph
+from lipmodel.certify.norms.convolution import Window
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.radius import RadiusRule
+from lipmodel.certify.tight import functionals as backward
+from lipmodel.certify.tight import local_bounds as local
+from lipmodel.certify.tight.local_bounds import LocalBounds
+from lipmodel.certify.tight.mixtures import Mixer
+from lipmodel.certify.tight.relaxations import relax, swing
 from lipmodel.deadline import CancelledError, Deadline, OutOfTimeError
+from lipmodel.network import ops
+from lipmodel.network.ops import Graph
+from lipmodel.network.reader.read import read_onnx
 from lipmodel.norms import Norm, vector_norm
 from tests.certify.test_graph import READ
 from tests.exact import evaluate

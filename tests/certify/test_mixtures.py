@@ -12,11 +12,11 @@ from scipy.optimize import linprog, minimize
 
 from lipmodel.audit.attack import attack_within
 from lipmodel.audit.gradient import GradientEngine
-from lipmodel.certify import ops
-from lipmodel.certify.mixtures import Mixer, _adding_up
-from lipmodel.certify.onnx_writer import to_bytes, write_model
-from lipmodel.certify.ops import Graph
 from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.certify.tight.mixtures import Mixer, _adding_up
+from lipmodel.network import ops
+from lipmodel.network.ops import Graph
+from lipmodel.network.writer import to_bytes, write_model
 from lipmodel.norms import Norm
 from tests.networks import dense, float32, groupsort_net, to_file
 

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from lipmodel.certify.ops import groupsort_comparators
+from lipmodel.network.ops import groupsort_comparators
 from tests.networks import groupsort_net
 
 

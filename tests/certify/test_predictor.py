@@ -9,7 +9,9 @@ import onnx
 import pytest
 
 from lipmodel.certify import predictor as module
-from lipmodel.certify.claims import (
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.errors import InputError, ModelError
+from lipmodel.network.metadata import (
     CLASSES,
     INPUT_BOX,
     LIPSCHITZ,
@@ -20,9 +22,7 @@ from lipmodel.certify.claims import (
     input_claims,
     read_claims,
 )
-from lipmodel.certify.onnx_writer import to_bytes, write_model
-from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.errors import InputError, ModelError
+from lipmodel.network.writer import to_bytes, write_model
 from lipmodel.norms import Norm
 from tests.networks import float32, groupsort_net, linear_net, to_file
 

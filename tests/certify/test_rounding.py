@@ -8,11 +8,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from lipmodel.certify.execution import Execution
-from lipmodel.certify.graph import read_onnx
 from lipmodel.certify.head import linear_head
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.rounding import FORMATS, bound_rounding
+from lipmodel.network.execution import Execution
+from lipmodel.network.reader.read import read_onnx
 from lipmodel.norms import Norm, bound_vector_norm
 from tests.certify.test_graph import READ, model, n
 from tests.exact import evaluate

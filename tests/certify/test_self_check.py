@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lipmodel.certify import ops
 from lipmodel.certify import predictor as module
-from lipmodel.certify.graph import read_onnx
-from lipmodel.certify.onnx_writer import to_bytes, write_model
-from lipmodel.certify.ops import Graph
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.certify.self_check import check_file
 from lipmodel.errors import ModelError
+from lipmodel.network import ops
+from lipmodel.network.ops import Graph
+from lipmodel.network.reader.read import read_onnx
+from lipmodel.network.self_check import check_file
+from lipmodel.network.writer import to_bytes, write_model
 from tests.networks import dense, float32
 
 RNG = np.random.default_rng(0)

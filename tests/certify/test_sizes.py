@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
-from lipmodel.certify import external
-from lipmodel.certify import graph as graph_module
-from lipmodel.certify.graph import read_onnx
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import LONGEST_REASON, FileFormatError, ModelError, UnsupportedError
+from lipmodel.network.reader import external_data as external
+from lipmodel.network.reader import read as graph_module
+from lipmodel.network.reader.read import read_onnx
 from tests.certify.test_graph import ints, model, n
 from tests.networks import groupsort_net, to_file
 

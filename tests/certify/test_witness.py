@@ -14,11 +14,12 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from lipmodel.audit.gradient import GradientEngine
-from lipmodel.certify import ops, witness
-from lipmodel.certify.graph import read_onnx
 from lipmodel.certify.head import linear_head
 from lipmodel.certify.lipschitz import bound_lipschitz, bound_tensors
-from lipmodel.certify.ops import Graph
+from lipmodel.certify.scaling import bound as witness
+from lipmodel.network import ops
+from lipmodel.network.ops import Graph
+from lipmodel.network.reader.read import read_onnx
 from lipmodel.norms import Norm, gamma, vector_norm
 from tests.exact import apply, is_positive_semidefinite, rational
 from tests.networks import (

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from lipmodel.audit.report import audit
-from lipmodel.certify.claims import Claims
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.display import rounded_up
+from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm
 from lipmodel.report.audit import audit_files
 from tests.networks import groupsort_net, to_file

@@ -14,10 +14,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from lipmodel.certify.claims import Claims
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import DataError
 from lipmodel.evaluate import evaluate
+from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm
 from lipmodel.report.evaluation import evaluation_files
 from lipmodel.report.page import write_files

@@ -23,9 +23,9 @@ import numpy as np
 import onnx
 import pytest
 
-from lipmodel.certify.claims import Claims
-from lipmodel.certify.execution import Execution
-from lipmodel.certify.external import digest_of, external_locations
+from lipmodel.network.execution import Execution
+from lipmodel.network.metadata import Claims
+from lipmodel.network.reader.external_data import digest_of, external_locations
 from lipmodel.norms import Norm
 from service.app import create_app
 from service.checks import Checks, File

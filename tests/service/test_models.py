@@ -1,7 +1,7 @@
 import pytest
 
-from lipmodel.certify.claims import Claims
 from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm
 from tests.service.conftest import two_moons
 

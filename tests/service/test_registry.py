@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import pytest
 
-from lipmodel.certify.graph import read_onnx
-from lipmodel.certify.onnx_writer import set_metadata, to_bytes, write_model
+from lipmodel.network.reader.read import read_onnx
+from lipmodel.network.writer import set_metadata, to_bytes, write_model
 from lipmodel.norms import Norm
 from service.model_folder import MAX_REASON, printable
 from tests.networks import groupsort_net, to_file

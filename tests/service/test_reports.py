@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
-from lipmodel.certify.claims import Claims
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.evaluate import evaluate
+from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm
 from service.api.reports import MEDIA_TYPES
 from service.errors import ProblemKind

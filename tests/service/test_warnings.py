@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lipcert.client import Client
-from lipmodel.certify.claims import Claims
+from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm
 from tests.service.conftest import CLAIMS, running, two_moons
 

@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 import pytest
 
-from lipmodel.certify.claims import Claims
 from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm
 from service.errors import Problem, ProblemKind
 from service.load_requests import LoadRequests
@@ -123,7 +123,7 @@ def test_a_half_written_file_is_waited_for(folder):
 
 
 def test_a_file_that_changes_while_it_is_read_is_waited_for(folder, monkeypatch):
-    from lipmodel.certify.graph import read_onnx
+    from lipmodel.network.reader.read import read_onnx
 
     put(folder / "m.onnx", two_moons())
     models = models_of(folder)

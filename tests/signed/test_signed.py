@@ -18,9 +18,9 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import TensorProto
 
-from lipmodel.certify.certificate import digest
-from lipmodel.certify.mixtures import Mixer
+from lipmodel.certificates.format import digest
 from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.certify.tight.mixtures import Mixer
 from lipmodel.cli import main
 from lipmodel.deadline import Deadline, OutOfTimeError
 from lipmodel.errors import InputError, SignatureError

@@ -1,6 +1,6 @@
 """Exact evaluation in integers, a batch at a time: weights and inputs are dyadic rationals.
 
-Shares the operations (``lipmodel.certify.ops``) with the code under test and nothing else; a
+Shares the operations (``lipmodel.network.ops``) with the code under test and nothing else; a
 convolution is written out as a matrix from its definition. A tensor is integers over one positive
 denominator.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from lipmodel.certify import ops
+from lipmodel.network import ops
 
 flint = pytest.importorskip("flint", reason="exact arithmetic needs python-flint")
 

@@ -15,10 +15,11 @@ import numpy as np
 
 from lipmodel import norms
 from lipmodel.audit.gradient import GradientEngine
-from lipmodel.certify import convolution, head, lipschitz
-from lipmodel.certify.execution import Execution
+from lipmodel.certify import head, lipschitz
 from lipmodel.certify.lipschitz import bound_lipschitz
+from lipmodel.certify.norms import convolution
 from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.network.execution import Execution
 from lipmodel.norms import Norm, operator_norm
 from tests.networks import to_file
 from tests.soundness import runtimes

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
-from lipmodel.certify import ops
+from lipmodel.network import ops
 from tests.soundness.integers import divisor, unrolled
 
 LEVELS = {

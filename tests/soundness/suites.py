@@ -15,8 +15,8 @@ from functools import cached_property
 import numpy as np
 
 from lipmodel.audit.ascent import steepest
-from lipmodel.certify import ops
-from lipmodel.certify.execution import Execution
+from lipmodel.network import ops
+from lipmodel.network.execution import Execution
 from lipmodel.norms import Norm, vector_norm
 from tests.networks import float32
 from tests.soundness import integers, nets

@@ -20,11 +20,15 @@ import numpy as np
 import pytest
 
 from lipmodel import norms
-from lipmodel.certify import convolution, head, lipschitz, ops, radius, rounding, simplify, witness
-from lipmodel.certify.convolution import Window
-from lipmodel.certify.mixtures import Mixer
+from lipmodel.certify import head, lipschitz, radius, rounding
+from lipmodel.certify.norms import convolution
+from lipmodel.certify.norms.convolution import Window
 from lipmodel.certify.rounding import RoundingBounds
-from lipmodel.certify.tighten import Tightener
+from lipmodel.certify.scaling import bound as witness
+from lipmodel.certify.tight.mixtures import Mixer
+from lipmodel.certify.tight.tightener import Tightener
+from lipmodel.network import ops
+from lipmodel.network import rewrites as simplify
 from lipmodel.norms import Norm
 from tests import test_norms, test_verify
 from tests.certify import (

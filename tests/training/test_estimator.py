@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.data import breast_cancer, digits
+from lipmodel.data.load import breast_cancer, digits
 from lipmodel.errors import DataError, RecipeError
 from lipmodel.norms import Norm
 from lipmodel.training.estimator import LipschitzClassifier

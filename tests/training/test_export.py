@@ -11,10 +11,10 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from lipmodel.certify.claims import Claims
 from lipmodel.errors import TrainingError
+from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm
-from lipmodel.training.export import export, largest_difference, to_graph
+from lipmodel.training.export.onnx_export import export, largest_difference, to_graph
 from tests.seeds import shifted
 from tests.training.small import small_network
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from lipmodel.certify import convolution, ops
-from lipmodel.certify.claims import Claims
+from lipmodel.certify.norms import convolution
 from lipmodel.errors import TrainingError
+from lipmodel.network import ops
+from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm
 from lipmodel.training.activations import (
     AbsoluteValue,
@@ -25,7 +26,7 @@ from lipmodel.training.activations import (
 )
 from lipmodel.training.constraints import NormalisedRows, RowNorm, SpectralNorm, Stiefel
 from lipmodel.training.convolutions import AOLConv, PointwiseConv, ScaledAveragePool, SpatialShift
-from lipmodel.training.export import export, largest_difference, to_graph
+from lipmodel.training.export.onnx_export import export, largest_difference, to_graph
 from lipmodel.training.heads import LinearHead, PrototypeHead
 from lipmodel.training.layers import ConstrainedDense, Monotone, PositionalBias, Residual, Shift, project_
 from lipmodel.training.losses import certified_radius

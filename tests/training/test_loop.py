@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from lipmodel.certify.claims import Claims
-from lipmodel.data import two_moons
-from lipmodel.dataset import Dataset
+from lipmodel.data.dataset import Dataset
+from lipmodel.data.load import two_moons
 from lipmodel.errors import DataError, RecipeError
+from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm
-from lipmodel.training import descent as module_of_descent
 from lipmodel.training import loop
+from lipmodel.training import optimizer as module_of_descent
 from lipmodel.training.averaging import Average
-from lipmodel.training.descent import Descent
-from lipmodel.training.export import export, to_graph
+from lipmodel.training.export.onnx_export import export, to_graph
 from lipmodel.training.layers import project_
 from lipmodel.training.loop import Control, Fit
 from lipmodel.training.losses import Hinge
-from lipmodel.training.measure import accuracy, estimated_certified_accuracy
+from lipmodel.training.metrics import accuracy, estimated_certified_accuracy
+from lipmodel.training.optimizer import Descent
 from lipmodel.training.schedule import Schedule
 from lipmodel.training.train import train_recipe
 from tests.seeds import shifted

@@ -38,7 +38,7 @@ from sklearn.preprocessing import (
 
 from lipmodel import training
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.data import breast_cancer
+from lipmodel.data.load import breast_cancer
 from lipmodel.errors import InputError, TrainingError
 from lipmodel.norms import Norm
 from lipmodel.training import pipeline as module

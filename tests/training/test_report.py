@@ -11,7 +11,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from lipmodel.data import digits, two_moons
+from lipmodel.data.load import digits, two_moons
 from lipmodel.report.plots import as_image
 from lipmodel.training.recipes import parse_recipe
 from lipmodel.training.report import report

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lipmodel.data import two_moons
+from lipmodel.data.load import two_moons
 from lipmodel.errors import RecipeError, TrainingError, TrainingInterruptedError
 from lipmodel.files import write_whole
 from lipmodel.training import checkpoint as checkpoint_module

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from lipmodel.certify import ops
-from lipmodel.certify.claims import Claims
-from lipmodel.certify.onnx_writer import to_bytes, write_model
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.dataset import labelled
+from lipmodel.data.dataset import labelled
+from lipmodel.network import ops
+from lipmodel.network.metadata import Claims
+from lipmodel.network.writer import to_bytes, write_model
 from lipmodel.norms import Norm
-from lipmodel.training.export import export, largest_difference, to_graph
+from lipmodel.training.export.onnx_export import export, largest_difference, to_graph
 from lipmodel.training.scaling import find_scale, in_units_of_the_data, scaled
 from tests.training.small import small_network
 

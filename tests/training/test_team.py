@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lipmodel.data import load_parts
+from lipmodel.data.load import load_parts
 from lipmodel.errors import MissingExtraError, RecipeError
-from lipmodel.training.team import ALONE, FabricTeam, gather
+from lipmodel.training.distributed import ALONE, FabricTeam, gather
 from lipmodel.training.train import plan, train_recipe
 
 ROOT = Path(__file__).resolve().parents[2]

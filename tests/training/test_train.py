@@ -10,8 +10,8 @@ import torch
 from rich.console import Console
 
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.data import load_parts, two_moons
-from lipmodel.dataset import Dataset
+from lipmodel.data.dataset import Dataset
+from lipmodel.data.load import load_parts, two_moons
 from lipmodel.errors import DataError, RecipeError, TrainingError
 from lipmodel.norms import Norm
 from lipmodel.training import train as train_module

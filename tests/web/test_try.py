@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from lipmodel.certify.claims import Claims
+from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm, vector_norm
 from tests.networks import groupsort_net, to_file
 from tests.seeds import bundled_models

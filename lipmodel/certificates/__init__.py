@@ -1,0 +1,1 @@
+"""Certificates as files: their format, and the strict reading of JSON."""

@@ -1,0 +1,242 @@
+"""Certificates: one answer with everything that a third party needs to check it again.
+
+A certificate states an input, the answer, its certified radius, and the bounds that the radius
+follows from: for each rival, a score j of another class, with m_j = Σ λ_i scores[i] - scores[j] for a
+mixture λ of the scores i of the answered class (mostly the largest of them alone),
+
+    certified_radius < (1 - (d + 4) 2⁻⁵²) (m_j - 2 E_j) / (L_j + κ B_j),
+
+with L_j = ``bound_lipschitz``, E_j = ``bound_error``, B_j = ``bound_error_slope`` of the rival and
+κ = ``bound_norm_ratio`` (``radius.py``, ``mixtures.py``). L_j may rest on ``scaling``, weights with which
+norms of dense layers multiply up to less (``witness.py``); whatever they are, they prove something. The
+first factor pays for a caller who measures distances in float64. Numbers are written with as many digits as
+give the same float64 back, so that none is ever rounded up. ``issue.py`` makes them; what it takes for one
+to hold stands in ``lipmodel/verify``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lipmodel.certificates.strict_json import (
+    integer,
+    list_of,
+    number,
+    optional,
+    parse_object,
+    read_members,
+    readers_of,
+    sha256,
+    shown,
+)
+from lipmodel.errors import CertificateError
+from lipmodel.norms import Norm
+
+FORMAT, OLDER_FORMAT = "lipcert-certificate/4", "lipcert-certificate/3"
+METHOD = "pairwise Lipschitz margin less a priori rounding error"
+EXECUTION = "float64"
+_ANSWER = (
+    "The answer is `label` to this input and to every input of float64 numbers whose distance from it, in "
+    "the norm given, exact or computed in float64, is at most `certified_radius`; from every execution of "
+    "the model in float64 (each sum, product and fused multiply-add rounded to nearest, in any order, "
+    "subnormal numbers kept or flushed to zero)"
+)
+PROMISE = (
+    f"{_ANSWER} with the weights stored in its file; where the file computes weights from these by "
+    "floating-point arithmetic, with those whose digest is `folded_weights_sha256`, and no others. A radius "
+    "of 0 promises nothing."
+)
+SMALLEST_WEIGHT = 2.0**-20
+
+
+@dataclass(frozen=True)
+class Share:
+    """An own score, by its index among the raw scores, and its weight in a mixture."""
+
+    score: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A raw score of another class than the answered one, and what is proved of the difference.
+
+    Attributes:
+        score: its index among the raw scores.
+        mixture: the scores of the answered class that stand against it; weights add up to 1.
+        bound_lipschitz: L, how fast the difference of the mixture and this score may move.
+        bound_error: E(ρ), how far that difference, as computed at the input, may be from the exact one.
+        bound_error_slope: B, how much this grows per unit of the input's size.
+    """
+
+    score: int
+    mixture: tuple[Share, ...]
+    bound_lipschitz: float
+    bound_error: float
+    bound_error_slope: float
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Weights for the groups of a dense layer's numbers that are sorted next, each one by itself if none are.
+
+    Attributes:
+        tensor: what the layer makes, in the ONNX graph.
+        mean: a, what the mean of each group is multiplied with, in order of the groups' first entries.
+        rest: b, the same of what is left of each entry.
+    """
+
+    tensor: str
+    mean: tuple[float, ...]
+    rest: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """One answer of one model, and what is proved of it.
+
+    Attributes:
+        lipcert_version: what made it.
+        model_sha256: digest of the ONNX file, in hexadecimal.
+        folded_weights_sha256: digest of the weights that the file computes by floating-point arithmetic, as
+            they were computed where the certificate was made (``graph.digest_tensors``); None where it
+            computes none.
+        input: the d float64 numbers answered to, in row-major order.
+        input_sha256: digest of these as little-endian float64.
+        norm: the norm of the radius.
+        label, label_index: name and number of the answered class.
+        runner_up, runner_up_index: the same of the class that sets the radius, or the margin where
+            nothing is certified.
+        score_tensor: the tensor of the ONNX graph that the raw scores were taken from.
+        scores: the M raw scores as computed, with the 0 of a binary classifier in front. The score
+            of a class is the largest of those it owns.
+        owners: the class of each raw score; -1 where it belongs to none.
+        margin: the score of the answered class less the next, rounded down.
+        certified_radius: see ``PROMISE``; 0 where nothing is certified.
+        error_norm: the norm q in which the rounding error depends on the size of the input.
+        bound_input_norm: ρ, at least the norm q of the input.
+        bound_norm_ratio: κ, at least ‖v‖_q / ‖v‖_p for every change v of the input.
+        scaling: of each dense layer of the last ones before the features, in order; mostly there is none.
+        rivals: one for each raw score of another class, in order.
+    """
+
+    lipcert_version: str
+    model_sha256: str
+    folded_weights_sha256: str | None
+    input: tuple[float, ...]
+    input_sha256: str
+    norm: Norm
+    label: str
+    label_index: int
+    runner_up: str
+    runner_up_index: int
+    score_tensor: str
+    scores: tuple[float, ...]
+    owners: tuple[int, ...]
+    margin: float
+    certified_radius: float
+    error_norm: Norm
+    bound_input_norm: float
+    bound_norm_ratio: float
+    scaling: tuple[Scaling, ...]
+    rivals: tuple[Rival, ...]
+
+    def to_json(self) -> str:
+        """One line of JSON that :meth:`from_json` reads back to the last bit."""
+        return json.dumps({"format": FORMAT, **_CONSTANTS[FORMAT], **asdict(self)}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Certificate:
+        """Reads what :meth:`to_json` wrote, now or in the older format, and nothing else.
+
+        The older format promises what it does without naming folded weights, so it is read as stating that
+        there are none.
+
+        Raises:
+            CertificateError: names the member that is missing, unknown, given twice or not of its kind.
+        """
+        members = parse_object(text)
+        if "format" not in members:
+            raise CertificateError("is missing", field="format")
+        written = members.pop("format")
+        if written not in (FORMAT, OLDER_FORMAT):
+            raise CertificateError(f"{shown(written)} is not known; {FORMAT!r} is", field="format")
+        for name, value in _CONSTANTS[written].items():
+            if name not in members:
+                raise CertificateError("is missing", field=name)
+            if (given := members.pop(name)) != value:
+                raise CertificateError(f"{shown(given)} is not known; {shown(value)} is", field=name)
+        if written == OLDER_FORMAT:
+            if "folded_weights_sha256" in members:
+                raise CertificateError("is unknown", field="folded_weights_sha256")
+            members["folded_weights_sha256"] = None
+        certificate = cls(**read_members(members, _READERS, ""))
+        count = len(certificate.scores)
+        if len(certificate.owners) != count:
+            owners = len(certificate.owners)
+            raise CertificateError(f"has {owners} entries for {count} scores", field="owners")
+        for index, rival in enumerate(certificate.rivals):
+            for named, where in ((rival.score, "score"), *((s.score, "mixture") for s in rival.mixture)):
+                if named >= count:
+                    raise CertificateError(f"there are only {count} scores", field=f"rivals[{index}].{where}")
+        return certificate
+
+
+def digest(values: Sequence[float]) -> str:
+    """SHA-256 of numbers as little-endian float64, in hexadecimal."""
+    return hashlib.sha256(np.asarray(values, dtype="<f8").tobytes()).hexdigest()
+
+
+# --- strict reading ------------------------------------------------------------------------
+
+_CONSTANTS = {
+    FORMAT: {"method": METHOD, "promise": PROMISE, "execution": EXECUTION},
+    OLDER_FORMAT: {
+        "method": METHOD,
+        "promise": f"{_ANSWER}. A radius of 0 promises nothing.",
+        "execution": EXECUTION,
+    },
+}
+
+
+def _weight(value: Any, field: str) -> float:
+    if not SMALLEST_WEIGHT <= number(value, field) <= 1.0 / SMALLEST_WEIGHT:
+        accepted = f"{SMALLEST_WEIGHT} to {1.0 / SMALLEST_WEIGHT} are accepted"
+        raise CertificateError(f"is {shown(value)}; {accepted}", field=field)
+    return float(value)
+
+
+def share(value: Any, field: str) -> Share:
+    """Reads a share of a mixture."""
+    return Share(**read_members(value, readers_of(Share, {}), f"{field}."))
+
+
+def _scaling(value: Any, field: str) -> Scaling:
+    weights = {"mean": list_of(_weight), "rest": list_of(_weight)}
+    return Scaling(**read_members(value, readers_of(Scaling, weights), f"{field}."))
+
+
+def _rival(value: Any, field: str) -> Rival:
+    readers = readers_of(Rival, {"mixture": list_of(share)})
+    return Rival(**read_members(value, readers, f"{field}."))
+
+
+_READERS = readers_of(
+    Certificate,
+    {
+        "model_sha256": sha256,
+        "folded_weights_sha256": optional(sha256),
+        "input_sha256": sha256,
+        "input": list_of(number),
+        "scores": list_of(number),
+        "owners": list_of(integer(-1)),
+        "scaling": list_of(_scaling, least=0),
+        "rivals": list_of(_rival),
+    },
+)

@@ -1,0 +1,1 @@
+"""Bounds of the operator norms of single layers."""

@@ -1,0 +1,258 @@
+"""The scaled witness: one more norm of the features, in which a chain of dense layers is often tighter.
+
+What stands between two dense layers is 1-Lipschitz in more norms than l2. Sorting a group of numbers v
+keeps their mean and brings what is left of two groups no further apart; so for any a, b > 0 a group, with
+
+    T v = a mean(v) + b (v - mean(v)),        ‖T sort(v) - T sort(v')‖_2 <= ‖T v - T v'‖_2 .
+
+For maps entry by entry that are 1-Lipschitz (Relu, Clip, Abs, …) a group is one entry. Therefore, for
+layers W_1, …, W_k with such maps T_1, …, T_k after them and rows w of the head, f_i - f_j moves by at most
+
+    ‖T_k⁻¹ (w_i - w_j)‖_2  ∏_{l>1} ‖T_l W_l T_{l-1}⁻¹‖_2  ‖T_1 W_1‖_{s→2} L_s
+
+for each unit of change of the input, L_s the constants of what the chain begins at. The best T gives the
+bound of LipSDP (Fazlyab et al. 2019; for sorted groups Pauli et al. 2024); any gives a bound. So they are
+found in plain float32 (``witness_search.py``), and only the norms are proved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from lipmodel.certify.head import Head, Indices, Measure
+from lipmodel.certify.scaling.search import find_weights
+from lipmodel.network import ops
+from lipmodel.network.ops import Graph, Op, missing_rule
+from lipmodel.norms import (
+    Array,
+    Norm,
+    bound_equivalence,
+    bound_vector_norm,
+    gamma,
+    inflate,
+    up,
+    vector_norm,
+)
+
+LEAST_GAIN, MOST_LOSS = 1e-3, 1.5
+"""It must gain so much for some pair; it is not sought where the product is so far above the best bound,"""
+EVEN = 1e-3
+"""nor where ‖W‖_2 of every layer is so little above the root mean square of its singular values."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A dense layer of a chain, and the map after it.
+
+    Attributes:
+        dense: the layer.
+        before: (g, G) which of its numbers each group is of, in order of the first of them.
+        after: (g, G) where these are in the tensor that the next layer reads.
+    """
+
+    dense: ops.Dense
+    before: Indices
+    after: Indices
+
+
+@dataclass(frozen=True, eq=False)
+class Witness:
+    """Weights of groups, and what is proved with them.
+
+    Attributes:
+        layers: the chain.
+        weights: (2, g) a layer: a and b of each group.
+        first: T_1 W_1 as computed.
+        doubt: how far that may be from the exact one, in the Frobenius norm.
+        bound_hidden: never below the product of the other layers' norms.
+    """
+
+    layers: tuple[Layer, ...]
+    weights: tuple[Array, ...]
+    first: ops.Dense
+    doubt: float
+    bound_hidden: float
+
+    def measure(self, head: Head, begin: Mapping[Norm, float]) -> Measure:
+        """The norm ‖T_k ·‖_2 of the features, for the constants of what the chain begins at."""
+        size = self.first.weight.shape[1]
+        ways = []
+        for s in [_source(begin)] if _source(begin) is Norm.ONE else [Norm.TWO, Norm.INF]:
+            widened = up(self.doubt * bound_equivalence(s, Norm.TWO, size))
+            ways.append(up(up(self.first.bound_norm(s, Norm.TWO) + widened) * begin[s]))
+        last, weights = self.layers[-1], self.weights[-1]
+        # ‖v‖ <= max(a, b) ‖T⁻¹v‖: what a row is off by, relative to itself in the new coordinates.
+        spread = float(weights.max() / weights.min()) * (1.0 + 2.0**-50)
+        roundings = int(spread * (head.roundings + 3 * (last.after.shape[1] + 5))) + 1
+        rows = weigh(head.rows, last.after, 1.0 / weights)
+        scaled = replace(head, rows=rows, roundings=roundings, _distances={})
+        return Measure(scaled, Norm.TWO, float(up(min(ways) * self.bound_hidden)))
+
+
+def find_witness(
+    head: Head, constants: Mapping[str, Mapping[Norm, float]], measures: Sequence[Measure]
+) -> tuple[Witness, Measure] | None:
+    """Weights that prove less than is proved without them, for some pair; None where none are found.
+
+    Args:
+        head: of the graph.
+        constants: L_s of every tensor of its body.
+        measures: what is proved without.
+    """
+    layers = chain(head.body)
+    if not layers:
+        return None
+    first = layers[0].dense
+    begin = constants[first.inputs[0]]
+    source = _source(begin)
+    product = first.least_norm(source, Norm.TWO) * begin[source]
+    for layer in layers[1:]:
+        product *= layer.dense.least_norm(Norm.TWO, Norm.TWO)
+    without = np.min([_some_pairs(measure) for measure in measures], axis=0)
+    if not (_some_pairs(Measure(head, Norm.TWO, product)) < MOST_LOSS * without).any():
+        return None
+    if all(_is_even(layer.dense) for layer in layers):
+        return None
+    witness = _find(head, source)
+    if witness is None:
+        return None
+    measure = witness.measure(head, begin)
+    return (witness, measure) if (_some_pairs(measure) < without * (1.0 - LEAST_GAIN)).any() else None
+
+
+def _some_pairs(measure: Measure) -> Array:
+    """(M,) about the constants of neighbouring scores' differences; there may be thousands of scores."""
+    rows = measure.head.rows
+    return vector_norm(rows - np.roll(rows, 1, axis=0), measure.norm.dual) * measure.constant
+
+
+def _source(begin: Mapping[Norm, float]) -> Norm:
+    """Which norm of what a chain begins at to go by: ‖W‖_{1→2} <= ‖W‖_2, so l1 where that is no larger."""
+    return Norm.ONE if begin[Norm.ONE] <= begin[Norm.TWO] else Norm.TWO
+
+
+def _is_even(dense: ops.Dense) -> bool:
+    mean = np.linalg.norm(dense.weight) / min(dense.weight.shape) ** 0.5
+    return bool(dense.bound_norm(Norm.TWO, Norm.TWO) <= mean * (1.0 + EVEN))
+
+
+@lru_cache(maxsize=8)  # the same for inputs measured in l2 and in linf
+def _find(head: Head, source: Norm) -> Witness | None:
+    layers = chain(head.body)
+    norms = [layer.dense.bound_norm(Norm.TWO if n else source, Norm.TWO) for n, layer in enumerate(layers)]
+    weights = find_weights(
+        [layer.dense.weight for layer in layers],
+        [(layer.before, layer.after) for layer in layers],
+        head.rows[head.owners >= 0],
+        norms,
+        by_columns=source is Norm.ONE,
+    )
+    return None if weights is None else prove(layers, weights)
+
+
+# --- the chain -----------------------------------------------------------------------------
+
+
+def chain(body: Graph) -> tuple[Layer, ...]:
+    """The dense layers that the features are made by one after the other, as far back as they go."""
+    made = {op.output: op for op in body.ops}
+    layers: list[Layer] = []
+    between: list[Op] = []
+    name = body.output
+    while (op := made.get(name)) is not None and len(op.inputs) == 1:
+        if isinstance(op, ops.Dense):
+            groups = _groups(reversed(between), op.size) if len(op.shape) == 1 else None
+            if groups is None:
+                break
+            layers.insert(0, Layer(op, *groups))
+            between = []
+        else:
+            between.append(op)
+        name = op.inputs[0]
+    return tuple(layers)
+
+
+def _groups(between: Iterable[Op], size: int) -> tuple[Indices, Indices] | None:
+    """Before and after, see :class:`Layer`, of the operations after a layer; None where one has no rule."""
+    places = np.arange(size)  # which number of the layer stands where
+    groups, single = places[:, None], False
+    for op in between:
+        match op:
+            case ops.Reshape():
+                places = places.reshape(op.shape)
+            case ops.Transpose():
+                places = places.transpose(op.permutation)
+            case ops.Shift() | ops.Negate():
+                pass  # a shift leaves differences as they are, and T is linear
+            case ops.Clip() | ops.Abs():
+                single = True
+            case ops.LeakyRelu() if np.abs(op.slope).max() <= 1.0:
+                single = True
+            case ops.Sort() if op.k == places.shape[op.axis] and groups.shape[1] == 1:
+                groups = np.moveaxis(places, op.axis, -1).reshape(-1, op.k)
+            case ops.SortingNetwork() if sorted(op.joined) == [*range(len(op.wires))] and (
+                op.length == sum(map(len, op.wires)) and groups.shape[1] == 1
+            ):
+                wires = [np.take(places, wire, axis=op.axis) for wire in op.wires]
+                groups = np.stack(wires, axis=-1).reshape(-1, len(wires))
+                places = np.concatenate([wires[i] for i in op.joined], axis=op.axis)
+            case (
+                ops.Dense() | ops.Scale() | ops.LeakyRelu() | ops.Conv() | ops.AveragePool() | ops.MaxPool()
+                | ops.Sort() | ops.SortingNetwork() | ops.Extremum() | ops.ReduceExtremum() | ops.Sum()
+                | ops.Concat() | ops.Select()
+            ):  # fmt: skip
+                return None
+            case _:
+                raise missing_rule(op, "scaled norms")
+    if single and groups.shape[1] > 1:
+        return None  # what is done to each entry does not keep the mean
+    groups = groups[np.argsort(groups.min(axis=1))]
+    return groups, np.argsort(places.ravel())[groups]
+
+
+# --- what is proved ------------------------------------------------------------------------
+
+
+def weigh(vectors: Array, groups: Indices, weights: Array) -> Array:
+    """(…, n) T v of each of some vectors, group after group; off by at most 3γ_{G+3} max(a, b) ‖v‖_2.
+
+    An entry is b v + (a - b) m: m takes G roundings, a - b one, the products and the sum one each; and in
+    l2, b ‖v‖ + (a + b) ‖m‖ <= 3 max(a, b) ‖v‖.
+    """
+    picked = vectors[..., groups]
+    a, b = weights[..., None]
+    weighed = b * picked + (a - b) * picked.mean(axis=-1, keepdims=True)
+    return np.asarray(weighed.reshape(*vectors.shape[:-1], -1))
+
+
+def prove(layers: tuple[Layer, ...], weights: tuple[Array, ...]) -> Witness:
+    """What weights > 0 prove, whatever they are."""
+    hidden, first, doubt = 1.0, layers[0].dense, 0.0
+    for number, layer in enumerate(layers):
+        matrix, off = _scaled(layers, weights, number)
+        dense = replace(layer.dense, weight=matrix)
+        if number == 0:
+            first, doubt = dense, off
+        else:
+            norm = dense.bound_norm(Norm.TWO, Norm.TWO)
+            hidden = up(hidden * up(norm + off))
+    return Witness(layers, weights, first, doubt, float(hidden))
+
+
+def _scaled(layers: tuple[Layer, ...], weights: tuple[Array, ...], number: int) -> tuple[Array, float]:
+    """T_l W_l T_{l-1}⁻¹ as computed, and how far that may be from the exact one, in the Frobenius norm.
+
+    Twice vectors are weighed, the second time with one rounding more of each 1/a and 1/b.
+    """
+    layer, own = layers[number], weights[number]
+    matrix = layer.dense.weight
+    largest, roundings = own.max() * bound_vector_norm(matrix.ravel(), Norm.TWO), layer.before.shape[1] + 3
+    if number:
+        after, inverse = layers[number - 1].after, 1.0 / weights[number - 1]
+        matrix = weigh(matrix, after, inverse)
+        largest, roundings = largest * inverse.max(), roundings + after.shape[1] + 5
+    return weigh(matrix.T, layer.before, own).T, float(inflate(3.0 * gamma(roundings) * largest, 5))

@@ -1,0 +1,1 @@
+"""Tighter radii, slowly: linear bounds that hold on one ball, and mixtures of class scores."""

@@ -1,0 +1,319 @@
+"""A graph taken apart into linear pieces and two kinds of kink, for bounds that follow it backwards.
+
+Every operation that is certified is made of these, exactly: a convolution is windows gathered and
+a matrix; |x| = 2 relu(x) - x; sorting, pooling and maxima are rounds of compare-exchange. Tensors
+are flat here and known by their number, so that no name in a file can clash with one made up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from lipmodel.certify.head import Indices
+from lipmodel.errors import UnsupportedError
+from lipmodel.network import ops
+from lipmodel.network.ops import Graph, Op, missing_rule
+from lipmodel.norms import Array
+
+MAX_SORTED = 16
+"""Numbers a group that are taken apart into comparators: rounds, each bounded by itself, grow with it."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Piece:
+    """One tensor made from others.
+
+    Attributes:
+        inputs: numbers of the tensors it reads; all are smaller than its own.
+        size: how many numbers it holds.
+        name: the tensor of the graph that it is, flat; None for one in between.
+        like: number of a tensor of which it only rearranges (compares, exchanges) entries, none of
+            them twice: it moves no faster, in any norm.
+    """
+
+    inputs: tuple[int, ...] = ()
+    size: int
+    name: str | None = None
+    like: int | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Matrix(Piece):
+    """y = W x + b, on each of the blocks that follow one another in x; weight (m, n), bias (m,) or None."""
+
+    weight: Array
+    bias: Array | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Factor(Piece):
+    """y = x * factor, or x / factor if ``divide``; factor (size,)."""
+
+    factor: Array
+    divide: bool = False
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Offset(Piece):
+    """y = x + offset; offset (size,)."""
+
+    offset: Array
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Gather(Piece):
+    """y_k = x_indices[k], 0 for an index of -1; an entry may be taken more than once."""
+
+    indices: Indices
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Join(Piece):
+    """Its inputs, one after the other."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Plus(Piece):
+    """The sum of its two inputs."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Relu(Piece):
+    """y = max(x, 0): a kink an entry."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Exchange(Piece):
+    """Entries ``first[k]`` and ``second[k]`` replaced by their max and min, all disjoint: a kink a pair."""
+
+    first: Indices
+    second: Indices
+
+
+def take_apart(graph: Graph) -> list[Piece]:
+    """The pieces of a graph, in order; number 0 is the input, the last is the output.
+
+    Raises:
+        UnsupportedError: an operation is not taken apart, and why.
+    """
+    return _Builder(graph).pieces
+
+
+class _Builder:
+    """Appends pieces; each method returns the number of what it made."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.pieces: list[Piece] = [Piece(size=graph.input_size, name=graph.input)]
+        self.shapes = graph.shapes()
+        number = {graph.input: 0}
+        for op in graph.ops:
+            number[op.output] = self._op(op, [number[name] for name in op.inputs])
+
+    def add(self, piece: Piece) -> int:
+        """Appends a piece."""
+        self.pieces.append(piece)
+        return len(self.pieces) - 1
+
+    def _op(self, op: Op, inputs: Sequence[int]) -> int:
+        x, size, name = inputs[0], op.size, op.output
+        before = self.shapes[op.inputs[0]]
+        match op:
+            case ops.Dense():
+                return self.add(Matrix(inputs=(x,), size=size, name=name, weight=op.weight, bias=op.bias))
+            case ops.Conv():
+                return self._conv(op, x)
+            case ops.Scale():
+                factor = np.broadcast_to(op.factor, op.shape).ravel()
+                return self.add(Factor(inputs=(x,), size=size, name=name, factor=factor, divide=op.divide))
+            case ops.Negate():
+                return self._negate(x, name)
+            case ops.Shift():
+                return self._shift(x, np.broadcast_to(op.offset, op.shape).ravel(), name)
+            case ops.Sum():
+                return self.add(Plus(inputs=(inputs[0], inputs[1]), size=size, name=name))
+            case ops.Clip():
+                return self._clip(op, x)
+            case ops.Abs():  # |x| = -x + 2 relu(x)
+                return self._bent(x, np.full(size, -1.0), np.full(size, 2.0), name)
+            case ops.LeakyRelu():  # s x + (1 - s) relu(x)
+                slope = np.broadcast_to(op.slope, op.shape).ravel()
+                if any(Fraction(1) - Fraction(s) != Fraction(1.0 - s) for s in np.unique(slope).tolist()):
+                    raise UnsupportedError("1 less the slope of a LeakyRelu is no float64", node=op.node)
+                return self._bent(x, slope, 1.0 - slope, name)
+            case ops.Concat():
+                parts = [np.arange(math.prod(self.shapes[i])) for i in op.inputs]
+                starts = np.cumsum([0, *(len(part) for part in parts)])
+                joined = self.add(Join(inputs=tuple(inputs), size=size))
+                spread = [
+                    (part + start).reshape(self.shapes[i])
+                    for part, start, i in zip(parts, starts, op.inputs, strict=False)
+                ]
+                return self._gather(joined, np.concatenate(spread, axis=op.axis), name)
+            case ops.Reshape():
+                return self._gather(x, np.arange(size), name)
+            case ops.Select():
+                return self._gather(x, np.take(_places(before), op.indices, axis=op.axis), name)
+            case ops.Transpose():
+                return self._gather(x, _places(before).transpose(op.permutation), name)
+            case ops.SortingNetwork():
+                wires = [np.take(_places(before), wire, axis=op.axis) for wire in op.wires]
+                return self._sort(op, x, wires, op.comparators, op.joined, op.axis)
+            case ops.Sort():
+                return self._sort_along_an_axis(op, x, before)
+            case ops.ReduceExtremum():
+                kept = [a for a in range(len(before)) if a not in op.axes]
+                rows = _places(before).transpose(*op.axes, *kept).reshape(-1, size)
+                return self._sort(op, x, list(rows), _tournament(len(rows), op.kind), (0,), 0)
+            case ops.Extremum():
+                joined = self.add(Join(inputs=tuple(inputs), size=size * len(inputs)))
+                rows = np.arange(size * len(inputs)).reshape(len(inputs), size)
+                return self._sort(op, joined, list(rows), _tournament(len(rows), op.kind), (0,), 0)
+            case ops.AveragePool():
+                windows = self._windows(op, x)
+                total = self.add(Matrix(inputs=(windows,), size=size, weight=np.ones((1, op.window.taps))))
+                counts = np.tile(op.counts, op.shape[0])
+                return self.add(Factor(inputs=(total,), size=size, name=name, factor=counts, divide=True))
+            case ops.MaxPool():
+                return self._max_pool(op, x)
+            case _:
+                raise missing_rule(op, "primitives")
+
+    def _gather(self, x: int, indices: Indices, name: str | None = None) -> int:
+        return self.add(Gather(inputs=(x,), size=indices.size, name=name, indices=indices.ravel()))
+
+    def _negate(self, x: int, name: str | None = None) -> int:
+        size = self.pieces[x].size
+        return self.add(Factor(inputs=(x,), size=size, name=name, factor=np.full(size, -1.0)))
+
+    def _shift(self, x: int, offset: Array, name: str | None = None) -> int:
+        return self.add(Offset(inputs=(x,), size=len(offset), name=name, offset=offset))
+
+    def _bent(self, x: int, slope: Array, bend: Array, name: str) -> int:
+        """Slope · x + bend · relu(x)."""
+        size = len(slope)
+        straight = self.add(Factor(inputs=(x,), size=size, factor=slope))
+        positive = self.add(Relu(inputs=(x,), size=size))
+        bent = self.add(Factor(inputs=(positive,), size=size, factor=bend))
+        return self.add(Plus(inputs=(straight, bent), size=size, name=name))
+
+    def _clip(self, op: ops.Clip, x: int) -> int:
+        """max(x, l) = l + relu(x - l), then min(x, h) = h - relu(h - x)."""
+        if ops.is_constant_zero(op.low) and op.high is None:
+            return self.add(Relu(inputs=(x,), size=op.size, name=op.output))
+        if op.low is not None:
+            low = np.broadcast_to(op.low, op.shape).ravel()
+            above = self.add(Relu(inputs=(self._shift(x, -low),), size=op.size))
+            x = self._shift(above, low, op.output if op.high is None else None)
+        if op.high is not None:
+            high = np.broadcast_to(op.high, op.shape).ravel()
+            below = self.add(Relu(inputs=(self._shift(self._negate(x), high),), size=op.size))
+            x = self._shift(self._negate(below), high, op.output)
+        return x
+
+    def _sort_along_an_axis(self, op: ops.Sort, x: int, before: ops.Shape) -> int:
+        count = before[op.axis]
+        wires = [np.take(_places(before), [k], axis=op.axis) for k in range(count)]
+        if op.k == 1:
+            comparators = _tournament(count, "max" if op.largest else "min")
+        else:
+            comparators = ops.groupsort_comparators(count)
+            if not op.largest:  # turned round, they sort upwards
+                comparators = tuple((j, i) for i, j in comparators)
+        return self._sort(op, x, wires, comparators, tuple(range(op.k)), op.axis)
+
+    def _sort(
+        self,
+        op: ops.Extremum | ops.MaxPool | ops.ReduceExtremum | ops.Sort | ops.SortingNetwork,
+        x: int,
+        wires: Sequence[Indices],
+        comparators: Iterable[tuple[int, int]],
+        joined: Sequence[int],
+        axis: int,
+    ) -> int:
+        """Wires (entries of x), comparators over them in rounds of disjoint ones, some wires joined."""
+        if len(wires) > MAX_SORTED:
+            raise UnsupportedError(
+                f"compares groups of {len(wires)}; up to {MAX_SORTED} are taken apart", node=op.node
+            )
+        length = wires[0].size
+        flat = np.concatenate([wire.ravel() for wire in wires])
+        like = x if isinstance(op, ops.SortingNetwork | ops.Sort | ops.ReduceExtremum) else None
+        x = self.add(Gather(inputs=(x,), size=len(flat), indices=flat, like=like))
+        for pairs in _rounds(comparators):
+            first, second = (
+                np.concatenate([np.arange(wire * length, (wire + 1) * length) for wire in side])
+                for side in zip(*pairs, strict=True)
+            )
+            like = None if like is None else x
+            x = self.add(Exchange(inputs=(x,), size=len(flat), first=first, second=second, like=like))
+        ends = [np.arange(wire * length, (wire + 1) * length).reshape(wires[wire].shape) for wire in joined]
+        return self._gather(x, np.concatenate(ends, axis=axis), op.output)
+
+    def _windows(self, op: ops.Conv | ops.AveragePool, x: int, channels: Indices | None = None) -> int:
+        """What each place sees, one place after the other.
+
+        For a convolution all the channels given at once, (places, channels, taps); for pooling
+        channel by channel, (channels, places, taps).
+        """
+        positions, spatial = op.window.positions, math.prod(op.window.spatial)
+        if channels is None:
+            at = np.arange(op.shape[0])[:, None, None] * spatial + positions
+            return self._gather(x, np.where(positions < 0, -1, at))
+        at = channels[None, :, None] * spatial + positions[:, None, :]
+        return self._gather(x, np.where(positions[:, None, :] < 0, -1, at))
+
+    def _conv(self, op: ops.Conv, x: int) -> int:
+        out, per_group = len(op.kernel) // op.groups, op.kernel.shape[1]
+        places = len(op.window.positions)
+        groups = []
+        for group in range(op.groups):
+            mine = slice(group * out, (group + 1) * out)
+            windows = self._windows(op, x, np.arange(group * per_group, (group + 1) * per_group))
+            bias = None if op.bias is None else op.bias[mine]
+            weight = op.kernel[mine].reshape(out, -1)
+            groups.append(self.add(Matrix(inputs=(windows,), size=places * out, weight=weight, bias=bias)))
+        joined = self.add(Join(inputs=tuple(groups), size=op.size))
+        order = np.arange(op.size).reshape(op.groups, places, out).transpose(0, 2, 1)
+        return self._gather(joined, order, op.output)
+
+    def _max_pool(self, op: ops.MaxPool, x: int) -> int:
+        """A tournament over the taps; on padding, which never wins, a tap repeats another of its window."""
+        positions, spatial = op.window.positions, math.prod(op.window.spatial)
+        if (positions < 0).all(axis=1).any():
+            raise UnsupportedError("a window sees padding only", node=op.node)
+        positions = np.where(positions < 0, positions.max(axis=1, keepdims=True), positions)
+        at = np.arange(op.shape[0])[:, None, None] * spatial + positions
+        return self._sort(op, x, list(at.reshape(op.size, -1).T), _tournament(at.shape[2], "max"), (0,), 0)
+
+
+def _places(shape: ops.Shape) -> Indices:
+    """An array of that shape that holds its own flat indices."""
+    return np.arange(math.prod(shape), dtype=np.intp).reshape(shape)
+
+
+def _tournament(count: int, kind: str) -> tuple[tuple[int, int], ...]:
+    """Comparators after which wire 0 holds the max (or min) of all."""
+    pairs: list[tuple[int, int]] = []
+    stride = 1
+    while stride < count:
+        pairs.extend((i, i + stride) for i in range(0, count - stride, 2 * stride))
+        stride *= 2
+    return tuple(pairs if kind == "max" else ((j, i) for i, j in pairs))
+
+
+def _rounds(comparators: Iterable[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """Comparators in rounds: each as early as those before it on the same wires allow."""
+    rounds: list[list[tuple[int, int]]] = []
+    reached: dict[int, int] = {}
+    for i, j in comparators:
+        at = max(reached.get(i, 0), reached.get(j, 0))
+        if at == len(rounds):
+            rounds.append([])
+        rounds[at].append((i, j))
+        reached[i] = reached[j] = at + 1
+    return rounds

@@ -1,0 +1,127 @@
+"""Tables whose meaning is known: breast-cancer (scikit-learn), adult and spambase (files of the UCI).
+
+Inputs keep the units of the table, since a radius is in the units of what is sent; what evens them
+out is part of the network (``scaling="columns"``). Text becomes columns of 0 and 1, one a category.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lipmodel.data.dataset import Dataset, labelled
+from lipmodel.data.files import Array, find_file, read_csv, read_lines
+from lipmodel.errors import DataError, MissingExtraError
+
+ADULT_COLUMNS = (
+    "age", "workclass", "fnlwgt", "education", "education-num", "marital-status", "occupation",
+    "relationship", "race", "sex", "capital-gain", "capital-loss", "hours-per-week", "native-country",
+)  # fmt: skip
+ADULT_NUMBERS = ("age", "education-num", "capital-gain", "capital-loss", "hours-per-week")
+ADULT_LEFT_OUT = ("fnlwgt", "education")  # how many people a row stands for; education-num in words
+ADULT_CLASSES = ("<=50K", ">50K")
+SPAMBASE_COLUMNS = 57
+
+
+def sklearn_datasets() -> Any:
+    """scikit-learn's module of data sets.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return importlib.import_module("sklearn.datasets")
+    except ModuleNotFoundError:
+        raise MissingExtraError("the data sets that come with scikit-learn", "train") from None
+
+
+def breast_cancer() -> Dataset:
+    """569 tumours by 30 measures of their cells' nuclei (Wolberg, Street, Mangasarian 1995).
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
+    """
+    bunch = sklearn_datasets().load_breast_cancer()
+    columns = tuple(str(name) for name in bunch.feature_names)
+    classes = tuple(str(name) for name in bunch.target_names)
+    units = "each measure in its own unit, as scikit-learn gives it"
+    return labelled("breast-cancer", bunch.data, bunch.target, classes, units, columns, "columns")
+
+
+def spambase(folder: Path) -> Dataset:
+    """4,601 letters by 57 frequencies of words and signs and lengths of capitals (Hopkins et al. 1999).
+
+    Raises:
+        DataError: the folder has no such file, or it is not what its name says.
+    """
+    path = find_file(folder, "spambase.csv", "spambase.data")
+    columns, table = read_csv(path)
+    if table.shape[1] != SPAMBASE_COLUMNS + 1:
+        raise DataError(f"{path} has {table.shape[1]} columns; spambase has {SPAMBASE_COLUMNS} and a label")
+    units = "frequencies in percent, lengths in letters"
+    return labelled(
+        "spambase", table[:, :-1], table[:, -1], ("letter", "spam"), units, columns[:-1], "columns"
+    )
+
+
+def adult(folder: Path) -> tuple[Dataset, Dataset]:
+    """(train, test): 48,842 people, who earns above $50,000 (Kohavi, Becker 1996).
+
+    Five numbers as they are, and a column of 0 and 1 for each category of the training part (an
+    unknown value, "?", is one; a category that only the test part has is 0 throughout). Left out:
+    fnlwgt, which says how many people a row stands for, and education, which is education-num in words.
+
+    Raises:
+        DataError: a file is missing, or not what its name says.
+    """
+    texts = [_adult_rows(find_file(folder, name)) for name in ("adult.data", "adult.test")]
+    categories = {
+        name: sorted({row[index] for row in texts[0][0]})
+        for index, name in enumerate(ADULT_COLUMNS)
+        if name not in ADULT_NUMBERS + ADULT_LEFT_OUT
+    }
+    columns = (
+        *ADULT_NUMBERS,
+        *(f"{name}={value}" for name, values in categories.items() for value in values),
+    )
+    units = "age and hours in years and hours, education in years, gains and losses in $, categories 0 or 1"
+
+    def part(rows: list[list[str]], labels: list[int]) -> Dataset:
+        blocks = [_adult_numbers(rows, name) for name in ADULT_NUMBERS]
+        for name, values in categories.items():
+            given = np.array([row[ADULT_COLUMNS.index(name)] for row in rows])
+            blocks.append((given[:, None] == np.array(values)).astype(np.float64))
+        return labelled("adult", np.hstack(blocks), labels, ADULT_CLASSES, units, columns, "columns")
+
+    return part(*texts[0]), part(*texts[1])
+
+
+def _adult_rows(path: Path) -> tuple[list[list[str]], list[int]]:
+    """Cells without blanks, and labels."""
+    rows, labels = [], []
+    for number, cells in read_lines(path):
+        if cells[0].startswith("|"):  # the test file begins with a remark
+            continue
+        *row, label = (cell.strip() for cell in cells)
+        if len(row) != len(ADULT_COLUMNS) or label.rstrip(".") not in ADULT_CLASSES:
+            raise DataError(
+                f"{path}, line {number}: {len(ADULT_COLUMNS)} columns and one of "
+                f"{' and '.join(ADULT_CLASSES)} are expected"
+            )
+        rows.append(row)
+        labels.append(ADULT_CLASSES.index(label.rstrip(".")))
+    if not rows:
+        raise DataError(f"{path} has no rows; at least one is needed")
+    return rows, labels
+
+
+def _adult_numbers(rows: list[list[str]], name: str) -> Array:
+    """(N, 1): a column of numbers."""
+    index = ADULT_COLUMNS.index(name)
+    try:
+        return np.array([[float(row[index])] for row in rows], dtype=np.float64)
+    except ValueError as error:
+        raise DataError(f"adult: the column {name} holds text: {error}") from error

@@ -1,0 +1,418 @@
+"""What a certified network is made of: one typed operation for each thing that is proved about.
+
+Shapes are per sample, the batch axis left out; so are axes. An operation is data, nothing more:
+how it is read from ONNX stands in ``graph.py``, written back in ``onnx_writer.py``, bounded in
+``lipschitz.py``, its rounding in ``rounding.py``, its derivative in ``lipmodel/audit/gradient.py``.
+Constants are float64 arrays (a float32 initialiser upcasts exactly).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from lipmodel.certify.norms.convolution import Window, bound_conv_norm
+from lipmodel.norms import (
+    MANY_COLUMNS,
+    Array,
+    Norm,
+    bound_absolute_operator_norm,
+    bound_operator_norm,
+    bound_spectral_norm,
+    bound_through_two,
+    observed_spectral_norm,
+)
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Op:
+    """One operation on one or more tensors.
+
+    Attributes:
+        output: name of the tensor it makes.
+        inputs: names of the tensors it reads.
+        shape: shape of the output, per sample.
+        node: the ONNX node(s) it was read from, for messages.
+    """
+
+    output: str
+    inputs: tuple[str, ...]
+    shape: Shape
+    node: str = ""
+
+    @property
+    def size(self) -> int:
+        """Numbers in the output, per sample."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dense(Op):
+    """y = W x + b over the last axis; weight (m, n), bias (m,) or None."""
+
+    weight: Array
+    bias: Array | None = None
+
+    def bound_norm(self, source: Norm, target: Norm) -> float:
+        """Never below ‖W‖_{source→target}; computed once."""
+        if (source, target) not in self._bounds:
+            bound = self._without_spectral(source, target)
+            if self.least_norm(source, target) < bound:
+                bound = min(bound, self._through_two(self._spectral, source, target))
+            self._bounds[source, target] = bound
+        return self._bounds[source, target]
+
+    def least_norm(self, source: Norm, target: Norm) -> float:
+        """About the least that :meth:`bound_norm` can come to; no bound.
+
+        In time linear in the weights: it tells whether the spectral norm, which takes longer, can be of use.
+        """
+        without = self._without_spectral(source, target)
+        if source is Norm.ONE or target is Norm.INF:
+            return without
+        return min(without, self._through_two(self._observed_spectral, source, target))
+
+    def bound_absolute_norm(self, norm: Norm) -> float:
+        """Never below ‖ |W| ‖_{norm→norm}; computed once."""
+        if norm not in self._absolute:
+            self._absolute[norm] = bound_absolute_operator_norm(self.weight, norm)
+        return self._absolute[norm]
+
+    @cached_property
+    def _bounds(self) -> dict[tuple[Norm, Norm], float]:
+        return {}
+
+    @cached_property
+    def _absolute(self) -> dict[Norm, float]:
+        return {}
+
+    def _without_spectral(self, source: Norm, target: Norm) -> float:
+        if (source, target) not in self._without:
+            self._without[source, target] = bound_operator_norm(self.weight, source, target, math.inf)
+        return self._without[source, target]
+
+    def _through_two(self, spectral: float, source: Norm, target: Norm) -> float:
+        m, n = self.weight.shape
+        return bound_through_two(spectral, (m, n), source, target)
+
+    @cached_property
+    def _without(self) -> dict[tuple[Norm, Norm], float]:
+        return {}
+
+    @cached_property
+    def _spectral(self) -> float:
+        return bound_spectral_norm(self.weight)
+
+    @cached_property
+    def _observed_spectral(self) -> float:
+        few = min(self.weight.shape) <= MANY_COLUMNS
+        return self._spectral if few else observed_spectral_norm(self.weight)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Scale(Op):
+    """y = x * factor, or x / factor if ``divide``; factor broadcasts to the shape."""
+
+    factor: Array
+    divide: bool = False
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Shift(Op):
+    """y = x + offset; offset broadcasts to the shape."""
+
+    offset: Array
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Clip(Op):
+    """y = min(max(x, low), high), each an array that broadcasts to the shape, or None.
+
+    Relu is Clip(low=0); Max and Min with a constant are the one-sided ones.
+    """
+
+    low: Array | None = None
+    high: Array | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Abs(Op):
+    """y = |x|."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Negate(Op):
+    """y = -x."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LeakyRelu(Op):
+    """y = x where x >= 0, slope * x elsewhere; slope broadcasts to the shape."""
+
+    slope: Array
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Conv(Op):
+    """Cross-correlation with zero padding; kernel (channels out, channels in / groups, *size)."""
+
+    kernel: Array
+    bias: Array | None = None
+    window: Window
+    groups: int = 1
+
+    def bound_norm(self, source: Norm, target: Norm) -> float:
+        """Never below the operator norm source→target of the whole convolution; computed once."""
+        if (source, target) not in self._bounds:
+            self._bounds[source, target] = bound_conv_norm(
+                self.kernel, self.window, self.groups, source, target
+            )
+        return self._bounds[source, target]
+
+    @cached_property
+    def _bounds(self) -> dict[tuple[Norm, Norm], float]:
+        return {}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AveragePool(Op):
+    """Mean over each window, channel by channel; padding counts as zeros, or not at all."""
+
+    window: Window
+    count_padding: bool
+
+    @property
+    def counts(self) -> Array:
+        """(places,): how many numbers each mean is over."""
+        seen = (self.window.positions >= 0) | self.count_padding
+        return np.asarray(seen.sum(axis=1), dtype=np.float64)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MaxPool(Op):
+    """Maximum over each window, channel by channel; padding never wins."""
+
+    window: Window
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sort(Op):
+    """The k largest (or smallest) along an axis, in that order: ONNX TopK, values only."""
+
+    axis: int
+    k: int
+    largest: bool
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SortingNetwork(Op):
+    """Comparators over disjoint slices ("wires") of one tensor, then some of the wires joined.
+
+    Comparator (i, j) replaces wires i and j by their elementwise max and min. MaxMin is one
+    comparator over the two halves. Each comparator sorts pairs, so the whole is 1-Lipschitz in
+    every l_q norm; read as separate Max, Min and Concat nodes, √2 would be lost each time.
+
+    Attributes:
+        axis: the axis the wires are slices of; length: how long it is.
+        wires: indices along the axis, one array a wire, all of one length, disjoint.
+        comparators: pairs of wire numbers, in order.
+        joined: the wires that make the output, in order, each at most once.
+    """
+
+    axis: int
+    length: int
+    wires: tuple[tuple[int, ...], ...]
+    comparators: tuple[tuple[int, int], ...]
+    joined: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Extremum(Op):
+    """Elementwise max or min of two or more tensors of the output's shape."""
+
+    kind: Literal["max", "min"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ReduceExtremum(Op):
+    """Max or min over some axes, which are removed (or kept with size 1, as ``shape`` tells)."""
+
+    kind: Literal["max", "min"]
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sum(Op):
+    """Elementwise sum of two tensors of the output's shape (a residual connection)."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Concat(Op):
+    """Tensors joined along an axis."""
+
+    axis: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Select(Op):
+    """Entries of one axis, by distinct indices: ONNX Slice, Split and Gather."""
+
+    axis: int
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Reshape(Op):
+    """The same numbers in row-major order, in another shape."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Transpose(Op):
+    """Axes permuted."""
+
+    permutation: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A network as a list of operations, in an order in which each finds its inputs made.
+
+    Attributes:
+        input: name of the one input.
+        input_shape: its shape, per sample.
+        ops: the operations that the output depends on.
+        output: name of the tensor that holds the class scores, of shape (K,), or (1,) for a
+            binary classifier (class 1 where it is positive).
+    """
+
+    input: str
+    input_shape: Shape
+    ops: tuple[Op, ...]
+    output: str
+
+    @property
+    def input_size(self) -> int:
+        """Numbers a sample."""
+        return math.prod(self.input_shape)
+
+    @property
+    def multiplications(self) -> int:
+        """Of numbers, to evaluate one sample; a measure of how long it takes."""
+        return sum(map(_multiplications, self.ops))
+
+    @property
+    def evaluated_sizes(self) -> list[int]:
+        """Numbers a sample of every tensor that evaluation makes, windows written out among them."""
+        shapes = self.shapes()
+        written = [size for op in self.ops for size in _written_windows(op, shapes[op.inputs[0]])]
+        return [*map(math.prod, shapes.values()), *written]
+
+    @property
+    def output_shape(self) -> Shape:
+        """Shape of the scores, per sample."""
+        return self.shapes()[self.output]
+
+    def shapes(self) -> dict[str, Shape]:
+        """Shape of every tensor, per sample."""
+        return {self.input: self.input_shape} | {op.output: op.shape for op in self.ops}
+
+    def consumers(self) -> dict[str, list[Op]]:
+        """The operations that read each tensor."""
+        readers: dict[str, list[Op]] = {name: [] for name in self.shapes()}
+        for op in self.ops:
+            for name in op.inputs:
+                readers[name].append(op)
+        return readers
+
+    def pruned(self) -> Graph:
+        """The same without operations that the output does not depend on."""
+        needed, kept = {self.output}, []
+        for op in reversed(self.ops):
+            if op.output in needed:
+                needed.update(op.inputs)
+                kept.append(op)
+        return replace(self, ops=tuple(reversed(kept)))
+
+
+def missing_rule(op: object, table: str) -> NotImplementedError:
+    """Return the error of a table of rules that has none for an operation.
+
+    Every table over operations, or over the primitives of the tight tier, ends in this error: a default
+    would give a new operation a bound without a proof. An operation that needs nothing is named all the same.
+
+    Args:
+        op: operation or primitive.
+        table: name of the table, for the message.
+    """
+    return NotImplementedError(
+        f"{type(op).__name__} has no rule in the table of {table}: see CONTRIBUTING.md, 'Add an operator'"
+    )
+
+
+def _multiplications(op: Op) -> int:
+    match op:
+        case Dense():
+            return op.size * int(op.weight.shape[1])
+        case Conv():
+            return op.size * int(op.kernel[0].size)
+        case (
+            Scale() | Shift() | Clip() | Abs() | Negate() | LeakyRelu() | AveragePool() | MaxPool() | Sort()
+            | SortingNetwork() | Extremum() | ReduceExtremum() | Sum() | Concat() | Select() | Reshape()
+            | Transpose()
+        ):  # fmt: skip
+            return 0  # a few passes over the tensor, beside matrix products
+        case _:
+            raise missing_rule(op, "multiplications")
+
+
+def _written_windows(op: Op, before: Shape) -> list[int]:
+    match op:
+        case Conv() | AveragePool() | MaxPool():
+            channels = math.prod(before) // math.prod(op.window.spatial)
+            return [channels * math.prod(op.window.output) * op.window.taps]
+        case (
+            Dense() | Scale() | Shift() | Clip() | Abs() | Negate() | LeakyRelu() | Sort() | SortingNetwork()
+            | Extremum() | ReduceExtremum() | Sum() | Concat() | Select() | Reshape() | Transpose()
+        ):  # fmt: skip
+            return []
+        case _:
+            raise missing_rule(op, "evaluated sizes")
+
+
+def groupsort_comparators(group_size: int) -> tuple[tuple[int, int], ...]:
+    """Comparators that sort ``group_size`` wires into descending order (Batcher's odd-even merge sort).
+
+    Source: Batcher 1968; Knuth, The Art of Computer Programming 3, algorithm 5.2.2M.
+    """
+    pairs: list[tuple[int, int]] = []
+    if group_size < 2:
+        return ()
+    top = 1 << (group_size - 1).bit_length() - 1
+    p = top
+    while p > 0:
+        q, r, d = top, 0, p
+        while True:
+            pairs.extend((i, i + d) for i in range(group_size - d) if i & p == r)
+            if q == p:
+                break
+            q, r, d = q // 2, p, q - p
+        p //= 2
+    return tuple(pairs)
+
+
+def distinct(indices: Iterable[int]) -> bool:
+    """Whether no index occurs twice."""
+    listed = list(indices)
+    return len(set(listed)) == len(listed)
+
+
+def is_constant_zero(values: Array | None) -> bool:
+    """Whether there is nothing but zeros."""
+    return values is not None and not np.any(values)

@@ -1,0 +1,1 @@
+"""The reader of ONNX files: a whitelist of operators. Start at ``read.py``."""

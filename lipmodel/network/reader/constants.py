@@ -1,0 +1,445 @@
+"""Constants of an ONNX file: read with their claims checked, and computed from one another.
+
+What a file computes from constants is a claim about the runtime that computes it, unless every runtime
+computes the same. So each operator that may stand between constants is of one kind:
+
+* *It moves data* or counts axes: numpy does it here, and every runtime gets the same numbers.
+* *Integer arithmetic*: in Python integers, within the range of int32 (``shapes.py``); the same everywhere.
+* *A Cast* among :data:`TENSOR_TYPES` that loses nothing, value by value: the same everywhere, but for
+  subnormal numbers, which some processors take for zero.
+* *Floating-point arithmetic*: runtimes differ (they fuse, flush, sum in another order), if only in the
+  last bit. The results are taken as they come out here, and are noted as computed (``Walk.computed``):
+  a certificate then speaks of these very numbers, and names their digest.
+
+Everything else is refused, above all number formats that numpy or onnxruntime read in their own ways.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from lipmodel.errors import FileFormatError, UnsupportedError
+from lipmodel.network.reader.context import MAX_AXES, Node, Walk
+from lipmodel.network.reader.external_data import HOW_TO_SAVE_ONE_FILE, is_external
+from lipmodel.network.reader.shapes import Constant, Symbols, compute, shape_vector
+from lipmodel.network.session import open_session
+
+MAX_ELEMENTS = 2**28
+"""Largest tensor that is read, in elements."""
+MAX_SHAPE = 2**10
+"""Most integers in an array of a shape whose batch is left open."""
+SESSION_WORK = 2**23
+"""Cost of opening a session, in multiplications; about half a millisecond."""
+ELEMENT_WORK, INTEGER_WORK = 2**5, 2**13
+"""Cost of reading one number and of one Python integer's arithmetic, in multiplications."""
+
+TENSOR_TYPES: dict[int, type[np.generic]] = {
+    TensorProto.FLOAT: np.float32,
+    TensorProto.DOUBLE: np.float64,
+    TensorProto.INT64: np.int64,
+    TensorProto.INT32: np.int32,
+    TensorProto.BOOL: np.bool_,
+}
+"""Element types that occur in certified graphs; floats are weights, the others are shapes and indices."""
+
+HOW_TO_FOLD = (
+    "let the exporter compute it and store the result (torch.onnx.export(…, do_constant_folding=True), "
+    "onnxsim, or remove_parametrizations before the export)"
+)
+
+Known = Constant | Symbols
+Fold = Callable[[Walk, Node, list[Any]], list[Known]]
+FOLDS: dict[str, tuple[Fold, frozenset[str]]] = {}
+"""How each operator computes constants from constants, and the attributes that it may have."""
+
+
+def read_tensor(tensor: onnx.TensorProto) -> Constant:
+    """Return the array in a tensor, once its claims of type and size are borne out by the bytes it carries.
+
+    Raises:
+        FileFormatError: claims and content differ, or the content is kept in another file.
+        UnsupportedError: an element type that occurs in no certified graph (float16, quantised, …).
+    """
+    name = tensor.name
+    if is_external(tensor):
+        raise FileFormatError(f"initializer '{name}' keeps its data in another file; {HOW_TO_SAVE_ONE_FILE}")
+    if tensor.data_type not in TENSOR_TYPES:
+        kind = _type_name(tensor.data_type)
+        raise UnsupportedError(f"initializer '{name}' has type {kind}; float32 and float64 are accepted")
+    if len(tensor.dims) > MAX_AXES:
+        raise UnsupportedError(
+            f"initializer '{name}' has {len(tensor.dims)} axes; at most {MAX_AXES} are accepted"
+        )
+    if any(d < 0 for d in tensor.dims):
+        raise FileFormatError(f"initializer '{name}' claims a negative dimension: {list(tensor.dims)}")
+    count = math.prod(tensor.dims)
+    if count > MAX_ELEMENTS:
+        raise FileFormatError(
+            f"initializer '{name}' claims {count} numbers; at most {MAX_ELEMENTS} are accepted"
+        )
+    dtype = np.dtype(TENSOR_TYPES[tensor.data_type])
+    if len(fields := [field.name for field, _ in tensor.ListFields() if field.name.endswith("_data")]) > 1:
+        raise FileFormatError(
+            f"initializer '{name}' carries numbers in {' and '.join(fields)}; runtimes read either"
+        )
+    if tensor.HasField("raw_data"):
+        numbers: Any = np.frombuffer(tensor.raw_data, np.uint8)
+        carried = len(numbers) / dtype.itemsize
+    else:
+        numbers = getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type))
+        carried = len(numbers)
+    if carried != count:
+        raise FileFormatError(
+            f"initializer '{name}' claims {count} numbers (shape {list(tensor.dims)}) and carries {carried:g}"
+        )
+    try:
+        array = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError) as error:
+        raise FileFormatError(f"initializer '{name}' cannot be read: {error}") from error
+    if array.dtype == np.bool_ and (array.ravel() != np.asarray(numbers)).any():
+        raise FileFormatError(
+            f"initializer '{name}' has truths other than 0 and 1; runtimes read them differently"
+        )
+    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+        raise UnsupportedError(f"initializer '{name}' has a NaN or an infinity; finite weights are accepted")
+    return array
+
+
+def fold(walk: Walk, node: Node) -> None:
+    """Compute what depends on constants and shapes alone.
+
+    Raises:
+        UnsupportedError: the node is of no kind that is folded, or its operands and attributes do not fit.
+    """
+    rule, known = FOLDS.get(node.op, (None, frozenset()))
+    if rule is None:
+        raise node.refuse(f"computes a constant and is not folded; {HOW_TO_FOLD}")
+    node.check_attributes(known)
+    inputs = [walk.known(name) for name in node.proto.input]
+    walk.spend(node, work=ELEMENT_WORK * sum(x.size for x in inputs if x is not None))
+    try:
+        with np.errstate(all="ignore"):
+            results = rule(walk, node, inputs)
+    except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
+        raise node.refuse(f"cannot be computed from its constants: {error}") from error
+    names = [name for name in node.proto.output if name]
+    if len(names) > len(results):
+        raise node.refuse(f"has {len(names)} outputs; it makes {len(results)}")
+    if any(name in walk.computed for name in node.proto.input) and (
+        node.op != "Shape" or walk.sizes_computed
+    ):
+        walk.computed.update(names)
+    for name, result in zip(node.proto.output, results, strict=False):
+        if not name:
+            continue
+        if result.dtype == object:
+            if result.size > MAX_SHAPE or name in walk.computed:
+                raise node.refuse(
+                    f"makes a shape of {result.size} integers, or of computed floats; at most {MAX_SHAPE} "
+                    "integers are accepted"
+                )
+            walk.define_symbols(name, result)
+        else:
+            walk.define_constant(name, result)
+            walk.sizes_computed |= result.dtype.kind == "i" and name in walk.computed
+
+
+def _folds(*op_types: str, attributes: tuple[str, ...] = ()) -> Callable[[Fold], Fold]:
+    """Register how some operators compute constants, with the attributes that are understood."""
+
+    def register(rule: Fold) -> Fold:
+        for op_type in op_types:
+            FOLDS[op_type] = (rule, frozenset(attributes))
+        return rule
+
+    return register
+
+
+# --- operators that move data: any type, open shapes among them ----------------------------
+
+
+@_folds("Identity")
+def _identity(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
+    return [inputs[0]]
+
+
+@_folds("Shape", attributes=("start", "end"))
+def _shape(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
+    return [shape_vector(inputs[0].shape, node.attributes).astype(np.int64)]
+
+
+@_folds("Transpose", attributes=("perm",))
+def _transpose(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
+    return [inputs[0].transpose(node.attributes.get("perm"))]
+
+
+@_folds("Reshape", attributes=("shape", "allowzero"))
+def _reshape(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
+    x, target = inputs[0], _integers(walk, node, 1, "shape")
+    if min(target, default=0) < -1:
+        raise ValueError(f"target shape {target} has negative sizes")
+    if not node.flag("allowzero", 0):
+        target = [x.shape[i] if d == 0 else d for i, d in enumerate(target)]
+    return [x.reshape(target)]
+
+
+@_folds("Flatten", attributes=("axis",))
+def _flatten(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
+    x, axis = inputs[0], node.attributes.get("axis", 1)
+    if not -x.ndim <= axis <= x.ndim:
+        raise ValueError(f"axis {axis} does not exist")
+    return [x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))]
+
+
+@_folds("Squeeze", attributes=("axes",))
+def _squeeze(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
+    axes = walk.integers(node, 1, "axes")
+    if axes == []:
+        raise ValueError("names no axes: some runtimes remove none then, others all of size 1")
+    return [inputs[0].squeeze(None if axes is None else tuple(axes))]
+
+
+@_folds("Unsqueeze", attributes=("axes",))
+def _unsqueeze(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
+    return [np.expand_dims(inputs[0], tuple(_integers(walk, node, 1, "axes")))]
+
+
+@_folds("Concat", attributes=("axis",))
+def _concat(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
+    walk.spend(node, numbers=sum(x.size for x in inputs))
+    return [np.concatenate(inputs, axis=node.attributes["axis"], dtype=_type_of(inputs))]
+
+
+@_folds("Slice", attributes=("starts", "ends", "axes"))
+def _slice(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
+    x = inputs[0]
+    index = [slice(None)] * x.ndim
+    for axis, selected in walk.slices(node, x.ndim):
+        # Some runtimes begin at the first entry then, others select nothing.
+        if selected.step < 0 and selected.start < -x.shape[axis]:
+            raise ValueError(f"begins {selected.start} before the end of {x.shape[axis]} entries, backwards")
+        index[axis] = selected
+    return [x[tuple(index)]]
+
+
+@_folds("Split", attributes=("axis", "split", "num_outputs"))
+def _split(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
+    x, axis = inputs[0], node.attributes.get("axis", 0)
+    sizes = walk.parts(node, x.shape[axis])
+    return list(np.split(x, np.cumsum(sizes)[:-1], axis=axis))
+
+
+@_folds("Gather", attributes=("axis",))
+def _gather(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
+    (x, indices), axis = inputs, node.attributes.get("axis", 0)
+    if indices.dtype.kind != "i":
+        raise ValueError("integers known at load are accepted as indices")
+    walk.spend(node, numbers=x.size // max(x.shape[axis], 1) * indices.size)
+    return [np.asarray(np.take(x, indices, axis=axis))]
+
+
+@_folds("Expand")
+def _expand(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
+    sizes = _integers(walk, node, 1, "shape")
+    if min(sizes, default=0) < 0:
+        raise ValueError(f"shape {sizes} has negative sizes")
+    shape = np.broadcast_shapes(inputs[0].shape, tuple(sizes))
+    walk.spend(node, numbers=math.prod(shape))
+    return [np.broadcast_to(inputs[0], shape)]
+
+
+def _integers(walk: Walk, node: Node, index: int, attribute: str) -> list[int]:
+    values = walk.integers(node, index, attribute)
+    if values is None:
+        raise ValueError(f"has no {attribute}")
+    return values
+
+
+# --- Cast ----------------------------------------------------------------------------------
+
+
+@_folds("Cast", attributes=("to", "saturate", "round_mode"))
+def _cast(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
+    x, to = inputs[0], node.attributes.get("to", 0)
+    target = TENSOR_TYPES.get(to)
+    if target is None:
+        raise node.refuse(
+            f"casts a constant to {_type_name(to)}, which runtimes read in different ways; {HOW_TO_FOLD}"
+        )
+    if x.dtype == object:
+        if not np.issubdtype(target, np.integer):
+            raise ValueError("a shape stays a shape of integers")
+        closed = np.array([v for v in x.flat if isinstance(v, int)], dtype=object)
+        if not _equal(closed, closed.astype(target)):
+            raise ValueError(f"has an integer outside {np.dtype(target)}")
+        return [x]
+    result = x.astype(target)
+    if not (_representable(x, target) and _representable(result, x.dtype) and _equal(x, result)):
+        raise node.refuse(
+            f"casts constants from {x.dtype} to {result.dtype} and loses some of their value; {HOW_TO_FOLD}"
+        )
+    if _has_subnormal(x) or _has_subnormal(result):
+        walk.computed.update(node.proto.output)
+    return [result]
+
+
+def _representable(x: Constant, dtype: Any) -> bool:
+    """Return whether numbers are within a type of integers; a float beyond it becomes an undefined one."""
+    if x.dtype.kind != "f" or np.dtype(dtype).kind != "i":
+        return True
+    end = 2.0 ** (np.iinfo(dtype).bits - 1)
+    return bool(((x >= -end) & (x < end)).all())
+
+
+def _equal(x: Constant, result: Constant) -> bool:
+    return bool((result.astype(x.dtype) == x).all())
+
+
+def _has_subnormal(x: Constant) -> bool:
+    if x.dtype.kind != "f":
+        return False
+    sizes = np.abs(x)
+    return bool(((sizes > 0) & (sizes < np.finfo(x.dtype).tiny)).any())
+
+
+# --- arithmetic ----------------------------------------------------------------------------
+
+ELEMENTWISE: dict[str, Callable[..., Any]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": np.divide,
+    "Max": np.maximum,
+    "Min": np.minimum,
+}
+UNARY: dict[str, Callable[..., Any]] = {
+    "Neg": np.negative,
+    "Abs": np.abs,
+    "Sqrt": np.sqrt,
+    "Relu": lambda x: np.maximum(x, x.dtype.type(0)),
+    "Reciprocal": lambda x: x.dtype.type(1) / x,
+}
+
+
+@_folds(*ELEMENTWISE)
+def _elementwise(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
+    walk.spend(node, numbers=(len(inputs) - 1) * math.prod(np.broadcast_shapes(*(x.shape for x in inputs))))
+    if _type_of(inputs).kind in "iO":
+        return [reduce(lambda a, b: _integer_arithmetic(walk, node, node.op, a, b), inputs)]
+    return [_computed(walk, node, inputs, np.asarray(reduce(ELEMENTWISE[node.op], inputs)))]
+
+
+@_folds(*UNARY)
+def _unary(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
+    (x,) = inputs
+    walk.spend(node, numbers=x.size)
+    if x.dtype.kind in "iO" and node.op in ("Neg", "Abs"):
+        negated = _integer_arithmetic(walk, node, "Sub", np.zeros((), np.int64).astype(x.dtype), x)
+        return [negated if node.op == "Neg" else _integer_arithmetic(walk, node, "Max", x, negated)]
+    return [_computed(walk, node, inputs, np.asarray(UNARY[node.op](x)))]
+
+
+@_folds("MatMul")
+def _matmul(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
+    return _product(walk, node, inputs, *inputs)
+
+
+@_folds("Gemm", attributes=("alpha", "beta", "transA", "transB"))
+def _gemm(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
+    a, b = (x.T if node.flag(f, 0) else x for x, f in zip(inputs, ("transA", "transB"), strict=False))
+    return _product(walk, node, [x for x in inputs if x is not None], a, b)
+
+
+def _product(walk: Walk, node: Node, operands: list[Any], a: Any, b: Any) -> list[Known]:
+    """Run a product of matrices, or of batches of them."""
+    rows, columns = math.prod(a.shape[-2:-1]), math.prod(b.shape[1:][-1:])
+    numbers = math.prod(np.broadcast_shapes(a.shape[:-2], b.shape[:-2])) * rows * columns
+    walk.spend(node, numbers=numbers, work=numbers * a.shape[-1])
+    return [_computed(walk, node, operands, _run(walk, node))]
+
+
+@_folds("Pow")
+def _pow(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
+    base, exponent = inputs
+    walk.spend(node, numbers=math.prod(np.broadcast_shapes(base.shape, exponent.shape)))
+    return [_computed(walk, node, [base], _run(walk, node))]
+
+
+@_folds(
+    *("ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare"),
+    attributes=("axes", "keepdims", "noop_with_empty_axes"),
+)
+def _reduce(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
+    x, axes = inputs[0], walk.integers(node, 1, "axes") or []
+    if len({axis % x.ndim for axis in axes if -x.ndim <= axis < x.ndim}) < len(axes):
+        raise ValueError(f"axes {axes} are not different axes of a tensor of {x.ndim}")
+    node.flag("keepdims", 1), node.flag("noop_with_empty_axes", 0)
+    walk.spend(node, numbers=x.size)
+    return [_computed(walk, node, [x], _run(walk, node))]
+
+
+def _integer_arithmetic(walk: Walk, node: Node, op: str, a: Known, b: Known) -> Known:
+    """Return ``a op b``, entry by entry; within int32, as that may be the type of what was an open shape."""
+    kind, limits = _type_of([a, b]), np.iinfo(np.int32)
+    walk.spend(node, work=INTEGER_WORK * math.prod(np.broadcast_shapes(a.shape, b.shape)))
+    each = np.frompyfunc(lambda x, y: compute(op, x, y, (limits.min, limits.max)), 2, 1)
+    return np.asarray(each(a.astype(object), b.astype(object)), dtype=object).astype(kind)
+
+
+def _type_of(inputs: list[Any]) -> np.dtype[Any]:
+    """Return the one type of the operands; an open shape goes with integers of either type."""
+    kinds = {x.dtype for x in inputs}
+    closed = kinds - {np.dtype(object)}
+    if len(closed) > 1 or (closed != kinds and any(kind.kind != "i" for kind in closed)):
+        raise ValueError(f"mixes {' and '.join(sorted(map(str, kinds)))}")
+    return closed.pop() if closed == kinds else np.dtype(object)
+
+
+def _computed(walk: Walk, node: Node, operands: list[Any], result: Constant) -> Constant:
+    """Note a result of floating-point arithmetic."""
+    if _type_of(operands).kind != "f" or result.dtype != operands[0].dtype:
+        raise ValueError(f"{node.op} of {operands[0].dtype} is not folded")
+    if not np.isfinite(result).all():
+        raise ValueError("makes a NaN or an infinity of them")
+    walk.computed.update(node.proto.output)
+    return result
+
+
+def _run(walk: Walk, node: Node) -> Constant:
+    """Run one node in onnxruntime, initializers as such: it packs these for its kernels."""
+    arrays = {name: walk.constants[name] for name in node.proto.input if name}
+    if not all(array.size for array in arrays.values()):
+        raise ValueError("works on an empty tensor")
+    walk.spend(node, work=SESSION_WORK)
+    feeds = {name: array for name, array in arrays.items() if name not in walk.stored}
+    graph = helper.make_graph(
+        [node.proto],
+        "constant",
+        [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in feeds.items()
+        ],
+        [onnx.ValueInfoProto(name=node.proto.output[0])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items() if name in walk.stored],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", walk.opset)], ir_version=8)
+    try:
+        session: Any = open_session(model.SerializeToString())
+        (result,) = session.run(None, feeds)
+    except Exception as error:  # onnxruntime raises many kinds; each is a refusal
+        raise ValueError(str(error)) from error
+    return np.array(result)  # a copy: its own memory is part of the session's, a megabyte and more
+
+
+def _type_name(data_type: Any) -> str:
+    try:
+        return str(TensorProto.DataType.Name(data_type)).lower()
+    except (ValueError, TypeError):
+        return f"number {data_type}"

@@ -1,0 +1,484 @@
+"""The whitelist: how each accepted ONNX operator becomes typed operations.
+
+A handler checks everything that its operator's bound depends on, and above all that the node
+leaves the batch axis alone. Attributes that a handler does not name are refused before it is called.
+Older opsets give as attributes what newer ones give as inputs; both are read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from lipmodel.certify.norms.convolution import Window
+from lipmodel.network import ops
+from lipmodel.network.ops import Shape
+from lipmodel.network.reader.context import MAX_AXES, Node, Walk
+from lipmodel.network.reader.shapes import BATCH
+
+FLOATS: dict[int | None, type[np.float32] | type[np.float64]] = {
+    TensorProto.FLOAT: np.float32,
+    TensorProto.DOUBLE: np.float64,
+}
+
+MAX_TERMS = 2**22
+MAX_POSITIONS, MAX_WINDOWED = 2**24, 2**25
+"""Entries that the windows of one node look at in one channel, and in all of them."""
+NUMBERS_PER_INDEX = 16
+"""Numbers of a tensor that take as much memory as a Python integer in a list of indices."""
+
+Handler = Callable[[Walk, Node], None]
+HANDLERS: dict[str, tuple[Handler, frozenset[str]]] = {}
+
+
+def _handles(*op_types: str, attributes: tuple[str, ...] = ()) -> Callable[[Handler], Handler]:
+    """Registers the handler of some operators, with the attributes it understands."""
+
+    def register(handler: Handler) -> Handler:
+        for op_type in op_types:
+            HANDLERS[op_type] = (handler, frozenset(attributes))
+        return handler
+
+    return register
+
+
+@_handles("Gemm", attributes=("alpha", "beta", "transA", "transB"))
+def _gemm(walk: Walk, node: Node) -> None:
+    a = node.attributes
+    if a.get("alpha", 1.0) != 1.0 or a.get("beta", 1.0) != 1.0 or a.get("transA", 0) != 0:
+        raise node.refuse("accepted with alpha = beta = 1 and transA = 0; fold the factors into the weights")
+    x, shape = walk.dynamic(node)
+    weight = walk.weights(node, 1, x)
+    if weight is None or weight.ndim != 2 or len(shape) != 1:
+        raise node.refuse("accepted on a tensor [batch, n] with a constant matrix of weights")
+    weight = weight if node.flag("transB", 0) else weight.T
+    bias = walk.weights(node, 2, x)
+    _finish_dense(walk, node, x, weight, bias)
+
+
+@_handles("MatMul")
+def _matmul(walk: Walk, node: Node) -> None:
+    x, _ = walk.dynamic(node)
+    weight = walk.weights(node, 1, x)
+    if weight is None or weight.ndim != 2:
+        raise node.refuse("accepted with a constant matrix of two axes on the right")
+    _finish_dense(walk, node, x, weight.T, None)
+
+
+def _finish_dense(walk: Walk, node: Node, x: str, weight: Any, bias: Any) -> None:
+    shape = walk.shapes[x]
+    m, n = weight.shape
+    _check_terms(node, n)
+    if not shape or shape[-1] != n or m == 0:
+        raise node.refuse(f"weights for {n} inputs meet a tensor of shape {list(shape)} per sample")
+    if bias is not None:
+        bias = np.broadcast_to(walk.per_sample(node, bias, (m,)), (m,))
+    walk.finish(
+        node, ops.Dense, (x,), (*shape[:-1], m), weight=np.ascontiguousarray(weight, np.float64), bias=bias
+    )
+
+
+def _check_terms(node: Node, terms: int) -> None:
+    """Refuses sums so long that the rounding of float32 has no useful bound (γ_n, n u near 1)."""
+    if terms > MAX_TERMS:
+        raise node.refuse(f"sums {terms} products; at most {MAX_TERMS} are accepted")
+
+
+@_handles("Add", "Sub")
+def _add(walk: Walk, node: Node) -> None:
+    """X ± c, c - x = (-x) + c, x + y, x - y = x + (-y): negation is exact, so the rounding is the same."""
+    subtract = node.op == "Sub"
+    left, right = node.proto.input
+    if left in walk.shapes and right in walk.shapes:
+        shape = _same_shape(walk, node, (left, right))
+        if subtract:
+            right = walk.make(node, ops.Negate, (right,), shape)
+        walk.finish(node, ops.Sum, (left, right), shape)
+        return
+    index = 0 if left in walk.shapes else 1
+    x, shape = walk.dynamic(node, index)
+    offset = walk.per_sample(node, walk.weights(node, 1 - index, x), shape)
+    if subtract and index == 0:
+        offset = -offset
+    elif subtract:
+        x = walk.make(node, ops.Negate, (x,), shape)
+    walk.finish(node, ops.Shift, (x,), shape, offset=offset)
+
+
+@_handles("Mul", "Div")
+def _multiply(walk: Walk, node: Node) -> None:
+    left, right = walk.input(node, 0), walk.input(node, 1)
+    divide = node.op == "Div"
+    if (left in walk.shapes and right in walk.shapes) or (divide and right in walk.shapes):
+        raise node.refuse("accepted with a constant factor or divisor: a product of tensors is not Lipschitz")
+    index = 0 if left in walk.shapes else 1
+    x, shape = walk.dynamic(node, index)
+    factor = walk.per_sample(node, walk.weights(node, 1 - index, x), shape)
+    if divide and not (np.abs(factor) >= np.finfo(walk.dtypes[x]).tiny).all():
+        raise node.refuse("divides by zero, or by a subnormal number, which some processors take for zero")
+    walk.finish(node, ops.Scale, (x,), shape, factor=factor, divide=divide)
+
+
+@_handles("Max", "Min")
+def _extremum(walk: Walk, node: Node) -> None:
+    kind = node.op.lower()
+    names = list(dict.fromkeys(i for i in node.proto.input if i in walk.shapes))
+    shape = _same_shape(walk, node, tuple(names))
+    bounds = [
+        walk.per_sample(node, walk.weights(node, index, names[0]), shape)
+        for index, name in enumerate(node.proto.input)
+        if name in walk.constants
+    ]
+    if not bounds:
+        if len(names) == 1:
+            walk.reshape(node, names[0], shape)
+        else:
+            walk.finish(node, ops.Extremum, tuple(names), shape, kind=kind)
+        return
+    x = names[0] if len(names) == 1 else walk.make(node, ops.Extremum, tuple(names), shape, kind=kind)
+    bound = bounds[0]
+    for other in bounds[1:]:
+        bound = np.maximum(bound, other) if kind == "max" else np.minimum(bound, other)
+    walk.finish(node, ops.Clip, (x,), shape, **{"low" if kind == "max" else "high": bound})
+
+
+@_handles("Relu")
+def _relu(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    walk.finish(node, ops.Clip, (x,), shape, low=np.zeros(()))
+
+
+@_handles("LeakyRelu", attributes=("alpha",))
+def _leaky_relu(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    slope = np.float32(node.attributes.get("alpha", 0.01))  # the attribute is a float32 in the file
+    walk.finish(node, ops.LeakyRelu, (x,), shape, slope=np.asarray(slope, np.float64))
+
+
+@_handles("PRelu")
+def _prelu(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    slope = walk.per_sample(node, walk.weights(node, 1, x), shape)
+    walk.finish(node, ops.LeakyRelu, (x,), shape, slope=slope)
+
+
+@_handles("Clip", attributes=("min", "max"))
+def _clip(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    ends = []
+    for index, name in ((1, "min"), (2, "max")):
+        end = walk.weights(node, index, x)
+        if name in node.attributes:
+            end = np.asarray(np.float32(node.attributes[name]), np.float64)
+        ends.append(None if end is None else walk.per_sample(node, end, shape))
+    low, high = ends
+    if low is None and high is None:
+        walk.reshape(node, x, shape)
+        return
+    if walk.opset < 13 and low is not None and high is not None and (low > high).any():
+        raise node.refuse("has min above max; only from opset 13 on is the result defined")
+    walk.finish(node, ops.Clip, (x,), shape, low=low, high=high)
+
+
+@_handles("Abs")
+def _abs(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    walk.finish(node, ops.Abs, (x,), shape)
+
+
+@_handles("Neg")
+def _negate(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    walk.finish(node, ops.Negate, (x,), shape)
+
+
+@_handles("Identity")
+def _identity(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    walk.reshape(node, x, shape)
+
+
+@_handles("Cast", attributes=("to", "saturate", "round_mode"))
+def _cast(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    target = FLOATS.get(node.attributes.get("to"))
+    if target is None or np.dtype(target).itemsize < np.dtype(walk.dtypes[x]).itemsize:
+        raise node.refuse("accepted from float32 to float64, which is exact; any other cast rounds")
+    walk.reshape(node, x, shape)
+    walk.dtypes[node.proto.output[0]] = target
+
+
+@_handles("TopK", attributes=("axis", "largest", "sorted", "k"))
+def _topk(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    axis = walk.axis(node, node.attributes.get("axis", -1), len(shape) + 1)
+    k = walk.integers(node, 1, "k")
+    if k is None or len(k) != 1 or not 1 <= k[0] <= shape[axis]:
+        raise node.refuse(f"k = {k} is not between 1 and the {shape[axis]} entries of its axis")
+    if not node.flag("sorted", 1):
+        raise node.refuse("sorted = 0 leaves the order open; sorted = 1 is accepted")
+    walk.finish(
+        node,
+        ops.Sort,
+        (x,),
+        _replaced(shape, axis, k[0]),
+        axis=axis,
+        k=k[0],
+        largest=node.flag("largest", 1),
+    )
+
+
+@_handles("ReduceMax", "ReduceMin", attributes=("axes", "keepdims", "noop_with_empty_axes"))
+def _reduce_extremum(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    given = walk.integers(node, 1, "axes")
+    if not given:
+        raise node.refuse("needs its axes named: without them it would reduce over the batch")
+    axes = tuple(sorted({walk.axis(node, a, len(shape) + 1) for a in given}))
+    keep = node.flag("keepdims", 1)
+    reduced = tuple(1 if i in axes else d for i, d in enumerate(shape) if keep or i not in axes)
+    walk.finish(node, ops.ReduceExtremum, (x,), reduced, kind=node.op[-3:].lower(), axes=axes)
+
+
+WINDOW = ("kernel_shape", "strides", "dilations", "pads", "auto_pad")
+
+
+@_handles("Conv", attributes=(*WINDOW, "group"))
+def _conv(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    kernel, bias = walk.weights(node, 1, x), walk.weights(node, 2, x)
+    groups = node.attributes.get("group", 1)
+    if kernel is None or kernel.ndim != len(shape) + 1 or kernel.ndim < 3 or kernel.size == 0:
+        raise node.refuse("accepted on [batch, channels, …] with a constant kernel of as many axes")
+    out, per_group = kernel.shape[:2]
+    if groups < 1 or shape[0] != per_group * groups or out % groups:
+        raise node.refuse(f"kernel {list(kernel.shape)} in {groups} groups meets {shape[0]} channels")
+    if bias is not None and bias.shape != (out,):
+        raise node.refuse(f"a bias of shape {list(bias.shape)} for {out} channels")
+    window = _window(walk, node, shape, kernel.shape[2:])
+    _check_terms(node, math.prod(kernel.shape[1:]))
+    walk.finish(
+        node, ops.Conv, (x,), (out, *window.output), kernel=kernel, bias=bias, window=window, groups=groups
+    )
+
+
+@_handles("AveragePool", "MaxPool", attributes=(*WINDOW, "ceil_mode", "count_include_pad", "storage_order"))
+def _pool(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    if node.flag("ceil_mode", 0):
+        raise node.refuse("accepted with ceil_mode = 0")
+    window = _window(walk, node, shape, tuple(node.attributes.get("kernel_shape", ())))
+    if not (window.positions >= 0).any(axis=1).all():
+        raise node.refuse("a window lies wholly on padding")
+    output = (shape[0], *window.output)
+    if node.op == "MaxPool":
+        walk.finish(node, ops.MaxPool, (x,), output, window=window)
+    else:
+        counted = node.flag("count_include_pad", 0)
+        walk.finish(node, ops.AveragePool, (x,), output, window=window, count_padding=counted)
+
+
+@_handles("GlobalAveragePool", "GlobalMaxPool")
+def _global_pool(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    window = _window(walk, node, shape, shape[1:])
+    output = (shape[0], *window.output)
+    if node.op == "GlobalMaxPool":
+        walk.finish(node, ops.MaxPool, (x,), output, window=window)
+    else:
+        walk.finish(node, ops.AveragePool, (x,), output, window=window, count_padding=False)
+
+
+def _window(walk: Walk, node: Node, shape: Shape, size: Shape) -> Window:
+    """The window that a convolution's or pooling's attributes describe."""
+    channels, *spatial = shape
+    ones, zeros = [1] * len(spatial), [0] * len(spatial)
+    given = node.attributes
+    strides, dilations = given.get("strides", ones), given.get("dilations", ones)
+    pads = given.get("pads", zeros + zeros)
+    padding = given.get("auto_pad", b"NOTSET")
+    if padding not in (b"NOTSET", b"VALID"):
+        raise node.refuse(f"auto_pad = {padding.decode()} is not accepted; give pads as numbers")
+    if padding == b"VALID":
+        pads = zeros + zeros
+    lengths = {len(spatial), len(size), len(strides), len(dilations)}
+    if len(lengths) != 1 or not spatial or len(pads) != 2 * len(spatial):
+        raise node.refuse("kernel_shape, strides, dilations and pads do not fit the tensor")
+    if tuple(given.get("kernel_shape", size)) != tuple(size) or min(*size, *strides, *dilations) < 1:
+        raise node.refuse("kernel_shape does not fit the kernel, or is not positive")
+    if min(pads) < 0 or max(*pads, *strides, *dilations) > 2**16:
+        raise node.refuse(f"pads {pads} are not accepted")
+    window = Window(
+        spatial=tuple(spatial),
+        size=tuple(size),
+        strides=tuple(strides),
+        dilations=tuple(dilations),
+        begin=tuple(pads[: len(spatial)]),
+        end=tuple(pads[len(spatial) :]),
+    )
+    _check_terms(node, window.taps)
+    positions = math.prod(window.output) * window.taps
+    readers = math.prod(spatial) * window.bound_readers
+    if (
+        min(window.output) < 1
+        or max(positions, readers) > MAX_POSITIONS
+        or channels * positions > MAX_WINDOWED
+    ):
+        raise node.refuse(
+            f"makes a tensor of spatial shape {list(window.output)}, whose windows look at {positions} "
+            f"entries in {channels} channels; at most {MAX_POSITIONS} in one and {MAX_WINDOWED} in all are "
+            "accepted"
+        )
+    walk.spend(node, numbers=positions)
+    return window
+
+
+@_handles("Slice", attributes=("starts", "ends", "axes"))
+def _slice(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    for place, selected in walk.slices(node, len(shape) + 1):
+        axis = walk.axis(node, place, len(shape) + 1)
+        indices = range(shape[axis])[selected]
+        if not indices:
+            raise node.refuse("selects nothing")
+        x = _select(walk, node, x, axis, indices)
+        shape = walk.shapes[x]
+    walk.reshape(node, x, shape)
+
+
+@_handles("Split", attributes=("axis", "split", "num_outputs"))
+def _split(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    axis = walk.axis(node, node.attributes.get("axis", 0), len(shape) + 1)
+    start = 0
+    for index, size in enumerate(walk.parts(node, shape[axis])):
+        if node.proto.output[index]:
+            _select(walk, node, x, axis, range(start, start + size), index)
+        start += size
+
+
+@_handles("Gather", attributes=("axis",))
+def _gather(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    axis = walk.axis(node, node.attributes.get("axis", 0), len(shape) + 1)
+    array = walk.constant(node, 1)
+    if array is None or not np.issubdtype(array.dtype, np.integer) or array.ndim > 1 or array.size == 0:
+        raise node.refuse("accepted with a constant list of indices")
+    if array.size > shape[axis] or not ((array >= -shape[axis]) & (array < shape[axis])).all():
+        raise node.refuse("accepted with distinct indices within the axis: a repeated entry counts twice")
+    indices = (array.ravel() % shape[axis]).tolist()
+    if not ops.distinct(indices):
+        raise node.refuse("accepted with distinct indices within the axis: a repeated entry counts twice")
+    if array.ndim == 1:
+        _select(walk, node, x, axis, indices, 0)
+    else:  # one index removes the axis
+        x = _select(walk, node, x, axis, indices)
+        walk.reshape(node, x, shape[:axis] + shape[axis + 1 :])
+
+
+def _select(
+    walk: Walk, node: Node, x: str, axis: int, indices: Sequence[int], output: int | None = None
+) -> str:
+    """Add the selection of entries of an axis: one of the node's outputs, or a step before its last."""
+    walk.spend(node, numbers=NUMBERS_PER_INDEX * len(indices))
+    shape = _replaced(walk.shapes[x], axis, len(indices))
+    fields: dict[str, Any] = {"axis": axis, "indices": tuple(indices)}
+    if output is None:
+        return walk.make(node, ops.Select, (x,), shape, **fields)
+    walk.finish(node, ops.Select, (x,), shape, output=output, **fields)
+    return str(node.proto.output[output])
+
+
+@_handles("Concat", attributes=("axis",))
+def _concat(walk: Walk, node: Node) -> None:
+    names = tuple(walk.dynamic(node, index)[0] for index in range(len(node.proto.input)))
+    shapes = [walk.shapes[name] for name in names]
+    axis = walk.axis(node, node.attributes.get("axis", 0), len(shapes[0]) + 1)
+    if any(
+        len(s) != len(shapes[0]) or _replaced(s, axis, 0) != _replaced(shapes[0], axis, 0) for s in shapes
+    ):
+        raise node.refuse(f"joins tensors of shapes {[list(s) for s in shapes]} per sample")
+    walk.finish(node, ops.Concat, names, _replaced(shapes[0], axis, sum(s[axis] for s in shapes)), axis=axis)
+
+
+@_handles("Reshape", attributes=("shape", "allowzero"))
+def _reshape(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    target = walk.target_shape(node)
+    if not target or len(target) > MAX_AXES:
+        raise node.refuse(f"needs a constant target shape of at most {MAX_AXES} axes")
+    if node.flag("allowzero", 0) and 0 in target:
+        raise node.refuse("makes an empty tensor")
+    # The batch must stay in front: copied (0) or named, as the file's own fixed number, or as the one
+    # -1 when the other dimensions account for a whole sample.
+    dims = [(BATCH, *shape)[i] if d == 0 and i <= len(shape) else d for i, d in enumerate(target)]
+    lead: Any = dims[0]
+    rest: list[Any] = dims[1:]
+    if target.count(-1) > 1 or any(not isinstance(d, int) or (d < 1 and d != -1) for d in rest):
+        raise node.refuse(f"target shape {target} makes no sense for {list(shape)} per sample")
+    if lead is not BATCH and lead not in (-1, walk.batch):
+        raise node.refuse(
+            f"target shape {target} does not keep the batch axis in front; use [-1, …] or [0, …]"
+        )
+    if -1 in rest:
+        known = math.prod(d for d in rest if d != -1)
+        if math.prod(shape) % known:
+            raise node.refuse(f"target shape {target} does not fit {list(shape)} per sample")
+        rest = [math.prod(shape) // known if d == -1 else d for d in rest]
+    walk.reshape(node, x, tuple(rest))
+
+
+@_handles("Flatten", attributes=("axis",))
+def _flatten(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    axis = node.attributes.get("axis", 1)
+    if axis + (len(shape) + 1 if axis < 0 else 0) != 1:
+        raise node.refuse("accepted with axis = 1, which keeps the batch")
+    walk.reshape(node, x, (math.prod(shape),))
+
+
+@_handles("Squeeze", "Unsqueeze", attributes=("axes",))
+def _squeeze(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    given = walk.integers(node, 1, "axes")
+    if not given:
+        raise node.refuse("needs its axes named: without them the batch axis could go")
+    if node.op == "Squeeze":
+        axes = {walk.axis(node, a, len(shape) + 1) for a in given}
+        if any(shape[a] != 1 for a in axes):
+            raise node.refuse(f"removes axes of shape {list(shape)} per sample that are not of size 1")
+        walk.reshape(node, x, tuple(d for i, d in enumerate(shape) if i not in axes))
+        return
+    rank = len(shape) + 1 + len(given)
+    axes = {walk.axis(node, a, rank) for a in given}
+    if len(axes) != len(given):
+        raise node.refuse(f"names an axis twice: {given}")
+    remaining = iter(shape)
+    walk.reshape(node, x, tuple(1 if i in axes else next(remaining) for i in range(len(shape) + len(axes))))
+
+
+@_handles("Transpose", attributes=("perm",))
+def _transpose(walk: Walk, node: Node) -> None:
+    x, shape = walk.dynamic(node)
+    perm = node.attributes.get("perm", list(range(len(shape) + 1))[::-1])
+    if sorted(perm) != list(range(len(shape) + 1)) or perm[0] != 0:
+        raise node.refuse(f"perm = {perm} moves the batch axis; it must stay in front")
+    permutation = tuple(p - 1 for p in perm[1:])
+    walk.finish(node, ops.Transpose, (x,), tuple(shape[p] for p in permutation), permutation=permutation)
+
+
+def _same_shape(walk: Walk, node: Node, names: tuple[str, ...]) -> Shape:
+    shapes = {walk.shapes[name] for name in names}
+    if len(shapes) != 1:
+        raise node.refuse(
+            f"joins tensors of shapes {sorted(list(s) for s in shapes)} per sample; equal shapes are accepted"
+        )
+    return shapes.pop()
+
+
+def _replaced(shape: Shape, axis: int, size: int) -> Shape:
+    return (*shape[:axis], size, *shape[axis + 1 :])

@@ -1,0 +1,143 @@
+"""A file is run beside the program written from its graph: were it misread, the two would differ.
+
+Both a certificate and its verification rest on the graph that the reader made of a file. This is their
+guard against a reader that takes an operator or a constant for something else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+
+import numpy as np
+
+from lipmodel.certify.head import Head, linear_head
+from lipmodel.certify.rounding import FORMATS, RoundingBounds, bound_rounding
+from lipmodel.errors import ModelError, refusing_exhaustion
+from lipmodel.network.execution import Execution
+from lipmodel.network.metadata import LARGEST_INPUT
+from lipmodel.network.ops import Graph
+from lipmodel.network.reader.read import OnnxFile, without_dead
+from lipmodel.network.session import open_session
+from lipmodel.norms import Array, Norm, bound_vector_norm
+
+FEWEST_POINTS, MOST_POINTS = 16, 192
+MAX_WORK, ELEMENT_WORK = 2**35, 2**8
+"""Multiplications for all points together, unless that leaves too few; what each result costs beside them."""
+MAX_NUMBERS = 2**22
+"""In the widest tensor of one run, where that leaves one row (or the batch that the file fixes)."""
+MAX_FIXED = 2**26
+"""The same where that is one batch."""
+ORDINARY = (0.02, 2.0, 200.0)
+MIXED = 16
+"""Power of uniform numbers that makes their sizes differ by some powers of ten within one point."""
+
+
+def check_file(file: OnnxFile) -> None:
+    """Run a file beside the float64 program written from its graph; see :func:`check_reading`."""
+    head = linear_head(file.graph)
+    program = Execution(replace(file.graph, output=head.scores).pruned(), np.float64)
+    bounds = [bound_rounding(file.graph, Norm.INF, FORMATS[dtype]) for dtype in (file.dtype, np.float64)]
+    check_reading(file, head, lambda x: head.raw_scores(program.scores(x)), bounds)
+
+
+@refusing_exhaustion()
+def check_reading(
+    file: OnnxFile, head: Head, raw_scores: Callable[[Array], Array], bounds: Sequence[RoundingBounds]
+) -> None:
+    """Run a file in onnxruntime and a program beside it; they must agree within proved rounding errors.
+
+    The points are random, of the file's digest, in pairs x and -x. A quarter are of ordinary size. The sizes
+    of the others are in equal ratios from where the smallest constant may matter (that constant over the
+    largest slope of any tensor) to where something might overflow, so that every threshold and bias is
+    reached: float32 has but 254 powers of two. Half of all points have entries of one size, the others of
+    many, so that a small entry meets its threshold beside a large one.
+
+    Args:
+        file: to run.
+        head: of its graph.
+        raw_scores: computes (N, M) raw scores of (N, d) inputs in float64.
+        bounds: on the rounding errors of the file's own execution and of the program's.
+
+    Raises:
+        ModelError: onnxruntime cannot run the file, or computes something else.
+    """
+    graph = file.graph
+    widest, numbers = max(graph.evaluated_sizes), sum(graph.evaluated_sizes)
+    least, most = _sizes(file, bounds)
+    try:
+        session = open_session(without_dead(file.content, file.output))
+        batch = session.get_inputs()[0].shape[0]
+        rows = batch if isinstance(batch, int) else max(1, min(MOST_POINTS, MAX_NUMBERS // widest))
+        if rows * widest > MAX_FIXED:
+            raise ModelError(
+                f"a batch of {rows} samples, which it fixes, takes {rows * widest} numbers in one "
+                f"tensor; at most {MAX_FIXED} are accepted: export it with a free batch axis"
+            )
+        work = graph.multiplications + ELEMENT_WORK * numbers
+        count = max(FEWEST_POINTS, min(MOST_POINTS, MAX_WORK // (work + 1)))
+        for first in range(0, count, rows):
+            x = _points(file, first, rows, count, least, most)
+            given = x.astype(file.dtype).reshape(-1, *graph.input_shape)
+            theirs = session.run([file.output], {graph.input: given})[0].astype(np.float64)
+            raw = raw_scores(x)
+            ours = head.class_scores(raw)[:, 1:] if head.binary else head.class_scores(raw)
+            allowed = sum(_score_error(head, each, x) for each in bounds)
+            if theirs.shape != ours.shape:
+                raise ModelError(f"the file gives scores of shape {theirs.shape}, its graph {ours.shape}")
+            difference = np.abs(theirs - ours).max(axis=1)
+            if not (difference <= allowed * (1 + 1e-9)).all():
+                raise ModelError(
+                    "onnxruntime computes something other than the graph that was read from the file "
+                    f"(largest difference of scores {difference.max():.3g})"
+                )
+    except (ModelError, MemoryError):
+        raise
+    except Exception as error:  # onnxruntime raises many kinds; each is a refusal
+        raise ModelError(f"onnxruntime cannot run the file: {error}") from error
+
+
+def _score_error(head: Head, bounds: RoundingBounds, x: Array) -> Array:
+    size = bound_vector_norm(x, bounds.norm, axis=1)
+    return np.asarray(bounds.score_error(size)[:, head.owners >= 0].max(axis=1))
+
+
+def _sizes(file: OnnxFile, bounds: Sequence[RoundingBounds]) -> tuple[float, float]:
+    """The least and the largest size of an input's entries."""
+    most = LARGEST_INPUT
+    with np.errstate(all="ignore"):
+        for each in bounds:
+            ones = float(bound_vector_norm(np.ones(file.graph.input_size), each.norm))
+            most = float(
+                np.minimum(most, 0.99 * ((each.limit - each.peak.constant) / each.peak.slope / ones))
+            )
+    if not most >= ORDINARY[-1] / 2:  # also where it is not a number
+        raise ModelError("its weights are so large that inputs of ordinary size may overflow")
+    tiny = 2.0**20 * float(np.finfo(file.dtype).tiny)
+    slope = max(float(np.max(each.peak.slope)) for each in bounds)
+    return min(max(_smallest_constant(file.graph) / (4.0 * slope), tiny), ORDINARY[0]), most
+
+
+def _smallest_constant(graph: Graph) -> float:
+    """The least absolute value but 0 among all numbers of a graph."""
+    arrays = (getattr(op, field.name) for op in graph.ops for field in fields(op))
+    sizes = [
+        np.abs(array[array != 0.0]).min(initial=1.0) for array in arrays if isinstance(array, np.ndarray)
+    ]
+    return float(min(sizes, default=1.0))
+
+
+def _points(file: OnnxFile, first: int, rows: int, count: int, least: float, most: float) -> Array:
+    """Rows of the file's format, from number ``first`` on, of ``count`` in all."""
+    size = file.graph.input_size
+    row = np.arange(first, first + rows)[:, None]
+    # Of the file's digest, as numpy.random would take 2.6 MiB for this alone.
+    seeds = (f"{file.sha256} {number // 2}".encode() for number in row.flat)
+    numbers = np.stack([np.frombuffer(hashlib.shake_256(seed).digest(4 * size), "<i4") for seed in seeds])
+    points = numbers / 2.0**31 * (-1.0) ** row
+    points = np.where(row % 4 < 2, points, np.sign(points) * np.abs(points) ** MIXED)
+    ordinary = np.minimum(np.take(ORDINARY, row // 8 % len(ORDINARY)), most)
+    spread = np.exp2(np.interp(row / count, [0.0, 1.0], np.log2([least, most])))
+    points = points * np.where(row % 8 < 2, ordinary, spread)
+    return np.asarray(points.astype(file.dtype), dtype=np.float64)

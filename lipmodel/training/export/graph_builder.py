@@ -1,0 +1,112 @@
+"""What an exported network is written on: operations in order, each reading the tensor before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from lipmodel.errors import TrainingError
+from lipmodel.network import ops
+from lipmodel.network.ops import Graph, Op, Shape
+from lipmodel.norms import Array
+
+INPUT, SCORES = "input", "scores"
+
+
+class Tape:
+    """The operations written so far, and the tensor that the next one reads.
+
+    Attributes:
+        tensor, shape: name and shape per sample of that tensor.
+        ops: in order.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        self.tensor, self.shape = INPUT, shape
+        self.ops: list[Op] = []
+        self._input_shape = shape
+        self._path: list[str] = []
+
+    @contextmanager
+    def inside(self, name: str) -> Iterator[None]:
+        """Writes a part of that name within the module; for the names of tensors and in messages."""
+        self._path.append(name)
+        try:
+            yield
+        finally:
+            self._path.pop()
+
+    def add(
+        self, kind: type[Op], hint: str, /, *inputs: str, shape: Shape | None = None, **fields: Any
+    ) -> str:
+        """Writes an operation on the inputs (the current tensor if none are named); returns its output."""
+        name = "_".join((hint, *self._path))
+        taken = {op.output for op in self.ops}
+        while name in taken:
+            name += "_"
+        self.shape = self.shape if shape is None else shape
+        self.ops.append(kind(output=name, inputs=inputs or (self.tensor,), shape=self.shape, **fields))
+        self.tensor = name
+        return name
+
+    def reshape(self, shape: Shape, hint: str = "reshaped") -> None:
+        """Writes a Reshape, where one is needed."""
+        if shape != self.shape:
+            self.add(ops.Reshape, hint, shape=shape)
+
+    def numbers(self, values: Tensor) -> Array:
+        """A parameter in float64.
+
+        Raises:
+            TrainingError: one that is not finite.
+        """
+        array = np.asarray(values.detach().cpu().double().numpy())
+        if not np.isfinite(array).all():
+            raise TrainingError(
+                f"layer {'.'.join(self._path)} has a weight that is not finite; "
+                "a smaller learning rate may help"
+            )
+        return array
+
+    def expect(self, module: nn.Module, fits: bool, taken: str) -> None:
+        """Checks that a module takes samples of the current shape.
+
+        Raises:
+            TrainingError: it does not; says what it takes.
+        """
+        if not fits:
+            raise TrainingError(
+                f"layer {'.'.join(self._path)} ({type(module).__name__}) takes {taken} "
+                f"and meets samples of shape {list(self.shape)}"
+            )
+
+    def expect_units(self, module: nn.Module, units: int) -> None:
+        """Checks for samples of shape [units]; see :meth:`expect`."""
+        self.expect(module, self.shape == (units,), f"samples of shape [{units}]")
+
+    def expect_image(self, module: nn.Module, channels: int | None = None, blocks: int = 1) -> None:
+        """Checks for [channels, height, width], sides at least a block long; see :meth:`expect`."""
+        fits = len(self.shape) == 3 and channels in (None, self.shape[0]) and min(self.shape[1:]) >= blocks
+        least = f" of at least {blocks}×{blocks} places" if blocks > 1 else ""
+        self.expect(module, fits, f"images [{channels or 'channels'}, height, width]{least}")
+
+    def take_shift(self) -> Array | None:
+        """The offset of a Shift that was written last, taken back for the bias of what follows."""
+        last = self.ops[-1] if self.ops else None
+        if isinstance(last, ops.Shift) and last.output == self.tensor:
+            self.ops.pop()
+            self.tensor = last.inputs[0]
+            return last.offset
+        return None
+
+    def graph(self) -> Graph:
+        """What was written, its last tensor renamed to ``scores``."""
+        last = replace(self.ops[-1], output=SCORES)
+        return Graph(
+            input=INPUT, input_shape=self._input_shape, ops=(*self.ops[:-1], last), output=SCORES
+        ).pruned()
