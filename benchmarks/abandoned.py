@@ -29,7 +29,7 @@ import httpx
 import numpy as np
 
 from benchmarks.processes import Tree, free_port
-from service.server import LAST_SECONDS, SETTLE_SECONDS
+from service.http.server import LAST_SECONDS, SETTLE_SECONDS
 from service.settings import Settings
 from tests.networks import convolutional_net, to_file
 

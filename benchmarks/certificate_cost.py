@@ -24,8 +24,8 @@ from benchmarks import ours
 from benchmarks.wire import PREDICT, PREDICT_NPY, V2_BINARY, V2_JSON, Array, Wire
 from lipmodel.certify.predictor import CertifiedPredictor
 from service.app import create_app
-from service.connections import Connection
-from service.server import Server
+from service.http.connection import Connection
+from service.http.server import Server
 from service.settings import Settings
 from tests.networks import groupsort_net, to_file
 

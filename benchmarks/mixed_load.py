@@ -207,7 +207,7 @@ def resident_mib(pid: int) -> float:
     pages = 0
     for one in pids:
         command = Path(f"/proc/{one}/cmdline").read_bytes()
-        if b"service.worker\0" not in command:  # of a job
+        if b"service.sandbox.worker\0" not in command:  # of a job
             pages += int(Path(f"/proc/{one}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import click
 
-from service.drift import Served
-from service.metrics import Metrics
-from service.observed import Observed, Requests
+from service.http.instrumentation import Observed, Requests
+from service.telemetry.drift import Served
+from service.telemetry.metrics import Metrics
 
 SCOPE = {
     "type": "http",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.starting import lean_imports
+from service.startup import lean_imports
 
 
 def main() -> None:

@@ -22,60 +22,60 @@ from starlette.types import ASGIApp
 
 from lipmodel import __version__
 from lipmodel.errors import LipcertError, SignatureError
-from service import logs, tracing
-from service.access import Access
 from service.api import (
     attacks,
     audits,
     certificates,
-    changes,
     drift,
     evaluations,
     infer,
     models,
-    ops,
     page,
     predict,
     reports,
     samples,
     v2,
 )
+from service.api import model_admin as changes
+from service.api import operations as ops
 from service.api.context import Service
-from service.api.direct import Direct
-from service.api.guard import Admission, Guard
 from service.api.openapi import describe
-from service.attacker import Attacker
+from service.auth.admission import Admission, Guard
+from service.auth.api_keys import KeyStore
+from service.auth.authenticator import Access
+from service.auth.origins import Origins
+from service.auth.rate_limits import Limits
 from service.budget import FREE_BYTES, Budget
-from service.changes import Changes
-from service.checks import Checks
-from service.database import StoreError
-from service.drift import Served
-from service.engine import Engine
-from service.errors import ProblemKind, install_handlers
-from service.flags import options, read_settings, variable
-from service.folder_changes import sweep
-from service.jobs import Jobs
-from service.key_commands import keys
-from service.keys import KeyStore
-from service.limits import Limits
-from service.load_requests import LoadRequests
-from service.metrics import Metrics
-from service.mirror import Mirror, MirrorError
-from service.models import Models
-from service.observed import Observed, Requests
-from service.origins import Origins
-from service.server import Server, end_process, listen, listen_together, url_of
+from service.cli.keys import keys
+from service.cli.options import options, read_settings, variable
+from service.cli.supervisor import Supervisor, WorkersError
+from service.database.connect import StoreError
+from service.http.fast_path import Direct
+from service.http.instrumentation import Observed, Requests
+from service.http.server import Server, end_process, listen, listen_together, url_of
+from service.inference.attack_search import Attacker
+from service.inference.engine import Engine
+from service.jobs.queue import Jobs
+from service.jobs.state_folder import StateFolder, sweep_metrics
+from service.jobs.store import Store
+from service.models.admin import Changes
+from service.models.checks import Checks
+from service.models.load_requests import LoadRequests
+from service.models.object_store import Mirror, MirrorError
+from service.models.verdicts import Verdicts
+from service.models.watcher import Models
+from service.models.writer import sweep
+from service.problems import ProblemKind, install_handlers
 from service.settings import Settings
-from service.shared_metrics import SharedMetrics
-from service.starting import keep_what_is_loaded, use_little_memory
-from service.state_folder import StateFolder, sweep_metrics
-from service.store import Store
-from service.verdicts import Verdicts
-from service.workers import Supervisor, WorkersError
+from service.startup import keep_what_is_loaded, use_little_memory
+from service.telemetry import logs, tracing
+from service.telemetry.drift import Served
+from service.telemetry.metrics import Metrics
+from service.telemetry.multiprocess import SharedMetrics
 
 if TYPE_CHECKING:  # what they import takes memory that a service without them need not pay
-    from service.signing import Signer
-    from service.tokens import Tokens
+    from service.auth.tokens import Tokens
+    from service.inference.signer import Signer
 
 DESCRIPTION = """\
 Predictions with **certified radii**: no change of the input within the radius changes the label,
@@ -258,7 +258,7 @@ def open_tokens(settings: Settings) -> Tokens | None:
         return None
     if settings.jwt_issuer is None or settings.jwt_audience is None:
         raise SignatureError("jwt_jwks needs jwt_issuer and jwt_audience beside it, which tokens must name")
-    from service.tokens import Tokens
+    from service.auth.tokens import Tokens
 
     return Tokens(settings.jwt_jwks, settings.jwt_issuer, settings.jwt_audience)
 
@@ -271,7 +271,7 @@ def open_signer(settings: Settings) -> Signer | None:
     """
     if settings.signing_keys is None:
         return None
-    from service.signing import Signer
+    from service.inference.signer import Signer
 
     return Signer(settings.signing_keys, settings.issuer)
 

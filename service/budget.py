@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.errors import Problem, ProblemKind
+from service.problems import Problem, ProblemKind
 
 LEASE = "lipcert.lease"
 """Where in a request's scope its lease is."""

@@ -31,7 +31,7 @@ def test_the_torch_guard_can_catch():
 
 
 def test_layers_heads_and_losses_need_nothing_of_recipes_and_loops():
-    parts = ("activations", "constraints", "convolutions", "export", "heads", "layers", "losses")
+    parts = ("activations", "constraints", "convolutions", "export.onnx_export", "heads", "layers", "losses")
     found = modules_after("import " + ", ".join(f"lipmodel.training.{part}" for part in parts))
     assert "lipmodel.training.export.module_to_ops" in found
     assert not {f"lipmodel.training.{part}" for part in ("recipes", "network", "loop", "train")} & found

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from service.cli.supervisor import GRACE_SECONDS
 from service.settings import ENVIRONMENT_PREFIX, Settings
-from service.workers import GRACE_SECONDS
 
 yaml = pytest.importorskip("yaml", reason="pip install PyYAML")
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from service.drift import Served
-from service.metrics import Metrics
+from service.cli.supervisor import GRACE_SECONDS
 from service.settings import ENVIRONMENT_PREFIX, Settings
-from service.workers import GRACE_SECONDS
+from service.telemetry.drift import Served
+from service.telemetry.metrics import Metrics
 
 yaml = pytest.importorskip("yaml", reason="pip install PyYAML")
 validator = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")

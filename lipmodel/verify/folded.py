@@ -15,8 +15,8 @@ from lipmodel.network.session import open_session
 def digest_folded(file: OnnxFile) -> str | None:
     """Return the digest that names these weights in a certificate; None where the file computes none.
 
-    The reader computes them one by one (``network/reader/constants.py``). Here onnxruntime runs the whole file, and is
-    asked for them as it is for the scores.
+    The reader computes them one by one (``network/reader/constants.py``). Here onnxruntime runs the whole
+    file, and is asked for them as it is for the scores.
     """
     if not file.folded:
         return None

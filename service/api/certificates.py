@@ -12,19 +12,19 @@ from starlette.responses import JSONResponse, Response
 
 from lipmodel.audit.findings import as_json
 from lipmodel.errors import InputError, SignatureError
-from service.api.bodies import json_body, reply
 from service.api.context import Service, ServiceHere
 from service.api.openapi import BODY_PROBLEMS, json_request, problems
-from service.certificate_schemas import (
+from service.api.schemas.certificates import (
     CERTIFICATE_EXAMPLES,
     CertificateCheck,
     CertificateRequest,
     CertificateVerdict,
     Verdict,
 )
-from service.registry import Model
-from service.schemas import ModelReference, PublicKey
-from service.schemas import PublicKeys as PublicKeySet
+from service.api.schemas.models_and_jobs import ModelReference, PublicKey
+from service.api.schemas.models_and_jobs import PublicKeys as PublicKeySet
+from service.models.registry import Model
+from service.protocols.bodies import json_body, reply
 
 if TYPE_CHECKING:
     from lipmodel.signed.key_sets import PublicKeys

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Request
 
-from service.attacker import Attacker
 from service.budget import Budget
-from service.changes import Changes
-from service.engine import Engine
-from service.jobs import Jobs
-from service.metrics import Metrics
-from service.models import Models
-from service.registry import Model, Registry
+from service.inference.attack_search import Attacker
+from service.inference.engine import Engine
+from service.jobs.queue import Jobs
+from service.models.admin import Changes
+from service.models.registry import Model, Registry
+from service.models.watcher import Models
 from service.settings import Settings
-from service.shared_metrics import SharedMetrics
+from service.telemetry.metrics import Metrics
+from service.telemetry.multiprocess import SharedMetrics
 
 if TYPE_CHECKING:  # what it imports takes memory that a service that does not sign need not pay
-    from service.signing import Signer
+    from service.inference.signer import Signer
 
 F = TypeVar("F", bound=Callable[..., Any])
 

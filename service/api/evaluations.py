@@ -9,16 +9,17 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
 from lipmodel.errors import InputError
-from service import data_folder, labelled
-from service.api import jobs
-from service.api.bodies import headers_of, input_array, media_type_of, parse, read_form, read_json
+from service.api import job_routes as jobs
 from service.api.context import ModelHere, Service, ServiceHere, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, form_request, json_request, problems
 from service.api.reports import require_packages
-from service.errors import ProblemKind
-from service.evaluation_schemas import EVALUATION_EXAMPLES, EvaluationRequest, EvaluationResult
-from service.jobs import Fill
-from service.registry import Model
+from service.api.schemas.evaluations import EVALUATION_EXAMPLES, EvaluationRequest, EvaluationResult
+from service.jobs import data_folder
+from service.jobs import evaluation_data as labelled
+from service.jobs.queue import Fill
+from service.models.registry import Model
+from service.problems import ProblemKind
+from service.protocols.bodies import headers_of, input_array, media_type_of, parse, read_form, read_json
 from service.settings import Settings
 
 router = APIRouter(tags=["evaluations"])

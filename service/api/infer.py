@@ -8,17 +8,17 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service.api.answering import Answered, Asked, Protocol, Sent, respond
-from service.api.arrays import AnyArray
-from service.api.bodies import FILE_TYPE, JSON_TYPE, header
 from service.api.context import ModelHere, ServiceHere, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
-from service.api.tensors import read_infer, write_infer
-from service.errors import FieldError, Problem, ProblemKind
-from service.registry import Model
-from service.safe_headers import Header
+from service.http.security_headers import Header
+from service.inference.pipeline import Answered, Asked, Protocol, Sent, respond
+from service.models.registry import Model
+from service.problems import FieldError, Problem, ProblemKind
+from service.protocols.arrays import AnyArray
+from service.protocols.bodies import FILE_TYPE, JSON_TYPE, header
+from service.protocols.tensors import read_infer, write_infer
+from service.protocols.v2_schemas import InferRequest, InferResponse
 from service.settings import Settings
-from service.v2_schemas import InferRequest, InferResponse
 
 LENGTH = "Inference-Header-Content-Length"
 SMALL_LENGTH = LENGTH.lower().encode()

@@ -9,13 +9,10 @@ from starlette.responses import Response
 
 from lipmodel.network.metadata import Claims, input_claims
 from lipmodel.norms import Norm
-from service.api.bodies import reply
 from service.api.context import ModelName, ModelVersion, ServiceHere
 from service.api.openapi import MODEL_PROBLEMS, problems
 from service.api.samples import samples_of
-from service.errors import ProblemKind
-from service.registry import Model, Registry, Versions
-from service.schemas import (
+from service.api.schemas.models_and_jobs import (
     Bounds,
     Claim,
     InputClaim,
@@ -26,6 +23,9 @@ from service.schemas import (
     ServedSummary,
     VersionSummary,
 )
+from service.models.registry import Model, Registry, Versions
+from service.problems import ProblemKind
+from service.protocols.bodies import reply
 
 router = APIRouter(tags=["models"])
 

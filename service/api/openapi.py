@@ -9,11 +9,11 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service.certificate_schemas import CertificateRequest
-from service.errors import MEDIA_TYPE, ProblemBody, ProblemKind
-from service.evaluation_schemas import EvaluationRequest
-from service.schemas import AttackRequest, AuditRequest, LabelRequest, PredictRequest
-from service.v2_schemas import IndexRequest, InferRequest, LoadRequest, UnloadRequest
+from service.api.schemas.certificates import CertificateRequest
+from service.api.schemas.evaluations import EvaluationRequest
+from service.api.schemas.models_and_jobs import AttackRequest, AuditRequest, LabelRequest, PredictRequest
+from service.problems import MEDIA_TYPE, ProblemBody, ProblemKind
+from service.protocols.v2_schemas import IndexRequest, InferRequest, LoadRequest, UnloadRequest
 
 REFERENCE = "#/components/schemas/{model}"
 

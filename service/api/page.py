@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.budget import PIECE_BYTES
-from service.safe_headers import PAGE_POLICY
+from service.http.security_headers import PAGE_POLICY
 
 router = APIRouter(include_in_schema=False)
 

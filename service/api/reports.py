@@ -13,9 +13,9 @@ from starlette.responses import Response
 
 from lipmodel.errors import MissingExtraError
 from service.api.context import ServiceHere
-from service.api.jobs import PATHS, JobId, find
+from service.api.job_routes import PATHS, JobId, find
 from service.api.openapi import problems
-from service.errors import Problem, ProblemKind
+from service.problems import Problem, ProblemKind
 
 router = APIRouter()
 

@@ -6,13 +6,13 @@ import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from service.api.bodies import JSON_TYPE
 from service.api.context import ModelHere, ServiceHere, model_route
 from service.api.openapi import MODEL_PROBLEMS, problems
-from service.errors import Problem, ProblemKind
-from service.registry import Model, Registry
-from service.samples import Samples
-from service.schemas import SampleSet
+from service.api.schemas.models_and_jobs import SampleSet
+from service.models.registry import Model, Registry
+from service.models.samples import Samples
+from service.problems import Problem, ProblemKind
+from service.protocols.bodies import JSON_TYPE
 
 router = APIRouter(tags=["models"])
 

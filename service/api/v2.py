@@ -10,16 +10,16 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from lipmodel import __version__
-from service.api.bodies import JSON_TYPE, check_media_type, headers_of, parse, read_body, reply
-from service.api.changes import Allowed
 from service.api.context import ModelHere, ModelName, ServiceHere, model_route
 from service.api.infer import name_of_scores
+from service.api.model_admin import Allowed
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
-from service.api.ops import readiness
-from service.errors import ProblemKind
-from service.registry import Versions
-from service.schemas import Health, Readiness
-from service.v2_schemas import (
+from service.api.operations import readiness
+from service.api.schemas.models_and_jobs import Health, Readiness
+from service.models.registry import Versions
+from service.problems import ProblemKind
+from service.protocols.bodies import JSON_TYPE, check_media_type, headers_of, parse, read_body, reply
+from service.protocols.v2_schemas import (
     IndexEntry,
     IndexRequest,
     LoadRequest,

@@ -28,12 +28,12 @@ from lipmodel.network.metadata import Claims
 from lipmodel.network.reader.external_data import digest_of, external_locations
 from lipmodel.norms import Norm
 from service.app import create_app
-from service.checks import Checks, File
-from service.models import Models
-from service.server import Server, listen
+from service.http.server import Server, listen
+from service.jobs.state_folder import StateFolder
+from service.models.checks import Checks, File
+from service.models.verdicts import Verdict, Verdicts
+from service.models.watcher import Models
 from service.settings import Settings
-from service.state_folder import StateFolder
-from service.verdicts import Verdict, Verdicts
 from tests.networks import float32, groupsort_net, to_file
 
 T = TypeVar("T")
@@ -191,7 +191,7 @@ def workers(state: Path) -> list[int]:
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             command = process.read_bytes()
-            if b"service.worker\0" in command and bytes(state) in command:
+            if b"service.sandbox.worker\0" in command and bytes(state) in command:
                 found.append(int(process.parent.name))
     return found
 

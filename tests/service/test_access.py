@@ -19,9 +19,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from service.api import answering, direct
-from service.keys import KeyStore
-from service.scopes import ADMIN, PUBLIC, ROUTES, Scope, needed
+from service.auth.api_keys import KeyStore
+from service.auth.scopes import ADMIN, PUBLIC, ROUTES, Scope, needed
+from service.http import fast_path as direct
+from service.inference import pipeline as answering
 from tests.service.conftest import (
     COMMAND,
     digits,
@@ -101,7 +102,7 @@ def test_what_is_remembered_of_paths_is_bounded():
         assert needed("GET", f"/v1/audits/{index}") == {Scope.AUDIT}
     long = f"/v1/audits/{'a' * 2000}"
     assert needed("GET", long) == {Scope.AUDIT}
-    from service.scopes import _known
+    from service.auth.scopes import _known
 
     assert len(_known) <= 4096
     assert ("GET", long) not in _known
@@ -439,7 +440,7 @@ def test_new_keys_of_the_provider_are_fetched_when_needed_and_not_too_often(fold
             codes = list(pool.map(lambda i: ask(client, token(kid=f"no{i}")).status_code, range(40)))
         assert set(codes) == {401}
         assert len(fetched) == 1  # at the start
-        monkeypatch.setattr("service.tokens.REFRESH_SECONDS", 0.0)
+        monkeypatch.setattr("service.auth.tokens.REFRESH_SECONDS", 0.0)
         assert ask(client, token(new, "new")).status_code == 200
         assert len(fetched) == 2
         document["keys"] = []
@@ -676,7 +677,7 @@ def test_every_answer_has_safe_headers(folder, serve):
 
 def test_failures_have_them_too(folder):
     script = (
-        "import sys, httpx\nfrom pathlib import Path\nfrom service.engine import Engine\n"
+        "import sys, httpx\nfrom pathlib import Path\nfrom service.inference.engine import Engine\n"
         "async def fail(*a, **k): raise ValueError\nEngine.predict = fail\n"
         "from tests.service.conftest import running\n"
         f"with running(Path({str(folder)!r})) as client:\n"

@@ -8,10 +8,10 @@ from lipmodel.audit.gradient import GradientEngine
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.deadline import Deadline
 from lipmodel.norms import Norm, vector_norm
-from service import attacker
-from service.errors import ProblemKind
-from service.fair_pool import FairPool
-from service.registry import Model
+from service.inference import attack_search as attacker
+from service.inference.fair_pool import FairPool
+from service.models.registry import Model
+from service.problems import ProblemKind
 from tests.networks import linear_net, to_file
 from tests.service.conftest import two_moons
 from tests.service.test_bad_input import JSON, check

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from lipmodel.certify.predictor import CertifiedPredictor
-from service.errors import ProblemKind
+from service.problems import ProblemKind
 from tests.service.conftest import running, two_moons
 
 PREDICT = "/v1/models/two-moons/predict"
@@ -225,7 +225,7 @@ def test_a_fault_of_the_service_tells_nothing_of_its_insides(tmp_path, monkeypat
     (tmp_path / "two-moons.onnx").write_bytes(two_moons())
     with running(tmp_path) as client:
         with monkeypatch.context() as patch:
-            patch.setattr("service.engine.Engine.predict", fail)
+            patch.setattr("service.inference.engine.Engine.predict", fail)
             answer = client.post(PREDICT, json={"inputs": [[1, 2]]}, headers={"X-Request-ID": "mine"})
             body = check(answer, ProblemKind.INTERNAL)
         assert "secret" not in json.dumps(body)

@@ -9,9 +9,9 @@ import pytest
 
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm
-from service.batcher import Batch, Batcher
-from service.drift import Served
-from service.metrics import Metrics
+from service.inference.batcher import Batch, Batcher
+from service.telemetry.drift import Served
+from service.telemetry.metrics import Metrics
 from tests.networks import groupsort_net, to_file
 
 PREDICTOR = CertifiedPredictor(to_file(groupsort_net((4, 16, 16), 3)))

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from service import app
 from service.api.page import FILES
 from service.budget import FREE_BYTES, PIECE_BYTES, Budget, Lease
-from service.connections import Connection
-from service.errors import Problem, ProblemKind
+from service.http.connection import Connection
+from service.problems import Problem, ProblemKind
 from tests.service.conftest import digits, eventually, running, two_moons
 from tests.service.test_bad_input import check
 from tests.service.test_connections import rest

@@ -107,7 +107,7 @@ def test_keys_are_rotated_while_it_serves(serve, keys, caplog, monkeypatch):
     assert kid_of(after) == second
 
     good = keys.read_text()
-    with caplog.at_level(logging.ERROR, "service.signing"):
+    with caplog.at_level(logging.ERROR, "service.inference.signer"):
         for bad in (good[: len(good) // 2], "", "{}"):
             caplog.clear()
             keys.write_text(bad)

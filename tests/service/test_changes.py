@@ -17,9 +17,9 @@ from onnx import TensorProto, helper
 
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm
-from service.changes import MAX_UPLOADS
-from service.errors import ProblemKind
-from service.folder_changes import staging, sweep
+from service.models.admin import MAX_UPLOADS
+from service.models.writer import staging, sweep
+from service.problems import ProblemKind
 from tests.networks import linear_net, to_file
 from tests.service.conftest import COMMAND, digits, eventually, lipserve, running, two_moons, url_of
 from tests.service.test_bad_input import check
@@ -392,7 +392,7 @@ def test_where_no_process_can_be_run_the_file_is_not_blamed(client, monkeypatch)
     def fail(*_):
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    monkeypatch.setattr("service.checks.Checks._process", fail)
+    monkeypatch.setattr("service.models.checks.Checks._process", fail)
     answer = client.put(MODEL, content=moons(1))
     check(answer, ProblemKind.INTERNAL, reason="no process could be run to check the file")
     assert client.get(MODEL).json()["version"] == "1"
@@ -410,7 +410,7 @@ def test_what_a_killed_service_left_is_swept_away_at_once_and_what_is_under_way_
     assert {path.name for path in tmp_path.iterdir()} == {"m"}
 
 
-STAGE = "import sys, time, pathlib; from service.folder_changes import staging\n"
+STAGE = "import sys, time, pathlib; from service.models.writer import staging\n"
 STAGE += "with staging(pathlib.Path(sys.argv[1])) as staged: print(staged, flush=True); time.sleep(60)"
 
 
@@ -426,7 +426,7 @@ def test_uploads_of_a_server_that_was_killed_are_gone_at_the_next_start(tmp_path
 
 
 def test_the_check_imports_no_more_than_it_needs():
-    script = "import sys, service.checker; print(*sys.modules)"
+    script = "import sys, service.sandbox.checker; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout.split()

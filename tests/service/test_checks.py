@@ -16,18 +16,18 @@ from onnx import TensorProto, helper
 from sqlalchemy import create_engine, text
 
 from lipmodel.errors import FileFormatError
-from service.checks import SLICES, Checks
-from service.container import UNLIMITED, memory_left
-from service.errors import ProblemKind
-from service.models import Models
-from service.verdicts import Verdict, Verdicts
+from service.models.checks import SLICES, Checks
+from service.models.verdicts import Verdict, Verdicts
+from service.models.watcher import Models
+from service.problems import ProblemKind
+from service.sandbox.resources import UNLIMITED, memory_left
 from tests.service.conftest import digits, eventually, lipserve, running, two_moons, url_of
 from tests.service.test_bad_input import check
 from tests.service.test_watching import external, moons, put
 
 HARMFUL = """
 import ctypes, os, signal
-from service import checker
+from service.sandbox import checker
 
 def forever(path):
     while True:
@@ -134,7 +134,7 @@ def test_nothing_lives_on_when_the_server_or_the_checker_dies(tmp_path):
 
 def test_a_process_in_a_session_of_its_own_gives_way_all_the_same():
     """Its niceness counts within its session alone, where the kernel groups processes by session."""
-    script = "from service.container import give_way; give_way(); print(open('/proc/self/autogroup').read())"
+    script = "from service.sandbox.resources import give_way; give_way(); print(open('/proc/self/autogroup').read())"
     if not Path("/proc/self/autogroup").exists():
         pytest.skip("this kernel does not group processes by session")
     ran = subprocess.run(
@@ -285,10 +285,10 @@ def test_what_ran_into_a_limit_is_checked_again_once_there_is_more(tmp_path, ver
 
 def test_verdicts_of_another_reader_do_not_count_and_old_ones_go(verdicts, tmp_path, monkeypatch):
     verdicts.put("0" * 64, Verdict())
-    monkeypatch.setattr("service.verdicts.READER", "another")
+    monkeypatch.setattr("service.models.verdicts.READER", "another")
     verdicts.recent.clear()
     assert verdicts.get("0" * 64) is None
-    monkeypatch.setattr("service.verdicts.MAX_KEPT", 5)
+    monkeypatch.setattr("service.models.verdicts.MAX_KEPT", 5)
     for i in range(8):
         verdicts.put(f"{i:064}", Verdict())
     engine = create_engine(f"sqlite:///{tmp_path / 'verdicts.sqlite'}")

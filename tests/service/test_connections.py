@@ -9,7 +9,7 @@ from itertools import repeat
 import httpx
 import pytest
 
-from service.connections import MOST_AHEAD
+from service.http.connection import MOST_AHEAD
 from tests.service.conftest import eventually, running, two_moons
 
 ASK = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"

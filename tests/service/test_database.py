@@ -11,9 +11,9 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, text
 
-from service.database import MIGRATIONS, REVISION, StoreError, open_database
-from service.store import Job, State, Store
-from service.tables import jobs, metadata, steps
+from service.database.connect import MIGRATIONS, REVISION, StoreError, open_database
+from service.database.tables import jobs, metadata, steps
+from service.jobs.store import Job, State, Store
 from tests.service.conftest import new_database
 
 

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from service.api import answering, direct
-from service.connections import Answer, Connection
+from service.http import fast_path as direct
+from service.http.connection import Answer, Connection
+from service.inference import pipeline as answering
 from tests.service.conftest import eventually, running, two_moons
 from tests.service.test_observed import samples, value
 
@@ -265,7 +266,7 @@ def test_a_connection_is_idle_only_after_its_last_answer(serve, monkeypatch):
 
     for module in (answering, direct):
         monkeypatch.setattr(module, "answer", slow)
-    monkeypatch.setattr("service.server.KEEP_ALIVE_SECONDS", 0.2)
+    monkeypatch.setattr("service.http.server.KEEP_ALIVE_SECONDS", 0.2)
     server = serve({"two-moons": two_moons()})
     slowly = post(as_json(BODY | {"portable": True})[0])
     assert statuses(raw(server, post(b"{}") + slowly)) == [b"422", b"200"]

@@ -11,11 +11,11 @@ from scipy.stats import ks_2samp
 
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm
-from service.drift import KEPT, Distribution, Served, kolmogorov_smirnov, share_below
-from service.errors import ProblemKind
-from service.model_settings import ModelSettings
-from service.policy import Policy
-from service.registry import Model
+from service.models.policy import Policy
+from service.models.registry import Model
+from service.models.settings import ModelSettings
+from service.problems import ProblemKind
+from service.telemetry.drift import KEPT, Distribution, Served, kolmogorov_smirnov, share_below
 from tests.service.conftest import digits, two_moons
 from tests.service.test_bad_input import check
 

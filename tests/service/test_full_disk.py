@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
 
-from service.database import StorageError, unusable
-from service.errors import ProblemKind
+from service.database.connect import StorageError, unusable
+from service.problems import ProblemKind
 from tests.service.conftest import digits, eventually, lipserve, stopped_worker, two_moons, url_of
 from tests.service.test_bad_input import check
 

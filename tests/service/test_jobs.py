@@ -14,10 +14,10 @@ import httpx
 import pytest
 
 from service.app import open_jobs
-from service.database import StoreError
-from service.errors import ProblemKind
+from service.database.connect import StoreError
+from service.jobs.store import Store
+from service.problems import ProblemKind
 from service.settings import Settings
-from service.store import Store
 from tests.networks import groupsort_net, to_file
 from tests.service.conftest import (
     eventually,
@@ -179,7 +179,7 @@ def test_the_crash_of_a_worker_fails_its_job_alone(models, state, number):
 def test_a_worker_that_cannot_be_started_fails_its_job_alone(models, state, monkeypatch, caplog):
     with running(models, state=state) as client:
         with monkeypatch.context() as patch:
-            patch.setattr("service.process.sys.executable", "/nonexistent")
+            patch.setattr("service.sandbox.process.sys.executable", "/nonexistent")
             answer = client.post(AUDITS, json=QUICK, headers={"Prefer": "wait=60"})
             check(answer, ProblemKind.JOB_FAILED, reason="no worker process could be run")
         assert client.post(AUDITS, json=QUICK, headers={"Prefer": "wait=60"}).status_code == 200

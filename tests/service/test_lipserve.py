@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.server import listen
+from service.http.server import listen
 from service.settings import Settings
 from tests.service.conftest import COMMAND, approve, lipserve, two_moons, url_of
 
@@ -195,7 +195,7 @@ def test_the_documented_table_is_that_of_the_settings():
 LOOKS = "gc.get_stats()[2]['collections']"
 LEAN = f"""
 import gc, sys
-from service.starting import lean_imports
+from service.startup import lean_imports
 before = {LOOKS}
 with lean_imports():
     from service.app import create_app

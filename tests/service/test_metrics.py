@@ -6,12 +6,12 @@ import pytest
 
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm
-from service.drift import Served
-from service.metrics import Histogram, Metrics, exposition, total
-from service.model_settings import ModelSettings
-from service.policy import Policy
-from service.registry import Model
-from service.shared_metrics import STALE_SECONDS, SharedMetrics
+from service.models.policy import Policy
+from service.models.registry import Model
+from service.models.settings import ModelSettings
+from service.telemetry.drift import Served
+from service.telemetry.metrics import Histogram, Metrics, exposition, total
+from service.telemetry.multiprocess import STALE_SECONDS, SharedMetrics
 from tests.service.conftest import two_moons
 
 

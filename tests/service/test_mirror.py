@@ -10,7 +10,7 @@ import pytest
 
 from lipmodel.certify.predictor import CertifiedPredictor
 from service.app import open_mirror
-from service.mirror import Mirror, MirrorError
+from service.models.object_store import Mirror, MirrorError
 from service.settings import Settings
 from tests.networks import groupsort_net, to_file
 from tests.service.conftest import eventually, running, two_moons

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.drift import Served
-from service.facts import job_facts
-from service.metrics import Described, Metrics
-from service.store import State
+from service.jobs.store import State
+from service.telemetry.drift import Served
+from service.telemetry.info_metrics import job_facts
+from service.telemetry.metrics import Described, Metrics
 
 yaml = pytest.importorskip("yaml", reason="pip install PyYAML")
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.logs import JsonLines, TextLines
-from service.metrics import STAGES
+from service.telemetry.logs import JsonLines, TextLines
+from service.telemetry.metrics import STAGES
 from tests.service.conftest import lipserve, two_moons, url_of
 
 PREDICT = "/v1/models/two-moons/predict"

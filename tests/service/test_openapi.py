@@ -6,8 +6,8 @@ from typing import Annotated
 import pytest
 from pydantic import Field, TypeAdapter
 
-from service.errors import ProblemKind
-from service.evaluation_schemas import AccuracyFigures, Curve, EvaluationResult
+from service.api.schemas.evaluations import AccuracyFigures, Curve, EvaluationResult
+from service.problems import ProblemKind
 from tests.service.conftest import two_moons
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from service.errors import ProblemKind
-from service.keys import KeyStore
-from service.scopes import Scope
+from service.auth.api_keys import KeyStore
+from service.auth.scopes import Scope
+from service.problems import ProblemKind
 from service.settings import Settings
 from tests.service.conftest import running, state_beside, two_moons
 from tests.service.test_bad_input import check

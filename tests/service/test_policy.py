@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import InputError, ModelError
 from lipmodel.norms import Norm
-from service.errors import Problem, ProblemKind
-from service.model_settings import ModelSettings, parse_settings
-from service.policy import MAX_ROWS_NAMED, Action, Policy, judge
+from service.models.policy import MAX_ROWS_NAMED, Action, Policy, judge
+from service.models.settings import ModelSettings, parse_settings
+from service.problems import Problem, ProblemKind
 from tests.service.conftest import two_moons
 from tests.service.test_bad_input import check
 

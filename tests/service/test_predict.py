@@ -79,7 +79,7 @@ def test_many_callers_each_get_their_own_answer(serve):
 
 
 def test_a_batch_large_enough_for_a_thread_gets_the_same_answer(serve, monkeypatch):
-    monkeypatch.setattr("service.engine.INLINE_MULTIPLICATIONS", 0)
+    monkeypatch.setattr("service.inference.engine.INLINE_MULTIPLICATIONS", 0)
     inputs = np.random.default_rng(5).normal(size=(300, 16))
     answer = serve({"digits": digits()}).post("/v1/models/digits/predict", json={"inputs": inputs.tolist()})
     radii = [p["certified_radius"] for p in answer.json()["predictions"]]

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 import httpx
 import numpy as np
 
-from service.keys import KeyStore
-from service.scopes import Scope
+from service.auth.api_keys import KeyStore
+from service.auth.scopes import Scope
 from tests.service.conftest import eventually, lipserve, state_beside, two_moons, url_of
 
 NUMBER, TEXT = 0.7071234567890123, "marked-by-the-test"
@@ -72,7 +72,7 @@ def test_nothing_of_inputs_and_credentials_is_logged(tmp_path):
 
 def test_a_fault_in_a_job_tells_its_type_and_place_alone(tmp_path):
     script = (
-        "import sys, service.worker as worker\n"
+        "import sys, service.sandbox.worker as worker\n"
         f"def fail(*_): raise ValueError('{TEXT}')\n"
         "worker._run = fail\n"
         f"sys.argv = ['worker', {str(tmp_path)!r}, str(2**33)]\n"
@@ -88,7 +88,7 @@ def test_a_fault_in_a_job_tells_its_type_and_place_alone(tmp_path):
 
 
 def test_a_name_of_a_file_forges_no_line_of_the_log(tmp_path):
-    forged = "2026-01-01T00:00:00.000+00:00 info service.access request status=200"
+    forged = "2026-01-01T00:00:00.000+00:00 info service.auth.authenticator request status=200"
     names = [
         f"a\n{forged}",
         f"b\r{forged}",

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from service.process import Worker
+from service.sandbox.process import Worker
 
 
 @pytest.mark.parametrize("turns", range(8))

@@ -10,7 +10,7 @@ import pytest
 from lipmodel.network.reader.read import read_onnx
 from lipmodel.network.writer import set_metadata, to_bytes, write_model
 from lipmodel.norms import Norm
-from service.model_folder import MAX_REASON, printable
+from service.models.layout import MAX_REASON, printable
 from tests.networks import groupsort_net, to_file
 from tests.service.conftest import CLAIMS, models_of, running, two_moons
 
@@ -142,7 +142,7 @@ def test_an_unforeseen_failure_refuses_one_file_alone(tmp_path, monkeypatch):
             raise ZeroDivisionError
         return read_onnx(source, **options)
 
-    monkeypatch.setattr("service.loading.read_onnx", fail)
+    monkeypatch.setattr("service.models.reader.read_onnx", fail)
     registry = models_of(tmp_path).current
     assert list(registry.served) == ["a"]
     assert "ZeroDivisionError" in registry.refused["b"]

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from service.errors import ProblemKind
+from service.problems import ProblemKind
 from tests.service.conftest import eventually, running, two_moons
 from tests.service.test_bad_input import check
 

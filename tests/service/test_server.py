@@ -130,11 +130,11 @@ def test_whoever_waits_for_a_job_is_answered_at_once(models, tmp_path, workers):
 
 
 def test_readiness_tells_of_models_engine_and_database(models, monkeypatch):
-    monkeypatch.setattr("service.jobs.PROBE_SECONDS", 0.0)
+    monkeypatch.setattr("service.jobs.queue.PROBE_SECONDS", 0.0)
     with running(models) as client:
         assert client.get("/readyz").json().items() >= {"status": "ready", "served": 1, "refused": 0}.items()
         with monkeypatch.context() as patch:
-            patch.setattr("service.engine.Engine.alive", lambda _: False)
+            patch.setattr("service.inference.engine.Engine.alive", lambda _: False)
             assert client.get("/readyz").json()["detail"] == "no predictions can be run"
 
         def fail(*_):
@@ -142,7 +142,7 @@ def test_readiness_tells_of_models_engine_and_database(models, monkeypatch):
 
         with monkeypatch.context() as patch:
             for method in ("beat", "count"):
-                patch.setattr(f"service.store.Store.{method}", fail)
+                patch.setattr(f"service.jobs.store.Store.{method}", fail)
             assert client.get("/readyz").json()["detail"] == "the database of jobs does not answer"
             text = client.get("/metrics").text
             assert "lipserve_database_up 0.0" in text

@@ -14,11 +14,11 @@ import pytest
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.deadline import CancelledError, Deadline
 from lipmodel.norms import Norm
-from service import engine
-from service.attacker import Attacker
-from service.errors import Problem, ProblemKind
-from service.fair_pool import FairPool
-from service.registry import Model
+from service.inference import engine
+from service.inference.attack_search import Attacker
+from service.inference.fair_pool import FairPool
+from service.models.registry import Model
+from service.problems import Problem, ProblemKind
 from tests.networks import convolutional_net, to_file
 from tests.service.conftest import digits, eventually, two_moons
 from tests.service.test_bad_input import check

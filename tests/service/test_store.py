@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from service.errors import ProblemKind
-from service.store import Job, State, Store
+from service.jobs.store import Job, State, Store
+from service.problems import ProblemKind
 from tests.service.conftest import (
     PostgreSQL,
     eventually,
@@ -101,7 +101,7 @@ def a_minute_passes(monkeypatch, *stores):
     """As it is once servers other than these have not been heard of for a minute, in which these were awake."""
     for _ in range(5):
         now = time.time() + 15
-        monkeypatch.setattr("service.store.time.time", lambda now=now: now)
+        monkeypatch.setattr("service.jobs.store.time.time", lambda now=now: now)
         for store in stores:
             store.beat()
 
@@ -114,7 +114,7 @@ def test_servers_that_slept_take_one_another_for_alive(stores, monkeypatch, slee
     add(two, "j2", work=[b"x"])
     a_minute_passes(monkeypatch, one, two)
     now = time.time() + sleep
-    monkeypatch.setattr("service.store.time.time", lambda: now)
+    monkeypatch.setattr("service.jobs.store.time.time", lambda: now)
     for first, second in ((one, two), (two, one)):
         first.beat()
         assert list(first.adopt(10)) == []

@@ -8,7 +8,7 @@ from threading import Thread
 import httpx
 import pytest
 
-from service import tracing
+from service.telemetry import tracing
 from tests.service.conftest import lipserve, two_moons, url_of
 
 pytest.importorskip("opentelemetry.sdk", reason="pip install 'lipcert[otel]'")

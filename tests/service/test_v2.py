@@ -8,7 +8,7 @@ import pytest
 
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm
-from service.errors import ProblemKind
+from service.problems import ProblemKind
 from tests.service.conftest import digits, two_moons
 
 triton = pytest.importorskip("tritonclient.http", reason="pip install 'tritonclient[http]'")

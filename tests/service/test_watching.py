@@ -17,10 +17,10 @@ import pytest
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm
-from service.errors import Problem, ProblemKind
-from service.load_requests import LoadRequests
-from service.models import UNLOADED
-from service.policy import Action, Policy
+from service.models.load_requests import LoadRequests
+from service.models.policy import Action, Policy
+from service.models.watcher import UNLOADED
+from service.problems import Problem, ProblemKind
 from tests.networks import groupsort_net, linear_net, to_file
 from tests.service.conftest import digits, eventually, models_of, running, two_moons
 from tests.service.test_bad_input import check
@@ -135,7 +135,7 @@ def test_a_file_that_changes_while_it_is_read_is_waited_for(folder, monkeypatch)
             path.write_bytes(last)
         return file
 
-    monkeypatch.setattr("service.loading.read_onnx", read)
+    monkeypatch.setattr("service.models.reader.read_onnx", read)
     put(folder / "m.onnx", moons(1))
     models.look()
     assert sha(models.current) == before
@@ -164,7 +164,10 @@ def test_removed_files_go_a_look_later(folder):
 
 def test_garbage_in_the_place_of_a_model_leaves_it_serving_and_is_told(folder, caplog):
     put(folder / "m.onnx", two_moons())
-    with running(folder, poll_seconds=0.02) as client, caplog.at_level(logging.WARNING, "service.models"):
+    with (
+        running(folder, poll_seconds=0.02) as client,
+        caplog.at_level(logging.WARNING, "service.models.watcher"),
+    ):
         before = client.get("/v1/models/m").json()
         assert before["fault"] is None
         put(folder / "m.onnx", b"garbage")
@@ -194,7 +197,7 @@ def test_the_same_bytes_are_one_predictor_wherever_they_lie(folder, monkeypatch)
     served = models.current.served
     assert served["a"].predictor is served["b"].predictor is served["c"].predictor
     assert served["c"].version == "7"
-    monkeypatch.setattr("service.loading.made_ready", None)  # nothing may be derived again
+    monkeypatch.setattr("service.models.reader.made_ready", None)  # nothing may be derived again
     (folder / "a.onnx").rename(folder / "z.onnx")
     put(folder / "b.onnx", two_moons())
     models.look()
@@ -468,7 +471,7 @@ def test_a_damaged_file_of_loads_leaves_them_as_they_were(folder, tmp_path, capl
 
 
 def test_requests_of_many_models_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr("service.load_requests.MAX_KEPT", 3)
+    monkeypatch.setattr("service.models.load_requests.MAX_KEPT", 3)
     requests = LoadRequests(tmp_path / "loads.json")
     for name in ("a", "b", "c", "a", "d"):
         requests.add(name, None)

@@ -208,7 +208,7 @@ def test_an_unload_and_a_load_reach_all_of_them(arguments):
 
 def test_many_processes_write_one_sqlite_file_and_lose_nothing(tmp_path):
     script = (
-        "import sys, time; from service.store import Job, State, Store\n"
+        "import sys, time; from service.jobs.store import Job, State, Store\n"
         "url, server = sys.argv[1:]\n"
         "store = Store(url, server)\n"
         "for i in range(60):\n"
@@ -220,7 +220,7 @@ def test_many_processes_write_one_sqlite_file_and_lose_nothing(tmp_path):
     url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
     writers = [subprocess.Popen([sys.executable, "-c", script, url, name]) for name in "abcd"]
     assert [writer.wait(timeout=120) for writer in writers] == [0, 0, 0, 0]
-    from service.store import State, Store
+    from service.jobs.store import State, Store
 
     store = Store(url, "e")
     assert store.count()[State.DONE] == 240

@@ -1,0 +1,232 @@
+"""What audits and evaluations have in common: waiting for the report, looking, following, cancelling."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from starlette.responses import Response, StreamingResponse
+
+from service.api.context import Service, ServiceHere
+from service.api.openapi import problems
+from service.api.schemas.models_and_jobs import JobDetail, JobList, JobModel, JobSummary
+from service.auth.admission import Admission
+from service.database.connect import StoreError
+from service.jobs.queue import Fill, Jobs, QueueFullError
+from service.jobs.store import Job, State
+from service.models.registry import Model
+from service.problems import FieldError, Problem, ProblemKind
+from service.protocols.bodies import reply
+
+DEFAULT_WAIT_SECONDS = 5
+MAX_WAIT_SECONDS = 60
+KEEP_ALIVE_SECONDS = 5.0
+"""Between events of a stream where nothing changes; its credential is verified before each."""
+PATHS = {"audit": "/v1/audits", "evaluation": "/v1/evaluations"}
+LEAST_SHARE = 0.02
+"""Done before the time left is estimated from it."""
+PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "description": f"`wait=N`: seconds to wait for the report, at most {MAX_WAIT_SECONDS} (RFC 7240); "
+    f"{DEFAULT_WAIT_SECONDS} by default. `respond-async`: do not wait.",
+    "schema": {"type": "string"},
+    "examples": {"wait up to 30 s": {"value": "wait=30"}},
+}
+ACCEPTED: dict[int | str, dict[str, Any]] = {
+    202: {
+        "description": "The report was not ready in time; Location leads to it",
+        "model": JobDetail,
+        "headers": {"Location": {"schema": {"type": "string"}}},
+    }
+}
+JobId = Annotated[str, Path(description="As Location gave it.", max_length=64)]
+JOB_PROBLEMS = (
+    ProblemKind.QUEUE_FULL,
+    ProblemKind.JOB_FAILED,
+    ProblemKind.JOBS_UNAVAILABLE,
+    ProblemKind.INSUFFICIENT_STORAGE,
+)
+
+
+async def submit(
+    request: Request,
+    jobs: Jobs,
+    kind: str,
+    model: Model,
+    *,
+    parameters: dict[str, Any],
+    options: dict[str, Any],
+    fill: Fill,
+) -> Response:
+    """Queues a job: 200 with its report if that is ready as soon as the client wants, else 202.
+
+    Raises:
+        Problem: 429 where too many wait; what the job failed of, if it did in that time.
+    """
+    wait, applied = preferred_wait(request)
+    try:
+        job = await jobs.submit(kind, model, parameters, options, fill)
+    except QueueFullError as error:
+        headers = {"Retry-After": str(error.retry_after)}
+        raise Problem(ProblemKind.QUEUE_FULL, str(error), headers=headers) from None
+    with suppress(StoreError):  # it is queued, whether the database answers now or not
+        job = await jobs.wait(job.id, wait)
+    place = f"{PATHS[kind]}/{job.id}"
+    headers = {"Preference-Applied": applied} if applied else {}
+    if job.state is State.DONE:
+        headers["Content-Location"] = place
+        return Response(job.result, headers=headers, media_type="application/json")
+    if job.state is State.FAILED:
+        headers["Content-Location"] = place
+        raise _problem(job, headers)
+    answer = reply(JobDetail(**_summary(job), result=None))
+    answer.status_code = 202
+    answer.headers.update(headers | {"Location": place})
+    return answer
+
+
+def preferred_wait(request: Request) -> tuple[float, str]:
+    """Seconds to wait, and the preference that this honours, if any (RFC 7240, section 4.3).
+
+    A preference that cannot be understood or honoured is passed over, as the RFC demands.
+    """
+    given = ",".join(request.headers.getlist("prefer"))
+    preferences = [part.partition(";")[0].strip().lower() for part in given.split(",")]
+    for preference in preferences:
+        found = re.fullmatch(r'wait\s*=\s*"?(\d{1,9})"?', preference, re.ASCII)
+        if found and int(found[1]) <= MAX_WAIT_SECONDS:
+            return int(found[1]), f"wait={int(found[1])}"
+    if "respond-async" in preferences:
+        return 0, "respond-async"
+    return DEFAULT_WAIT_SECONDS, ""
+
+
+async def find(service: Service, kind: str, job_id: str, *, bulk: bool = True) -> Job:
+    """The job of that kind and id; without ``bulk`` its result and radii are left out.
+
+    Raises:
+        Problem: 404 where there is none.
+    """
+    job = await service.jobs.get(job_id, bulk=bulk)
+    if job is None or job.kind != kind:
+        raise Problem(ProblemKind.UNKNOWN_JOB, f"no {kind} has the id '{job_id[:64]}'")
+    return job
+
+
+def add_routes(router: APIRouter, kind: str) -> None:
+    """The routes of the jobs of one kind, once they exist."""
+    noun, path = kind, PATHS[kind]
+    unknown = problems(ProblemKind.UNKNOWN_JOB, ProblemKind.INVALID_INPUT, ProblemKind.JOBS_UNAVAILABLE)
+
+    async def named(job_id: JobId, service: ServiceHere) -> Job:
+        return await find(service, kind, job_id)
+
+    job_here = Depends(named)
+
+    @router.get(
+        path,
+        summary=f"{noun.capitalize()}s, the newest first",
+        response_model=JobList,
+        responses=unknown,
+    )
+    async def list_jobs(
+        service: ServiceHere,
+        limit: Annotated[int, Query(ge=1, le=100, description="Most in one page.")] = 20,
+        before: Annotated[str | None, Query(max_length=64, description="Id to go on from.")] = None,
+    ) -> Response:
+        """Without their reports."""
+        last = None if before is None else await find(service, kind, before)
+        found = await service.jobs.page(kind, limit + 1, last)
+        more = f"{path}?limit={limit}&before={found[limit - 1].id}" if len(found) > limit else None
+        return reply(JobList(jobs=[JobSummary(**_summary(job)) for job in found[:limit]], next=more))
+
+    @router.get(
+        path + "/{job_id}", summary=f"One {noun} and its report", response_model=JobDetail, responses=unknown
+    )
+    async def show_job(job: Job = job_here) -> Response:
+        """State, progress, time left, and the report when there is one."""
+        return _detail(job)
+
+    @router.get(
+        path + "/{job_id}/events",
+        summary=f"Follow one {noun} (server-sent events)",
+        response_class=StreamingResponse,
+        responses=unknown | {200: {"description": "Events", "content": {"text/event-stream": {}}}},
+    )
+    async def follow_job(request: Request, service: ServiceHere, job: Job = job_here) -> Response:
+        """Events `progress` until one `end`; the data of each is the job without its report.
+
+        The stream ends without `end` once the credential does not hold any more.
+        """
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(
+            _events(request, service.jobs, job.id), headers=headers, media_type="text/event-stream"
+        )
+
+    @router.delete(
+        path + "/{job_id}", summary=f"Cancel one {noun}", response_model=JobDetail, responses=unknown
+    )
+    async def cancel_job(service: ServiceHere, job: Job = job_here) -> Response:
+        """Ends it, wherever it stands. One that has ended already stays as it is."""
+        await service.jobs.cancel(job.id)
+        return _detail(await find(service, kind, job.id))
+
+
+async def _events(request: Request, jobs: Jobs, job_id: str) -> AsyncIterator[str]:
+    admission: Admission = request.app.state.admission
+    async for job in jobs.watch(job_id, KEEP_ALIVE_SECONDS):
+        try:
+            await admission.identify(request.scope)
+        except Problem:  # revoked or expired since
+            return
+        name = "end" if job.state.final else "progress"
+        yield f"event: {name}\ndata: {JobSummary(**_summary(job)).model_dump_json()}\n\n"
+
+
+def _detail(job: Job) -> Response:
+    return reply(JobDetail(**_summary(job), result=json.loads(job.result) if job.result else None))
+
+
+def _summary(job: Job) -> dict[str, Any]:
+    problem = None
+    if job.problem is not None:
+        problem = _problem(job).body()
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "model": JobModel(name=job.model, sha256=job.sha256),
+        "parameters": json.loads(job.parameters),
+        "state": job.state,
+        "progress": job.progress,
+        "seconds_left": _seconds_left(job),
+        "created": _time(job.created),
+        "started": _time(job.started),
+        "finished": _time(job.finished),
+        "problem": problem,
+    }
+
+
+def _seconds_left(job: Job) -> float | None:
+    if job.state is not State.RUNNING or job.started is None or job.progress < LEAST_SHARE:
+        return None
+    return round(max(0.0, time.time() - job.started) * (1 - job.progress) / job.progress, 1)
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _problem(job: Job, headers: dict[str, str] | None = None) -> Problem:
+    told = json.loads(job.problem or "{}")
+    kind = next(k for k in ProblemKind if k.slug == told["kind"])
+    if "field" in told:
+        errors = [FieldError(field=told["field"], reason=told["detail"])]
+        return Problem(kind, f"{told['field']}: {told['detail']}", errors=errors, headers=headers)
+    return Problem(kind, told["detail"], headers=headers)

@@ -1,0 +1,1 @@
+"""Credentials, scopes and rate limits: the admission of requests."""

@@ -1,0 +1,154 @@
+"""Who calls: API keys and tokens of an identity provider, told apart and verified.
+
+Nobody need say who they are as long as no key was ever made and no identity provider is set; from then on
+everybody must. Keys are read again every second, so one made or revoked counts within that time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from service.auth.api_keys import PREFIX, ApiKey, KeyStore
+from service.auth.scopes import Scope
+from service.database.connect import StoreError
+from service.problems import Problem, ProblemKind
+
+if TYPE_CHECKING:  # it takes memory that a service without tokens need not pay
+    from service.auth.tokens import Tokens
+
+REFRESH_SECONDS = 1.0
+TOKEN_SECONDS = 60.0
+"""A verified token is taken as verified for so long, or until it ends."""
+MAX_VERIFIED = 10_000
+KEY_START = f"{PREFIX}_".encode()
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whoever sent a credential that is accepted.
+
+    Attributes:
+        identity: ``key:ID`` or ``token:SUBJECT``; fit for logs.
+        scopes: what they may do; all, where ``admin`` is among them.
+        expires: when this must be found out anew, in seconds since 1970.
+    """
+
+    identity: str
+    scopes: frozenset[Scope]
+    expires: float = math.inf
+
+
+class Access:
+    """Verifies credentials; one a process.
+
+    Args:
+        store: of the API keys.
+        tokens: of an identity provider, if there is one.
+
+    Raises:
+        StoreError: the keys cannot be read.
+    """
+
+    def __init__(self, store: KeyStore, tokens: Tokens | None = None) -> None:
+        self._store, self._tokens = store, tokens
+        self._keys: Mapping[str, ApiKey] = {}
+        self._verified: dict[bytes, Caller] = {}
+        self._watching: asyncio.Task[None] | None = None
+        self._use(store.all())
+
+    @property
+    def required(self) -> bool:
+        """Whether callers must say who they are."""
+        return bool(self._keys) or self._tokens is not None
+
+    def known(self, credential: bytes) -> Caller | None:
+        """Who sent this, where it was verified before and still holds.
+
+        What is looked up is a digest: how long that takes tells nothing of the secrets of others.
+        """
+        caller = self._verified.get(hashlib.sha256(credential).digest())
+        return caller if caller is not None and caller.expires > time.time() else None
+
+    async def identify(self, credential: bytes) -> Caller:
+        """Who sent a credential that is not :meth:`known`.
+
+        Raises:
+            Problem: 401, and why.
+        """
+        caller = (
+            self._of_key(credential) if credential.startswith(KEY_START) else await self._of_token(credential)
+        )
+        if len(self._verified) >= MAX_VERIFIED:
+            self._verified.clear()
+        self._verified[hashlib.sha256(credential).digest()] = caller
+        return caller
+
+    def _of_key(self, credential: bytes) -> Caller:
+        key = self._keys.get(credential[len(KEY_START) :].partition(b"_")[0].decode("latin-1"))
+        if key is None or not key.matches(credential):
+            raise unauthenticated("the key is not known", error="invalid_token")
+        if key.state != "valid":
+            raise unauthenticated(f"the key is {key.state}", error="invalid_token")
+        expires = math.inf if key.expires is None else key.expires
+        return Caller(f"key:{key.id}", _all_if_admin(key.scopes), expires)
+
+    async def _of_token(self, credential: bytes) -> Caller:
+        if self._tokens is None:
+            raise unauthenticated("the credential is no key of this service", error="invalid_token")
+        from service.auth.tokens import TokenError, scopes_of
+
+        try:
+            claims = await self._tokens.verify(credential.decode("latin-1"))
+        except TokenError as error:
+            raise unauthenticated(str(error), error="invalid_token") from None
+        subject = str(claims.get("sub", ""))[:64]
+        expires = min(claims["exp"], time.time() + TOKEN_SECONDS)
+        return Caller(f"token:{subject}", _all_if_admin(scopes_of(claims)), expires)
+
+    async def start(self) -> None:
+        """Begins to watch the keys."""
+        self._watching = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """Ends that, and closes the store."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        self._store.close()
+
+    async def _watch(self) -> None:
+        failing = False
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            try:
+                self._use(await asyncio.to_thread(self._store.all))
+                failing = False
+            except StoreError as error:
+                if not failing:
+                    log.error("API keys stay as they were: %s", error)
+                failing = True
+
+    def _use(self, keys: Iterable[ApiKey]) -> None:
+        """From now on these count; what was verified with others is verified anew."""
+        found = {key.id: key for key in keys}
+        if found != self._keys:
+            self._keys, self._verified = found, {}
+
+
+def unauthenticated(detail: str, *, error: str | None = None) -> Problem:
+    """The 401 that says how to authenticate (RFC 6750)."""
+    challenge = 'Bearer realm="lipserve"' + (f', error="{error}"' if error else "")
+    return Problem(ProblemKind.UNAUTHENTICATED, detail, headers={"WWW-Authenticate": challenge})
+
+
+def _all_if_admin(scopes: frozenset[Scope]) -> frozenset[Scope]:
+    return frozenset(Scope) if Scope.ADMIN in scopes else scopes

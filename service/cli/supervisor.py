@@ -1,0 +1,209 @@
+"""Several serving processes at one address: ``python -m service.cli.supervisor SOCKET NUMBER FOLDER``.
+
+The supervisor loads no model and answers no request. It starts the workers, each with a socket
+inherited, its number, a folder to share metrics in, the settings as a line on its standard input, and a
+line from its standard output once it answers; starts again whichever dies; and passes its own end on. A
+worker whose standard input ends (the supervisor is gone, however it died) drains and ends by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
+from asyncio.subprocess import PIPE, Process
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lipmodel.errors import LipcertError
+from service.http.server import Server, end_process, url_of
+from service.sandbox.process import PACKAGES
+from service.settings import Settings
+from service.startup import keep_what_is_loaded, lean_imports, use_little_memory
+from service.telemetry import logs
+
+MOST_DEATHS = 5
+DEATHS_SECONDS = 60.0
+"""More deaths than that in so many seconds are a fault that starting again does not mend."""
+GRACE_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class WorkersError(Exception):
+    """The workers cannot be kept running."""
+
+
+class Supervisor:
+    """Keeps a process serving each socket."""
+
+    def __init__(self, settings: Settings, sockets: Sequence[socket.socket]) -> None:
+        self._settings, self._sockets = settings, sockets
+        self._url = url_of(sockets[0])
+        self._processes: dict[int, Process] = {}
+        self._deaths: deque[float] = deque(maxlen=MOST_DEATHS + 1)
+        self._stopping = False
+        self._metrics = settings.state_folder / "metrics" / uuid.uuid4().hex
+
+    async def run(self) -> None:
+        """Keeps them until it is told to stop by SIGINT or SIGTERM.
+
+        Raises:
+            WorkersError: one could not start, or they died too often.
+        """
+        loop = asyncio.get_running_loop()
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(signal_number, self._stop)
+        try:
+            async with asyncio.TaskGroup() as group:
+                first = [group.create_task(self._start(i)) for i in range(len(self._sockets))]
+            answer = first[0].result()
+            if not self._stopping:
+                click.echo(answer["ready"].format(url=self._url, workers=f", workers: {len(self._sockets)}"))
+            async with asyncio.TaskGroup() as group:
+                for number in range(len(self._sockets)):
+                    group.create_task(self._keep(number))
+        except ExceptionGroup as errors:  # except* raises groups alone
+            told, others = errors.split(WorkersError)
+            if told is None or others is not None:
+                raise
+            raise told.exceptions[0] from None
+        finally:
+            self._stop()
+            await self._end()
+            shutil.rmtree(self._metrics, ignore_errors=True)
+
+    async def _start(self, number: int) -> dict[str, Any]:
+        """Starts one, and returns what it says once it answers.
+
+        Raises:
+            WorkersError: it ended instead.
+        """
+        path = os.pathsep.join([str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])])
+        listener = self._sockets[number].fileno()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "service.cli.supervisor"),
+            *(str(listener), str(number), str(self._metrics)),
+            stdin=PIPE,
+            stdout=PIPE,
+            pass_fds=[listener],
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C is for the supervisor, which passes it on
+        )
+        self._processes[number] = process
+        assert process.stdin is not None and process.stdout is not None  # noqa: PT018
+        with suppress(ConnectionError):
+            process.stdin.write(self._settings.model_dump_json().encode() + b"\n")
+            await process.stdin.drain()
+        if self._stopping:
+            process.terminate()
+        line = await process.stdout.readline()
+        told: dict[str, Any] = json.loads(line or "{}")
+        if "ready" not in told and not self._stopping:
+            await process.wait()
+            raise WorkersError(told.get("error") or f"worker {number} {_how(process)} before it was ready")
+        return told
+
+    async def _keep(self, number: int) -> None:
+        """Starts it again whenever it dies.
+
+        Raises:
+            WorkersError: too often.
+        """
+        while True:
+            process = self._processes[number]
+            await process.wait()
+            if self._stopping:
+                return
+            log.error("worker %d %s; it is started again", number, _how(process))
+            self._deaths.append(time.monotonic())
+            if len(self._deaths) > MOST_DEATHS and self._deaths[-1] - self._deaths[0] < DEATHS_SECONDS:
+                raise WorkersError(f"workers died {MOST_DEATHS + 1} times within {DEATHS_SECONDS:g} s")
+            with suppress(WorkersError):  # told of, and counted, above
+                await self._start(number)
+
+    def _stop(self) -> None:
+        """Tells all to drain; the sockets are theirs alone then, and close with them."""
+        self._stopping = True
+        for sock in self._sockets:
+            sock.close()
+        for process in self._processes.values():
+            with suppress(ProcessLookupError):
+                process.terminate()
+
+    async def _end(self) -> None:
+        """Waits for all, and kills what outlives its time."""
+        seconds = self._settings.drain_seconds + self._settings.shutdown_seconds + GRACE_SECONDS
+        waits = [asyncio.create_task(process.wait()) for process in self._processes.values()]
+        _, late = await asyncio.wait(waits, timeout=seconds)
+        if late:
+            for process in self._processes.values():
+                with suppress(ProcessLookupError):
+                    process.kill()
+            await asyncio.wait(late)
+
+
+def _how(process: Process) -> str:
+    code = process.returncode or 0
+    return f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+
+
+def main() -> None:
+    """One worker: serves until it is told to stop, or until the supervisor is gone."""
+    with lean_imports():
+        from service.app import create_app, ready_line, refuse_strangers, tell_refusals
+
+    number = int(sys.argv[2])
+    settings = Settings.model_validate_json(sys.stdin.readline())
+    logs.set_up(settings.log_format)
+    for signal_number in (signal.SIGINT, signal.SIGTERM):  # while models load; the server takes them over
+        signal.signal(signal_number, lambda *_: sys.exit(0))
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever libraries print is not mistaken for an answer
+
+    def say(**message: str) -> None:
+        out.write(json.dumps(message) + "\n")
+        out.flush()
+
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        app = create_app(settings, worker=number, metrics_folder=Path(sys.argv[3]))
+        refuse_strangers(app, sock)
+    except LipcertError as error:
+        say(error=str(error))
+        sys.exit(1)
+
+    def ready() -> None:
+        keep_what_is_loaded()
+        if number == 0:
+            tell_refusals(app)
+        say(ready=ready_line(app))
+
+    use_little_memory(settings.state_folder)
+    server = Server(app, settings, ready, end_process)
+    threading.Thread(target=_end_with_the_supervisor, args=[server], daemon=True).start()
+    with sock:
+        server.run(sockets=[sock])
+
+
+def _end_with_the_supervisor(server: Server) -> None:
+    while os.read(0, 1):  # not by sys.stdin, whose lock would be held at the end
+        pass
+    server.should_exit = True
+
+
+if __name__ == "__main__":
+    main()

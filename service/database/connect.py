@@ -1,0 +1,144 @@
+"""How databases are opened and spoken to: SQLite, or PostgreSQL by a URL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, make_url, select
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
+
+from lipmodel.errors import LipcertError
+from service.database.tables import metadata, steps
+from service.disk import close_to_others, private_file
+
+ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(5061706)"}
+"""What keeps two servers that start at once from both creating or changing the tables."""
+CONNECT_SECONDS = 5
+"""After so long a PostgreSQL that does not answer is down."""
+MIGRATIONS = Path(__file__).with_name("migrations")
+REVISION = "0003"
+"""The last of the migrations."""
+
+
+class StoreError(LipcertError):
+    """The database or its folder cannot be used."""
+
+
+class StorageError(StoreError):
+    """The disk of the database or of the state folder takes no more.
+
+    Attributes:
+        cause: names no path or host, so callers may read it.
+    """
+
+    def __init__(self, what: str, cause: str) -> None:
+        super().__init__(f"{what} cannot be written: {cause}")
+        self.cause = cause
+
+
+NO_STORAGE = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")
+"""How the names of SQLite's errors of the disk begin."""
+POSTGRESQL_FULL = "53100"
+
+
+def unusable(error: Exception) -> StoreError:
+    """The database's own reason, in one line."""
+    origin = getattr(error, "orig", None) or error
+    reason = str(origin).strip().splitlines()[0]
+    if getattr(origin, "sqlite_errorname", "").startswith(NO_STORAGE):
+        return StorageError("the database", reason)
+    if getattr(origin, "sqlstate", None) == POSTGRESQL_FULL:
+        return StorageError("the database", "its server's disk is full")
+    return StoreError(f"the database cannot be used: {reason}")
+
+
+def open_database(url: str) -> Engine:
+    """The database, with our tables in it as they are now (:mod:`service.database.tables`).
+
+    Raises:
+        StoreError: it cannot be opened, or is of another sort.
+    """
+    try:
+        place = make_url(url)
+        if place.get_backend_name() == "postgresql" and "connect_timeout" not in place.query:
+            place = place.update_query_dict({"connect_timeout": str(CONNECT_SECONDS)})
+        engine = create_engine(place, pool_pre_ping=True)
+    except ArgumentError:
+        raise StoreError("the database's URL cannot be read; postgresql+psycopg://… is accepted") from None
+    except ModuleNotFoundError as error:
+        raise unusable(error) from error
+    name = engine.dialect.name
+    if name not in ALONE:
+        raise StoreError(f"a database of {name} is not supported; PostgreSQL and SQLite are")
+    if name == "sqlite":
+        event.listen(engine, "connect", _set_up_sqlite)
+    try:
+        if name == "sqlite" and place.database not in (None, "", ":memory:"):
+            _make_private(Path(str(place.database)))
+        with engine.begin() as connection:
+            connection.exec_driver_sql(ALONE[name])
+            _migrate(connection)
+    except StoreError:
+        engine.dispose()
+        raise
+    except (SQLAlchemyError, OSError) as error:
+        engine.dispose()
+        raise unusable(error) from error
+    return engine
+
+
+def _make_private(file: Path) -> None:
+    """Make the file of a database its owner's alone; SQLite makes those beside it with the same rights."""
+    private_file(file)
+    for beside in (file.with_name(f"{file.name}{end}") for end in ("-wal", "-shm")):
+        if beside.exists():
+            close_to_others(beside)
+
+
+def _migrate(connection: Connection) -> None:
+    """Makes the tables of a database without any, and runs the steps that an older one has not seen.
+
+    Raises:
+        StoreError: it has seen more than there are here.
+    """
+    tables = set(inspect(connection).get_table_names())
+    if tables.isdisjoint(metadata.tables):
+        metadata.create_all(connection)
+        connection.execute(insert(steps).values(version_num=REVISION))
+        return
+    if steps.name in tables and connection.scalar(select(steps.c.version_num)) == REVISION:
+        return
+    from alembic import command  # 10 MiB and 0.1 s, for which only an older database has a use
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, REVISION)
+    except CommandError:
+        raise StoreError("the database was made by a later version of lipserve; run that one") from None
+
+
+def _set_up_sqlite(connection: Any, _: Any) -> None:
+    """Readers do not wait for the writer (WAL); what is committed outlives even a power cut (FULL)."""
+    for pragma in ("busy_timeout = 10000", "journal_mode = WAL", "synchronous = FULL"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """A connection whose statements all take effect, or none.
+
+    Raises:
+        StoreError: the database does not answer.
+    """
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except (OperationalError, InterfaceError) as error:
+        raise unusable(error) from error

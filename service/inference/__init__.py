@@ -1,0 +1,1 @@
+"""Predictions with certified radii; no HTTP."""

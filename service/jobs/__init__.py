@@ -1,0 +1,1 @@
+"""Jobs: audits and evaluations in processes of their own."""

@@ -1,0 +1,1 @@
+"""The models folder: files found, checked, loaded and registered."""

@@ -1,0 +1,187 @@
+"""How models lie in a folder: which files there are, and when one has changed.
+
+::
+
+    NAME.onnx               version 1, and where there are no others the only one
+    NAME.toml               settings
+    NAME/2/model.onnx       version 2
+    NAME/2/force            makes version 2 the default though its inputs, classes or norm are other ones
+    NAME/model.toml         settings, instead of NAME.toml
+    NAME/labels.json        labels, as the service writes them: {"canary": "2"}
+    NAME.samples.npz        inputs to show and try, see :mod:`service.models.samples`
+    NAME/samples.npz        the same, instead
+
+Names that begin with a dot are passed over: what is being written is named so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from lipmodel.errors import ModelError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+VERSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
+MODEL_FILE, SETTINGS_FILE, LABELS_FILE = "model.onnx", "model.toml", "labels.json"
+SAMPLES_FILE, FORCE_FILE = "samples.npz", "force"
+SETTINGS, LABELS, SAMPLES = "settings", "labels", "samples"
+MAX_REASON = 500
+ACCEPTED_NAMES = "up to 64 ASCII letters, digits, '.', '_', '-' are accepted, the first a letter or digit"
+
+
+class Slot(NamedTuple):
+    """One thing that is read: a version of a model, its settings or its labels."""
+
+    name: str
+    part: str
+    """The version's number, "settings", "labels" or "samples"."""
+
+    def __str__(self) -> str:
+        return f"version {self.part}" if VERSION.fullmatch(self.part) else self.part
+
+
+Stamp = tuple[str, int, int, int, int]
+Signature = tuple[Stamp, ...]
+"""Of a slot's files; another one where any was written, replaced, added or removed."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies in a slot.
+
+    Attributes:
+        places: where; more than one is a mistake of whoever put them there.
+        companions: files beside it that may hold its weights.
+        signature: of all of them.
+    """
+
+    places: tuple[Path, ...]
+    companions: tuple[Path, ...]
+    signature: Signature
+
+    @property
+    def size(self) -> int:
+        """Bytes in the first of the places."""
+        return self.signature[0][2]
+
+    def changed(self) -> bool:
+        """Whether the files are other ones by now."""
+        return sign((*self.places, *self.companions)) != self.signature
+
+    def place(self, root: Path) -> Path:
+        """The one file, behind whatever links.
+
+        A link out of the folder is not followed: whoever may write links there could else have the
+        service read what only the service may read. Links within the folder are how volumes are
+        mounted (``..data``), and are.
+
+        Raises:
+            ModelError: there are two, or none, or it lies elsewhere or is no regular file.
+        """
+        if len(self.places) > 1:
+            both = " and ".join(sorted(str(path.relative_to(root)) for path in self.places))
+            raise ModelError(f"{both} are both there; one of them is accepted")
+        try:
+            target = Path(os.path.realpath(self.places[0], strict=True))  # of links in a circle an OSError
+            if not target.is_relative_to(root.resolve()):
+                raise ModelError(
+                    "it is a link to a file outside the models folder; put the file itself there"
+                )
+            if not target.is_file():  # a pipe would block for ever
+                raise ModelError("it is not a regular file")
+            return target
+        except OSError as error:
+            raise ModelError(f"the file cannot be read: {error.strerror or error}") from error
+
+
+def scan(root: Path) -> dict[Slot, Found]:
+    """What the folder holds now; no file is opened.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    places: dict[Slot, list[Path]] = defaultdict(list)
+    companions: dict[Slot, list[Path]] = defaultdict(list)
+    names = sorted(name for name in os.listdir(root) if not name.startswith("."))
+    for name in names:
+        path = root / name
+        if path.suffix == ".onnx":
+            slot = Slot(path.stem, "1")
+            places[slot].append(path)
+            companions[slot] += [root / other for other in _companions(names, name)]
+        elif path.suffix == ".toml":
+            places[Slot(path.stem, SETTINGS)].append(path)
+        elif name.endswith(f".{SAMPLES_FILE}"):
+            places[Slot(name.removesuffix(f".{SAMPLES_FILE}"), SAMPLES)].append(path)
+        elif path.is_dir():
+            _scan_versions(path, places, companions)
+    known = {slot.name for slot in places if VERSION.fullmatch(slot.part)}
+    return {
+        Slot(printable(slot.name), slot.part): Found(
+            tuple(found), tuple(companions[slot]), sign((*found, *companions[slot]))
+        )
+        for slot, found in places.items()
+        if slot.name in known
+    }
+
+
+def _companions(names: list[str], name: str) -> list[str]:
+    """Return the weight files of a model's file among sorted names: they begin with its name and a dot."""
+    first, after = bisect_left(names, f"{name}."), bisect_left(names, f"{name}/")  # "/" follows "."
+    return [other for other in names[first:after] if not other.endswith((".onnx", ".toml"))]
+
+
+def _scan_versions(path: Path, places: dict[Slot, list[Path]], companions: dict[Slot, list[Path]]) -> None:
+    for child in _listed(path):
+        if VERSION.fullmatch(child) and (path / child).is_dir():
+            slot = Slot(path.name, child)
+            places[slot].append(path / child / MODEL_FILE)
+            companions[slot] += [
+                path / child / other for other in _listed(path / child) if other != MODEL_FILE
+            ]
+        elif child == SETTINGS_FILE:
+            places[Slot(path.name, SETTINGS)].append(path / child)
+        elif child == LABELS_FILE:
+            places[Slot(path.name, LABELS)].append(path / child)
+        elif child == SAMPLES_FILE:
+            places[Slot(path.name, SAMPLES)].append(path / child)
+
+
+def _listed(path: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(path))
+    except OSError:  # gone meanwhile, or not ours to read
+        return []
+
+
+def sign(paths: tuple[Path, ...]) -> Signature:
+    """What tells whether files are still the same."""
+    return tuple(_stamp(path) for path in paths)
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):  # a link to nowhere
+        return (str(path), -1, -1, -1, -1)
+    return (str(path), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def fingerprint(found: Mapping[Slot, Found], name: str) -> str | None:
+    """Return a digest that changes with any file of a model; None where it has no files."""
+    signatures = sorted((slot, f.signature) for slot, f in found.items() if slot.name == name)
+    return hashlib.sha256(ascii(signatures).encode()).hexdigest() if signatures else None
+
+
+def printable(text: str) -> str:
+    """Text that can be written as JSON, whatever bytes a file's name or content put into it."""
+    text = text.encode("utf-8", "replace").decode()  # lone surrogates become question marks
+    return text if len(text) <= MAX_REASON else text[:MAX_REASON] + "…"

@@ -1,0 +1,110 @@
+"""What can be set about one model, in a TOML file beside it.
+
+::
+
+    [policy]
+    norm = "2"             # "1", "2" or "inf"; the model's own by default
+    epsilon = 0.5          # least certified radius wanted, in that norm
+    action = "abstain"     # "flag" (default), "abstain" or "reject"
+
+    [serving]
+    execution = "float64"  # or "float32"
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lipmodel.errors import ModelError
+from lipmodel.network.execution import Float
+from lipmodel.norms import Norm
+from service.models.policy import Action, Policy
+
+Execution = Literal["float64", "float32"]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What is set about a model.
+
+    Attributes:
+        policy: what is asked of its answers.
+        execution: the format that scores are computed in.
+    """
+
+    policy: Policy
+    execution: Execution = "float64"
+
+    @cached_property
+    def dtype(self) -> Float:
+        """The same format as numpy's type."""
+        return np.float32 if self.execution == "float32" else np.float64
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PolicyTable(_Table):
+    """As the file has it: everything may be left out."""
+
+    norm: Norm | None = None
+    epsilon: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] | None = None
+    action: Action = Action.FLAG
+
+
+class ServingTable(_Table):
+    """How the model is run."""
+
+    execution: Execution = "float64"
+
+
+class SettingsFile(_Table):
+    """A file of settings, which may speak of several versions of a model."""
+
+    policy: PolicyTable = PolicyTable()
+    serving: ServingTable = ServingTable()
+
+    def of(self, default_norm: Norm) -> ModelSettings:
+        """The settings of a version whose own norm is that."""
+        policy = Policy(self.policy.norm or default_norm, self.policy.epsilon, self.policy.action)
+        return ModelSettings(policy, self.serving.execution)
+
+
+def parse_settings(content: bytes) -> SettingsFile:
+    """The settings that a file holds.
+
+    Raises:
+        ModelError: it is no TOML, or a key or a value is not accepted; names it and what is.
+    """
+    try:
+        tables = tomllib.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"its settings cannot be read as TOML: {error}") from error
+    try:
+        settings = SettingsFile.model_validate(tables)
+    except ValidationError as error:
+        raise ModelError(f"its settings are not accepted: {_told(error)}") from None
+    if settings.policy.action is not Action.FLAG and settings.policy.epsilon is None:
+        raise ModelError(
+            f"its settings are not accepted: policy.epsilon is missing, and the action "
+            f"'{settings.policy.action}' needs it: a number >= 0"
+        )
+    return settings
+
+
+def _told(error: ValidationError) -> str:
+    """The first thing that is wrong: the key, what it is, what is accepted."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        table = SettingsFile.model_fields.get(str(first["loc"][0]))
+        known = SettingsFile if table is None or len(first["loc"]) == 1 else type(table.default)
+        return f"{key} is not known; accepted are {', '.join(known.model_fields)}"
+    return f"{key} is {str(first['input'])[:40]!r}: {first['msg'][0].lower() + first['msg'][1:]}"

@@ -1,0 +1,1 @@
+"""One task in a process with limits of memory and time."""

@@ -1,0 +1,186 @@
+"""One job in a process of its own: ``python -m service.sandbox.worker FOLDER BYTES``.
+
+The folder holds ``task.json``, ``model.onnx`` and the data; the process may write into so many bytes of
+memory, to which the files that it maps do not add. It writes the files of a report, where one is asked
+for, into ``report/``, and lines of JSON to its standard output: ``{"progress": share}`` any number of
+times, then ``{"result": …}`` or ``{"problem": …}``. It lives no longer than the server that started it,
+whose end of standard input closes with it, however it dies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lipmodel.audit.report import audit
+from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.data.stream import Stream, in_memory, open_stream
+from lipmodel.errors import DataError, InputError, LipcertError
+from lipmodel.evaluate import BATCH_ROWS, Evaluation, evaluate
+from lipmodel.norms import Array, Norm
+from lipmodel.progress import Progress
+from service.disk import full
+from service.jobs.data_folder import pin
+from service.sandbox.process import REPORT_FOLDER, TASK_FILE
+from service.sandbox.resources import give_way, within
+
+SECONDS_BETWEEN_PROGRESS = 0.1
+MAX_RADII = 10_000
+"""Of an evaluation are kept to measure drift against; of more, a random choice."""
+
+
+def main() -> None:
+    """Runs the job of the folder named first within the memory named second."""
+    give_way()
+    folder, most_bytes = Path(sys.argv[1]), within(resource.RLIMIT_DATA, int(sys.argv[2]))
+    resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
+    threading.Thread(target=_die_with_the_server, daemon=True).start()
+    out = os.fdopen(os.dup(1), "w", encoding="ascii")
+    os.dup2(2, 1)  # whatever libraries print is not mistaken for an answer
+
+    def say(**message: Any) -> None:
+        out.write(json.dumps(message, allow_nan=False) + "\n")
+        out.flush()
+
+    try:
+        say(**_run(folder, _throttled(lambda share: say(progress=share))))
+    except Exception as error:
+        say(problem=_problem(error, folder))
+
+
+def _problem(error: Exception, folder: Path) -> dict[str, str]:
+    """Return the problem that the work ended with."""
+    if reason := full(error):
+        return {"kind": "insufficient-storage", "detail": reason}
+    if isinstance(error, InputError):
+        return {"kind": "invalid-input", "field": error.field, "detail": error.reason}
+    if isinstance(error, DataError):
+        return {"kind": "invalid-input", "field": "data", "detail": str(error).replace(f"{folder}/", "")}
+    if isinstance(error, LipcertError):
+        return {"kind": "job-failed", "detail": str(error)}
+    # To the server's log, type and place alone: the message may quote the data. A client learns less.
+    print(*traceback.format_tb(error.__traceback__), type(error).__name__, sep="", file=sys.stderr)
+    return {"kind": "job-failed", "detail": f"the work ended with {type(error).__name__}"}
+
+
+def _die_with_the_server() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+def _throttled(progress: Progress) -> Progress:
+    last = 0.0
+
+    def tell(share: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_BETWEEN_PROGRESS:
+            last = time.monotonic()
+            progress(float(share))
+
+    return tell
+
+
+def _run(folder: Path, progress: Progress) -> dict[str, Any]:
+    task = json.loads((folder / TASK_FILE).read_text("ascii"))
+    predictor = CertifiedPredictor((folder / "model.onnx").read_bytes())
+    if task.get("execution") == "float32":  # of the model as it was served when the job was sent
+        predictor = predictor.executing(np.float32)
+    # The digest of the file as served, with its external data.
+    predictor.file = replace(predictor.file, sha256=task["sha256"])
+    return KINDS[task["kind"]](predictor, folder, task["options"], progress)
+
+
+def _audit(
+    predictor: CertifiedPredictor, folder: Path, options: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
+    inputs = folder / "inputs.npy"
+    report = audit(
+        predictor,
+        norm=_norm(options),
+        inputs=np.load(inputs, allow_pickle=False) if inputs.exists() else None,
+        box=tuple(options["box"]) if options["box"] else None,
+        samples=options["samples"],
+        seed=options["seed"],
+        progress=progress,
+    )
+    if options["report"]:
+        from lipmodel.report.audit import audit_files  # the extra 'report'
+        from lipmodel.report.page import write_files
+
+        write_files(audit_files(predictor, report, **options["titles"]), folder / REPORT_FOLDER)
+    return {"result": report.to_dict()}
+
+
+def _evaluate(
+    predictor: CertifiedPredictor, folder: Path, options: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
+    norm = _norm(options) or predictor.default_norm
+    data = _data(folder, options["data"], options["under"])
+    result = evaluate(
+        predictor,
+        data,
+        None,
+        norm,
+        options["epsilons"],
+        progress,
+        tighten=options["tighten"],
+        attacked=options["attack"],
+    )
+    if options["report"]:
+        from lipmodel.report.evaluation import evaluation_files  # the extra 'report'
+        from lipmodel.report.page import write_files
+
+        files = evaluation_files(predictor, result, **options["titles"], units=data.units)
+        write_files(files, folder / REPORT_FOLDER)
+    return {
+        "result": {"sha256": predictor.file.sha256, **result.to_dict()},
+        "radii": _served_radii(predictor, data, result).tolist(),
+    }
+
+
+def _data(folder: Path, name: str | None, under: str | None) -> Stream:
+    """The rows sent, or the file or folder of that name: one sent, or one in the data folder."""
+    if under is not None and name is not None:
+        return open_stream(str(pin(Path(under), name, folder / "data")))
+    if name is not None:
+        return open_stream(str(folder / name))
+    inputs, labels = (np.load(folder / f"{n}.npy", allow_pickle=False) for n in ("inputs", "labels"))
+    return replace(in_memory("the rows sent", inputs, labels), units="")
+
+
+def _served_radii(predictor: CertifiedPredictor, data: Stream, result: Evaluation) -> Array:
+    """The radii that the service would give these inputs, labels or not: what drift compares with."""
+    chosen = np.arange(result.samples)
+    if len(chosen) > MAX_RADII:
+        chosen = np.sort(np.random.default_rng(0).choice(len(chosen), MAX_RADII, replace=False))
+    if not result.tightened:
+        return result.radii[chosen]
+    radii, first = [], 0
+    for rows, _ in data.batches(BATCH_ROWS):
+        wanted = chosen[(chosen >= first) & (chosen < first + len(rows))] - first
+        if len(wanted):
+            radii.append(predictor.predict(rows[wanted], result.norm).radii.certified_radius)
+        first += len(rows)
+    return np.concatenate(radii)
+
+
+def _norm(options: dict[str, Any]) -> Norm | None:
+    return Norm(options["norm"]) if options["norm"] else None
+
+
+Kind = Callable[[CertifiedPredictor, Path, dict[str, Any], Progress], dict[str, Any]]
+KINDS: dict[str, Kind] = {"audit": _audit, "evaluation": _evaluate}
+
+if __name__ == "__main__":
+    main()
