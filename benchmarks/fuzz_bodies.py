@@ -41,13 +41,13 @@ with atheris.instrument_imports(
     from lipmodel.signed.claims import SignedCertificate
     from lipmodel.signed.jws import open_signed, sign
     from lipmodel.signed.key_sets import add_signing_key, read_public, read_signing_keys
-    from service.api.schemas.models_and_jobs import PredictRequest
     from service.budget import LEASE, Budget, Lease
-    from service.http.instrumentation import HEADERS
     from service.problems import Problem
     from service.protocols import arrays, tensors
     from service.protocols.bodies import input_array, parse, read_form
+    from service.protocols.v1_schemas import PredictRequest
     from service.protocols.v2_schemas import InferRequest
+    from service.wire import HEADERS
 from starlette.requests import Request
 
 MODEL = Path(__file__).resolve().parents[1] / "examples" / "models" / "two-moons.onnx"

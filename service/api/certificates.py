@@ -21,10 +21,11 @@ from service.api.schemas.certificates import (
     CertificateVerdict,
     Verdict,
 )
-from service.api.schemas.models_and_jobs import ModelReference, PublicKey
+from service.api.schemas.models_and_jobs import PublicKey
 from service.api.schemas.models_and_jobs import PublicKeys as PublicKeySet
 from service.models.registry import Model
 from service.protocols.bodies import json_body, reply
+from service.protocols.v1_schemas import ModelReference
 
 if TYPE_CHECKING:
     from lipmodel.signed.key_sets import PublicKeys

@@ -10,15 +10,14 @@ from starlette.responses import Response
 
 from service.api.context import ModelHere, ServiceHere, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
-from service.http.security_headers import Header
 from service.inference.pipeline import Answered, Asked, Protocol, Sent, respond
 from service.models.registry import Model
 from service.problems import FieldError, Problem, ProblemKind
-from service.protocols.arrays import AnyArray
 from service.protocols.bodies import FILE_TYPE, JSON_TYPE, header
 from service.protocols.tensors import read_infer, write_infer
 from service.protocols.v2_schemas import InferRequest, InferResponse
 from service.settings import Settings
+from service.wire import AnyArray, Header
 
 LENGTH = "Inference-Header-Content-Length"
 SMALL_LENGTH = LENGTH.lower().encode()

@@ -11,8 +11,9 @@ from pydantic.json_schema import models_json_schema
 
 from service.api.schemas.certificates import CertificateRequest
 from service.api.schemas.evaluations import EvaluationRequest
-from service.api.schemas.models_and_jobs import AttackRequest, AuditRequest, LabelRequest, PredictRequest
+from service.api.schemas.models_and_jobs import AttackRequest, AuditRequest, LabelRequest
 from service.problems import MEDIA_TYPE, ProblemBody, ProblemKind
+from service.protocols.v1_schemas import PredictRequest
 from service.protocols.v2_schemas import IndexRequest, InferRequest, LoadRequest, UnloadRequest
 
 REFERENCE = "#/components/schemas/{model}"

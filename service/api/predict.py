@@ -11,19 +11,15 @@ from starlette.responses import Response
 
 from service.api.context import ModelHere, ServiceHere, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, array_request, json_request, problems
-from service.api.schemas.models_and_jobs import (
-    PREDICT_EXAMPLES,
-    PredictOptions,
-    PredictRequest,
-    PredictResponse,
-)
-from service.http.security_headers import Header
 from service.inference.pipeline import Answered, Asked, Protocol, Sent, respond
+from service.inference.request import PredictOptions
 from service.models.registry import Model
 from service.problems import FieldError, Problem, ProblemKind
 from service.protocols.arrays import read_json_inputs, read_npy_inputs
 from service.protocols.bodies import JSON_TYPE, media_type_of
+from service.protocols.v1_schemas import PREDICT_EXAMPLES, PredictRequest, PredictResponse
 from service.settings import Settings
+from service.wire import Header
 
 NPY_TYPE = "application/x-npy"
 

@@ -14,9 +14,8 @@ from service.auth.authenticator import Access, Caller, unauthenticated
 from service.auth.origins import Origins
 from service.auth.rate_limits import Limits
 from service.auth.scopes import Needed, needed
-from service.http.instrumentation import HEADERS
-from service.http.security_headers import Header
 from service.problems import Problem, ProblemKind
+from service.wire import HEADERS, Header
 
 CALLER = "lipcert.caller"
 """Where in a request's scope the identity of its caller is left."""

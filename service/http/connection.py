@@ -25,9 +25,9 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from service.budget import LEASE, PIECE_BYTES, Budget, Lease
-from service.http.instrumentation import CLOSE
-from service.http.security_headers import Header, safe_headers
+from service.http.security_headers import safe_headers
 from service.problems import Problem, ProblemKind
+from service.wire import CLOSE, Header
 
 T = TypeVar("T")
 

@@ -23,11 +23,11 @@ from service.auth.scopes import LONGEST_PATH
 from service.auth.scopes import PREDICT as PREDICT_SCOPE
 from service.http.connection import Exchange
 from service.http.instrumentation import Requests
-from service.http.security_headers import Header
 from service.inference.batcher import Part
 from service.inference.pipeline import Answered, Protocol, Sent, answer, judged, question
 from service.problems import problem_of
 from service.protocols.bodies import check_media_type, decompressed
+from service.wire import Header
 
 PATH = re.compile(rb"/(v1|v2)/models/([\w.~-]+)(?:/versions/([\w.~-]+))?/(predict|infer)")
 PROTOCOLS = {(b"v1", b"predict"): PREDICT, (b"v2", b"infer"): INFER}

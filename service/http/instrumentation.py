@@ -19,20 +19,18 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.budget import LEASE
-from service.http.security_headers import Header, safe_headers
+from service.http.security_headers import safe_headers
 from service.problems import Problem, ProblemKind
 from service.telemetry.logs import REQUEST_ID, told_apart
 from service.telemetry.metrics import Histogram, Metrics, Value
 from service.telemetry.tracing import Tracing
+from service.wire import CLOSE, HEADERS, Header
 
 log = logging.getLogger("service.requests")
 access = logging.getLogger("service.access")
 
 SANE_ID = re.compile(rb"[A-Za-z0-9._:/=+-]{1,128}")
-HEADERS = "lipcert.headers"
-"""Where in a request's scope its headers are left, by name in small letters; of a repeated one the first."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-CLOSE = (b"connection", b"close")
 
 
 class Requests:

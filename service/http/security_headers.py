@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-Header = tuple[bytes, bytes]
+from service.wire import Header
 
 _SAFE: tuple[Header, ...] = (
     (b"x-content-type-options", b"nosniff"),

@@ -17,18 +17,17 @@ from starlette.responses import Response
 from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
 from service.api.context import Service
-from service.api.schemas.models_and_jobs import InputWarning, PredictOptions
 from service.auth.admission import CALLER
 from service.budget import Lease
-from service.http.security_headers import Header
 from service.inference.batcher import Part
 from service.inference.engine import is_long
+from service.inference.request import InputWarning, PredictOptions
 from service.models.policy import Judgement, judge
 from service.models.registry import Model
 from service.problems import Problem, ProblemKind
-from service.protocols.arrays import AnyArray
-from service.protocols.bodies import Headers, check_media_type, headers_of, lease_of, read_body, until_gone
+from service.protocols.bodies import check_media_type, headers_of, lease_of, read_body, until_gone
 from service.settings import Settings
+from service.wire import AnyArray, Header, Headers
 
 ROW_BYTES, SCORE_BYTES = 1024, 64
 """That the answer to a row takes at most while it is written, and each of its scores."""

@@ -19,15 +19,15 @@ import simdjson
 from pydantic import ValidationError
 
 from lipmodel.errors import InputError
-from service.api.schemas.models_and_jobs import MAX_DIMENSIONS, MAX_LENGTH, PredictOptions, PredictRequest
+from service.inference.request import PredictOptions
 from service.problems import Problem, ProblemKind
 from service.protocols.bodies import as_problem, check_values, input_array, parse
+from service.protocols.v1_schemas import PredictRequest
+from service.wire import MAX_DIMENSIONS, MAX_LENGTH, AnyArray
 
 NO_OPTIONS = PredictOptions()
 MAGIC_BYTES = 8
 """Of an npy file: what it begins with, and the version of its format."""
-
-AnyArray = np.ndarray[Any, Any]
 
 
 def read_json_inputs(body: bytes, size: int, max_rows: int) -> tuple[AnyArray, PredictOptions]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -20,8 +20,8 @@ from lipmodel.errors import InputError
 from lipmodel.norms import Array
 from service.api.context import Service, ServiceHere
 from service.budget import LEASE, Budget, Lease
-from service.http.instrumentation import HEADERS
 from service.problems import FieldError, Problem, ProblemKind
+from service.wire import HEADERS, Headers
 
 MAX_ERRORS = 10
 MAX_PARTS = 8
@@ -40,7 +40,6 @@ SMALL_BYTES = 16_384
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
-Headers = Mapping[bytes, bytes]
 
 
 def json_body(schema: type[M]) -> Callable[[Request, Service], Awaitable[M]]:

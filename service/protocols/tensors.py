@@ -17,9 +17,10 @@ import simdjson
 
 from lipmodel.errors import InputError
 from service.problems import Problem, ProblemKind
-from service.protocols.arrays import AnyArray, brackets, shaped
+from service.protocols.arrays import brackets, shaped
 from service.protocols.bodies import check_values, parse
 from service.protocols.v2_schemas import InferRequest, InputTensor
+from service.wire import AnyArray
 
 FLOATS: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
 DATATYPES = {"f": "FP64", "i": "INT64", "b": "BOOL"}

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from service.api.schemas.models_and_jobs import EXECUTION, MAX_DIMENSIONS, MAX_LENGTH, PredictOptions, Wire
+from service.inference.request import PredictOptions
 from service.models.settings import Execution
+from service.wire import EXECUTION, MAX_DIMENSIONS, MAX_LENGTH, Wire
 
 Size = Annotated[int, Field(ge=0, le=MAX_LENGTH)]
 

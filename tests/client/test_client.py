@@ -25,7 +25,7 @@ from lipcert.errors import (
 from lipcert.results import Prediction
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm
-from service.api.schemas.models_and_jobs import Prediction as WirePrediction
+from service.protocols.v1_schemas import Prediction as WirePrediction
 from tests.service.conftest import digits, running, two_moons
 
 INPUTS = np.random.default_rng(0).normal(size=(5, 2))

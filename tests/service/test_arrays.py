@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lipmodel.errors import InputError
-from service.api.schemas.models_and_jobs import PredictRequest
 from service.problems import Problem, ProblemKind
 from service.protocols import arrays
 from service.protocols.arrays import read_npy_inputs
 from service.protocols.bodies import parse
 from service.protocols.tensors import _read_fast, read_infer
+from service.protocols.v1_schemas import PredictRequest
 from service.protocols.v2_schemas import InferRequest
 
 numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**70), 2**70)

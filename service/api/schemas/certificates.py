@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from service.api.schemas.models_and_jobs import ModelReference, Row, Wire
+from service.protocols.v1_schemas import ModelReference
+from service.wire import Row, Wire
 
 Verdict = Literal["holds", "signed", "fails"]
 

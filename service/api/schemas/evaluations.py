@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from lipmodel.norms import Norm
-from service.api.schemas.models_and_jobs import EXECUTION, NormOfRadius, Rows, Wire
 from service.models.settings import Execution
+from service.wire import EXECUTION, NormOfRadius, Rows, Wire
 
 Interval = Annotated[
     tuple[float, float], Field(description="Ends of a 95% confidence interval (Wilson), as shares.")

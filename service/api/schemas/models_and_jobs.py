@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from lipmodel.network.metadata import LARGEST_INPUT
 from lipmodel.norms import Norm
@@ -13,135 +13,8 @@ from service.jobs.store import State
 from service.models.policy import Action
 from service.models.settings import Execution
 from service.problems import ProblemBody
-
-MAX_DIMENSIONS, MAX_LENGTH = 32, 2**63 - 1
-"""Of an array: how many, and how long each. What is beyond is no array's."""
-Row = Annotated[list[float], Field(fail_fast=True)]
-Rows = Annotated[
-    list[Row],
-    Field(
-        fail_fast=True,  # of a million bad numbers the first is reported, and only it
-        description="One flat list of numbers (row-major) for each input; all finite, within float32.",
-    ),
-]
-NormOfRadius = Annotated[
-    Norm, Field(description="Norm in which changes of the input are measured; the model's own by default.")
-]
-
-
-EXECUTION = "Format that scores are computed in; labels and certified radii speak of every evaluation in it."
-
-
-class Wire(BaseModel):
-    """What all wire types have in common.
-
-    Their validators are made when they are first needed: of all at once a start takes a quarter longer.
-    """
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
-
-
-class PredictOptions(Wire):
-    """What may be asked beside the inputs."""
-
-    norm: NormOfRadius | None = None
-    epsilon: float | None = Field(
-        default=None, ge=0, description="Size of change that 'certified' answers for, in input units."
-    )
-    tighten: bool = Field(
-        default=False,
-        description="Prove larger radii, by mixtures of scores and local bounds; milliseconds an input, of "
-        "large networks as far as the setting tighten_seconds allows.",
-    )
-    portable: bool = Field(
-        default=False, description="Also give the radius that holds for every conforming runtime."
-    )
-    certificate: bool = Field(
-        default=False, description="Also sign each answer, for others to verify; see /.well-known/jwks.json."
-    )
-
-    @property
-    def slow(self) -> bool:
-        """Whether more than predictions is asked for."""
-        return self.tighten or self.portable or self.certificate
-
-
-class PredictRequest(PredictOptions):
-    """Inputs to classify."""
-
-    inputs: Rows
-
-
-class Prediction(Wire):
-    """The answer to one input, and how far from it the answer is proved to stay the same."""
-
-    label: str | None = Field(description="Name of the class of the largest score; null in an abstention.")
-    label_index: int | None = Field(
-        description="Its index among the classes, and in 'scores' where there is one score a class."
-    )
-    abstained: bool = Field(
-        description="Whether the model's policy withholds the label, as too small a radius is certified."
-    )
-    scores: list[float] = Field(
-        description="One a class; a binary classifier has one, and answers class 1 where it is positive."
-    )
-    margin: float = Field(
-        description="The answer's score less the next class's, rounded down; of a binary classifier, |score|."
-    )
-    certified_radius: float = Field(
-        description="No change of the input within this distance changes the label, rounding of the "
-        "execution included. 0: nothing is certified."
-    )
-    method: Literal["lipschitz", "mixture", "local"] = Field(
-        description="What the radius comes from: constants of the largest score against each other, or of "
-        "mixtures of the scores of its class, or bounds local to a ball."
-    )
-    radius_float32_portable: float | None = Field(
-        description="The radius for every runtime that evaluates the file as it is, 0 where the file "
-        "computes weights from others; null unless asked for."
-    )
-    runner_up: str = Field(description="The class that limits the radius.")
-    norm: Norm = Field(description="Norm of the radius.")
-    certified: bool | None = Field(
-        description="Whether certified_radius is positive and at least epsilon, the request's or else the "
-        "policy's; null without either."
-    )
-    certificate: str | None = Field(
-        description="The answer signed, a compact JWS that `lipmodel verify` takes; null unless asked for."
-    )
-    tightening_complete: bool | None = Field(
-        default=None,
-        description="Only with 'tighten': whether the search came to its end. If not, the radius is what was "
-        "proved within the setting tighten_seconds, and more time may prove a larger one.",
-    )
-
-
-class ModelReference(Wire):
-    """Which file answered."""
-
-    name: str
-    version: str
-    sha256: str = Field(description="Digest of the ONNX file.")
-
-
-class InputWarning(Wire):
-    """A reason to doubt that inputs are what the model was trained for. Certificates hold all the same."""
-
-    kind: Literal["outside-input-box"] = Field(
-        default="outside-input-box",
-        description="A number lies beyond the model's input_box by more than the width of that box.",
-    )
-    detail: str = Field(description="The same in words.")
-    inputs: list[int] = Field(description="Which inputs, counted from 0.")
-
-
-class PredictResponse(Wire):
-    """One prediction for each input, in order."""
-
-    model: ModelReference
-    execution: Execution = Field(description=EXECUTION)
-    predictions: list[Prediction]
-    warnings: list[InputWarning] = Field(description="About the inputs; empty where there is none.")
+from service.protocols.v1_schemas import ModelReference
+from service.wire import EXECUTION, NormOfRadius, Rows, Wire
 
 
 class PublicKey(Wire):
@@ -422,14 +295,6 @@ ATTACK_EXAMPLES: dict[str, dict[str, Any]] = {
     "in another norm": {"inputs": [[0.5, 0.25]], "norm": "inf"},
 }
 LABEL_EXAMPLES: dict[str, dict[str, Any]] = {"the first version": {"version": 1}}
-PREDICT_EXAMPLES: dict[str, dict[str, Any]] = {
-    "one input": {"inputs": [[0.5, 0.25]]},
-    "two inputs, asked whether a change of 0.1 could matter": {
-        "inputs": [[0.5, 0.25], [-1.0, 0.5]],
-        "norm": "2",
-        "epsilon": 0.1,
-    },
-}
 AUDIT_EXAMPLES: dict[str, dict[str, Any]] = {
     "random points of the model's own input box": {},
     "a box and inputs of your own": {
