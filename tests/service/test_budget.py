@@ -170,7 +170,7 @@ def test_files_are_read_by_who_takes_them(server, monkeypatch, coding):
     made, name = [], max(FILES, key=lambda name: FILES[name].stat().st_size)
     connected = Connection.connection_made
     monkeypatch.setattr(
-        Connection, "connection_made", lambda self, transport: (made.append(self), connected(self, transport))
+        Connection, "connection_made", lambda self, transport: (connected(self, transport), made.append(self))
     )
     content = FILES[name].read_bytes()
     with ExitStack() as stack:
