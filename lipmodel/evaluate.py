@@ -79,11 +79,11 @@ class Evaluation(Accuracies):
         norm: the norm that radii and epsilons are in.
         execution: the format that was evaluated in: answers and radii are those of evaluations in it.
         tightened: whether radii are those of the slower tier.
-        majority_share: share of the most common class: the accuracy, certified at every epsilon, of a
-            constant answer; ``majority_class``: the name of that class.
+        majority_share: share of the most common class, ``majority_class``: the majority-class baseline, which
+            is also its certified accuracy at every epsilon.
         balanced_accuracy, balanced_certified_accuracy: means of the classes' clean accuracies, and of the
-            certified ones for each epsilon, over the classes that occur; a constant answer has one over their
-            number.
+            certified ones for each epsilon, over the classes that occur; the majority-class baseline has one
+            over their number.
         attacked_sample: the figures of these inputs alone; None where none were attacked.
         inputs_outside_box: how many inputs lie far outside the box that the file names.
         warnings: reasons to doubt that the inputs are what the model was trained for, in words.

@@ -166,7 +166,7 @@ def test_the_curves_of_the_inputs_attacked_are_their_accuracies(sorted_by_class)
     assert curve["attacked_accuracy"][0] == asked.clean_accuracy
 
 
-def test_a_constant_answer_is_the_baseline(sorted_by_class):
+def test_majority_share_is_the_share_of_the_most_common_class(sorted_by_class):
     predictor, x, y = sorted_by_class
     result = evaluate(predictor, x, y, Norm.TWO, [0.1])
     counts = np.bincount(y)

@@ -135,7 +135,7 @@ def _show_evaluation(result: Evaluation) -> None:
     for heading in ("value", "95% interval", "mean of classes"):
         table.add_column(heading, justify="right")
     classes = sum(part.samples > 0 for part in result.per_class.values())
-    constant = f"constant answer '{escape(result.majority_class)}', at every size"
+    constant = f"majority-class baseline '{escape(result.majority_class)}', at every size"
     table.add_row(constant, f"{result.majority_share:.2%}", "", f"{1 / classes:.2%}")
     clean = _share(result.clean_accuracy, result.clean_accuracy_interval)
     table.add_row("clean accuracy", *clean, f"{result.balanced_accuracy:.2%}")

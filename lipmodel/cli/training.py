@@ -112,7 +112,7 @@ def train(
     table = Table(title=f"{name}: {result.samples} held-out samples, l{result.norm}", title_justify="left")
     table.add_column("what")
     table.add_column("value", justify="right")
-    constant = f"constant answer '{escape(result.majority_class)}', at every size"
+    constant = f"majority-class baseline '{escape(result.majority_class)}', at every size"
     table.add_row(constant, f"{result.majority_share:.2%}")
     table.add_row("clean accuracy", f"{result.clean_accuracy:.2%}")
     table.add_row("balanced accuracy", f"{result.balanced_accuracy:.2%}")

@@ -54,8 +54,8 @@ def evaluation_files(
 
 def _caption(evaluation: Evaluation) -> str:
     caption = (
-        "Blue: share of inputs that no change of size ε can turn into an error (proved). Dashed: share of "
-        f"'{evaluation.majority_class}', the most common class, which a constant answer has at every ε."
+        "Blue: share of inputs that no change of size ε can turn into an error (proved). Dashed: "
+        f"majority-class baseline ('{evaluation.majority_class}')."
     )
     if not evaluation.attacked_samples:
         return caption

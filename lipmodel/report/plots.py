@@ -73,7 +73,7 @@ def to_svg(figure: Figure) -> bytes:
 
 
 def draw_accuracies(axis: Any, evaluation: Evaluation, units: str = "") -> None:
-    """Draw certified accuracy from below, accuracy under attack from above, and a constant answer, against ε.
+    """Draw certified accuracy from below, accuracy under attack from above, and the majority-class baseline.
 
     The numbers are those of ``Evaluation.to_dict()``, which the service's page draws as well. Between two
     values of ε certified accuracy is at least that at the larger, attacked accuracy at most that at the
@@ -103,7 +103,7 @@ def draw_accuracies(axis: Any, evaluation: Evaluation, units: str = "") -> None:
         axis.step(grid, high, where="post", color=ORANGE, label=f"under attack: at most this much (of {of})")
         ends = np.repeat(grid, 2)[1:-1]
         axis.fill_between(ends, np.repeat(low[1:], 2), np.repeat(high[:-1], 2), color=GREY, alpha=0.15, lw=0)
-    axis.axhline(evaluation.majority_share, color=GREY, ls="--", lw=1, label="a constant answer")
+    axis.axhline(evaluation.majority_share, color=GREY, ls="--", lw=1, label="majority-class baseline")
     axis.set(
         xlabel=f"ε, in {NORM_SYMBOL[norm]}" + (f" ({units})" if units else ""),
         ylabel="share right at ε",

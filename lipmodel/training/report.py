@@ -28,10 +28,8 @@ def report(trained: Trained) -> bytes:
         "other figures of certified accuracy are measured from the exported file.": lambda axis: (
             draw_learning_curves(axis, trained.history)
         ),
-        "Share of held-out inputs that no change of size ε can turn into an error; dashed, the share of the "
-        "most common class, which a constant answer has at every ε.": lambda axis: plots.draw_accuracies(
-            axis, trained.evaluation, data.units
-        ),
+        "Share of held-out inputs that no change of size ε can turn into an error; dashed, the "
+        "majority-class baseline.": lambda axis: plots.draw_accuracies(axis, trained.evaluation, data.units),
         "A radius of 0 means that nothing is certified.": lambda axis: plots.draw_radius_histogram(
             axis, right, radii.certified_radius, recipe.norm
         ),

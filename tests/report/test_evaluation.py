@@ -80,7 +80,7 @@ def test_markdown_has_a_row_for_each_figure_and_class(made):
     lines = files["evaluation.md"].decode().splitlines()
     assert "Answers and radii are those of evaluations in float64." in lines[-1]
     rows = [line for line in lines if line.startswith("|")]
-    # heads and rules; the constant answer, clean and certified at two sizes; none and two sizes; three classes
+    # heads and rules; the majority-class baseline, clean and certified at two sizes; none and two sizes; three classes
     assert len(rows) == 2 + 4 + 2 + 3 + 2 + 3
     assert f"| clean accuracy | {result.clean_accuracy:.2%} (" in "\n".join(rows)
     assert all(row.replace("\\|", "").count("|") == rows[11].count("|") for row in rows[11:])

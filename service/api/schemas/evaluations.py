@@ -95,7 +95,7 @@ class EvaluationResult(AccuracyFigures):
     execution: Execution = Field(description=EXECUTION)
     tightened: bool = Field(description="Whether radii are those of the slower tier.")
     majority_share: float = Field(
-        description="Share of the most common class, which a constant answer has at every epsilon.",
+        description="Share of the most common class: the majority-class baseline, at every epsilon.",
         examples=[0.55],
     )
     majority_class: str = Field(description="The most common class.", examples=["upper"])
