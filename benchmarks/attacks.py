@@ -2,9 +2,9 @@
 
     python -m benchmarks.attacks MODEL.onnx --data FOLDER [--points 10000] [--peers FOLDER] [--out FOLDER]
 
-``ascent`` is ours: inside the radius (``attack_within``), then for the nearest change at all
-(``nearest_flips``). ``ddn`` and ``deepfool`` are foolbox's (``lipmodel.audit.foolbox_attacks``). Where the
-extra ``attacks`` is not installed, foolbox may lie in a folder of its own, made by
+``ascent`` is ours: inside the radius (``ProjectedGradientDescent``), then for the nearest change at all
+(``MinimumNormDescent``). ``ddn`` and ``deepfool`` are foolbox's (``lipmodel.audit.attacks.foolbox_attacks``).
+Where the extra ``attacks`` is not installed, foolbox may lie in a folder of its own, made by
 
     pip install --no-deps --target FOLDER foolbox eagerpy GitPython gitdb smmap
     pip install --no-deps --target FOLDER requests urllib3 certifi charset_normalizer idna
@@ -27,12 +27,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from lipmodel.audit.attack import attack_within, nearest_flips
-from lipmodel.audit.foolbox_attacks import attacked_by
+from lipmodel.audit.attacks.attack import AttackTask
+from lipmodel.audit.attacks.descent import MinimumNormDescent, ProjectedGradientDescent
+from lipmodel.audit.attacks.registry import ATTACKS
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.data.stream import open_stream
 from lipmodel.norms import Norm, bound_vector_norm
+from lipmodel.progress import silent
 
 CHUNK = 250
 NORM = Norm.TWO
@@ -40,15 +42,16 @@ NORM = Norm.TWO
 
 def ascent(predictor, engine, x, radius):
     """Ours, in two ways: (changed inputs, one or more of each input)."""
-    inside = attack_within(predictor, engine, x, np.maximum(radius, 1e-12), NORM)
-    return [inside.adversarial, nearest_flips(predictor, engine, x, NORM).adversarial]
+    task = AttackTask(predictor, engine, x, NORM)
+    inside = ProjectedGradientDescent(np.maximum(radius, 1e-12))(task)
+    return [inside.adversarial, MinimumNormDescent()(task).adversarial]
 
 
 def by_foolbox(name):
     """One of foolbox's minimum-norm attacks."""
 
     def attack(predictor, engine, x, radius):
-        return [attacked_by(name, engine, x, predictor.predict(x, NORM).radii.label, NORM)]
+        return [ATTACKS[name](AttackTask(predictor, engine, x, NORM), silent).adversarial]
 
     return attack
 

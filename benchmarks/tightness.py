@@ -36,7 +36,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from lipmodel.audit.attack import nearest_flips
+from lipmodel.audit.attacks.attack import AttackTask
+from lipmodel.audit.attacks.registry import find_nearest
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.data.load import load_parts
@@ -280,7 +281,7 @@ def measure(title, points, peers):
     x = x[fast.radii.certified_radius > 0.0]
     tight = predictor.predict(x, norm, tighten=True)
     label, radius = tight.radii.label, tight.radii.certified_radius
-    attacked = nearest_flips(predictor, GradientEngine(predictor.file.graph), x, norm).distance
+    attacked = find_nearest(AttackTask(predictor, GradientEngine(predictor.file.graph), x, norm)).distance
     fast = predictor.predict(x, norm).radii.certified_radius
     result = {
         "lipschitz": (fast / attacked, fast_seconds / len(inputs)),

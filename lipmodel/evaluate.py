@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lipmodel.audit.attack import nearest_changes
-from lipmodel.audit.foolbox_attacks import check_methods
+from lipmodel.audit.attacks.attack import AttackTask
+from lipmodel.audit.attacks.registry import check_methods, find_nearest
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.audit.shard_task import ATTACK_COST
 from lipmodel.certify.head import Indices
@@ -166,7 +166,7 @@ def evaluate(
         progress: told the share done.
         tighten: prove larger radii, slowly; see ``CertifiedPredictor.predict``.
         attacked: how many inputs to attack for the accuracy under attack; which, :func:`sample` says.
-        methods: attacks of foolbox beside our own; see ``lipmodel.audit.foolbox_attacks``.
+        methods: attacks in addition to the built-in one; see ``lipmodel.audit.attacks.registry``.
         spread: has other processes measure the rows of the stream; the figures are the same.
 
     Raises:
@@ -299,10 +299,8 @@ class AttackRows:
             places = range(first, min(first + BATCH_ROWS, rows.stop))
             x = predictor.check_inputs(chosen_rows(data, self.rows[places.start : places.stop], BATCH_ROWS))
             before, after = ((place - rows.start) / len(rows) for place in (places.start, places.stop))
-            attack = nearest_changes(
-                predictor, engine, x, self.norm, methods=self.methods, progress=part(progress, before, after)
-            )
-            distances.append(attack.distance)
+            task = AttackTask(predictor, engine, x, self.norm)
+            distances.append(find_nearest(task, self.methods, part(progress, before, after)).distance)
         return np.concatenate(distances)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lipmodel.audit.attacks.registry import BUILT_IN, check_methods
 from lipmodel.audit.findings import (
     HISTOGRAM_BINS,
     AttackFindings,
@@ -21,7 +22,6 @@ from lipmodel.audit.findings import (
     coarse,
     quantiles,
 )
-from lipmodel.audit.foolbox_attacks import check_methods
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.audit.shard_task import Attacked, Look, merged
 from lipmodel.audit.survey import Survey, survey
@@ -35,8 +35,6 @@ from lipmodel.progress import Progress, part, silent
 
 MAX_ATTACKED = 200
 MAX_WITNESSES = 5
-OWN = "ascent"
-"""The name of our own attacks."""
 
 
 def audit(
@@ -62,7 +60,7 @@ def audit(
             file names, or failing that, and without inputs, [-1, 1].
         samples: how many random points of the box.
         attacked: how many points to attack, data first.
-        methods: attacks of foolbox beside our own; see ``lipmodel.audit.foolbox_attacks``.
+        methods: attacks in addition to the built-in one; see ``lipmodel.audit.attacks.registry``.
         seed: of the random numbers; the same seed gives the same report.
         progress: told the share done.
         spread: has other processes look at the points and attack them; the report is the same.
@@ -215,7 +213,7 @@ def _findings(attacked: Attacked, methods: tuple[str, ...]) -> AttackFindings:
     return AttackFindings(
         inputs=len(radius),
         found=int(known.sum()),
-        methods=(OWN, *methods),
+        methods=(BUILT_IN, *methods),
         certified_radius=tuple(radius.tolist()),
         observed_distance=tuple(float(d) if k else None for d, k in zip(distance, known, strict=True)),
         ratio=tuple(float(r) if k else None for r, k in zip(ratio, known, strict=True)),

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lipmodel.audit.attack import attack_radii
+from lipmodel.audit.attacks.attack import AttackTask
+from lipmodel.audit.attacks.registry import attack_radii
 from lipmodel.audit.findings import Counterexample
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.audit.observe import (
@@ -136,10 +137,8 @@ class Look:
         """Searches inside each certified radius, and for the nearest change of label at all."""
         before = predictor.predict(points, self.norm).radii
         radius = before.certified_radius
-        attack = attack_radii(
-            predictor, engine, points, radius, self.norm,
-            methods=self.methods, seed=self.seed, progress=progress,
-        )  # fmt: skip
+        task = AttackTask(predictor, engine, points, self.norm, self.seed)
+        attack = attack_radii(task, radius, self.methods, progress)
         after = predictor.predict(attack.adversarial, self.norm).radii.label
         classes = predictor.class_names
         inside = tuple(

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lipmodel.audit.attack import nearest_flips
+from lipmodel.audit.attacks.attack import AttackTask
+from lipmodel.audit.attacks.registry import find_nearest
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import InputError
@@ -68,8 +69,8 @@ def measure_tightness(
     result = predictor.predict(x, norm, tighten=True)
     slow, tightening = result.radii.certified_radius, result.tightening
     assert tightening is not None
-    engine = GradientEngine(predictor.file.graph)
-    attacked = nearest_flips(predictor, engine, x, norm, progress=progress).distance
+    task = AttackTask(predictor, GradientEngine(predictor.file.graph), x, norm)
+    attacked = find_nearest(task, progress=progress).distance
     found = np.isfinite(attacked)
     if not found.any():
         raise InputError("no attack changes a label, so there is nothing to compare")

@@ -12,7 +12,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from lipmodel.audit.foolbox_attacks import METHODS
+from lipmodel.audit.attacks.registry import METHODS
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.cli.common import (
     EXISTING_FILE,
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 MAX_PAIRS_SHOWN = 10
 
 method_option = click.option(
-    "--attack-method", "methods", multiple=True, type=click.Choice(list(METHODS)),
-    help="An attack of foolbox beside our own; may be given again.",
+    "--attack-method", "methods", multiple=True, type=click.Choice(METHODS),
+    help="An attack in addition to the built-in one; repeatable.",
 )  # fmt: skip
 report_option = click.option(
     "--report", "folder", type=PATH, help="Folder for a report in JSON, Markdown and HTML, with plots."

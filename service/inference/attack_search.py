@@ -19,7 +19,7 @@ from service.inference.fair_pool import FairPool
 from service.models.registry import Model
 
 if TYPE_CHECKING:  # what it takes to search is imported for the first search
-    from lipmodel.audit.attack import Attack
+    from lipmodel.audit.attacks.attack import AttackResult
     from lipmodel.audit.gradient import GradientEngine
 
 MAX_ROWS = 100
@@ -40,7 +40,7 @@ class Attacked:
     """
 
     before: Predictions
-    attack: Attack
+    attack: AttackResult
     after: Predictions
 
 
@@ -71,19 +71,15 @@ class Attacker:
     def _attack(
         self, predictor: CertifiedPredictor, inputs: Array, norm: Norm, deadline: Deadline
     ) -> Attacked:
-        from lipmodel.audit.attack import attack_radii
+        from lipmodel.audit.attacks.attack import AttackTask
+        from lipmodel.audit.attacks.registry import attack_radii
         from lipmodel.audit.gradient import GradientEngine
 
         if predictor not in self._engines:
             self._engines[predictor] = GradientEngine(predictor.file.graph)
         before = predictor.predict(inputs, norm)
-        attack = attack_radii(
-            predictor,
-            self._engines[predictor],
-            inputs,
-            before.radii.certified_radius,
-            norm,
-            progress=lambda _: deadline.check(),
-        )
+        task = AttackTask(predictor, self._engines[predictor], inputs, norm)
+        radius = before.radii.certified_radius
+        attack = attack_radii(task, radius, progress=lambda _: deadline.check())
         after = predictor.predict(attack.adversarial, norm)
         return Attacked(before, attack, after)

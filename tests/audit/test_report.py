@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from lipmodel.audit.attack import attack_within
+from lipmodel.audit.attacks.attack import AttackTask
+from lipmodel.audit.attacks.descent import ProjectedGradientDescent
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.audit.observe import Steps, bound_gradient_error, functionals, observed_slopes
 from lipmodel.audit.report import audit
@@ -74,9 +75,9 @@ def test_attacks_find_flips_just_outside_an_attained_radius(norm):
     model = predictor(linear_net(np.random.default_rng(0).normal(size=(3, 5))))
     x = np.random.default_rng(1).normal(size=(100, 5))
     radius = model.predict(x, norm).radii.certified_radius
-    engine = GradientEngine(model.file.graph)
-    inside = attack_within(model, engine, x, radius, norm)
-    outside = attack_within(model, engine, x, radius * 1.01 + 1e-9, norm)
+    task = AttackTask(model, GradientEngine(model.file.graph), x, norm)
+    inside = ProjectedGradientDescent(radius)(task)
+    outside = ProjectedGradientDescent(radius * 1.01 + 1e-9)(task)
     assert inside.flipped.sum() == 0
     assert outside.flipped.mean() > 0.9
     flips = outside.adversarial[outside.flipped]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lipmodel.audit.attack import attack_within
+from lipmodel.audit.attacks.attack import AttackTask
+from lipmodel.audit.attacks.descent import ProjectedGradientDescent
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.certify.head import linear_head
 from lipmodel.certify.lipschitz import bound_lipschitz
@@ -102,9 +103,9 @@ def test_radius_of_prototypes_holds_and_is_tight():
     predictor = CertifiedPredictor(HEADS["reduce max of rows"][0])
     x = RNG.normal(size=(200, 5))
     radius = predictor.predict(x, Norm.TWO).radii.certified_radius
-    engine = GradientEngine(predictor.file.graph)
-    assert not attack_within(predictor, engine, x, radius, Norm.TWO).flipped.any()
-    assert attack_within(predictor, engine, x, radius * 1.5, Norm.TWO).flipped.mean() > 0.5
+    task = AttackTask(predictor, GradientEngine(predictor.file.graph), x, Norm.TWO)
+    assert not ProjectedGradientDescent(radius)(task).flipped.any()
+    assert ProjectedGradientDescent(radius * 1.5)(task).flipped.mean() > 0.5
 
 
 def test_class_pairs_cover_their_prototypes():

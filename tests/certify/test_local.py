@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lipmodel.audit.ascent import steepest
-from lipmodel.audit.attack import attack_within
+from lipmodel.audit.attacks.attack import AttackTask
+from lipmodel.audit.attacks.descent import ProjectedGradientDescent
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.certify.norms.convolution import Window
 from lipmodel.certify.predictor import CertifiedPredictor
@@ -200,7 +201,8 @@ def test_radii_are_no_smaller_and_hold_against_attacks(name, norm):
     larger = radius > fast.radii.certified_radius
     assert ((slow.tightening.method == "local") == larger).all()
     assert (slow.tightening.seconds[fast.radii.certified_radius > 0] > 0).all()
-    attack = attack_within(predictor, GradientEngine(graph), x, radius, norm, steps=40)
+    task = AttackTask(predictor, GradientEngine(graph), x, norm)
+    attack = ProjectedGradientDescent(radius, steps=40)(task)
     assert not attack.flipped.any()
 
 

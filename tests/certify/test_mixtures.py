@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linprog, minimize
 
-from lipmodel.audit.attack import attack_within
+from lipmodel.audit.attacks.attack import AttackTask
+from lipmodel.audit.attacks.descent import ProjectedGradientDescent
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.tight.mixtures import Mixer, _adding_up
@@ -98,11 +99,11 @@ def test_reach_is_at_most_the_distance_to_where_the_rival_wins(norm):
 @pytest.mark.parametrize("norm", NORMS)
 def test_attacks_stay_inside_and_come_near(norm):
     radii = PREDICTOR.predict(X, norm, tighten=True)
-    engine = GradientEngine(PREDICTOR.file.graph)
+    task = AttackTask(PREDICTOR, GradientEngine(PREDICTOR.file.graph), X, norm)
     radius = radii.radii.certified_radius
     assert "mixture" in radii.tightening.method
-    assert not attack_within(PREDICTOR, engine, X, radius, norm).flipped.any()
-    assert attack_within(PREDICTOR, engine, X, radius * 1.3, norm).flipped.mean() > 0.5
+    assert not ProjectedGradientDescent(radius)(task).flipped.any()
+    assert ProjectedGradientDescent(radius * 1.3)(task).flipped.mean() > 0.5
 
 
 def test_over_a_body_mixtures_and_local_bounds_go_together():
@@ -113,8 +114,8 @@ def test_over_a_body_mixtures_and_local_bounds_go_together():
     fast, slow = predictor.predict(x), predictor.predict(x, tighten=True)
     assert (slow.radii.certified_radius >= fast.radii.certified_radius).all()
     assert {"local", "mixture"} & set(slow.tightening.method)
-    engine = GradientEngine(predictor.file.graph)
-    assert not attack_within(predictor, engine, x, slow.radii.certified_radius, Norm.TWO).flipped.any()
+    task = AttackTask(predictor, GradientEngine(predictor.file.graph), x, Norm.TWO)
+    assert not ProjectedGradientDescent(slow.radii.certified_radius)(task).flipped.any()
 
 
 @given(

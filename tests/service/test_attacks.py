@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from lipmodel.audit.attack import attack_radii
+from lipmodel.audit.attacks.attack import AttackTask
+from lipmodel.audit.attacks.registry import attack_radii
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.deadline import Deadline
@@ -28,7 +29,8 @@ def test_what_is_found_is_what_an_audit_finds_and_has_the_label_told(client, nor
     assert told["norm"] == norm.value
     predictor = CertifiedPredictor(two_moons())
     radii = predictor.predict(X, norm).radii
-    expected = attack_radii(predictor, GradientEngine(predictor.file.graph), X, radii.certified_radius, norm)
+    task = AttackTask(predictor, GradientEngine(predictor.file.graph), X, norm)
+    expected = attack_radii(task, radii.certified_radius)
     for row, finding in enumerate(told["findings"]):
         assert finding["certified_radius"] == radii.certified_radius[row]
         assert finding["label"] == predictor.class_names[radii.label[row]]

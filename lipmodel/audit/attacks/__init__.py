@@ -1,0 +1,1 @@
+"""Adversarial attacks: searches for inputs with another label near given ones."""
