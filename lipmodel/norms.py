@@ -28,11 +28,28 @@ LEAST_WEIGHT = 2.0**-20
 
 
 class Norm(StrEnum):
-    """The l1, l2 and linf norms, by the names they have in every interface."""
+    """The l1, l2 and linf norms; the values are their names in JSON, files and metrics."""
 
     ONE = "1"
     TWO = "2"
     INF = "inf"
+
+    @classmethod
+    def parse(cls, value: object) -> Norm:
+        """Return the norm named by 1, 2, inf, l1, l2 or linf in any case, or by the number 1, 2 or infinity.
+
+        Raises:
+            ValueError: any other value.
+        """
+        name = f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else value
+        if isinstance(name, str) and (plain := name.lower().removeprefix("l")) in list(cls):
+            return cls(plain)
+        raise ValueError(f"unknown norm {value!r:.40}; l1, l2 and linf are accepted, also as 1, 2 and inf")
+
+    @property
+    def symbol(self) -> str:
+        """The name shown to people: l1, l2 or linf."""
+        return f"l{self.value}"
 
     @property
     def dual(self) -> Norm:
@@ -155,26 +172,6 @@ def bound_equivalence(source: Norm, target: Norm, size: int) -> float:
 
 
 # --- operators -----------------------------------------------------------------------------
-
-
-def operator_norm(weight: ArrayLike, source: Norm, target: Norm) -> float:
-    """The plain value of ‖W‖_{source→target} where it has a closed form; for people, not for proofs.
-
-    ‖W‖_{1→q} = max column ‖·‖_q; ‖W‖_{p→inf} = max row ‖·‖_{p*}; ‖W‖_{2→2} = largest singular value.
-
-    Raises:
-        ValueError: for 2→1, inf→2 and inf→1, which have no closed form.
-    """
-    w = np.asarray(weight, dtype=np.float64)
-    if w.size == 0:
-        return 0.0
-    if source is Norm.ONE:
-        return float(vector_norm(w, target, axis=0).max())
-    if target is Norm.INF:
-        return float(vector_norm(w, source.dual, axis=1).max())
-    if source is target is Norm.TWO:
-        return float(np.linalg.norm(w, 2))
-    raise ValueError(f"‖W‖_{{{source}→{target}}} has no closed form; use bound_operator_norm")
 
 
 def bound_operator_norm(

@@ -1,4 +1,4 @@
-"""Exact rational evaluation of small graphs: shares nothing with the code under test but the operations."""
+"""Exact rational evaluation of small graphs and closed forms of norms, from the operations' definitions alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from lipmodel.network import ops
+from lipmodel.norms import Norm
 
 
 def rational(array):
@@ -118,6 +119,20 @@ def is_positive_semidefinite(matrix):
             factor = a[i, k] / a[k, k]
             a[i, k:] = a[i, k:] - factor * a[k, k:]
     return True
+
+
+def operator_norm(weight, source, target):
+    """Return ‖W‖_{source→target} where it has a closed form, else None (2→1, inf→2 and inf→1).
+
+    ‖W‖_{1→q} = max column ‖·‖_q; ‖W‖_{p→inf} = max row ‖·‖_{p*}; ‖W‖_{2→2} = largest singular value. Float
+    arithmetic, to nearest.
+    """
+    order = {Norm.ONE: 1, Norm.TWO: 2, Norm.INF: np.inf}
+    if source is Norm.ONE:
+        return float(np.linalg.norm(weight, order[target], axis=0).max())
+    if target is Norm.INF:
+        return float(np.linalg.norm(weight, order[source.dual], axis=1).max())
+    return float(np.linalg.norm(weight, 2)) if source is target is Norm.TWO else None
 
 
 def bounds_spectral_norm(weight, bound):

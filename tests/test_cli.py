@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.cli import main
 from lipmodel.data.load import load_labelled, load_parts
-from lipmodel.display import rounded_down
+from lipmodel.display import certified_percent, certified_radius, rounded, rounded_down, rounded_up
 from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm
 from tests.networks import groupsort_net, to_file
@@ -102,15 +102,16 @@ def test_inspect_of_a_refused_file_is_a_negative_finding(folder):
     assert "does not exist" in run("inspect", folder / "gone.onnx", status=2).output
 
 
-@pytest.mark.parametrize("norm", ["1", "2", "inf"])
-def test_certify(folder, norm):
-    told = run_json("certify", folder / "net.onnx", "--inputs", folder / "x.npy", "--norm", norm)
-    radii = CertifiedPredictor(folder / "net.onnx").predict(np.load(folder / "x.npy"), Norm(norm)).radii
+@pytest.mark.parametrize(("name", "norm"), [("1", Norm.ONE), ("l2", Norm.TWO), ("LINF", Norm.INF)])
+def test_certify(folder, name, norm):
+    told = run_json("certify", folder / "net.onnx", "--inputs", folder / "x.npy", "--norm", name)
+    radii = CertifiedPredictor(folder / "net.onnx").predict(np.load(folder / "x.npy"), norm).radii
     assert [p["certified_radius"] for p in told["predictions"]] == radii.certified_radius.tolist()
-    portable = CertifiedPredictor(folder / "net.onnx").portable_radii(np.load(folder / "x.npy"), Norm(norm))
+    portable = CertifiedPredictor(folder / "net.onnx").portable_radii(np.load(folder / "x.npy"), norm)
     assert [p["radius_float32_portable"] for p in told["predictions"]] == portable.tolist()
-    assert told["norm"] == norm
-    shown = run("certify", folder / "net.onnx", "--inputs", folder / "x.npy", "--norm", norm).output
+    assert told["norm"] == norm.value
+    shown = run("certify", folder / "net.onnx", "--inputs", folder / "x.npy", "--norm", name).output
+    assert f"radii in {norm.symbol}" in shown
     assert "10 more" in shown
 
 
@@ -327,7 +328,16 @@ def test_bad_use_exits_with_2_and_one_clear_line(folder, monkeypatch, arguments)
     assert "rror" in result.output
 
 
-def test_radii_are_cut_downwards_when_digits_are_dropped():
+@pytest.mark.parametrize("value", [0.29999999, 1.5, 1e-9 / 3, -0.1234567, 0.1, 123456.7, 0.0])
+def test_displayed_figures_are_rounded_in_the_safe_direction(value):
+    assert float(rounded_down(value)) <= value <= float(rounded_up(value))
+    assert float(rounded(value)) == pytest.approx(value, rel=1e-5)
+
+
+def test_displayed_figures():
     assert rounded_down(0.29999999) == "0.299999"
-    assert rounded_down(1.5) == "1.5"
-    assert float(rounded_down(1e-9 / 3)) < 1e-9 / 3
+    assert rounded_up(0.29999999) == rounded(0.29999999) == "0.300000"
+    assert [rounded_down(value) for value in (1.5, 0.0)] == ["1.5", "0"]
+    assert [certified_radius(radius) for radius in (1.5, 0.0)] == ["1.5", "0 (abstains)"]
+    assert [certified_percent(k / 100) for k in (29, 100)] == ["29.00%", "100.00%"]
+    assert certified_percent(2 / 3) == "66.66%"

@@ -24,7 +24,7 @@ from lipmodel.cli.common import (
     print_json,
     stdout,
 )
-from lipmodel.display import rounded_down
+from lipmodel.display import certified_radius, rounded
 from lipmodel.norms import Norm
 
 MAX_ROWS_SHOWN = 20
@@ -64,24 +64,24 @@ def certify(
     engine: str,
     certificates: Path | None,
     tighten: bool,
-    norm: str | None,
+    norm: Norm | None,
     as_json: bool,
 ) -> None:
     """Predict each row of a file with the radius inside which no change alters the answer."""
     from lipmodel.data.load import load_inputs
 
-    predictor, norm_given = CertifiedPredictor(model), Norm(norm) if norm else None
+    predictor = CertifiedPredictor(model)
     if out is not None:
         if certificates is not None:
             raise click.UsageError("--certificates are written for one file at a time, without --out")
-        _certify_files(predictor, inputs, out, norm_given, tighten=tighten, engine=engine, as_json=as_json)
+        _certify_files(predictor, inputs, out, norm, tighten=tighten, engine=engine, as_json=as_json)
         return
     if engine != "local":
         raise click.UsageError(f"--engine {engine} needs --out, a folder for the results")
     rows_given = load_inputs(Path(inputs))
-    result = predictor.predict(rows_given, norm_given, tighten=tighten)
+    result = predictor.predict(rows_given, norm, tighten=tighten)
     if certificates is not None:
-        _write_certificates(predictor, rows_given, norm_given, certificates, mix=tighten)
+        _write_certificates(predictor, rows_given, norm, certificates, mix=tighten)
     radii, names = result.radii, predictor.class_names
     rows = [
         {
@@ -98,7 +98,7 @@ def certify(
             result.scores,
             radii.margin,
             radii.certified_radius,
-            predictor.portable_radii(rows_given, norm_given),
+            predictor.portable_radii(rows_given, norm),
             radii.runner_up,
             strict=True,
         )
@@ -119,12 +119,12 @@ def certify(
             }
         )
         return
-    table = Table(title=f"{len(rows)} inputs, radii in l{result.norm}", title_justify="left")
+    table = Table(title=f"{len(rows)} inputs, radii in {result.norm.symbol}", title_justify="left")
     for heading in ("row", "label", "certified radius", "portable radius", "margin", "runner-up"):
         table.add_column(heading)
     for index, row in enumerate(rows[:MAX_ROWS_SHOWN]):
-        shown = [rounded_down(row[key]) for key in ("certified_radius", "radius_float32_portable")]
-        table.add_row(str(index), str(row["label"]), *shown, f"{row['margin']:.6g}", str(row["runner_up"]))
+        shown = [certified_radius(row[key]) for key in ("certified_radius", "radius_float32_portable")]
+        table.add_row(str(index), str(row["label"]), *shown, rounded(row["margin"]), str(row["runner_up"]))
     stdout.print(table)
     if len(rows) > MAX_ROWS_SHOWN:
         stdout.print(f"… and {len(rows) - MAX_ROWS_SHOWN} more; --json prints all of them")

@@ -19,12 +19,30 @@ NEGATIVE, BAD_USE, INTERRUPTED = 1, 2, 130
 stdout = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+
+class _NormType(click.ParamType):  # type: ignore[type-arg]  # generic in stubs, not in click 8.1
+    """A norm by any of the names that ``Norm.parse`` accepts."""
+
+    name = "norm"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "[" + "|".join(norm.symbol for norm in Norm) + "]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Norm:
+        try:
+            return Norm.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 PATH = click.Path(path_type=Path)
 EXISTING_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-NORM = click.Choice([norm.value for norm in Norm])
+NORM = _NormType()
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-norm_option = click.option("--norm", type=NORM, help="Norm of the input; by default the one the file names.")
+norm_option = click.option(
+    "--norm", type=NORM, help="Norm of a change of the input; by default the norm that the file names."
+)
 data_dir_option = click.option("--data-dir", type=PATH, help="Folder of a named data set's files.")
 
 

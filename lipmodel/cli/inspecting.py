@@ -12,7 +12,7 @@ from rich.table import Table
 
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.cli.common import EXISTING_FILE, NEGATIVE, bar, err, json_option, print_json, stdout
-from lipmodel.display import rounded_up
+from lipmodel.display import rounded, rounded_up
 from lipmodel.errors import ModelError
 from lipmodel.norms import Norm
 
@@ -42,7 +42,7 @@ def inspect(model: Path, tightness: str | None, as_json: bool) -> None:
     if unproved:
         assert claims.norm is not None
         reason = (
-            f"the file claims a Lipschitz constant of {claims.lipschitz!r} in l{claims.norm}; "
+            f"the file claims a Lipschitz constant of {claims.lipschitz!r} in {claims.norm.symbol}; "
             f"what is proved is {bounds[claims.norm].bound_global!r}"
         )
     measured = _measure_tightness(predictor, tightness) if tightness else None
@@ -94,14 +94,14 @@ def _measure_tightness(predictor: CertifiedPredictor, data: str) -> Tightness:
 
 def _show_tightness(measured: Tightness) -> None:
     table = Table(
-        title=f"Radius over the nearest change of label found, median of {measured.points}, l{measured.norm}",
+        title=f"Median of radius / nearest attack found, {measured.points} inputs, {measured.norm.symbol}",
         title_justify="left",
     )
     for heading in ("bounds", "radius / attack", "seconds an input"):
         table.add_column(heading)
-    table.add_row("Lipschitz", f"{measured.lipschitz:.3f}", f"{measured.lipschitz_seconds:.2g}")
-    if measured.local is not None:
-        table.add_row("local (--tighten)", f"{measured.local:.3f}", f"{measured.local_seconds:.2g}")
+    table.add_row("Lipschitz", rounded(measured.lipschitz, 3), rounded(measured.lipschitz_seconds, 2))
+    if measured.local is not None and measured.local_seconds is not None:
+        table.add_row("local (--tighten)", rounded(measured.local, 3), rounded(measured.local_seconds, 2))
     stdout.print(table)
     if measured.reason:
         stdout.print(f"no local bounds: {measured.reason}", markup=False)
@@ -129,7 +129,7 @@ def _show_inspection(predictor: CertifiedPredictor, bounds: dict[Norm, Any], rea
         between = pairs[~np.eye(len(pairs), dtype=bool)]
         layers = " · ".join(rounded_up(layer.bound, 4) for layer in bound.layers)
         table.add_row(
-            f"l{norm}",
+            norm.symbol,
             *(rounded_up(b, 9) for b in (bound.bound_global, between.min(), between.max())),
             layers,
         )
@@ -137,12 +137,12 @@ def _show_inspection(predictor: CertifiedPredictor, bounds: dict[Norm, Any], rea
     layers = bounds[predictor.default_norm].layers
     loosest = max(layers, key=lambda layer: layer.unevenness, default=None)
     if loosest is not None:
-        times = f"{loosest.unevenness:.3g}"
+        times = rounded(loosest.unevenness, 3)
         stdout.print(f"loosest    '{loosest.node}': its norm is {times} × its average gain", markup=False)
     claims = predictor.claims
     if claims.lipschitz is not None and claims.norm is not None:
         verdict = "[red]not proved[/red]" if reason else "[green]proved[/green]"
-        stdout.print(f"claim      {claims.lipschitz:g}-Lipschitz in l{claims.norm}: {verdict}")
+        stdout.print(f"claim      {claims.lipschitz:g}-Lipschitz in {claims.norm.symbol}: {verdict}")
     else:
         stdout.print("claim      none in the file")
     if claims.unchecked:

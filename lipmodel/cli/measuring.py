@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ from lipmodel.cli.common import (
     print_json,
     stdout,
 )  # fmt: skip
-from lipmodel.display import rounded_down, rounded_up
+from lipmodel.display import certified_percent, percent, rounded, rounded_down, rounded_up
 from lipmodel.errors import MissingExtraError
 from lipmodel.norms import Norm
 
@@ -84,7 +84,7 @@ def evaluate(
     methods: tuple[str, ...],
     engine: str | None,
     folder: Path | None,
-    norm: str | None,
+    norm: Norm | None,
     as_json: bool,
 ) -> None:
     """Measure clean, certified and attacked accuracy of MODEL on labelled data."""
@@ -99,7 +99,7 @@ def evaluate(
         raise click.UsageError("a .npy of inputs needs --labels, a .npy of class indices")
     with bar("evaluating") as progress:
         result = run(
-            predictor, stream, None, Norm(norm) if norm else None, epsilons, progress,
+            predictor, stream, None, norm, epsilons, progress,
             tighten=tighten, attacked=attacked, methods=methods,
             spread=Lookers(predictor.file, source, engine) if engine else None,
         )  # fmt: skip
@@ -130,20 +130,20 @@ def _tell_written(folder: Path, name: str) -> None:
 
 
 def _show_evaluation(result: Evaluation) -> None:
-    table = Table(title=f"{result.samples} samples, l{result.norm}", title_justify="left")
+    table = Table(title=f"{result.samples} samples, {result.norm.symbol}", title_justify="left")
     table.add_column("what")
     for heading in ("value", "95% interval", "mean of classes"):
         table.add_column(heading, justify="right")
     classes = sum(part.samples > 0 for part in result.per_class.values())
     constant = f"majority-class baseline '{escape(result.majority_class)}', at every size"
-    table.add_row(constant, f"{result.majority_share:.2%}", "", f"{1 / classes:.2%}")
+    table.add_row(constant, percent(result.majority_share), "", percent(1 / classes))
     clean = _share(result.clean_accuracy, result.clean_accuracy_interval)
-    table.add_row("clean accuracy", *clean, f"{result.balanced_accuracy:.2%}")
+    table.add_row("clean accuracy", *clean, percent(result.balanced_accuracy))
     for epsilon, share in result.certified_accuracy.items():
-        certified = _share(share, result.certified_accuracy_intervals[epsilon])
+        certified = _share(share, result.certified_accuracy_intervals[epsilon], certified_percent)
         balanced = result.balanced_certified_accuracy[epsilon]
-        table.add_row(f"certified accuracy at {epsilon}", *certified, f"{balanced:.2%}")
-    table.add_row("average certified radius", f"{result.average_certified_radius:.4g}")
+        table.add_row(f"certified accuracy at {epsilon}", *certified, certified_percent(balanced))
+    table.add_row("mean certified radius", rounded_down(result.average_certified_radius, 4))
     stdout.print(table)
     if result.attacked_sample is not None:
         _show_attacked(result.attacked_sample, result.samples)
@@ -158,13 +158,14 @@ def _show_attacked(sample: AttackedSample, samples: int) -> None:
         table.add_column(heading, justify="right")
     table.add_row("none (clean)", *_share(sample.clean_accuracy, sample.clean_accuracy_interval))
     for epsilon, share in sample.attacked_accuracy.items():
-        certified = _share(sample.certified_accuracy[epsilon], sample.certified_accuracy_intervals[epsilon])
+        intervals = sample.certified_accuracy_intervals[epsilon]
+        certified = _share(sample.certified_accuracy[epsilon], intervals, certified_percent)
         table.add_row(epsilon, *certified, *_share(share, sample.attacked_accuracy_intervals[epsilon]))
     stdout.print(table)
 
 
-def _share(share: float, interval: Interval) -> tuple[str, str]:
-    return f"{share:.2%}", " – ".join(f"{end:.2%}" for end in interval)
+def _share(share: float, interval: Interval, shown: Callable[[float], str] = percent) -> tuple[str, str]:
+    return shown(share), " – ".join(percent(end) for end in interval)
 
 
 @click.command()
@@ -194,7 +195,7 @@ def audit(
     methods: tuple[str, ...],
     engine: str | None,
     folder: Path | None,
-    norm: str | None,
+    norm: Norm | None,
     as_json: bool,
 ) -> None:
     """Measure gradients of MODEL and attack its radii: evidence for or against its bounds."""
@@ -208,7 +209,7 @@ def audit(
     with bar("auditing") as progress:
         report = run(
             predictor,
-            norm=Norm(norm) if norm else None,
+            norm=norm,
             inputs=stream,
             samples=samples,
             attacked=attacked,
@@ -232,16 +233,16 @@ def audit(
 
 
 def _show_audit(report: AuditReport) -> None:
-    table = Table(title=f"Audit in l{report.norm}", title_justify="left")
+    table = Table(title=f"Audit in {report.norm.symbol}", title_justify="left")
     table.add_column("what")
     table.add_column("value", justify="right")
     table.add_row("verdict", f"[{'red' if report.reasons else 'green'}]{report.verdict}")
     table.add_row("Lipschitz bound of a score, proved", rounded_up(report.bound, 9))
-    table.add_row("claimed", "nothing" if report.claim is None else f"{report.claim:.9g}")
-    table.add_row("largest gradient observed", f"{report.observed:.9g}")
-    table.add_row("largest slope between two inputs", rounded_down(report.observed_slope, 9, "0"))
-    table.add_row("tightness (observed / bound)", f"{report.tightness:.4f}")
-    table.add_row("gradients of at least 0.99 of their bound", f"{report.full_gradient_share:.2%}")
+    table.add_row("claimed", "nothing" if report.claim is None else rounded(report.claim, 9))
+    table.add_row("largest gradient observed", rounded(report.observed, 9))
+    table.add_row("largest slope between two inputs", rounded_down(report.observed_slope, 9))
+    table.add_row("tightness (observed / bound)", rounded(report.tightness, 4))
+    table.add_row("gradients of at least 0.99 of their bound", percent(report.full_gradient_share))
     table.add_row(
         "labels changed inside the certified radius", f"{report.flips} of {report.points['attacked']}"
     )
@@ -249,7 +250,7 @@ def _show_audit(report: AuditReport) -> None:
     table.add_row("inputs brought to another label outside it", outside)
     median = report.attack.ratio_quantiles.get("0.5")
     if median is not None:
-        table.add_row("radius / nearest change of label found, median", f"{median:.4f}")
+        table.add_row("radius / nearest change of label found, median", rounded(median, 4))
     stdout.print(table)
     pairs = Table(title="The functionals nearest to their bounds", title_justify="left")
     for heading in ("score or difference", "bound", "observed", "tightness", "estimate (CLEVER), not proved"):
@@ -259,9 +260,9 @@ def _show_audit(report: AuditReport) -> None:
         pairs.add_row(
             escape(" - ".join(filter(None, pair.classes))),
             rounded_up(pair.bound),
-            f"{pair.observed:.6g}",
-            f"{pair.tightness:.4f}",
-            "" if guess is None else f"{guess:.6g}" + ", capped at the bound" * pair.extreme_value_capped,
+            rounded(pair.observed),
+            rounded(pair.tightness, 4),
+            "" if guess is None else rounded(guess) + ", capped at the bound" * pair.extreme_value_capped,
         )
     stdout.print(pairs)
     for line in report.reasons:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lipmodel.cli.common import NORM, PATH, bar, data_dir_option, err, json_option, print_json, stdout
-from lipmodel.display import rounded_up
+from lipmodel.display import certified_percent, percent, rounded_up
 from lipmodel.errors import LipcertError, MissingExtraError
 
 SHOWN = 300
@@ -109,15 +109,17 @@ def train(
         print_json(record)
         return
     result, name = trained.evaluation, trained.recipe.name
-    table = Table(title=f"{name}: {result.samples} held-out samples, l{result.norm}", title_justify="left")
+    table = Table(
+        title=f"{name}: {result.samples} held-out samples, {result.norm.symbol}", title_justify="left"
+    )
     table.add_column("what")
     table.add_column("value", justify="right")
     constant = f"majority-class baseline '{escape(result.majority_class)}', at every size"
-    table.add_row(constant, f"{result.majority_share:.2%}")
-    table.add_row("clean accuracy", f"{result.clean_accuracy:.2%}")
-    table.add_row("balanced accuracy", f"{result.balanced_accuracy:.2%}")
+    table.add_row(constant, percent(result.majority_share))
+    table.add_row("clean accuracy", percent(result.clean_accuracy))
+    table.add_row("balanced accuracy", percent(result.balanced_accuracy))
     for epsilon, share in result.certified_accuracy.items():
-        table.add_row(f"certified accuracy at {epsilon}", f"{share:.2%}")
+        table.add_row(f"certified accuracy at {epsilon}", certified_percent(share))
     table.add_row("proved Lipschitz bound of a score", rounded_up(record["model"]["bound_global"], 9))
     table.add_row("seconds of training", f"{trained.seconds:.1f}")
     stdout.print(table)

@@ -35,7 +35,7 @@ def audit_files(
         "told": told,
         "claims": predictor.claims,
         "proved": predictor.claim_proved,
-        "slope": rounded_down(report.observed_slope, 9, "0"),
+        "slope": rounded_down(report.observed_slope, 9),
         "outside": report.attack.reached_outside,
         "pairs": sorted(told["per_pair"], key=lambda pair: -pair["tightness"])[:MOST_PAIRS],
     }

@@ -167,7 +167,7 @@ def draw_pairs(axis: Any, pairs: Sequence[tuple[int, int]], values: Sequence[flo
     if count <= MOST_WRITTEN:
         for row, column in np.argwhere(np.isfinite(table)):
             colour = "white" if table[row, column] > 0.5 else "black"
-            written = rounded_down(table[row, column], 3, "0")
+            written = rounded_down(table[row, column], 3)
             axis.text(column, row, written, ha="center", va="center", color=colour, fontsize=7)
         _name_classes(axis, classes)
     axis.set(title="Tightness")

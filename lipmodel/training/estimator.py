@@ -31,7 +31,7 @@ class LipschitzClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     (``sklearn.calibration.CalibratedClassifierCV`` makes some of ``decision_function``).
 
     Args:
-        norm: "1", "2" or "inf": of a change of the input.
+        norm: of a change of the input: l1, l2 or linf, also as 1, 2 and inf.
         lipschitz: bound on how fast a score moves, in that norm and in the units of X.
         widths: units of each hidden layer.
         activation: "maxmin", "fullsort" or "relu".
@@ -54,7 +54,7 @@ class LipschitzClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        norm: str = "2",
+        norm: str | int = "2",
         lipschitz: float = 1.0,
         *,
         widths: Sequence[int] = (64, 64),
@@ -108,7 +108,7 @@ class LipschitzClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def _recipe(self, rows: int) -> Recipe:
-        norm = Norm(str(self.norm))
+        norm = Norm.parse(self.norm)
         margin = float(self.margin)
         loss: Loss = Hinge(margin) if len(self.classes_) == 2 else MultiClassHinge(margin)
         return Recipe(
@@ -144,15 +144,15 @@ class LipschitzClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         scores = self.predictor_.predict(inputs).scores
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
-    def certified_radius(self, X: Any, norm: str | None = None) -> Array:  # noqa: N803
+    def certified_radius(self, X: Any, norm: str | int | None = None) -> Array:  # noqa: N803
         """(N,) radii inside which no change of the input alters the label; 0 where nothing is certified.
 
         Args:
             X: (N, d) inputs.
-            norm: of the change, "1", "2" or "inf"; by default the one that was trained for.
+            norm: of the change, as in ``Norm.parse``; by default the norm trained for.
         """
-        inputs = self._inputs(X)
-        return self.predictor_.predict(inputs, Norm(norm) if norm else None).radii.certified_radius
+        inputs, of = self._inputs(X), None if norm is None else Norm.parse(norm)
+        return self.predictor_.predict(inputs, of).radii.certified_radius
 
     def to_onnx(self, X: Any = None) -> bytes:  # noqa: N803
         """Return the ONNX file's bytes, for ``lipmodel certify``, the service, or any runtime.

@@ -132,11 +132,11 @@ class Recipe:
             )
         if self.network.constraint == "orthogonal" and self.norm is not Norm.TWO:
             raise RecipeError(
-                f"orthogonal weights bound l2 only; for l{self.norm} the constraint 'rows' is accepted"
+                f"orthogonal weights bound l2 only; for {self.norm.symbol} the constraint 'rows' is accepted"
             )
         if self.network.components and self.norm is not Norm.TWO:
             raise RecipeError(
-                f"principal components keep l2 only; for l{self.norm} 0 components are accepted"
+                f"principal components keep l2 only; for {self.norm.symbol} 0 components are accepted"
             )
         if self.seed < 0:
             raise RecipeError(f"a seed of {self.seed} makes no sense; 0, 1, 2, … are accepted")
@@ -172,7 +172,7 @@ def recipe_names() -> list[str]:
 def load_recipe(
     name: str,
     *,
-    norm: str | None = None,
+    norm: str | int | None = None,
     lipschitz: float | None = None,
     seed: int | None = None,
     epochs: int | None = None,
@@ -182,7 +182,7 @@ def load_recipe(
 
     Args:
         name: one of :func:`recipe_names`, or the path of a ``.toml`` file of your own.
-        norm: "1", "2" or "inf"; l2 by default.
+        norm: any name that ``Norm.parse`` accepts; l2 by default.
         lipschitz: bound on every score; short for the setting of that name.
         seed: of the training; likewise.
         epochs: passes over the data; short for the setting training.epochs.
@@ -193,7 +193,8 @@ def load_recipe(
     """
     short = {"lipschitz": lipschitz, "seed": seed, "training.epochs": epochs}
     given = {key: value for key, value in short.items() if value is not None}
-    return parse_recipe(*_read(name), norm=norm or "2", settings=given | dict(settings or {}))
+    norm = Norm.TWO if norm is None else norm
+    return parse_recipe(*_read(name), norm=norm, settings=given | dict(settings or {}))
 
 
 def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
@@ -221,7 +222,7 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
 
 
 def parse_recipe(
-    text: str, name: str, *, norm: str = "2", settings: Mapping[str, Any] | None = None
+    text: str, name: str, *, norm: str | int = Norm.TWO, settings: Mapping[str, Any] | None = None
 ) -> Recipe:
     """A recipe from TOML, as it stands for the norm given and with settings in place of what it says.
 
@@ -231,14 +232,14 @@ def parse_recipe(
         RecipeError: not TOML, a key that is missing, unknown or of the wrong type, a value that
             makes no sense; names the key, and for an unknown one the nearest there is.
     """
-    _check_choice("norm", norm, [n.value for n in Norm])
+    chosen = _norm(norm)
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"recipe {name} is not TOML: {error}") from error
-    variants = table.pop("norm", {})
-    _check_keys("norm", variants, [n.value for n in Norm])
-    table = _overlay(table, variants.get(norm, {}), "norm." + norm)
+    for key, variant in _table({"norm": table.pop("norm", {})}, "norm").items():
+        if _norm(key) is chosen:
+            table = _overlay(table, variant, f"norm.{key}")
     table = _with_settings(table, settings or {})
     _check_keys("", table, KEYS)
     loss = dict(_table(table, "loss"))
@@ -247,7 +248,7 @@ def parse_recipe(
     return Recipe(
         name=name,
         data=_value("data", table.get("data"), str),
-        norm=Norm(norm),
+        norm=chosen,
         lipschitz=_value("lipschitz", table.get("lipschitz", 1.0), float),
         seed=_value("seed", table.get("seed", 0), int),
         network=_part("network", NetworkRecipe, _table(table, "network")),
@@ -256,6 +257,13 @@ def parse_recipe(
         epsilons=_value("epsilons", table.get("epsilons"), tuple[float, ...]),
         scaling=_value("scaling", table.get("scaling", "none"), str),
     )
+
+
+def _norm(value: object) -> Norm:
+    try:
+        return Norm.parse(value)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
 
 
 def _read(name: str) -> tuple[str, str]:

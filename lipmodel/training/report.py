@@ -8,7 +8,7 @@ import numpy as np
 
 from lipmodel.certify.radius import Radii
 from lipmodel.data.dataset import Dataset
-from lipmodel.display import rounded_down
+from lipmodel.display import certified_radius
 from lipmodel.norms import Array
 from lipmodel.report import page, plots
 from lipmodel.training.data_summary import account
@@ -73,7 +73,7 @@ def _examples(data: Dataset, radii: Radii, rows: Any) -> list[dict[str, Any]]:
                 "label": data.classes[data.labels[row]],
                 "answer": data.classes[radii.label[row]],
                 "right": bool(radii.label[row] == data.labels[row]),
-                "radius": rounded_down(float(radii.certified_radius[row]), 4),
+                "radius": certified_radius(float(radii.certified_radius[row]), 4),
                 "image": None if image is None else _image(image),
                 "values": [(names[i], float(data.inputs[row, i])) for i in np.sort(unusual[:MOST_VALUES])],
             }

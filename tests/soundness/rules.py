@@ -20,7 +20,8 @@ from lipmodel.certify.lipschitz import bound_lipschitz
 from lipmodel.certify.norms import convolution
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.network.execution import Execution
-from lipmodel.norms import Norm, operator_norm
+from lipmodel.norms import Norm
+from tests.exact import operator_norm
 from tests.networks import to_file
 from tests.soundness import runtimes
 from tests.soundness.nets import fresh
