@@ -31,8 +31,8 @@ from rich.table import Table
 
 from lipmodel.audit.ascent import ascend
 from lipmodel.audit.gradient import GradientEngine
-from lipmodel.certify.norms.convolution import Window
 from lipmodel.network import ops
+from lipmodel.network.window import Window
 from lipmodel.norms import Norm, vector_norm
 from tests.audit.known import KNOWN
 from tests.networks import dense, groupsort_net

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from lipmodel.certify.norms.convolution import Window
 from lipmodel.network import ops
 from lipmodel.network.metadata import Claims
 from lipmodel.network.ops import Graph
+from lipmodel.network.window import Window
 from lipmodel.network.writer import set_metadata, to_bytes, write_model
 from tests.seeds import shifted
 

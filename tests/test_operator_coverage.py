@@ -19,7 +19,6 @@ import lipmodel
 from lipmodel.audit import gradient, observe
 from lipmodel.certify import lipschitz, rounding
 from lipmodel.certify.head import linear_head
-from lipmodel.certify.norms.convolution import Window
 from lipmodel.certify.rounding import FORMATS, ZERO, Affine, Track
 from lipmodel.certify.scaling import bound as witness
 from lipmodel.certify.tight import functionals as backward
@@ -31,6 +30,7 @@ from lipmodel.certify.tight.local_bounds import LocalBounds
 from lipmodel.certify.tight.primitives import Piece
 from lipmodel.network import ops
 from lipmodel.network.ops import Graph, Op
+from lipmodel.network.window import Window
 from lipmodel.network.writer import OnnxBuilder, write_model
 from lipmodel.norms import Norm
 from lipmodel.verify import evaluation, scaling

@@ -528,7 +528,7 @@ def test_matrix_norms_are_attained_or_closed():
 @pytest.mark.parametrize("dilations", [(1, 1), (2, 1)])
 def test_kernels_against_the_matrix_they_are(strides, dilations):
     """A convolution written out, on a large enough image, comes near its infinite-signal norm."""
-    from lipmodel.certify.norms.convolution import Window
+    from lipmodel.network.window import Window
 
     kernel = float32(RNG.normal(size=(2, 3, 2, 3)))
     window = Window(

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
-from lipmodel.certify.norms.convolution import Window
 from lipmodel.network import ops
 from lipmodel.network.ops import Graph, Op, missing_rule
 from lipmodel.network.session import open_session
+from lipmodel.network.window import Shape, Window
 from lipmodel.network.writer import OnnxBuilder, to_bytes
 from lipmodel.norms import Array
 
@@ -273,7 +273,7 @@ class _Backward:
         shape = self.shapes[op.inputs[0]]
         return self._scatter([i for wire in op.wires for i in wire], op.axis, shape, joined)
 
-    def _scatter(self, indices: Sequence[int], axis: int, shape: ops.Shape, g: str) -> str:
+    def _scatter(self, indices: Sequence[int], axis: int, shape: Shape, g: str) -> str:
         """Entries put back where a selection took them from, zeros elsewhere (from a column of zeros)."""
         size = shape[axis]
         if tuple(indices) == tuple(range(size)):
@@ -286,7 +286,7 @@ class _Backward:
             g = self.node("Concat", g, column, axis=axis + 1)
         return self.node("Gather", g, self.b.integers(back, "indices"), axis=axis + 1)
 
-    def _conv(self, op: ops.Conv, g: str, shape: ops.Shape) -> str:
+    def _conv(self, op: ops.Conv, g: str, shape: Shape) -> str:
         """Back through the matrix of each group of channels, then from windows to positions."""
         out, per_group, taps = op.kernel.shape[0], op.kernel.shape[1], op.window.taps
         places = self._one_more(self.b.batch_last(g, [out, len(op.window.positions)]))
@@ -295,7 +295,7 @@ class _Backward:
         product = self.node("MatMul", self.b.floats(matrix, "kernel"), columns)
         return self._to_positions(product, op.window, shape)
 
-    def _max_pool(self, op: ops.MaxPool, x: str, g: str, shape: ops.Shape) -> str:
+    def _max_pool(self, op: ops.MaxPool, x: str, g: str, shape: Shape) -> str:
         """To every entry that attains its window's maximum, in equal shares."""
         seen = self.b.windows(op.window, self.seen(x), op.shape[0], -np.inf)
         column = [op.shape[0], 1, len(op.window.positions)]
@@ -310,7 +310,7 @@ class _Backward:
         pads, axes = self.b.integers([0, 1], "pads"), self.b.integers([-2], "axes")
         return self.node("Pad", values, pads, self.zero, axes)
 
-    def _to_positions(self, values: str, window: Window, shape: ops.Shape, shared: bool = False) -> str:
+    def _to_positions(self, values: str, window: Window, shape: Shape, shared: bool = False) -> str:
         """Sums (channels, taps, places + 1, batch) over the taps that read each position.
 
         Args:

@@ -14,13 +14,11 @@ from typing import Any
 import numpy as np
 
 from lipmodel.network import ops
-from lipmodel.network.ops import Graph, Op
+from lipmodel.network.ops import MAX_SCORES, Graph, Op
+from lipmodel.network.window import Shape
 from lipmodel.norms import Array, Norm, bound_pairwise_distances, bound_vector_norm, gamma, inflate, up
 
 Indices = np.ndarray[Any, np.dtype[np.intp]]
-
-MAX_SCORES = 4_096
-"""Raw scores that are compared pair by pair; where classes own more, their own scores are compared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +85,11 @@ class Head:
         if self._one_each:
             return raw
         return np.stack([raw[:, self.owners == k].max(axis=1) for k in range(self.classes)], axis=1)
+
+    def output(self, raw: Array) -> Array:
+        """Return the class scores as the graph gives them: (N, K), or (N, 1) of a binary classifier."""
+        scores = self.class_scores(raw)
+        return scores[:, 1:] if self.binary else scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +213,7 @@ def _before_the_maximum(graph: Graph, made: dict[str, Op]) -> tuple[str, Indices
 
 
 def _slices(
-    op: Op, owners: Indices, made: dict[str, Op], shapes: dict[str, ops.Shape]
+    op: Op, owners: Indices, made: dict[str, Op], shapes: dict[str, Shape]
 ) -> tuple[str, Indices] | None:
     """The tensor whose disjoint slices a maximum is over, and the owners of its entries; else None."""
     if not isinstance(op, ops.Extremum) or op.kind != "max":

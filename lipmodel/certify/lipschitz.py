@@ -23,6 +23,7 @@ from itertools import product
 import numpy as np
 
 from lipmodel.certify.head import Head, Measure, linear_head
+from lipmodel.certify.norms.layers import bound_norm, least_norm
 from lipmodel.certify.scaling.bound import Witness, find_witness
 from lipmodel.network import ops
 from lipmodel.network.ops import Graph, Op, missing_rule
@@ -192,7 +193,7 @@ def _unevenness(op: ops.Dense | ops.Conv | ops.Scale, norm: Norm) -> float:
     if norm is Norm.INF:
         sums = np.abs(rows).sum(axis=1)
         return float(sums.max() / sums.mean())
-    largest = op.bound_norm(Norm.TWO, Norm.TWO) if isinstance(op, ops.Dense) else np.linalg.norm(rows, 2)
+    largest = bound_norm(op, Norm.TWO, Norm.TWO) if isinstance(op, ops.Dense) else np.linalg.norm(rows, 2)
     return float(largest / np.linalg.norm(rows) * min(rows.shape) ** 0.5)
 
 
@@ -268,7 +269,7 @@ def _through(op: ops.Dense | ops.Conv, before: Constants) -> Constants:
     after = dict.fromkeys(Norm, math.inf)
     closed_first = sorted(product(Norm, Norm), key=lambda st: st[0] is not Norm.ONE and st[1] is not Norm.INF)
     for s, t in closed_first:
-        least = op.least_norm(s, t) if isinstance(op, ops.Dense) else 0.0
+        least = least_norm(op, s, t) if isinstance(op, ops.Dense) else 0.0
         if _times(least, before[s]) < _tighten(after, op.size)[t]:
             after[t] = min(after[t], _times(_bound_linear(op, s, t), before[s]))
     return after
@@ -280,10 +281,10 @@ def _bound_linear(op: ops.Dense | ops.Conv | ops.Scale, source: Norm, target: No
         factor = inflate(1.0 / np.abs(op.factor).min(), 1) if op.divide else np.abs(op.factor).max()
         return _times(float(factor), bound_equivalence(source, target, op.size))
     if isinstance(op, ops.Conv):
-        return op.bound_norm(source, target)
+        return bound_norm(op, source, target)
     # A block-diagonal matrix of r equal blocks: r^(1/t - 1/s) for t < s, else 1 (as for vectors of size r).
     blocks = math.prod(op.shape[:-1])
-    return _times(op.bound_norm(source, target), bound_equivalence(source, target, blocks))
+    return _times(bound_norm(op, source, target), bound_equivalence(source, target, blocks))
 
 
 def bound_average(op: ops.AveragePool, norm: Norm) -> float:

@@ -103,9 +103,8 @@ class CertifiedPredictor:
         self._tighteners: dict[tuple[Norm, Float], Tightener] = {}
         check_reading(
             self.file,
-            self.head,
-            lambda x: self._raw_scores(x, np.float64),
-            [self.rounding(self.file.dtype), self.rounding()],
+            lambda x: self.head.output(self.scores_in_float64(x)),
+            [self.rounding(dtype).of_evaluation() for dtype in (self.file.dtype, np.float64)],
         )
 
     def executing(self, execution: Float) -> CertifiedPredictor:
@@ -306,9 +305,7 @@ class CertifiedPredictor:
         if execution is np.float32:
             left = after_rounding_inputs(radii.certified_radius, bound_input_rounding(x, seen, norm))
             radii = radii._replace(certified_radius=left)
-        scores = self.head.class_scores(raw)
-        scores = scores[:, 1:] if self.head.binary else scores
-        return Predictions(norm, execution, scores, raw, radii, tightening)
+        return Predictions(norm, execution, self.head.output(raw), raw, radii, tightening)
 
     def check_execution(self, execution: Float) -> None:
         """Raises UnsupportedError where a program in that format would not be the file's.

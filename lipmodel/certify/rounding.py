@@ -21,9 +21,11 @@ import numpy as np
 
 from lipmodel.certify.head import Head, Indices, linear_head
 from lipmodel.certify.lipschitz import bound_average
-from lipmodel.certify.norms.convolution import bound_absolute_conv_norm
+from lipmodel.certify.norms.layers import bound_absolute_norm, bound_norm, least_norm
 from lipmodel.network import ops
 from lipmodel.network.ops import Graph, Op, missing_rule
+from lipmodel.network.self_check import EvaluationBounds
+from lipmodel.network.window import Shape
 from lipmodel.norms import (
     Array,
     Norm,
@@ -133,6 +135,17 @@ class RoundingBounds:
         inherited = up(self.head.row_norms(self.norm.dual) * self.inherited.at(size)[:, None])
         return np.asarray(up(inherited + self.local.at(size[:, None])))
 
+    def of_evaluation(self) -> EvaluationBounds:
+        """Return the bounds on single class scores and on intermediate results."""
+        owned = self.head.owners >= 0
+        return EvaluationBounds(
+            norm=self.norm,
+            constant=float(self.peak.constant),
+            slope=float(self.peak.slope),
+            limit=self.limit,
+            score_error=lambda size: self.score_error(size)[:, owned].max(axis=1),
+        )
+
 
 @dataclass(frozen=True)
 class Track:
@@ -217,11 +230,9 @@ class _Recursion:
         first = inputs[0]
         match op:
             case ops.Dense():
-                absolute = op.bound_absolute_norm(self.norm)
-                return self._linear(op, op.weight, op.weight.shape[1], absolute, first)
+                return self._linear(op, op.weight, op.weight.shape[1], first)
             case ops.Conv():
-                absolute = bound_absolute_conv_norm(op.kernel, op.groups, self.norm)
-                return self._linear(op, op.kernel, op.kernel[0].size, absolute, first)
+                return self._linear(op, op.kernel, op.kernel[0].size, first)
             case ops.AveragePool():
                 average = bound_average(op, self.norm)
                 self.see(first.size.times(float(op.window.taps)))  # the sum, before it is divided
@@ -275,17 +286,17 @@ class _Recursion:
             case _:
                 raise missing_rule(op, "rounding errors")
 
-    def _linear(
-        self, op: ops.Dense | ops.Conv, weight: Array, terms: int, absolute_norm: float, x: Track
-    ) -> Track:
-        """A matrix and a bias: ``terms`` products a result, ``absolute_norm`` that of the matrix of |w|."""
+    def _linear(self, op: ops.Dense | ops.Conv, weight: Array, terms: int, x: Track) -> Track:
+        """Return the track after a matrix and a bias, of ``terms`` products a result."""
         bias = op.bias
         if bias is not None and isinstance(op, ops.Conv):
             bias = bias.reshape(-1, *(1 for _ in op.shape[1:]))
         offset = 0.0 if bias is None else self._whole(bias, op.shape)
-        bound = op.least_norm if self.least and isinstance(op, ops.Dense) else op.bound_norm
-        norm = bound(self.norm, self.norm)
-        magnitude = x.size.times(absolute_norm).plus(offset)
+        if self.least and isinstance(op, ops.Dense):
+            norm = least_norm(op, self.norm, self.norm)
+        else:
+            norm = bound_norm(op, self.norm, self.norm)
+        magnitude = x.size.times(bound_absolute_norm(op, self.norm)).plus(offset)
         eta = self.underflow(terms, float(np.abs(weight).max(initial=0.0)), x.size, op.size)
         local = self.local(terms + 2, magnitude, eta)
         return Track(x.size.times(norm).plus(offset) + local, x.error.times(norm) + local)
@@ -318,7 +329,7 @@ class _Recursion:
             return Affine(np.append(0.0, error.constant), np.append(0.0, error.slope))
         return error
 
-    def _whole(self, values: Array, shape: ops.Shape) -> float:
+    def _whole(self, values: Array, shape: Shape) -> float:
         """Norm of a constant spread over a whole tensor."""
         return float(bound_vector_norm(np.broadcast_to(values, shape).ravel(), self.norm))
 

@@ -11,24 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
-from lipmodel.certify.norms.convolution import Window, bound_conv_norm
-from lipmodel.norms import (
-    MANY_COLUMNS,
-    Array,
-    Norm,
-    bound_absolute_operator_norm,
-    bound_operator_norm,
-    bound_spectral_norm,
-    bound_through_two,
-    observed_spectral_norm,
-)
+from lipmodel.network.window import Shape, Window
+from lipmodel.norms import Array
 
-Shape = tuple[int, ...]
+MAX_SCORES = 4_096
+"""Scores of a network, which are compared pair by pair; where classes own more, their own are compared."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -59,61 +50,6 @@ class Dense(Op):
 
     weight: Array
     bias: Array | None = None
-
-    def bound_norm(self, source: Norm, target: Norm) -> float:
-        """Never below ‖W‖_{source→target}; computed once."""
-        if (source, target) not in self._bounds:
-            bound = self._without_spectral(source, target)
-            if self.least_norm(source, target) < bound:
-                bound = min(bound, self._through_two(self._spectral, source, target))
-            self._bounds[source, target] = bound
-        return self._bounds[source, target]
-
-    def least_norm(self, source: Norm, target: Norm) -> float:
-        """About the least that :meth:`bound_norm` can come to; no bound.
-
-        In time linear in the weights: it tells whether the spectral norm, which takes longer, can be of use.
-        """
-        without = self._without_spectral(source, target)
-        if source is Norm.ONE or target is Norm.INF:
-            return without
-        return min(without, self._through_two(self._observed_spectral, source, target))
-
-    def bound_absolute_norm(self, norm: Norm) -> float:
-        """Never below ‖ |W| ‖_{norm→norm}; computed once."""
-        if norm not in self._absolute:
-            self._absolute[norm] = bound_absolute_operator_norm(self.weight, norm)
-        return self._absolute[norm]
-
-    @cached_property
-    def _bounds(self) -> dict[tuple[Norm, Norm], float]:
-        return {}
-
-    @cached_property
-    def _absolute(self) -> dict[Norm, float]:
-        return {}
-
-    def _without_spectral(self, source: Norm, target: Norm) -> float:
-        if (source, target) not in self._without:
-            self._without[source, target] = bound_operator_norm(self.weight, source, target, math.inf)
-        return self._without[source, target]
-
-    def _through_two(self, spectral: float, source: Norm, target: Norm) -> float:
-        m, n = self.weight.shape
-        return bound_through_two(spectral, (m, n), source, target)
-
-    @cached_property
-    def _without(self) -> dict[tuple[Norm, Norm], float]:
-        return {}
-
-    @cached_property
-    def _spectral(self) -> float:
-        return bound_spectral_norm(self.weight)
-
-    @cached_property
-    def _observed_spectral(self) -> float:
-        few = min(self.weight.shape) <= MANY_COLUMNS
-        return self._spectral if few else observed_spectral_norm(self.weight)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -167,18 +103,6 @@ class Conv(Op):
     bias: Array | None = None
     window: Window
     groups: int = 1
-
-    def bound_norm(self, source: Norm, target: Norm) -> float:
-        """Never below the operator norm source→target of the whole convolution; computed once."""
-        if (source, target) not in self._bounds:
-            self._bounds[source, target] = bound_conv_norm(
-                self.kernel, self.window, self.groups, source, target
-            )
-        return self._bounds[source, target]
-
-    @cached_property
-    def _bounds(self) -> dict[tuple[Norm, Norm], float]:
-        return {}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,21 +1,20 @@
-"""A file is run beside the program written from its graph: were it misread, the two would differ.
+"""Run a file beside the program written from its graph: were the file misread, the two would differ.
 
 Both a certificate and its verification rest on the graph that the reader made of a file. This is their
-guard against a reader that takes an operator or a constant for something else.
+guard against a reader that takes an operator or a constant for another. The bounds on rounding errors
+within which the two must agree come from the caller: nothing is proved here.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
+from typing import NamedTuple
 
 import numpy as np
 
-from lipmodel.certify.head import Head, linear_head
-from lipmodel.certify.rounding import FORMATS, RoundingBounds, bound_rounding
 from lipmodel.errors import ModelError, refusing_exhaustion
-from lipmodel.network.execution import Execution
 from lipmodel.network.metadata import LARGEST_INPUT
 from lipmodel.network.ops import Graph
 from lipmodel.network.reader.read import OnnxFile, without_dead
@@ -34,17 +33,26 @@ MIXED = 16
 """Power of uniform numbers that makes their sizes differ by some powers of ten within one point."""
 
 
-def check_file(file: OnnxFile) -> None:
-    """Run a file beside the float64 program written from its graph; see :func:`check_reading`."""
-    head = linear_head(file.graph)
-    program = Execution(replace(file.graph, output=head.scores).pruned(), np.float64)
-    bounds = [bound_rounding(file.graph, Norm.INF, FORMATS[dtype]) for dtype in (file.dtype, np.float64)]
-    check_reading(file, head, lambda x: head.raw_scores(program.scores(x)), bounds)
+class EvaluationBounds(NamedTuple):
+    """Proved bounds on the evaluation of inputs x in one floating-point format, in terms of ρ = ‖x‖_q.
+
+    Attributes:
+        norm: the norm q.
+        constant, slope: no intermediate result exceeds constant + slope·ρ,
+        limit: and none overflows where that is below this.
+        score_error: returns, for sizes ρ (N,), bounds (N,) on the rounding error of any class score.
+    """
+
+    norm: Norm
+    constant: float
+    slope: float
+    limit: float
+    score_error: Callable[[Array], Array]
 
 
 @refusing_exhaustion()
 def check_reading(
-    file: OnnxFile, head: Head, raw_scores: Callable[[Array], Array], bounds: Sequence[RoundingBounds]
+    file: OnnxFile, scores: Callable[[Array], Array], bounds: Sequence[EvaluationBounds]
 ) -> None:
     """Run a file in onnxruntime and a program beside it; they must agree within proved rounding errors.
 
@@ -55,10 +63,9 @@ def check_reading(
     many, so that a small entry meets its threshold beside a large one.
 
     Args:
-        file: to run.
-        head: of its graph.
-        raw_scores: computes (N, M) raw scores of (N, d) inputs in float64.
-        bounds: on the rounding errors of the file's own execution and of the program's.
+        file: file to run.
+        scores: program that computes, in float64, the scores (N, K) of inputs (N, d) as the file gives them.
+        bounds: bounds on the file's own evaluation and on the program's.
 
     Raises:
         ModelError: onnxruntime cannot run the file, or computes something else.
@@ -81,9 +88,8 @@ def check_reading(
             x = _points(file, first, rows, count, least, most)
             given = x.astype(file.dtype).reshape(-1, *graph.input_shape)
             theirs = session.run([file.output], {graph.input: given})[0].astype(np.float64)
-            raw = raw_scores(x)
-            ours = head.class_scores(raw)[:, 1:] if head.binary else head.class_scores(raw)
-            allowed = sum(_score_error(head, each, x) for each in bounds)
+            ours = scores(x)
+            allowed = sum(each.score_error(bound_vector_norm(x, each.norm, axis=1)) for each in bounds)
             if theirs.shape != ours.shape:
                 raise ModelError(f"the file gives scores of shape {theirs.shape}, its graph {ours.shape}")
             difference = np.abs(theirs - ours).max(axis=1)
@@ -98,24 +104,17 @@ def check_reading(
         raise ModelError(f"onnxruntime cannot run the file: {error}") from error
 
 
-def _score_error(head: Head, bounds: RoundingBounds, x: Array) -> Array:
-    size = bound_vector_norm(x, bounds.norm, axis=1)
-    return np.asarray(bounds.score_error(size)[:, head.owners >= 0].max(axis=1))
-
-
-def _sizes(file: OnnxFile, bounds: Sequence[RoundingBounds]) -> tuple[float, float]:
+def _sizes(file: OnnxFile, bounds: Sequence[EvaluationBounds]) -> tuple[float, float]:
     """The least and the largest size of an input's entries."""
     most = LARGEST_INPUT
     with np.errstate(all="ignore"):
         for each in bounds:
             ones = float(bound_vector_norm(np.ones(file.graph.input_size), each.norm))
-            most = float(
-                np.minimum(most, 0.99 * ((each.limit - each.peak.constant) / each.peak.slope / ones))
-            )
+            most = float(np.minimum(most, 0.99 * ((each.limit - each.constant) / each.slope / ones)))
     if not most >= ORDINARY[-1] / 2:  # also where it is not a number
         raise ModelError("its weights are so large that inputs of ordinary size may overflow")
     tiny = 2.0**20 * float(np.finfo(file.dtype).tiny)
-    slope = max(float(np.max(each.peak.slope)) for each in bounds)
+    slope = max(each.slope for each in bounds)
     return min(max(_smallest_constant(file.graph) / (4.0 * slope), tiny), ORDINARY[0]), most
 
 

@@ -16,9 +16,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from lipmodel import __version__
-from lipmodel.certify.norms.convolution import Window
 from lipmodel.network import ops
 from lipmodel.network.ops import Graph, Op, missing_rule
+from lipmodel.network.window import Window
 
 OPSET = 23
 IR_VERSION = 11

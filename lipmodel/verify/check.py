@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike
 from lipmodel.certificates.format import Certificate
 from lipmodel.errors import MissingExtraError, ModelError
 from lipmodel.network.reader.read import read_onnx
-from lipmodel.network.self_check import check_file
 from lipmodel.verify.consistency import Check, check_consistency
 
 
@@ -84,9 +83,9 @@ def verify(
         raise MissingExtraError("exact verification", "verify") from error
     if all(check.passed for check in checks):
         try:
-            file = read_onnx(model)
-            check_file(file)
-            checks += Proof(file).check(certificate)
+            proof = Proof(read_onnx(model))
+            proof.check_reading()
+            checks += proof.check(certificate)
         except ModelError as error:
             checks.append(Check("model", f"is refused: {error}"))
     return Verdict(tuple(checks), against_model=True)

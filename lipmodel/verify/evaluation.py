@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from lipmodel.network import ops
-from lipmodel.network.ops import Graph, Op, Shape, missing_rule
+from lipmodel.network.ops import Graph, Op, missing_rule
+from lipmodel.network.window import Shape
 from lipmodel.verify.exact_numbers import (
     Exact,
     Float64s,

@@ -7,20 +7,23 @@ from fractions import Fraction
 from functools import cached_property
 
 import flint
+import numpy as np
 from flint import arb
 
 from lipmodel.certificates.format import Certificate, Rival
 from lipmodel.errors import ModelError
 from lipmodel.network import ops
+from lipmodel.network.execution import Execution, Float
 from lipmodel.network.metadata import read_claims
 from lipmodel.network.reader.read import OnnxFile
+from lipmodel.network.self_check import EvaluationBounds, check_reading
 from lipmodel.norms import Norm
 from lipmodel.verify.consistency import Check, float_slack, mixed, nearest_float
 from lipmodel.verify.evaluation import evaluate
 from lipmodel.verify.exact_numbers import PRECISION, vector_norm
 from lipmodel.verify.folded import digest_folded
 from lipmodel.verify.layer_norms import layer_norms
-from lipmodel.verify.linear_head import linear_end, owners
+from lipmodel.verify.linear_head import LinearEnd, linear_end, owners
 from lipmodel.verify.lipschitz import Layers, lipschitz_constants
 from lipmodel.verify.rounding import NOTHING, Affine, rounding
 from lipmodel.verify.scaling import ScalingError, scaled
@@ -50,6 +53,31 @@ class Proof:
         return {
             op.output: layer_norms(op) for op in self.file.graph.ops if isinstance(op, ops.Dense | ops.Conv)
         }
+
+    def check_reading(self) -> None:
+        """Run the file beside the program written from its graph, within rounding errors proved here.
+
+        Raises:
+            ModelError: see :func:`lipmodel.network.self_check.check_reading`.
+        """
+        program = Execution(self.file.graph, np.float64)
+        with flint.ctx.workprec(PRECISION):
+            end = linear_end(self.file.graph, self.file.graph.output)
+            bounds = [self._evaluation(end, dtype) for dtype in (self.file.dtype, np.float64)]
+        check_reading(self.file, program.scores, bounds)
+
+    def _evaluation(self, end: LinearEnd, execution: Float) -> EvaluationBounds:
+        proved = rounding(end, self.layers, Norm.INF, execution)
+        rows = [vector_norm(row, Norm.INF.dual) for row in end.rows]
+        errors = [proved.features * row + local for row, local in zip(rows, proved.scores, strict=True)]
+        constants, slopes = np.array([[_above(e.constant), _above(e.slope)] for e in errors]).T
+        return EvaluationBounds(
+            norm=Norm.INF,
+            constant=max(_above(magnitude.constant) for magnitude in proved.magnitudes),
+            slope=max(_above(magnitude.slope) for magnitude in proved.magnitudes),
+            limit=proved.limit,
+            score_error=lambda size: np.asarray((constants + slopes * size[:, None]).max(axis=1)),
+        )
 
     def check(self, certificate: Certificate) -> list[Check]:
         """The statements that need the model; after one that the rest stands on has failed, no more."""
@@ -199,6 +227,10 @@ class _Proved:
 
 def _ball(value: Fraction) -> arb:
     return arb(value.numerator) / value.denominator
+
+
+def _above(bound: arb) -> float:
+    return float(np.nextafter(float(bound.upper()), np.inf))
 
 
 def _shown(bound: arb) -> str:

@@ -1,4 +1,4 @@
-"""How far a float64 execution strays: the recursion of ``docs/certificate.md``, section 4, in balls.
+"""How far a floating-point evaluation strays: the recursion of ``docs/certificate.md``, section 4, in balls.
 
 For every input with ‖x‖_q <= ρ, each tensor carries V >= ‖ẑ‖_q, the size of what is computed, and
 D >= ‖ẑ - z‖_q, its distance from the exact value, both of the form constant + slope·ρ.
@@ -12,14 +12,13 @@ import numpy as np
 from flint import arb
 
 from lipmodel.network import ops
+from lipmodel.network.execution import Float
 from lipmodel.network.ops import Op, missing_rule
 from lipmodel.norms import Norm
 from lipmodel.verify.exact_numbers import Float64s, exact, largest, norm_ratio, vector_norm
 from lipmodel.verify.layer_norms import row_norms
 from lipmodel.verify.linear_head import LinearEnd
 from lipmodel.verify.lipschitz import Layers, average_norm, factors, shared, steepest
-
-UNIT_ROUNDOFF, SMALLEST_NORMAL, LARGEST = 2.0**-53, 2.0**-1022, float(np.finfo(np.float64).max)
 
 
 @dataclass(frozen=True)
@@ -55,34 +54,37 @@ class Rounding:
     Attributes:
         features: D of the features.
         scores: one a raw score, what the linear end adds to that.
-        peaks: bounds on every intermediate result and partial sum.
+        magnitudes: bounds on every intermediate result and partial sum.
+        limit: what these must stay below, a quarter of the format's largest number.
     """
 
     features: Affine
     scores: list[Affine]
-    peaks: list[Affine]
+    magnitudes: list[Affine]
+    limit: float
 
     def overflows(self, size: arb) -> bool:
-        """Whether some intermediate result is not proved to stay below a quarter of the largest float64."""
-        return not all(peak.at(size) < arb(LARGEST) / 4 for peak in self.peaks)
+        """Return whether some intermediate result is not proved to stay below the limit."""
+        return not all(magnitude.at(size) < self.limit for magnitude in self.magnitudes)
 
 
-def rounding(end: LinearEnd, layers: Layers, norm: Norm) -> Rounding:
-    """Bounds the rounding of the raw scores that end so."""
-    return _Recursion(layers, norm).run(end)
+def rounding(end: LinearEnd, layers: Layers, norm: Norm, execution: Float = np.float64) -> Rounding:
+    """Return bounds on the rounding of the raw scores that end so, of an evaluation in a format."""
+    return _Recursion(layers, norm, execution).run(end)
 
 
 class _Recursion:
-    def __init__(self, layers: Layers, norm: Norm) -> None:
-        self.layers, self.norm = layers, norm
-        self.peaks: list[Affine] = [Affine(arb(0), arb(1))]
+    def __init__(self, layers: Layers, norm: Norm, execution: Float = np.float64) -> None:
+        self.layers, self.norm, self.format = layers, norm, np.finfo(execution)
+        self.magnitudes: list[Affine] = [Affine(arb(0), arb(1))]
 
     def run(self, end: LinearEnd) -> Rounding:
         tracks = {end.body.input: (Affine(arb(0), arb(1)), NOTHING)}
         for op in end.body.ops:
             tracks[op.output] = self.step(op, [tracks[name] for name in op.inputs])
         size, features = tracks[end.body.output]
-        return Rounding(features, self.scores(end, size), self.peaks)
+        limit = float(self.format.max) / 4.0
+        return Rounding(features, self.scores(end, size), self.magnitudes, limit)
 
     def sums(self, terms: int, magnitude: Affine, weight: arb, size: Affine, outputs: int) -> Affine:
         """Error of results that each sum n products and a constant: γ_{n+2} of their magnitude, and η."""
@@ -96,15 +98,15 @@ class _Recursion:
         self, roundings: int, terms: int, magnitude: Affine, weight: arb, size: Affine, outputs: int
     ) -> Affine:
         """γ_k of the magnitude, and η = (2n + 2) τ (1 + max|W| + ‖ẑ‖) of each output for underflow."""
-        relative = roundings * arb(UNIT_ROUNDOFF)
-        eta = (constant(1 + weight) + size) * ((2 * terms + 2) * arb(SMALLEST_NORMAL))
+        relative = roundings * arb(float(self.format.eps)) / 2
+        eta = (constant(1 + weight) + size) * ((2 * terms + 2) * arb(float(self.format.smallest_normal)))
         added = magnitude * (relative / (1 - relative)) + eta * norm_ratio(Norm.INF, self.norm, outputs)
-        self.peaks.append(magnitude + added)
+        self.magnitudes.append(magnitude + added)
         return added
 
     def flush(self, op: Op, steps: int = 1) -> Affine:
         """Of operations that only choose: subnormal numbers may be taken for 0, once a step."""
-        each = 2 * steps * arb(SMALLEST_NORMAL)
+        each = 2 * steps * arb(float(self.format.smallest_normal))
         return constant(each * norm_ratio(Norm.INF, self.norm, op.size))
 
     def whole(self, values: Float64s, op: Op) -> Affine:
@@ -129,7 +131,7 @@ class _Recursion:
             case ops.AveragePool():
                 norm = average_norm(op, self.norm)
                 local = self.sums(op.window.taps, size * norm, arb(1), size, op.size)
-                self.peaks.append(size * arb(op.window.taps))  # the sum, before it is divided
+                self.magnitudes.append(size * arb(op.window.taps))  # the sum, before it is divided
             case ops.Scale():
                 norm = largest(factors(op))
                 local = self.single(size * norm, norm, size, op.size)
@@ -188,7 +190,7 @@ class _Recursion:
                 norms = scales * count if len(scales) == 1 else scales
             case ops.Shift():
                 constants = op.offset
-            case _:  # linear ends are made of these three alone (``ends.py``)
+            case _:  # linear ends are made of these three alone (``linear_head.py``)
                 raise missing_rule(op, "verified rounding errors of a head")
         offsets, results = [NOTHING] * count, []
         if constants is not None:

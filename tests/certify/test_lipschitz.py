@@ -9,6 +9,7 @@ import pytest
 
 from lipmodel.certify.head import linear_head
 from lipmodel.certify.lipschitz import bound_lipschitz, bound_tensors
+from lipmodel.certify.norms import layers
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.network import ops
 from lipmodel.network.execution import Execution
@@ -100,9 +101,9 @@ def test_no_norm_is_looser_than_its_neighbours_allow(norm):
 @pytest.fixture
 def spectral(monkeypatch):
     """Shapes of the matrices whose spectral norm is bounded, where all but two rows or columns are many."""
-    shapes, bound = [], ops.bound_spectral_norm
-    monkeypatch.setattr(ops, "MANY_COLUMNS", 2)
-    monkeypatch.setattr(ops, "bound_spectral_norm", lambda w: shapes.append(w.shape) or bound(w))
+    shapes, bound = [], layers.bound_spectral_norm
+    monkeypatch.setattr(layers, "MANY_COLUMNS", 2)
+    monkeypatch.setattr(layers, "bound_spectral_norm", lambda w: shapes.append(w.shape) or bound(w))
     return shapes
 
 
@@ -139,8 +140,8 @@ def test_nothing_is_lost_where_no_spectral_norm_is_found(norm, spectral, monkeyp
     ]
     for file in map(to_file, graphs):
         found = []
-        for observed in (ops.observed_spectral_norm, lambda _: 0.0):
-            monkeypatch.setattr(ops, "observed_spectral_norm", observed)
+        for observed in (layers.observed_spectral_norm, lambda _: 0.0):
+            monkeypatch.setattr(layers, "observed_spectral_norm", observed)
             predictor = CertifiedPredictor(file)
             rounding, constants = predictor.rounding(), bound_tensors(predictor.file.graph, norm)
             found.append((constants, rounding.norm, rounding.inherited))

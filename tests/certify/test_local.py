@@ -15,7 +15,6 @@ from lipmodel.audit.ascent import steepest
 from lipmodel.audit.attacks.attack import AttackTask
 from lipmodel.audit.attacks.descent import ProjectedGradientDescent
 from lipmodel.audit.gradient import GradientEngine
-from lipmodel.certify.norms.convolution import Window
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.radius import RadiusRule
 from lipmodel.certify.tight import functionals as backward
@@ -27,6 +26,7 @@ from lipmodel.deadline import CancelledError, Deadline, OutOfTimeError
 from lipmodel.network import ops
 from lipmodel.network.ops import Graph
 from lipmodel.network.reader.read import read_onnx
+from lipmodel.network.window import Window
 from lipmodel.norms import Norm, vector_norm
 from tests.certify.test_graph import READ
 from tests.exact import evaluate

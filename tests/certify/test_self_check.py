@@ -13,8 +13,8 @@ from lipmodel.errors import ModelError
 from lipmodel.network import ops
 from lipmodel.network.ops import Graph
 from lipmodel.network.reader.read import read_onnx
-from lipmodel.network.self_check import check_file
 from lipmodel.network.writer import to_bytes, write_model
+from lipmodel.verify.proof import Proof
 from tests.networks import dense, float32
 
 RNG = np.random.default_rng(0)
@@ -58,7 +58,7 @@ def test_a_constant_of_any_size_that_is_misread_is_noticed(kind, size, dtype, mo
     with pytest.raises(ModelError, match="something other than"):
         CertifiedPredictor(content)
     with pytest.raises(ModelError, match="something other than"):
-        check_file(wrong)
+        Proof(wrong).check_reading()
 
 
 def test_a_constant_beside_others_of_other_sizes_is_noticed(monkeypatch):

@@ -16,6 +16,7 @@ from torch import nn
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.certify.head import linear_head
 from lipmodel.certify.lipschitz import bound_lipschitz, bound_tensors
+from lipmodel.certify.norms.layers import bound_norm
 from lipmodel.certify.scaling import bound as witness
 from lipmodel.network import ops
 from lipmodel.network.ops import Graph
@@ -178,7 +179,7 @@ def test_norms_are_never_below_the_exact_ones(name):
         assert is_bound(exactly(layers, weights, 1), proved.bound_hidden)
         assert not is_bound(exactly(layers, weights, 1), proved.bound_hidden * (1 - 1e-10))
         first = exactly(layers, weights, 0)
-        assert is_bound(first, proved.first.bound_norm(Norm.TWO, Norm.TWO) + proved.doubt)
+        assert is_bound(first, bound_norm(proved.first, Norm.TWO, Norm.TWO) + proved.doubt)
 
 
 def test_roundings_of_scaled_entries_are_paid_for():

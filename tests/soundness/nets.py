@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lipmodel.certify.norms.convolution import Window
 from lipmodel.network import ops
 from lipmodel.network.execution import Execution
 from lipmodel.network.ops import Graph
+from lipmodel.network.window import Window
 from lipmodel.norms import Norm
 from tests.networks import dense, float32, groupsort, groupsort_net, linear_net
 

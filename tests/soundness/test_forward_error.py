@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from lipmodel.certify.head import linear_head
-from lipmodel.certify.norms.convolution import Window
 from lipmodel.certify.rounding import FORMATS, bound_rounding
 from lipmodel.network import ops
 from lipmodel.network.execution import Execution
+from lipmodel.network.window import Window
 from lipmodel.norms import Norm, bound_vector_norm
 from tests.exact import rational
 from tests.networks import dense, float32, linear_net

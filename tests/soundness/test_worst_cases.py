@@ -14,12 +14,13 @@ import pytest
 from lipmodel.certify.head import linear_head
 from lipmodel.certify.lipschitz import LipschitzBounds, bound_lipschitz
 from lipmodel.certify.norms import convolution
-from lipmodel.certify.norms.convolution import Window, bound_conv_norm, bound_gram_iteration
+from lipmodel.certify.norms.convolution import bound_conv_norm, bound_gram_iteration
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.radius import RadiusRule, after_rounding_inputs, bound_input_rounding
 from lipmodel.certify.rounding import Affine, RoundingBounds
 from lipmodel.errors import UnsupportedError
 from lipmodel.network import ops
+from lipmodel.network.window import Window
 from lipmodel.norms import Norm, bound_equivalence, bound_spectral_norm, gamma
 from tests.exact import bounds_spectral_norm, operator_norm, rational
 from tests.networks import dense, float32, linear_net, to_file

@@ -24,6 +24,7 @@ from functools import lru_cache
 import numpy as np
 
 from lipmodel.certify.head import Head, Indices, Measure
+from lipmodel.certify.norms.layers import bound_norm, least_norm
 from lipmodel.certify.scaling.search import find_weights
 from lipmodel.network import ops
 from lipmodel.network.ops import Graph, Op, missing_rule
@@ -83,7 +84,7 @@ class Witness:
         ways = []
         for s in [_source(begin)] if _source(begin) is Norm.ONE else [Norm.TWO, Norm.INF]:
             widened = up(self.doubt * bound_equivalence(s, Norm.TWO, size))
-            ways.append(up(up(self.first.bound_norm(s, Norm.TWO) + widened) * begin[s]))
+            ways.append(up(up(bound_norm(self.first, s, Norm.TWO) + widened) * begin[s]))
         last, weights = self.layers[-1], self.weights[-1]
         # ‖v‖ <= max(a, b) ‖T⁻¹v‖: what a row is off by, relative to itself in the new coordinates.
         spread = float(weights.max() / weights.min()) * (1.0 + 2.0**-50)
@@ -109,9 +110,9 @@ def find_witness(
     first = layers[0].dense
     begin = constants[first.inputs[0]]
     source = _source(begin)
-    product = first.least_norm(source, Norm.TWO) * begin[source]
+    product = least_norm(first, source, Norm.TWO) * begin[source]
     for layer in layers[1:]:
-        product *= layer.dense.least_norm(Norm.TWO, Norm.TWO)
+        product *= least_norm(layer.dense, Norm.TWO, Norm.TWO)
     without = np.min([_some_pairs(measure) for measure in measures], axis=0)
     if not (_some_pairs(Measure(head, Norm.TWO, product)) < MOST_LOSS * without).any():
         return None
@@ -137,13 +138,13 @@ def _source(begin: Mapping[Norm, float]) -> Norm:
 
 def _is_even(dense: ops.Dense) -> bool:
     mean = np.linalg.norm(dense.weight) / min(dense.weight.shape) ** 0.5
-    return bool(dense.bound_norm(Norm.TWO, Norm.TWO) <= mean * (1.0 + EVEN))
+    return bool(bound_norm(dense, Norm.TWO, Norm.TWO) <= mean * (1.0 + EVEN))
 
 
 @lru_cache(maxsize=8)  # the same for inputs measured in l2 and in linf
 def _find(head: Head, source: Norm) -> Witness | None:
     layers = chain(head.body)
-    norms = [layer.dense.bound_norm(Norm.TWO if n else source, Norm.TWO) for n, layer in enumerate(layers)]
+    norms = [bound_norm(layer.dense, Norm.TWO if n else source, Norm.TWO) for n, layer in enumerate(layers)]
     weights = find_weights(
         [layer.dense.weight for layer in layers],
         [(layer.before, layer.after) for layer in layers],
@@ -238,7 +239,7 @@ def prove(layers: tuple[Layer, ...], weights: tuple[Array, ...]) -> Witness:
         if number == 0:
             first, doubt = dense, off
         else:
-            norm = dense.bound_norm(Norm.TWO, Norm.TWO)
+            norm = bound_norm(dense, Norm.TWO, Norm.TWO)
             hidden = up(hidden * up(norm + off))
     return Witness(layers, weights, first, doubt, float(hidden))
 

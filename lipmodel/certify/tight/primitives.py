@@ -18,6 +18,7 @@ from lipmodel.certify.head import Indices
 from lipmodel.errors import UnsupportedError
 from lipmodel.network import ops
 from lipmodel.network.ops import Graph, Op, missing_rule
+from lipmodel.network.window import Shape
 from lipmodel.norms import Array
 
 MAX_SORTED = 16
@@ -215,7 +216,7 @@ class _Builder:
             x = self._shift(self._negate(below), high, op.output)
         return x
 
-    def _sort_along_an_axis(self, op: ops.Sort, x: int, before: ops.Shape) -> int:
+    def _sort_along_an_axis(self, op: ops.Sort, x: int, before: Shape) -> int:
         count = before[op.axis]
         wires = [np.take(_places(before), [k], axis=op.axis) for k in range(count)]
         if op.k == 1:
@@ -291,7 +292,7 @@ class _Builder:
         return self._sort(op, x, list(at.reshape(op.size, -1).T), _tournament(at.shape[2], "max"), (0,), 0)
 
 
-def _places(shape: ops.Shape) -> Indices:
+def _places(shape: Shape) -> Indices:
     """An array of that shape that holds its own flat indices."""
     return np.arange(math.prod(shape), dtype=np.intp).reshape(shape)
 

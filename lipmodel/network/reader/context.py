@@ -11,8 +11,9 @@ import onnx
 
 from lipmodel.errors import FileFormatError, UnsupportedError
 from lipmodel.network import ops
-from lipmodel.network.ops import Op, Shape
+from lipmodel.network.ops import Op
 from lipmodel.network.reader.shapes import Constant, Symbols
+from lipmodel.network.window import Shape
 
 Float = type[np.float32] | type[np.float64]
 

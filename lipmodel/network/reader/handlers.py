@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from lipmodel.certify.norms.convolution import Window
 from lipmodel.network import ops
-from lipmodel.network.ops import Shape
 from lipmodel.network.reader.context import MAX_AXES, Node, Walk
 from lipmodel.network.reader.shapes import BATCH
+from lipmodel.network.window import Shape, Window
 
 FLOATS: dict[int | None, type[np.float32] | type[np.float64]] = {
     TensorProto.FLOAT: np.float32,

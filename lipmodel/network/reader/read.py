@@ -25,9 +25,8 @@ import onnx
 from google.protobuf.message import DecodeError, Message
 from onnx import AttributeProto, helper
 
-from lipmodel.certify.head import MAX_SCORES
 from lipmodel.errors import FileFormatError, OtherFileError, UnsupportedError, refusing_exhaustion
-from lipmodel.network.ops import Graph
+from lipmodel.network.ops import MAX_SCORES, Graph
 from lipmodel.network.reader.constants import fold, read_tensor
 from lipmodel.network.reader.context import MAX_AXES, MAX_SAMPLE, Node, Walk
 from lipmodel.network.reader.external_data import embed_external_data, is_external

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from lipmodel.errors import TrainingError
 from lipmodel.network import ops
-from lipmodel.network.ops import Graph, Op, Shape
+from lipmodel.network.ops import Graph, Op
+from lipmodel.network.window import Shape
 from lipmodel.norms import Array
 
 INPUT, SCORES = "input", "scores"

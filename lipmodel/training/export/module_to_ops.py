@@ -11,10 +11,10 @@ from functools import singledispatch
 import numpy as np
 from torch import Tensor, nn
 
-from lipmodel.certify.norms.convolution import Window
+from lipmodel.certify.norms.layers import bound_norm
 from lipmodel.errors import TrainingError
 from lipmodel.network import ops
-from lipmodel.network.ops import Shape
+from lipmodel.network.window import Shape, Window
 from lipmodel.norms import Array, bound_vector_norm
 from lipmodel.training.activations import AbsoluteValue, GroupSort, Householder, NActivation
 from lipmodel.training.constraints import Constraint, Stiefel, scaled_to_fit
@@ -307,7 +307,7 @@ def _conv(tape: Tape, module: nn.Module, kernel: Array, bias: Tensor | None, con
 
     def bound(candidate: Array) -> float:
         op = ops.Conv(output="", inputs=(), shape=(), kernel=candidate, window=window)
-        return op.bound_norm(*constraint.norms)
+        return bound_norm(op, *constraint.norms)
 
     finished = scaled_to_fit(kernel, bound, constraint.radius)
     tape.add(
