@@ -1,15 +1,20 @@
 """CPU of the certificate: answers with radius against scores alone, in process, and within a whole request.
 
-    python -m benchmarks.certificate_cost
+    python -m benchmarks.certificate_cost [--baseline ../old]
 
 A request goes through all of the service (HTTP, authentication, metrics, validation), from the bytes that
 come to those that are written, but alone: no socket, nothing to be answered together with. Parts are timed in
-turns; medians of process time.
+turns; medians of process time. With ``--baseline`` another tree is measured in turns with this one, each by
+its own ``benchmarks.certificate_cost`` in a process of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -18,9 +23,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import click
 import numpy as np
 
 from benchmarks import ours
+from benchmarks.alternating import ROOT, ROUNDS, TREES, Pairs, baseline_option, environment, in_rounds
+from benchmarks.alternating import table as ratios
 from benchmarks.wire import PREDICT, PREDICT_NPY, V2_BINARY, V2_JSON, Array, Wire
 from lipmodel.certify.predictor import CertifiedPredictor
 from service.app import create_app
@@ -33,6 +41,31 @@ MODELS = {"784-512-512-10": ((784, 512, 512), 10), "2-64-64-1": ((2, 64, 64), 1)
 ROWS = (1, 64)
 WIRES = (PREDICT, PREDICT_NPY, V2_JSON, V2_BINARY)
 TURN_SECONDS = 0.02
+ONE_TREE = """
+import asyncio, json, sys, time
+from pathlib import Path
+from benchmarks import certificate_cost
+
+async def in_turns(parts, turns):
+    taken = {name: [] for name in parts}
+    for part in parts.values():
+        await part()
+    print(flush=True)
+    while sys.stdin.readline() == "turn\\n":
+        for name, part in parts.items():
+            begun, count = time.process_time(), 0
+            while time.process_time() - begun < %f:
+                for _ in range(10):
+                    await part()
+                count += 10
+            taken[name].append(1e6 * (time.process_time() - begun) / count)
+        print(json.dumps({name: values[-1] for name, values in taken.items()}), flush=True)
+    return taken
+
+certificate_cost.in_turns = in_turns
+certificate_cost.certificate_cost(sys.argv[1], Path(sys.argv[2]).read_bytes())
+"""
+"""Runs in one tree: takes a turn for each line "turn"; any other line leads to the next rows or execution."""
 
 
 @dataclass(frozen=True)
@@ -185,12 +218,54 @@ def table(costs: list[Cost]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Prints the table."""
-    costs = []
+def against(baseline: Path, model: str, content: bytes, rounds: int) -> Pairs:
+    """Return µs of CPU (before, now) in each round: of every execution, number of rows and part."""
+    found: Pairs = {}
+    with tempfile.TemporaryDirectory() as folder:
+        (file := Path(folder) / "model.onnx").write_bytes(content)
+        command = [sys.executable, "-c", ONE_TREE % (5 * TURN_SECONDS), model, str(file)]
+        running = {
+            name: subprocess.Popen(
+                command,
+                env=os.environ | environment(tree),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for name, tree in zip(TREES, (baseline, ROOT), strict=True)
+        }
+
+        def take_turn(tree: str) -> dict[str, float]:
+            print("turn", file=running[tree].stdin, flush=True)
+            costs: dict[str, float] = json.loads(running[tree].stdout.readline())
+            return {f"{title} {part}": cost for part, cost in costs.items()}
+
+        for execution in ("float64", "float32"):
+            for rows in ROWS:
+                title = f"{model} {execution} {rows}"
+                for process in running.values():
+                    process.stdout.readline()  # it is ready
+                found |= in_rounds(take_turn, rounds)
+                for process in running.values():
+                    print("next", file=process.stdin, flush=True)
+        for process in running.values():
+            process.communicate()
+    return found
+
+
+@click.command()
+@baseline_option
+@click.option("--rounds", default=ROUNDS, show_default=True, help="With --baseline.")
+def main(baseline: Path | None, rounds: int) -> None:
+    """Print the table, or the ratios to a baseline."""
+    costs, found = [], {}
     for model, (widths, classes) in MODELS.items():
-        costs += certificate_cost(model, to_file(groupsort_net(widths, classes)))
-    print(table(costs))
+        content = to_file(groupsort_net(widths, classes))
+        if baseline is None:
+            costs += certificate_cost(model, content)
+        else:
+            found |= against(baseline, model, content, rounds)
+    print(ratios(found, "µs of CPU in process") if found else table(costs))
 
 
 if __name__ == "__main__":

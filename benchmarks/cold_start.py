@@ -1,10 +1,11 @@
 """From the start of ``lipserve`` with one small model to its first certified answer, and its memory then.
 
     python -m benchmarks.cold_start [--rounds 5]
+    python -m benchmarks.cold_start --rounds 10 --baseline ../old
 
 In turns with the least that could answer: Python that imports numpy and onnxruntime, opens the same file and
 runs it once. Medians, of a file that was never seen and is checked first, and of one that was. Fails if a
-server has loaded torch.
+server has loaded torch. With ``--baseline`` another tree's server is measured in turns with this one.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import click
 
+from benchmarks.alternating import ROOT, TREES, baseline_option, environment, in_rounds, table
 from benchmarks.ours import COMMAND, prepare
 from benchmarks.processes import Tree, free_port
 from tests.networks import groupsort_net, to_file
@@ -38,24 +42,32 @@ print(open("/proc/self/statm").read().split()[1])
 """Prints the pages that it has in memory."""
 LIMIT_SECONDS = 60
 MIB = 2**20
-Measured = tuple[float, float]
 
 
-def serve_twice(content: bytes) -> tuple[Measured, Measured]:
-    """Measures a start with a file that was never seen, and another with the same."""
+class Measured(NamedTuple):
+    """A start: until the first answer, and memory then."""
+
+    seconds: float
+    mib: float
+    cpu_seconds: float
+
+
+def serve_twice(content: bytes, variables: Mapping[str, str]) -> tuple[Measured, Measured]:
+    """Measure a start with a file that was never seen, and another with the same."""
     with tempfile.TemporaryDirectory() as name:
-        flags = prepare(Path(name) / "service", content, "float64")
-        return serve_once(Path(name) / "service", flags), serve_once(Path(name) / "service", flags)
+        folder = Path(name) / "service"
+        flags = prepare(folder, content, "float64")
+        return serve_once(folder, flags, variables), serve_once(folder, flags, variables)
 
 
-def serve_once(folder: Path, flags: list[str]) -> Measured:
-    """Seconds to the first answer, and MiB then.
+def serve_once(folder: Path, flags: list[str], variables: Mapping[str, str]) -> Measured:
+    """Start a server, with variables of the environment, ask it once, and end it.
 
     Raises:
         RuntimeError: there is none, or torch is loaded.
     """
     port, begun = free_port(), time.perf_counter()
-    tree = Tree([*COMMAND, *flags, "--port", str(port)], folder / "log", {})
+    tree = Tree([*COMMAND, *flags, "--port", str(port)], folder / "log", variables)
     try:
         while not answers(port):
             if not tree.running or time.perf_counter() - begun > LIMIT_SECONDS:
@@ -64,7 +76,7 @@ def serve_once(folder: Path, flags: list[str]) -> Measured:
         seconds = time.perf_counter() - begun
         if any("libtorch" in Path(f"/proc/{pid}/maps").read_text() for pid in tree.pids()):
             raise RuntimeError("lipserve has loaded torch")
-        return seconds, tree.resident_bytes() / MIB
+        return Measured(seconds, tree.resident_bytes() / MIB, tree.cpu_seconds())
     finally:
         tree.end()
 
@@ -82,7 +94,7 @@ def answers(port: int) -> bool:
 
 
 def least_once(content: bytes) -> tuple[float, float]:
-    """The same of the baseline; seconds until it has ended."""
+    """Return seconds until ``BASELINE`` has ended, and its MiB."""
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
         file.write(content)
         file.flush()
@@ -92,12 +104,31 @@ def least_once(content: bytes) -> tuple[float, float]:
         return time.perf_counter() - begun, int(pages) * 4096 / MIB
 
 
+def against(baseline: Path, content: bytes, rounds: int) -> str:
+    """Return the ratios to another tree, as Markdown."""
+    trees = dict(zip(TREES, (environment(baseline), environment(ROOT)), strict=True))
+
+    def measure(tree: str) -> dict[str, float]:
+        starts = zip(("new", "known"), serve_twice(content, trees[tree]), strict=True)
+        return {
+            f"a {file} file: {name}": value
+            for file, measured in starts
+            for name, value in measured._asdict().items()
+        }
+
+    return table(in_rounds(measure, rounds), "from the start to the first answer")
+
+
 @click.command()
 @click.option("--rounds", default=5, show_default=True)
-def main(rounds: int) -> None:
-    """Prints the medians."""
+@baseline_option
+def main(rounds: int, baseline: Path | None) -> None:
+    """Print the medians, or the ratios to a baseline."""
     content = to_file(groupsort_net((2, 64, 64), 1))
-    measured = [(*serve_twice(content), least_once(content)) for _ in range(rounds)]
+    if baseline is not None:
+        print(against(baseline, content, rounds))
+        return
+    measured = [(*serve_twice(content, {}), least_once(content)) for _ in range(rounds)]
     print(f"| median of {rounds} | seconds | MiB |\n|---|---|---|")
     titles = (
         "lipserve, a new file: first certified answer (memory with the checkers')",
@@ -105,7 +136,7 @@ def main(rounds: int) -> None:
         "Python, numpy, onnxruntime: first scores",
     )
     for title, taken in zip(titles, zip(*measured, strict=True), strict=True):
-        print(f"| {title} | {median(t for t, _ in taken):.2f} | {median(m for _, m in taken):.0f} |")
+        print(f"| {title} | {median(one[0] for one in taken):.2f} | {median(one[1] for one in taken):.0f} |")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +27,15 @@ class Ours:
     wires: tuple[Wire, ...]
     execution: str = "float64"
     workers: int = 1
+    environment: Mapping[str, str] = field(default_factory=dict)
     kind = "ours"
 
     def start(self, content: bytes, folder: Path, port: int, log: Path) -> tuple[Tree, dict[str, str]]:
         """The server, which may not listen yet, and the headers that it asks for."""
         flags = prepare(folder, content, self.execution)
-        headers = {"Authorization": f"Bearer {make_key(flags)}"}
+        headers = {"Authorization": f"Bearer {make_key(flags, self.environment)}"}
         workers = ["--workers", str(self.workers)] if self.workers > 1 else []
-        return Tree([*COMMAND, *flags, "--port", str(port), *workers], log, {}), headers
+        return Tree([*COMMAND, *flags, "--port", str(port), *workers], log, self.environment), headers
 
     def expected(self, content: bytes) -> Callable[[Array], Answers]:
         """The true answers to inputs."""
@@ -67,7 +69,8 @@ def prepare(folder: Path, content: bytes, execution: str) -> list[str]:
     return ["--models", str(models)]
 
 
-def make_key(flags: list[str]) -> str:
-    """A key for predictions; from then on every request needs one."""
+def make_key(flags: list[str], environment: Mapping[str, str] | None = None) -> str:
+    """Return a key for predictions; from then on every request needs one."""
     command = [*COMMAND, *flags, "keys", "create", "--name", "benchmark", "--scope", "predict"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    variables = os.environ | dict(environment or {})
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=variables).stdout.strip()

@@ -2,37 +2,43 @@
 
     OPENBLAS_NUM_THREADS=1 python -m benchmarks.serving --peers FOLDER --install --json serving.json
     python -m benchmarks.serving --peers FOLDER --only 'c16 .*(lipserve|Triton).* binary' --seconds 1
+    python -m benchmarks.serving --baseline ../old --seconds 1 --rounds 10
 
 All servers of a model run at the same time, but all except the one measured are stopped (SIGSTOP) and take
 no time; a round visits each load with one server after another, so that what else the machine does falls on
 all alike. Before each window answers at that load are compared with those computed in process: ours bit
 for bit, label and radius too, a peer's scores within 1e-5. Ours runs with authentication, validation and
 metrics. Everything has one onnxruntime thread and one worker, unless it says otherwise. wrk sends different
-inputs in turn from the same machine.
+inputs in turn from the same machine. With ``--baseline`` the servers are an older commit's and this tree's:
+their CPU for each request is compared. They run on one core, and wrk on another.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import re
 import signal
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import click
 import httpx
 import numpy as np
 
+from benchmarks import alternating
 from benchmarks.certificate_cost import MODELS, certificate_cost, table
 from benchmarks.load import check_wrk, put_load
-from benchmarks.ours import OURS
+from benchmarks.ours import OURS, Ours
 from benchmarks.peers import PEERS
 from benchmarks.running import Running, Server, start
 from benchmarks.serving_tables import Row, against_one, figures, load_name, medians, ratios
-from benchmarks.wire import Array, Wire
+from benchmarks.wire import PREDICT, V2_BINARY, Array, Wire
 from tests.networks import groupsort_net, to_file
 
 LOADS = ((1, 1), (1, 16), (1, 64), (64, 4))
@@ -69,6 +75,39 @@ def window(
         1e6 * (tree.cpu_seconds() - before) / load.requests,
         tree.resident_bytes() / 2**20,
     )
+
+
+def against(baseline: Path, model: str, content: bytes, seconds: int, rounds: int) -> alternating.Pairs:
+    """Return µs of CPU for each request (before, now) of every round, at 16 and 64 requests at a time."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[:1])  # which the servers inherit
+    started: dict[str, Running] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for name, tree in zip(alternating.TREES, (baseline, alternating.ROOT), strict=True):
+                server = Ours(name, (PREDICT, V2_BINARY), environment=alternating.environment(tree))
+                started[name] = start(server, content, Path(folder) / name, Path())
+            os.sched_setaffinity(0, cores[-1:])
+            inputs = random_inputs(model, 1, BODIES[1])
+            for one in started.values():
+                one.wait(inputs[0])
+                one.tree.signal(signal.SIGSTOP)
+
+            def measure(name: str, connections: int, wire: Wire) -> dict[str, float]:
+                one = started[name]
+                one.tree.signal(signal.SIGCONT)
+                row = window(one, wire, model, inputs, connections, seconds)
+                one.tree.signal(signal.SIGSTOP)
+                return {f"{model} c{connections} {wire.name}": row.cpu_us}
+
+            found: alternating.Pairs = {}
+            for connections, wire in itertools.product((16, 64), (PREDICT, V2_BINARY)):
+                found |= alternating.in_rounds(partial(measure, connections=connections, wire=wire), rounds)
+            return found
+        finally:
+            for one in started.values():
+                one.tree.end()
+            os.sched_setaffinity(0, cores)
 
 
 class Run:
@@ -168,7 +207,8 @@ def progress(text: str) -> None:
 
 
 @click.command()
-@click.option("--peers", type=Path, required=True, help="Folder of the peers' environments.")
+@click.option("--peers", type=Path, help="Folder of the peers' environments.")
+@alternating.baseline_option
 @click.option("--install", is_flag=True, help="Make those that are not there yet.")
 @click.option("--seconds", default=3, show_default=True, help="Of one window.")
 @click.option("--rounds", default=1, show_default=True, help="Windows of each cell; their median counts.")
@@ -177,11 +217,25 @@ def progress(text: str) -> None:
 )
 @click.option("--json", "output", type=Path, help="File for every window.")
 def main(
-    peers: Path, install: bool, seconds: int, rounds: int, only: str | None, output: Path | None
+    peers: Path | None,
+    baseline: Path | None,
+    install: bool,
+    seconds: int,
+    rounds: int,
+    only: str | None,
+    output: Path | None,
 ) -> None:
-    """Prints the tables."""
+    """Print the tables, or the ratios to a baseline."""
     check_wrk()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers, which are stopped, are ended
+    if baseline is not None:
+        found: alternating.Pairs = {}
+        for model, (widths, classes) in MODELS.items():
+            found |= against(baseline, model, to_file(groupsort_net(widths, classes)), seconds, rounds)
+        print(alternating.table(found, "µs of CPU for each request"))
+        return
+    if peers is None:
+        raise click.UsageError("--peers names a folder of environments, or --baseline a worktree")
     run, rows, costs = Run(peers, seconds, rounds, only), [], []
     if install:
         run.install()
@@ -198,8 +252,8 @@ def main(
             "left_out": run.left_out,
         }
         output.write_text(json.dumps(document, indent=1))
-    found = medians(rows)
-    parts = [figures(found), ratios(found), *(against_one(found, one.name) for one in OURS[1:])]
+    middle = medians(rows)
+    parts = [figures(middle), ratios(middle), *(against_one(middle, one.name) for one in OURS[1:])]
     parts += [table(costs)] if costs else []
     print("\n\n".join(filter(None, parts)))
     for name, reason in run.left_out.items():
