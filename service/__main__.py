@@ -1,4 +1,4 @@
-"""``lipserve``, or ``python -m service``: the command of :mod:`service.app`."""
+"""Entry point of ``lipserve`` and ``python -m service``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from service.startup import lean_imports
 
 
 def main() -> None:
-    """Imports it, and runs it."""
+    """Import the command of :mod:`service.cli.main` within :func:`lean_imports`, and run it."""
     with lean_imports():
-        from service.app import main as command
+        from service.cli.main import main as command
     command()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
@@ -14,13 +16,19 @@ from numpy.typing import NDArray
 
 from lipmodel.certify.head import Head, linear_head
 from lipmodel.certify.lipschitz import LipschitzBounds, bound_lipschitz
-from lipmodel.certify.radius import Radii, RadiusRule, after_rounding_inputs, bound_input_rounding
+from lipmodel.certify.radius import (
+    FEW_SCORES,
+    Radii,
+    RadiusRule,
+    after_rounding_inputs,
+    bound_input_rounding,
+)
 from lipmodel.certify.rounding import FORMATS, RoundingBounds, bound_rounding, least_rounding
 from lipmodel.certify.tight.local_bounds import LocalBounds
 from lipmodel.certify.tight.mixtures import Mixer
 from lipmodel.certify.tight.tightener import Tightener, Tightening
 from lipmodel.deadline import Deadline
-from lipmodel.errors import InputError, UnsupportedError, refusing_exhaustion
+from lipmodel.errors import InputError, ModelError, UnsupportedError, refusing_exhaustion
 from lipmodel.network.execution import Execution, Float, as_evaluated
 from lipmodel.network.metadata import LARGEST_INPUT, Claims, read_claims
 from lipmodel.network.reader.read import OnnxFile, read_onnx
@@ -204,6 +212,32 @@ class CertifiedPredictor:
             UnsupportedError: the file cannot be evaluated in the predictor's format.
         """
         self.predict(np.zeros((1, self.file.graph.input_size)), norm)
+
+    def ready(self) -> CertifiedPredictor:
+        """Return the predictor itself, bounds derived: in its own norm, and with few scores in every norm.
+
+        Raises:
+            ModelError: a bound overflows, so nothing can be certified.
+        """
+        for norm in Norm:
+            if norm is self.default_norm or len(self.head.owners) <= FEW_SCORES:
+                self.prepare(norm)
+            if not math.isfinite(self.bounds(norm).bound_global):
+                raise ModelError(f"its Lipschitz bound in norm {norm} overflows, so nothing can be certified")
+        return self
+
+    def ready_for_all(self) -> CertifiedPredictor:
+        """Return the predictor itself, prepared for every norm and execution that can be set for it.
+
+        Raises:
+            ModelError: as :meth:`ready`.
+        """
+        self.ready()
+        for norm in Norm:
+            self.prepare(norm)
+            with suppress(UnsupportedError):  # float32 execution is refused when it is asked for
+                self.executing(np.float32).prepare(norm)
+        return self
 
     def check_inputs(self, inputs: Any, first_row: int = 0) -> Array:
         """Inputs as a float64 array (N, d); errors count rows from ``first_row``.

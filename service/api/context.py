@@ -7,51 +7,14 @@ in a thread each, at more than the cost of a prediction.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Request
 
-from service.budget import Budget
-from service.inference.attack_search import Attacker
-from service.inference.engine import Engine
-from service.jobs.queue import Jobs
-from service.models.admin import Changes
-from service.models.registry import Model, Registry
-from service.models.watcher import Models
-from service.settings import Settings
-from service.telemetry.metrics import Metrics
-from service.telemetry.multiprocess import SharedMetrics
-
-if TYPE_CHECKING:  # what it imports takes memory that a service that does not sign need not pay
-    from service.inference.signer import Signer
+from service.components import Service
+from service.models.registry import Model
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True)
-class Service:
-    """What the routes work with."""
-
-    settings: Settings
-    models: Models
-    changes: Changes
-    engine: Engine
-    jobs: Jobs
-    attacker: Attacker
-    spooled: Budget
-    shared_metrics: SharedMetrics
-    signer: Signer | None = None
-
-    @property
-    def registry(self) -> Registry:
-        """What is served now. To be read once in a request, which then sees one state of the folder."""
-        return self.models.current
-
-    @property
-    def metrics(self) -> Metrics:
-        """What this process counts."""
-        return self.shared_metrics.metrics
 
 
 async def get_service(request: Request) -> Service:

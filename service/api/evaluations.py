@@ -10,10 +10,11 @@ from starlette.responses import Response
 
 from lipmodel.errors import InputError
 from service.api import job_routes as jobs
-from service.api.context import ModelHere, Service, ServiceHere, model_route
+from service.api.context import ModelHere, ServiceHere, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, form_request, json_request, problems
 from service.api.reports import require_packages
 from service.api.schemas.evaluations import EVALUATION_EXAMPLES, EvaluationRequest, EvaluationResult
+from service.components import Service
 from service.jobs import data_folder
 from service.jobs import evaluation_data as labelled
 from service.jobs.queue import Fill

@@ -13,10 +13,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from service.api.context import Service, ServiceHere
+from service.api.context import ServiceHere
 from service.api.openapi import problems
 from service.api.schemas.models_and_jobs import JobDetail, JobList, JobModel, JobSummary
 from service.auth.admission import Admission
+from service.components import Service
 from service.database.connect import StoreError
 from service.jobs.queue import Fill, Jobs, QueueFullError
 from service.jobs.store import Job, State

@@ -10,10 +10,11 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from lipmodel.errors import InputError, ModelError
-from service.api.context import ModelName, Service, ServiceHere
+from service.api.context import ModelName, ServiceHere
 from service.api.models import detail
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
 from service.api.schemas.models_and_jobs import LABEL_EXAMPLES, LabelRequest, ModelDetail
+from service.components import Service
 from service.disk import full
 from service.models.layout import ACCEPTED_NAMES
 from service.models.reader import is_label

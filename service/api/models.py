@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from lipmodel.network.metadata import Claims, input_claims
 from lipmodel.norms import Norm
-from service.api.context import ModelName, ModelVersion, ServiceHere
+from service.api.context import ModelHere, ModelName, ModelVersion, ServiceHere, model_route
 from service.api.openapi import MODEL_PROBLEMS, problems
-from service.api.samples import samples_of
 from service.api.schemas.models_and_jobs import (
     Bounds,
     Claim,
@@ -20,12 +20,14 @@ from service.api.schemas.models_and_jobs import (
     ModelList,
     PolicySummary,
     RefusedModel,
+    SampleSet,
     ServedSummary,
     VersionSummary,
 )
 from service.models.registry import Model, Registry, Versions
-from service.problems import ProblemKind
-from service.protocols.bodies import reply
+from service.models.samples import Samples
+from service.problems import Problem, ProblemKind
+from service.protocols.bodies import JSON_TYPE, reply
 
 router = APIRouter(tags=["models"])
 
@@ -73,6 +75,28 @@ async def show_version(name: ModelName, version: ModelVersion, service: ServiceH
     return reply(detail(registry, registry.find(name, version)))
 
 
+@model_route(
+    router,
+    "GET",
+    "/samples",
+    summary="Labelled inputs that lie beside the model",
+    response_model=SampleSet,
+    responses=problems(*MODEL_PROBLEMS, ProblemKind.NO_SAMPLES),
+)
+async def show_samples(model: ModelHere, service: ServiceHere) -> Response:
+    """They are shown and nothing else: nothing that is certified depends on them."""
+    samples = samples_of(service.registry, model)
+    if samples is None:
+        detail = f"no samples that fit it lie beside model '{model.name}'"
+        raise Problem(ProblemKind.NO_SAMPLES, detail)
+    content = {
+        "model": {"name": model.name, "version": model.version, "sha256": model.predictor.file.sha256},
+        "inputs": samples.inputs,
+        "labels": samples.labels,
+    }
+    return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type=JSON_TYPE)
+
+
 def detail(registry: Registry, model: Model) -> ModelDetail:
     """What is told of one version of a model."""
     predictor = model.predictor
@@ -104,6 +128,13 @@ def detail(registry: Registry, model: Model) -> ModelDetail:
         folded_weights_sha256=file.folded_sha256,
         dtype="float32" if file.dtype.__name__ == "float32" else "float64",
     )
+
+
+def samples_of(registry: Registry, model: Model) -> Samples | None:
+    """The samples beside a model, where they can be of this version of it."""
+    samples = registry.versions(model.name).samples
+    graph, classes = model.predictor.file.graph, len(model.predictor.class_names)
+    return samples if samples is not None and samples.fit(graph.input_size, classes) else None
 
 
 def _summary(versions: Versions, model: Model) -> dict[str, Any]:

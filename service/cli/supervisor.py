@@ -164,7 +164,8 @@ def _how(process: Process) -> str:
 def main() -> None:
     """One worker: serves until it is told to stop, or until the supervisor is gone."""
     with lean_imports():
-        from service.app import create_app, ready_line, refuse_strangers, tell_refusals
+        from service.app import create_app
+        from service.cli.preflight import ready_line, refuse_exposure, report_refusals
 
     number = int(sys.argv[2])
     settings = Settings.model_validate_json(sys.stdin.readline())
@@ -181,7 +182,8 @@ def main() -> None:
     sock = socket.socket(fileno=int(sys.argv[1]))
     try:
         app = create_app(settings, worker=number, metrics_folder=Path(sys.argv[3]))
-        refuse_strangers(app, sock)
+        service = app.state.service
+        refuse_exposure(service, sock)
     except LipcertError as error:
         say(error=str(error))
         sys.exit(1)
@@ -189,8 +191,8 @@ def main() -> None:
     def ready() -> None:
         keep_what_is_loaded()
         if number == 0:
-            tell_refusals(app)
-        say(ready=ready_line(app))
+            report_refusals(service)
+        say(ready=ready_line(service.registry))
 
     use_little_memory(settings.state_folder)
     server = Server(app, settings, ready, end_process)

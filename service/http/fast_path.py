@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 from starlette.datastructures import QueryParams
 
-from service.api.context import Service
 from service.api.infer import PROTOCOL as INFER
 from service.api.predict import PROTOCOL as PREDICT
 from service.auth.admission import Admission, address_identity
 from service.auth.scopes import LONGEST_PATH
 from service.auth.scopes import PREDICT as PREDICT_SCOPE
+from service.components import Service
 from service.http.connection import Exchange
 from service.http.instrumentation import Requests
 from service.inference.batcher import Part

@@ -16,9 +16,9 @@ from starlette.responses import Response
 
 from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
-from service.api.context import Service
 from service.auth.admission import CALLER
 from service.budget import Lease
+from service.components import Service
 from service.inference.batcher import Part
 from service.inference.engine import is_long
 from service.inference.request import InputWarning, PredictOptions

@@ -13,7 +13,6 @@ from service.models.checks import Checks, File
 from service.models.layout import ACCEPTED_NAMES, NAME, VERSION, Found, Slot
 from service.models.samples import Samples, read_samples
 from service.models.settings import SettingsFile, parse_settings
-from service.readiness import made_ready
 
 MAX_TEXT_BYTES = 2**16
 """Of settings or labels."""
@@ -58,7 +57,7 @@ def load_version(
         content = read_onnx(file.path, sha256=file.digest)
     except OtherFileError:
         raise UncheckedError(file) from None
-    return made_ready(CertifiedPredictor(content, threads=threads))
+    return CertifiedPredictor(content, threads=threads).ready()
 
 
 def load_settings(found: Found, root: Path) -> SettingsFile:

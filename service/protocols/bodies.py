@@ -18,8 +18,9 @@ from starlette.responses import Response
 
 from lipmodel.errors import InputError
 from lipmodel.norms import Array
-from service.api.context import Service, ServiceHere
+from service.api.context import ServiceHere
 from service.budget import LEASE, Budget, Lease
+from service.components import Service
 from service.problems import FieldError, Problem, ProblemKind
 from service.wire import HEADERS, Headers
 

@@ -36,7 +36,6 @@ from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import LipcertError
 from lipmodel.network.reader.external_data import external_locations
 from lipmodel.network.reader.read import MAX_FILE_BYTES, read_onnx
-from service.readiness import ready_for_all
 from service.sandbox.resources import give_way, within
 
 CLOCK_FACTOR = 4.0
@@ -127,7 +126,7 @@ def _check(path: Path, seconds: float, max_bytes: int, writer: int) -> None:
 def _steps(path: Path) -> Iterator[dict[str, Any]]:
     try:
         yield {"locations": _locations(path)}
-        yield {"sha256": ready_for_all(CertifiedPredictor(read_onnx(path))).file.sha256}
+        yield {"sha256": CertifiedPredictor(read_onnx(path)).ready_for_all().file.sha256}
     except LipcertError as error:
         # The runtime's own words for memory that is refused to it.
         ran_out = any(words in str(error) for words in ("bad_alloc", "allocate memory", "MemoryError"))

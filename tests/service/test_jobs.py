@@ -13,7 +13,7 @@ from threading import Thread
 import httpx
 import pytest
 
-from service.app import open_jobs
+from service.components import open_jobs
 from service.database.connect import StoreError
 from service.jobs.store import Store
 from service.problems import ProblemKind

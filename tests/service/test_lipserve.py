@@ -70,10 +70,14 @@ def test_a_port_in_use_is_told(tmp_path):
         ([], {"LIPSERVE_XYZZY": "7"}, "LIPSERVE_XYZZY is no setting; lipserve --help lists them"),
         ([], {"lipserve_worker": "7"}, "LIPSERVE_WORKER is no setting; did you mean LIPSERVE_WORKERS?"),
         (["keys", "list"], {"LIPSERVE_STAT": "x"}, "did you mean LIPSERVE_STATE?"),
-        (["--models", "/nothere"], {}, "--models: there is no folder /nothere; make it, or name another"),
-        (["--models", "/nothere", "--workers", "2"], {}, "there is no folder /nothere"),
-        (["--models", "/etc/passwd", "--uploads"], {}, "there is no folder /etc/passwd"),
-        (["--models", "/tmp", "--data", "/nothere"], {}, "--data: there is no folder /nothere"),
+        (
+            ["--models", "/nothere"],
+            {},
+            "--models: the folder /nothere does not exist; make it or name another",
+        ),
+        (["--models", "/nothere", "--workers", "2"], {}, "the folder /nothere does not exist"),
+        (["--models", "/etc/passwd", "--uploads"], {}, "the folder /etc/passwd does not exist"),
+        (["--models", "/tmp", "--data", "/nothere"], {}, "--data: the folder /nothere does not exist"),
         (["--models", "/tmp", "--host", "no.such.host.invalid"], {}, "cannot listen on no.such.host.invalid"),
     ],
 )
@@ -121,10 +125,10 @@ def configured(tmp_path, text, *arguments, **environment):
     file = tmp_path / "lipserve.toml"
     file.write_text(text)
     script = (
-        "import sys; from service import app\n"
-        "app.listen = lambda host, port: None\n"
-        "app.serve_here = lambda settings, _: print(settings.model_dump_json())\n"
-        "app.main()"
+        "import sys; from service.cli import main as command\n"
+        "command.listen = lambda host, port: None\n"
+        "command.serve_here = lambda settings, _: print(settings.model_dump_json())\n"
+        "command.main()"
     )
     return subprocess.run(
         [sys.executable, "-c", script, "--config", str(file), "--models", str(tmp_path), *arguments],

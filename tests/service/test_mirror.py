@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from lipmodel.certify.predictor import CertifiedPredictor
-from service.app import open_mirror
+from service.components import open_mirror
 from service.models.object_store import Mirror, MirrorError
 from service.settings import Settings
 from tests.networks import groupsort_net, to_file

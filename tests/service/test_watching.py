@@ -197,7 +197,7 @@ def test_the_same_bytes_are_one_predictor_wherever_they_lie(folder, monkeypatch)
     served = models.current.served
     assert served["a"].predictor is served["b"].predictor is served["c"].predictor
     assert served["c"].version == "7"
-    monkeypatch.setattr("service.models.reader.made_ready", None)  # nothing may be derived again
+    monkeypatch.setattr("service.models.reader.CertifiedPredictor", None)  # nothing may be derived again
     (folder / "a.onnx").rename(folder / "z.onnx")
     put(folder / "b.onnx", two_moons())
     models.look()
