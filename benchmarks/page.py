@@ -23,8 +23,9 @@ import httpx
 
 from lipmodel.signed.key_sets import add_signing_key
 from tests.networks import groupsort_net, to_file
+from tests.seeds import bundled_models
 from tests.service.conftest import lipserve, url_of
-from tests.web.conftest import BROWSERS, EXAMPLES
+from tests.web.conftest import BROWSERS
 
 MODELS = 20
 DRAG_SECONDS = 3.0
@@ -41,7 +42,7 @@ def served(count: int) -> Iterator[str]:
     """A service with the bundled models, and so many in all."""
     with tempfile.TemporaryDirectory() as name:
         models, keys = Path(name) / "models", Path(name) / "keys.json"
-        shutil.copytree(EXAMPLES, models)
+        shutil.copytree(bundled_models(), models)
         add_signing_key(keys)
         for index in range(count - len(list(models.glob("*.onnx")))):
             content = to_file(groupsort_net((16, 64, 64), 4, seed=index))
@@ -105,11 +106,11 @@ def take_pictures(browser: Any, url: str, folder: Path) -> None:
             page.goto(f"{url}/#/{place}")
             if view == "certificate":
                 page.get_by_label("Certificate", exact=True).fill(signed)
-                page.get_by_label("Input that was sent").fill(str(inputs[0]))
-                page.get_by_role("button", name="Check it").click()
+                page.get_by_label("Input", exact=True).fill(str(inputs[0]))
+                page.get_by_role("button", name="Check", exact=True).click()
                 page.locator(".notice.good").wait_for()
             if place.startswith("try/"):
-                page.get_by_text("Closest attack").first.wait_for()
+                page.get_by_text("Nearest adversarial example").first.wait_for()
             if view == "map":
                 page.locator(".handle").wait_for()
             page.wait_for_load_state("networkidle")

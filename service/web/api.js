@@ -1,8 +1,8 @@
-// The service's public API, as everybody uses it.
+// Client of the service's public HTTP API.
 
 const STORE = "lipcert.key";
 
-/** A request that was not answered as hoped: `problem` as RFC 9457 has it, or `offline` where nobody answered. */
+/** A failed request: `problem` is the RFC 9457 body; `offline` is true if no response arrived. */
 export class ApiError extends Error {
   constructor(message, { status = 0, problem = null, offline = false } = {}) {
     super(message);
@@ -10,12 +10,12 @@ export class ApiError extends Error {
   }
 }
 
-let ask = async () => null;
-let asking = null;
+let requestKey = async () => null;
+let pendingKey = null;
 
-/** `handler(why)` is asked for a key where the service wants one; null gives up. */
-export function onKeyWanted(handler) {
-  ask = handler;
+/** Set the handler that asks the user for an API key: `handler(reason)` resolves to the key, or to null to give up. */
+export function onKeyRequired(handler) {
+  requestKey = handler;
 }
 
 export const hasKey = () => sessionStorage.getItem(STORE) !== null;
@@ -25,27 +25,27 @@ export function forgetKey() {
 }
 
 /**
- * The answer to one request as {status, headers, data}; data is parsed JSON, or text of other types.
+ * Send one request and return {status, headers, data}; data is parsed JSON, or text for other media types.
  * @param {string} method
  * @param {string} path
  * @param {{json?: any, body?: BodyInit, headers?: Record<string, string>, signal?: AbortSignal, as?: "blob"}} options
- * @throws {ApiError}, or an AbortError where the signal says stop
+ * @throws {ApiError} if the request fails; an AbortError if the signal is aborted
  */
 export async function request(method, path, options = {}) {
-  const answer = await send(method, path, options);
-  const data = await (options.as === "blob" ? answer.blob() : isJson(answer) ? answer.json() : answer.text());
-  return { status: answer.status, headers: answer.headers, data };
+  const response = await send(method, path, options);
+  const data = await (options.as === "blob" ? response.blob() : isJson(response) ? response.json() : response.text());
+  return { status: response.status, headers: response.headers, data };
 }
 
 export const get = async (path, options) => (await request("GET", path, options)).data;
 export const post = async (path, json, options) => (await request("POST", path, { json, ...options })).data;
 export const remove = async (path, options) => (await request("DELETE", path, options)).data;
 
-/** Events of a stream as {event, data}, until it ends; data is parsed JSON. */
+/** Yield the events of a server-sent event stream as {event, data}; data is parsed JSON. */
 export async function* events(path, signal) {
-  const answer = await send("GET", path, { signal, headers: { Accept: "text/event-stream" } });
+  const response = await send("GET", path, { signal, headers: { Accept: "text/event-stream" } });
   let text = "";
-  for await (const chunk of chunks(answer.body.pipeThrough(new TextDecoderStream()))) {
+  for await (const chunk of chunks(response.body.pipeThrough(new TextDecoderStream()))) {
     const parts = (text + chunk).split("\n\n");
     text = parts.pop();
     for (const part of parts) {
@@ -64,38 +64,38 @@ async function* chunks(stream) {
   }
 }
 
-const isJson = (answer) => /[/+]json\b/.test(answer.headers.get("Content-Type") ?? "");
+const isJson = (response) => /[/+]json\b/.test(response.headers.get("Content-Type") ?? "");
 
 async function send(method, path, { json, body, headers = {}, signal } = {}) {
   const content = json === undefined ? {} : { "Content-Type": "application/json" };
   for (;;) {
     const key = sessionStorage.getItem(STORE);
     const all = { ...content, ...headers, ...(key === null ? {} : { Authorization: `Bearer ${key}` }) };
-    let answer;
+    let response;
     try {
-      answer = await fetch(path, { method, headers: all, body: json === undefined ? body : JSON.stringify(json), signal });
+      response = await fetch(path, { method, headers: all, body: json === undefined ? body : JSON.stringify(json), signal });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new ApiError("The service does not answer", { offline: true });
+      throw new ApiError("The service does not respond", { offline: true });
     }
-    if (answer.ok) return answer;
-    const problem = isJson(answer) ? await answer.json() : null;
-    if (answer.status === 401 && (await anotherKey(key, problem?.detail ?? ""))) continue;
-    throw new ApiError(problem?.detail ?? answer.statusText, { status: answer.status, problem });
+    if (response.ok) return response;
+    const problem = isJson(response) ? await response.json() : null;
+    if (response.status === 401 && (await replaceKey(key, problem?.detail ?? ""))) continue;
+    throw new ApiError(problem?.detail ?? response.statusText, { status: response.status, problem });
   }
 }
 
-/** Whether there is a key now that is not the one refused; however many requests want one, it is asked for once. */
-async function anotherKey(refused, why) {
+/** Return whether a key other than the refused one is available. Concurrent requests share one dialog. */
+async function replaceKey(refused, reason) {
   if (sessionStorage.getItem(STORE) !== refused) return true;
-  asking ??= ask(why).finally(() => { asking = null; });
-  const key = await asking;
+  pendingKey ??= requestKey(reason).finally(() => { pendingKey = null; });
+  const key = await pendingKey;
   if (!key) return false;
   sessionStorage.setItem(STORE, key);
   return true;
 }
 
-/** The path of a model, or of one of its versions. */
+/** Return the API path of a model, or of one of its versions. */
 export function modelPath(name, version = null) {
   const path = `/v1/models/${encodeURIComponent(name)}`;
   return version === null ? path : `${path}/versions/${encodeURIComponent(version)}`;

@@ -1,9 +1,9 @@
-// Which view is shown, the theme, and the key: everything around the views.
+// Routing between views, the colour theme, and the API key dialog.
 
-import { forgetKey, hasKey, onKeyWanted } from "./api.js";
+import { forgetKey, hasKey, onKeyRequired } from "./api.js";
 import { fill, heading, h, loading, problem } from "./dom.js";
 
-/** The first that fits the hash is shown; its groups are the view's params. Views are loaded when they are wanted. */
+/** Routes: the first pattern that matches the hash selects the view, and its groups become the view's params. Loaded lazily. */
 const VIEWS = [
   [/^\/?$|^\/models$/, "models", () => import("./views/models.js"), []],
   [/^\/models\/([^/]+)$/, "models", () => import("./views/model.js"), ["name"]],
@@ -20,9 +20,9 @@ const main = document.getElementById("main");
 let leave = null;
 let shown = 0;
 
-/** Shows the view that the address names: `#/path?key=value` gives params {…groups, query: URLSearchParams}. */
+/** Show the view of the current address: `#/path?key=value` gives params {…groups, query: URLSearchParams}. */
 async function route() {
-  if (!/^(#\/.*)?$/.test(location.hash)) return; // a place within the view
+  if (!/^(#\/.*)?$/.test(location.hash)) return; // an anchor within the view
   const number = ++shown;
   const [path, query] = location.hash.slice(1).split("?");
   leave?.();
@@ -30,9 +30,9 @@ async function route() {
   const container = h("div", { class: "view" });
   fill(main, container);
   const found = VIEWS.find(([pattern]) => pattern.test(path));
-  mark(found?.[1]);
+  markCurrent(found?.[1]);
   if (!found) {
-    fill(container, heading("Nothing is here"), h("p", {}, "No page has this address. ", h("a", { href: "#/models" }, "All models")));
+    fill(container, heading("Page not found"), h("p", {}, "No view has this address. ", h("a", { href: "#/models" }, "All models")));
     return;
   }
   const [pattern, , load, names] = found;
@@ -45,21 +45,21 @@ async function route() {
     else cleanup?.();
   } catch (error) {
     if (number !== shown || error.name === "AbortError") return;
-    fill(container, heading("This cannot be shown"), problem(error, route));
+    fill(container, heading("Cannot show this view"), problem(error, route));
     if (!error.problem && !error.offline) console.error(error);
   }
-  // Where one view follows another the reader is told; a page that has just been opened begins at its beginning.
+  // Navigation moves the focus to the new title, so that screen readers announce it; the first page load does not.
   if (number === shown && number > 1) main.querySelector("h1")?.focus({ preventScroll: true });
 }
 
-function mark(name) {
+function markCurrent(name) {
   for (const link of document.querySelectorAll("#nav a")) {
     if (link.getAttribute("href") === `#/${name}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
 }
 
-// --- theme: the system's, until the person chooses
+// --- theme: the system's, until the user chooses one
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const toggle = document.getElementById("theme");
@@ -79,14 +79,14 @@ toggle.addEventListener("click", () => {
 });
 dark.addEventListener("change", paint);
 
-// --- key: asked for when the service wants one
+// --- API key: requested on the first 401
 
 const dialog = document.getElementById("ask");
 const keyField = document.getElementById("ask-key");
 const forget = document.getElementById("key");
 
-onKeyWanted((why) => new Promise((resolve) => {
-  document.getElementById("ask-why").textContent = why;
+onKeyRequired((reason) => new Promise((resolve) => {
+  document.getElementById("ask-why").textContent = reason;
   keyField.value = "";
   dialog.returnValue = "";
   dialog.addEventListener("close", () => {

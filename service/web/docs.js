@@ -1,3 +1,3 @@
-// The description of the API, each route to be tried.
+// Interactive API reference (Swagger UI).
 
 SwaggerUIBundle({ url: "/openapi.json", dom_id: "#api", deepLinking: true, displayRequestDuration: true, tryItOutEnabled: true });

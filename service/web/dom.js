@@ -1,22 +1,14 @@
-// Elements from code. Text is always text: whatever a model or a person is named, it is never read as HTML.
-
-/**
- * An element: h("p", {class: "hint", onclick: …}, "text", child, [more], null).
- * Attributes whose value is null, undefined or false are left out; `on…` are listeners; `value`, `checked` and `files`
- * are properties. There is no `style`: the policy of the page forbids it, classes do it.
- */
-export function h(tag, attributes = {}, ...children) {
-  return filled(document.createElement(tag), attributes, children);
-}
-
-/** The same of SVG. */
-export function svg(tag, attributes = {}, ...children) {
-  return filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
-}
+// DOM helpers. Strings become text nodes, so names of models, classes and columns are never parsed as HTML.
 
 const PROPERTIES = new Set(["value", "checked", "disabled", "hidden", "indeterminate"]);
 
-function filled(element, attributes, children) {
+/**
+ * Create an element: h("p", {class: "hint", onclick: …}, "text", child, [more], null).
+ * Attributes whose value is null, undefined or false are omitted; `on…` are event listeners; names in PROPERTIES are set
+ * as properties. Inline `style` is not supported: the Content-Security-Policy forbids it; use classes.
+ */
+export function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
@@ -29,22 +21,22 @@ function filled(element, attributes, children) {
 
 const flat = (children) => children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 
-/** Puts these in place of what the element held. */
+/** Replace the children of an element. */
 export function fill(element, ...children) {
   element.replaceChildren(...flat(children));
   return element;
 }
 
-let made = 0;
-/** An id that no other element has. */
-export const newId = (stem = "id") => `${stem}-${++made}`;
+let lastId = 0;
+/** Return an element id that is unique in the document. */
+export const newId = (stem = "id") => `${stem}-${++lastId}`;
 
-/** Says it to screen readers, without moving anything. */
+/** Announce a text to screen readers through the live region. */
 export function announce(text) {
   document.getElementById("live").textContent = text;
 }
 
-/** The head of a view: its title (which takes the focus), a line beneath, and what stands beside it. */
+/** Build the header of a view: a focusable title, a subtitle, and controls beside them. */
 export function heading(title, lead = null, ...beside) {
   document.title = `${title} · Lipcert`;
   return h("div", { class: "heading" },
@@ -52,23 +44,24 @@ export function heading(title, lead = null, ...beside) {
     beside.length ? h("div", { class: "row" }, beside) : null);
 }
 
-/** A section with its own heading. */
+/** Build a section labelled by its heading. */
 export function section(title, ...children) {
   const id = newId("section");
   return h("section", { "aria-labelledby": id }, h("h2", { id }, title), children);
 }
 
-/** A short word in colour: kind is good, bad, warn or plain. */
+/** Build a coloured label: kind is good, bad, warn, accent or plain. */
 export const badge = (text, kind = "plain") => h("span", { class: `badge ${kind}` }, text);
 
-/** Terms and what they are: facts([["norm", "ℓ₂"], …]); entries that are null are left out. */
+/** Build a description list: facts([["Norm", "l2"], …]); falsy entries are omitted. */
 export function facts(entries) {
   return h("dl", { class: "facts" },
     entries.filter(Boolean).map(([term, ...value]) => h("div", {}, h("dt", {}, term), h("dd", {}, value))));
 }
 
 /**
- * A table: columns are names, or {name, numeric: true}; rows are lists of text and elements. The first cell of a row heads it.
+ * Build a table: columns are names, or {name, numeric: true}; rows are lists of texts and elements; the first cell of a row
+ * is its header.
  */
 export function table(caption, columns, rows, { hideCaption = false } = {}) {
   const described = columns.map((column) => (typeof column === "string" ? { name: column } : column));
@@ -81,7 +74,7 @@ export function table(caption, columns, rows, { hideCaption = false } = {}) {
         h(index ? "td" : "th", { scope: index ? null : "row", class: kind(index) }, cell)))))));
 }
 
-/** A label, its control, and a hint: the control gets the id that ties them. */
+/** Build a form field: a label, a control and an optional hint, associated by ids. */
 export function field(label, control, hint = null) {
   control.id ||= newId("field");
   const hintId = hint && newId("hint");
@@ -90,14 +83,14 @@ export function field(label, control, hint = null) {
     hint && h("p", { class: "hint", id: hintId }, hint));
 }
 
-/** A list to choose from: choices are [value, text]. */
+/** Build a drop-down list: choices are [value, text]. */
 export function select(choices, value, attributes = {}) {
   const element = h("select", attributes, choices.map(([key, text]) => h("option", { value: key }, text)));
   if (value !== undefined && value !== null) element.value = value;
   return element;
 }
 
-/** A few choices side by side, one of them taken: choices are [value, text]; `onchoose(value)`. */
+/** Build a group of radio buttons in a row: choices are [value, text]; calls `onchoose(value)`. */
 export function choice(legend, choices, value, onchoose) {
   const name = newId("choice");
   return h("fieldset", { class: "choice" }, h("legend", {}, legend),
@@ -105,38 +98,37 @@ export function choice(legend, choices, value, onchoose) {
       h("input", { type: "radio", name, value: key, checked: key === value, onchange: () => onchoose(key) }), h("span", {}, text))));
 }
 
-/** Something that went well, badly, or is only to be known: kind is good, bad, warn or plain. */
+/** Build a notice: kind is good, bad, warn or plain; bad notices are alerts. */
 export function notice(kind, title, ...more) {
   return h("div", { class: `notice ${kind}`, role: kind === "bad" ? "alert" : null }, h("p", { class: "title" }, title), more);
 }
 
-/** Nothing is there yet: what would be, and how to get it. */
+/** Build an empty state. */
 export const empty = (title, ...more) => h("div", { class: "empty" }, h("p", { class: "title" }, title), more);
 
-/** Work goes on. */
+/** Build a loading indicator. */
 export const loading = (text = "Loading …") => h("p", { class: "loading", role: "status" }, text);
 
-/** Thrown where what a person gave cannot be used: the message says what is wrong with it. */
-export class Unusable extends Error {}
+/** Invalid user input; the message is shown as it is. */
+export class InputError extends Error {}
 
-/** An error of api.js (or any other) in words, with a button that tries again where `again` is given. */
-export function problem(error, again = null) {
-  if (error instanceof Unusable) return notice("bad", error.message);
-  const told = error.problem ?? {};
-  const title = error.offline ? "The service does not answer" : told.title ?? "Something went wrong on this page";
-  const detail = error.offline ? "It may have stopped, or the network is down. What you see is what it said last." : told.detail ?? error.message;
-  return notice("bad", title, h("p", {}, detail),
-    told.type && h("p", { class: "hint" }, h("a", { href: told.type }, "What this kind of problem means")),
-    again && h("p", {}, h("button", { type: "button", onclick: again }, "Try again")));
+/** Build a notice for an error, with a retry button if `retry` is given. */
+export function problem(error, retry = null) {
+  if (error instanceof InputError) return notice("bad", error.message);
+  const { title, detail, type } = error.problem ?? {};
+  return notice("bad", error.offline ? "The service does not respond" : title ?? "Unexpected error on this page",
+    h("p", {}, error.offline ? "The service may have stopped, or the network may be down. The page shows the last data received." : detail ?? error.message),
+    type && h("p", { class: "hint" }, h("a", { href: type }, "About this type of problem")),
+    retry && h("p", {}, h("button", { type: "button", onclick: retry }, "Try again")));
 }
 
-/** A digest, short to read and whole to copy. */
+/** Build an abbreviated SHA-256 digest with a button that copies all of it. */
 export function digest(sha256) {
   return h("span", { class: "digest" },
-    h("code", { title: sha256 }, `${sha256.slice(0, 12)}…`), copyButton(sha256, "Copy the digest"));
+    h("code", { title: sha256 }, `${sha256.slice(0, 12)}…`), copyButton(sha256, "Copy digest"));
 }
 
-/** A button that copies the text. */
+/** Build a button that copies a text to the clipboard. */
 export function copyButton(text, label = "Copy", shown = "Copy") {
   const button = h("button", { type: "button", class: "quiet small", "aria-label": label, title: label }, shown);
   button.addEventListener("click", async () => {
@@ -148,14 +140,14 @@ export function copyButton(text, label = "Copy", shown = "Copy") {
   return button;
 }
 
-/** Hands the person a file. */
+/** Start the download of a file. */
 export function download(name, content, type) {
   const url = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));
   h("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
 
-/** A place to drop a file on, or to choose one with: `onfile(file)`. */
+/** Build a file input that also accepts drops: calls `onfile(file)`. */
 export function dropZone(label, hint, onfile, { accept = null } = {}) {
   const input = h("input", { type: "file", class: "unseen", id: newId("file"), accept });
   const zone = h("div", { class: "drop" }, input,

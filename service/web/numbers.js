@@ -1,8 +1,8 @@
-// Numbers as text. What is certified is never shown larger than it is, a bound or distance never smaller.
+// Number formatting. Certified values are rounded down, bounds and distances up, measurements to nearest.
 
 const DIGITS = 6;
 
-/** The number to so many significant digits, rounded towards -1 (down), 1 (up) or 0 (nearest). */
+/** Format to `digits` significant digits, rounding in `direction`: -1 (down), 1 (up) or 0 (to nearest). */
 function rounded(value, digits, direction) {
   if (value === null || value === undefined) return "–";
   if (!Number.isFinite(value)) return value > 0 ? "∞" : value < 0 ? "−∞" : "not a number";
@@ -12,41 +12,43 @@ function rounded(value, digits, direction) {
     const unit = 10 ** (Math.floor(Math.log10(Math.abs(value))) - digits + 1);
     text = (Number(text) + direction * unit).toPrecision(digits);
   }
-  return written(text, direction === 0);
+  return typeset(text, direction === 0);
 }
 
-/** With a true minus and a readable exponent; digits that were rounded stay, so that columns can be compared. */
-function written(text, tidy) {
+/** Typeset the minus sign and the exponent. `trim` drops trailing zeros; directed rounding keeps them, so that columns align. */
+function typeset(text, trim) {
   let [digits, exponent] = text.split("e");
-  if (tidy && digits.includes(".")) digits = digits.replace(/\.?0+$/, "");
+  if (trim && digits.includes(".")) digits = digits.replace(/\.?0+$/, "");
   return (exponent ? `${digits}·10${superscript(Number(exponent))}` : digits).replace("-", "−");
 }
 
 const superscript = (number) => String(number).replace(/[-0-9]/g, (c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]);
 
-/** A certified radius or a margin: never more than the value. */
+/** Format a certified radius or a margin: never more than the value. */
 export const down = (value, digits = DIGITS) => rounded(value, digits, -1);
-/** A bound or a distance to something found: never less than the value. */
+/** Format an upper bound or a distance found: never less than the value. */
 export const up = (value, digits = DIGITS) => rounded(value, digits, 1);
-/** What was merely measured. */
+/** Format a measurement. */
 export const near = (value, digits = DIGITS) => rounded(value, digits, 0);
-/** A share as percent. */
+/** Format a measured share as a percentage. */
 export const percent = (share, digits = 1) => (share === null || share === undefined ? "–" : `${(100 * share).toFixed(digits)}%`);
-/** A count, with its thousands apart. */
+/** Format a certified share as a percentage: never more than the share, but for the rounding of the division that gave it. */
+export const percentDown = (share, digits = 1) => percent(share && Math.floor(Number((share * 10 ** (digits + 2)).toPrecision(12))) / 10 ** (digits + 2), digits);
+/** Format a count with grouped thousands. */
 export const count = (value) => value.toLocaleString("en").replaceAll(",", " ");
 
-const SYMBOLS = { 1: "ℓ₁", 2: "ℓ₂", inf: "ℓ∞" };
-/** The norm as people write it. */
-export const norm = (name) => SYMBOLS[name] ?? name;
+const NORMS = { 1: "l1", 2: "l2", inf: "linf" };
+/** Return the displayed name of a norm of the API. */
+export const norm = (name) => NORMS[name] ?? name;
 
-/** A time as people say it: "14:03:07", with the day where that is not today. */
+/** Format a time as "14:03:07", preceded by the date unless it is today. */
 export function moment(text) {
   if (!text) return "–";
-  const then = new Date(text), today = new Date().toDateString() === then.toDateString();
-  return today ? then.toLocaleTimeString("en-GB") : then.toLocaleString("en-GB");
+  const time = new Date(text);
+  return time.toDateString() === new Date().toDateString() ? time.toLocaleTimeString("en-GB") : time.toLocaleString("en-GB");
 }
 
-/** Seconds between two times, or until now. */
+/** Format the duration between two times, or since the first. */
 export function seconds(from, to) {
   if (!from) return "–";
   const span = ((to ? new Date(to) : new Date()) - new Date(from)) / 1000;

@@ -1,15 +1,15 @@
-// The one place that loads and talks to Plotly.
+// Plotly: loading, theming, drawing and saving. No other module uses it directly.
 
 import { download, fill, h, loading, newId, problem, table } from "./dom.js";
 
-// The policy of the page lets no script write a <style>. Plotly adds its rules to what has the first of these ids, so a sheet
-// of ours has it; and those of its maps, which are not drawn here, it leaves out where something has the second.
+// The Content-Security-Policy forbids scripts to write a <style> element. Plotly adds its rules to the element with SHEET_ID,
+// so a style sheet of this page carries that id; Plotly omits the rules of its maps, unused here, if an element has MAPS_ID.
 const SHEET_ID = "plotly.js-style-global";
 const MAPS_ID = "9f215cf04c5486422605d13261cb87401f4e7763b6296af81e98efbc0130da53";
 
 let library = null;
 
-/** Plotly itself, loaded once it is wanted. */
+/** Return Plotly, loaded on first use. */
 export function plotly() {
   library ??= (async () => {
     await loaded(h("link", { rel: "stylesheet", href: "/web/plots.css", id: SHEET_ID }));
@@ -23,12 +23,12 @@ export function plotly() {
 function loaded(element) {
   return new Promise((resolve, reject) => {
     element.addEventListener("load", resolve);
-    element.addEventListener("error", () => { element.remove(); reject(new Error("The drawing library could not be loaded")); });
+    element.addEventListener("error", () => { element.remove(); reject(new Error("The plotting library could not be loaded")); });
     document.head.append(element);
   });
 }
 
-/** The colours of the theme as it is now, from the style sheet. */
+/** Return the colours of the current theme, from the style sheet. */
 export function palette() {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(`--${name}`).trim();
@@ -39,7 +39,7 @@ export function palette() {
   };
 }
 
-/** A layout in the colours of the theme, onto which the plot's own is laid. */
+/** Return a Plotly layout in the theme's colours, overridden by the plot's own. */
 export function themed(colours, layout = {}) {
   const axis = (own = {}) => ({
     gridcolor: colours.grid, linecolor: colours.grid, zerolinecolor: colours.grid, automargin: true, ...own,
@@ -54,11 +54,11 @@ export function themed(colours, layout = {}) {
 }
 
 /**
- * Draws into a node that is in the page, and again whenever the theme changes.
+ * Draw into a node of the document, and redraw whenever the theme changes.
  * @param {HTMLElement} node
  * @param {(colours: object) => {data: object[], layout: object}} build
- * @param {object} config of Plotly's, beside what is set here
- * @returns {Promise<{node, Plotly, redraw: () => Promise, remove: () => void}>} `remove` before the node goes
+ * @param {object} config further Plotly configuration
+ * @returns {Promise<{node, Plotly, redraw: () => Promise, remove: () => void}>} call `remove` before removing the node
  */
 export async function draw(node, build, config = {}) {
   const Plotly = await plotly();
@@ -73,48 +73,48 @@ export async function draw(node, build, config = {}) {
 }
 
 /**
- * A figure: the plot, what it shows in words, the same as a table, and buttons that save it.
+ * Build a figure: the plot, a text alternative, a table of the same data, and buttons that save the plot.
  * @param {{title: string, alt: string, name: string, build: Function, columns?: any[], rows?: any[][], height?: "tall"}} about
- *   `name` is that of the files saved
- * @returns {{element: HTMLElement, ready: Promise, remove: () => void}} the plot is drawn once the element is in the page
+ *   `name` names the saved files
+ * @returns {{element: HTMLElement, remove: () => void}} the plot is drawn once the element is in the document
  */
 export function figure({ title, alt, name, build, columns, rows, height = null }) {
   const id = newId("figure");
   const node = h("div", { class: `plot ${height ?? ""}`, role: "img", "aria-label": alt });
-  const waiting = h("div", {}, loading("Drawing …"));
+  const pending = h("div", {}, loading("Drawing …"));
   const element = h("figure", { "aria-labelledby": id },
     h("div", { class: "figure-head" }, h("figcaption", { id }, title), h("div", { class: "row" },
       ["svg", "png"].map((format) => h("button", {
         type: "button", class: "quiet small", "aria-label": `Save “${title}” as ${format.toUpperCase()}`,
         onclick: () => save(node, name, format),
       }, format.toUpperCase())))),
-    waiting, node,
-    rows && h("details", {}, h("summary", {}, "The same as a table"), table(title, columns, rows, { hideCaption: true })));
+    pending, node,
+    rows && h("details", {}, h("summary", {}, "Show as table"), table(title, columns, rows, { hideCaption: true })));
   let drawn = null;
   let gone = false;
-  const ready = (async () => {
-    await null; // the caller puts the element into the page first
+  (async () => {
+    await null; // lets the caller insert the element first
     try {
       drawn = await draw(node, build);
-      waiting.remove();
+      pending.remove();
       if (gone) drawn.remove();
     } catch (error) {
-      fill(waiting, problem(error));
+      fill(pending, problem(error));
     }
   })();
-  return { element, ready, redraw: () => drawn?.redraw(), remove: () => { gone = true; drawn?.remove(); } };
+  return { element, remove: () => { gone = true; drawn?.remove(); } };
 }
 
-/** Where a drawn plot has its coordinates: pixels from the node's corner to numbers of the axes, and back. */
+/** Return the conversions between pixels from the node's corner and coordinates of the axes. */
 export function scales(node) {
-  const axes = [node._fullLayout.xaxis, node._fullLayout.yaxis]; // Plotly tells it nowhere else
+  const axes = [node._fullLayout.xaxis, node._fullLayout.yaxis]; // not in Plotly's public API
   return {
     toPixel: (point) => axes.map((axis, index) => axis.l2p(point[index]) + axis._offset),
     toData: (pixel) => axes.map((axis, index) => axis.p2l(pixel[index] - axis._offset)),
   };
 }
 
-/** Saves a plot as "svg" or "png", on the theme's paper. */
+/** Save a plot as "svg" or "png", on the theme's background. */
 export async function save(node, name, format) {
   const Plotly = await plotly();
   const size = { width: node.clientWidth, height: node.clientHeight };

@@ -1,4 +1,4 @@
-"""A browser, and a service that really runs with the bundled models, for tests that do what a person would."""
+"""A browser and a running service with the bundled models, for end-to-end tests of the page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Open = Callable[..., "Page"]
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """The distribution's Chromium."""
+    """Yield the distribution's Chromium."""
     api = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not installed: pip install 'lipcert[dev]'"
     )
@@ -39,7 +39,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a service that signs, takes uploads, and serves the two bundled models."""
+    """Yield the URL of a service that signs, accepts uploads and serves the two bundled models."""
     folder = tmp_path_factory.mktemp("web")
     (folder / "models").mkdir()
     for file in bundled_models().iterdir():
@@ -59,30 +59,30 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 class Visit:
-    """Pages opened in one test, and what they complained of."""
+    """The pages opened in one test, and the errors and warnings in their consoles."""
 
     def __init__(self, browser: Browser, url: str) -> None:
         self._browser, self._url, self._contexts = browser, url, []
         self.complaints: list[str] = []
 
     def open(self, path: str = "/", **options: Any) -> Page:
-        """A page at that path, in a context of its own; ``options`` are those of ``Browser.new_context``."""
+        """Open a page at a path in its own context; ``options`` are those of ``Browser.new_context``."""
         context = self._browser.new_context(**{"base_url": self._url, "reduced_motion": "reduce"} | options)
         context.set_default_timeout(WAIT_MS)
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         self._contexts.append(context)
         page = context.new_page()
-        page.on("console", self._hear)
+        page.on("console", self._record)
         page.on("pageerror", lambda error: self.complaints.append(f"{error}"))
         page.goto(path)
         return page
 
     def expected(self, text: str) -> None:
-        """Forgives complaints that hold this text, of which there must be one: requests that fail are told."""
+        """Drop the complaints that contain a text; raise AssertionError if there is none."""
         assert any(text in complaint for complaint in self.complaints), self.complaints
         self.complaints = [complaint for complaint in self.complaints if text not in complaint]
 
-    def _hear(self, message: Any) -> None:
+    def _record(self, message: Any) -> None:
         if message.type in {"error", "warning"}:
             self.complaints.append(f"{message.text} ({message.location.get('url')})")
 
@@ -93,7 +93,7 @@ class Visit:
 
 @pytest.fixture
 def visit(browser: Browser, service: str) -> Iterator[Visit]:
-    """Opens pages of the service; at the end none may have said anything in its console."""
+    """Yield a ``Visit`` of the service; fail if the console of a page has errors or warnings at the end."""
     visit = Visit(browser, service)
     yield visit
     visit.close()

@@ -1,4 +1,4 @@
-"""Certificates, as who was given one checks it."""
+"""Checking signed certificates."""
 
 import json
 import re
@@ -28,72 +28,72 @@ def verdict(page):
     return page.locator(".notice .title")
 
 
-def test_a_pasted_answer_holds_and_its_numbers_stand_side_by_side(visit, service):
+def test_pasted_response_holds_with_stated_and_recomputed_numbers(visit, service):
     answer = signed(service)
     page = visit.open("/#/certificate")
     page.get_by_label("Certificate", exact=True).fill(answer.text)
-    page.get_by_label("Input that was sent").fill("0.25, 0.75")
-    page.get_by_role("button", name="Check it").click()
-    expect(verdict(page)).to_have_text("It holds")
+    page.get_by_label("Input", exact=True).fill("0.25, 0.75")
+    page.get_by_role("button", name="Check", exact=True).click()
+    expect(verdict(page)).to_have_text("Certificate holds")
     row = page.get_by_role("row").filter(has_text="Certified radius")
     payload = decode(answer.json()["predictions"][0]["certificate"].split(".")[1])
     radius = str(json.loads(payload)["certified_radius"])
-    expect(row.get_by_role("cell")).to_have_text([radius, radius, "right"])
-    expect(page.get_by_role("row").filter(has_text="Signature")).to_contain_text("right")
+    expect(row.get_by_role("cell")).to_have_text([radius, radius, "passed"])
+    expect(page.get_by_role("row").filter(has_text="Signature")).to_contain_text("passed")
     expect(page.get_by_role("row").filter(has_text="Digest of the folded weights")).to_have_count(1)
     expect(page.get_by_text("every statement holds by what was computed again")).to_be_visible()
     expect(page.get_by_text("float64", exact=True)).to_be_visible()
-    expect(page.locator("#live")).to_have_text("It holds")
+    expect(page.locator("#live")).to_have_text("Certificate holds")
 
 
-def test_an_answer_is_signed_to_look_at(visit):
+def test_example_is_signed_and_checked(visit):
     page = visit.open("/#/certificate")
-    page.get_by_role("button", name="Have an answer signed").click()
-    expect(verdict(page)).to_have_text("It holds")
+    page.get_by_role("button", name="Sign an example").click()
+    expect(verdict(page)).to_have_text("Certificate holds")
 
 
-def test_without_the_input_it_is_the_word_of_the_key(visit, service, tmp_path):
+def test_without_the_input_only_the_signature_is_checked(visit, service, tmp_path):
     (tmp_path / "certificate.jws").write_text(token_of(service))
     page = visit.open("/#/certificate")
     page.locator(".drop input[type=file]").set_input_files(tmp_path / "certificate.jws")
-    expect(verdict(page)).to_have_text("Signed, not computed again")
+    expect(verdict(page)).to_have_text("Signature valid, numbers not recomputed")
     expect(page.get_by_text("two-moons, version 1")).to_be_visible()
 
 
-def test_one_that_was_changed_does_not_hold(visit, service):
+def test_modified_certificate_does_not_hold(visit, service):
     token = token_of(service)
     page = visit.open("/#/certificate")
     page.get_by_label("Certificate", exact=True).fill(token[:-4] + "AAAA")
-    page.get_by_role("button", name="Check it").click()
-    expect(verdict(page)).to_have_text("It does not hold")
+    page.get_by_role("button", name="Check", exact=True).click()
+    expect(verdict(page)).to_have_text("Certificate does not hold")
     expect(page.get_by_text("signature was not made over this")).to_be_visible()
 
 
-def test_a_lie_that_was_signed_is_found_number_by_number(visit, service, tmp_path):
-    """By an issuer whose key set is given: the signature is right, and what it signs is not."""
+def test_signed_false_margin_is_found(visit, service, tmp_path):
+    """The issuer's key set is given: the signature is valid, the signed margin is not."""
     add_signing_key(tmp_path / "keys.json")
     keys = read_signing_keys(tmp_path / "keys.json")
     true = SignedCertificate.from_json(decode(token_of(service).split(".")[1])).answer
-    lie = sign(replace(true, margin=9.5), keys, "liar")
+    forged = sign(replace(true, margin=9.5), keys, "liar")
     page = visit.open("/#/certificate")
-    page.get_by_label("Certificate", exact=True).fill(lie)
-    page.get_by_label("Input that was sent").fill(str(INPUT))
+    page.get_by_label("Certificate", exact=True).fill(forged)
+    page.get_by_label("Input", exact=True).fill(str(INPUT))
     page.get_by_text("Keys of another issuer").click()
     page.get_by_label("Key set (JWKS)").fill(json.dumps({"keys": keys.published}))
-    page.get_by_role("button", name="Check it").click()
-    expect(verdict(page)).to_have_text("It does not hold")
-    wrong = page.get_by_role("row").filter(has_text="wrong")
-    expect(wrong).to_have_count(1)
-    expect(wrong).to_contain_text("Margin")
-    expect(wrong).to_contain_text("9.5")
+    page.get_by_role("button", name="Check", exact=True).click()
+    expect(verdict(page)).to_have_text("Certificate does not hold")
+    failed = page.get_by_role("row").filter(has_text="failed")
+    expect(failed).to_have_count(1)
+    expect(failed).to_contain_text("Margin")
+    expect(failed).to_contain_text("9.5")
     expect(page.get_by_text(re.compile("computed again it is"))).to_be_visible()
 
 
-def test_what_is_no_certificate_is_told(visit):
+def test_text_without_a_certificate_is_reported(visit):
     page = visit.open("/#/certificate")
     page.get_by_label("Certificate", exact=True).fill('{"format": "lipcert-certificate/1"}')
-    page.get_by_role("button", name="Check it").click()
+    page.get_by_role("button", name="Check", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("lipmodel verify FILE")
     page.get_by_label("Certificate", exact=True).fill("hello")
-    page.get_by_role("button", name="Check it").click()
-    expect(verdict(page)).to_have_text("It does not hold")
+    page.get_by_role("button", name="Check", exact=True).click()
+    expect(verdict(page)).to_have_text("Certificate does not hold")

@@ -1,4 +1,4 @@
-"""What holds of every view: it is reached, read and used by anybody, and asks nobody else for anything."""
+"""Properties of every view: accessibility, narrow screens, keyboard use, no requests to other hosts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.seeds import bundled_models
 from tests.service.conftest import COMMAND, lipserve, url_of
 
 NARROW = {"width": 390, "height": 844}
-MOST_SERIOUS = {"serious", "critical"}
+SERIOUS = {"serious", "critical"}
 
 
 @pytest.fixture(scope="module")
 def views(service):
-    """An address of each view, with something to show."""
+    """Return an address of each view, with content to show."""
     asked = {"inputs": [[0, 1], [1, -0.5]], "labels": [0, 1], "epsilons": [0.1, 0.5, 1], "attack": 2}
     with httpx.Client(
         base_url=f"{service}/v1/models/two-moons", headers={"Prefer": "wait=60"}, timeout=90
@@ -43,7 +43,7 @@ def settled(page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_serious_stands_in_the_way_of_anybody(visit, views, scheme):
+def test_views_have_no_serious_accessibility_violations(visit, views, scheme):
     from axe_playwright_python.sync_playwright import Axe
 
     page = visit.open(color_scheme=scheme)
@@ -56,13 +56,13 @@ def test_nothing_serious_stands_in_the_way_of_anybody(visit, views, scheme):
         serious = [
             f"{one['id']}: {node['html']}"
             for one in found
-            if one["impact"] in MOST_SERIOUS
+            if one["impact"] in SERIOUS
             for node in one["nodes"]
         ]
         assert serious == [], view
 
 
-def test_a_phone_shows_all_of_it_without_moving_sideways(visit, views):
+def test_views_fit_a_narrow_screen(visit, views):
     page = visit.open(viewport=NARROW)
     for view in views:
         page.goto(f"/#{view}")
@@ -70,17 +70,17 @@ def test_a_phone_shows_all_of_it_without_moving_sideways(visit, views):
         assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"], view
 
 
-def test_nobody_else_is_asked(visit, views, service):
-    page, asked = visit.open(), []
-    page.on("request", lambda request: asked.append(request.url))
+def test_views_request_no_other_host(visit, views, service):
+    page, urls = visit.open(), []
+    page.on("request", lambda request: urls.append(request.url))
     for view in (*views, "/docs"):
         page.goto(view if view == "/docs" else f"/#{view}")
         settled(page)
-    assert len(asked) > 20
-    assert [url for url in asked if not url.startswith((service, "data:", "blob:"))] == []
+    assert len(urls) > 20
+    assert [url for url in urls if not url.startswith((service, "data:", "blob:"))] == []
 
 
-def test_no_script_or_style_of_a_stranger_runs(visit):
+def test_inline_scripts_do_not_run(visit):
     page = visit.open()
     page.evaluate(
         "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.bad = 1'}))"
@@ -91,11 +91,11 @@ def test_no_script_or_style_of_a_stranger_runs(visit):
     assert "unsafe" not in policy
 
 
-def test_it_is_used_by_keyboard(visit):
+def test_page_is_usable_by_keyboard(visit):
     page = visit.open()
     settled(page)
     page.keyboard.press("Tab")
-    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    expect(page.get_by_role("link", name="Skip to main content")).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.locator("main")).to_be_focused()
     page.keyboard.press("Tab")
@@ -104,7 +104,7 @@ def test_it_is_used_by_keyboard(visit):
     expect(page).to_have_title("digits · Lipcert")
 
 
-def test_a_theme_is_chosen_and_kept(visit):
+def test_theme_is_chosen_and_kept(visit):
     page = visit.open(color_scheme="light")
     background = "getComputedStyle(document.documentElement).backgroundColor"
     light = page.evaluate(background)
@@ -116,28 +116,28 @@ def test_a_theme_is_chosen_and_kept(visit):
     assert page.evaluate(background) == light
 
 
-def test_without_the_service_it_says_so_and_tries_again(visit):
+def test_unreachable_service_is_reported_and_retried(visit):
     page = visit.open()
     settled(page)
     page.route("**/v1/**", lambda route: route.abort())
     page.get_by_role("link", name="Audits").click()
-    expect(page.get_by_role("alert")).to_contain_text("The service does not answer")
+    expect(page.get_by_role("alert")).to_contain_text("The service does not respond")
     page.unroute("**/v1/**")
     page.get_by_role("button", name="Try again").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Audits and evaluations")
     visit.expected("ERR_FAILED")
 
 
-def test_where_nothing_is_served_it_says_what_to_do(browser, tmp_path):
+def test_empty_service_shows_how_to_add_a_model(browser, tmp_path):
     (tmp_path / "models").mkdir()
     with lipserve("--models", tmp_path / "models", "--port", 0) as process:
         page = browser.new_page()
         page.goto(url_of(process))
-        expect(page.get_by_text("No model is here yet")).to_be_visible()
+        expect(page.get_by_text("No models yet")).to_be_visible()
         page.close()
 
 
-def test_a_key_is_asked_for_once_and_forgotten(browser, tmp_path):
+def test_key_is_requested_once_and_forgotten(browser, tmp_path):
     models = tmp_path / "models"
     models.mkdir()
     shutil.copy(bundled_models() / "two-moons.onnx", models)
@@ -148,14 +148,14 @@ def test_a_key_is_asked_for_once_and_forgotten(browser, tmp_path):
         page.goto(url_of(process))
         dialog = page.get_by_role("dialog")
         expect(dialog).to_contain_text("no credential is given")
-        dialog.get_by_label("Key or token").fill("wrong")
-        dialog.get_by_role("button", name="Use it").click()
-        expect(dialog.get_by_label("Key or token")).to_have_value("")
-        dialog.get_by_label("Key or token").fill(key)
-        dialog.get_by_role("button", name="Use it").click()
+        dialog.get_by_label("API key or token").fill("wrong")
+        dialog.get_by_role("button", name="Use key").click()
+        expect(dialog.get_by_label("API key or token")).to_have_value("")
+        dialog.get_by_label("API key or token").fill(key)
+        dialog.get_by_role("button", name="Use key").click()
         expect(page.get_by_role("link", name="two-moons", exact=True)).to_be_visible()
         page.get_by_role("link", name="Audits").click()
-        expect(page.get_by_text("None yet")).to_be_visible()
+        expect(page.get_by_text("No audits or evaluations yet")).to_be_visible()
         page.get_by_role("button", name="Forget key").click()
         expect(dialog).to_be_visible()
         dialog.get_by_role("button", name="Cancel").click()
@@ -163,7 +163,7 @@ def test_a_key_is_asked_for_once_and_forgotten(browser, tmp_path):
         page.close()
 
 
-def test_routes_are_tried_in_the_description_of_the_api(visit):
+def test_api_reference_executes_requests(visit):
     page = visit.open("/docs")
     page.locator("#operations-operations-health_healthz_get").click()
     page.get_by_role("button", name="Execute").click()

@@ -1,4 +1,4 @@
-// One audit: what was observed, against what is certified.
+// One audit: observations against the certified bounds.
 
 import { badge, copyButton, fill, h, notice, section, select, table } from "../dom.js";
 import * as numbers from "../numbers.js";
@@ -10,40 +10,40 @@ export async function show(container, { id }) {
   const stop = await followed(container, "audit", id, (job) => {
     const { result } = job;
     return [verdict(result), ...warnings(result), keyFigures(result), h("div", { class: "columns" }, gradients(result, figures), attacks(result, figures)),
-      functionals(result), witnesses(result), insiders(result)];
+      functionals(result), witnesses(result), counterexamples(result)];
   });
   return () => { stop(); figures.forEach((drawn) => drawn.remove()); };
 }
 
-/** Inputs for which a change of label was found, but none inside the radius. */
-const reachedOutside = ({ found, inside }) => found - inside.length;
+/** Number of inputs with an adversarial example found outside the certified radius, and none inside. */
+const outsideCount = ({ found, inside }) => found - inside.length;
 
-/** A function that was looked at: a score, or the difference of two. */
+/** Return the name of an audited function: a score, or the difference of two. */
 const nameOf = ([first, second]) => (second === null ? first : `${first} − ${second}`);
 
-function verdict({ verdict: found, reasons, note }) {
-  if (found === "refuted") {
-    return notice("bad", "Refuted: something observed contradicts what is claimed or certified",
+function verdict({ verdict: outcome, reasons, note }) {
+  if (outcome === "refuted") {
+    return notice("bad", "Refuted: an observation contradicts a claim or a certificate",
       h("ul", {}, reasons.map((reason) => h("li", {}, reason))), h("p", { class: "hint" }, note));
   }
-  return notice("good", "Consistent: nothing observed contradicts what is certified", h("p", { class: "hint" }, note));
+  return notice("good", "Consistent: no observation contradicts the certificates", h("p", { class: "hint" }, note));
 }
 
 function keyFigures({ bound, claim, observed, observed_slope, tightness, flips, points, norm, attack }) {
   const cell = (term, value, more) => h("div", {}, h("dt", {}, term), h("dd", {}, value, h("small", {}, more)));
   return h("dl", { class: "big card" },
     cell("Proved bound", numbers.up(bound, 5), claim === null ? numbers.norm(norm) : `${numbers.norm(norm)}, claimed: ${numbers.near(claim)}`),
-    cell("Largest gradient", numbers.near(observed, 5), `slope ${numbers.down(observed_slope, 5)}`),
-    cell("Tightness", numbers.percent(tightness, 2), "observed of the bound"),
-    cell("Labels changed inside the radius", `${numbers.count(flips)} of ${numbers.count(points.attacked)}`,
-      `outside it an attack reached another for ${numbers.count(reachedOutside(attack))} of ${numbers.count(attack.inputs)}`));
+    cell("Largest gradient norm", numbers.near(observed, 5), `largest slope ${numbers.down(observed_slope, 5)}`),
+    cell("Tightness", numbers.percent(tightness, 2), "observed / bound"),
+    cell("Label changes inside the radius", `${numbers.count(flips)} of ${numbers.count(points.attacked)}`,
+      `outside it, attacks changed the label of ${numbers.count(outsideCount(attack))} of ${numbers.count(attack.inputs)}`));
 }
 
 // --- gradients
 
 function gradients({ histogram, per_pair, bound }, figures) {
   const holder = h("div", {});
-  const choices = [["all", "all together"], ...per_pair.map(({ classes }, index) => [String(index), nameOf(classes)])];
+  const choices = [["all", "all functions"], ...per_pair.map(({ classes }, index) => [String(index), nameOf(classes)])];
   const draw = (which) => {
     const counts = which === "all" ? histogram.counts : per_pair[which].histogram;
     const total = counts.reduce((sum, number) => sum + number, 0) || 1;
@@ -52,8 +52,8 @@ function gradients({ histogram, per_pair, bound }, figures) {
     figures.splice(0, figures.length, ...figures.filter((drawn) => drawn.name !== "gradients" || void drawn.remove()));
     const drawn = figure({
       title: "Gradient norms against the bound", name: "gradients",
-      alt: `Histogram of observed gradient norms as a share of the bound. The highest bin that holds any reaches to ${numbers.near(edges[highest + 1])} of the bound; none is above 1.`,
-      columns: ["Gradient norm ÷ bound", { name: "Points", numeric: true }, { name: "Share", numeric: true }],
+      alt: `Histogram of observed gradient norms as a share of the bound. The highest non-empty bin ends at ${numbers.near(edges[highest + 1])}; none is above 1.`,
+      columns: ["Gradient norm / bound", { name: "Points", numeric: true }, { name: "Share", numeric: true }],
       rows: counts.map((number, index) => [`${numbers.near(edges[index])} – ${numbers.near(edges[index + 1])}`, numbers.count(number), numbers.percent(number / total, 2)]),
       build: (colours) => ({
         data: [{
@@ -63,7 +63,7 @@ function gradients({ histogram, per_pair, bound }, figures) {
         }],
         layout: {
           showlegend: false, bargap: 0,
-          xaxis: { title: "gradient norm ÷ bound", range: [0, 1.08], tickformat: ".1f" },
+          xaxis: { title: "gradient norm / bound", range: [0, 1.08], tickformat: ".1f" },
           yaxis: { title: "share of points", tickformat: ".0%" },
           shapes: [{ type: "line", x0: 1, x1: 1, yref: "paper", y0: 0, y1: 1, line: { color: colours.certified, width: 2.5 } }],
           annotations: [{ x: 1, yref: "paper", y: 1, yanchor: "bottom", showarrow: false, text: "the bound", font: { color: colours.certified } }],
@@ -75,9 +75,9 @@ function gradients({ histogram, per_pair, bound }, figures) {
     fill(holder, drawn.element);
   };
   draw("all");
-  const chosen = select(choices, "all", { "aria-label": "Function of the histogram", onchange: () => draw(chosen.value) });
+  const chosen = select(choices, "all", { "aria-label": "Function shown in the histogram", onchange: () => draw(chosen.value) });
   return h("section", { "aria-label": "Gradients" }, h("h2", {}, "Gradients"),
-    h("p", { class: "hint" }, `A gradient longer than the bound (${numbers.up(bound, 5)} for one score) would refute it. One function: `), chosen, holder);
+    h("p", { class: "hint" }, `A gradient norm above the bound (${numbers.up(bound, 5)} for one score) would refute the bound. Function: `), chosen, holder);
 }
 
 // --- attacks
@@ -85,39 +85,39 @@ function gradients({ histogram, per_pair, bound }, figures) {
 function attacks({ attack, norm }, figures) {
   const all = attack.certified_radius.map((radius, index) => ({ radius, distance: attack.observed_distance[index] }));
   const found = all.filter(({ distance }) => distance !== null);
-  if (!found.length) return h("section", { "aria-label": "Attacks" }, h("h2", {}, "Attacks"), h("p", {}, `No change of label was found for any of ${all.length} inputs attacked.`));
+  if (!found.length) return h("section", { "aria-label": "Attacks" }, h("h2", {}, "Attacks"), h("p", {}, `No adversarial example was found for the ${all.length} attacked inputs.`));
   const end = 1.05 * Math.max(...found.map(({ distance }) => distance));
   const drawn = figure({
-    title: "Nearest change of label found", name: "attacks",
-    alt: `Scatter of ${found.length} inputs: the certified radius across, the distance to the nearest change of label found upwards. ${attack.inside.length ? `${attack.inside.length} lie below the diagonal.` : "All lie above the diagonal."}`,
-    columns: ["Input", { name: "Certified radius", numeric: true }, { name: "Change found at", numeric: true }, { name: "Radius ÷ distance", numeric: true }],
+    title: "Nearest adversarial examples found", name: "attacks",
+    alt: `Scatter plot of ${found.length} inputs: distance to the nearest adversarial example found against certified radius. ${attack.inside.length ? `${attack.inside.length} points lie below the diagonal.` : "All points lie above the diagonal."}`,
+    columns: ["Input", { name: "Certified radius", numeric: true }, { name: "Distance", numeric: true }, { name: "Radius / distance", numeric: true }],
     rows: all.map(({ radius, distance }, index) => [String(index + 1), numbers.down(radius), numbers.up(distance), numbers.percent(attack.ratio[index])]),
     build: (colours) => ({
       data: [
-        { type: "scatter", mode: "lines", x: [0, end], y: [0, end], fill: "tozeroy", fillcolor: `${colours.certified}22`, line: { color: colours.certified, width: 1.5 }, hoverinfo: "skip", name: "proved: nothing below" },
+        { type: "scatter", mode: "lines", x: [0, end], y: [0, end], fill: "tozeroy", fillcolor: `${colours.certified}22`, line: { color: colours.certified, width: 1.5 }, hoverinfo: "skip", name: "proved: none below" },
         {
           type: "scatter", mode: "markers", x: found.map(({ radius }) => radius), y: found.map(({ distance }) => distance), name: "found by attack",
           marker: { color: found.map(({ radius, distance }) => (distance <= radius ? colours.bad : colours.observed)), size: 7, opacity: 0.75 },
-          hovertemplate: "radius %{x:.4f}, change found at %{y:.4f}<extra></extra>",
+          hovertemplate: "radius %{x:.4f}, distance %{y:.4f}<extra></extra>",
         },
       ],
       layout: {
         xaxis: { title: `certified radius (${numbers.norm(norm)})`, rangemode: "tozero" },
-        yaxis: { title: "distance to the change found", range: [0, end] },
+        yaxis: { title: "distance found", range: [0, end] },
       },
     }),
   });
   figures.push(drawn);
   const median = attack.ratio_quantiles["0.5"];
   return h("section", { "aria-label": "Attacks" }, h("h2", {}, "Attacks"),
-    h("p", { class: "hint" }, `${numbers.count(attack.inside.length)} inputs were brought to another label inside their certified radius, ${numbers.count(reachedOutside(attack))} of ${numbers.count(attack.inputs)} outside it, `
-      + "which no certificate excludes. Where a point is on the line the radius is exact",
-      median === undefined ? "." : `; half of the radii are at least ${numbers.percent(median)} of the distance found.`), drawn.element);
+    h("p", { class: "hint" }, `Attacks changed the label of ${numbers.count(attack.inside.length)} inputs inside the certified radius, and of ${numbers.count(outsideCount(attack))} of ${numbers.count(attack.inputs)} outside it, `
+      + "which no certificate excludes. On the diagonal the radius is exact",
+      median === undefined ? "." : `; the median ratio of radius to distance is ${numbers.percent(median)}.`), drawn.element);
 }
 
 // --- details
 
-/** An extreme-value estimate as what it is: of a law that ends above the proved bound, the bound. */
+/** Format an extreme-value estimate, capped at the proved bound. */
 function estimate({ extreme_value_estimate: value, extreme_value_capped: capped, bound }) {
   if (value === null) return "–";
   return capped || value > bound ? `${numbers.near(Math.min(value, bound), 5)}, capped at the bound` : numbers.near(value, 5);
@@ -126,26 +126,26 @@ function estimate({ extreme_value_estimate: value, extreme_value_capped: capped,
 function functionals({ per_pair }) {
   const rows = per_pair.map((pair) => [nameOf(pair.classes), numbers.up(pair.bound, 5), numbers.near(pair.observed, 5), numbers.down(pair.observed_slope, 5),
     numbers.percent(pair.tightness), numbers.percent(pair.full_gradient_share), estimate(pair)]);
-  const whole = table("Each score, and each difference of two scores", ["Function", ...["Bound", "Largest gradient", "Slope", "Tightness", "Points at the bound", "Estimate (CLEVER), not proved"]
+  const list = table("Each score, and each difference of two scores", ["Function", ...["Bound", "Largest gradient norm", "Largest slope", "Tightness", "Points at the bound", "Estimate (CLEVER), not proved"]
     .map((name) => ({ name, numeric: true }))], rows);
-  return section("Function by function", rows.length > 15 ? h("details", {}, h("summary", {}, `${rows.length} functions`), h("div", { class: "card" }, whole)) : h("div", { class: "card" }, whole));
+  return section("By function", rows.length > 15 ? h("details", {}, h("summary", {}, `${rows.length} functions`), h("div", { class: "card" }, list)) : h("div", { class: "card" }, list));
 }
 
 function witnesses({ witnesses: all }) {
-  return section("Witnesses", h("p", { class: "hint" }, "Where a gradient comes nearest to its bound. Between the two inputs the function moves by the slope times their distance, or more: any runtime can check it."),
-    h("div", { class: "card" }, table("Witnesses", ["Function", "Found on", { name: "Gradient", numeric: true }, { name: "Bound", numeric: true }, { name: "Slope", numeric: true }, "Inputs"],
+  return section("Witnesses", h("p", { class: "hint" }, "Pairs of inputs with slopes close to the bound. Between the two inputs the function changes by at least the slope times their distance, which any runtime can check."),
+    h("div", { class: "card" }, table("Witnesses", ["Function", "Found on", { name: "Gradient norm", numeric: true }, { name: "Bound", numeric: true }, { name: "Slope", numeric: true }, "Inputs"],
       all.map((witness) => [nameOf(witness.classes), badge(witness.found_on), numbers.near(witness.observed, 6), numbers.up(witness.bound, 6), numbers.down(witness.observed_slope, 6),
         inputs([["first", witness.input], ["second", witness.second_input]])]), { hideCaption: true })));
 }
 
-function insiders({ attack }) {
+function counterexamples({ attack }) {
   if (!attack.inside.length) return null;
-  return section("Counterexamples", h("div", { class: "card" }, table("Labels that changed inside their certified radius",
-    ["Label", "Changed to", { name: "Certified radius", numeric: true }, { name: "Distance", numeric: true }, "Inputs"],
-    attack.inside.map((one) => [one.label, one.adversarial_label, numbers.down(one.certified_radius), numbers.up(one.observed_distance), inputs([["original", one.input], ["changed", one.adversarial]])]))));
+  return section("Counterexamples", h("div", { class: "card" }, table("Label changes inside the certified radius",
+    ["Label", "New label", { name: "Certified radius", numeric: true }, { name: "Distance", numeric: true }, "Inputs"],
+    attack.inside.map((found) => [found.label, found.adversarial_label, numbers.down(found.certified_radius), numbers.up(found.observed_distance), inputs([["original", found.input], ["adversarial", found.adversarial]])]))));
 }
 
-/** Inputs short enough to read, and whole to copy. */
+/** Show inputs, abbreviated if long, with buttons that copy them. */
 const inputs = (named) => h("span", { class: "row" }, named.map(([name, values]) => {
   const text = JSON.stringify(values);
   return h("span", { class: "digest" }, text.length <= 48 ? h("code", {}, text) : null, copyButton(text, `Copy the ${name} input`, `Copy ${name}`));

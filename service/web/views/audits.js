@@ -1,4 +1,4 @@
-// Audits and evaluations: those there are, the newest first, and a form that starts another.
+// Audits and evaluations: a form to start one, and the list of previous ones, newest first.
 
 import { get } from "../api.js";
 import { empty, fill, h, heading, problem, section, table } from "../dom.js";
@@ -8,17 +8,17 @@ import { modelAddress } from "./model.js";
 import { startForms } from "./start.js";
 
 const PAGE = 20;
-const LOOK_MS = 1500;
+const POLL_MS = 1500;
 
 export async function show(container, { query }) {
   const { models } = await get("/v1/models");
   const served = models.filter((model) => model.status === "served");
   const list = h("div", {});
   fill(container,
-    heading("Audits and evaluations", "An audit looks for a contradiction of what is certified; an evaluation measures what is certified of labelled data."),
-    served.length ? startForms(served, query) : empty("No model is served", h("p", {}, "There is nothing to audit.")),
-    section("Those there are", list, compareLink(served)));
-  return keepListing(list);
+    heading("Audits and evaluations", "An audit searches for violations of the proved bounds. An evaluation measures certified accuracy on labelled data."),
+    served.length ? startForms(served, query) : empty("No model is served", h("p", {}, "Add a model to start an audit or evaluation.")),
+    section("Previous audits and evaluations", list, compareLink(served)));
+  return pollList(list);
 }
 
 function compareLink(served) {
@@ -26,32 +26,32 @@ function compareLink(served) {
   return versions > 1 && h("p", {}, h("a", { href: "#/compare" }, "Compare two models or versions"));
 }
 
-/** Lists, and looks again while any of them runs. */
-function keepListing(list) {
-  let wanted = PAGE, timer = null, gone = false;
-  const look = async () => {
+/** List the jobs, and poll while any of them runs. Returns a function that stops polling. */
+function pollList(list) {
+  let limit = PAGE, timer = null, stopped = false;
+  const poll = async () => {
     try {
-      const pages = await Promise.all(Object.values(PATHS).map((path) => firstOf(path, wanted)));
-      if (gone) return;
+      const pages = await Promise.all(Object.values(PATHS).map((path) => newestOf(path, limit)));
+      if (stopped) return;
       const jobs = pages.flatMap((page) => page.jobs).sort((a, b) => b.created.localeCompare(a.created));
-      const more = pages.some((page) => page.more) || jobs.length > wanted;
-      fill(list, jobs.length ? [h("div", { class: "card" }, tableOf(jobs.slice(0, wanted))),
-        more && h("p", {}, h("button", { type: "button", onclick: () => { wanted += PAGE; look(); } }, "Older ones"))]
-        : empty("None yet", h("p", {}, "Start one above. Its result is kept, also when the service starts again.")));
+      const more = pages.some((page) => page.more) || jobs.length > limit;
+      fill(list, jobs.length ? [h("div", { class: "card" }, tableOf(jobs.slice(0, limit))),
+        more && h("p", {}, h("button", { type: "button", onclick: () => { limit += PAGE; poll(); } }, "Show more"))]
+        : empty("No audits or evaluations yet", h("p", {}, "Start one above. Results are kept across restarts of the service.")));
       clearTimeout(timer);
-      if (!jobs.every(isOver)) timer = setTimeout(look, LOOK_MS);
+      if (!jobs.every(isOver)) timer = setTimeout(poll, POLL_MS);
     } catch (error) {
-      if (!gone) fill(list, problem(error, look));
+      if (!stopped) fill(list, problem(error, poll));
     }
   };
-  look();
-  return () => { gone = true; clearTimeout(timer); };
+  poll();
+  return () => { stopped = true; clearTimeout(timer); };
 }
 
-async function firstOf(path, wanted) {
+async function newestOf(path, limit) {
   const jobs = [];
-  let next = `${path}?limit=${Math.min(100, wanted)}`;
-  while (next && jobs.length < wanted) {
+  let next = `${path}?limit=${Math.min(100, limit)}`;
+  while (next && jobs.length < limit) {
     const page = await get(next);
     jobs.push(...page.jobs);
     next = page.next;
@@ -60,7 +60,7 @@ async function firstOf(path, wanted) {
 }
 
 function tableOf(jobs) {
-  return table("Audits and evaluations, the newest first", ["What", "Model", "State", { name: "Took", numeric: true }, "Begun"],
+  return table("Audits and evaluations, newest first", ["Kind", "Model", "State", { name: "Duration", numeric: true }, "Started"],
     jobs.map((job) => [
       h("a", { href: jobAddress(job) }, job.kind === "audit" ? "Audit" : "Evaluation"),
       h("a", { href: modelAddress(job.model.name) }, job.model.name),

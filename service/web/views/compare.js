@@ -1,4 +1,4 @@
-// Two models, or two versions of one, side by side.
+// Two models, or two versions of a model, side by side.
 
 import { get, modelPath } from "../api.js";
 import { digest, empty, field, fill, h, heading, loading, problem, section, select, table } from "../dom.js";
@@ -12,7 +12,7 @@ export async function show(container, { query }) {
   const choices = models.flatMap(({ name, versions }) => versions.filter(({ status }) => status === "served")
     .map(({ version }) => [`${name}@${version}`, versions.length > 1 ? `${name}, version ${version}` : name]));
   if (choices.length < 2) {
-    fill(container, heading("Compare"), empty("One model alone is served", h("p", {}, "There is nothing to compare it with.")));
+    fill(container, heading("Compare"), empty("Only one model version is served", h("p", {}, "Add another model or version to compare.")));
     return undefined;
   }
   const values = choices.map(([value]) => value);
@@ -20,7 +20,7 @@ export async function show(container, { query }) {
   const body = h("div", { class: "view" });
   const [first, second] = [select(choices, wanted("a", 0)), select(choices, wanted("b", 1))];
   let drawn = [];
-  const clear = () => { drawn.forEach((one) => one.remove()); drawn = []; };
+  const clear = () => { drawn.forEach((figure) => figure.remove()); drawn = []; };
   const draw = async () => {
     clear();
     history.replaceState(null, "", `#/compare?a=${encodeURIComponent(first.value)}&b=${encodeURIComponent(second.value)}`);
@@ -34,13 +34,13 @@ export async function show(container, { query }) {
   };
   first.addEventListener("change", draw);
   second.addEventListener("change", draw);
-  fill(container, heading("Compare", "What is proved of each, and what was measured of each last."),
-    h("div", { class: "fields" }, field("One", first), field("The other", second)), body);
+  fill(container, heading("Compare", "Proved bounds, and results of the last audits and evaluations."),
+    h("div", { class: "fields" }, field("First model", first), field("Second model", second)), body);
   await draw();
   return clear;
 }
 
-/** A model as it is now, and what was measured of that very file. */
+/** Load a model version, and the finished jobs for its file. */
 async function sideOf(value) {
   const [, name, version] = /^(.*)@(.*)$/.exec(value);
   const model = await get(modelPath(name, version));
@@ -50,10 +50,10 @@ async function sideOf(value) {
 
 function proofs(sides) {
   const row = (name, of) => [name, ...sides.map((side) => of(side.model))];
-  return section("Proved", h("div", { class: "card" }, table("Proved of each", ["", ...sides.map(({ title }) => title)], [
+  return section("Proved", h("div", { class: "card" }, table("Proved bounds", ["", ...sides.map(({ title }) => title)], [
     row("Model", ({ name, version }) => h("a", { href: modelAddress(name, version) }, `${name}, version ${version}`)),
-    ...["1", "2", "inf"].map((norm) => row(`Bound in ${numbers.norm(norm)}`, ({ bounds }) => numbers.up(bounds[norm].global))),
-    row("Constant claimed", ({ claim }) => (claim ? constantClaimed(claim) : "none")),
+    ...["1", "2", "inf"].map((norm) => row(`Bound of a score, ${numbers.norm(norm)}`, ({ bounds }) => numbers.up(bounds[norm].global))),
+    row("Claimed constant", ({ claim }) => (claim ? constantClaimed(claim) : "none")),
     row("Digest", ({ sha256 }) => digest(sha256)),
     row("Operators", ({ operators }) => String(Object.values(operators).reduce((sum, number) => sum + number, 0))),
   ], { hideCaption: true })));
@@ -61,30 +61,30 @@ function proofs(sides) {
 
 function claims(sides) {
   const row = (name, of) => [name, ...sides.map((side) => of(side.model.record.held_out ?? {}))];
-  return section("Claimed, and not checked", h("div", { class: "card" }, table("Claimed of each", ["", ...sides.map(({ title }) => title)], [
-    row("Right on held-out data", ({ clean_accuracy: share }) => numbers.percent(share)),
-    row("Mean radius there", ({ average_certified_radius: radius }) => (radius === undefined ? "–" : numbers.down(Number(radius), 4))),
+  return section("Claimed, not checked", h("div", { class: "card" }, table("Claims of the files", ["", ...sides.map(({ title }) => title)], [
+    row("Clean accuracy, held-out data", ({ clean_accuracy: share }) => numbers.percent(share)),
+    row("Mean certified radius, held-out data", ({ average_certified_radius: radius }) => (radius === undefined ? "–" : numbers.down(Number(radius), 4))),
   ], { hideCaption: true })));
 }
 
 async function measured(sides, drawn) {
   const [audits, evaluations] = await Promise.all(["audits", "evaluations"].map(async (kind) =>
     Promise.all(sides.map((side) => (side[kind].length ? get(`/v1/${kind}/${side[kind][0].id}`) : null)))));
-  const start = (kind, name) => h("a", { href: `#/audits?kind=${kind}&model=${encodeURIComponent(name)}` }, "none yet: start one");
+  const start = (kind, name) => h("a", { href: `#/audits?kind=${kind}&model=${encodeURIComponent(name)}` }, "none yet; start one");
   const row = (title, jobs, kind, of) => [title, ...jobs.map((job, index) => (job ? of(job) : start(kind, sides[index].model.name)))];
   const rows = [
     row("Last audit", audits, "audit", (job) => h("a", { href: jobAddress(job) }, `${job.result.verdict}, ${numbers.norm(job.result.norm)}`)),
     row("Tightness", audits, "audit", (job) => numbers.percent(job.result.tightness, 2)),
     row("Last evaluation", evaluations, "evaluation", (job) => h("a", { href: jobAddress(job) }, `${numbers.count(job.result.samples)} inputs, ${numbers.norm(job.result.norm)}`)),
-    row("Right answers", evaluations, "evaluation", (job) => numbers.percent(job.result.clean_accuracy)),
-    row("Mean of the classes", evaluations, "evaluation", (job) => numbers.percent(job.result.balanced_accuracy)),
-    row("A constant answer", evaluations, "evaluation", (job) => numbers.percent(job.result.majority_share)),
+    row("Clean accuracy", evaluations, "evaluation", (job) => numbers.percent(job.result.clean_accuracy)),
+    row("Balanced accuracy", evaluations, "evaluation", (job) => numbers.percent(job.result.balanced_accuracy)),
+    row("Majority-class baseline", evaluations, "evaluation", (job) => numbers.percent(job.result.majority_share)),
     row("Mean certified radius", evaluations, "evaluation", (job) => numbers.down(job.result.average_certified_radius, 4)),
   ];
   const shown = evaluations.map((job, index) => job && { name: sides[index].title, result: job.result });
   const norms = new Set(shown.filter(Boolean).map(({ result }) => result.norm));
   if (shown.every(Boolean) && norms.size === 1) drawn.push(accuracyFigure(shown));
-  return section("Measured", h("div", { class: "card" }, table("Measured of each", ["", ...sides.map(({ title }) => title)], rows, { hideCaption: true })),
-    drawn.length ? drawn[0].element : h("p", { class: "hint" }, norms.size > 1 ? "The last evaluations are in different norms, so their curves are not drawn together."
-      : "Curves are drawn together once both have been evaluated."));
+  return section("Measured", h("div", { class: "card" }, table("Measured results", ["", ...sides.map(({ title }) => title)], rows, { hideCaption: true })),
+    drawn.length ? drawn[0].element : h("p", { class: "hint" }, norms.size > 1 ? "The last evaluations use different norms, so their curves are not plotted together."
+      : "The curves are plotted once both have been evaluated."));
 }

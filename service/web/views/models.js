@@ -1,4 +1,4 @@
-// All models of the service, one card each; and a place to drop another.
+// All models of the service, one card each, and an upload zone.
 
 import { get } from "../api.js";
 import { badge, empty, facts, fill, h, heading, notice } from "../dom.js";
@@ -11,16 +11,16 @@ export async function show(container) {
   const served = models.filter((model) => model.status === "served").length;
   fill(container,
     heading("Models", models.length
-      ? `${served} answer${served === 1 ? "s" : ""} with a certified radius: no change of the input within it alters the label.`
+      ? `${served} of ${models.length} served. Every prediction has a certified radius: no change of the input within the radius changes the label.`
       : null),
-    fault && notice("bad", "Something is wrong with the models folder", h("p", {}, fault)),
+    fault && notice("bad", "The models folder has a fault", h("p", {}, fault)),
     models.length
-      ? h("ul", { class: "cards" }, models.map((model) => h("li", {}, model.status === "served" ? served_(model) : refused(model))))
-      : empty("No model is here yet", h("p", {}, "Drop an ONNX file below, or put one into the folder that the service serves: it notices.")),
+      ? h("ul", { class: "cards" }, models.map((model) => h("li", {}, model.status === "served" ? servedCard(model) : refusedCard(model))))
+      : empty("No models yet", h("p", {}, "Drop an ONNX file below, or copy one into the models folder; the service loads it automatically.")),
     uploadZone(models.map((model) => model.name)));
 }
 
-function served_(model) {
+function servedCard(model) {
   const many = model.versions.length > 1;
   return h("article", { class: "card" },
     h("div", { class: "card-head" },
@@ -32,15 +32,15 @@ function served_(model) {
       ["Policy", policyText(model.policy)],
       ["Digest", h("code", { title: model.sha256 }, `${model.sha256.slice(0, 12)}…`)],
     ]),
-    h("p", { class: "row" }, h("a", { href: address(model.name) }, "What is proved"),
+    h("p", { class: "row" }, h("a", { href: address(model.name) }, "Certified bounds"),
       h("a", { href: `#/try/${encodeURIComponent(model.name)}` }, "Try it")));
 }
 
-function refused(model) {
+function refusedCard(model) {
   return h("article", { class: "card" },
     h("div", { class: "card-head" }, h("h2", {}, h("a", { href: address(model.name) }, model.name)), badge(model.status, model.status === "checking" ? "warn" : "bad")),
     h("p", {}, model.reason),
-    h("p", { class: "hint" }, model.status === "checking" ? "It is served once its check has ended well." : "It is not served: nothing could be proved of it."));
+    h("p", { class: "hint" }, model.status === "checking" ? "The model is served once its check passes." : "The model is not served: no bound could be proved."));
 }
 
 const address = (name) => `#/models/${encodeURIComponent(name)}`;

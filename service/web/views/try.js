@@ -1,4 +1,4 @@
-// Try it: one input, its certificate, and the attempt to break it.
+// Try it: one input, its certificate, and the nearest adversarial example found.
 
 import { get, modelPath } from "../api.js";
 import { choice, empty, field, fill, h, heading, loading, select } from "../dom.js";
@@ -10,12 +10,12 @@ const PARTS = {
   form: () => import("./try/form.js"),
 };
 
-/** Shows the model that the address names; `?version=` takes one of its versions. */
+/** Show the model of the current address; `?version=` selects one of its versions. */
 export async function show(container, { name, query }) {
   const listed = (await get("/v1/models")).models.filter((model) => model.status === "served");
   if (!listed.length) {
     fill(container, heading("Try it"),
-      empty("No model is served yet", h("p", {}, h("a", { href: "#/models" }, "Models"), " tells what is wrong, and takes uploads.")));
+      empty("No model is served", h("p", {}, "See ", h("a", { href: "#/models" }, "Models"), " for the reasons, or to upload one.")));
     return undefined;
   }
   if (!name) {
@@ -23,31 +23,31 @@ export async function show(container, { name, query }) {
     return undefined;
   }
   const model = await get(modelPath(name, query.get("version")));
-  const chosen = select(listed.map((one) => [one.name, one.name]), name, {
+  const chosen = select(listed.map((item) => [item.name, item.name]), name, {
     onchange: () => { location.hash = `#/try/${encodeURIComponent(chosen.value)}`; },
   });
-  const place = h("div", { class: "trials" }, loading());
-  fill(container, heading("Try it", "Move an input, watch what is proved of it, and see how close an attack comes."),
-    h("div", { class: "row trial-head" }, field("Model", chosen), h("div", { id: "norms" })), place);
+  const body = h("div", { class: "trials" }, loading());
+  fill(container, heading("Try it", "Change an input and see its certified radius and the nearest adversarial example found."),
+    h("div", { class: "row trial-head" }, field("Model", chosen), h("div", { id: "norms" })), body);
   if (model.status !== "served") {
-    fill(place, empty(`This model is ${model.status === "checking" ? "being checked" : "refused"}`, h("p", {}, model.reason)));
+    fill(body, empty(`This model ${model.status === "checking" ? "is being checked" : "was refused"}`, h("p", {}, model.reason)));
     return undefined;
   }
   const samples = model.samples ? await get(`${modelPath(model.name, model.version)}/samples`) : null;
-  const part = (await PARTS[kind(model)]()).show(place, { model, samples, norm: model.policy.norm });
+  const part = (await PARTS[kind(model)]()).show(body, { model, samples, norm: model.policy.norm });
   const norms = model.policy.action === "flag" ? Object.keys(model.bounds) : [model.policy.norm];
   fill(container.querySelector("#norms"),
-    choice("Distances in", norms.map((norm) => [norm, symbol(norm)]), model.policy.norm, (norm) => part.measure(norm)));
+    choice("Norm", norms.map((norm) => [norm, symbol(norm)]), model.policy.norm, (norm) => part.setNorm(norm)));
   return () => part.close();
 }
 
-/** How inputs of the model are best shown: by what its file says of them. */
+/** Choose the presentation of inputs from their size and shape. */
 function kind(model) {
   if (model.input_size === 2) return "map";
-  return pictured(model) ? "image" : "form";
+  return hasImageShape(model) ? "image" : "form";
 }
 
-function pictured({ input_shape: own, input_claim: { shape: claimed } }) {
-  const shape = own.length > 1 ? own : claimed ?? own;
+function hasImageShape({ input_shape: proper, input_claim: { shape: claimed } }) {
+  const shape = proper.length > 1 ? proper : claimed ?? proper;
   return shape.length === 2 || (shape.length === 3 && [1, 3].includes(shape[0]));
 }

@@ -1,17 +1,17 @@
-// A model dropped on the page, and what the loader says of it.
+// Upload of a model, and the result of its check.
 
 import { request, modelPath } from "../api.js";
 import { announce, dropZone, field, fill, h, loading, notice, problem, section } from "../dom.js";
 import * as numbers from "../numbers.js";
 
-/** The section; where a name is given, the file becomes that model's next version. */
+/** Build the upload section; with a name given, the file becomes the next version of that model. */
 export function uploadZone(known, fixed = null) {
   const verdict = h("div", { "aria-live": "polite" });
   const zone = dropZone(
-    fixed ? `Drop an ONNX file: the next version of ${fixed}` : "Drop an ONNX file, or choose one",
-    "It is checked in a process of its own. What cannot be proved is refused, and not kept.",
+    fixed ? `Drop an ONNX file here to add a version of ${fixed}` : "Drop an ONNX file here, or choose one",
+    "The file is checked in a separate process. Files that cannot be certified are refused and not stored.",
     (file) => (fixed ? upload(file, fixed, verdict) : askName(file, known, verdict)), { accept: ".onnx" });
-  return section(fixed ? "Another version" : "Add a model", zone, verdict);
+  return section(fixed ? "Add a version" : "Add a model", zone, verdict);
 }
 
 function askName(file, known, verdict) {
@@ -19,14 +19,14 @@ function askName(file, known, verdict) {
     value: file.name.replace(/\.onnx$/i, "").replace(/[^A-Za-z0-9._-]+/g, "-"), required: true, spellcheck: "false", autocomplete: "off",
   });
   const hint = h("span", {});
-  const say = () => { hint.textContent = known.includes(name.value) ? `It becomes the next version of ${name.value}.` : "It becomes a new model."; };
-  name.addEventListener("input", say);
-  say();
+  const describe = () => { hint.textContent = known.includes(name.value) ? `Adds a version of ${name.value}.` : "Adds a new model."; };
+  name.addEventListener("input", describe);
+  describe();
   fill(verdict, h("form", {
     class: "card",
     onsubmit: (event) => { event.preventDefault(); upload(file, name.value, verdict); },
-  }, field(`Name of the model in ${file.name}`, name, hint),
-  h("p", { class: "row" }, h("button", { class: "primary" }, "Check and serve it"),
+  }, field(`Model name for ${file.name}`, name, hint),
+  h("p", { class: "row" }, h("button", { class: "primary" }, "Check and serve"),
     h("button", { type: "button", onclick: () => fill(verdict) }, "Cancel"))));
   name.select();
   name.focus();
@@ -40,36 +40,35 @@ async function upload(file, name, verdict, force = false) {
     });
     const bound = data.bounds[data.default_norm].global;
     announce(`${name} is served`);
-    fill(verdict, notice("good", status === 201 ? `Version ${data.version} of ${name} is served` : `${name} serves this very file already`,
-      h("p", {}, `Every operator is understood. No score moves faster than ${numbers.up(bound)} per unit of the input in `,
-        `${numbers.norm(data.default_norm)}`, claimText(data.claim), "."),
-      h("p", {}, h("a", { href: `#/models/${encodeURIComponent(name)}` }, "What is proved of it"))));
+    fill(verdict, notice("good", status === 201 ? `Version ${data.version} of ${name} is served` : `${name} already serves this file`,
+      h("p", {}, `All operators are supported. Proved Lipschitz constant of a score: ${numbers.up(bound)} in ${numbers.norm(data.default_norm)}`,
+        claimText(data.claim), "."),
+      h("p", {}, h("a", { href: `#/models/${encodeURIComponent(name)}` }, "Show the model"))));
   } catch (error) {
-    fill(verdict, verdictOf(error, () => upload(file, name, verdict, true)));
+    fill(verdict, failure(error, () => upload(file, name, verdict, true)));
   }
 }
 
 function claimText(claim) {
   if (!claim) return "";
-  return claim.proved ? `, as the file claims (${numbers.near(claim.lipschitz)})`
-    : `; the file's claim of ${numbers.near(claim.lipschitz)} is not proved, and is not used`;
+  return claim.proved ? `, at most the ${numbers.near(claim.lipschitz)} that the file claims`
+    : `; the file's claim of ${numbers.near(claim.lipschitz)} is not proved and not used`;
 }
 
-/** The loader's verdict in plain words; `force` makes a version the default though it would break clients. */
-function verdictOf(error, force) {
+/** Explain why an upload failed; `force` uploads an incompatible version as the default. */
+function failure(error, force) {
   const kind = error.problem?.type ?? "";
   if (kind.endsWith("/upload-refused")) {
-    return notice("bad", "The file is refused, and was not kept", h("p", {}, error.problem.detail),
-      h("p", { class: "hint" }, "Only what is understood operator by operator can be certified. ",
-        "“lipmodel inspect FILE” says the same on your own machine."));
+    return notice("bad", "The file was refused and not stored", h("p", {}, error.problem.detail),
+      h("p", { class: "hint" }, "Only files with supported operators can be certified. Run “lipmodel inspect FILE” for the same check on your machine."));
   }
   if (kind.endsWith("/incompatible-version")) {
-    return notice("warn", "The file would break the model's clients, and was not added", h("p", {}, error.problem.detail),
-      h("p", {}, h("button", { type: "button", onclick: force }, "Make it the default all the same")));
+    return notice("warn", "The file is incompatible with the model's clients and was not added", h("p", {}, error.problem.detail),
+      h("p", {}, h("button", { type: "button", onclick: force }, "Make it the default anyway")));
   }
   if (kind.endsWith("/uploads-off")) {
-    return notice("warn", "This service takes no uploads", h("p", {}, error.problem.detail),
-      h("p", { class: "hint" }, "Start it with --uploads, or copy the file into its models folder: it notices within a second."));
+    return notice("warn", "Uploads are disabled", h("p", {}, error.problem.detail),
+      h("p", { class: "hint" }, "Start the service with --uploads, or copy the file into its models folder, where it is loaded within a second."));
   }
   return problem(error);
 }

@@ -1,132 +1,133 @@
-// A model of images: draw one or take one, and see it beside the closest image that is answered otherwise.
+// A model of images: draw an image or choose a sample, and compare it with the nearest adversarial example.
 
 import { announce, choice, fill, h } from "../../dom.js";
 import { down, near, up } from "../../numbers.js";
 import { palette } from "../../plots.js";
 import { noise } from "./noise.js";
 import { panel } from "./panel.js";
-import { drawable, layout, paint, paintChange, rgb } from "./pixels.js";
+import { drawable, layout, paint, paintDifference, rgb } from "./pixels.js";
 import { trial } from "./trial.js";
 
-const SHOWN = 20; // samples at a time
+const SAMPLES_SHOWN = 20;
 
-/** Shows an image on trial; see try.js. */
-export function show(place, { model, samples, norm }) {
+/** Show the image view; see try.js. */
+export function show(container, { model, samples, norm }) {
   const image = layout(model, samples);
-  const told = panel();
+  const results = panel();
   const blank = () => Array(image.size).fill(image.low);
   const canvas = (label) => h("canvas", { class: "pixels", role: "img", "aria-label": label });
-  const mine = h("canvas", { class: "pixels drawn", tabindex: 0, role: "application", "aria-roledescription": "drawing", "aria-describedby": "drawing-keys" });
-  const [other, change, noisy] = [canvas("No other image yet"), canvas("No change yet"), canvas("No noise yet")];
-  const mineSaid = h("figcaption", {}, "Your image");
-  const [otherSaid, changeSaid, noisySaid] = [h("figcaption", {}), h("figcaption", {}), h("figcaption", {}, "With the change")];
+  const input = h("canvas", { class: "pixels drawn", tabindex: 0, role: "application", "aria-roledescription": "drawing", "aria-describedby": "drawing-keys" });
+  const [adversarial, difference, perturbed] = [canvas("No adversarial example yet"), canvas("No difference yet"), canvas("No perturbed image yet")];
+  const inputCaption = h("figcaption", {}, "Input");
+  const [adversarialCaption, differenceCaption, perturbedCaption] = [h("figcaption", {}), h("figcaption", {}), h("figcaption", {}, "Perturbed input")];
   const strip = h("div", { class: "samples" });
   let tool = "draw";
   let first = 0;
-  let known = null; // the answer to the input, and
-  let sought = null; // what the search found of it: whichever comes first
+  let prediction = null; // of the input; and
+  let search = null; // the result of its attack search: they arrive in either order
 
-  const shaken = noise(model, (values, answer) => {
-    paint(noisy, image, values);
-    if (answer) {
-      fill(noisySaid, `With the change, answered ${answer.label ?? "nothing"}`);
-      noisy.setAttribute("aria-label", `Your image with the change, answered ${answer.label ?? "nothing"}`);
+  const labelOf = (found) => found.label ?? "label withheld";
+  const perturbation = noise(model, (values, found) => {
+    paint(perturbed, image, values);
+    if (found) {
+      fill(perturbedCaption, `Perturbed input: ${labelOf(found)}`);
+      perturbed.setAttribute("aria-label", `Perturbed input: ${labelOf(found)}`);
     }
   });
-  for (const one of [other, change, noisy]) paint(one, image, blank());
+  for (const picture of [adversarial, difference, perturbed]) paint(picture, image, blank());
 
-  const test = trial(model, norm, {
+  const session = trial(model, norm, {
     moved(row) {
-      known = sought = null;
-      shaken.about(null);
-      paint(mine, image, row);
-      stale(true);
+      prediction = search = null;
+      perturbation.setSubject(null);
+      paint(input, image, row);
+      setStale(true);
     },
-    answered(prediction, row, measured) {
-      told.answered(prediction, measured);
-      fill(mineSaid, `Your image, answered ${prediction.label ?? "nothing"}`);
-      mine.setAttribute("aria-label", `Your image, answered ${prediction.label ?? "nothing"}, certified radius ${down(prediction.certified_radius, 3)}`);
-      known = { row, prediction, norm: measured };
-      shake();
+    predicted(found, row, usedNorm) {
+      results.predicted(found, usedNorm);
+      fill(inputCaption, `Input: ${labelOf(found)}`);
+      input.setAttribute("aria-label", `Input: ${labelOf(found)}, certified radius ${down(found.certified_radius, 3)}`);
+      prediction = { row, prediction: found, norm: usedNorm };
+      updatePerturbation();
     },
-    searching: () => told.searching(),
-    found(finding, row, measured) {
-      told.found(finding, measured);
-      stale(false);
+    searching: () => results.searching(),
+    found(finding, row, usedNorm) {
+      results.found(finding, usedNorm);
+      setStale(false);
       if (finding.found) compare(row, finding);
-      else forget();
-      sought = { row, norm: measured, other: finding.found ? finding : null };
-      shake();
+      else clearComparison();
+      search = { row, norm: usedNorm, other: finding.found ? finding : null };
+      updatePerturbation();
     },
-    failed(error, what) {
-      told.failed(error, what);
-      forget();
-      if (what === "attack") sought = { row: test.row, norm: test.norm, other: null };
-      shake();
+    failed(error, operation) {
+      results.failed(error, operation);
+      clearComparison();
+      if (operation === "attack") search = { row: session.row, norm: session.norm, other: null };
+      updatePerturbation();
     },
   });
 
-  function shake() {
-    if (known && known.row === sought?.row && known.norm === sought.norm) shaken.about({ ...known, other: sought.other });
+  function updatePerturbation() {
+    if (prediction && prediction.row === search?.row && prediction.norm === search.norm) perturbation.setSubject({ ...prediction, other: search.other });
   }
 
   function compare(row, finding) {
-    paint(other, image, finding.adversarial);
-    other.setAttribute("aria-label", `The closest image found with another answer: ${finding.adversarial_label}, at distance ${up(finding.distance, 3)}`);
-    fill(otherSaid, `Answered ${finding.adversarial_label}, ${up(finding.distance, 4)} away`);
+    paint(adversarial, image, finding.adversarial);
+    adversarial.setAttribute("aria-label", `Nearest adversarial example: ${finding.adversarial_label}, at distance ${up(finding.distance, 3)}`);
+    fill(adversarialCaption, `Adversarial: ${finding.adversarial_label}, at distance ${up(finding.distance, 4)}`);
     const colours = palette();
-    paintChange(change, image, row, finding.adversarial, { more: rgb(colours.observed), less: rgb(colours.certified), ground: rgb(colours.paper) });
-    const most = row.reduce((largest, value, index) => Math.max(largest, Math.abs(finding.adversarial[index] - value)), 0);
-    change.setAttribute("aria-label", `The change, at most ${near(most, 3)} in one number`);
-    fill(changeSaid, `The change, made visible: at most ${near(most, 3)} in one number`);
+    paintDifference(difference, image, row, finding.adversarial, { more: rgb(colours.observed), less: rgb(colours.certified), ground: rgb(colours.paper) });
+    const largest = row.reduce((maximum, value, index) => Math.max(maximum, Math.abs(finding.adversarial[index] - value)), 0);
+    difference.setAttribute("aria-label", `Difference, at most ${near(largest, 3)} per value`);
+    fill(differenceCaption, `Difference, amplified: at most ${near(largest, 3)} per value`);
   }
 
-  function forget() {
-    for (const one of [other, change]) paint(one, image, blank());
-    fill(otherSaid, "None was found");
-    fill(changeSaid);
+  function clearComparison() {
+    for (const picture of [adversarial, difference]) paint(picture, image, blank());
+    fill(adversarialCaption, "No adversarial example");
+    fill(differenceCaption);
   }
 
-  function stale(is) {
-    for (const one of [other, change, noisy]) one.classList.toggle("stale", is);
+  function setStale(stale) {
+    for (const picture of [adversarial, difference, perturbed]) picture.classList.toggle("stale", stale);
   }
 
-  drawable(mine, image, {
-    values: () => test.row,
+  drawable(input, image, {
+    values: () => session.row,
     tool: () => tool,
-    changed: (row) => test.move(row),
+    changed: (row) => session.move(row),
     cursor: (row, column, value) => announce(`Row ${row + 1}, column ${column + 1}: ${near(value, 2)}`),
   });
 
-  function offer() {
-    const chosen = Array.from({ length: Math.min(SHOWN, samples.inputs.length) }, (_, index) => (first + index) % samples.inputs.length);
+  function showSamples() {
+    const chosen = Array.from({ length: Math.min(SAMPLES_SHOWN, samples.inputs.length) }, (_, index) => (first + index) % samples.inputs.length);
     fill(strip, chosen.map((index) => {
       const small = h("canvas", { "aria-hidden": "true" });
       paint(small, image, samples.inputs[index]);
       const label = model.classes[samples.labels[index]];
-      return h("button", { type: "button", class: "sample", title: label, "aria-label": `Sample ${index + 1}: ${label}`, onclick: () => test.move(samples.inputs[index]) }, small);
-    }), samples.inputs.length > SHOWN
-      ? h("button", { type: "button", class: "quiet", onclick: () => { first = (first + SHOWN) % samples.inputs.length; offer(); } }, "Other samples") : null);
+      return h("button", { type: "button", class: "sample", title: label, "aria-label": `Sample ${index + 1}: ${label}`, onclick: () => session.move(samples.inputs[index]) }, small);
+    }), samples.inputs.length > SAMPLES_SHOWN
+      ? h("button", { type: "button", class: "quiet", onclick: () => { first = (first + SAMPLES_SHOWN) % samples.inputs.length; showSamples(); } }, "More samples") : null);
   }
 
   const figure = (caption, ...content) => h("figure", { class: "picture" }, content, caption);
-  fill(place, h("div", { class: "trial-view" },
+  fill(container, h("div", { class: "trial-view" },
     h("section", { class: "card", "aria-label": "Images" },
       h("div", { class: "pictures" },
-        figure(mineSaid, mine), figure(otherSaid, other), figure(changeSaid, change)),
+        figure(inputCaption, input), figure(adversarialCaption, adversarial), figure(differenceCaption, difference)),
       h("div", { class: "row" },
         choice("Pen", [["draw", "draw"], ["erase", "erase"]], tool, (value) => { tool = value; }),
-        h("button", { type: "button", class: "quiet", onclick: () => test.move(blank()) }, "Clear")),
-      h("p", { class: "hint", id: "drawing-keys" }, "Draw with the pointer, or by keys: arrows move, Space paints, Backspace erases."),
-      samples ? h("section", { "aria-label": "Samples" }, h("h2", {}, "Or take a sample"), strip)
-        : h("p", { class: "hint" }, "No samples lie beside this model; ", h("code", {}, "lipmodel train"), " writes them as NAME.samples.npz.")),
-    h("div", {}, told.element)),
-  h("div", { class: "trial-view" }, shaken.element, h("div", { class: "card" }, figure(noisySaid, noisy))));
+        h("button", { type: "button", class: "quiet", onclick: () => session.move(blank()) }, "Clear")),
+      h("p", { class: "hint", id: "drawing-keys" }, "Draw with the pointer or the keyboard: arrow keys move, Space paints, Backspace erases."),
+      samples ? h("section", { "aria-label": "Samples" }, h("h2", {}, "Samples"), strip)
+        : h("p", { class: "hint" }, "This model has no stored samples; ", h("code", {}, "lipmodel train"), " writes them to NAME.samples.npz.")),
+    h("div", {}, results.element)),
+  h("div", { class: "trial-view" }, perturbation.element, h("div", { class: "card" }, figure(perturbedCaption, perturbed))));
 
-  if (samples) offer();
-  test.move(samples ? samples.inputs[0] : blank());
+  if (samples) showSamples();
+  session.move(samples ? samples.inputs[0] : blank());
   return {
-    measure: (by) => test.measure(by),
-    close() { test.close(); shaken.close(); },
+    setNorm: (to) => session.setNorm(to),
+    close() { session.close(); perturbation.close(); },
   };
 }

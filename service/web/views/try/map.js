@@ -1,4 +1,4 @@
-// A model of two numbers as a map: what it answers where, how far that is certified, and a point to move about.
+// A model with two inputs as a map: predicted labels, certified radii, and a movable input.
 
 import { fill, h, loading, newId, problem } from "../../dom.js";
 import { down, near, norm as symbol, percent } from "../../numbers.js";
@@ -8,69 +8,69 @@ import { panel } from "./panel.js";
 import { trial } from "./trial.js";
 import { field } from "./wire.js";
 
-const CELLS = 99; // a side: one request, within the service's default limit of rows
-const STEP = 1 / 100; // of a side, by an arrow key; ten times that with Shift
+const CELLS = 99; // per side: one request, within the service's default row limit
+const STEP = 1 / 100; // of a side, per arrow key; ten times that with Shift
 const MARGIN = 0.12;
 const NARROW = 480; // pixels
 
-/** Shows the map of a model; see try.js. */
-export function show(place, { model, samples, norm }) {
-  const narrow = place.clientWidth < NARROW;
+/** Show the map of a model; see try.js. */
+export function show(container, { model, samples, norm }) {
+  const narrow = container.clientWidth < NARROW;
   const sides = narrow ? 1.1 : 1.6; // width to height
   const area = extent(model, samples, sides);
   const names = model.input_claim.columns.length ? model.input_claim.columns : ["x₁", "x₂"];
-  const told = panel((label) => h("span", { class: `swatch class-${label % 10}` }));
+  const results = panel((label) => h("span", { class: `swatch class-${label % 10}` }));
   const state = { point: null, ball: null, other: null, stale: true, plane: null };
   let drawn = null;
   let colours = null;
   let closed = false;
-  let sought = null;
+  let surveying = null;
 
-  const node = h("div", { class: "plot map", role: "img", "aria-label": "Map, not yet drawn" });
+  const node = h("div", { class: "plot map", role: "img", "aria-label": "Map, loading" });
   const handle = h("div", { class: "handle", hidden: true, tabindex: 0, role: "application", "aria-roledescription": "movable point", "aria-describedby": newId("keys") });
   const keys = h("p", { class: "hint", id: handle.getAttribute("aria-describedby") },
-    "Drag the point, press anywhere, or use the arrow keys on it (with Shift, larger steps).");
+    "Drag the point, click anywhere on the map, or focus the point and use the arrow keys (with Shift for larger steps).");
   const stage = h("div", { class: "stage" }, node, handle);
-  const waiting = h("div", {}, loading("Asking for the whole map …"));
+  const pending = h("div", {}, loading("Loading the map …"));
   const boxes = names.map((name, axis) => h("input", {
     type: "number", step: "any", id: newId("coordinate"), "aria-label": name,
     onchange: () => { if (boxes[axis].value !== "") move(axis ? [state.point[0], Number(boxes[1].value)] : [Number(boxes[0].value), state.point[1]]); },
   }));
 
-  const test = trial(model, norm, {
+  const session = trial(model, norm, {
     moved(point) {
       state.point = point;
       state.stale = true;
       boxes.forEach((box, axis) => { if (document.activeElement !== box) box.value = Number(point[axis].toPrecision(6)); });
-      handle.setAttribute("aria-label", `The point: ${names.map((name, axis) => `${name} ${near(point[axis], 3)}`).join(", ")}`);
-      put();
+      handle.setAttribute("aria-label", `Input: ${names.map((name, axis) => `${name} ${near(point[axis], 3)}`).join(", ")}`);
+      placeHandle();
     },
-    answered(prediction, point, measured) {
-      state.ball = { at: point, radius: prediction.certified_radius, norm: measured };
-      told.answered(prediction, measured);
-      mark();
+    predicted(prediction, point, usedNorm) {
+      state.ball = { at: point, radius: prediction.certified_radius, norm: usedNorm };
+      results.predicted(prediction, usedNorm);
+      updateMarks();
     },
-    searching: () => told.searching(),
-    found(finding, point, measured) {
+    searching: () => results.searching(),
+    found(finding, point, usedNorm) {
       state.other = finding.found ? { from: point, to: finding.adversarial, refuted: finding.refuted } : null;
       state.stale = false;
-      told.found(finding, measured);
-      mark();
+      results.found(finding, usedNorm);
+      updateMarks();
     },
-    failed(error, what) {
-      if (what === "predict") state.ball = null;
+    failed(error, operation) {
+      if (operation === "predict") state.ball = null;
       state.other = null;
-      told.failed(error, what);
-      mark();
+      results.failed(error, operation);
+      updateMarks();
     },
   });
 
   function move(to) {
-    test.move(to.map((value, axis) => Math.min(Math.max(value, area[axis][0]), area[axis][1])));
+    session.move(to.map((value, axis) => Math.min(Math.max(value, area[axis][0]), area[axis][1])));
   }
 
-  /** The handle over its place on the plot. */
-  function put() {
+  /** Place the handle over the input on the plot. */
+  function placeHandle() {
     if (!drawn || !state.point) return;
     const [left, top] = scales(node).toPixel(state.point);
     handle.hidden = false;
@@ -78,7 +78,7 @@ export function show(place, { model, samples, norm }) {
     handle.style.top = `${top}px`;
   }
 
-  /** What stands on the map beside the handle. */
+  /** Return the shapes drawn on the map. */
   function marks() {
     const { ball: certified, other, stale } = state;
     const refuted = other?.refuted && !stale;
@@ -90,11 +90,11 @@ export function show(place, { model, samples, norm }) {
     ].filter(Boolean);
   }
 
-  const mark = () => drawn?.Plotly.relayout(node, { shapes: marks() });
+  const updateMarks = () => drawn?.Plotly.relayout(node, { shapes: marks() });
 
   function build(theme) {
     colours = theme;
-    const [x, y] = [0, 1].map((axis) => places(area[axis]));
+    const [x, y] = [0, 1].map((axis) => gridOf(area[axis]));
     const step = [x[1] - x[0], y[1] - y[0]];
     const plane = state.plane;
     const lines = plane ? contours(plane, CELLS, colours) : [];
@@ -118,59 +118,59 @@ export function show(place, { model, samples, norm }) {
     };
   }
 
-  async function survey(measured) {
-    sought?.abort();
-    const mine = sought = new AbortController();
-    fill(waiting, loading("Asking for the whole map …"));
+  async function loadPlane(usedNorm) {
+    surveying?.abort();
+    const controller = surveying = new AbortController();
+    fill(pending, loading("Loading the map …"));
     try {
-      const [x, y] = area.map(places);
-      const plane = await field(model, y.flatMap((b) => x.map((a) => [a, b])), measured, mine.signal);
-      if (mine.signal.aborted) return;
+      const [x, y] = area.map(gridOf);
+      const plane = await field(model, y.flatMap((b) => x.map((a) => [a, b])), usedNorm, controller.signal);
+      if (controller.signal.aborted) return;
       state.plane = plane;
-      fill(waiting);
-      node.setAttribute("aria-label", described(model, names, area, plane));
-      legend.textContent = `Colour: the answer; the deeper, the larger the certified radius in ${symbol(measured)} `
-        + `(up to ${down(largest(plane.radii), 3)} here). Lines join equal radii.`;
+      fill(pending);
+      node.setAttribute("aria-label", describe(model, names, area, plane));
+      legend.textContent = `Colour: predicted label; deeper colours: larger certified radii (${symbol(usedNorm)}, `
+        + `here up to ${down(largest(plane.radii), 3)}). Contour lines: equal radii.`;
       await ready;
       await drawn?.redraw();
     } catch (error) {
-      if (!mine.signal.aborted) fill(waiting, problem(error, () => survey(measured)));
+      if (!controller.signal.aborted) fill(pending, problem(error, () => loadPlane(usedNorm)));
     }
   }
 
-  // --- by hand
+  // --- pointer and keyboard
 
-  function grab(event) {
+  function startDrag(event) {
     if (event.button || !drawn) return;
     event.preventDefault();
     stage.setPointerCapture(event.pointerId);
     stage.classList.add("held");
     handle.focus({ preventScroll: true });
-    follow(event);
+    drag(event);
   }
 
-  function follow(event) {
+  function drag(event) {
     if (!stage.classList.contains("held")) return;
     const box = node.getBoundingClientRect();
     move(scales(node).toData([event.clientX - box.left, event.clientY - box.top]));
   }
 
-  const release = () => stage.classList.remove("held");
+  const endDrag = () => stage.classList.remove("held");
 
-  stage.addEventListener("pointerdown", grab);
-  stage.addEventListener("pointermove", follow);
-  stage.addEventListener("pointerup", release);
-  stage.addEventListener("pointercancel", release);
+  stage.addEventListener("pointerdown", startDrag);
+  stage.addEventListener("pointermove", drag);
+  stage.addEventListener("pointerup", endDrag);
+  stage.addEventListener("pointercancel", endDrag);
 
   const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1] };
   handle.addEventListener("keydown", (event) => {
-    const way = ARROWS[event.key];
-    if (!way) return;
+    const direction = ARROWS[event.key];
+    if (!direction) return;
     event.preventDefault();
-    move(way.map((sign, axis) => state.point[axis] + sign * STEP * (event.shiftKey ? 10 : 1) * (area[axis][1] - area[axis][0])));
+    move(direction.map((sign, axis) => state.point[axis] + sign * STEP * (event.shiftKey ? 10 : 1) * (area[axis][1] - area[axis][0])));
   });
 
-  // --- put together
+  // --- layout
 
   const legend = h("p", { class: "hint" });
   const saving = h("span", { class: "saving" }, ["svg", "png"].map((format) => h("button", {
@@ -180,43 +180,43 @@ export function show(place, { model, samples, norm }) {
   const swatches = h("ul", { class: "legend" },
     model.classes.map((name, index) => h("li", {}, h("span", { class: `swatch class-${index % 10}` }), name)),
     h("li", {}, h("span", { class: "swatch ball" }), "certified ball"),
-    h("li", {}, h("span", { class: "swatch cross" }, "✕"), "closest attack"));
-  fill(place, h("div", { class: "trial-view" },
-    h("section", { class: "card", "aria-label": "Map" }, stage, waiting, h("div", { class: "row spread" }, swatches, saving), legend, keys),
+    h("li", {}, h("span", { class: "swatch cross" }, "✕"), "adversarial example"));
+  fill(container, h("div", { class: "trial-view" },
+    h("section", { class: "card", "aria-label": "Map" }, stage, pending, h("div", { class: "row spread" }, swatches, saving), legend, keys),
     h("div", {},
       h("div", { class: "card pair" }, names.map((name, axis) => h("div", { class: "field" }, h("label", { for: boxes[axis].id }, name), boxes[axis]))),
-      told.element,
-      samples ? null : h("p", { class: "hint" }, "No samples lie beside this model, so none are shown: the map covers the range that its file names. ",
-        h("code", {}, "lipmodel train"), " writes them as NAME.samples.npz."))));
+      results.element,
+      samples ? null : h("p", { class: "hint" }, "This model has no stored samples; the map covers the input range that its file states. ",
+        h("code", {}, "lipmodel train"), " writes samples to NAME.samples.npz."))));
 
   node.style.aspectRatio = String(sides);
   async function begin() {
     const plot = await draw(node, build);
     if (closed) return plot.remove();
     drawn = plot;
-    node.on("plotly_afterplot", put);
-    put();
-    return mark();
+    node.on("plotly_afterplot", placeHandle);
+    placeHandle();
+    return updateMarks();
   }
 
-  const ready = begin(); // the point is answered, and the map asked for, while the drawing library loads
-  ready.catch((error) => fill(waiting, problem(error)));
-  move(beginning(area, samples));
-  survey(norm);
+  const ready = begin(); // the prediction and the map are requested while Plotly loads
+  ready.catch((error) => fill(pending, problem(error)));
+  move(initialPoint(area, samples));
+  loadPlane(norm);
   return {
-    measure(by) { test.measure(by); survey(by); },
-    close() { closed = true; sought?.abort(); test.close(); drawn?.remove(); },
+    setNorm(to) { session.setNorm(to); loadPlane(to); },
+    close() { closed = true; surveying?.abort(); session.close(); drawn?.remove(); },
   };
 }
 
-/** The range of each coordinate: of the samples, else what the file claims of its data, with a margin that makes the sides so. */
+/** Return the range of each axis: that of the samples, or else of the data as the file claims, extended to the aspect ratio. */
 function extent(model, samples, sides) {
   const [low, high] = model.input_box ?? [-2, 2];
   const ranges = [0, 1].map((axis) => {
     const values = samples ? samples.inputs.map((row) => row[axis]) : [low, high];
-    const [least, most] = [Math.min(...values), Math.max(...values)];
-    const margin = MARGIN * (most - least) || 1;
-    return [least - margin, most + margin];
+    const [lowest, highest] = [Math.min(...values), Math.max(...values)];
+    const margin = MARGIN * (highest - lowest) || 1;
+    return [lowest - margin, highest + margin];
   });
   const lacking = side(ranges[0]) - sides * side(ranges[1]);
   const [axis, more] = lacking > 0 ? [1, lacking / sides / 2] : [0, -lacking / 2];
@@ -224,22 +224,22 @@ function extent(model, samples, sides) {
   return ranges;
 }
 
-/** Where to begin: near the middle, so that both answers are close. */
-function beginning(area, samples) {
+/** Return the initial input: near the centre, close to the decision boundary. */
+function initialPoint(area, samples) {
   const middle = area.map(([low, high]) => (low + high) / 2);
   if (!samples) return middle;
-  const away = (row) => Math.hypot(row[0] - middle[0], row[1] - middle[1]);
-  return samples.inputs.reduce((best, row) => (away(row) < away(best) ? row : best));
+  const distance = (row) => Math.hypot(row[0] - middle[0], row[1] - middle[1]);
+  return samples.inputs.reduce((best, row) => (distance(row) < distance(best) ? row : best));
 }
 
-/** The map in words. */
-function described({ classes }, names, area, { labels, radii }) {
+/** Describe the map. */
+function describe({ classes }, names, area, { labels, radii }) {
   const shares = classes.map((name, index) => [labels.filter((label) => label === index).length / labels.length, name])
-    .filter(([share]) => share).map(([share, name]) => `${percent(share, 0)} is answered ${name}`);
+    .filter(([share]) => share).map(([share, name]) => `${percent(share, 0)} ${name}`);
   const axes = names.map((name, axis) => `${name} from ${near(area[axis][0], 3)} to ${near(area[axis][1], 3)}`);
-  return `Map of ${axes.join(" and ")}: ${shares.join(", ")}; certified radii reach ${down(largest(radii), 3)}`;
+  return `Map of ${axes.join(" and ")}: ${shares.join(", ")}; certified radii up to ${down(largest(radii), 3)}`;
 }
 
 const largest = (values) => values.reduce((a, b) => Math.max(a, b), 0);
 const side = ([low, high]) => high - low;
-const places = ([low, high]) => Array.from({ length: CELLS }, (_, index) => low + ((high - low) * index) / (CELLS - 1));
+const gridOf = ([low, high]) => Array.from({ length: CELLS }, (_, index) => low + ((high - low) * index) / (CELLS - 1));

@@ -1,108 +1,107 @@
-// What is said of the input on trial: the answer and its certificate, and what the attack found.
+// Results panel of the Try it view: the prediction, its certificate, and the adversarial example found.
 
 import { announce, badge, facts, fill, h, notice, problem } from "../../dom.js";
-import { count, down, norm as symbol, percent, up } from "../../numbers.js";
+import { count, down, norm as symbol, percentDown, up } from "../../numbers.js";
 
 const SECOND_MS = 1000;
-const WARNINGS = { "outside-input-box": "A number lies far outside the range that the file names for its inputs" };
+const WARNINGS = { "outside-input-box": "A value lies far outside the input range that the file states" };
 
 /**
- * The text beside a picture; what is in it is said to screen readers once the input rests.
- * @param {(label: number) => Element | null} mark stands before the answer, of the class with that index
+ * Build the results panel; its contents are announced to screen readers when an attack search ends.
+ * @param {(label: number) => Element | null} mark builds the element shown before the label, from the class index
  */
 export function panel(mark = () => null) {
-  const answer = h("div", {});
+  const result = h("div", {});
   const finding = h("div", {});
   const pace = h("p", { class: "hint pace" });
-  const element = h("section", { class: "card trial", "aria-label": "Answer and certificate" }, answer, finding, pace);
+  const element = h("section", { class: "card trial", "aria-label": "Prediction and certificate" }, result, finding, pace);
   const times = [];
   let shown = 0;
-  let most = 0;
+  let fastest = 0;
   let last = null;
 
-  function keepPace() {
+  function updatePace() {
     const now = performance.now();
     times.push(now);
     while (now - times[0] > SECOND_MS) times.shift();
     shown += 1;
-    most = Math.max(most, times.length);
+    fastest = Math.max(fastest, times.length);
     element.dataset.certificates = shown;
-    pace.textContent = shown === 1 ? "1 certificate shown" : `${count(shown)} certificates shown, up to ${most} in a second`;
+    pace.textContent = shown === 1 ? "1 certificate shown" : `${count(shown)} certificates shown, up to ${fastest} per second`;
   }
 
   return {
     element,
-    answered(prediction, norm) {
+    predicted(prediction, norm) {
       last = prediction;
-      fill(answer, verdict(prediction, norm, mark));
-      keepPace();
+      fill(result, describe(prediction, norm, mark));
+      updatePace();
     },
     searching() {
-      fill(finding, h("p", { class: "hint", role: "status" }, "Looking for the closest input with another answer …"));
+      fill(finding, h("p", { class: "hint", role: "status" }, "Searching for an adversarial example …"));
     },
     found(found, norm) {
-      fill(finding, judged(found, norm));
-      announce(`${last ? said(last, norm) : ""} ${heard(found, norm)}`);
+      fill(finding, describeFinding(found, norm));
+      announce(`${last ? spoken(last, norm) : ""} ${spokenFinding(found)}`);
     },
-    failed(error, what) {
-      fill(what === "predict" ? answer : finding, what === "predict" ? problem(error) : unsearched(error));
-      if (what === "predict") fill(finding);
+    failed(error, operation) {
+      fill(operation === "predict" ? result : finding, operation === "predict" ? problem(error) : searchFailed(error));
+      if (operation === "predict") fill(finding);
     },
   };
 }
 
-function verdict(prediction, norm, mark) {
+function describe(prediction, norm, mark) {
   const { certified_radius: radius, warnings } = prediction;
   return [
-    warnings.map(({ kind }) => notice("warn", WARNINGS[kind] ?? kind, h("p", {}, "The certificate holds all the same, but says little of an input unlike those that the model was trained for."))),
-    h("p", { class: "answer" }, prediction.abstained ? badge("Withheld by the model's policy", "warn") : [mark(prediction.label_index), prediction.label]),
+    warnings.map(({ kind }) => notice("warn", WARNINGS[kind] ?? kind, h("p", {}, "The certificate is still valid, but the input is unlike the training data, so the label may be meaningless."))),
+    h("p", { class: "answer" }, prediction.abstained ? badge("Label withheld by the model's policy", "warn") : [mark(prediction.label_index), prediction.label]),
     facts([
-      ["Certified radius", h("strong", { class: "number" }, down(radius)), ` in ${symbol(norm)}`],
+      ["Certified radius", h("strong", { class: "number" }, down(radius)), ` (${symbol(norm)})`],
       ["Runner-up", prediction.runner_up],
       ["Margin", down(prediction.margin)],
     ]),
     h("p", { class: "hint" }, radius > 0
-      ? `Proved: no change of at most this size, measured in ${symbol(norm)}, alters the answer.`
-      : "Nothing is certified here: the answer is too close to another."),
+      ? `Proved: no change of the input within this radius in ${symbol(norm)} changes the label.`
+      : "Nothing is certified: the margin is too small."),
   ];
 }
 
-function judged(found, norm) {
+function describeFinding(found, norm) {
   if (found.refuted) {
     return notice("bad", "The certificate is refuted", h("p", {},
-      `A change of ${up(found.distance)} in ${symbol(norm)} gives ${found.adversarial_label}, `
-      + `within the certified radius ${down(found.certified_radius)}. Please report this.`));
+      `An input at distance ${up(found.distance)} (${symbol(norm)}), within the certified radius ${down(found.certified_radius)}, `
+      + `is classified as ${found.adversarial_label}. Please report this.`));
   }
   if (!found.found) {
-    return notice("plain", "No input with another answer was found", h("p", {}, "The search proves nothing; the radius does."));
+    return notice("plain", "No adversarial example was found", h("p", {}, "The search proves nothing beyond the certified radius."));
   }
   return [
     facts([
-      ["Closest attack", h("strong", { class: "number" }, up(found.distance)), ` to ${found.adversarial_label}`],
-      ["Certified of that", percent(found.certified_radius / found.distance, 0)],
+      ["Nearest adversarial example", h("strong", { class: "number" }, up(found.distance)), ` (${found.adversarial_label})`],
+      ["Radius / distance", percentDown(found.certified_radius / found.distance, 0)],
     ]),
     gauge(found.certified_radius, found.distance),
-    h("p", { class: "hint" }, "The nearest other answer lies past the blue, where it is proved that there is none, and no further "
-      + "than the mark, where the audit's attack found one."),
+    h("p", { class: "hint" }, "The nearest differently classified input lies beyond the blue bar (proved) and no farther than the mark (found by attack)."),
   ];
 }
 
-/** How far the certificate reaches, and where the attack got through: a picture of the two numbers above it. */
+/** Build a bar for the certified radius, with a mark at the distance of the adversarial example. */
 export function gauge(radius, distance, whole = 1.15 * distance) {
   const proved = h("span", { class: "proved" });
-  const other = h("span", { class: "other", hidden: distance === null });
+  const found = h("span", { class: "other", hidden: distance === null });
   proved.style.width = `${Math.min(100, (100 * radius) / whole)}%`;
-  if (distance !== null) other.style.left = `${(100 * distance) / whole}%`;
-  return h("div", { class: "gauge", "aria-hidden": "true" }, proved, other);
+  if (distance !== null) found.style.left = `${(100 * distance) / whole}%`;
+  return h("div", { class: "gauge", "aria-hidden": "true" }, proved, found);
 }
 
-function unsearched(error) {
+function searchFailed(error) {
   return error.offline || error.status >= 500 ? problem(error)
-    : notice("plain", "No search was made for an input with another answer", h("p", {}, error.message));
+    : notice("plain", "No attack search was made", h("p", {}, error.message));
 }
 
-const said = (prediction, norm) => (prediction.abstained ? "Answer withheld." : `Answer ${prediction.label}.`)
-  + ` Certified radius ${down(prediction.certified_radius, 3)} in norm ${norm}.`;
-const heard = (found) => (found.refuted ? `Refuted: another answer at distance ${up(found.distance, 3)}.`
-  : found.found ? `Closest other answer found: ${found.adversarial_label}, at distance ${up(found.distance, 3)}.`
-    : "No other answer was found.");
+const spoken = (prediction, norm) => (prediction.abstained ? "Label withheld." : `Label ${prediction.label}.`)
+  + ` Certified radius ${down(prediction.certified_radius, 3)} in ${symbol(norm)}.`;
+const spokenFinding = (found) => (found.refuted ? `Refuted: adversarial example at distance ${up(found.distance, 3)}.`
+  : found.found ? `Nearest adversarial example: ${found.adversarial_label}, at distance ${up(found.distance, 3)}.`
+    : "No adversarial example was found.");

@@ -1,33 +1,33 @@
-// Images of numbers on canvases: how they lie in a row, how they look, and drawing on them by hand.
+// Images on canvases: their layout in an input row, their rendering, and drawing by hand.
 
-/** How the numbers of one input make an image: {height, width, channels, at(row, column, channel), low, high}. */
+/** Return the image layout of an input row: {height, width, channels, low, high, size, at(row, column, channel)}. */
 export function layout(model, samples) {
   const shape = model.input_shape.length > 1 ? model.input_shape : model.input_claim.shape;
   const [channels, height, width] = shape.length === 3 ? shape : [1, ...shape];
-  const [low, high] = model.input_box ?? (samples ? ends(samples.inputs.flat()) : [0, 1]);
+  const [low, high] = model.input_box ?? (samples ? extremes(samples.inputs.flat()) : [0, 1]);
   return { height, width, channels, low, high, size: channels * height * width, at: (row, column, channel) => (channel * height + row) * width + column };
 }
 
-const ends = (values) => values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
+const extremes = (values) => values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
 
-/** Shows an image on a canvas, one number a pixel; the style sheet makes it large. */
+/** Paint an image on a canvas, one canvas pixel per image pixel; the style sheet enlarges it. */
 export function paint(canvas, image, values) {
   const { height, width, channels, low, high, at } = image;
-  const level = (value) => (255 * (value - low)) / (high - low || 1); // out of range is shown as the end of the range
+  const level = (value) => (255 * (value - low)) / (high - low || 1); // the canvas clips to 0 … 255
   fillPixels(canvas, image, (row, column) => [0, 1, 2].map((c) => level(values[at(row, column, channels === 3 ? c : 0)])));
 }
 
-/** Shows the difference of two images: more in one colour, less in the other, the largest at full strength. */
-export function paintChange(canvas, image, from, to, { more, less, ground }) {
+/** Paint the difference of two images: increases in one colour, decreases in another, the largest at full intensity. */
+export function paintDifference(canvas, image, from, to, { more, less, ground }) {
   const { height, width, channels, at } = image;
   const sum = (row, column) => Array.from({ length: channels }, (_, c) => to[at(row, column, c)] - from[at(row, column, c)])
     .reduce((a, b) => a + b, 0);
-  let most = 0;
+  let largest = 0;
   for (let row = 0; row < height; row += 1) {
-    for (let column = 0; column < width; column += 1) most = Math.max(most, Math.abs(sum(row, column)));
+    for (let column = 0; column < width; column += 1) largest = Math.max(largest, Math.abs(sum(row, column)));
   }
   fillPixels(canvas, image, (row, column) => {
-    const share = most ? sum(row, column) / most : 0;
+    const share = largest ? sum(row, column) / largest : 0;
     return ground.map((part, index) => part + Math.abs(share) * ((share > 0 ? more : less)[index] - part));
   });
 }
@@ -44,16 +44,16 @@ function fillPixels(canvas, { height, width }, colour) {
 }
 
 /**
- * Lets a person draw on a canvas, by pointer or by keys.
- * @param {{values: () => number[], tool: () => "draw" | "erase", changed: (values) => void, cursor: (row, column, value) => void}} about
+ * Make a canvas drawable, by pointer and by keyboard.
+ * @param {{values: () => number[], tool: () => "draw" | "erase", changed: (values) => void, cursor: (row, column, value) => void}} options
  */
 export function drawable(canvas, image, { values, tool, changed, cursor }) {
   const { height, width, channels, low, high, at } = image;
   const radius = Math.max(1, Math.min(height, width) / 16);
   let last = null;
-  let place = [Math.floor(height / 2), Math.floor(width / 2)];
+  let position = [Math.floor(height / 2), Math.floor(width / 2)];
 
-  /** Adds ink about a point: full at it, none a brush away. */
+  /** Add ink around a point: full at the point, none at the brush radius. */
   function ink(image_, y, x) {
     for (let row = Math.max(0, Math.floor(y - radius)); row <= Math.min(height - 1, y + radius); row += 1) {
       for (let column = Math.max(0, Math.floor(x - radius)); column <= Math.min(width - 1, x + radius); column += 1) {
@@ -67,7 +67,7 @@ export function drawable(canvas, image, { values, tool, changed, cursor }) {
     }
   }
 
-  function where(event) {
+  function positionOf(event) {
     const box = canvas.getBoundingClientRect();
     return [((event.clientY - box.top) / box.height) * height - 0.5, ((event.clientX - box.left) / box.width) * width - 0.5];
   }
@@ -89,29 +89,29 @@ export function drawable(canvas, image, { values, tool, changed, cursor }) {
     canvas.focus({ preventScroll: true });
     canvas.setPointerCapture(event.pointerId);
     last = null;
-    stroke(where(event));
+    stroke(positionOf(event));
   });
-  canvas.addEventListener("pointermove", (event) => { if (canvas.hasPointerCapture(event.pointerId)) stroke(where(event)); });
+  canvas.addEventListener("pointermove", (event) => { if (canvas.hasPointerCapture(event.pointerId)) stroke(positionOf(event)); });
 
   const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
   canvas.addEventListener("keydown", (event) => {
-    const way = ARROWS[event.key];
+    const step = ARROWS[event.key];
     const paints = { " ": high, Enter: high, Backspace: low, Delete: low }[event.key];
-    if (!way && paints === undefined) return;
+    if (!step && paints === undefined) return;
     event.preventDefault();
-    if (way) {
+    if (step) {
       const limits = [height, width];
-      place = place.map((value, axis) => Math.min(Math.max(value + way[axis], 0), limits[axis] - 1));
+      position = position.map((value, axis) => Math.min(Math.max(value + step[axis], 0), limits[axis] - 1));
     } else {
       const image_ = Array.from(values());
-      for (let channel = 0; channel < channels; channel += 1) image_[at(...place, channel)] = paints;
+      for (let channel = 0; channel < channels; channel += 1) image_[at(...position, channel)] = paints;
       changed(image_);
     }
-    cursor(...place, values()[at(...place, 0)]);
+    cursor(...position, values()[at(...position, 0)]);
   });
 }
 
-/** Any colour of the style sheet as three numbers. */
+/** Return a CSS colour as three numbers. */
 export function rgb(colour) {
   const pen = document.createElement("canvas").getContext("2d");
   pen.fillStyle = colour;

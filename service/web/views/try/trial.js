@@ -1,84 +1,84 @@
-// One input on trial: it is moved, the service answers; it rests, the service attacks.
+// Schedules the requests for one input: a prediction whenever it changes, an attack search once it rests.
 
 import { attack, predict } from "./wire.js";
 
-const REST_MS = 100; // so long unmoved, an input is attacked
+const REST_MS = 100; // an input unchanged for this long is attacked
 
 /**
- * Asks about the input as it is moved: one request at a time, always about the newest, none about those in between.
- * @param {object} model as the service tells of it
- * @param {string} norm to begin with
- * @param {{moved: Function, answered: Function, searching: Function, found: Function, failed: Function}} on
- *   moved(row); answered(prediction, row, norm); searching(row); found(finding, row, norm); failed(error, "predict" | "attack")
+ * Request predictions and attacks for a changing input: one request of each kind at a time, always for the latest input.
+ * @param {object} model the model's metadata
+ * @param {string} norm the initial norm
+ * @param {{moved: Function, predicted: Function, searching: Function, found: Function, failed: Function}} on
+ *   moved(row); predicted(prediction, row, norm); searching(row); found(finding, row, norm); failed(error, "predict" | "attack")
  */
 export function trial(model, norm, on) {
   let row = null;
-  let asked = false;
-  let waiting = false;
-  let rest = null;
+  let predicting = false;
+  let predictionPending = false;
+  let restTimer = null;
   let searching = false;
-  let again = false;
+  let searchPending = false;
   let closed = false;
 
-  async function answer() {
-    asked = true;
-    while (waiting && !closed) {
-      waiting = false;
-      const [about, measured] = [row, norm];
+  async function updatePrediction() {
+    predicting = true;
+    while (predictionPending && !closed) {
+      predictionPending = false;
+      const [input, inputNorm] = [row, norm];
       try {
-        const [prediction] = await predict(model, [about], measured);
-        if (!closed && measured === norm) on.answered(prediction, about, measured);
+        const [prediction] = await predict(model, [input], inputNorm);
+        if (!closed && inputNorm === norm) on.predicted(prediction, input, inputNorm);
       } catch (error) {
         if (!closed) on.failed(error, "predict");
       }
     }
-    asked = false;
+    predicting = false;
   }
 
-  const asIs = (about, measured) => !closed && about === row && measured === norm;
+  const isCurrent = (input, inputNorm) => !closed && input === row && inputNorm === norm;
 
-  /** One search at a time as well; what was moved meanwhile is searched once more, when it rests. */
+  /** Run one search at a time; an input changed meanwhile is searched again once it rests. */
   async function search() {
-    again = true;
+    searchPending = true;
     if (searching) return;
     searching = true;
-    while (again && !closed) {
-      again = false;
-      const [about, measured] = [row, norm];
-      on.searching(about);
+    while (searchPending && !closed) {
+      searchPending = false;
+      const [input, inputNorm] = [row, norm];
+      on.searching(input);
       try {
-        const finding = await attack(model, about, measured);
-        if (asIs(about, measured)) on.found(finding, about, measured);
+        const finding = await attack(model, input, inputNorm);
+        if (isCurrent(input, inputNorm)) on.found(finding, input, inputNorm);
       } catch (error) {
-        if (asIs(about, measured)) on.failed(error, "attack");
+        if (isCurrent(input, inputNorm)) on.failed(error, "attack");
       }
     }
     searching = false;
   }
 
-  function ask() {
-    clearTimeout(rest);
-    rest = setTimeout(search, REST_MS);
-    waiting = true;
-    if (!asked) answer();
+  function schedule() {
+    clearTimeout(restTimer);
+    restTimer = setTimeout(search, REST_MS);
+    predictionPending = true;
+    if (!predicting) updatePrediction();
   }
 
   return {
-    /** The input as it is now. */
+    /** The current input. */
     get row() { return row; },
     get norm() { return norm; },
     move(to) {
       row = to;
       on.moved(row);
-      ask();
+      schedule();
     },
-    measure(by) {
-      norm = by;
-      if (row) ask();
+    setNorm(to) {
+      norm = to;
+      if (row) schedule();
     },
     close() {
       closed = true;
-      clearTimeout(rest);
+      clearTimeout(restTimer);
     },
   };
 }

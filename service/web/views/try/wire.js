@@ -1,4 +1,4 @@
-// What this view asks of the service: predictions as binary arrays, fields of a plane, attacks.
+// Requests of the Try it view: predictions as binary arrays, the map of a plane, attacks.
 
 import { modelPath, post, request } from "../../api.js";
 
@@ -6,7 +6,7 @@ const NPY = "application/x-npy";
 const BYTES = "application/octet-stream";
 const LENGTH = "Inference-Header-Content-Length";
 
-/** Rows of numbers as numpy.save writes them: float64, so that what is asked about is what was meant, to the last bit. */
+/** Encode rows as an .npy file of float64, so that the service receives them bit for bit. */
 export function npy(rows) {
   const shape = `(${rows.length}, ${rows[0].length})`;
   const text = `{'descr': '<f8', 'fortran_order': False, 'shape': ${shape}, }`;
@@ -25,34 +25,33 @@ function joined(head, numbers) {
   return bytes;
 }
 
-/** The service's answers to rows, each with its certified radius, and with the warnings about that row. */
+/** Return the predictions for rows, each with its certified radius and the warnings about that row. */
 export async function predict(model, rows, norm) {
   const path = `${modelPath(model.name, model.version)}/predict?norm=${norm}`;
-  const answer = await request("POST", path, { body: npy(rows), headers: { "Content-Type": NPY } });
-  const { predictions, warnings = [] } = answer.data;
+  const { predictions, warnings = [] } = (await request("POST", path, { body: npy(rows), headers: { "Content-Type": NPY } })).data;
   return predictions.map((prediction, row) => ({ ...prediction, warnings: warnings.filter(({ inputs }) => inputs.includes(row)) }));
 }
 
-/** The nearest change of label that the service's own attack finds of one row. */
+/** Return the nearest adversarial example that the service's attack finds for one row. */
 export async function attack(model, row, norm) {
   const path = `${modelPath(model.name, model.version)}/attacks`;
   return (await post(path, { inputs: [Array.from(row)], norm })).findings[0];
 }
 
-/** Labels (indices, -1 where withheld) and certified radii of many rows, by the protocol with binary tensors. */
+/** Return label indices (-1 if withheld) and certified radii of many rows, by the Open Inference Protocol with binary tensors. */
 export async function field(model, rows, norm, signal) {
   const path = modelPath(model.name, model.version).replace("/v1/", "/v2/");
-  const { data: told } = await request("GET", path, { signal });
+  const { data: metadata } = await request("GET", path, { signal });
   const numbers = Float64Array.from(rows.flat());
   const head = new TextEncoder().encode(JSON.stringify({
     parameters: { norm },
-    inputs: [{ name: told.inputs[0].name, shape: [rows.length, rows[0].length], datatype: "FP64",
+    inputs: [{ name: metadata.inputs[0].name, shape: [rows.length, rows[0].length], datatype: "FP64",
       parameters: { binary_data_size: numbers.byteLength } }],
     outputs: ["label_index", "certified_radius"].map((name) => ({ name, parameters: { binary_data: true } })),
   }));
   const headers = { "Content-Type": BYTES, [LENGTH]: String(head.length) };
-  const answer = await request("POST", `${path}/infer`, { body: joined(head, numbers), headers, signal, as: "blob" });
-  const content = await answer.data.slice(Number(answer.headers.get(LENGTH))).arrayBuffer();
+  const response = await request("POST", `${path}/infer`, { body: joined(head, numbers), headers, signal, as: "blob" });
+  const content = await response.data.slice(Number(response.headers.get(LENGTH))).arrayBuffer();
   const half = content.byteLength / 2;
   return {
     labels: Array.from(new BigInt64Array(content.slice(0, half)), Number),
