@@ -1,27 +1,27 @@
-"""How many bytes of requests and answers the process holds at a time, all of them together."""
+"""A limit on the bytes of all requests and responses that the process holds at a time."""
 
 from __future__ import annotations
 
 from service.problems import Problem, ProblemKind
 
 LEASE = "lipcert.lease"
-"""Where in a request's scope its lease is."""
+"""Key of a request's lease in its ASGI scope."""
 PIECE_BYTES = 16_384
-"""Answers are sent in pieces of this size, each once most of those before has been taken."""
+"""Size of the pieces in which responses are sent, each once the client has read most of the pieces before."""
 FREE_BYTES = 16_384
-"""Of each request, which are not counted: small requests are answered however much others hold."""
+"""Bytes of each request that are not counted: small requests are answered however much others hold."""
 
 
 class Budget:
-    """Bytes that may be held, in memory or on the disk; used on the event loop alone.
+    """A limit on bytes held in memory or on disk; used on the event loop alone.
 
     Attributes:
-        limit: at most so many.
-        held: so many now.
+        limit: maximum of ``held``.
+        held: bytes counted at present.
 
     Args:
-        limit: the same.
-        setting: that it follows from, for messages.
+        limit: maximum of bytes held.
+        setting: name of the setting that gives the limit, for messages.
         free: bytes of each lease that are not counted.
     """
 
@@ -30,13 +30,13 @@ class Budget:
 
 
 class Lease:
-    """The bytes that one request holds.
+    """The bytes held by one request.
 
     Attributes:
-        size: so many, the free ones included.
+        size: bytes held, including free bytes.
 
     Args:
-        budget: in which they are counted.
+        budget: the budget that counts them.
     """
 
     __slots__ = ("_budget", "size")
@@ -45,11 +45,11 @@ class Lease:
         self._budget, self.size = budget, 0
 
     def hold(self, size: int) -> None:
-        """Hold so many bytes in place of those held until now.
+        """Hold ``size`` bytes in place of the bytes held so far.
 
         Raises:
-            Problem: 503, all requests together hold too many then; 413 where this one alone would. Nothing is
-                changed.
+            Problem: 503 if all requests together would exceed the limit; 413 if this request alone would. The
+                lease is unchanged then.
         """
         budget = self._budget
         if size <= budget.free >= self.size:
@@ -59,12 +59,14 @@ class Lease:
         held = budget.held - max(0, self.size - budget.free) + counted
         if held > budget.limit and size > self.size:
             if counted > budget.limit:
-                detail = f"this takes {size} bytes; the setting {budget.setting} allows {budget.limit} in all"
+                detail = f"the request needs {size} bytes; the setting {budget.setting} is {budget.limit}"
                 raise Problem(ProblemKind.BODY_TOO_LARGE, detail)
-            detail = f"requests hold {budget.held} bytes; the setting {budget.setting} allows {budget.limit}"
+            detail = (
+                f"requests in flight hold {budget.held} bytes; the setting {budget.setting} is {budget.limit}"
+            )
             raise Problem(ProblemKind.BUSY, detail, headers={"Retry-After": "1"})
         budget.held, self.size = held, size
 
     def end(self) -> None:
-        """Hold nothing any longer."""
+        """Release all bytes."""
         self.hold(0)

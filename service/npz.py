@@ -1,4 +1,4 @@
-"""Archives of arrays, admitted or refused before memory is taken for what they announce."""
+"""Checks of .npz archives before memory is allocated for the arrays that they announce."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from lipmodel.errors import DataError
 MAX_ARRAYS = 64
 
 
-def check_npz(path: Path, most_bytes: int) -> None:
-    """Compares what a .npz file announces with what it holds, and with the limit.
+def check_npz(path: Path, max_bytes: int) -> None:
+    """Compare the announced sizes of a .npz file with its contents and with the limit.
 
     Raises:
-        DataError: it holds more, or something else than numbers; whatever its readers raise of damaged ones.
+        DataError: the contents exceed the limit or are not numbers. The readers of zip and npy raise
+            their own errors for damaged files.
     """
     with path.open("rb") as file:
         check_directory(file, path.name)
@@ -27,22 +28,24 @@ def check_npz(path: Path, most_bytes: int) -> None:
         members = archive.infolist()
         if len(members) > MAX_ARRAYS:
             raise DataError(f"{path.name} has {len(members)} arrays; at most {MAX_ARRAYS} are accepted")
-        if sum(member.file_size for member in members) > most_bytes:
+        if sum(member.file_size for member in members) > max_bytes:
             raise DataError(
-                f"{path.name} is too large once decompressed; at most {most_bytes} bytes are accepted"
+                f"{path.name} is too large once decompressed; at most {max_bytes} bytes are accepted"
             )
         for member in members:
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise DataError(f"{path.name}: '{member.filename}' is compressed in a way not accepted")
+                raise DataError(f"{path.name}: '{member.filename}' uses an unsupported compression method")
             with archive.open(member) as file:
                 _check_npy(file, f"{path.name}: '{member.filename}'", member.file_size)
 
 
 def _check_npy(file: IO[bytes], name: str, size: int) -> None:
-    """An array must announce just the bytes it has: memory is taken for what it announces."""
+    """Refuse an array that announces more or fewer bytes than it has: memory is allocated as announced."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
-        raise DataError(f"{name} is in a version of .npy that is not accepted")
+        raise DataError(
+            f"{name} has the unsupported .npy version {version[0]}.{version[1]}; 1.0 and 2.0 are accepted"
+        )
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
     if dtype.kind not in "fiu":

@@ -1,9 +1,8 @@
-"""Every way a request can fail, as RFC 9457 problems.
+"""Kinds of failure of a request, and the RFC 9457 problems that report them.
 
-A problem's body is ``{type, title, status, detail, error}``, and ``errors: [{field, reason}]`` where
-a part of the request is to blame. ``error`` repeats ``detail``, so that clients of the Open Inference
-Protocol, which look there, read the same body. ``type`` is a relative URI at which the service
-itself says what the kind of problem means.
+The body of a problem is ``{type, title, status, detail, error}``, and ``errors: [{field, reason}]`` where
+parts of the request are invalid. ``error`` repeats ``detail`` for clients of the Open Inference Protocol,
+which read that field. ``type`` is a relative URI at which the service itself explains the kind of problem.
 """
 
 from __future__ import annotations
@@ -28,245 +27,245 @@ from service.disk import full
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "/problems/"
 RETRY_SECONDS = 5
-"""After which a database may be back."""
+"""Value of Retry-After while the database does not answer."""
 
 log = logging.getLogger(__name__)
 
 
 class ProblemKind(Enum):
-    """The kinds of problem: name in its URI, HTTP status, title, and what to do about it."""
+    """Kinds of problem: slug of the URI, HTTP status, title, and advice to the caller."""
 
     NOT_COMPRESSED = (
         "not-compressed",
         400,
-        "The body is not compressed as its header says",
-        "Send it as gzip or deflate, whole, or without the header Content-Encoding.",
+        "Invalid compression",
+        "Send the whole body as gzip or deflate, or omit the header Content-Encoding.",
     )
     NOT_AN_ARRAY = (
         "not-an-array",
         400,
-        "The body holds no array",
-        "Send what numpy.save writes, of floats, with the header 'Content-Type: application/x-npy'.",
+        "Invalid array",
+        "Send a file of floats as written by numpy.save, with the header 'Content-Type: application/x-npy'.",
     )
-    NOT_JSON = ("not-json", 400, "The body cannot be read as JSON", "Send one whole JSON object in UTF-8.")
+    NOT_JSON = ("not-json", 400, "Invalid JSON", "Send one complete JSON object in UTF-8.")
     NOT_A_FORM = (
         "not-a-form",
         400,
-        "The body cannot be read as a form",
-        "Send multipart/form-data with the parts that /docs lists, such as curl -F makes.",
+        "Invalid form",
+        "Send multipart/form-data with the parts listed in /docs; curl -F makes such a body.",
     )
     UNAUTHENTICATED = (
         "unauthenticated",
         401,
-        "It is not known who calls",
-        "Send 'Authorization: Bearer KEY' with a key that 'lipserve keys create' made, or a token.",
+        "Authentication required",
+        "Send 'Authorization: Bearer KEY' with a key made by 'lipserve keys create', or a token.",
     )
     FORBIDDEN = (
         "forbidden",
         403,
-        "The caller may not do this",
-        "The detail names the scope that it takes; 'lipserve keys create --scope' makes keys that have it.",
+        "Insufficient scope",
+        "The detail names the required scope; 'lipserve keys create --scope' makes a key with that scope.",
     )
     FOREIGN_ORIGIN = (
         "foreign-origin",
         403,
-        "A web page of another origin may have sent this",
-        "Ask under localhost or an IP address, list the name in allowed_hosts, or have callers use keys.",
+        "Cross-origin request refused",
+        "Use localhost or an IP address, list the host name in the setting allowed_hosts, or require keys.",
     )
-    NO_ROUTE = ("no-route", 404, "Nothing is found at this path", "/docs lists the paths there are.")
+    NO_ROUTE = ("no-route", 404, "Path not found", "/docs lists all paths.")
     UNKNOWN_MODEL = (
         "unknown-model",
         404,
-        "No model has this name",
-        "GET /v1/models lists the models, the refused ones too.",
+        "Model not found",
+        "GET /v1/models lists all models, including refused ones.",
     )
     UNKNOWN_VERSION = (
         "unknown-version",
         404,
-        "The model has no such version or label",
-        "GET /v1/models/NAME lists those it has.",
+        "Version or label not found",
+        "GET /v1/models/NAME lists the versions and labels of the model.",
     )
     UNKNOWN_JOB = (
         "unknown-job",
         404,
-        "No audit or evaluation has this id",
-        "GET /v1/audits and /v1/evaluations list those there are.",
+        "Audit or evaluation not found",
+        "GET /v1/audits and GET /v1/evaluations list the stored audits and evaluations.",
     )
     NO_REPORT = (
         "no-report",
         404,
-        "The audit or evaluation has no such report",
-        'One that was asked for it ("report": true) has it once it is done.',
+        "Report not found",
+        'Reports are made on request ("report": true) and available once the audit or evaluation is done.',
     )
     NO_SAMPLES = (
         "no-samples",
         404,
-        "No samples lie beside the model",
-        "Put labelled inputs there as NAME.samples.npz, such as lipmodel train writes.",
+        "No samples for this model",
+        "Put labelled inputs beside the model as NAME.samples.npz, as written by lipmodel train.",
     )
     METHOD_NOT_ALLOWED = (
         "method-not-allowed",
         405,
-        "The path does not take this method",
-        "The Allow header names those it takes.",
+        "Method not allowed",
+        "The Allow header lists the accepted methods.",
     )
     UPLOADS_OFF = (
         "uploads-off",
         403,
-        "The models of this service are not changed over HTTP",
-        "Start it with --uploads, or change the files in its models folder: it notices.",
+        "Uploads are disabled",
+        "Start the service with --uploads, or change the files in its models folder, which is watched.",
     )
     NOT_WRITABLE = (
         "not-writable",
         409,
-        "The models folder cannot be written",
-        "The detail says why. Let the service write there, or put files there by other means.",
+        "Models folder not writable",
+        "The detail gives the reason. Grant the service write access, or place the files by other means.",
     )
     VERSION_LABELLED = (
         "version-labelled",
         409,
-        "The version has a label",
-        "Give the label to another version, or take it away, first.",
+        "Version is labelled",
+        "First move the label to another version, or remove it.",
     )
     INCOMPATIBLE_VERSION = (
         "incompatible-version",
         409,
-        "The file would break the clients of the version that answers now",
-        "The detail says what differs. Send it under another name, or with ?force=true.",
+        "Incompatible with the current version",
+        "The detail names the difference. Upload under another name, or with ?force=true.",
     )
     REQUEST_TIMEOUT = (
         "request-timeout",
         408,
-        "The request did not arrive in time",
-        "Send it in one go; the limit is the setting request_seconds.",
+        "Request timeout",
+        "Send the request without pauses; the limit is the setting request_seconds.",
     )
     MODEL_REFUSED = (
         "model-refused",
         409,
-        "The model was refused, so it is not served",
-        "The detail gives the reason. Mend or replace the file; the service notices.",
+        "Model refused",
+        "The detail gives the reason. Repair or replace the file; the models folder is watched.",
     )
     BODY_TOO_LARGE = (
         "body-too-large",
         413,
-        "The body is too large",
-        "Send fewer inputs a request, or a smaller file; the limits are settings.",
+        "Body too large",
+        "Send fewer inputs per request, or a smaller file; the limits are settings.",
     )
     UNSUPPORTED_MEDIA_TYPE = (
         "unsupported-media-type",
         415,
-        "The body is not in an accepted format",
-        "Send it uncompressed, with the Content-Type that the detail names.",
+        "Unsupported media type",
+        "Send the body uncompressed, with the Content-Type named in the detail.",
     )
     INVALID_INPUT = (
         "invalid-input",
         422,
-        "The request does not fit the model or the service",
-        "Each of 'errors' names a field and what is wrong with it.",
+        "Invalid request",
+        "Each entry of 'errors' names a field and the reason.",
     )
     UPLOAD_REFUSED = (
         "upload-refused",
         422,
-        "The file sent is refused, and is not kept",
-        "The detail gives the reason; lipmodel inspect gives the same.",
+        "Uploaded file refused",
+        "The detail gives the reason, as does lipmodel inspect. The file is not kept.",
     )
     BELOW_POLICY = (
         "below-policy",
         422,
-        "Answers are certified less than the model's policy asks for",
-        "Each of 'errors' names an input. GET /v1/models/NAME tells the policy.",
+        "Certified radius below the model's policy",
+        "Each entry of 'errors' names an input. GET /v1/models/NAME shows the policy.",
     )
     TOO_MANY_REQUESTS = (
         "too-many-requests",
         429,
-        "The caller asks too often",
-        "Try again after the seconds that the Retry-After header gives.",
+        "Rate limit exceeded",
+        "Retry after the number of seconds in the Retry-After header.",
     )
     HEADERS_TOO_LARGE = (
         "headers-too-large",
         431,
-        "The headers are too large",
-        "Send fewer or shorter ones; the limit is the setting max_header_bytes.",
+        "Request headers too large",
+        "Send fewer or shorter headers; the limit is the setting max_header_bytes.",
     )
     QUEUE_FULL = (
         "queue-full",
         429,
-        "Too many audits, evaluations or other long requests are queued",
-        "Try again after the seconds that the Retry-After header gives.",
+        "Queue full",
+        "Retry after the number of seconds in the Retry-After header.",
     )
     JOB_FAILED = (
         "job-failed",
         500,
-        "The audit or evaluation failed",
-        "The detail says how it ended; the log of the service has more.",
+        "Audit or evaluation failed",
+        "The detail gives the outcome; the log of the service has more.",
     )
     NOT_INSTALLED = (
         "not-installed",
         501,
-        "The service lacks an optional part",
-        "The detail names it. Install it where the service runs, or do without.",
+        "Optional package not installed",
+        "The detail names the package. Install it where the service runs, or omit the option.",
     )
     NOT_SIGNING = (
         "not-signing",
         501,
-        "The service has no key to sign with",
-        "Ask without 'certificate'; or make a key with 'lipserve keys new-signing' and set signing_keys.",
+        "No signing key",
+        "Omit 'certificate', or make a key with 'lipserve keys new-signing' and set signing_keys.",
     )
     JOB_INTERRUPTED = (
         "job-interrupted",
         503,
-        "The service stopped during the audit or evaluation",
-        "Ask for it again: it is not tried again by itself, as it may have been the cause.",
+        "Audit or evaluation interrupted",
+        "The service stopped meanwhile. Submit again: jobs that may have caused a stop are not retried.",
     )
     INTERNAL = (
         "internal",
         500,
-        "The service failed",
-        "The fault is the service's, not the request's; its log has the details.",
+        "Internal error",
+        "The fault lies in the service, not in the request; the log of the service has the details.",
     )
     JOBS_UNAVAILABLE = (
         "jobs-unavailable",
         503,
-        "The database of audits and evaluations does not answer",
-        "Try again after the seconds that the Retry-After header gives. Predictions need no database.",
+        "Job database unavailable",
+        "Retry after the number of seconds in the Retry-After header. Predictions need no database.",
     )
     INSUFFICIENT_STORAGE = (
         "insufficient-storage",
         507,
-        "The service cannot write what it would have to keep",
-        "The detail names the cause. Make room, or let the service write; predictions need no disk.",
+        "Insufficient storage",
+        "The detail names the cause. Free disk space, or grant write access; predictions need no disk.",
     )
     TOO_MANY_CONNECTIONS = (
         "too-many-connections",
         503,
-        "The service has as many connections as it may",
-        "Try again after the seconds that the Retry-After header gives; send several requests a connection.",
+        "Connection limit reached",
+        "Retry after the number of seconds in the Retry-After header; send several requests per connection.",
     )
     BUSY = (
         "busy",
         503,
-        "The service holds as much of requests and answers as it may",
-        "Try again after the seconds that the Retry-After header gives, or send less at a time.",
+        "Memory limit for requests and responses reached",
+        "Retry after the number of seconds in the Retry-After header, or send smaller requests.",
     )
     MODEL_CHECKING = (
         "model-checking",
         503,
-        "The model's file is being checked, so it is not served yet",
-        "Try again after the seconds that the Retry-After header gives.",
+        "Model is being checked",
+        "Retry after the number of seconds in the Retry-After header.",
     )
-    NOT_READY = ("not-ready", 503, "No model is served", "The detail says why.")
+    NOT_READY = ("not-ready", 503, "Service not ready", "The detail gives the reason.")
 
     def __init__(self, slug: str, status: int, title: str, advice: str) -> None:
         self.slug, self.status, self.title, self.advice = slug, status, title, advice
 
     @property
     def uri(self) -> str:
-        """The ``type`` of the problem."""
+        """The ``type`` member of the problem."""
         return TYPE_PREFIX + self.slug
 
 
 class FieldError(BaseModel):
-    """One part of the request that is to blame."""
+    """An invalid part of the request, and the reason."""
 
     model_config = ConfigDict(defer_build=True)
 
@@ -275,7 +274,7 @@ class FieldError(BaseModel):
 
 
 class ProblemBody(BaseModel):
-    """A problem as it goes over the wire (RFC 9457, ``application/problem+json``)."""
+    """A problem on the wire (RFC 9457, ``application/problem+json``)."""
 
     model_config = ConfigDict(defer_build=True)
 
@@ -288,13 +287,13 @@ class ProblemBody(BaseModel):
 
 
 class Problem(Exception):  # noqa: N818 - the RFC's own word
-    """Raised anywhere below a route to answer with a problem.
+    """Exception that becomes the problem response of a request.
 
     Attributes:
-        kind: what sort of problem; gives type, title and status.
-        detail: what went wrong this time, for people.
-        errors: the parts of the request to blame, if any.
-        headers: sent along (``Allow`` of a 405).
+        kind: gives type, title and status.
+        detail: description of this occurrence, for people.
+        errors: invalid parts of the request, if any.
+        headers: of the response (``Allow`` of a 405).
     """
 
     def __init__(
@@ -310,13 +309,13 @@ class Problem(Exception):  # noqa: N818 - the RFC's own word
 
     @classmethod
     def invalid(cls, errors: Sequence[FieldError]) -> Problem:
-        """A 422 whose detail is read off the fields to blame."""
+        """Return a 422 with the detail made from the field errors."""
         return cls(
             ProblemKind.INVALID_INPUT, "; ".join(f"{e.field}: {e.reason}" for e in errors), errors=errors
         )
 
     def body(self) -> ProblemBody:
-        """What the client reads."""
+        """Return the body of the response."""
         return ProblemBody(
             type=self.kind.uri,
             title=self.kind.title,
@@ -327,12 +326,12 @@ class Problem(Exception):  # noqa: N818 - the RFC's own word
         )
 
     def response(self) -> Response:
-        """The HTTP response."""
+        """Return the HTTP response."""
         return _ProblemResponse(self)
 
 
 class _ProblemResponse(Response):
-    """Tells the layers outside, by the request's scope, which kind of problem it is."""
+    """Response that leaves its problem's slug in the ASGI scope, for the metrics and the log."""
 
     media_type = MEDIA_TYPE
 
@@ -347,14 +346,14 @@ class _ProblemResponse(Response):
 
 
 def problem_of(error: Exception) -> Problem | None:
-    """The problem that an error of a request is; None where it is a fault of the service."""
+    """Return the problem for an error of the request; None for a fault of the service."""
     if isinstance(error, InputError):
         return Problem.invalid([FieldError(field=error.field, reason=error.reason)])
     return error if isinstance(error, Problem) else None
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Makes every error of the application a problem, those of the framework included."""
+    """Install handlers that answer every error of the application and of the framework with a problem."""
 
     @app.exception_handler(Problem)
     @app.exception_handler(InputError)
@@ -381,8 +380,11 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(StoreError)
     async def on_store_error(_: Request, error: StoreError) -> Response:
-        log.warning("%s", error)  # which may name hosts and users, that are none of a client's business
-        detail, headers = "audits and evaluations cannot be reached", {"Retry-After": str(RETRY_SECONDS)}
+        log.warning("%s", error)  # not sent to the client: may name hosts and users of the database
+        detail, headers = (
+            "the database of audits and evaluations does not answer",
+            {"Retry-After": str(RETRY_SECONDS)},
+        )
         return Problem(ProblemKind.JOBS_UNAVAILABLE, detail, headers=headers).response()
 
     @app.exception_handler(RequestValidationError)
@@ -394,11 +396,9 @@ def install_handlers(app: FastAPI) -> None:
     async def on_http_exception(request: Request, error: HTTPException) -> Response:
         path, method = request.url.path, request.method
         if error.status_code == HTTPStatus.NOT_FOUND:
-            return Problem(
-                ProblemKind.NO_ROUTE, f"nothing is found at {path}; /docs lists the paths there are"
-            ).response()
+            return Problem(ProblemKind.NO_ROUTE, f"{path} not found; /docs lists all paths").response()
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             allowed = (error.headers or {}).get("Allow", "")
-            detail = f"{path} takes {allowed}, not {method}"
+            detail = f"{path} accepts {allowed}, not {method}"
             return Problem(ProblemKind.METHOD_NOT_ALLOWED, detail, headers=error.headers).response()
-        raise error  # the framework raises no other; one that it came to raise is a fault of ours
+        raise error  # the framework raises no other status; a new one would be a fault here

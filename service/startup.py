@@ -1,4 +1,4 @@
-"""A process of its own starts soon and small: nothing is made, kept or looked through that need not be."""
+"""Start time and memory of processes that are all ours: lean imports, garbage collection, malloc."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ M_MMAP_THRESHOLD, LARGE_BYTES = -3, 2**19
 
 @contextmanager
 def lean_imports() -> Iterator[None]:
-    """Within, the application is imported. For processes that are all ours, as it says so of other packages.
+    """Context to import the application in, for processes without foreign code: it alters other packages.
 
-    What is imported stays, so it is not looked through for garbage, now or later: a sixth of a start.
+    Imported objects stay, so they are exempt from garbage collection, now and later: a sixth of a start.
     """
     gc.disable()
     try:
         from pydantic import BaseModel
 
-        BaseModel.model_config["defer_build"] = True  # FastAPI's types of OpenAPI, until they are asked for
+        BaseModel.model_config["defer_build"] = True  # FastAPI's types of OpenAPI, built on first use
         modules: dict[str, Any] = sys.modules
         modules["pydantic.v1"] = None  # as if missing; FastAPI takes 1.5 MiB of it to refuse its types
         yield
@@ -34,19 +34,19 @@ def lean_imports() -> Iterator[None]:
 
 
 def keep_what_is_loaded() -> None:
-    """Leaves all that is there out of garbage collections from now on.
+    """Exempt all present objects from later garbage collections.
 
-    It stays anyway; to look through it again and again made one answer in a hundred wait for 50 ms.
+    They stay anyway; collecting over them again and again delayed one response in a hundred by 50 ms.
     """
     gc.collect()
     gc.freeze()
 
 
 def use_little_memory(temporary: Path) -> None:
-    """Have large blocks go back to the system when they are freed, and temporary files lie in that folder.
+    """Return large freed blocks to the system, and put temporary files into the given folder.
 
-    glibc comes to keep blocks of up to 32 MiB in its heap, where small ones keep the holes between them:
-    bodies of 96 MiB left 190 MiB behind. And the system's own folder may itself be memory (tmpfs).
+    glibc comes to keep blocks of up to 32 MiB in its heap, fragmented by small blocks: bodies of 96 MiB left
+    190 MiB behind. And the system's own temporary folder may itself be memory (tmpfs).
     """
     with suppress(AttributeError):  # of other libraries than glibc
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)

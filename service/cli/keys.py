@@ -1,4 +1,4 @@
-"""``lipserve keys``: who may call the service, and what it signs with."""
+"""The commands ``lipserve keys``: API keys of callers, and keys that sign certificates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from service.settings import Settings
 
 @contextmanager
 def _store(settings: Settings) -> Iterator[KeyStore]:
-    """The keys, while a server may be using them too."""
+    """Open the store of API keys, which a running server may be using too."""
     try:
         store = KeyStore.beside_jobs(settings)
         try:
@@ -31,38 +31,46 @@ def _store(settings: Settings) -> Iterator[KeyStore]:
 
 @click.group()
 def keys() -> None:
-    """Keys of callers, and keys that certificates are signed with.
+    """Manage API keys, and keys that sign certificates.
 
-    Callers' keys are kept beside the jobs: give the server's --state, --models or --database before `keys`,
-    or set its variables of the environment. A running server takes notice within about a second.
+    API keys are stored with the jobs: pass the server's --state, --models or --database before `keys`, or set
+    the same environment variables. A running server applies changes within about a second.
     """
 
 
 @keys.command()
-@click.option("--name", required=True, help="Whose key it is, for people.")
+@click.option("--name", required=True, help="Name of the key's owner, for display.")
 @click.option(
     "--scope",
     "scopes",
     type=click.Choice([scope.value for scope in Scope]),
     multiple=True,
     required=True,
-    help="What it may do; may be repeated. admin includes all others.",
+    help="Scope of the key; may be repeated. admin includes all others.",
 )
-@click.option("--expires", type=click.FloatRange(min=0, min_open=True), metavar="DAYS", help="When it ends.")
+@click.option(
+    "--expires",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="DAYS",
+    help="Lifetime of the key, in days.",
+)
 @click.pass_obj
 def create(settings: Settings, name: str, scopes: tuple[str, ...], expires: float | None) -> None:
-    """Makes a key and prints it, this once."""
+    """Create an API key and print it; it cannot be shown again."""
     if not 0 < len(name) <= 128 or not name.isprintable():
         raise click.UsageError("--name takes 1 to 128 printable characters")
     with _store(settings) as store:
         click.echo(store.create(name, [Scope(scope) for scope in scopes], expires))
-    click.echo("This is shown once. From now on the service takes no request without a key.", err=True)
+    click.echo(
+        "This key is shown only once. From now on the service requires a credential for every request.",
+        err=True,
+    )
 
 
 @keys.command("list")
 @click.pass_obj
 def list_keys(settings: Settings) -> None:
-    """Shows the keys that there are and were, without their secrets."""
+    """List all API keys, valid, expired and revoked, without their secrets."""
     with _store(settings) as store:
         for key in store.all():
             ends = "never ends" if key.expires is None else f"ends {_day(key.expires)}"
@@ -74,21 +82,23 @@ def list_keys(settings: Settings) -> None:
 @click.argument("key_id", metavar="ID")
 @click.pass_obj
 def revoke(settings: Settings, key_id: str) -> None:
-    """Ends the key of that ID for good."""
+    """Revoke the API key with that ID."""
     with _store(settings) as store:
         if not store.revoke(key_id):
-            raise click.ClickException(f"no valid key has the id '{key_id}'; lipserve keys list shows them")
+            raise click.ClickException(
+                f"no valid key has the id '{key_id}'; 'lipserve keys list' shows all keys"
+            )
     click.echo(f"revoked {key_id}", err=True)
 
 
 @keys.command("new-signing")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def new_signing(file: Path) -> None:
-    """Makes a key to sign certificates with and puts it first in FILE, which is made if there is none.
+    """Create a key that signs certificates, and put it first in FILE, which is created if missing.
 
-    Of the keys in it the public parts stay, so that what they signed can still be verified. A server whose
-    --signing-keys is FILE publishes the new key within a second and signs with it after ten minutes, when no
-    consumer's copy of the published keys is older; until then it signs with the key before, if there is one.
+    Older keys in FILE keep their public parts, so that their signatures can still be verified. A server with
+    --signing-keys FILE publishes the new key within a second and signs with it after ten minutes, when no
+    consumer's copy of the published keys is older; until then the previous key, if any, signs.
     """
     from lipmodel.signed.key_sets import add_signing_key
 

@@ -30,7 +30,7 @@ from service.telemetry import logs
     "--config",
     metavar="FILE",
     envvar=variable("config"),
-    help=f"TOML file of settings; flags and environment win over it.  [environment: {variable('config')}]",
+    help=f"TOML file of settings; flags and variables override it.  [environment: {variable('config')}]",
 )
 @click.version_option(__version__, prog_name="lipserve")
 @click.pass_context

@@ -1,4 +1,4 @@
-"""Settings from flags, the environment and a file; every field of ``Settings`` is described once."""
+"""Settings from flags, the environment and a file, all derived from the fields of ``Settings``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pydantic import ValidationError
 from service.settings import ENVIRONMENT_PREFIX, Settings
 
 CONFIG = "config"
-"""Of the environment alone: the settings file."""
-OF_KUBERNETES = re.compile(
+"""Name of the settings file, which is a flag and a variable but no field of ``Settings``."""
+KUBERNETES_VARIABLE = re.compile(
     r"LIPSERVE_(\w+_)?(SERVICE_HOST=.*|SERVICE_PORT(_\w+)?=\d+|PORT(_\d+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://.*"
     r"|PORT_\d+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR)=.*)"
 )
-"""What Kubernetes puts into the environment of pods beside a service whose name begins with lipserve."""
+"""Variables that Kubernetes sets in pods beside a Kubernetes service with a name beginning with lipserve."""
 
 
 def _flag(name: str) -> str:
@@ -29,12 +29,12 @@ def _flag(name: str) -> str:
 
 
 def variable(name: str) -> str:
-    """The variable of the environment for a setting."""
+    """Return the environment variable of a setting."""
     return ENVIRONMENT_PREFIX + name.upper()
 
 
 def options(command: Any) -> Any:
-    """One flag for each setting, so that a setting is described once."""
+    """Add to a command a flag for each setting."""
     for name, field in reversed(Settings.model_fields.items()):
         default = "" if field.default in (None, False) else f"default: {field.default}; "
         kind = (get_args(field.annotation) or (field.annotation,))[0]
@@ -52,23 +52,25 @@ def options(command: Any) -> Any:
 
 
 def read_settings(flags: Mapping[str, str | None], file: str | None = None) -> Settings:
-    """Settings from the flags that were given, the environment, a TOML file, and the defaults.
+    """Return the settings from flags, the environment, a TOML file, and the defaults, in that order.
 
     Raises:
-        click.UsageError: a value makes no sense, or a name is no setting; names the flag, variable or file.
+        click.UsageError: a value is invalid, or a setting unknown; names the flag, variable or file.
     """
     given = {name: value for name, value in flags.items() if value is not None}
     variables = {
         name.upper()
         for name, value in os.environ.items()
-        if value and not OF_KUBERNETES.fullmatch(f"{name}={value}")
+        if value and not KUBERNETES_VARIABLE.fullmatch(f"{name}={value}")
     }
     for name in sorted(variables):
         if name.startswith(ENVIRONMENT_PREFIX):
             _check_name(name.removeprefix(ENVIRONMENT_PREFIX).lower(), name, variable)
     kept = {} if file is None else _read_file(Path(file))
     kept = {name: value for name, value in kept.items() if variable(name) not in variables}
-    if variable("port") not in variables:  # else it is read from the environment, where it may be Kubernetes'
+    if (
+        variable("port") not in variables
+    ):  # or it would be read from the environment, where Kubernetes may have set it
         kept.setdefault("port", str(Settings.model_fields["port"].default))
     try:
         return Settings(**(kept | given))  # type: ignore[arg-type]
@@ -79,13 +81,14 @@ def read_settings(flags: Mapping[str, str | None], file: str | None = None) -> S
         raise click.UsageError(f"{origin} is '{first['input']}'. {first['msg']}.") from None
 
 
-def _check_name(name: str, found: str, spelt: Callable[[str], str]) -> None:
-    """Refuse the name of no setting: a limit that is misspelt would not hold.
+def _check_name(name: str, found: str, spelt: Callable[[str], str], source: str = "") -> None:
+    """Refuse an unknown setting: a misspelt limit would not hold.
 
     Args:
-        name: of a setting, it may be.
-        found: the same as it was found, and where.
-        spelt: how the name of a setting is written there.
+        name: supposed name of a setting.
+        found: the name as written in its source.
+        spelt: function from the name of a setting to its spelling in that source.
+        source: description of the source, as a suffix.
 
     Raises:
         click.UsageError: no setting has the name.
@@ -93,19 +96,19 @@ def _check_name(name: str, found: str, spelt: Callable[[str], str]) -> None:
     known = [*Settings.model_fields, CONFIG]
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {spelt(near[0])}?" if near else "lipserve --help lists them"
-        raise click.UsageError(f"{found} is no setting; {hint}")
+        hint = f"did you mean '{spelt(near[0])}'?" if near else "lipserve --help lists the settings"
+        raise click.UsageError(f"Unknown setting '{found}'{source} ({hint})")
 
 
 def _read_file(path: Path) -> dict[str, str]:
-    """Settings by name, as text: what a flag would say."""
+    """Return the settings of a TOML file by name, each as the text of a flag."""
     try:
         found = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise click.UsageError(f"the settings file {path} cannot be read: {reason}") from None
+        raise click.UsageError(f"cannot read the settings file {path}: {reason}") from None
     for name, value in found.items():
-        _check_name(name, f"{path}: '{name}'", str)
+        _check_name(name, name, str, f" in {path}")
         if not isinstance(value, str | int | float):
-            raise click.UsageError(f"{path}: {name} is no text, number or boolean")
+            raise click.UsageError(f"{name} in {path} is not a string, number or boolean")
     return {name: str(value) for name, value in found.items()}

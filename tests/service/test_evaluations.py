@@ -307,7 +307,7 @@ HOSTILE = {
     "header that is code": (zipped({"inputs.npy": b"\x93NUMPY\x01\x00\x0e\x00__import__('os')"}), "cannot be read"),
     "many arrays": (zipped({f"{i}.npy": b"" for i in range(100)}), "at most 64"),
     "zip of a text": (zipped({"inputs.npy": b"hello"}), "cannot be read"),
-    "LZMA": (zipped({"inputs.npy": b"x"}, zipfile.ZIP_LZMA), "compressed in a way not accepted"),
+    "LZMA": (zipped({"inputs.npy": b"x"}, zipfile.ZIP_LZMA), "uses an unsupported compression method"),
     "names of a path": (zipped({"../../inputs.npy": GOOD}), "cannot be read"),
     "no labels": (npz(inputs=INPUTS), "no array named 'labels'"),
     "fewer labels": (npz(inputs=INPUTS, labels=LABELS[:-1]), "one each is needed"),

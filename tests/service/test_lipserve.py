@@ -66,10 +66,22 @@ def test_a_port_in_use_is_told(tmp_path):
         (["--max-rows", "0"], {}, "--max-rows is '0'"),
         ([], {"LIPSERVE_THREADS": "two"}, "LIPSERVE_THREADS is 'two'"),
         (["--nope"], {}, "No such option"),
-        ([], {"LIPSERVE_MAX_ROW": "7"}, "LIPSERVE_MAX_ROW is no setting; did you mean LIPSERVE_MAX_ROWS?"),
-        ([], {"LIPSERVE_XYZZY": "7"}, "LIPSERVE_XYZZY is no setting; lipserve --help lists them"),
-        ([], {"lipserve_worker": "7"}, "LIPSERVE_WORKER is no setting; did you mean LIPSERVE_WORKERS?"),
-        (["keys", "list"], {"LIPSERVE_STAT": "x"}, "did you mean LIPSERVE_STATE?"),
+        (
+            [],
+            {"LIPSERVE_MAX_ROW": "7"},
+            "Unknown setting 'LIPSERVE_MAX_ROW' (did you mean 'LIPSERVE_MAX_ROWS'?)",
+        ),
+        (
+            [],
+            {"LIPSERVE_XYZZY": "7"},
+            "Unknown setting 'LIPSERVE_XYZZY' (lipserve --help lists the settings)",
+        ),
+        (
+            [],
+            {"lipserve_worker": "7"},
+            "Unknown setting 'LIPSERVE_WORKER' (did you mean 'LIPSERVE_WORKERS'?)",
+        ),
+        (["keys", "list"], {"LIPSERVE_STAT": "x"}, "did you mean 'LIPSERVE_STATE'?"),
         (
             ["--models", "/nothere"],
             {},
@@ -81,7 +93,7 @@ def test_a_port_in_use_is_told(tmp_path):
         (["--models", "/tmp", "--host", "no.such.host.invalid"], {}, "cannot listen on no.such.host.invalid"),
     ],
 )
-def test_bad_use_is_told(arguments, environment, told):
+def test_bad_use_is_reported(arguments, environment, told):
     result = run(*arguments, **environment)
     assert result.returncode in (1, 2)
     assert told in result.stderr
@@ -157,25 +169,25 @@ def test_a_file_sets_and_environment_and_flags_win(tmp_path):
         ("max_rows = 0", "max_rows in {file} is '0'"),
         ("max_rows = true", "max_rows in {file} is 'True'"),
         ("max_rows = 1.5", "max_rows in {file} is '1.5'"),
-        ("max_rows = [1]", "max_rows is no text, number or boolean"),
+        ("max_rows = [1]", "max_rows in {file} is not a string, number or boolean"),
         ("access_log = 7", "access_log in {file} is '7'"),
-        ("max-rows = 1", "'max-rows' is no setting; did you mean max_rows?"),
-        ("[serve]\nport = 1", "'serve' is no setting"),
-        ("max_rows = ", "the settings file {file} cannot be read: Invalid value"),
-        ("\x00", "the settings file {file} cannot be read"),
+        ("max-rows = 1", "Unknown setting 'max-rows' in {file} (did you mean 'max_rows'?)"),
+        ("[serve]\nport = 1", "Unknown setting 'serve' in {file}"),
+        ("max_rows = ", "cannot read the settings file {file}: Invalid value"),
+        ("\x00", "cannot read the settings file {file}"),
     ],
 )
-def test_a_bad_file_is_told(tmp_path, text, told):
+def test_a_bad_file_is_reported(tmp_path, text, told):
     run = configured(tmp_path, text)
     assert run.returncode == 2
     assert told.format(file=tmp_path / "lipserve.toml") in run.stderr
     assert "Traceback" not in run.stderr
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     run = configured(tmp_path, "", "--config", str(tmp_path / "nope.toml"))
     assert run.returncode == 2
-    assert "nope.toml cannot be read: No such file or directory" in run.stderr
+    assert "nope.toml: No such file or directory" in run.stderr
 
 
 def test_help_is_the_table_of_settings():
@@ -271,7 +283,7 @@ def test_the_state_is_its_owners_alone(tmp_path):
             assert set(modes(*folders).values()) == {"0o700"}
             assert set(modes(*files).values()) == {"0o600"}
             process.terminate()
-            assert "open to others" not in process.communicate(timeout=30)[1]
+            assert "accessible to other users" not in process.communicate(timeout=30)[1]
     finally:
         os.umask(mask)
     other = tmp_path / "keys"
@@ -286,9 +298,9 @@ def test_a_state_that_is_open_to_others_is_closed_and_the_log_says_so(tmp_path):
     (state / "jobs.sqlite").chmod(0o644)
     (state / "jobs.sqlite-wal").touch(0o644)
     told = run("--state", state, "keys", "list").stderr
-    assert f"{state} was open to others (mode 2755)" in told
-    assert f"{state}/jobs.sqlite was open to others (mode 644)" in told
-    assert f"{state}/jobs.sqlite-wal was open to others (mode 644)" in told
+    assert f"{state} was accessible to other users (mode 2755)" in told
+    assert f"{state}/jobs.sqlite was accessible to other users (mode 644)" in told
+    assert f"{state}/jobs.sqlite-wal was accessible to other users (mode 644)" in told
     assert modes(state, state / "jobs.sqlite") == {"state": "0o700", "jobs.sqlite": "0o600"}
     assert run("--state", state, "keys", "list").stderr == ""
 
@@ -296,6 +308,9 @@ def test_a_state_that_is_open_to_others_is_closed_and_the_log_says_so(tmp_path):
 def test_a_folder_that_users_share_is_not_closed_to_them(tmp_path):
     tmp_path.chmod(0o1777)
     told = run("--state", tmp_path, "keys", "list").stderr
-    assert f"{tmp_path} is open to others (mode 1777), and stays so: it is a folder that users share" in told
+    assert (
+        f"{tmp_path} is accessible to other users (mode 1777), which cannot be changed: it is a folder shared by users"
+        in told
+    )
     assert modes(tmp_path / "jobs.sqlite") == {"jobs.sqlite": "0o600"}
     assert tmp_path.stat().st_mode & 0o7777 == 0o1777

@@ -159,7 +159,7 @@ def test_key_is_requested_once_and_forgotten(browser, tmp_path):
         page.get_by_role("button", name="Forget key").click()
         expect(dialog).to_be_visible()
         dialog.get_by_role("button", name="Cancel").click()
-        expect(page.get_by_role("alert")).to_contain_text("It is not known who calls")
+        expect(page.get_by_role("alert")).to_contain_text("Authentication required")
         page.close()
 
 
