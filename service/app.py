@@ -103,7 +103,7 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
     jobs, metrics = open_jobs(settings, worker), Metrics(Served())
     if metrics_folder is not None and worker == 0:
         sweep_metrics(metrics_folder)
-    verdicts = Verdicts.beside_jobs(settings)
+    verdicts = Verdicts(settings.database_url)
     checks = Checks(verdicts, seconds=settings.check_seconds, max_bytes=settings.check_bytes)
     found = Models(
         settings.models,

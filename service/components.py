@@ -65,7 +65,7 @@ def open_jobs(settings: Settings, worker: int = 0) -> Jobs:
     """
     folder = StateFolder(settings.state_folder, worker)
     try:
-        store = Store(settings.database or folder.database, folder.server)
+        store = Store(settings.database_url, folder.server)
     except StoreError:
         folder.close()
         raise
@@ -76,7 +76,7 @@ def open_jobs(settings: Settings, worker: int = 0) -> Jobs:
         max_queued=settings.max_queued,
         kept=settings.kept_jobs,
         seconds=settings.job_seconds,
-        most_bytes=settings.job_bytes,
+        max_bytes=settings.job_bytes,
     )
 
 

@@ -144,3 +144,8 @@ class Settings(BaseSettings):
     def state_folder(self) -> Path:
         """Folder of jobs and their results."""
         return self.state or self.models.with_name(self.models.name + ".state")
+
+    @property
+    def database_url(self) -> str:
+        """URL of the database: of SQLite in the state folder by default."""
+        return self.database or f"sqlite:///{self.state_folder / 'jobs.sqlite'}"

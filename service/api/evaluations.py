@@ -15,12 +15,12 @@ from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, form_request, jso
 from service.api.reports import require_packages
 from service.api.schemas.evaluations import EVALUATION_EXAMPLES, EvaluationRequest, EvaluationResult
 from service.components import Service
-from service.jobs import data_folder
 from service.jobs import evaluation_data as labelled
 from service.jobs.queue import Fill
 from service.models.registry import Model
 from service.problems import ProblemKind
 from service.protocols.bodies import headers_of, input_array, media_type_of, parse, read_form, read_json
+from service.sandbox import data_folder
 from service.settings import Settings
 
 router = APIRouter(tags=["evaluations"])

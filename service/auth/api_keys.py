@@ -22,7 +22,6 @@ from service.auth.scopes import Scope
 from service.database.connect import StoreError, open_database, unusable
 from service.database.tables import api_keys as keys
 from service.disk import private_folder
-from service.jobs.state_folder import database_in
 from service.settings import Settings
 
 PREFIX = "lipcert"
@@ -87,7 +86,7 @@ class KeyStore:
                 private_folder(folder)
         except OSError as error:
             raise StoreError(f"no keys can be kept in {folder}: {error.strerror}") from error
-        return cls(settings.database or database_in(folder))
+        return cls(settings.database_url)
 
     def create(self, name: str, scopes: Collection[Scope], days: float | None = None) -> str:
         """Makes a key that ends after so many days, if any; returns it, this once."""

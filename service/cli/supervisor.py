@@ -30,7 +30,7 @@ import click
 
 from lipmodel.errors import LipcertError
 from service.http.server import Server, end_process, url_of
-from service.sandbox.process import PACKAGES
+from service.sandbox.launch import exit_text, message_writer, module_command, module_environment
 from service.settings import Settings
 from service.startup import keep_what_is_loaded, lean_imports, use_little_memory
 from service.telemetry import logs
@@ -92,15 +92,13 @@ class Supervisor:
         Raises:
             WorkersError: it ended instead.
         """
-        path = os.pathsep.join([str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])])
         listener = self._sockets[number].fileno()
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "service.cli.supervisor"),
-            *(str(listener), str(number), str(self._metrics)),
+            *module_command("service.cli.supervisor", str(listener), str(number), str(self._metrics)),
             stdin=PIPE,
             stdout=PIPE,
             pass_fds=[listener],
-            env={**os.environ, "PYTHONPATH": path},
+            env=module_environment(),
             start_new_session=True,  # Ctrl-C is for the supervisor, which passes it on
         )
         self._processes[number] = process
@@ -114,7 +112,8 @@ class Supervisor:
         told: dict[str, Any] = json.loads(line or "{}")
         if "ready" not in told and not self._stopping:
             await process.wait()
-            raise WorkersError(told.get("error") or f"worker {number} {_how(process)} before it was ready")
+            how = exit_text(process.returncode)
+            raise WorkersError(told.get("error") or f"worker {number} {how} before it was ready")
         return told
 
     async def _keep(self, number: int) -> None:
@@ -128,7 +127,7 @@ class Supervisor:
             await process.wait()
             if self._stopping:
                 return
-            log.error("worker %d %s; it is started again", number, _how(process))
+            log.error("worker %d %s; it is started again", number, exit_text(process.returncode))
             self._deaths.append(time.monotonic())
             if len(self._deaths) > MOST_DEATHS and self._deaths[-1] - self._deaths[0] < DEATHS_SECONDS:
                 raise WorkersError(f"workers died {MOST_DEATHS + 1} times within {DEATHS_SECONDS:g} s")
@@ -156,11 +155,6 @@ class Supervisor:
             await asyncio.wait(late)
 
 
-def _how(process: Process) -> str:
-    code = process.returncode or 0
-    return f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-
-
 def main() -> None:
     """One worker: serves until it is told to stop, or until the supervisor is gone."""
     with lean_imports():
@@ -172,13 +166,7 @@ def main() -> None:
     logs.set_up(settings.log_format)
     for signal_number in (signal.SIGINT, signal.SIGTERM):  # while models load; the server takes them over
         signal.signal(signal_number, lambda *_: sys.exit(0))
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever libraries print is not mistaken for an answer
-
-    def say(**message: str) -> None:
-        out.write(json.dumps(message) + "\n")
-        out.flush()
-
+    say = message_writer()
     sock = socket.socket(fileno=int(sys.argv[1]))
     try:
         app = create_app(settings, worker=number, metrics_folder=Path(sys.argv[3]))

@@ -39,6 +39,22 @@ class StorageError(StoreError):
         self.cause = cause
 
 
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Raise operating system errors during a write as errors of storage.
+
+    Args:
+        what: named in the message.
+
+    Raises:
+        StorageError: the write failed.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(what, error.strerror or str(error)) from error
+
+
 NO_STORAGE = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")
 """How the names of SQLite's errors of the disk begin."""
 POSTGRESQL_FULL = "53100"

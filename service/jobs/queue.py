@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lipmodel.errors import LipcertError
-from service.database.connect import StorageError, StoreError
+from service.database.connect import StorageError, StoreError, writing
 from service.jobs.archive import parts_of, unpack
-from service.jobs.state_folder import StateFolder, writing
+from service.jobs.state_folder import StateFolder
 from service.jobs.store import LEASE_SECONDS, Job, State, Store
 from service.models.registry import Model
-from service.sandbox.process import POLL_SECONDS, TASK_FILE, Outcome, Worker, problem
+from service.sandbox.process import POLL_SECONDS, TASK_FILE, JobProcess, Outcome, problem
 
 FIRST_GUESS_SECONDS = 5.0
 PROBE_SECONDS = 1.0
@@ -60,7 +60,7 @@ class _Live:
     progress: float = 0.0
     running: bool = False
     kept: float = 0.0
-    worker: Worker | None = None
+    process: JobProcess | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def announce(self) -> None:
@@ -79,7 +79,7 @@ class Jobs:
         max_queued: how many may wait.
         kept: how many are kept once they have ended.
         seconds: how long one may run.
-        most_bytes: how much memory one may write into.
+        max_bytes: how much memory one may write into.
     """
 
     def __init__(
@@ -91,11 +91,11 @@ class Jobs:
         max_queued: int,
         kept: int,
         seconds: float,
-        most_bytes: int,
+        max_bytes: int,
     ) -> None:
         self._store, self._folder = store, folder
         self._workers, self._max_queued, self._seconds = workers, max_queued, seconds
-        self._kept, self._most_bytes = kept, most_bytes
+        self._kept, self._max_bytes = kept, max_bytes
         self._live: dict[str, _Live] = {}
         self._queue: asyncio.Queue[str] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
@@ -265,8 +265,8 @@ class Jobs:
         """Ends a job that has not ended. One that has is left as it is."""
         if await self._do(self._store.finish, job_id, State.CANCELLED):
             live = self._live.get(job_id)
-            if live is not None and live.worker is not None:
-                live.worker.kill()
+            if live is not None and live.process is not None:
+                live.process.kill()
             elif live is not None and not live.running:
                 await self._forget(job_id)  # its place in the queue is free at once
 
@@ -283,11 +283,11 @@ class Jobs:
         try:
             if await self._surely(self._store.start, job_id):
                 live.announce()
-                live.worker = Worker(
-                    self._folder.work(job_id), seconds=self._seconds, most_bytes=self._most_bytes
+                live.process = JobProcess(
+                    self._folder.work(job_id), seconds=self._seconds, max_bytes=self._max_bytes
                 )
                 try:
-                    outcome = await live.worker.run(partial(self._follow, job_id, live))
+                    outcome = await live.process.run(partial(self._follow, job_id, live))
                 except Exception:  # no process is to be had: the queue goes on
                     log.exception("job %s", job_id)
                     outcome = Outcome(problem=problem("job-failed", "no worker process could be run"))

@@ -21,11 +21,11 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
-from service.database.connect import StorageError, StoreError
+from service.database.connect import StoreError, writing
 from service.disk import private_folder
 
 
@@ -37,7 +37,6 @@ class StateFolder:
         worker: which process of a server; each has a place of its own in it, and all one database.
 
     Attributes:
-        database: URL of the folder's own database.
         server: identity of the process.
 
     Raises:
@@ -46,7 +45,6 @@ class StateFolder:
 
     def __init__(self, path: Path, worker: int = 0) -> None:
         top = path
-        self.database = database_in(top)
         path = top / "workers" / str(worker) if worker else top
         self.path, self._work = path, path / "work"
         try:
@@ -102,27 +100,9 @@ class StateFolder:
         os.close(self._lock)
 
 
-@contextmanager
-def writing(what: str) -> Iterator[None]:
-    """Tell an error of the system while something is written as one of storage.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(what, error.strerror or str(error)) from error
-
-
 def sweep_metrics(folder: Path) -> None:
     """Delete the metrics of runs other than the folder's: they were killed, as the state is ours alone."""
     with suppress(FileNotFoundError):
         for path in folder.parent.iterdir():
             if path != folder:
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def database_in(folder: Path) -> str:
-    """URL of the database of a state folder, which other processes may use beside its server."""
-    return f"sqlite:///{folder / 'jobs.sqlite'}"

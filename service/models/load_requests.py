@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lipmodel.files import write_whole
-from service.jobs.state_folder import writing
+from service.database.connect import writing
 from service.models.writer import alone
 
 MAX_KEPT = 10_000

@@ -267,8 +267,6 @@ class Models:
         for slot, held in self._held.items():
             if slot.name in again and held.reason is not None:  # tried again, though it is the same file
                 self._held[slot] = replace(held, signature=())
-        if again:
-            self._checks.read_again()
         self._followed = requests
         return requests
 

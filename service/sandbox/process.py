@@ -1,11 +1,9 @@
-"""One worker process, from its start to its end: progress, limits, and what it came to."""
+"""The server's end of a job's process (:mod:`service.sandbox.worker`): progress, limits and outcome."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -15,28 +13,29 @@ from typing import Any
 
 import numpy as np
 
+from service.sandbox.launch import exit_text, module_command, module_environment
+
 MAX_LINE_BYTES = 64 * 2**20
-"""Of one report."""
+"""Largest result, as JSON."""
 TASK_FILE = "task.json"
-"""In a job's folder: what is to be done."""
+"""File in a job's folder: kind, options and the model's digest."""
 REPORT_FOLDER = "report"
-"""In a job's folder: where the worker puts the files of a report."""
-PACKAGES = Path(__file__).resolve().parents[2]
+"""Folder in a job's folder: the files of its report."""
 POLL_SECONDS = 1.0
-"""How often progress is kept, and a cancellation by another server noticed."""
+"""Interval at which progress is stored, and a cancellation by another server noticed."""
 
 Follow = Callable[[float | None], Awaitable[bool]]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a worker came to: a result, or a problem; as :meth:`service.jobs.store.Store.finish` takes it.
+    """Result or problem of a job, in the form of :meth:`service.jobs.store.Store.finish`.
 
     Attributes:
-        result: the report (JSON).
+        result: the job's result (JSON).
         problem: kind and detail (JSON).
-        radii: of an evaluation, as float64 bytes.
-        report: files by name, of an evaluation that was asked for them.
+        radii: certified radii of an evaluation, as float64 bytes.
+        report: files of a requested report, by name.
     """
 
     result: str | None = None
@@ -45,31 +44,31 @@ class Outcome:
     report: Mapping[str, bytes] = field(default_factory=dict)
 
 
-class Worker:
-    """Runs :mod:`service.sandbox.worker` once.
+class JobProcess:
+    """One run of :mod:`service.sandbox.worker`.
 
     Args:
-        folder: with the job's task, model and data.
-        seconds: that it may take.
-        most_bytes: of memory that it may write into.
+        folder: the job's task, model and data.
+        seconds: time limit.
+        max_bytes: limit of memory.
     """
 
-    def __init__(self, folder: Path, *, seconds: float, most_bytes: int) -> None:
-        self._folder, self._seconds, self._most_bytes = folder, seconds, most_bytes
+    def __init__(self, folder: Path, *, seconds: float, max_bytes: int) -> None:
+        self._folder, self._seconds, self._max_bytes = folder, seconds, max_bytes
         self._process: Process | None = None
 
     def kill(self) -> None:
-        """Ends the process, if there is one; it has no say."""
+        """Kill the process, if it runs."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.kill()
 
     async def run(self, follow: Follow) -> Outcome:
-        """Starts the process and waits for its end, which this brings about if it is cancelled.
+        """Run the process and return its outcome; kill the process if this call is cancelled.
 
         Args:
-            follow: told the share done when that changes, and None every second; where it answers
-                False, the process is killed.
+            follow: called with the share done when that changes, and with None every second; where it
+                returns False, the process is killed.
         """
         process = self._process = await self._start()
         try:
@@ -78,18 +77,17 @@ class Worker:
                 if answer is None:
                     await process.wait()
         except TimeoutError:
-            detail = f"the job took longer than {self._seconds:g} s and was stopped"
+            detail = f"the job was stopped at its time limit of {self._seconds:g} s (job_seconds)"
             return Outcome(problem=problem("job-failed", detail))
         except ValueError:
-            detail = f"the report is larger than {MAX_LINE_BYTES} bytes"
+            detail = f"the result is larger than the limit of {MAX_LINE_BYTES} bytes"
             return Outcome(problem=problem("job-failed", detail))
         finally:
             self.kill()
             await process.wait()
         if answer is None:
-            code = process.returncode or 0
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-            return Outcome(problem=problem("job-failed", f"the worker process {how}"))
+            detail = f"the worker process {exit_text(process.returncode)}"
+            return Outcome(problem=problem("job-failed", detail))
         if "problem" in answer:
             return Outcome(problem=json.dumps(answer["problem"]))
         radii = answer.get("radii")
@@ -100,18 +98,17 @@ class Worker:
         )
 
     async def _start(self) -> Process:
-        path = os.pathsep.join([str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])])
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "service.sandbox.worker", str(self._folder), str(self._most_bytes)),
+            *module_command("service.sandbox.worker", str(self._folder), str(self._max_bytes)),
             stdin=PIPE,
             stdout=PIPE,
             limit=MAX_LINE_BYTES,
-            env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is for the server, which then ends its workers
+            env=module_environment(),
+            start_new_session=True,  # Ctrl-C reaches the server alone, which then ends its jobs
         )
 
     async def _listen(self, process: Process, follow: Follow) -> dict[str, Any] | None:
-        """The worker's last word, or None where it died without one."""
+        """Return the last message of the process, its result or problem; None where it died without one."""
         assert process.stdout is not None
         while True:
             line, share = None, None
@@ -130,10 +127,10 @@ class Worker:
 
 
 def _read_files(folder: Path) -> dict[str, bytes]:
-    """The folder's files by name; none where it is not there."""
+    """Return the files of a folder by name; none where there is no folder."""
     return {path.name: path.read_bytes() for path in folder.glob("*")}
 
 
 def problem(kind: str, detail: str) -> str:
-    """A problem as it is kept (JSON)."""
+    """Return a problem as JSON, in the form in which jobs store it."""
     return json.dumps({"kind": kind, "detail": detail})

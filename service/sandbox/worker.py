@@ -31,7 +31,8 @@ from lipmodel.evaluate import BATCH_ROWS, Evaluation, evaluate
 from lipmodel.norms import Array, Norm
 from lipmodel.progress import Progress
 from service.disk import full
-from service.jobs.data_folder import pin
+from service.sandbox.data_folder import pin
+from service.sandbox.launch import message_writer
 from service.sandbox.process import REPORT_FOLDER, TASK_FILE
 from service.sandbox.resources import give_way, within
 
@@ -46,17 +47,11 @@ def main() -> None:
     folder, most_bytes = Path(sys.argv[1]), within(resource.RLIMIT_DATA, int(sys.argv[2]))
     resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
     threading.Thread(target=_die_with_the_server, daemon=True).start()
-    out = os.fdopen(os.dup(1), "w", encoding="ascii")
-    os.dup2(2, 1)  # whatever libraries print is not mistaken for an answer
-
-    def say(**message: Any) -> None:
-        out.write(json.dumps(message, allow_nan=False) + "\n")
-        out.flush()
-
+    write = message_writer()
     try:
-        say(**_run(folder, _throttled(lambda share: say(progress=share))))
+        write(**_run(folder, _throttled(lambda share: write(progress=share))))
     except Exception as error:
-        say(problem=_problem(error, folder))
+        write(problem=_problem(error, folder))
 
 
 def _problem(error: Exception, folder: Path) -> dict[str, str]:

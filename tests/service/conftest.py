@@ -71,9 +71,6 @@ class Approved(Checks):
     def look_up(self, path: Path) -> File:
         return File(path, digest_of(path, locations_of(path), max_bytes=2**31), Verdict())
 
-    def read_again(self) -> None:
-        pass
-
     def write_verdicts(self) -> None:
         pass
 
@@ -98,7 +95,7 @@ def approve(settings: Settings) -> None:
     files = [path for path in settings.models.glob("**/*.onnx") if path.is_file()]
     if files:
         StateFolder(settings.state_folder).close()
-        verdicts = Verdicts.beside_jobs(settings)
+        verdicts = Verdicts(settings.database_url)
         for path in files:
             if locations := locations_of(path):
                 verdicts.put(digest_of(path, max_bytes=2**31), Verdict(locations=locations))

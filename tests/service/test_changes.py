@@ -392,7 +392,7 @@ def test_where_no_process_can_be_run_the_file_is_not_blamed(client, monkeypatch)
     def fail(*_):
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    monkeypatch.setattr("service.models.checks.Checks._process", fail)
+    monkeypatch.setattr("service.sandbox.checker_process.CheckerProcess._started", fail)
     answer = client.put(MODEL, content=moons(1))
     check(answer, ProblemKind.INTERNAL, reason="no process could be run to check the file")
     assert client.get(MODEL).json()["version"] == "1"

@@ -20,6 +20,7 @@ from service.models.checks import SLICES, Checks
 from service.models.verdicts import Verdict, Verdicts
 from service.models.watcher import Models
 from service.problems import ProblemKind
+from service.sandbox.checker_process import CheckerProcess
 from service.sandbox.resources import UNLIMITED, memory_left
 from tests.service.conftest import digits, eventually, lipserve, running, two_moons, url_of
 from tests.service.test_bad_input import check
@@ -178,7 +179,6 @@ def test_a_verdict_is_of_the_files_content_and_is_kept(checks, verdicts, tmp_pat
     assert other.look_up(tmp_path / "moved.onnx").verdict.reason.startswith("not an ONNX model")
     other.forget(tmp_path / "m.onnx")
     assert other.look_up(tmp_path / "m.onnx").verdict is None
-    checks.read_again()
     assert checks.look_up(tmp_path / "m.onnx").verdict is None
     other._verdicts.close()
 
@@ -208,11 +208,11 @@ def test_weights_behind_links_in_a_circle_are_refused_once(checks, tmp_path):
 def test_what_cannot_be_checked_waits_for_the_next_look(checks, tmp_path, monkeypatch, caplog):
     asked = []
 
-    def ask(self, lane, path, seconds):
+    def ask(self, path, **limits):
         asked.append(path)
         raise OSError("no process can be run")
 
-    monkeypatch.setattr(Checks, "_ask", ask)
+    monkeypatch.setattr(CheckerProcess, "check", ask)
     put(tmp_path / "models" / "m.onnx", two_moons())
     models = Models(tmp_path / "models", checks)
     for looks in (1, 2):
@@ -238,14 +238,14 @@ def test_a_caller_who_gives_up_does_not_cancel_what_others_wait_for(checks, tmp_
 def test_a_file_that_is_replaced_while_it_is_checked_has_no_verdict(checks, verdicts, tmp_path, monkeypatch):
     put(tmp_path / "m.onnx", two_moons())
     file = checks.look_up(tmp_path / "m.onnx")
-    ask = Checks._ask
+    ask = CheckerProcess.check
 
-    def replaced(self, *arguments):
-        answer = ask(self, *arguments)
+    def replaced(self, *arguments, **limits):
+        answer = ask(self, *arguments, **limits)
         put(tmp_path / "m.onnx", digits())
         return answer
 
-    monkeypatch.setattr(Checks, "_ask", replaced)
+    monkeypatch.setattr(CheckerProcess, "check", replaced)
     with pytest.raises(FileFormatError, match="was replaced"):
         checks.submit(file).result(60)
     assert verdicts.get(file.digest) is None
@@ -257,16 +257,16 @@ def test_what_is_put_in_the_place_of_a_file_while_it_is_checked_blocks_nobody(
 ):
     """A pipe would be waited for, and a device read, for ever: no other file would be checked."""
     put(tmp_path / "m.onnx", two_moons())
-    ask = Checks._ask
+    ask = CheckerProcess.check
 
-    def replaced(self, lane, path, seconds):
-        answer = ask(self, lane, path, seconds)
+    def replaced(self, path, **limits):
+        answer = ask(self, path, **limits)
         if path.name == "m.onnx":
             path.unlink()
             {"pipe": os.mkfifo, "device": lambda p: p.symlink_to("/dev/zero"), "folder": os.mkdir}[kind](path)
         return answer
 
-    monkeypatch.setattr(Checks, "_ask", replaced)
+    monkeypatch.setattr(CheckerProcess, "check", replaced)
     with pytest.raises(FileFormatError, match=r"no regular file|directory"):
         checks.submit(checks.look_up(tmp_path / "m.onnx")).result(20)
     put(tmp_path / "other.onnx", two_moons())
@@ -286,9 +286,8 @@ def test_what_ran_into_a_limit_is_checked_again_once_there_is_more(tmp_path, ver
 def test_verdicts_of_another_reader_do_not_count_and_old_ones_go(verdicts, tmp_path, monkeypatch):
     verdicts.put("0" * 64, Verdict())
     monkeypatch.setattr("service.models.verdicts.READER", "another")
-    verdicts.recent.clear()
     assert verdicts.get("0" * 64) is None
-    monkeypatch.setattr("service.models.verdicts.MAX_KEPT", 5)
+    monkeypatch.setattr("service.models.verdicts.MAX_STORED", 5)
     for i in range(8):
         verdicts.put(f"{i:064}", Verdict())
     engine = create_engine(f"sqlite:///{tmp_path / 'verdicts.sqlite'}")
@@ -306,13 +305,12 @@ def test_verdicts_that_cannot_be_written_stand_here_and_are_written_later(verdic
     verdicts.put("1" * 64, Verdict())
     verdicts.put("2" * 64, Verdict())
     assert verdicts.get("0" * 64) == Verdict("bad")
-    assert "is not kept beyond this process" in caplog.text
+    assert "is not stored beyond this process" in caplog.text
     verdicts.forget("2" * 64)
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE elsewhere RENAME TO verdicts"))
     engine.dispose()
     verdicts.write()
-    verdicts.recent.clear()
     assert [verdicts.get(f"{i}" * 64) for i in range(3)] == [Verdict("bad"), Verdict(), None]
 
 
@@ -337,13 +335,13 @@ def test_quick_files_do_not_wait_for_slow_ones_and_nothing_is_checked_twice(verd
     """Twenty that never end and come first, two that are quick; time stands for the slices that are asked."""
     asked, lock = [], threading.Lock()
 
-    def ask(self, lane, path, seconds):
+    def ask(self, path, *, seconds, **limits):
         with lock:
             asked.append((path.stem, seconds))
         slow = path.stem.startswith("slow")
-        return {"ran_out": "seconds"} if slow else {"sha256": self.look_up(path).digest}
+        return {"ran_out": "seconds"} if slow else {"sha256": checks.look_up(path).digest}
 
-    monkeypatch.setattr(Checks, "_ask", ask)
+    monkeypatch.setattr(CheckerProcess, "check", ask)
     checks = Checks(verdicts, seconds=60, max_bytes=2**30)
     names = [f"slow{i:02}" for i in range(20)] + ["quick1", "quick2"]
     for name in names:
@@ -420,13 +418,13 @@ def test_a_file_that_ends_whoever_reads_it_ends_no_server(tmp_path):
 
 def test_new_files_are_told_as_being_checked_and_known_ones_are_served_meanwhile(tmp_path, monkeypatch):
     go_on = threading.Event()
-    ask = Checks._ask
+    ask = CheckerProcess.check
 
-    def wait(self, *arguments):
+    def wait(self, *arguments, **limits):
         assert go_on.wait(60)
-        return ask(self, *arguments)
+        return ask(self, *arguments, **limits)
 
-    monkeypatch.setattr(Checks, "_ask", wait)
+    monkeypatch.setattr(CheckerProcess, "check", wait)
     folder = tmp_path / "models"
     put(folder / "known.onnx", two_moons())
     with running(folder, poll_seconds=0.05) as client:

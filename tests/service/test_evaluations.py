@@ -19,9 +19,9 @@ from lipmodel.errors import InputError
 from lipmodel.evaluate import evaluate
 from lipmodel.norms import Norm
 from service.api.schemas.evaluations import EvaluationResult
-from service.jobs import data_folder
-from service.jobs.data_folder import pin
 from service.problems import ProblemKind
+from service.sandbox import data_folder
+from service.sandbox.data_folder import pin
 from tests.networks import groupsort_net, to_file
 from tests.service.conftest import eventually, running, stopped_worker, two_moons
 from tests.service.test_bad_input import check

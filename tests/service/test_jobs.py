@@ -179,7 +179,7 @@ def test_the_crash_of_a_worker_fails_its_job_alone(models, state, number):
 def test_a_worker_that_cannot_be_started_fails_its_job_alone(models, state, monkeypatch, caplog):
     with running(models, state=state) as client:
         with monkeypatch.context() as patch:
-            patch.setattr("service.sandbox.process.sys.executable", "/nonexistent")
+            patch.setattr("service.sandbox.launch.sys.executable", "/nonexistent")
             answer = client.post(AUDITS, json=QUICK, headers={"Prefer": "wait=60"})
             check(answer, ProblemKind.JOB_FAILED, reason="no worker process could be run")
         assert client.post(AUDITS, json=QUICK, headers={"Prefer": "wait=60"}).status_code == 200
@@ -202,7 +202,10 @@ def test_a_job_that_takes_too_long_is_stopped(models, state):
     with running(models, state=state, job_seconds=1) as client:
         url = client.post(AUDITS, json=QUICK, headers=NO_WAIT).headers["location"]
         pid = stopped_worker(state)
-        assert ended(client, url)["problem"]["detail"] == "the job took longer than 1 s and was stopped"
+        assert (
+            ended(client, url)["problem"]["detail"]
+            == "the job was stopped at its time limit of 1 s (job_seconds)"
+        )
         assert pid not in workers(state)
 
 

@@ -1,4 +1,4 @@
-"""A worker process as its server sees it."""
+"""The server's end of a job's process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from service.sandbox.process import Worker
+from service.sandbox.process import JobProcess
 
 
 @pytest.mark.parametrize("turns", range(8))
@@ -18,7 +18,7 @@ def test_a_cancellation_is_never_lost_to_progress_that_comes_at_the_same_time(tm
     async def cancel_shortly_after_a_line():
         stdout = asyncio.StreamReader()
         listening = asyncio.create_task(
-            Worker(tmp_path, seconds=60, most_bytes=2**30)._listen(SimpleNamespace(stdout=stdout), follow)
+            JobProcess(tmp_path, seconds=60, max_bytes=2**30)._listen(SimpleNamespace(stdout=stdout), follow)
         )
         await asyncio.sleep(0.01)
         stdout.feed_data(b'{"progress": 0.5}\n')
