@@ -16,7 +16,7 @@ from lipmodel.audit.gradient import GradientEngine
 from lipmodel.audit.shard_task import ATTACK_COST
 from lipmodel.certify.head import Indices
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.data.shards import Spread, batches_within, chosen_rows, cut
+from lipmodel.data.shards import ShardExecutor, batches_within, chosen_rows, cut
 from lipmodel.data.stream import Stream, in_memory
 from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
@@ -153,7 +153,7 @@ def evaluate(
     tighten: bool = False,
     attacked: int = 0,
     methods: tuple[str, ...] = (),
-    spread: Spread | None = None,
+    executor: ShardExecutor | None = None,
 ) -> Evaluation:
     """Certified accuracy on labelled data.
 
@@ -167,7 +167,7 @@ def evaluate(
         tighten: prove larger radii, slowly; see ``CertifiedPredictor.predict``.
         attacked: how many inputs to attack for the accuracy under attack; which, :func:`sample` says.
         methods: attacks in addition to the built-in one; see ``lipmodel.audit.attacks.registry``.
-        spread: has other processes measure the rows of the stream; the figures are the same.
+        executor: runs the work on a stream in several processes; the figures are the same.
 
     Raises:
         InputError: inputs that do not fit; labels that are not class indices; a bad epsilon; a
@@ -187,20 +187,22 @@ def evaluate(
     attacked = min(attacked, data.rows)
     share = data.rows / (data.rows + ATTACK_COST * attacked)
     measuring, attacking = part(progress, 0.0, share), part(progress, share, 1.0)
-    measure = Measure(norm, tighten)
-    if spread is None:
+    measure = EvaluationTask(norm, tighten)
+    if executor is None:
         parts = [measure(predictor, data, range(data.rows), measuring)]
     else:
-        parts = list(spread(measure, cut(data.rows, measure.step, data.starts), measuring))
-    measured = Measured(*map(np.concatenate, zip(*parts, strict=True)))
+        parts = list(executor(measure, cut(data.rows, measure.step, data.starts), measuring))
+    measured = RowResults(*map(np.concatenate, zip(*parts, strict=True)))
     distances = np.full(data.rows, np.nan)
     if attacked:
         rows = sample(measured.labels, attacked)
-        attack = AttackRows(norm, methods, tuple(rows.tolist()))
-        if spread is None:
+        attack = AttackRowsTask(norm, methods, tuple(rows.tolist()))
+        if executor is None:
             found = [attack(predictor, data, range(attacked), attacking)]
         else:
-            found = list(spread(attack, cut(attacked, BATCH_ROWS, range(0, attacked, BATCH_ROWS)), attacking))
+            found = list(
+                executor(attack, cut(attacked, BATCH_ROWS, range(0, attacked, BATCH_ROWS)), attacking)
+            )
         distances[rows] = np.concatenate(found)
     return _evaluation(predictor, norm, sizes, tighten, measured, distances)
 
@@ -216,7 +218,7 @@ def sample(labels: Indices, count: int) -> Indices:
     return np.sort(ordered[(2 * np.arange(count) + 1) * len(labels) // (2 * count)])
 
 
-class Measured(NamedTuple):
+class RowResults(NamedTuple):
     """What is measured of n rows.
 
     Attributes:
@@ -231,7 +233,7 @@ class Measured(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Measure:
+class EvaluationTask:
     """Measures rows, batch by batch.
 
     Attributes:
@@ -249,27 +251,27 @@ class Measure:
 
     def __call__(
         self, predictor: CertifiedPredictor, data: Stream | None, rows: range, progress: Progress
-    ) -> Measured:
+    ) -> RowResults:
         """What is measured of some consecutive rows, from the beginning of a batch on.
 
         Raises:
             InputError: inputs that do not fit; labels that are not class indices.
         """
         assert data is not None
-        parts: list[Measured] = []
+        parts: list[RowResults] = []
         for first, inputs, given in batches_within(data, rows, self.step):
             x = predictor.check_inputs(inputs, first_row=first)
             truth = _check_labels(given, len(x), len(predictor.class_names), data, first)
             found = predictor.predict(x, self.norm, tighten=self.tighten).radii
             outside = predictor.claims.far_outside(x)
             outside = np.zeros(len(x), dtype=np.bool_) if outside is None else outside
-            parts.append(Measured(truth, found.label, found.certified_radius, outside))
+            parts.append(RowResults(truth, found.label, found.certified_radius, outside))
             progress((first + len(x) - rows.start) / len(rows))
-        return Measured(*map(np.concatenate, zip(*parts, strict=True)))
+        return RowResults(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True)
-class AttackRows:
+class AttackRowsTask:
     """Attacks chosen rows of the data, group by group: where an attack begins depends on its group.
 
     Attributes:
@@ -347,7 +349,7 @@ def _evaluation(
     norm: Norm,
     sizes: list[float],
     tighten: bool,
-    measured: Measured,
+    measured: RowResults,
     distances: Array,
 ) -> Evaluation:
     labels, answers, radii, outside = measured

@@ -165,7 +165,7 @@ def test_data_in_files_of_several_kinds_give_the_same(folder):
     assert run_json("audit", model, *mapped) == run_json("audit", model, "--data", folder / "data.npz")
     assert "needs --labels" in run("evaluate", model, "--data", folder / "x.npy", status=2).output
     np.save(folder / "y.npy", y[:-1])
-    assert "one label each" in run("evaluate", model, *mapped, status=2).output.replace("\n", " ")
+    assert "one label per row" in run("evaluate", model, *mapped, status=2).output.replace("\n", " ")
     assert run_json("audit", model, "--data", folder / "x.npy")["points"]["data"] == len(x)
 
 
@@ -173,7 +173,7 @@ def test_attacks_of_foolbox(folder, monkeypatch):
     pytest.importorskip("foolbox", reason="foolbox is not installed: pip install 'lipcert[attacks]'")
     arguments = ("audit", folder / "net.onnx", "--samples", 20, "--attack", 5, "--attack-method", "deepfool")
     assert run_json(*arguments)["attack"]["methods"] == ["ascent", "deepfool"]
-    assert "no attack in l1" in run(*arguments, "--norm", "1", status=2).output
+    assert "not available in l1" in run(*arguments, "--norm", "1", status=2).output
 
 
 def test_audit_writes_a_report(folder):
@@ -282,7 +282,7 @@ def test_training_replaces_all_that_belongs_to_a_model(tmp_path):
         (["--set", "training.epochs"], "KEY=VALUE is accepted"),
         (["--set", "training.batch_size=100000"], "is more than the 3000 rows there are to train on"),
         (["--data-dir", ".", "--data", "x.csv"], "give it or --data, not both"),
-        (["--data", "gone.csv"], "there is no file gone.csv"),
+        (["--data", "gone.csv"], "gone.csv not found"),
         (["--name", "a/b"], "'a/b' cannot name files"),
         (["--name", ""], "cannot name files"),
         (["--resume"], "to resume from; train without --resume"),

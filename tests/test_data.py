@@ -127,8 +127,8 @@ def test_parquet(tmp_path):
 
 
 def test_missing_files_say_what_is_accepted(tmp_path):
-    refused("no file .*nothing.csv; .*npy", data.load_inputs, tmp_path / "nothing.csv")
-    refused("no file .*nothing; .*two-moons", data.load_labelled, "nothing")
+    refused("nothing.csv not found; .*npy", data.load_inputs, tmp_path / "nothing.csv")
+    refused("nothing not found; .*two-moons", data.load_labelled, "nothing")
     refused("no folder .*nothing is downloaded", data.mnist, tmp_path / "nothing")
     refused("neither train-images-idx3-ubyte nor .*gz.*nothing is downloaded", data.mnist, tmp_path)
     refused("mnist needs the folder", data.load_parts, "mnist")
@@ -140,10 +140,10 @@ def test_missing_files_say_what_is_accepted(tmp_path):
     [
         ("t10k-images-idx3-ubyte", b"", "magic number 2051"),
         ("t10k-images-idx3-ubyte", idx(LABELS), "magic number 2051"),
-        ("t10k-images-idx3-ubyte", idx(IMAGES)[:-1], "announces 12 × 2 × 2 bytes and holds 47"),
+        ("t10k-images-idx3-ubyte", idx(IMAGES)[:-1], "announces 12 × 2 × 2 bytes and has 47"),
         ("t10k-images-idx3-ubyte", idx(IMAGES) + b"x", "announces"),
         ("t10k-images-idx3-ubyte", idx(IMAGES[:5]), "5 images and 12 labels"),
-        ("t10k-labels-idx1-ubyte", idx(LABELS + 1), "label 10 is out of range; 0 to 9"),
+        ("t10k-labels-idx1-ubyte", idx(LABELS + 1), "label 10 is out of range; labels must be 0 to 9"),
         ("t10k-labels-idx1-ubyte", idx(LABELS * 0), "all labels are 0; at least two classes"),
         (
             "t10k-labels-idx1-ubyte.gz",
@@ -169,13 +169,13 @@ def test_idx_files_without_rows(idx_folder):
     [
         ("", "no rows of numbers"),
         ("a,b,c\n", "no rows of numbers"),
-        ("1,2,0\n3,1\n", "line 2: 2 columns where 3"),
+        ("1,2,0\n3,1\n", "line 2 has 2 columns; the first line has 3"),
         ("1,2,0\n3,big,1\n", "line 2, column 2: 'big' is not a number"),
         ("1,2,0\n3,,1\n", "line 2, column 2: '' is not a number"),
         ("1,2,0\n3,nan,1\n", "row 1, column 1 is not a finite number"),
         ("1,2,0\n3,1e39,1\n", "row 1, column 1 is not a finite number"),
         ("1,2,0\n3,4,-1\n", "label -1 of row 1 is out of range"),
-        ("1,2,0\n3,4,0.5\n", "labels are not whole numbers"),
+        ("1,2,0\n3,4,0.5\n", "labels must be class indices"),
         ("1,2,0\n3,4,0\n", "all labels are 0"),
         ("1\n2\n", "one column"),
     ],
@@ -218,20 +218,20 @@ def test_npy_that_is_truncated_or_holds_objects(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"inputs": np.zeros((2, 1))}, "no array named 'labels' or 'y'"),
-        ({"y": [0, 1]}, "no array named 'inputs' or 'x'"),
+        ({"inputs": np.zeros((2, 1))}, "no array 'labels' or 'y'"),
+        ({"y": [0, 1]}, "no array 'inputs' or 'x'"),
         ({"x": np.zeros((3, 1)), "y": [0, 1]}, "3 inputs and 2 labels"),
         ({"x": np.zeros((2, 1)), "y": [[0], [1]]}, "2 inputs and 2 labels"),
-        ({"x": np.zeros((2, 1)), "y": ["a", "b"]}, "labels are not whole numbers"),
+        ({"x": np.zeros((2, 1)), "y": ["a", "b"]}, "labels must be class indices"),
         ({"x": np.full((2, 1), np.nan), "y": [0, 1]}, "not a finite number"),
         ({"x": np.zeros((0, 1)), "y": np.zeros(0, int)}, "no rows"),
         (
             {"x": np.zeros((2, 1)), "y": [0, 20_000_000]},
-            "label 20000000 of row 1 is out of range; 0 to 99999",
+            "label 20000000 of row 1 is out of range; labels must be 0 to 99999",
         ),
-        ({"x": np.zeros((2, 1)), "y": [0.0, 1e300]}, "whole numbers"),
-        ({"x": np.zeros((2, 1)), "y": [0.0, np.inf]}, "whole numbers"),
-        ({"x": np.zeros((2, 1)), "y": np.array([0, 2**64 - 1], np.uint64)}, "whole numbers"),
+        ({"x": np.zeros((2, 1)), "y": [0.0, 1e300]}, "labels must be class indices"),
+        ({"x": np.zeros((2, 1)), "y": [0.0, np.inf]}, "labels must be class indices"),
+        ({"x": np.zeros((2, 1)), "y": np.array([0, 2**64 - 1], np.uint64)}, "labels must be class indices"),
     ],
 )
 def test_malformed_npz(tmp_path, arrays, message):
@@ -241,8 +241,8 @@ def test_malformed_npz(tmp_path, arrays, message):
 
 def test_unknown_endings(tmp_path):
     (tmp_path / "d.txt").write_text("1,2\n")
-    refused("unknown ending; .npy, .csv and .parquet", data.load_inputs, tmp_path / "d.txt")
-    refused("unknown ending; .npz, .csv", data.load_labelled, tmp_path / "d.txt")
+    refused("unknown suffix; .npy, .csv and .parquet", data.load_inputs, tmp_path / "d.txt")
+    refused("unknown suffix; .npz, .csv", data.load_labelled, tmp_path / "d.txt")
 
 
 def test_a_class_too_small_to_split():
@@ -308,7 +308,7 @@ def test_parquet_with_labels_last(tmp_path):
     assert (training.columns, training.inputs.shape) == (("a", "b"), (6, 2))
     assert data.load_labelled(path).labels.tolist() == [0, 1] * 4
     parquet.write_table(pyarrow.table({"a": ["x", "y"], "y": [0, 1]}), path)
-    refused("column 'a' holds no numbers; only numbers .*columns of 0 and 1", data.load_own, path)
+    refused("column 'a' has type string; only numbers .*columns of 0 and 1", data.load_own, path)
     parquet.write_table(pyarrow.table({"a": [1.0, None], "y": [0, 1]}), path)
     refused("row 1, column 0 is not a finite number", data.load_own, path)
 
@@ -316,13 +316,13 @@ def test_parquet_with_labels_last(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "column", "message"),
     [
-        ([1, 2] * 8, "1.5", "class 0 has no rows to train on; number the classes 0, 1, … without a gap"),
+        ([1, 2] * 8, "1.5", "class 0 has no rows to train on; number the classes 0, 1, … without gaps"),
         ([0, 2] * 8, "1.5", "class 1 has no rows"),
         ([0, 1, 1, 1], "1.5", "class '0' has too few rows"),
         ([0] * 8, "1.5", "all labels are 0; at least two classes"),
         ([0, -1] * 8, "1.5", "label -1 of row 1 is out of range"),
-        ([0, 1] * 8, "nan", "row 0, column 1 is not a finite number; fill or drop it"),
-        ([0, 1] * 8, "red", "'red' is not a number; only numbers .*turn each text into columns of 0 and 1"),
+        ([0, 1] * 8, "nan", "row 0, column 1 is not a finite number; fill or drop the missing values"),
+        ([0, 1] * 8, "red", "'red' is not a number; encode text as columns of 0 and 1"),
         ([], "1.5", "no rows of numbers"),
     ],
 )
@@ -332,8 +332,16 @@ def test_bad_data_of_your_own(tmp_path, labels, column, message):
 
 
 def test_bad_folders_of_your_own(tmp_path):
-    refused("no file .*gone; a .npz, .csv or .parquet file or a folder", data.load_own, tmp_path / "gone")
-    refused("holds no data: IDX files named as MNIST's, .* train and test as .npz", data.load_own, tmp_path)
+    refused(
+        "gone not found; expected a .npz, .csv or .parquet file, or a folder",
+        data.load_own,
+        tmp_path / "gone",
+    )
+    refused(
+        "holds no data set; expected IDX files named like MNIST's, .* train and test as .npz",
+        data.load_own,
+        tmp_path,
+    )
     own_csv(tmp_path / "train.csv", [0, 1])
     refused("has no file of its test part; one of test.npz, .csv, .parquet", data.load_own, tmp_path)
     own_csv(tmp_path / "test.csv", [0, 1, 2])

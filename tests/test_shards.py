@@ -56,5 +56,5 @@ def test_a_stream_is_read_from_the_middle(kind, tmp_path):
 def test_rows_that_are_gone_are_told():
     stream = replace(in_memory("data", X, Y), rows=2400)
     assert [first for first, _, _ in batches_within(stream, range(1000, 2000), 500)] == [1000, 1500]
-    with pytest.raises(DataError, match="data was written again while it was read"):
+    with pytest.raises(DataError, match="data was modified while it was being read"):
         list(batches_within(stream, range(1000, 2400), 500))

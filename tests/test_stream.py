@@ -85,11 +85,11 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
     ("make", "message"),
     [
         (lambda p: np.save(p / "x.npy", np.array(["a"])), "only numbers"),
-        (lambda p: np.save(p / "x.npy", np.zeros(3)), r"has shape \[3\].*one input is one row"),
+        (lambda p: np.save(p / "x.npy", np.zeros(3)), r"has shape \[3\].*reshape a single input"),
         (lambda p: np.save(p / "x.npy", np.float64(3)), r"has shape \[\]"),
         (lambda p: (p / "x.npy").write_bytes(b"\x93NUMPY"), "cannot be read"),
         (lambda p: (p / "x.npy").write_bytes(b""), "cannot be read"),
-        (lambda p: None, "there is no file"),
+        (lambda p: None, "not found; expected a .npy file"),
     ],
 )
 def test_bad_files_are_refused_in_one_line(make, message, tmp_path):
@@ -102,8 +102,8 @@ def test_bad_files_are_refused_in_one_line(make, message, tmp_path):
 def test_labels_that_do_not_belong_are_refused(tmp_path):
     np.save(tmp_path / "x.npy", X)
     np.save(tmp_path / "y.npy", Y + 0.5)
-    with pytest.raises(DataError, match="whole numbers"):
+    with pytest.raises(DataError, match="labels must be class indices"):
         open_stream(str(tmp_path / "x.npy"), None, tmp_path / "y.npy")
     np.savez(tmp_path / "all.npz", inputs=X, labels=Y)
-    with pytest.raises(DataError, match="has its own"):
+    with pytest.raises(DataError, match="contains its labels"):
         open_stream(str(tmp_path / "all.npz"), None, tmp_path / "y.npy")

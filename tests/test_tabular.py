@@ -72,13 +72,13 @@ def test_a_named_set_for_evaluation_takes_its_folder(adult_folder):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("adult.data", ROW.replace("39", "old"), "column age holds text"),
+        ("adult.data", ROW.replace("39", "old"), "column age is not of numbers"),
         (
             "adult.data",
             ROW.replace("<=50K", "rich"),
-            r"adult.data, line 1: 14 columns and one of <=50K and >50K",
+            r"adult.data, line 1: expected 14 columns and the label, <=50K or >50K",
         ),
-        ("adult.data", ROW.replace("39, ", ""), "line 1: 14 columns"),
+        ("adult.data", ROW.replace("39, ", ""), "line 1: expected 14 columns"),
         ("adult.data", f"{ROW}\n{ROW}", "all labels are 0"),
         ("adult.test", "|x\n", "adult.test has no rows"),
     ],
@@ -92,12 +92,12 @@ def test_damaged_adult(adult_folder, name, content, message):
 
 
 def test_missing_tables(tmp_path):
-    with pytest.raises(DataError, match=r"neither adult.data nor adult.data.gz; put it there"):
+    with pytest.raises(DataError, match=r"neither adult.data nor adult.data.gz; download the file"):
         adult(tmp_path)
     with pytest.raises(DataError, match=r"neither spambase.csv nor spambase.csv.gz nor spambase.data"):
         spambase(tmp_path)
     (tmp_path / "spambase.data").write_text("1,2,0\n3,4,1\n")
     with pytest.raises(DataError, match="3 columns; spambase has 57"):
         spambase(tmp_path)
-    with pytest.raises(DataError, match="adult needs the folder"):
+    with pytest.raises(DataError, match="adult needs --data-dir"):
         data.load_parts("adult")

@@ -1,1 +1,1 @@
-"""What can be observed of a deployed graph: evidence, never part of a radius."""
+"""Measure a deployed graph: gradients, slopes and attacks are evidence, never part of a radius."""

@@ -1,14 +1,14 @@
-"""Looks for the largest gradient norm of a network by ascent.
+"""Search for the largest gradient norm of a network by ascent.
 
 The gradient norm of a piecewise linear function is piecewise constant: it has no derivative to climb.
-Averaged over Gaussian noise it has one. With u the direction of length 1 in which f grows fastest,
+Averaged over Gaussian noise, it has one. With u the direction of length 1 in which f grows fastest,
 <g, u> = ‖g‖_{p*}, the derivative of E ‖g(z)‖ in x, z = x + noise, is E H(z) u, H the second derivative
-of f in the sense of distributions: what the kinks contribute. Its central difference,
+of f in the sense of distributions: the contribution of the kinks. Its central difference,
 
     g(z + hu) - g(z - hu),
 
 costs two vector-Jacobian products. Noise and h shrink from twice the size of the box to a small part of
-it, so that the search first sees across many linear pieces and last across the nearest.
+it, so that the search first averages over many linear pieces and last over the nearest ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lipmodel.norms import Array, Norm, vector_norm
 from lipmodel.progress import Progress, silent
 
 MOMENTUM = 0.75
-COARSEST, FINEST = 2.0, 0.005  # noise and h, in sides of the box, first and last
+COARSEST, FINEST = 2.0, 0.005  # noise and h, first and last, as multiples of the side of the box
 
 
 def ascend(
@@ -34,20 +34,20 @@ def ascend(
     rng: np.random.Generator,
     progress: Progress = silent,
 ) -> tuple[Array, Array]:
-    """The largest gradient norm seen on the way up from each start, and where.
+    """Return the largest gradient norm found from each start, and its input.
 
     Args:
         engine: gradients of the network.
-        cotangents: (R, K) the functional <v, f> that each row climbs.
+        cotangents: (R, K) cotangent v of the functional <v, f> that each row climbs.
         starts: (R, d).
-        norm: of the input; gradients are measured in the dual one.
-        scale: length of a side of the box looked at.
-        steps: of four vector-Jacobian products each.
-        rng: of the noise.
-        progress: told the share done.
+        norm: norm of the input; gradients are measured in its dual.
+        scale: side of the box searched.
+        steps: number of steps, each of four vector-Jacobian products.
+        rng: generator of the noise.
+        progress: callback for the share done.
 
     Returns:
-        (R,) gradient norms and (R, d) the inputs.
+        Gradient norms (R,) and inputs (R, d).
     """
     x, momentum = starts.copy(), np.zeros_like(starts)
     best, witness = np.full(len(x), -np.inf), starts.copy()
@@ -72,13 +72,13 @@ def ascend(
 
 
 def unit(vectors: Array) -> Array:
-    """Rows scaled to l2 length 1; rows of zeros stay."""
+    """Return rows scaled to l2 length 1; rows of zeros stay 0."""
     length = vector_norm(vectors, Norm.TWO)[:, None]
     return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
 
 
 def steepest(gradient: Array, norm: Norm) -> Array:
-    """The direction of l_p length 1 along which a linear function grows fastest, row by row.
+    """Return the direction of l_p length 1 along which a linear function grows fastest, row by row.
 
     <g, d> = ‖g‖_{p*}: g/‖g‖ for l2, sign(g) for linf, one signed coordinate for l1; 0 where g is 0.
     """

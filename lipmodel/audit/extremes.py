@@ -1,8 +1,8 @@
-"""An estimate of the largest gradient norm from block maxima, by extreme-value theory. Never a bound.
+"""Estimate the largest gradient norm from block maxima, by extreme-value theory; never a bound.
 
 CLEVER (Weng et al. 2018): if gradient norms at random points have a finite right end, the maxima of
 large blocks of them follow a reverse Weibull law, whose location is that end. The estimate may lie on
-either side of the truth: a spike where no point fell leaves no trace in the maxima.
+either side of the true maximum: a spike where no point fell leaves no trace in the maxima.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import numpy as np
 
 from lipmodel.norms import Array
 
-LEAST_BLOCKS = 10
+MIN_BLOCKS = 10
 GRID, REFINEMENTS = 40, 4
 
 
 def estimate_right_end(maxima: Array) -> float | None:
-    """Location of the reverse Weibull law of greatest likelihood for block maxima (n,).
+    """Return the location of the reverse Weibull law of greatest likelihood for block maxima (n,).
 
-    The likelihood is maximised in shape and scale for each location, and then over the location, which
-    is looked for up to ten times their spread past the largest: where the likelihood grows further, the
-    maxima are as well explained by a law without an end. Shapes under 1 are left out: there the
-    likelihood grows without limit (Smith 1985).
+    The likelihood is maximised in shape and scale for each location, and then over the location, up to ten
+    times the spread of the maxima past the largest: where the likelihood grows further, a law without an end
+    explains the maxima equally well. Shapes under 1 are excluded, since the likelihood is unbounded there
+    (Smith 1985).
 
     Returns:
-        None for fewer than 10 maxima, or where no end is seen; the largest where all are equal up to
-        rounding.
+        The location; None for fewer than 10 maxima or without an end; the largest maximum if all are equal up
+        to rounding.
     """
-    if len(maxima) < LEAST_BLOCKS:
+    if len(maxima) < MIN_BLOCKS:
         return None
     top = float(maxima.max())
     spread = top - float(maxima.min())
@@ -45,18 +45,18 @@ def estimate_right_end(maxima: Array) -> float | None:
 
 
 def log_likelihood(distances: Array) -> Array:
-    """(…,) of Weibull laws for distances (…, n) > 0, each at its best shape of at least 1 and best scale."""
+    """Return log-likelihoods (…,) of distances (…, n) > 0 by the best Weibull law of shape at least 1."""
     logs = np.log(distances)
     top, mean = logs.max(axis=-1), logs.mean(axis=-1)
     shape = _best_shape(logs)
-    # scale^shape is the mean of distance^shape, by way of the largest, for the power may be a million.
+    # scale^shape is the mean of distance^shape; the largest is factored out: the power may be a million.
     powers = np.exp(shape[..., None] * (logs - top[..., None]))
     log_scale = top + np.log(powers.mean(axis=-1)) / shape
     return np.asarray(logs.shape[-1] * (np.log(shape) - shape * log_scale + (shape - 1.0) * mean - 1.0))
 
 
 def _best_shape(logs: Array) -> Array:
-    """The root c >= 1 of Σ z^c ln z / Σ z^c - 1/c - mean ln z, which grows with c; 1 where it is less."""
+    """Return the root c of Σ z^c ln z / Σ z^c - 1/c - mean ln z, which grows with c; at least 1."""
     below = logs - logs.max(axis=-1, keepdims=True)
     mean = below.mean(axis=-1)
     low, high = np.zeros(mean.shape), np.full(mean.shape, 20.0)  # of ln c

@@ -1,4 +1,4 @@
-"""What an audit found: of gradients, per functional and where; of attacks, per input; and its report."""
+"""Results of an audit: gradients of each functional, attacks on each input, and the report of both."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from lipmodel.norms import Array, Norm
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-BINS = 1000  # of gradient norm / bound over [0, 1]: the resolution of quantiles
+BINS = 1000  # of gradient norm / bound in [0, 1]; the resolution of quantiles
 HISTOGRAM_BINS = 20
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 FoundOn = Literal["data", "box", "ascent"]
@@ -18,23 +18,22 @@ FoundOn = Literal["data", "box", "ascent"]
 
 @dataclass(frozen=True)
 class PairAudit:
-    """One score (second class None), or the difference of two.
+    """Gradients of one score (second class None), or of the difference of two.
 
     Attributes:
-        classes: their names.
+        classes: names of the classes.
         bound: certified Lipschitz constant.
-        observed: the largest gradient norm; ``observed_slope``: the largest slope between two inputs,
-            rounding taken off.
+        observed: largest gradient norm observed.
+        observed_slope: largest slope between two inputs, less the rounding error.
         tightness: observed / bound.
         full_gradient_share: share of the points with a gradient norm of at least 0.99 of the bound
-            (1 where the network preserves the gradient's norm).
-        quantiles: of gradient norm / bound over the points, to 0.001; ``histogram``: counts of it in
-            the bins of the report's histogram.
-        extreme_value_estimate: what the largest gradient norm may be, from random points (CLEVER); an
-            estimate that may err to either side, and proves nothing. None for fewer than 320 random
-            points, or without an end.
-        extreme_value_capped: whether the law that was fitted ends above the proved bound, where no gradient
-            can be: the estimate is then the bound (were that refuted, the largest gradient observed).
+            (1 if the network preserves the gradient's norm).
+        quantiles: quantiles of gradient norm / bound over the points, to 0.001.
+        histogram: counts of gradient norm / bound, in the bins of the report's histogram.
+        extreme_value_estimate: estimate of the largest gradient norm from random points (CLEVER), which may
+            err to either side and proves nothing. None for fewer than 320 random points, or without an end.
+        extreme_value_capped: true if the fitted law ends above the proved bound, where no gradient can be:
+            the estimate is then the bound (or the largest gradient observed, should that refute the bound).
     """
 
     classes: tuple[str, str | None]
@@ -51,17 +50,17 @@ class PairAudit:
 
 @dataclass(frozen=True)
 class Witness:
-    """The input where a gradient comes nearest to its bound, and one beside it.
+    """The input where a gradient comes nearest to its bound, and a second input near it.
 
     Attributes:
-        classes: of the functional.
-        found_on: which search found it.
+        classes: classes of the functional.
+        found_on: the search that found the input.
         observed: gradient norm at ``input``.
         bound: certified Lipschitz constant.
-        input: numbers of the input.
-        second_input: the score (or difference) changes from ``input`` to here by ``observed_slope``
-            times their distance, or more: evidence that any runtime can check.
-        observed_slope: see there.
+        input: coordinates of the input.
+        second_input: coordinates of the second input. From one to the other the score (or difference) changes
+            by at least ``observed_slope`` times their distance, which any runtime can check.
+        observed_slope: slope between the two inputs, less the rounding error.
     """
 
     classes: tuple[str, str | None]
@@ -78,10 +77,12 @@ class Counterexample:
     """An input whose label changes inside its certified radius.
 
     Attributes:
-        input: numbers of the input; ``adversarial``: of the changed one.
-        label: answer to the input; ``adversarial_label``: to the changed one.
-        certified_radius: of the input.
-        observed_distance: of the two, rounded up.
+        input: coordinates of the input.
+        adversarial: coordinates of the changed input.
+        label: predicted class of the input.
+        adversarial_label: predicted class of the changed input.
+        certified_radius: certified radius of the input.
+        observed_distance: distance of the two, rounded up.
     """
 
     input: tuple[float, ...]
@@ -94,17 +95,18 @@ class Counterexample:
 
 @dataclass(frozen=True)
 class AttackFindings:
-    """The nearest change of label that attacks found, beside the certified radius.
+    """Certified radii compared with the nearest adversarial inputs that attacks found.
 
     Attributes:
-        inputs: how many were attacked.
-        found: of how many a change of label was found, at any distance.
-        methods: that were tried: ``ascent`` is our own.
-        certified_radius: of each input, in the order given, data first.
-        observed_distance: of each, to the nearest change of label found, rounded up; None without one.
-        ratio: of each, radius over distance: 1 where the radius is exact; None without a change.
-        ratio_quantiles: of those known.
-        inside: the changes found within the radius; there are none if the certificate holds.
+        inputs: number of inputs attacked.
+        found: number of inputs for which an adversarial input was found, at any distance.
+        methods: attacks that ran; ``ascent`` is the built-in one.
+        certified_radius: radius of each input, in the order given, data first.
+        observed_distance: distance of each input to its nearest adversarial input, rounded up; None if none
+            was found.
+        ratio: radius / distance of each input: 1 if the radius is exact; None if none was found.
+        ratio_quantiles: quantiles of the known ratios.
+        inside: adversarial inputs within the radius; none if the certificate holds.
     """
 
     inputs: int
@@ -118,7 +120,7 @@ class AttackFindings:
 
     @property
     def reached_outside(self) -> int:
-        """Inputs for which a change of label was found, but none inside the radius."""
+        """Number of inputs with an adversarial input found, but none inside the radius."""
         return self.found - len(self.inside)
 
 
@@ -127,25 +129,28 @@ class AuditReport:
     """Evidence about one model in one norm.
 
     Attributes:
-        verdict: whether anything observed contradicts the bounds or the claim.
-        reasons: what does, one line each.
+        verdict: "refuted" if an observation contradicts the bounds or the claim.
+        reasons: contradictions, one line each.
         sha256: digest of the model file.
-        norm: norm of the input; gradients are measured in the dual one.
-        execution: the format whose labels and radii were attacked.
-        bound: certified Lipschitz constant of a score; ``claim``: what the file says, if anything.
-        observed: largest gradient norm of a score; ``observed_error``: what its rounding may add.
-        observed_slope: largest slope of a score between two inputs, its rounding taken off: the true
-            constant is at least that.
+        norm: norm of the input; gradients are measured in its dual.
+        execution: floating-point format whose labels and radii were attacked.
+        bound: certified Lipschitz constant of a score.
+        claim: constant claimed in the file, if any.
+        observed: largest gradient norm of a score.
+        observed_error: bound on the rounding error of ``observed``.
+        observed_slope: largest slope of a score between two inputs, less the rounding error: a lower bound on
+            the true constant.
         tightness: observed / bound.
         full_gradient_share: share of points and functionals with at least 0.99 of the bound.
-        per_pair: every score and difference of scores looked at.
-        quantiles, histogram: of gradient norm / bound over the points given or drawn, all functionals.
-        witness: where the largest ratio was found; ``witnesses``: that of the next functionals too.
-        points: how many inputs came from the data, from the box, and how many were attacked inside
+        per_pair: every score and difference of scores audited.
+        quantiles, histogram: gradient norm / bound over all points and functionals.
+        witness: the input with the largest ratio.
+        witnesses: inputs with the largest ratio of several functionals, largest first.
+        points: number of inputs from the data, of random points in the box, and of inputs attacked inside
             their certified radius.
-        flips: how many of the attacked got another label inside their certified radius.
-        warnings: reasons to doubt that the inputs are what the model was trained for, in words.
-        attack: the nearest change of label found beside the certified radius, input by input.
+        flips: number of inputs with another label inside their certified radius.
+        warnings: signs that the inputs differ from those that the model was trained for.
+        attack: certified radii compared with attacks, input by input.
     """
 
     verdict: Literal["consistent", "refuted"]
@@ -171,18 +176,18 @@ class AuditReport:
     attack: AttackFindings
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return the report as JSON types."""
         note = "An audit is evidence: it can refute a bound, never prove one."
         return {**as_json(self), "norm": self.norm.value, "note": note}
 
 
 def quantiles(values: Array) -> dict[str, float]:
-    """By the share below them; none of no values."""
+    """Return quantiles by the share of values below; empty if there are no values."""
     return {f"{q:g}": float(np.quantile(values, q)) for q in QUANTILES} if len(values) else {}
 
 
 def binned_quantiles(counts: Counts, least: float, largest: float) -> dict[str, float]:
-    """The same from counts in bins over [0, 1]: the upper end of the bin, within what was seen."""
+    """Return quantiles from counts in bins of [0, 1]: upper ends of bins, clipped to the values seen."""
     below = np.cumsum(counts)
     places = np.searchsorted(below, [max(1.0, q * below[-1]) for q in QUANTILES])
     ends = np.clip((places + 1.0) / BINS, least, largest)
@@ -191,12 +196,12 @@ def binned_quantiles(counts: Counts, least: float, largest: float) -> dict[str, 
 
 
 def coarse(counts: Counts) -> Counts:
-    """Counts in the bins of the report, from those that observations keep: (…, 1000) to (…, 20)."""
+    """Return counts in the bins of the report (…, 20), from those of the observations (…, 1000)."""
     return np.asarray(counts.reshape(*counts.shape[:-1], HISTOGRAM_BINS, -1).sum(axis=-1))
 
 
 def as_json(value: Any) -> Any:
-    """Dataclasses to dictionaries and tuples to lists, all the way down."""
+    """Return dataclasses as dictionaries and tuples as lists, recursively."""
     if hasattr(value, "__dataclass_fields__"):
         return {name: as_json(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, dict):

@@ -1,10 +1,9 @@
-"""Gradients of the deployed graph: its vector-Jacobian product, written as an ONNX graph.
+"""Compute gradients of the deployed graph: its vector-Jacobian product, written as an ONNX graph.
 
-From the typed operations of a model this module writes one ONNX program with inputs x (N, d), v (M, K)
-and the owner in x of each row of v, and outputs the scores f(x) and the gradients of <v, f(x)> in x.
-onnxruntime runs it: no torch, no finite differences, and the function differentiated is the one that
-is served. Where a piecewise linear operation has a kink, the gradient of one adjoining piece is taken
-(Relu'(0) = 0).
+The graph has inputs x (N, d), v (M, K) and the row of x that each row of v belongs to (its owner), and
+outputs the scores f(x) and the gradients of <v, f(x)> in x. onnxruntime runs it, without torch or finite
+differences, and the function differentiated is the deployed one. At a kink of a piecewise linear operation
+the gradient is that of one adjoining linear piece (Relu'(0) = 0).
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from lipmodel.norms import Array
 Owners = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 CACHE_BYTES = 2**22
-"""That one tensor of a network may take; measured, see ``benchmarks/gradient_audit.py``."""
+"""Maximum size of one tensor of a network; measured, see ``benchmarks/gradient_audit.py``."""
 COTANGENT, OWNER, GRADIENT = "cotangent", "owner", "gradient"
 
 
@@ -34,7 +33,7 @@ class GradientEngine:
 
     Attributes:
         graph: the network differentiated.
-        rows: cotangents at once, so few that what is between two operations stays in the processor's cache.
+        rows: maximum cotangents of one pass, so that intermediate tensors fit the processor's cache.
     """
 
     def __init__(self, graph: Graph, threads: int = 1) -> None:
@@ -43,12 +42,12 @@ class GradientEngine:
         self._session: Any = open_session(_write_gradient(graph), threads)
 
     def __call__(self, inputs: Array, cotangents: Array, owners: Owners | None = None) -> tuple[Array, Array]:
-        """Scores (N, K) of inputs (N, d), and the gradients (M, d) of <cotangent, scores>.
+        """Return scores (N, K) of inputs (N, d), and gradients (M, d) of <cotangent, scores>.
 
         Args:
             inputs: (N, d).
             cotangents: (M, K); for a binary classifier [batch, 1] K is 1.
-            owners: (M,) the input that each cotangent is for; by default M = N, one each, a part at a time.
+            owners: (M,) index of each cotangent's input; by default M = N, one each, ``rows`` at a time.
         """
         if owners is None and len(inputs) > self.rows:
             starts = range(0, len(inputs), self.rows)
@@ -66,11 +65,11 @@ class GradientEngine:
         return scores, gradient.reshape(-1, self.graph.input_size)
 
     def scores(self, inputs: Array) -> Array:
-        """(N, K) of inputs (N, d): the way forward alone."""
+        """Return scores (N, K) of inputs (N, d) by the forward pass alone."""
         return self(inputs, np.empty((0, *self.graph.output_shape)), np.empty(0, dtype=np.int64))[0]
 
     def jacobians(self, inputs: Array) -> tuple[Array, Array]:
-        """Scores (N, K) of inputs (N, d), and the gradients (N, K, d) of all: one way forward, K back."""
+        """Return scores (N, K) of inputs (N, d) and their gradients (N, K, d)."""
         count = self.graph.output_shape[0]
         owners = np.repeat(np.arange(len(inputs)), count)
         scores, gradients = self(inputs, np.tile(np.eye(count), (len(inputs), 1)), owners)
@@ -78,7 +77,7 @@ class GradientEngine:
 
 
 def _entries(op: Op) -> int:
-    """Of the largest tensor on the way through an operation and back."""
+    """Return the entries of the largest tensor in the forward and backward pass of an operation."""
     match op:
         case ops.Conv():
             positions, most = op.window.readers.shape
@@ -120,11 +119,11 @@ def _write_gradient(graph: Graph) -> bytes:
 
 
 class _Backward:
-    """Writes the forward pass, keeping what the way back needs, then the way back.
+    """Writer of the forward and backward passes.
 
     Attributes:
-        saved: per operation, names of the forward pass's by-products (masks, indices).
-        cotangents: per tensor, the contributions to its cotangent so far.
+        saved: names of the masks or indices that each operation's backward pass needs, by its output.
+        cotangents: contributions to each tensor's cotangent so far.
     """
 
     def __init__(self, builder: OnnxBuilder, graph: Graph) -> None:
@@ -135,19 +134,19 @@ class _Backward:
         self.zero = builder.floats(0.0, "zero")
 
     def node(self, op_type: str, *inputs: str, **attributes: Any) -> str:
-        """One node with one output."""
+        """Write a node with one output, and return its name."""
         return self.b.node(op_type, inputs, **attributes)[0]
 
     def add(self, tensor: str, cotangent: str) -> None:
-        """Adds a contribution to a tensor's cotangent."""
+        """Add a contribution to a tensor's cotangent."""
         self.cotangents[tensor].append(cotangent)
 
     def seen(self, tensor: str) -> str:
-        """What the way forward found, once for each cotangent."""
+        """Return a tensor of the forward pass, repeated for each cotangent."""
         return self.node("Gather", tensor, OWNER, axis=0)
 
     def total(self, tensor: str) -> str:
-        """The sum of the contributions, zeros where there is none."""
+        """Return the sum of a tensor's contributions; zeros if there are none."""
         parts = self.cotangents[tensor]
         if not parts:
             return self.node("Mul", self.seen(tensor), self.zero)
@@ -157,7 +156,7 @@ class _Backward:
         return total
 
     def forward(self, op: Op) -> None:
-        """Writes one operation, saving masks and indices where its derivative needs them."""
+        """Write one operation, and save the masks or indices that its derivative needs."""
         x = op.inputs[0]
         match op:
             case ops.Sort():
@@ -174,14 +173,14 @@ class _Backward:
                     wires[i], wires[j] = self.node("Max", *pair), self.node("Min", *pair)
                 self.saved[op.output] = masks
                 self.b.node("Concat", [wires[i] for i in op.joined], [op.output], axis=op.axis + 1)
-            case _:  # the rest, or refused
+            case _:  # emit raises for operations without a rule
                 self.b.emit(op, op.inputs, op.output)
 
     def backward(self, op: Op) -> None:
-        """Turns the cotangent of an operation's output into contributions to those of its inputs.
+        """Add the contributions of an operation's output cotangent to its inputs' cotangents.
 
         Raises:
-            NotImplementedError: by :func:`missing_rule`.
+            NotImplementedError: see :func:`missing_rule`.
         """
         if not self.cotangents[op.output]:
             return
@@ -215,7 +214,7 @@ class _Backward:
             case ops.AveragePool():
                 counts = self.b.floats(op.counts.reshape(1, *op.shape[1:]), "counts")
                 share = self.b.batch_last(self.node("Div", g, counts), [op.shape[0], len(op.counts)])
-                self.add(x, self._to_positions(self._one_more(share), op.window, shape, shared=True))
+                self.add(x, self._to_positions(self._pad_place(share), op.window, shape, shared=True))
             case ops.MaxPool():
                 self.add(x, self._max_pool(op, x, g, shape))
             case ops.Sort():
@@ -249,7 +248,7 @@ class _Backward:
                 raise missing_rule(op, "gradients")
 
     def _sorting_network(self, op: ops.SortingNetwork, g: str) -> str:
-        """Back through the comparators: where a >= b the max was a, and its cotangent goes to a."""
+        """Backward pass of the comparators: where a >= b the maximum was a, and its cotangent goes to a."""
         length = len(op.wires[0])
         if len(op.joined) > 1:
             sizes = self.b.integers([length] * len(op.joined), "split")
@@ -261,20 +260,20 @@ class _Backward:
             high, low = wires.get(i, self.zero), wires.get(j, self.zero)
             first = self.node("Cast", self.seen(mask), to=self.b.tensor_type)
             second = self.node("Sub", self.b.floats(1.0, "one"), first)
-            # Products with 0 and 1 rather than Where, which takes several times as long.
+            # Products with 0 and 1, since Where takes several times as long.
             wires[i], wires[j] = (
                 self.node("Add", self.node("Mul", one, high), self.node("Mul", other, low))
                 for one, other in ((first, second), (second, first))
             )
-        # A wire that no output depends on has no cotangent; the others' shape serves for its zeros.
-        some = next(iter(wires.values()))
-        ordered = [wires.get(i) or self.node("Mul", some, self.zero) for i in range(len(op.wires))]
+        # A wire that no output depends on has no cotangent: zeros in the shape of another wire's.
+        other_wire = next(iter(wires.values()))
+        ordered = [wires.get(i) or self.node("Mul", other_wire, self.zero) for i in range(len(op.wires))]
         joined = self.b.node("Concat", ordered, axis=op.axis + 1)[0]
         shape = self.shapes[op.inputs[0]]
         return self._scatter([i for wire in op.wires for i in wire], op.axis, shape, joined)
 
     def _scatter(self, indices: Sequence[int], axis: int, shape: Shape, g: str) -> str:
-        """Entries put back where a selection took them from, zeros elsewhere (from a column of zeros)."""
+        """Return entries at the positions that a selection took them from, and zeros elsewhere."""
         size = shape[axis]
         if tuple(indices) == tuple(range(size)):
             return g
@@ -287,37 +286,37 @@ class _Backward:
         return self.node("Gather", g, self.b.integers(back, "indices"), axis=axis + 1)
 
     def _conv(self, op: ops.Conv, g: str, shape: Shape) -> str:
-        """Back through the matrix of each group of channels, then from windows to positions."""
+        """Return the input's cotangent: by each channel group's matrix, then from windows to positions."""
         out, per_group, taps = op.kernel.shape[0], op.kernel.shape[1], op.window.taps
-        places = self._one_more(self.b.batch_last(g, [out, len(op.window.positions)]))
+        places = self._pad_place(self.b.batch_last(g, [out, len(op.window.positions)]))
         columns = self.node("Reshape", places, self.b.integers([op.groups, out // op.groups, -1]))
         matrix = op.kernel.reshape(op.groups, out // op.groups, per_group * taps).swapaxes(1, 2)
         product = self.node("MatMul", self.b.floats(matrix, "kernel"), columns)
         return self._to_positions(product, op.window, shape)
 
     def _max_pool(self, op: ops.MaxPool, x: str, g: str, shape: Shape) -> str:
-        """To every entry that attains its window's maximum, in equal shares."""
+        """Return the input's cotangent, shared equally by the entries that attain a window's maximum."""
         seen = self.b.windows(op.window, self.seen(x), op.shape[0], -np.inf)
         column = [op.shape[0], 1, len(op.window.positions)]
         largest, g = (self.b.batch_last(name, column) for name in (self.seen(op.output), g))
         mask = self.node("Cast", self.node("Equal", seen, largest), to=self.b.tensor_type)
         count = self.node("ReduceSum", mask, self.b.integers([1], "axes"), keepdims=1)
         given = self.node("Mul", mask, self.node("Div", g, count))
-        return self._to_positions(self._one_more(given), op.window, shape)
+        return self._to_positions(self._pad_place(given), op.window, shape)
 
-    def _one_more(self, values: str) -> str:
-        """(…, places, batch) with zeros for one place more, which is what nothing reads."""
+    def _pad_place(self, values: str) -> str:
+        """Return (…, places + 1, batch): a last place of zeros, for positions that no window reads."""
         pads, axes = self.b.integers([0, 1], "pads"), self.b.integers([-2], "axes")
         return self.node("Pad", values, pads, self.zero, axes)
 
     def _to_positions(self, values: str, window: Window, shape: Shape, shared: bool = False) -> str:
-        """Sums (channels, taps, places + 1, batch) over the taps that read each position.
+        """Return the sum of (channels, taps, places + 1, batch) over the taps that read each position.
 
         Args:
-            values: what goes back to each tap; zeros for the last place.
-            window: of the taps.
-            shape: of the result.
-            shared: whether all taps of a place get the same, and the axis of taps is left out.
+            values: cotangents of the taps; zeros at the last place.
+            window: window of the taps.
+            shape: shape of the result.
+            shared: true if all taps of a place have the same cotangent, and ``values`` has no axis of taps.
         """
         places, readers = len(window.positions), window.readers
         tap = 0 if shared else readers % window.taps
@@ -329,7 +328,7 @@ class _Backward:
         return self.b.batch_first(total, shape)[0]
 
     def _extremum(self, op: ops.Extremum, g: str) -> None:
-        """To the first operand that attains the extremum."""
+        """Add the cotangent to the first operand that attains the extremum."""
         remaining = g
         for name in op.inputs[:-1]:
             here = self.seen(self.node("Equal", name, op.output))
@@ -338,7 +337,7 @@ class _Backward:
         self.add(op.inputs[-1], remaining)
 
     def _reduce_extremum(self, op: ops.ReduceExtremum, g: str) -> str:
-        """To every entry that attains the extremum, in equal shares: they tie on a null set only."""
+        """Return the cotangent shared equally by the entries that attain the extremum (ties: a null set)."""
         kept = self.b.shape([1 if i in op.axes else d for i, d in enumerate(self.shapes[op.inputs[0]])])
         value, g = self.node("Reshape", op.output, kept), self.node("Reshape", g, kept)
         attained = self.seen(self.node("Equal", op.inputs[0], value))

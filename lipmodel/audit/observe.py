@@ -1,9 +1,9 @@
-"""What is seen of a network at given points: gradient norms, and slopes between pairs of points.
+"""Observe gradient norms of a network at given points, and slopes between pairs of points.
 
-A gradient norm is a lower bound on the true Lipschitz constant up to its rounding, which
-:func:`bound_gradient_error` bounds, and up to kinks, where it is that of one adjoining piece for
-each operation by itself. A slope between two points has no such exception: the rounding of the
-scores taken off, the true constant is at least that.
+A gradient norm is a lower bound on the true Lipschitz constant up to its rounding error, which
+:func:`bound_gradient_error` bounds, and except at kinks, where each operation by itself uses the derivative
+of one adjoining linear piece. A slope between two points has no such exception: less the rounding error of
+the scores, it is a lower bound on the true constant.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Functionals:
     """The scalar functions audited: each score f_i, then each difference f_i - f_j of two scores.
 
     Attributes:
-        cotangents: (F, K): the rows v of <v, f>.
-        pairs: per functional (i, None) for score i, (i, j) for a difference.
+        cotangents: (F, K) rows v of <v, f>.
+        pairs: (i, None) for score i, (i, j) for a difference, per functional.
     """
 
     cotangents: Array
@@ -42,9 +42,9 @@ class Functionals:
 
 
 def functionals(graph: Graph) -> Functionals:
-    """All scores and all pairs; past 20 classes, the pairs of neighbouring indices only.
+    """Return all scores and all pairs; past 20 classes, only the pairs of neighbouring indices.
 
-    Of a binary classifier [batch, 1] there is one: f, which is the difference of its two classes.
+    A binary classifier [batch, 1] has one functional: f, the difference of its two classes.
     """
     count = graph.output_shape[0]
     eye = np.eye(count)
@@ -56,18 +56,20 @@ def functionals(graph: Graph) -> Functionals:
 
 
 class Observations:
-    """What is seen at points, of every functional; memory does not grow with the data.
+    """Statistics of every functional over points; memory does not grow with the data.
 
     Attributes:
         limits: (F,) certified bounds of gradient norms.
-        largest: (F,) the largest gradient norm; ``witness``: (F, d) where; ``point``: (F,) which.
-        least: (F,) the smallest ratio of gradient norm to bound.
-        counts: (F, BINS) points by that ratio; what exceeds 1 counts in the last bin.
-        full: (F,) how many points have a ratio of at least 0.99.
-        slopes: (F,) the largest slope between two points.
-        maxima: per block of 32 random points, (F,) the largest gradient norm.
-        points: how many were looked at; ``outside``: how many inputs of the data lie far outside the box that
-            the file names.
+        largest: (F,) largest gradient norm.
+        witness: (F, d) point of the largest gradient norm.
+        point: (F,) index of that point.
+        least: (F,) smallest ratio of gradient norm to bound.
+        counts: (F, BINS) points by ratio; ratios above 1 count in the last bin.
+        full: (F,) number of points with a ratio of at least 0.99.
+        slopes: (F,) largest slope between two points.
+        maxima: (F,) largest gradient norm of each block of 32 random points.
+        points: number of points.
+        outside: number of inputs far outside the input box in the file's metadata.
     """
 
     def __init__(self, limits: Array, input_size: int) -> None:
@@ -81,13 +83,13 @@ class Observations:
         self.points = self.outside = 0
 
     def add(self, first: int, points: Array, norms: Array, *, drawn: bool) -> None:
-        """Counts points (n, d) with gradient norms (n, F).
+        """Add points.
 
         Args:
-            first: number of the first of the points.
-            points: see above.
-            norms: see above.
-            drawn: whether they are random.
+            first: index of the first point.
+            points: (n, d).
+            norms: (n, F) gradient norms.
+            drawn: true for random points, whose block maxima are kept.
         """
         best = norms.argmax(axis=0)
         here = norms[best, np.arange(norms.shape[1])]
@@ -107,7 +109,7 @@ class Observations:
         self.points += len(points)
 
     def merge(self, later: Observations) -> None:
-        """Adds what was seen at the points that follow; the same as if they had been looked at here."""
+        """Add the observations of the points that follow, as if :meth:`add` had seen them."""
         higher = later.largest > self.largest
         for name in ("largest", "witness", "point"):
             getattr(self, name)[higher] = getattr(later, name)[higher]
@@ -120,17 +122,17 @@ class Observations:
         self.outside += later.outside
 
     def ratios(self, norms: Array) -> Array:
-        """Gradient norms over their bounds; 0 where the bound is 0."""
+        """Return gradient norms / bounds; 0 where the bound is 0."""
         return np.divide(norms, self.limits, out=np.zeros_like(norms), where=self.limits > 0)
 
 
 def gradient_norms(
     engine: GradientEngine, functions: Functionals, points: Array, norm: Norm
 ) -> tuple[Array, Array]:
-    """Scores (n, K), and dual norms (n, F) of the gradients of every functional, at points (n, d).
+    """Return scores (n, K) and dual norms (n, F) of the gradients of every functional, at points (n, d).
 
-    The gradient of a difference is the difference of gradients, so only K are computed a point, of
-    one way forward.
+    The gradient of a difference is the difference of gradients, so each point takes one forward pass and K
+    backward passes.
     """
     step = max(1, min(engine.rows, CHUNK_ROWS) // engine.graph.output_shape[0])
     scores, norms = [], []
@@ -151,7 +153,7 @@ class Steps:
 
     Attributes:
         first, second: (n, d).
-        scores: (n, K) at the first, and at the second.
+        scores: (n, K) at the first points and at the second.
     """
 
     first: Array
@@ -160,16 +162,19 @@ class Steps:
 
 
 def observed_slopes(steps: Steps, cotangents: Array, rounding: RoundingBounds, norm: Norm) -> Array:
-    """(n, F): |f(x) - f(x')| / ‖x - x'‖_p of each functional <v, f>, v a score or a difference of two.
+    """Return slopes (n, F): |f(x) - f(x')| / ‖x - x'‖_p of each functional <v, f>, one score or a difference.
 
-    What rounding may have added is taken off, and all is rounded downwards, so that the true Lipschitz
-    constant is at least that. 0 where the two points are the same.
+    A bound on the rounding error is subtracted and every operation rounded down, so that the true Lipschitz
+    constant is never below the slope. 0 where the two points are equal.
     """
     before, after = steps.scores
     moved = (before - after) @ cotangents.T
     owned = rounding.head.owners >= 0
     error = np.zeros(len(moved))
-    for x in (steps.first, steps.second):  # a score is at most as wrong as the worst of those it is over
+    for x in (
+        steps.first,
+        steps.second,
+    ):  # the error of a class's score is at most the largest of its scores'
         error += 2.0 * rounding.score_error(bound_vector_norm(x, rounding.norm, axis=1))[:, owned].max(axis=1)
     error += 2.0**-50 * (np.abs(before).max(axis=1) + np.abs(after).max(axis=1))  # of the three subtractions
     distance = bound_vector_norm(up(np.abs(steps.first - steps.second)), norm, axis=1)
@@ -180,20 +185,19 @@ def observed_slopes(steps: Steps, cotangents: Array, rounding: RoundingBounds, n
 
 
 def pairs_within(points: Array, scores: Array, rng: np.random.Generator, rounds: int = 4) -> Iterator[Steps]:
-    """Pairs of the points given (n, d), each point in a few of them."""
+    """Yield pairs of the points (n, d), each point in several pairs."""
     for _ in range(rounds):
         other = rng.permutation(len(points))
         yield Steps(points, points[other], (scores, scores[other]))
 
 
 def bound_gradient_error(graph: Graph, norm: Norm) -> float:
-    """Never below the rounding error of an observed gradient norm of a score or of a difference.
+    """Return a number never below the rounding error of the gradient norm of a score or a difference.
 
-    A gradient is a product of the layers' matrices, with rows moved or dropped in between (whichever
-    side of a kink rounding puts an input on, the matrices are the same). In float64 it is off by at
-    most γ_k |W_1|ᵀ…|W_L|ᵀ|v|, k the roundings along the longest path (Higham 2002, section 3.5); that
-    product is at most the Lipschitz constant of the graph with |W| for W. A norm of d entries rounds
-    d + 2 times more.
+    A gradient is a product of the layers' matrices, with rows moved or dropped in between (on either side
+    of a kink, the matrices are the same). In float64 its error is at most γ_k |W_1|ᵀ…|W_L|ᵀ|v|, k the
+    roundings along the longest path (Higham 2002, section 3.5); that product is at most the Lipschitz
+    constant of the graph with |W| for W. A norm of d entries rounds d + 2 times more.
     """
     absolute = replace(graph, ops=tuple(_absolute(op) for op in graph.ops))
     readers = max(len(ops_) for ops_ in graph.consumers().values())
@@ -202,7 +206,7 @@ def bound_gradient_error(graph: Graph, norm: Norm) -> float:
 
 
 def _roundings(op: ops.Op) -> int:
-    """Of one entry of the cotangent of an operation's input, on its way back from the output."""
+    """Return the roundings of one entry of the input's cotangent in an operation's backward pass."""
     match op:
         case ops.Dense():
             return len(op.weight) + 1
@@ -235,6 +239,6 @@ def _absolute(op: ops.Op) -> ops.Op:
             | ops.Sort() | ops.SortingNetwork() | ops.Extremum() | ops.ReduceExtremum() | ops.Sum()
             | ops.Concat() | ops.Select() | ops.Reshape() | ops.Transpose()
         ):  # fmt: skip
-            return op  # without weights, or with none below 0: its bound is that of |W| already
+            return op  # no weights, or none below 0, so its bound is that of |W|
         case _:
             raise missing_rule(op, "absolute weights")

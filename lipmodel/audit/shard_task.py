@@ -1,8 +1,8 @@
-"""What an audit sees of points one by one, and tries on them: the part that other processes may do.
+"""The part of an audit that can be divided among processes: observations at points, and attacks on them.
 
-Points are numbered: those of the data, then random ones of the box. They come in chunks of 256 of either, and
-what is random in one (its points, the pairs that slopes are taken of) is seeded by the number of its first
-point; attacks on each begin alike. So whoever looks at which chunks, the whole is the same.
+Points are numbered: first the data, then random points of the box. Chunks have 256 points of either kind, and
+the random numbers of a chunk (its points, the pairs of slopes) are seeded by the number of its first point;
+attacks on each chunk use the same seed. The result is therefore the same for every division into shards.
 """
 
 from __future__ import annotations
@@ -34,17 +34,18 @@ from lipmodel.norms import Array, Norm
 from lipmodel.progress import Progress, part
 
 ATTACK_COST = 100
-"""Of a point attacked, in points looked at: roughly, for the progress told."""
-DRAWN_APART = 16 * CHUNK_ROWS
+"""Rough cost of attacking a point, relative to observing it; for progress."""
+DRAWN_ROWS = 16 * CHUNK_ROWS
+"""Random points of a shard."""
 
 
-class Attacked(NamedTuple):
-    """What attacks on n points found.
+class AttackedPoints(NamedTuple):
+    """Results of attacks on n points.
 
     Attributes:
-        radius: (n,) certified.
-        distance: (n,) to the nearest change of label found, rounded up; infinite without one.
-        inside: the changes found within the radius.
+        radius: (n,) certified radii.
+        distance: (n,) distances to the nearest adversarial inputs found, rounded up; infinite if none.
+        inside: adversarial inputs within the radius.
     """
 
     radius: Array
@@ -52,24 +53,24 @@ class Attacked(NamedTuple):
     inside: tuple[Counterexample, ...]
 
 
-class Seen(NamedTuple):
-    """What is seen of some consecutive points, and of the first ones of all, which are attacked."""
+class ShardFindings(NamedTuple):
+    """Observations at consecutive points, and attacks on those of them to be attacked."""
 
     points: Observations
-    attacked: Attacked
+    attacked: AttackedPoints
 
 
 @dataclass(frozen=True)
-class Look:
-    """Looks at points, chunk by chunk.
+class AuditTask:
+    """A :class:`~lipmodel.data.shards.ShardTask` that observes and attacks points, chunk by chunk.
 
     Attributes:
-        norm: of the input; gradients are measured in the dual one.
-        data: how many points are of the data; those from there on are drawn.
-        box: least and largest coordinate of these.
-        seed: of the random numbers.
-        attacked: how many points, the first, are attacked.
-        methods: attacks of foolbox beside our own.
+        norm: norm of the input; gradients are measured in its dual.
+        data: number of points of the data; points from there on are random.
+        box: least and largest coordinate of random points.
+        seed: seed of the random numbers.
+        attacked: number of points to attack, beginning with the first.
+        methods: attacks in addition to the built-in one.
     """
 
     norm: Norm
@@ -81,16 +82,16 @@ class Look:
 
     def __call__(
         self, predictor: CertifiedPredictor, data: Stream | None, rows: range, progress: Progress
-    ) -> Seen:
-        """What is seen of some consecutive points, from the beginning of a chunk on.
+    ) -> ShardFindings:
+        """Return the findings at consecutive points that begin at the start of a chunk.
 
         Raises:
-            InputError: inputs that do not fit.
+            InputError: inputs do not fit the model.
         """
         engine = GradientEngine(predictor.file.graph)
         functions, limits = audited(predictor, self.norm)
         points = Observations(limits, engine.graph.input_size)
-        attacked: list[Attacked] = []
+        attacked: list[AttackedPoints] = []
         whole, done = self._cost(rows), 0.0
         for first, chunk, rng in self._chunks(predictor, data, rows):
             scores, norms = gradient_norms(engine, functions, chunk, self.norm)
@@ -106,12 +107,12 @@ class Look:
                 attacked.append(self._attack(predictor, engine, chunk[: self.attacked - first], share))
             done = after
             progress(done / whole)
-        return Seen(points, _joined(attacked))
+        return ShardFindings(points, _joined(attacked))
 
     def shards(self, data: Stream | None, samples: int) -> list[range]:
-        """Of all points, for :class:`~lipmodel.data.shards.Spread`."""
+        """Return the shards of all points, for a :class:`~lipmodel.data.shards.ShardExecutor`."""
         given = cut(self.data, CHUNK_ROWS, data.starts, self.attacked) if data is not None else []
-        drawn = cut(samples, CHUNK_ROWS, range(0, samples, DRAWN_APART), self.attacked - self.data)
+        drawn = cut(samples, CHUNK_ROWS, range(0, samples, DRAWN_ROWS), self.attacked - self.data)
         return given + [range(self.data + rows.start, self.data + rows.stop) for rows in drawn]
 
     def _cost(self, rows: range) -> float:
@@ -120,7 +121,7 @@ class Look:
     def _chunks(
         self, predictor: CertifiedPredictor, data: Stream | None, rows: range
     ) -> Iterator[tuple[int, Array, np.random.Generator]]:
-        """Number of the first point, the points, and what else is random there comes from."""
+        """Yield chunks: number of the first point, the points, and the generator of their random numbers."""
         given = range(rows.start, min(rows.stop, self.data))
         if data is not None and given:
             for first, inputs, _ in batches_within(data, given, CHUNK_ROWS):
@@ -133,8 +134,8 @@ class Look:
 
     def _attack(
         self, predictor: CertifiedPredictor, engine: GradientEngine, points: Array, progress: Progress
-    ) -> Attacked:
-        """Searches inside each certified radius, and for the nearest change of label at all."""
+    ) -> AttackedPoints:
+        """Attack points, at any distance and inside each certified radius."""
         before = predictor.predict(points, self.norm).radii
         radius = before.certified_radius
         task = AttackTask(predictor, engine, points, self.norm, self.seed)
@@ -152,29 +153,29 @@ class Look:
             )
             for row in np.flatnonzero(attack.distance <= radius)
         )
-        return Attacked(radius, attack.distance, inside)
+        return AttackedPoints(radius, attack.distance, inside)
 
 
 def audited(predictor: CertifiedPredictor, norm: Norm) -> tuple[Functionals, Array]:
-    """The functionals, and (F,) their certified Lipschitz bounds."""
+    """Return the functionals and their certified Lipschitz bounds (F,)."""
     functions, bounds = functionals(predictor.file.graph), predictor.bounds(norm)
     limits = [bounds.bound_global if j is None else bounds.bound_per_pair[i, j] for i, j in functions.pairs]
     return functions, np.array(limits)
 
 
-def merged(parts: Iterable[Seen]) -> Seen:
-    """What is seen of all points, from what was seen of shards, in order; of at least one."""
+def merged(parts: Iterable[ShardFindings]) -> ShardFindings:
+    """Return the findings at all points from those of at least one shard, in order."""
     rest = iter(parts)
     points, first = next(rest)
     attacked = [first]
     for later, more in rest:
         points.merge(later)
         attacked.append(more)
-    return Seen(points, _joined(attacked))
+    return ShardFindings(points, _joined(attacked))
 
 
-def _joined(parts: list[Attacked]) -> Attacked:
+def _joined(parts: list[AttackedPoints]) -> AttackedPoints:
     if not parts:
-        return Attacked(np.empty(0), np.empty(0), ())
+        return AttackedPoints(np.empty(0), np.empty(0), ())
     radii, distances, inside = zip(*parts, strict=True)
-    return Attacked(np.concatenate(radii), np.concatenate(distances), tuple(chain(*inside)))
+    return AttackedPoints(np.concatenate(radii), np.concatenate(distances), tuple(chain(*inside)))

@@ -1,4 +1,4 @@
-"""The largest gradients and slopes of one model: those seen at points, and those found by climbing."""
+"""Find the largest gradients and slopes of one model: at given points, and by ascent from the best."""
 
 from __future__ import annotations
 
@@ -17,29 +17,32 @@ from lipmodel.audit.observe import (
     bound_gradient_error,
     observed_slopes,
 )
-from lipmodel.audit.shard_task import Look, audited
+from lipmodel.audit.shard_task import AuditTask, audited
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Array, Norm
 from lipmodel.progress import Progress
 
 ASCENT_STEPS, ASCENT_STARTS = 60, 2
-STEP_SIZES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # of slopes beside a witness, in sides of the box
+STEP_SIZES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # of slopes from a witness, as multiples of the side of the box
 
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What was seen of F functionals.
+    """Largest gradients and slopes of F functionals.
 
     Attributes:
         functions: the functionals.
-        limits: (F,) their certified bounds; ``error``: of an observed gradient norm.
-        points: gradients at the points of the data and the box.
-        data: how many of them are of the data, which come first.
-        observed: (F,) the largest gradient norm, over those points and by ascent.
-        witness: (F, d) where; ``by_ascent``: (F,) whether the ascent found it.
-        partner: (F, d) a second point beside the witness, ``witness_slopes``: (F,) and the slope there.
-        slopes: (F,) the largest slope between any two points, rounding taken off.
-        estimates: per functional, the extreme-value estimate from the box.
+        limits: (F,) certified bounds.
+        error: bound on the rounding error of an observed gradient norm.
+        points: observations at the points of the data and the box.
+        data: number of points of the data, which come first.
+        observed: (F,) largest gradient norm, at those points and by ascent.
+        witness: (F, d) input of the largest gradient norm.
+        by_ascent: (F,) true if the ascent found the witness.
+        partner: (F, d) second input near the witness.
+        witness_slopes: (F,) slope between witness and partner.
+        slopes: (F,) largest slope between any two points, less the rounding error.
+        estimates: extreme-value estimate from random points, per functional.
     """
 
     functions: Functionals
@@ -56,11 +59,11 @@ class Survey:
     estimates: list[float | None]
 
     def ratios(self, norms: Array) -> Array:
-        """Gradient norms over their bounds; 0 where the bound is 0."""
+        """Return gradient norms / bounds; 0 where the bound is 0."""
         return self.points.ratios(norms)
 
     def found_on(self, index: int) -> FoundOn:
-        """Which search found the witness of a functional."""
+        """Return the search that found the witness of a functional."""
         if self.by_ascent[index]:
             return "ascent"
         return "data" if self.points.point[index] < self.data else "box"
@@ -69,22 +72,22 @@ class Survey:
 def survey(
     predictor: CertifiedPredictor,
     engine: GradientEngine,
-    look: Look,
+    task: AuditTask,
     points: Observations,
     progress: Progress,
 ) -> Survey:
-    """Climbs from the best of the points, and looks for the steepest slopes beside what is found.
+    """Climb from the best points, and search for the steepest slopes from the witnesses.
 
     Args:
         predictor: the model.
-        engine: its gradients.
-        look: how the points were looked at.
-        points: what was seen there.
-        progress: told the share done.
+        engine: gradients of the model.
+        task: the audit's settings.
+        points: observations at the points.
+        progress: callback for the share done.
     """
-    functions, limits = audited(predictor, look.norm)
-    box = look.box
-    rng = np.random.default_rng((look.seed, points.points))
+    functions, limits = audited(predictor, task.norm)
+    box = task.box
+    rng = np.random.default_rng((task.seed, points.points))
     maxima = np.array(points.maxima).reshape(-1, len(limits))
 
     side = max(box[1] - box[0], 1e-3)
@@ -92,19 +95,19 @@ def survey(
     elsewhere = rng.uniform(*box, size=((ASCENT_STARTS - 1) * len(limits), engine.graph.input_size))
     starts = np.concatenate([points.witness, elsewhere])
     climbed, where = ascend(
-        engine, cotangents, starts, look.norm, scale=side, steps=ASCENT_STEPS, rng=rng, progress=progress
+        engine, cotangents, starts, task.norm, scale=side, steps=ASCENT_STEPS, rng=rng, progress=progress
     )
     climbed, where = climbed.reshape(ASCENT_STARTS, -1), where.reshape(ASCENT_STARTS, len(limits), -1)
     every, best = np.arange(len(limits)), climbed.argmax(axis=0)
     by_ascent = climbed[best, every] > points.largest
     witness = np.where(by_ascent[:, None], where[best, every], points.witness)
-    partner, beside = _slopes_beside(predictor, engine, functions, witness, look.norm, side)
+    partner, beside = _slopes_beside(predictor, engine, functions, witness, task.norm, side)
     return Survey(
         functions=functions,
         limits=limits,
-        error=bound_gradient_error(engine.graph, look.norm),
+        error=bound_gradient_error(engine.graph, task.norm),
         points=points,
-        data=look.data,
+        data=task.data,
         observed=np.maximum(climbed[best, every], points.largest),
         witness=witness,
         by_ascent=by_ascent,
@@ -123,10 +126,10 @@ def _slopes_beside(
     norm: Norm,
     side: float,
 ) -> tuple[Array, Array]:
-    """(F, d) and (F,): the steepest slope of each functional from its witness along its gradient.
+    """Return partners (F, d) and slopes (F,): the steepest of each functional along its witness's gradient.
 
-    Steps of several sizes, forwards and backwards: short ones stay on the witness's linear piece, where
-    the slope is the gradient norm, long ones lose less to rounding.
+    Steps have several sizes, forwards and backwards: short ones stay on the witness's linear piece, where
+    the slope is the gradient norm; long ones lose less to rounding.
     """
     every = np.arange(len(witness))
     scores, gradient = engine(witness, functions.cotangents)

@@ -1,4 +1,4 @@
-"""How tight certified radii are: beside the nearest change of label that attacks find."""
+"""Measure the tightness of certified radii against the nearest adversarial inputs that attacks find."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from lipmodel.progress import Progress, silent
 
 @dataclass(frozen=True)
 class Tightness:
-    """Radii over the distance of the nearest change of label found: 1 at most, and 1 where they are exact.
+    """Ratios of radius to the distance of the nearest adversarial input: at most 1, 1 for an exact radius.
 
     Attributes:
-        norm: of the radii.
-        points: inputs compared: those with a radius above 0 for which an attack found a change.
-        lipschitz: median for the radii from Lipschitz bounds.
-        local: median for those of the slower tier; None where it is not available.
-        lipschitz_seconds: per input, in the batch.
-        local_seconds: median per input.
-        improved: share of the inputs for which the slower tier gave a larger radius.
-        reason: why the slower tier is not available.
+        norm: norm of the radii.
+        points: number of inputs compared: those with a radius above 0 and an adversarial input.
+        lipschitz: median ratio of the radii from Lipschitz bounds.
+        local: median ratio of the tightened radii; None if tightening is not available.
+        lipschitz_seconds: seconds per input, in the batch.
+        local_seconds: median seconds per input.
+        improved: share of the inputs whose radius tightening increased.
+        reason: reason why tightening is not available.
     """
 
     norm: Norm
@@ -42,7 +42,7 @@ class Tightness:
     reason: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return the ratios as JSON types."""
         return asdict(self) | {"norm": self.norm.value}
 
 
@@ -52,20 +52,20 @@ def measure_tightness(
     norm: Norm | None = None,
     progress: Progress = silent,
 ) -> Tightness:
-    """Compares both tiers with attacks, on inputs (N, d).
+    """Compare radii with attacks, before and after tightening, on inputs (N, d).
 
     Raises:
-        InputError: no input has a radius above 0 and a change of label that an attack finds.
+        InputError: no input has both a radius above 0 and an adversarial input.
     """
     norm = norm or predictor.default_norm
     x = predictor.check_inputs(inputs)
-    predictor.predict(x[:1], norm, tighten=True)  # analyses the model, which is not what is timed
+    predictor.predict(x[:1], norm, tighten=True)  # analyses the model, which is not timed
     started = time.perf_counter()
     fast = predictor.predict(x, norm).radii.certified_radius
     fast_seconds = (time.perf_counter() - started) / len(x)
     x, fast = x[fast > 0.0], fast[fast > 0.0]
     if not len(x):
-        raise InputError("no input is certified, so there is nothing to compare")
+        raise InputError("no input has a certified radius above 0 to compare")
     result = predictor.predict(x, norm, tighten=True)
     slow, tightening = result.radii.certified_radius, result.tightening
     assert tightening is not None
@@ -73,7 +73,7 @@ def measure_tightness(
     attacked = find_nearest(task, progress=progress).distance
     found = np.isfinite(attacked)
     if not found.any():
-        raise InputError("no attack changes a label, so there is nothing to compare")
+        raise InputError("no attack found an adversarial input to compare with")
     available = tightening.reason is None
     return Tightness(
         norm=norm,

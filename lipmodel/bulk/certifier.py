@@ -1,4 +1,4 @@
-"""From one partition to its file of results: the work that every engine does, bit for bit the same."""
+"""Certify one partition of rows and write its file of results; every engine gives the same bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lipmodel.bulk.partitions import Partition, read_batches
-from lipmodel.bulk.results import Results, Terms
+from lipmodel.bulk.results import Results, ResultsKey
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import DataError, InputError
 from lipmodel.evaluate import BATCH_ROWS, TIGHTENED_ROWS
@@ -17,36 +17,36 @@ from lipmodel.network.reader.read import OnnxFile
 from lipmodel.norms import Norm
 
 ROWS_WRITTEN = 65_536
-"""At a time; no more results than that are in memory."""
+"""Rows written at once, which bounds the results in memory."""
 
 
 @dataclass(frozen=True)
 class Certification:
-    """The work of certifying partitions.
+    """The workload of certifying partitions.
 
     Attributes:
-        model: the file, as read.
-        terms: what is asked of each row.
-        folder: URL of the folder of results.
+        model: the parsed model file.
+        key: the model and settings that the results belong to.
+        folder: path or URL of the folder of results.
     """
 
     model: OnnxFile
-    terms: Terms
+    key: ResultsKey
     folder: str
 
-    def begin(self) -> Certifier:
-        """In a process of its own, with a model of its own."""
-        return Certifier(CertifiedPredictor(self.model), Results(self.folder, self.terms), self.terms)
+    def prepare(self) -> Certifier:
+        """Return a certifier with a model of this process."""
+        return Certifier(CertifiedPredictor(self.model), Results(self.folder, self.key), self.key)
 
 
 class Certifier:
-    """Certifies partitions."""
+    """A function that certifies one partition."""
 
-    def __init__(self, predictor: CertifiedPredictor, results: Results, terms: Terms) -> None:
-        self._predictor, self._results, self._terms = predictor, results, terms
+    def __init__(self, predictor: CertifiedPredictor, results: Results, key: ResultsKey) -> None:
+        self._predictor, self._results, self._key = predictor, results, key
 
     def __call__(self, partition: Partition) -> int:
-        """Writes the results of a partition; returns how many rows it has.
+        """Write the results of a partition, and return its number of rows.
 
         Raises:
             DataError: rows cannot be read, do not fit the model, or results cannot be written.
@@ -57,7 +57,7 @@ class Certifier:
     def _tables(self, partition: Partition) -> Iterator[Any]:
         import pyarrow as pa
 
-        step = TIGHTENED_ROWS if self._terms.tighten else BATCH_ROWS
+        step = TIGHTENED_ROWS if self._key.tighten else BATCH_ROWS
         waiting, count, done = [], 0, partition.first
         for rows in read_batches(partition, step):
             waiting.append(self._table(partition, rows, done))
@@ -69,14 +69,14 @@ class Certifier:
             yield pa.concat_tables(waiting)
 
     def _table(self, partition: Partition, rows: Any, first: int) -> Any:
-        """One row of results for each row."""
+        """Return one row of results per input row."""
         import pyarrow as pa
 
         try:
             found = self._predictor.predict(
                 self._predictor.check_inputs(rows, first_row=first),
-                Norm(self._terms.norm),
-                tighten=self._terms.tighten,
+                Norm(self._key.norm),
+                tighten=self._key.tighten,
             )
         except InputError as error:
             raise DataError(f"{partition.url}: {error}") from error

@@ -1,4 +1,4 @@
-"""Tasks on all cores of this machine, a process on each."""
+"""Run tasks on all cores of this machine, one process per core."""
 
 from __future__ import annotations
 
@@ -15,74 +15,75 @@ from multiprocessing.connection import wait
 from multiprocessing.queues import Queue
 from typing import Any
 
-from lipmodel.bulk.work import Result, Task, Work
+from lipmodel.bulk.workload import Result, Task, Workload
 from lipmodel.errors import DataError
 
-_work: Work[Any, Any]
+_workload: Workload[Any, Any]
 
 
-def run_here(work: Work[Task, Result], tasks: Sequence[Task]) -> Iterator[tuple[int, Result]]:
-    """Does tasks; yields the number of each, and its result, as it is done.
+def run_locally(workload: Workload[Task, Result], tasks: Sequence[Task]) -> Iterator[tuple[int, Result]]:
+    """Run tasks, and yield the index of each and its result in order of completion.
 
     Raises:
-        DataError: one could not be done, or a process was killed.
+        DataError: a task failed, or a process was killed.
     """
     workers = min(len(os.sched_getaffinity(0)), len(tasks))
     context = multiprocessing.get_context("spawn")
-    works = context.Queue()  # an argument would hold up each start until the process before has read it
-    works.cancel_join_thread()
+    workloads = context.Queue()  # an argument would delay each start until the previous process has read it
+    workloads.cancel_join_thread()
     for _ in range(workers):
-        works.put(work)
-    pool = ProcessPoolExecutor(workers, context, _take, (works,))
+        workloads.put(workload)
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (workloads,))
     try:
-        with _interrupts_after():
-            numbers = {pool.submit(_do_one, task): number for number, task in enumerate(tasks)}
+        with _interrupts_deferred():
+            numbers = {pool.submit(_run_task, task): number for number, task in enumerate(tasks)}
         for done in as_completed(numbers):
             yield numbers.pop(done), done.result()
     except BrokenProcessPool as error:
-        raise DataError("a process was killed, perhaps for want of memory") from error
+        raise DataError("a process was killed, possibly by the out-of-memory killer") from error
     finally:
         for process in multiprocessing.active_children():
-            process.kill()  # nobody waits for what it has begun
-        pool.shutdown(cancel_futures=True)  # waits for its thread, which the interpreter's end might surprise
+            process.kill()  # its results are no longer needed
+        pool.shutdown(cancel_futures=True)  # joins its thread, which might otherwise run during shutdown
 
 
 @contextmanager
-def _interrupts_after() -> Iterator[None]:
-    """Holds Ctrl-C back, and for good from processes begun within: one line about it is enough, from here.
+def _interrupts_deferred() -> Iterator[None]:
+    """Defer Ctrl-C until the end of the block, and block it for good in processes started within.
 
-    It is sent to all of them. Blocked, it may still come by another thread, and would leave one half begun.
+    The terminal sends the signal to every process, and only this one should report it. A blocked signal may
+    still arrive through another thread, where it would leave a process half started.
     """
-    came: list[int] = []
+    received: list[int] = []
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     here = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number)) if here else None
+    handler = signal.signal(signal.SIGINT, lambda number, _: received.append(number)) if here else None
     try:
         yield
     finally:
         if here:
             signal.signal(signal.SIGINT, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    if came:
+    if received:
         signal.raise_signal(signal.SIGINT)
 
 
-def _take(works: Queue[Work[Any, Any]]) -> None:
-    global _work  # noqa: PLW0603
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    _work = works.get()
+def _start_worker(workloads: Queue[Workload[Any, Any]]) -> None:
+    global _workload  # noqa: PLW0603
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    _workload = workloads.get()
 
 
 @cache
-def _begun() -> Callable[[Any], Any]:
-    return _work.begin()  # with the first task, whose error it then is
+def _prepared() -> Callable[[Any], Any]:
+    return _workload.prepare()  # with the first task, which reports its errors
 
 
-def _do_one(task: Any) -> Any:
-    return _begun()(task)
+def _run_task(task: Any) -> Any:
+    return _prepared()(task)
 
 
-def _end_with_the_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

@@ -1,7 +1,7 @@
-"""Files of rows cut into partitions, each of which is read by itself; certified, it has a file of results.
+"""Divide files of rows into partitions that are read independently; each has one file of results.
 
-A partition is a row group of a ``.parquet`` or 65,536 rows of a ``.npy``: what can be read from the middle of
-a file without reading what is before it.
+A partition is a row group of a ``.parquet`` or 65,536 rows of a ``.npy``: both can be read without reading
+earlier parts of the file.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lipmodel.bulk.stores import open_store, reached
+from lipmodel.bulk.stores import open_store, store_errors
 from lipmodel.data.files import batched, group_sizes, open_parquet, reading, table_batches
 from lipmodel.errors import DataError
 
 NPY_ROWS = 65_536
 PARQUET = ".parquet"
 ACCEPTED = ".npy and .parquet files are accepted, by path, pattern ('dir/*.parquet') or URL ('s3://…')"
-PASSED_OVER = (".", "_")
-"""What a name begins with that readers of a folder of parquet files pass over."""
-LOOKERS = 16
-"""Files that are opened at a time: in an object store each takes some time, none much else."""
+IGNORED_PREFIXES = (".", "_")
+"""Prefixes of names that readers of parquet folders ignore."""
+MAX_OPEN_FILES = 16
+"""Files opened at the same time: in an object store each takes some time, but little of anything else."""
 
 
 @dataclass(frozen=True)
 class Partition:
-    """Some consecutive rows of a file.
+    """Consecutive rows of a file.
 
     Attributes:
-        url: of the file.
-        file: its name below what all files share; the file of results is named after it.
-        key: another one where the file was written again.
-        index: number of the partition in its file; that of the row group in a ``.parquet``.
-        first: number of its first row in the file.
-        rows: how many.
+        url: URL of the file.
+        file: path of the file relative to the common folder of all files; names the file of results.
+        key: version of the file, which changes when the file is rewritten.
+        index: index of the partition in the file; in a ``.parquet`` that of the row group.
+        first: index of the first row in the file.
+        rows: number of rows.
     """
 
     url: str
@@ -51,40 +51,42 @@ class Partition:
 
     @property
     def name(self) -> str:
-        """Of its file of results; in the order of names stand the rows in theirs."""
+        """Name of the file of results; names sort in the order of the rows."""
         return f"{self.file}.{self.index:06d}.parquet"
 
 
 def find_partitions(source: str) -> list[Partition]:
-    """The partitions of all files that a path, a pattern or a URL names, in order.
+    """Return the partitions of all files that match a path, pattern or URL, in order.
 
     Raises:
-        DataError: there is none, or one that cannot be read as rows of numbers.
+        DataError: no file matches, or one cannot be read as rows of numbers.
         MissingExtraError: fsspec is not installed.
     """
     store, pattern = open_store(source)
-    with reached(source):
+    with store_errors(source):
         if store.isfile(pattern):
             paths = [pattern]
         else:
             found = store.glob(pattern, detail=True)
-            paths = sorted(path for path, told in found.items() if told["type"] == "file")
+            paths = sorted(path for path, entry in found.items() if entry["type"] == "file")
     if not paths:
-        raise DataError(f"there is no file {source}; {ACCEPTED}")
+        raise DataError(f"{source} not found; {ACCEPTED}")
     root = posixpath.commonpath([posixpath.dirname(path) for path in paths])
-    with ThreadPoolExecutor(LOOKERS) as threads:
+    with ThreadPoolExecutor(MAX_OPEN_FILES) as threads:
         parts = list(threads.map(partial(_split, store, root), paths))
     partitions = [partition for part in parts for partition in part]
     if not partitions:
-        raise DataError(f"{source} has no rows; at least one is needed")
+        raise DataError(f"{source} has no rows; at least one is required")
     return partitions
 
 
 def _split(store: Any, root: str, path: str) -> list[Partition]:
     url, file = store.unstrip_protocol(path), posixpath.relpath(path, root)
-    if any(name.startswith(PASSED_OVER) for name in file.split("/")):
-        raise DataError(f"{url}: readers of parquet folders pass over names that begin with '.' or '_'")
-    with reached(url):
+    if any(name.startswith(IGNORED_PREFIXES) for name in file.split("/")):
+        raise DataError(
+            f"{url}: readers of parquet folders ignore names that begin with '.' or '_'; rename it"
+        )
+    with store_errors(url):
         key, opened = store.ukey(path), store.open(path, "rb")
     with opened:
         if path.endswith(PARQUET):
@@ -93,19 +95,19 @@ def _split(store: Any, root: str, path: str) -> list[Partition]:
             rows = _open_npy(opened, url).shape[0]
             sizes = [min(NPY_ROWS, rows - first) for first in range(0, rows, NPY_ROWS)]
         else:
-            raise DataError(f"{url} has an unknown ending; {ACCEPTED}")
+            raise DataError(f"{url} has an unknown suffix; {ACCEPTED}")
     starts = np.cumsum([0, *sizes]).tolist()
     return [Partition(url, file, key, i, starts[i], size) for i, size in enumerate(sizes) if size]
 
 
 def read_batches(partition: Partition, size: int) -> Iterator[Any]:
-    """The rows of a partition, ``size`` at a time, the last perhaps fewer.
+    """Yield the rows of a partition in batches of ``size``, the last perhaps shorter.
 
     Raises:
-        DataError: they cannot be read, or are not as many as there were.
+        DataError: rows cannot be read, or their number has changed.
     """
     store, path = open_store(partition.url)
-    with reached(partition.url):
+    with store_errors(partition.url):
         opened = store.open(path, "rb")
     with opened:
         if path.endswith(PARQUET):
@@ -118,11 +120,11 @@ def read_batches(partition: Partition, size: int) -> Iterator[Any]:
             yield rows
             done += len(rows)
     if done != partition.rows:
-        raise DataError(f"{partition.url} was written again while it was read")
+        raise DataError(f"{partition.url} was modified while it was being read; run the command again")
 
 
 class _Npy(NamedTuple):
-    """Where rows stand in an open .npy file."""
+    """Layout of the rows in an open .npy file."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -141,14 +143,14 @@ def _open_npy(opened: Any, url: str) -> _Npy:
         elif version == (2, 0):
             shape, fortran, dtype = np.lib.format.read_array_header_2_0(opened)
         else:
-            raise ValueError(f"its format's version is {version}; (1, 0) and (2, 0) are accepted")
+            raise ValueError(f"format version {version} is not supported; (1, 0) and (2, 0) are")
         found = _Npy(shape, dtype, opened.tell())
         if dtype.kind not in "fiu" or len(shape) < 2 or not math.prod(shape[1:]):
-            raise ValueError(f"it holds {dtype} of shape {list(shape)}; rows of numbers are accepted")
+            raise ValueError(f"the array has type {dtype} and shape {list(shape)}; expected rows of numbers")
         if fortran:
-            raise ValueError("it is stored column by column; row by row (order='C') is accepted")
+            raise ValueError("the array is stored column by column; save it row by row (order='C')")
         if opened.seek(0, 2) != found.start + shape[0] * found.row_bytes:
-            raise ValueError("it is truncated, or longer than it says")
+            raise ValueError("the size of the file differs from its header; the file is truncated or damaged")
     return found
 
 

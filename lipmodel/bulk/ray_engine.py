@@ -1,7 +1,7 @@
-"""Tasks on a cluster of Ray, by Ray Data: where ``RAY_ADDRESS`` says, or on this machine.
+"""Run tasks on a Ray cluster with Ray Data: at ``RAY_ADDRESS``, or on this machine.
 
-Ray restarts workers that die and gives their tasks to others. A partition that is so certified twice is
-written twice under one name, with the same content.
+Ray restarts workers that die and reassigns their tasks. A partition that is therefore certified twice is
+written twice under the same name, with the same content.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
-from lipmodel.bulk.work import Result, Task, Work
+from lipmodel.bulk.workload import Result, Task, Workload
 from lipmodel.errors import DataError, LipcertError, MissingExtraError
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unasked
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage data are sent
 
 
 class _Worker:
-    """What Ray keeps in each of its processes."""
+    """The object that Ray keeps in each of its processes."""
 
-    def __init__(self, work: Work[Any, Any]) -> None:
-        self._do = work.begin()
+    def __init__(self, workload: Workload[Any, Any]) -> None:
+        self._run = workload.prepare()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         done = {"number": row["number"], "result": b"", "problem": ""}
         try:
-            return done | {"result": pickle.dumps(self._do(pickle.loads(row["task"])))}
-        except LipcertError as error:  # Ray would lose its type on the way
+            return done | {"result": pickle.dumps(self._run(pickle.loads(row["task"])))}
+        except LipcertError as error:  # Ray would not keep its type
             return done | {"problem": str(error)}
 
 
-def run_on_ray(work: Work[Task, Result], tasks: Sequence[Task]) -> Iterator[tuple[int, Result]]:
-    """Does tasks; yields the number of each, and its result, as it is done.
+def run_on_ray(workload: Workload[Task, Result], tasks: Sequence[Task]) -> Iterator[tuple[int, Result]]:
+    """Run tasks, and yield the index of each and its result in order of completion.
 
     Raises:
-        DataError: one could not be done.
+        DataError: a task failed.
         MissingExtraError: Ray is not installed.
     """
     try:
@@ -46,22 +46,24 @@ def run_on_ray(work: Work[Task, Result], tasks: Sequence[Task]) -> Iterator[tupl
         from ray.data import ActorPoolStrategy, DataContext, from_items
     except ModuleNotFoundError:
         raise MissingExtraError("--engine ray", "ray") from None
-    begun = not ray.is_initialized()
-    with redirect_stdout(sys.stderr):  # Ray tells there of workers that died, even while it ends
+    started = not ray.is_initialized()
+    with redirect_stdout(sys.stderr):  # Ray prints lost workers to stdout, even during shutdown
         try:
-            if begun:
+            if started:
                 ray.init(log_to_driver=False, logging_level=logging.FATAL)
             logging.getLogger("ray.data").setLevel(logging.FATAL)
-            DataContext.get_current().enable_progress_bars = False  # there is one of ours
+            DataContext.get_current().enable_progress_bars = False  # the command shows its own
             workers = min(int(ray.cluster_resources()["CPU"]), len(tasks))
             rows = [{"number": number, "task": pickle.dumps(task)} for number, task in enumerate(tasks)]
             done = from_items(rows, override_num_blocks=len(rows)).map(
-                _Worker, fn_constructor_args=[work], compute=ActorPoolStrategy(min_size=1, max_size=workers)
+                _Worker,
+                fn_constructor_args=[workload],
+                compute=ActorPoolStrategy(min_size=1, max_size=workers),
             )
             for row in done.iter_rows():
                 if row["problem"]:
                     raise DataError(row["problem"])
                 yield int(row["number"]), pickle.loads(row["result"])
         finally:
-            if begun:
+            if started:
                 ray.shutdown()

@@ -1,7 +1,7 @@
-"""Files of results: which there are, and how one comes to be, whole or not at all.
+"""Read and write the folder of results: one file per partition, complete or absent.
 
-Each says in its metadata what it was made from, so whether work is left is a look at what is there: no file
-besides keeps account of it, which could say something else.
+The metadata of each file name the rows and the settings that its results belong to, so the remaining work
+follows from the files themselves; there is no separate record that could disagree.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lipmodel.bulk.partitions import LOOKERS, Partition
-from lipmodel.bulk.stores import open_store, reached
+from lipmodel.bulk.partitions import MAX_OPEN_FILES, Partition
+from lipmodel.bulk.stores import open_store, store_errors
 from lipmodel.errors import DataError, MissingExtraError
 
 MEMBER = b"lipcert"
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What was asked of the rows.
+class ResultsKey:
+    """The model and settings that results belong to.
 
     Attributes:
-        sha256: digest of the model's file.
-        norm: of the radii.
-        tighten: whether they are those of the slower tier.
+        sha256: digest of the model file.
+        norm: norm of the radii.
+        tighten: whether the radii are tightened.
     """
 
     sha256: str
@@ -38,57 +38,57 @@ class Terms:
 
 
 class Results:
-    """The folder that results are kept in, here or in an object store.
+    """A folder of results, local or in an object store.
 
     Args:
-        url: of the folder.
-        terms: see there.
+        url: path or URL of the folder.
+        key: the model and settings of the results.
 
     Raises:
         MissingExtraError: fsspec or pyarrow is not installed.
     """
 
-    def __init__(self, url: str, terms: Terms) -> None:
+    def __init__(self, url: str, key: ResultsKey) -> None:
         if importlib.util.find_spec("pyarrow") is None:
             raise MissingExtraError("results as parquet", "tables")
-        self._url, self._terms = url, terms
+        self._url, self._key = url, key
         self._store, self._folder = open_store(url)
 
     def missing(self, partitions: list[Partition]) -> list[Partition]:
-        """Those that have no results yet, or of which the file was written again since.
+        """Return the partitions without results, or whose file has been rewritten since.
 
         Raises:
-            DataError: the folder holds something that is not among these results, or cannot be read.
+            DataError: the folder contains other files, or cannot be read.
         """
         by_path = {self._path(partition): partition for partition in partitions}
-        found = set(self._found())
+        found = set(self._paths())
         for path in sorted(found):
             if path not in by_path and not _is_temporary(path):
                 raise DataError(
-                    f"{self._url} holds {posixpath.relpath(path, self._folder)}, which is none of the "
-                    "results that belong there; give another folder, or take it away"
+                    f"{self._url} contains {posixpath.relpath(path, self._folder)}, which is not a result of "
+                    "these inputs; use another folder or remove the file"
                 )
-        there = [path for path in by_path if path in found]
-        with ThreadPoolExecutor(LOOKERS) as threads:
-            stands = threads.map(lambda path: self._stands(path, by_path[path]), there)
-        done = {path for path, whole in zip(there, stands, strict=True) if whole}
+        present = [path for path in by_path if path in found]
+        with ThreadPoolExecutor(MAX_OPEN_FILES) as threads:
+            complete = threads.map(lambda path: self._is_complete(path, by_path[path]), present)
+        done = {path for path, whole in zip(present, complete, strict=True) if whole}
         return [partition for path, partition in by_path.items() if path not in done]
 
     def write(self, partition: Partition, tables: Iterator[Any]) -> None:
-        """Writes the results of a partition, and only once they are whole gives them their name.
+        """Write the results of a partition to a temporary file, and rename it once complete.
 
         Raises:
-            DataError: they cannot be written.
+            DataError: the folder cannot be written.
         """
         import pyarrow.parquet as pq
 
         path = self._path(partition)
         folder, name = posixpath.split(path)
         temporary = f"{folder}/.{name}.{uuid.uuid4().hex}"
-        told = json.dumps(asdict(self._terms) | asdict(partition), sort_keys=True)
+        metadata = json.dumps(asdict(self._key) | asdict(partition), sort_keys=True)
         first = next(tables)
-        schema = first.schema.with_metadata({MEMBER: told})
-        with reached(self._url):
+        schema = first.schema.with_metadata({MEMBER: metadata})
+        with store_errors(self._url):
             self._store.makedirs(folder, exist_ok=True)
         try:
             with self._store.open(temporary, "wb") as file, pq.ParquetWriter(file, schema) as writer:
@@ -104,37 +104,37 @@ class Results:
             raise
 
     def sweep(self) -> None:
-        """Removes what writers that were killed left; for when all results are there."""
-        with reached(self._url):
-            for path in filter(_is_temporary, self._found()):
+        """Remove the temporary files of killed writers; call only when all results are complete."""
+        with store_errors(self._url):
+            for path in filter(_is_temporary, self._paths()):
                 self._store.rm(path)
 
     def _path(self, partition: Partition) -> str:
         return f"{self._folder.rstrip('/')}/{partition.name}"
 
-    def _found(self) -> list[str]:
-        with reached(self._url):
+    def _paths(self) -> list[str]:
+        with store_errors(self._url):
             self._store.invalidate_cache()
             return list(self._store.find(self._folder))
 
-    def _stands(self, path: str, partition: Partition) -> bool:
+    def _is_complete(self, path: str, partition: Partition) -> bool:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         try:
-            with reached(self._url), self._store.open(path, "rb") as file:
+            with store_errors(self._url), self._store.open(path, "rb") as file:
                 found = pq.ParquetFile(file)
-                told = json.loads(found.schema_arrow.metadata[MEMBER])
+                metadata = json.loads(found.schema_arrow.metadata[MEMBER])
                 rows = found.metadata.num_rows
-        except (DataError, pa.ArrowException, KeyError, TypeError, ValueError):  # a writer lost its power
+        except (DataError, pa.ArrowException, KeyError, TypeError, ValueError):  # the writer lost power
             return False
-        if {name: told.get(name) for name in asdict(self._terms)} != asdict(self._terms):
+        if {name: metadata.get(name) for name in asdict(self._key)} != asdict(self._key):
             raise DataError(
-                f"{self._url} holds results of another model, norm or tier ({posixpath.basename(path)}); "
-                "give another folder"
+                f"{self._url} contains results of another model, norm or tier ({posixpath.basename(path)}); "
+                "use another folder"
             )
         return rows == partition.rows and all(
-            told.get(name) == value for name, value in asdict(partition).items()
+            metadata.get(name) == value for name, value in asdict(partition).items()
         )
 
 

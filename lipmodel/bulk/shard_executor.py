@@ -1,4 +1,4 @@
-"""Evaluations and audits by several processes: shards of the rows on an engine."""
+"""Run evaluations and audits in several processes: shards of the rows on an engine."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ from typing import Any
 from lipmodel.bulk.engines import ENGINES
 from lipmodel.bulk.sources import Source
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.data.shards import Found, Look
+from lipmodel.data.shards import Result, ShardTask
 from lipmodel.errors import DataError, InputError
 from lipmodel.network.reader.read import OnnxFile
 from lipmodel.progress import Progress, silent
 
 
 @dataclass(frozen=True)
-class Looking:
-    """The work of looking at shards.
+class ShardWorkload:
+    """A task to run on shards, with the model and the data.
 
     Attributes:
-        model: the file, as read.
-        source: of the rows; None of random points alone.
-        look: what is done with them.
+        model: the parsed model file.
+        source: source of the rows; None where all points are random.
+        task: the task to run on each shard.
     """
 
     model: OnnxFile
     source: Source | None
-    look: Look[Any]
+    task: ShardTask[Any]
 
-    def begin(self) -> Callable[[range], Any]:
-        """In a process of its own, with a model of its own."""
+    def prepare(self) -> Callable[[range], Any]:
+        """Return a function that runs the task on one shard, with a model of this process."""
         predictor, data = CertifiedPredictor(self.model), self.source.open() if self.source else None
 
-        def do(rows: range) -> Any:
+        def run(rows: range) -> Any:
             try:
-                return self.look(predictor, data, rows, silent)
-            except InputError as error:  # whose message would not survive the way back
+                return self.task(predictor, data, rows, silent)
+            except InputError as error:  # an InputError loses its message when pickled
                 raise DataError(f"{data.name}: {error}" if data else str(error)) from error
 
-        return do
+        return run
 
 
 @dataclass(frozen=True)
-class Lookers:
-    """Has shards looked at on an engine; a :class:`~lipmodel.data.shards.Spread`.
+class EngineExecutor:
+    """A :class:`~lipmodel.data.shards.ShardExecutor` on an engine.
 
     Attributes:
-        model: the file, as read.
-        source: of the rows; None of random points alone.
+        model: the parsed model file.
+        source: source of the rows; None where all points are random.
         engine: "local" or "ray".
     """
 
@@ -56,17 +56,19 @@ class Lookers:
     source: Source | None
     engine: str
 
-    def __call__(self, look: Look[Found], shards: Sequence[range], progress: Progress) -> Iterator[Found]:
-        """What is seen of each shard, in order.
+    def __call__(
+        self, task: ShardTask[Result], shards: Sequence[range], progress: Progress
+    ) -> Iterator[Result]:
+        """Yield the result of each shard, in order.
 
         Raises:
             DataError: rows cannot be read or do not fit the model, or a process was killed.
             MissingExtraError: Ray is not installed.
         """
         rows, done, due = sum(map(len, shards)), 0, 0
-        waiting: dict[int, Found] = {}
-        for number, seen in ENGINES[self.engine](Looking(self.model, self.source, look), shards):
-            waiting[number] = seen
+        waiting: dict[int, Result] = {}
+        for number, result in ENGINES[self.engine](ShardWorkload(self.model, self.source, task), shards):
+            waiting[number] = result
             done += len(shards[number])
             progress(done / rows)
             while due in waiting:

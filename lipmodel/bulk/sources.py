@@ -1,4 +1,4 @@
-"""Labelled data of any kind that the commands accept, opened by each process for itself."""
+"""Find the data that a command names; each process opens them itself."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ PATTERN = frozenset("*?[")
 
 @dataclass(frozen=True)
 class Source:
-    """Where data are.
+    """Location of data.
 
     Attributes:
-        name: as the command was given it.
+        name: the argument of the command.
         data_dir, labels: see :func:`lipmodel.data.stream.open_stream`.
-        partitions: of the files, where it is a pattern or a URL; else empty.
+        partitions: partitions of the files, if the name is a pattern or URL; else empty.
     """
 
     name: str
@@ -35,10 +35,10 @@ class Source:
     partitions: tuple[Partition, ...]
 
     def open(self) -> Stream:
-        """The rows.
+        """Open the data as a stream of rows.
 
         Raises:
-            DataError: they cannot be read.
+            DataError: the data cannot be read.
         """
         if self.partitions:
             return _chained(self.name, self.partitions)
@@ -46,41 +46,41 @@ class Source:
 
 
 def find_source(name: str, data_dir: Path | None = None, labels: Path | None = None) -> Source:
-    """Data by whatever ``open_stream`` accepts; or by a pattern or URL of files.
+    """Return the source of data named as for ``open_stream``, or by a pattern or URL of files.
 
-    The rows of several files follow one another in the order of the files' names: inputs with, last, a
-    label from ``.parquet``, inputs alone from ``.npy``.
+    The rows of several files follow one another in the order of the files' names: inputs and, last, a label
+    from ``.parquet``; only inputs from ``.npy``.
 
     Raises:
-        DataError: there are no such files, or they cannot be read; labels beside a pattern or URL.
+        DataError: no file matches or one cannot be read; or labels are given with a pattern or URL.
         MissingExtraError: fsspec is not installed.
     """
     if not ("://" in name or PATTERN.intersection(name)) or Path(name).exists():
         return Source(name, data_dir, labels, ())
     if labels is not None:
-        raise DataError(f"labels in a file of their own belong to one .npy of inputs, not to {name}")
+        raise DataError(
+            f"a separate file of labels is accepted only with one .npy of inputs, not with {name}"
+        )
     partitions = tuple(find_partitions(name))
     if len({posixpath.splitext(partition.url)[1] for partition in partitions}) > 1:
-        raise DataError(
-            f"{name} names files of both kinds; .parquet with labels or .npy without are accepted"
-        )
+        raise DataError(f"{name} matches files of both formats; choose .parquet with labels or .npy without")
     return Source(name, data_dir, None, partitions)
 
 
 def _chained(name: str, partitions: Sequence[Partition]) -> Stream:
     *starts, rows = accumulate((partition.rows for partition in partitions), initial=0)
 
-    def pieces(index: int, size: int) -> Iterator[Any]:
+    def parts(index: int, size: int) -> Iterator[Any]:
         for partition in partitions[index:]:
             first = partition.first
-            for piece in read_batches(partition, size):
-                _check(partition.url, first, piece)
-                yield piece
-                first += len(piece)
+            for rows_read in read_batches(partition, size):
+                _check(partition.url, first, rows_read)
+                yield rows_read
+                first += len(rows_read)
 
     def batches(size: int, first: int = 0) -> Iterator[Batch]:
         index = bisect_right(starts, first) - 1
-        for table in batched(pieces(index, size), size, first - starts[index]):
+        for table in batched(parts(index, size), size, first - starts[index]):
             if partitions[0].url.endswith(PARQUET):
                 yield split_labels(table, name, first)
             else:
@@ -93,7 +93,7 @@ def _chained(name: str, partitions: Sequence[Partition]) -> Stream:
     return Stream(name, rows, batches, starts=starts, place=place)
 
 
-def _check(url: str, first: int, piece: Any) -> None:
-    """Refuses a bad row where it can still be told of which file it is."""
-    inputs = split_labels(piece, url, first)[0] if url.endswith(PARQUET) else as_float32(piece)
+def _check(url: str, first: int, rows: Any) -> None:
+    """Raise DataError for a bad row while its file is still known."""
+    inputs = split_labels(rows, url, first)[0] if url.endswith(PARQUET) else as_float32(rows)
     check_finite(inputs, url, first)

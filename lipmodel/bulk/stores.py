@@ -1,4 +1,4 @@
-"""Files here or in an object store, by path or by URL, all through fsspec."""
+"""Open local files and object stores by path or URL, through fsspec."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from lipmodel.errors import DataError, MissingExtraError
 
 
 def open_store(url: str) -> tuple[Any, str]:
-    """The file system of a path or a URL (``s3://…``), and the path in it.
+    """Return the file system of a path or URL (``s3://…``), and the path in it.
 
     Raises:
         MissingExtraError: fsspec is not installed.
-        DataError: there is no such kind of store, or what speaks to it is not installed.
+        DataError: the protocol is unknown, or its package is not installed.
     """
     try:
         fsspec = importlib.import_module("fsspec.core")
@@ -29,10 +29,10 @@ def open_store(url: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def reached(url: str) -> Iterator[None]:
-    """Turns whatever a store raises where it cannot be reached, read or written into one line.
+def store_errors(url: str) -> Iterator[None]:
+    """Turn errors of reaching, reading or writing a store into a DataError of one line.
 
-    Stores of different kinds raise different errors, which have no base in common but these.
+    Stores of different kinds raise different errors, which have no other common base classes.
     """
     try:
         yield

@@ -88,7 +88,7 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Measure clean, certified and attacked accuracy of MODEL on labelled data."""
-    from lipmodel.bulk.shard_executor import Lookers
+    from lipmodel.bulk.shard_executor import EngineExecutor
     from lipmodel.bulk.sources import find_source
     from lipmodel.evaluate import evaluate as run
 
@@ -101,7 +101,7 @@ def evaluate(
         result = run(
             predictor, stream, None, norm, epsilons, progress,
             tighten=tighten, attacked=attacked, methods=methods,
-            spread=Lookers(predictor.file, source, engine) if engine else None,
+            executor=EngineExecutor(predictor.file, source, engine) if engine else None,
         )  # fmt: skip
     if folder is not None:
         with _report_extra():
@@ -200,7 +200,7 @@ def audit(
 ) -> None:
     """Measure gradients of MODEL and attack its radii: evidence for or against its bounds."""
     from lipmodel.audit.report import audit as run
-    from lipmodel.bulk.shard_executor import Lookers
+    from lipmodel.bulk.shard_executor import EngineExecutor
     from lipmodel.bulk.sources import find_source
 
     predictor = CertifiedPredictor(model)
@@ -216,7 +216,7 @@ def audit(
             methods=methods,
             seed=seed,
             progress=progress,
-            spread=Lookers(predictor.file, source, engine) if engine else None,
+            executor=EngineExecutor(predictor.file, source, engine) if engine else None,
         )
     if folder is not None:
         with _report_extra():

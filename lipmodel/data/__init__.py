@@ -1,1 +1,1 @@
-"""Data sets by name or from files, in memory or as a stream of batches."""
+"""Load data sets by name or from files, whole or as a stream of batches."""

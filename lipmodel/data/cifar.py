@@ -1,8 +1,8 @@
-"""CIFAR-10 (Krizhevsky 2009) as it is published: six binary batches, or six Python pickles.
+"""Read CIFAR-10 (Krizhevsky 2009) as published: six binary batches, or six Python pickles.
 
 Binary: per image one byte of label and 3,072 of pixels, all red, then green, then blue. Pickle: a
-dictionary with ``data`` (N, 3072) uint8 and ``labels``. Unpickling may run whatever a file says, so
-only what makes an array of numbers is let through; anything else in a file is an error.
+dictionary with ``data`` (N, 3072) uint8 and ``labels``. Unpickling can run any code that a file names, so
+only the functions that rebuild arrays of numbers are allowed; a file that names others is refused.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ SHAPE = (3, 32, 32)
 PIXELS = 3072
 TRAINING = tuple(f"data_batch_{i}" for i in range(1, 6))
 TEST = "test_batch"
-FOLDERS = ("cifar-10-batches-bin", "cifar-10-batches-py")  # what the published archives unpack to
+FOLDERS = ("cifar-10-batches-bin", "cifar-10-batches-py")  # the folders in the published archives
 
 Bytes = NDArray[np.uint8]
 
 
 def find_batches(folder: Path) -> Path | None:
-    """The folder itself, or the one in it, that holds batches of CIFAR-10; None if neither does."""
+    """Return the folder, or its subfolder, that holds batches of CIFAR-10; None if neither does."""
     for place in (folder, *(folder / name for name in FOLDERS)):
         if any((place / f"{name}{end}").is_file() for name in (*TRAINING, TEST) for end in (".bin", "")):
             return place
@@ -38,16 +38,16 @@ def find_batches(folder: Path) -> Path | None:
 
 
 def cifar10(folder: Path) -> tuple[Dataset, Dataset]:
-    """(train, test), pixels in [0, 1] (divided by 255), each image flattened from (3, 32, 32).
+    """Return (train, test), pixels in [0, 1] (divided by 255), each image flattened from (3, 32, 32).
 
     Raises:
-        DataError: the folder or a batch is missing, or a batch is not what its name says.
+        DataError: the folder or a batch is missing, or a batch is malformed.
     """
     place = find_batches(folder)
     if place is None:
         raise DataError(
-            f"{folder} holds no CIFAR-10; the files {TRAINING[0]} … {TRAINING[-1]} and {TEST}, with .bin "
-            "or without, are needed (nothing is downloaded)"
+            f"{folder} does not hold CIFAR-10; expected {TRAINING[0]} … {TRAINING[-1]} and {TEST}, with or "
+            "without .bin (nothing is downloaded)"
         )
     return _part(place, TRAINING), _part(place, (TEST,))
 
@@ -61,7 +61,7 @@ def _part(folder: Path, names: tuple[str, ...]) -> Dataset:
 
 
 def _batch(folder: Path, name: str) -> tuple[Bytes, Bytes]:
-    """Pixels (N, 3072) and labels (N,) of one batch, from whichever form is there."""
+    """Return pixels (N, 3072) and labels (N,) of one batch, in either form."""
     binary, pickled = folder / f"{name}.bin", folder / name
     if binary.is_file():
         path, (pixels, labels) = binary, _binary(binary)
@@ -70,7 +70,7 @@ def _batch(folder: Path, name: str) -> tuple[Bytes, Bytes]:
     else:
         raise DataError(f"{folder} has neither {binary.name} nor {name}; nothing is downloaded")
     if len(labels) and labels.max() >= len(CLASSES):
-        raise DataError(f"{path}: label {labels.max()} is out of range; 0 to 9 are accepted")
+        raise DataError(f"{path}: label {labels.max()} is out of range; labels must be 0 to 9")
     return pixels, labels
 
 
@@ -78,16 +78,17 @@ def _binary(path: Path) -> tuple[Bytes, Bytes]:
     content = read_bytes(path, "a batch of CIFAR-10")
     if not content or len(content) % (1 + PIXELS):
         raise DataError(
-            f"{path} holds {len(content)} bytes, no multiple of {1 + PIXELS}; it is truncated or damaged: "
-            "fetch it again"
+            f"{path} has {len(content)} bytes, which is not a multiple of {1 + PIXELS}; the file is "
+            "truncated or damaged: download it again"
         )
     rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + PIXELS)
     return rows[:, 1:], rows[:, 0]
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Unpickles dictionaries, lists, strings, numbers and arrays of numbers; nothing is ever called but
-    what rebuilds an array.
+    """An unpickler of dictionaries, lists, strings, numbers and arrays of numbers.
+
+    Only the functions that rebuild arrays are ever called.
     """
 
     ALLOWED: ClassVar = {
@@ -97,7 +98,7 @@ class _ArraysOnly(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no batch of CIFAR-10 needs")
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a batch of CIFAR-10")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 

@@ -1,4 +1,4 @@
-"""A labelled data set in memory, checked when it is made."""
+"""A labelled data set in memory, validated when constructed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from lipmodel.data.files import check_finite
 from lipmodel.errors import DataError
 
-HELD_OUT = 0.25  # share kept for evaluation where the data come in one part
-SPLIT_SEED = 0  # the split belongs to the data: another seed of training sees the same parts
-LARGEST_LABEL = 2**53  # up to here float64 holds every whole number
-MAX_CLASSES = 100_000  # of data whose classes have no names
+HELD_OUT = 0.25  # share held out for evaluation where the data have no test part
+SPLIT_SEED = 0  # the split belongs to the data: every seed of training sees the same parts
+LARGEST_LABEL = 2**53  # float64 represents every integer up to here
+MAX_CLASSES = 100_000  # of data without class names
 
 SCALINGS = ("none", "common", "columns")
-"""What a network may divide inputs by first: nothing, one number, or one number a column."""
+"""Divisors of the inputs in a network: none, one number, or one number per column."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +32,13 @@ class Dataset:
         labels: (N,) int64, indices into ``classes``.
         classes: names of the classes.
         input_shape: shape of one input before it was flattened to d numbers.
-        units: what a coordinate of an input measures.
-        columns: names of the d numbers; empty where they have none.
-        scaling: of ``SCALINGS``, the one that suits these inputs; advice for a training, no more.
+        units: unit of a coordinate of an input.
+        columns: names of the d coordinates; empty if unnamed.
+        scaling: the member of ``SCALINGS`` that suits these inputs; only a default for training.
 
     Raises:
-        DataError: no rows, rows and labels that do not match, a number that is not finite, a label
-            out of range.
+        DataError: there are no rows, inputs and labels differ in length, an input is not finite, or a
+            label is out of range.
     """
 
     name: str
@@ -52,14 +52,16 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if not len(self.inputs):
-            raise DataError(f"{self.name} has no rows; at least one is needed")
+            raise DataError(f"{self.name} has no rows; at least one is required")
         if self.inputs.shape != (len(self.inputs), math.prod(self.input_shape)):
             raise DataError(
-                f"{self.name}: inputs of shape {list(self.inputs.shape)} are not rows of {self.input_shape}"
+                f"{self.name}: inputs have shape {list(self.inputs.shape)}, not rows of shape "
+                f"{list(self.input_shape)}"
             )
         if self.labels.shape != (len(self.inputs),):
             raise DataError(
-                f"{self.name} has {len(self.inputs)} inputs and {self.labels.size} labels; one each is needed"
+                f"{self.name} has {len(self.inputs)} inputs and {self.labels.size} labels; "
+                "the numbers must be equal"
             )
         check_finite(self.inputs, self.name)
         wrong = (self.labels < 0) | (self.labels >= len(self.classes))
@@ -67,21 +69,21 @@ class Dataset:
             row = int(np.argmax(wrong))
             raise DataError(
                 f"{self.name}: label {self.labels[row]} of row {row} is out of range; "
-                f"0 to {len(self.classes) - 1} are accepted"
+                f"labels must be 0 to {len(self.classes) - 1}"
             )
 
     @property
     def digest(self) -> str:
-        """sha256 over the bytes of inputs and labels, in hexadecimal."""
+        """The sha256 of the bytes of inputs and labels, in hexadecimal."""
         content = hashlib.sha256(np.ascontiguousarray(self.inputs, dtype="<f4").tobytes())
         content.update(np.ascontiguousarray(self.labels, dtype="<i8").tobytes())
         return content.hexdigest()
 
     def split(self, held_out: float = HELD_OUT, seed: int = SPLIT_SEED) -> tuple[Dataset, Dataset]:
-        """(the rest, the held-out share), at random, each class in proportion.
+        """Return (training part, held-out part), a random split stratified by class.
 
         Raises:
-            DataError: a class is too small to be on both sides.
+            DataError: a class has too few rows to be in both parts.
         """
         rng = np.random.default_rng(seed)
         chosen = np.zeros(len(self.labels), dtype=bool)
@@ -108,35 +110,35 @@ def labelled(
     columns: tuple[str, ...] = (),
     scaling: str = "none",
 ) -> Dataset:
-    """A data set from raw arrays; classes are named by their indices where no names are given.
+    """Return a data set of raw arrays; classes without names are named by their indices.
 
     Raises:
-        DataError: see :class:`Dataset`; also labels that are no whole numbers, or all the same.
+        DataError: see :class:`Dataset`; also labels that are not integers, or all equal.
     """
     indices = class_indices(name, labels)
     if len(np.unique(indices)) == 1:
-        raise DataError(f"{name}: all labels are {indices.flat[0]}; at least two classes are needed")
+        raise DataError(f"{name}: all labels are {indices.flat[0]}; at least two classes are required")
     inputs = np.asarray(inputs)
     flat = as_float32(inputs.reshape(len(inputs), math.prod(inputs.shape[1:])))
     if classes is None:
         largest = int(indices.max(initial=1))
-        if largest >= MAX_CLASSES:  # before anything is made for each class
+        if largest >= MAX_CLASSES:  # before anything is allocated per class
             row = int(indices.argmax())
             raise DataError(
-                f"{name}: label {largest} of row {row} is out of range; 0 to {MAX_CLASSES - 1} are accepted"
+                f"{name}: label {largest} of row {row} is out of range; labels must be 0 to {MAX_CLASSES - 1}"
             )
         classes = tuple(map(str, range(largest + 1)))
     return Dataset(name, flat, indices, classes, tuple(inputs.shape[1:]), units, columns, scaling)
 
 
 def class_indices(name: str, labels: Any, first_row: int = 0) -> NDArray[np.int64]:
-    """Labels as whole numbers; errors count rows from ``first_row``.
+    """Return labels as integers; errors count rows from ``first_row``.
 
     Raises:
-        DataError: they are none.
+        DataError: a label is not an integer.
     """
     indices = np.asarray(labels)
-    accepted = "labels are not whole numbers; class indices 0, 1, … are accepted"
+    accepted = "labels must be class indices 0, 1, …"
     if indices.dtype.kind not in "fiu":
         raise DataError(f"{name}: {accepted}")
     wrong = np.argwhere((indices != np.round(indices)) | (np.abs(indices) > LARGEST_LABEL))
@@ -148,6 +150,6 @@ def class_indices(name: str, labels: Any, first_row: int = 0) -> NDArray[np.int6
 
 
 def as_float32(inputs: NDArray[Any]) -> NDArray[np.float32]:
-    """Rounded to float32; what is beyond it becomes an infinity, which is then refused as one."""
+    """Return inputs rounded to float32; larger numbers become infinities, which are then refused as such."""
     with np.errstate(over="ignore"):
         return inputs.astype(np.float32)

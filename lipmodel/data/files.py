@@ -1,6 +1,6 @@
-"""Files of numbers, read or refused: IDX, CSV, NPY, NPZ and parquet.
+"""Read files of numbers: IDX, CSV, NPY, NPZ and parquet.
 
-Whatever is wrong with a file becomes a :class:`~lipmodel.errors.DataError` of one line that names it.
+Every defect of a file is raised as a :class:`~lipmodel.errors.DataError` of one line that names the file.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from lipmodel.errors import DataError
 Array = NDArray[np.float64]
 
 MAX_DIRECTORY_BYTES = 2**20
-"""Of a zip archive: some ten thousand members."""
+"""Maximum size of a zip archive's directory: some ten thousand members."""
 
-# What readers raise of files that are damaged, or are something else.
+# Raised by readers of files that are damaged or have another format.
 UNREADABLE = (
     OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, TypeError,
     zlib.error, zipfile.BadZipFile, csv.Error,
@@ -38,7 +38,7 @@ UNREADABLE = (
 
 @contextmanager
 def reading(path: Path | str, expected: str) -> Iterator[None]:
-    """Turns whatever reading a file raises into one line that names the file."""
+    """Turn errors of reading a file into a DataError of one line that names the file."""
     try:
         yield
     except UNREADABLE as error:
@@ -47,9 +47,9 @@ def reading(path: Path | str, expected: str) -> Iterator[None]:
 
 
 def require_file(path: Path, accepted: str) -> None:
-    """Refuses a path that is no file, saying what is accepted."""
+    """Raise DataError, naming the accepted formats, if the path is not a file."""
     if not path.is_file():
-        raise DataError(f"there is no file {path}; {accepted} is accepted")
+        raise DataError(f"{path} not found; expected {accepted}")
 
 
 def _member(path: Path, arrays: Any, names: tuple[str, str]) -> Any:
@@ -57,34 +57,35 @@ def _member(path: Path, arrays: Any, names: tuple[str, str]) -> Any:
         if name in arrays:
             return arrays[name]
     raise DataError(
-        f"{path} has no array named '{names[0]}' or '{names[1]}' (it has {', '.join(arrays) or 'none'})"
+        f"{path} has no array '{names[0]}' or '{names[1]}' (found: {', '.join(arrays) or 'none'})"
     )
 
 
 def numbers(raw: Any, source: str) -> Array:
-    """Rows of numbers as float64; anything else is refused."""
+    """Return rows of numbers as float64; raise DataError for other types and shapes."""
     array = np.asarray(raw)
     if array.dtype.kind not in "fiu":
-        raise DataError(f"{source} holds {array.dtype} values; only numbers are accepted")
+        raise DataError(f"{source} has type {array.dtype}; only numbers are accepted")
     if array.ndim < 2 or (len(array) and not array[0].size):
-        accepted = "rows of at least one number are accepted; one input is one row: x.reshape(1, -1)"
+        accepted = "expected rows of at least one number; reshape a single input with x.reshape(1, -1)"
         raise DataError(f"{source} has shape {list(array.shape)}; {accepted}")
     return array.astype(np.float64)
 
 
 def check_finite(inputs: NDArray[Any], source: str, first_row: int = 0) -> None:
-    """Refuses NaN and infinities, naming the first; rows are counted from ``first_row``."""
+    """Raise DataError naming the first NaN or infinity; rows are counted from ``first_row``."""
     bad = ~np.isfinite(inputs)
     if bad.any():
         row, column = (int(i) for i in np.argwhere(bad.reshape(len(bad), -1))[0])
         raise DataError(
-            f"{source}: row {first_row + row}, column {column} is not a finite number; fill or drop it"
+            f"{source}: row {first_row + row}, column {column} is not a finite number; "
+            "fill or drop the missing values"
         )
 
 
 def read_npy(path: Path, *, mapped: bool = False) -> Any:
-    """The array of a .npy file; ``mapped``, not read: the system fetches what is looked at."""
-    # Opened here, as below: numpy leaves its own file open where it holds something else.
+    """Return the array of a .npy file; ``mapped`` into memory, so that only the pages used are read."""
+    # Opened here, since numpy does not close its own file if the content has another format.
     with reading(path, "a .npy file of numbers"):
         if mapped:
             return np.lib.format.open_memmap(path, "r")
@@ -93,7 +94,7 @@ def read_npy(path: Path, *, mapped: bool = False) -> Any:
 
 
 def read_npz(path: Path, *names: tuple[str, str]) -> list[Any]:
-    """Arrays of a .npz file, each by either of two names."""
+    """Return arrays of a .npz file, each under either of two names."""
     with reading(path, "a .npz file"), path.open("rb") as file:
         check_directory(file, str(path))
         with np.load(file, allow_pickle=False) as arrays:
@@ -101,42 +102,42 @@ def read_npz(path: Path, *names: tuple[str, str]) -> list[Any]:
 
 
 def check_directory(file: IO[bytes], name: str) -> None:
-    """Raise DataError where a zip archive announces a directory larger than arrays need.
+    """Raise DataError if a zip archive announces a directory larger than arrays need.
 
-    ``zipfile`` reads all of it when it opens an archive: a million members take 390 MB. The function that
-    ``zipfile`` itself calls finds the end record, so both see the same one.
+    ``zipfile`` reads the whole directory when it opens an archive: a million members take 390 MB. The end
+    record is found by ``zipfile``'s own function, so that both see the same one.
     """
-    end = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # None where the file is no archive
+    end = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # None if the file is not an archive
     if end and end[zipfile._ECD_SIZE] > MAX_DIRECTORY_BYTES:  # type: ignore[attr-defined]
         raise DataError(
             f"{name} announces a directory of {end[zipfile._ECD_SIZE]} bytes; "  # type: ignore[attr-defined]
-            f"at most {MAX_DIRECTORY_BYTES} are accepted: keep the arrays inputs and labels alone"
+            f"at most {MAX_DIRECTORY_BYTES} are accepted: keep only the arrays inputs and labels"
         )
     file.seek(0)
 
 
 def find_file(folder: Path, *names: str) -> Path:
-    """The first of these files that the folder holds, as it is or with ``.gz``."""
+    """Return the first of these files that exists in the folder, plain or with ``.gz``."""
     if not folder.is_dir():
         raise DataError(
-            f"there is no folder {folder}; one that holds {names[0]}[.gz] is needed (nothing is downloaded)"
+            f"folder {folder} not found; expected a folder with {names[0]}[.gz] (nothing is downloaded)"
         )
     for name in names:
         for path in (folder / name, folder / f"{name}.gz"):
             if path.is_file():
                 return path
     wanted = " nor ".join(f"{name} nor {name}.gz" for name in names)
-    raise DataError(f"{folder} has neither {wanted}; put it there (nothing is downloaded)")
+    raise DataError(f"{folder} has neither {wanted}; download the file first")
 
 
 def read_bytes(path: Path, what: str) -> bytes:
-    """The content of a file, decompressed where it ends in ``.gz``."""
+    """Return the content of a file, decompressed if its name ends in ``.gz``."""
     with reading(path, what):
         return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
 
 
 def read_lines(path: Path) -> list[tuple[int, list[str]]]:
-    """The lines of a .csv file that are not blank, each with its number and its cells."""
+    """Return the non-blank lines of a .csv file, each as its number and its cells."""
     content = read_bytes(path, "a .csv file")
     with reading(path, "a .csv file in UTF-8"):
         rows = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
@@ -144,28 +145,28 @@ def read_lines(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def read_csv(path: Path) -> tuple[tuple[str, ...], Array]:
-    """Names of the columns, if there are any, and numbers separated by commas.
+    """Return the names of the columns, if any, and the numbers (N, d) of a .csv file.
 
-    A first line in which nothing is a number is taken as names.
+    A first line without numbers is read as names.
     """
     lines = read_lines(path)
     names: tuple[str, ...] = ()
     if lines and not any(_is_number(cell) for cell in lines[0][1]):
         names = tuple(cell.strip() for cell in lines.pop(0)[1])
     if not lines:
-        raise DataError(f"{path} has no rows of numbers; at least one is needed")
+        raise DataError(f"{path} has no rows of numbers; at least one is required")
     width = len(lines[0][1])
     for number, cells in lines:
         if len(cells) != width:
             raise DataError(
-                f"{path}, line {number}: {len(cells)} columns where {width} are expected; "
-                "make all rows equally long"
+                f"{path}, line {number} has {len(cells)} columns; the first line has {width}: "
+                "all rows must be equally long"
             )
         for column, cell in enumerate(cells, 1):
             if not _is_number(cell):
                 raise DataError(
                     f"{path}, line {number}, column {column}: '{cell[:40]}' is not a number; "
-                    "only numbers are accepted: turn each text into columns of 0 and 1, or leave it out"
+                    "encode text as columns of 0 and 1, or drop the column"
                 )
     return names, np.array([[float(cell) for cell in cells] for _, cells in lines], dtype=np.float64)
 
@@ -179,26 +180,26 @@ def _is_number(cell: str) -> bool:
 
 
 def read_parquet(path: Path) -> tuple[tuple[str, ...], Any]:
-    """Names and numbers of all columns of a parquet file, in order."""
+    """Return names and numbers of all columns of a parquet file, in order."""
     file = open_parquet(path)
     with reading(path, "a parquet file"):
         return tuple(file.schema_arrow.names), _columns(file.read())
 
 
 def parquet_groups(path: Path) -> list[int]:
-    """How many rows each row group of a parquet file has."""
+    """Return the number of rows of each row group of a parquet file."""
     return group_sizes(open_parquet(path))
 
 
 def group_sizes(file: Any) -> list[int]:
-    """The same of an open one."""
+    """Return the number of rows of each row group of an open parquet file."""
     return [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
 
 
 def parquet_batches(path: Path, size: int, first: int = 0) -> Iterator[Any]:
-    """Numbers of all columns of a parquet file from row ``first`` on, ``size`` rows at a time.
+    """Yield the numbers of all columns of a parquet file from row ``first`` on, ``size`` rows at a time.
 
-    No more than that is in memory, and row groups that end before are not read.
+    Only one batch is in memory, and row groups that end before ``first`` are not read.
     """
     file = open_parquet(path)
     starts = [0, *accumulate(group_sizes(file))]
@@ -208,25 +209,25 @@ def parquet_batches(path: Path, size: int, first: int = 0) -> Iterator[Any]:
 
 
 def table_batches(file: Any, path: Path | str, size: int, groups: Sequence[int]) -> Iterator[Any]:
-    """Numbers of some row groups of an open parquet file, at most ``size`` rows at a time.
+    """Yield the numbers of some row groups of an open parquet file, at most ``size`` rows at a time.
 
     Args:
-        file: as :func:`open_parquet` gives it.
-        path: its name, for messages.
-        size: rows at a time.
-        groups: numbers of row groups.
+        file: a file opened by :func:`open_parquet`.
+        path: name of the file, for messages.
+        size: maximum rows of a batch.
+        groups: indices of the row groups.
     """
     with reading(path, "a parquet file"):
         for batch in file.iter_batches(size, row_groups=groups):
             yield _columns(batch)
 
 
-def batched(pieces: Iterable[Any], size: int, skip: int = 0) -> Iterator[Any]:
-    """Rows that come in pieces of any length, ``size`` at a time (the last fewer), but for the first ones."""
+def batched(arrays: Iterable[Any], size: int, skip: int = 0) -> Iterator[Any]:
+    """Yield the rows of arrays in batches of ``size`` (the last shorter), skipping the first ``skip``."""
     left: Any = None
-    for piece in pieces:
-        rows = piece[skip:]
-        skip = max(0, skip - len(piece))
+    for array in arrays:
+        rows = array[skip:]
+        skip = max(0, skip - len(array))
         left = rows if left is None else np.concatenate([left, rows])
         while len(left) >= size:
             yield left[:size]
@@ -236,27 +237,30 @@ def batched(pieces: Iterable[Any], size: int, skip: int = 0) -> Iterator[Any]:
 
 
 def open_parquet(path: Path | str, source: Any = None) -> Any:
-    """A parquet file, of numbers alone.
+    """Open a parquet file whose columns are all numbers.
 
     Args:
         path: of the file.
-        source: the file itself, opened to read its bytes; by default it is opened here.
+        source: the file opened for reading bytes; by default ``path`` is opened.
+
+    Raises:
+        DataError: the file cannot be read, a column is not of numbers, or pyarrow is not installed.
     """
     try:
         parquet = importlib.import_module("pyarrow.parquet")
         types = importlib.import_module("pyarrow.types")
     except ModuleNotFoundError:
         raise DataError(
-            f"{path}: reading parquet needs pyarrow, which is not installed: "
-            "pip install 'lipcert[tables]', or give .npy or .csv"
+            f"{path}: reading parquet requires pyarrow: pip install 'lipcert[tables]', or convert the file "
+            "to .npy or .csv"
         ) from None
     with reading(path, "a parquet file"):
         file = parquet.ParquetFile(path if source is None else source)
     for column in file.schema_arrow:
         if not (types.is_integer(column.type) or types.is_floating(column.type)):
             raise DataError(
-                f"{path}: column '{column.name}' holds no numbers; only numbers are accepted: "
-                "turn each text into columns of 0 and 1, or leave it out"
+                f"{path}: column '{column.name}' has type {column.type}; only numbers are accepted: "
+                "encode text as columns of 0 and 1, or drop the column"
             )
     return file
 
@@ -267,9 +271,10 @@ def _columns(table: Any) -> Any:
 
 
 def read_idx(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
-    """An array of bytes: magic number 0x00000800 + dimensions, sizes as big-endian int32, the bytes.
+    """Return the array of unsigned bytes in an IDX file.
 
-    A file that is not compressed is mapped, not read: the system fetches what is looked at.
+    Format: magic number 0x00000800 + dimensions, sizes as big-endian int32, the bytes. An uncompressed
+    file is mapped into memory, so that only the pages used are read.
     """
     path = find_file(folder, name)
     content: Any
@@ -287,7 +292,7 @@ def read_idx(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
     shape = tuple(int(n) for n in np.frombuffer(content, ">i4", dimensions, offset=4))
     if min(shape) < 0 or math.prod(shape) != len(content) - header:
         raise DataError(
-            f"{path} announces {' × '.join(map(str, shape))} bytes and holds {len(content) - header}; "
-            "it is truncated or damaged: fetch it again"
+            f"{path} announces {' × '.join(map(str, shape))} bytes and has {len(content) - header}; "
+            "the file is truncated or damaged: download it again"
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

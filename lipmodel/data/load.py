@@ -1,8 +1,7 @@
-"""Data sets: by name, or from files of your own.
+"""Load data sets by name, or from your own files.
 
-Inputs are in the units in which a certified radius is to be read; a network's own normalisation is
-part of the network. Nothing is ever downloaded. Everything unusable raises a
-:class:`~lipmodel.errors.DataError` of one line that says what to do about it.
+Inputs keep the units in which a certified radius is read; normalisation is part of the network. Nothing is
+ever downloaded. Unusable data raise a :class:`~lipmodel.errors.DataError` of one line that names the remedy.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ FILES = (".npz", ".csv", ".parquet")
 
 
 def two_moons(samples: int = 4000, noise: float = 0.1, seed: int = 0) -> Dataset:
-    """Two interleaving half circles of radius 1 in the plane, with Gaussian noise (scikit-learn).
+    """Return two interleaving half circles of radius 1 in the plane, with Gaussian noise (scikit-learn).
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
@@ -50,7 +49,7 @@ def two_moons(samples: int = 4000, noise: float = 0.1, seed: int = 0) -> Dataset
 
 
 def digits() -> Dataset:
-    """1,797 handwritten digits of 8×8 pixels (scikit-learn), each pixel in [0, 1] (grey level / 16).
+    """Return 1,797 handwritten digits of 8×8 pixels (scikit-learn), each in [0, 1] (grey level / 16).
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
@@ -61,12 +60,12 @@ def digits() -> Dataset:
 
 
 def mnist(data_dir: Path, classes: tuple[str, ...] = DIGITS) -> Parts:
-    """(train, test) from the four IDX files of MNIST or of a set of its form, plain or ``.gz``.
+    """Return (train, test) from the four IDX files of MNIST or a data set in its format, plain or ``.gz``.
 
     Pixels are divided by 255, so inputs are in [0, 1].
 
     Raises:
-        DataError: the folder or a file is missing, or a file is not what its name says.
+        DataError: the folder or a file is missing, or a file is malformed.
     """
     return _idx_part(data_dir, "train", classes), _idx_part(data_dir, "t10k", classes)
 
@@ -76,7 +75,7 @@ PARTS: dict[str, Callable[[], Parts]] = {
     "digits": lambda: digits().split(),
     "breast-cancer": lambda: breast_cancer().split(),
 }
-"""Data sets that need no files: name to (training part, held-out part)."""
+"""Data sets without files: name to (training part, held-out part)."""
 
 PARTS_OF_FOLDER: dict[str, Callable[[Path], Parts]] = {
     "mnist": mnist,
@@ -89,34 +88,34 @@ PARTS_OF_FOLDER: dict[str, Callable[[Path], Parts]] = {
 
 
 def load_parts(name: str, data_dir: Path | None = None) -> Parts:
-    """(training part, held-out part) of a data set by name, some of them from a folder.
+    """Return (training part, held-out part) of a data set by name, some of them from a folder.
 
     Raises:
-        DataError: unknown name, a data set without the folder it needs, or unusable files.
+        DataError: the name is unknown, the folder is missing, or its files are unusable.
     """
     if name in PARTS:
         return PARTS[name]()
     if name not in PARTS_OF_FOLDER:
         known = ", ".join((*PARTS, *PARTS_OF_FOLDER))
-        raise DataError(f"unknown data set '{name}'; {known} are accepted")
+        raise DataError(f"unknown data set '{name}'; choose from {known}")
     if data_dir is None:
-        raise DataError(f"{name} needs the folder of its files (--data-dir); nothing is downloaded")
+        raise DataError(f"{name} needs --data-dir, the folder of its files (nothing is downloaded)")
     return PARTS_OF_FOLDER[name](data_dir)
 
 
 def load_own(path: Path) -> Parts:
-    """(training part, held-out part) of data of your own.
+    """Return (training part, held-out part) of your own data.
 
     Args:
         path: a ``.npz``, ``.csv`` or ``.parquet`` file, as for :func:`load_labelled`, of which a share
-            is held out; or a folder: of MNIST-like IDX files, of CIFAR-10's batches, or of one file
-            named train and one named test, such as train.csv and test.csv.
+            is held out; or a folder of MNIST-like IDX files, of CIFAR-10's batches, or of two files
+            named train and test, such as train.csv and test.csv.
 
     Raises:
-        DataError: see the module; also a class without rows, and parts that do not fit one another.
+        DataError: see the module; also a class without rows, or parts that differ in shape or classes.
     """
     if not path.is_dir():
-        require_file(path, "a .npz, .csv or .parquet file or a folder")
+        require_file(path, "a .npz, .csv or .parquet file, or a folder")
         parts = _labelled_file(path).split()
     elif find_batches(path):
         parts = cifar10(path)
@@ -126,8 +125,8 @@ def load_own(path: Path) -> Parts:
         parts = mnist(path)
     else:
         raise DataError(
-            f"{path} holds no data: IDX files named as MNIST's, CIFAR-10's batches, or train and test "
-            "as .npz, .csv or .parquet are accepted"
+            f"{path} holds no data set; expected IDX files named like MNIST's, CIFAR-10's batches, or files "
+            "train and test as .npz, .csv or .parquet"
         )
     training, held_out = parts
     counts = np.bincount(training.labels, minlength=len(training.classes))
@@ -135,25 +134,24 @@ def load_own(path: Path) -> Parts:
         missing = training.classes[int(np.argmin(counts))]
         raise DataError(
             f"{training.name}: class {missing} has no rows to train on; number the classes 0, 1, … "
-            "without a gap"
+            "without gaps"
         )
     if held_out.input_shape != training.input_shape or len(held_out.classes) > len(training.classes):
         raise DataError(
-            f"{path}: the parts do not fit: inputs of {list(training.input_shape)} and "
+            f"{path}: the training and test parts differ: inputs of shape {list(training.input_shape)} and "
             f"{list(held_out.input_shape)}, {len(training.classes)} and {len(held_out.classes)} classes"
         )
     return parts
 
 
 def load_labelled(source: str | Path, data_dir: Path | None = None) -> Dataset:
-    """Labelled data for evaluation.
+    """Return labelled data for evaluation.
 
     Args:
-        source: a data set by name (its held-out part); a folder (its test part, see :func:`load_own`);
-            a ``.npz`` with arrays inputs (or x) and labels (or y); a ``.csv``, with or without a
-            header line, or a ``.parquet``, whose last column is the label. Labels are class indices
-            0, 1, …
-        data_dir: the folder of a named data set that needs one.
+        source: the name of a data set (held-out part); a folder (test part, see :func:`load_own`); a
+            ``.npz`` with arrays inputs (or x) and labels (or y); a ``.csv``, with or without a header
+            line, or a ``.parquet``, whose last column is the label. Labels are class indices 0, 1, …
+        data_dir: folder of a named data set that needs one.
 
     Raises:
         DataError: see the module.
@@ -170,10 +168,10 @@ def load_labelled(source: str | Path, data_dir: Path | None = None) -> Dataset:
 
 
 def load_inputs(path: Path) -> Array:
-    """Inputs without labels, (N, d) float64, from ``.npy``, ``.csv`` (header or not) or ``.parquet``.
+    """Return unlabelled inputs, (N, d) float64, from ``.npy``, ``.csv`` (header or not) or ``.parquet``.
 
     Raises:
-        DataError: see the module; also where a ``.parquet`` is given and pyarrow is not installed.
+        DataError: see the module; also if pyarrow, needed for ``.parquet``, is not installed.
     """
     path = Path(path)
     require_file(path, "a .npy, .csv or .parquet file")
@@ -184,10 +182,10 @@ def load_inputs(path: Path) -> Array:
     elif path.suffix == ".parquet":
         raw = read_parquet(path)[1]
     else:
-        raise DataError(f"{path} has an unknown ending; .npy, .csv and .parquet are accepted")
+        raise DataError(f"{path} has an unknown suffix; .npy, .csv and .parquet are accepted")
     inputs = numbers(raw, str(path))
     if not len(inputs):
-        raise DataError(f"{path} has no rows; at least one is needed")
+        raise DataError(f"{path} has no rows; at least one is required")
     check_finite(inputs, str(path))
     return inputs.reshape(len(inputs), -1)
 
@@ -197,16 +195,16 @@ def _files(folder: Path, part: str) -> list[Path]:
 
 
 def _own_part(folder: Path, part: str) -> Dataset:
-    """One part ("train" or "test") of a folder of such files."""
+    """Return one part ("train" or "test") of a folder with one file per part."""
     found = _files(folder, part)
     if len(found) != 1:
         has = "no file" if not found else " and ".join(path.name for path in found)
-        raise DataError(f"{folder} has {has} of its {part} part; one of {part}.npz, .csv, .parquet is needed")
+        raise DataError(f"{folder} has {has} for the {part} part; expected one of {part}.npz, .csv, .parquet")
     return _labelled_file(found[0])
 
 
 def _labelled_file(path: Path) -> Dataset:
-    """Inputs in the file's own units, the label last (or by its name)."""
+    """Return the data of a file; the label is the last column (or, in .npz, found by its name)."""
     columns: tuple[str, ...] = ()
     if path.suffix == ".npz":
         inputs, labels = read_npz(path, ("inputs", "x"), ("labels", "y"))
@@ -214,25 +212,25 @@ def _labelled_file(path: Path) -> Dataset:
         columns, table = read_csv(path) if path.suffix == ".csv" else read_parquet(path)
         if table.shape[1] < 2:
             raise DataError(
-                f"{path} has {'one' if table.size else 'no'} column; inputs and, last, a label are needed"
+                f"{path} has {'one' if table.size else 'no'} column; expected inputs and, last, the label"
             )
         inputs, labels, columns = table[:, :-1], table[:, -1], columns[:-1]
     else:
-        raise DataError(f"{path} has an unknown ending; {', '.join(FILES)} and folders are accepted")
+        raise DataError(f"{path} has an unknown suffix; {', '.join(FILES)} and folders are accepted")
     inputs = numbers(inputs, str(path))
-    # Numbers in a table are of many kinds, pixels of one.
+    # Columns of a table have different units, pixels the same.
     scaling = "columns" if inputs.ndim == 2 else "common"
     return labelled(path.name, inputs, labels, None, "as in the file", columns, scaling)
 
 
 def _idx_part(folder: Path, part: str, classes: tuple[str, ...]) -> Dataset:
-    """One part ("train" or "t10k") of a folder in the layout of MNIST."""
+    """Return one part ("train" or "t10k") of a folder in MNIST's layout."""
     images, labels = idx_arrays(folder, part)
     return labelled(folder.name, idx_pixels(images), labels, classes, IDX_UNITS)
 
 
 def idx_arrays(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Images (n, h, w) and labels (n,) of one part of such a folder, as bytes.
+    """Return images (n, h, w) and labels (n,) of one part of a folder in MNIST's layout, as bytes.
 
     Raises:
         DataError: see :func:`mnist`.
@@ -242,15 +240,15 @@ def idx_arrays(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.u
     if len(images) != len(labels):
         raise DataError(
             f"{folder}: the {part} files hold {len(images)} images and {len(labels)} labels; "
-            "one each is needed"
+            "the numbers must be equal"
         )
     if len(labels) and labels.max() > 9:
         raise DataError(
-            f"{folder}/{part}-labels-idx1-ubyte: label {labels.max()} is out of range; 0 to 9 are accepted"
+            f"{folder}/{part}-labels-idx1-ubyte: label {labels.max()} is out of range; labels must be 0 to 9"
         )
     return images, labels
 
 
 def idx_pixels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Grey levels as numbers in [0, 1]."""
+    """Return grey levels 0 to 255 as numbers in [0, 1]."""
     return images.astype(np.float32) / np.float32(255)

@@ -1,7 +1,7 @@
-"""Rows in shards, so that several processes may look at them and see what one process sees, bit for bit.
+"""Divide rows into shards, so that several processes compute exactly what one process computes.
 
-A shard is a run of whole batches, and a batch begins where the number of its first row says, whoever reads it
-and however rows lie in files. Whatever is random in a batch is seeded by that number too.
+A shard is a run of whole batches. A batch begins at a fixed row number, independently of the process and of
+the layout of files, and random numbers of a batch are seeded by its first row.
 """
 
 from __future__ import annotations
@@ -17,31 +17,33 @@ from lipmodel.data.stream import Array, Stream
 from lipmodel.errors import DataError
 from lipmodel.progress import Progress
 
-Seen_co = TypeVar("Seen_co", covariant=True)
-Found = TypeVar("Found")
+Result = TypeVar("Result")
+Result_co = TypeVar("Result_co", covariant=True)
 
 
-class Look(Protocol[Seen_co]):
-    """What is done with a shard. It is sent to other processes, so it can be pickled, and what it sees."""
+class ShardTask(Protocol[Result_co]):
+    """Work on one shard; picklable, as is its result, since other processes run it."""
 
     def __call__(
         self, predictor: CertifiedPredictor, data: Stream | None, rows: range, progress: Progress
-    ) -> Seen_co:
-        """What is seen of some consecutive rows."""
+    ) -> Result_co:
+        """Return the result of consecutive rows that begin at the start of a batch."""
 
 
-class Spread(Protocol):
-    """What has shards looked at by others."""
+class ShardExecutor(Protocol):
+    """A group of processes that run tasks on shards."""
 
-    def __call__(self, look: Look[Found], shards: Sequence[range], progress: Progress) -> Iterator[Found]:
-        """What is seen of each shard, in order."""
+    def __call__(
+        self, task: ShardTask[Result], shards: Sequence[range], progress: Progress
+    ) -> Iterator[Result]:
+        """Yield the result of each shard, in order."""
 
 
 def batches_within(data: Stream, rows: range, step: int) -> Iterator[tuple[int, Array, Array | None]]:
-    """Batches of ``step`` rows of a shard: the number of the first row, inputs and labels.
+    """Yield the batches of ``step`` rows of a shard: number of the first row, inputs, labels.
 
     Raises:
-        DataError: they cannot be read, or are not as many as there were.
+        DataError: rows cannot be read, or their number has changed.
     """
     first = rows.start
     for inputs, labels in data.batches(step, first):
@@ -50,14 +52,14 @@ def batches_within(data: Stream, rows: range, step: int) -> Iterator[tuple[int, 
         if first >= rows.stop:
             break
     if first != rows.stop:
-        raise DataError(f"{data.name} was written again while it was read")
+        raise _changed(data)
 
 
 def chosen_rows(data: Stream, rows: Sequence[int], step: int) -> Array:
-    """Return inputs (n, …) of some rows, in ascending order, reading ``step`` rows at a time.
+    """Return the inputs (n, …) of some rows, in ascending order, reading ``step`` rows at a time.
 
     Raises:
-        DataError: they cannot be read, or are not as many as there were.
+        DataError: rows cannot be read, or their number has changed.
     """
     parts, wanted, first = [], np.array(rows), rows[0]
     for inputs, _ in data.batches(step, first):
@@ -65,17 +67,21 @@ def chosen_rows(data: Stream, rows: Sequence[int], step: int) -> Array:
         first += len(inputs)
         if first > rows[-1]:
             return np.concatenate(parts)
-    raise DataError(f"{data.name} was written again while it was read")
+    raise _changed(data)
+
+
+def _changed(data: Stream) -> DataError:
+    return DataError(f"{data.name} was modified while it was being read; run the command again")
 
 
 def cut(rows: int, step: int, starts: Sequence[int], slow: int = 0) -> list[range]:
-    """Shards of some rows.
+    """Return shards of rows.
 
     Args:
-        rows: how many.
+        rows: number of rows.
         step: rows of a batch.
-        starts: where reading can begin; a shard begins with the first batch from there on.
-        slow: the first rows, for which a batch is work enough.
+        starts: rows at which reading can begin; a shard begins at the first batch from each.
+        slow: number of first rows that take long; each of their batches is a shard.
     """
     begins = {*range(0, min(rows, slow + step), step), *(-(-start // step) * step for start in starts)}
     return [range(a, b) for a, b in pairwise([*sorted(begin for begin in begins if begin < rows), rows])]

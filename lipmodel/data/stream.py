@@ -1,7 +1,7 @@
-"""Labelled data in batches, so that it may be larger than memory.
+"""Read labelled data in batches, so that the data may be larger than memory.
 
-The numbers are those that ``load_labelled`` gives: inputs as float32, labels as class indices. A
-.npy or a plain IDX file is mapped, a .parquet read by batches; whatever else is read whole.
+The numbers equal those of ``load_labelled``: inputs as float32, labels as class indices. A .npy or plain IDX
+file is mapped into memory, a .parquet read by batches; other formats are read whole.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from lipmodel.errors import DataError
 Array = np.ndarray[Any, np.dtype[Any]]
 Batch = tuple[Array, Array | None]
 ROWS_APART = 65_536
-"""Of the places to begin at, where any row is one."""
+"""Distance of the starts of a stream whose reading can begin at any row."""
 
 
 class Batches(Protocol):
-    """From a number of rows to batches of exactly that many, but for the last."""
+    """A function from a batch size to batches of exactly that many rows, except the last."""
 
     def __call__(self, size: int, first: int = 0) -> Iterator[Batch]:
-        """Inputs (n, …) and labels (n,) or None, from row ``first`` on."""
+        """Yield inputs (n, …) and labels (n,) or None, from row ``first`` on."""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Rows of inputs, with labels or without, read anew each time.
+    """Rows of inputs, with or without labels, read again at each iteration.
 
     Attributes:
-        name: where they come from, for messages and titles.
-        rows: how many there are.
-        batches: see there.
-        units: what a coordinate of an input measures.
-        starts: rows that reading can begin at without reading what is before.
-        place: where a row is, for messages.
+        name: name of the data, for messages and titles.
+        rows: number of rows.
+        batches: reader of the rows.
+        units: unit of a coordinate of an input.
+        starts: rows at which reading can begin without reading earlier ones.
+        place: description of a row's position, for messages.
     """
 
     name: str
@@ -57,13 +57,13 @@ class Stream:
 def in_memory(
     name: str, inputs: Any, labels: Any = None, convert: Callable[[Any], Any] = lambda rows: rows
 ) -> Stream:
-    """A stream over arrays, which may be memory maps: a batch at a time is read from them.
+    """Return a stream over arrays, which may be memory maps: one batch at a time is read.
 
     Args:
         name: see :class:`Stream`.
         inputs: (N, …).
         labels: (N,) class indices.
-        convert: what makes inputs of the rows of a batch.
+        convert: function from the rows of a batch to inputs.
     """
 
     def batches(size: int, first: int = 0) -> Iterator[Batch]:
@@ -75,21 +75,23 @@ def in_memory(
 
 
 def open_stream(source: str, data_dir: Path | None = None, labels: Path | None = None) -> Stream:
-    """Labelled data for evaluation, or inputs for an audit.
+    """Return labelled data for evaluation, or inputs for an audit.
 
     Args:
         source: as for ``load_labelled``; or a ``.npy`` of inputs.
-        data_dir: the folder of a named data set that needs one.
-        labels: the labels of a ``.npy``, in another.
+        data_dir: folder of a named data set that needs one.
+        labels: a ``.npy`` of labels, for a ``.npy`` of inputs.
 
     Raises:
-        DataError: see ``load_labelled``; also labels beside data that have their own.
+        DataError: see ``load_labelled``; also a file of labels for data that contain labels.
     """
     path = Path(source)
     if path.suffix == ".npy":
         return _npy(path, labels)
     if labels is not None:
-        raise DataError(f"labels in a file of their own belong to a .npy of inputs; {source} has its own")
+        raise DataError(
+            f"{source} contains its labels; a separate file of labels is accepted only with a .npy of inputs"
+        )
     if path.suffix == ".parquet" and path.is_file():
         return _parquet(path)
     if path.is_dir() and not find_batches(path) and not any((path / f"test{end}").is_file() for end in FILES):
@@ -106,11 +108,11 @@ def _npy(path: Path, labels: Path | None) -> Stream:
     for file in filter(None, (path, labels)):
         require_file(file, "a .npy file")
     inputs = read_npy(path, mapped=True)
-    numbers(inputs[:1] if inputs.ndim > 1 else inputs, str(path))  # of the right kind and shape
+    numbers(inputs[:1] if inputs.ndim > 1 else inputs, str(path))  # checks type and shape
     given = None if labels is None else class_indices(labels.name, read_npy(labels))
     if given is not None and given.shape != (len(inputs),):
         raise DataError(
-            f"{labels} has shape {list(given.shape)}; {path} has {len(inputs)} rows: one label each"
+            f"{labels} has shape {list(given.shape)}; expected [{len(inputs)}], one label per row of {path}"
         )
     return in_memory(path.name, inputs, given, lambda rows: _flat(as_float32(rows)))
 
@@ -126,13 +128,13 @@ def _parquet(path: Path) -> Stream:
 
 
 def split_labels(table: Array, name: str, first_row: int) -> tuple[Array, Array]:
-    """Inputs as float32 and labels, the last column; errors count rows from ``first_row``.
+    """Return inputs as float32, and labels from the last column; errors count rows from ``first_row``.
 
     Raises:
-        DataError: there is no column besides, or labels are no whole numbers.
+        DataError: there is only one column, or labels are not integers.
     """
     if table.shape[1] < 2:
-        raise DataError(f"{name} has one column; inputs and, last, a label are needed")
+        raise DataError(f"{name} has one column; expected inputs and, last, the label")
     return as_float32(table[:, :-1]), class_indices(name, table[:, -1], first_row)
 
 

@@ -1,7 +1,7 @@
-"""Tables whose meaning is known: breast-cancer (scikit-learn), adult and spambase (files of the UCI).
+"""Load well-known tables: breast-cancer (scikit-learn), adult and spambase (UCI files).
 
-Inputs keep the units of the table, since a radius is in the units of what is sent; what evens them
-out is part of the network (``scaling="columns"``). Text becomes columns of 0 and 1, one a category.
+Inputs keep the units of the table, since a radius is in the units of the request; scaling is part of the
+network (``scaling="columns"``). Text is encoded as columns of 0 and 1, one per category.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ ADULT_COLUMNS = (
     "relationship", "race", "sex", "capital-gain", "capital-loss", "hours-per-week", "native-country",
 )  # fmt: skip
 ADULT_NUMBERS = ("age", "education-num", "capital-gain", "capital-loss", "hours-per-week")
-ADULT_LEFT_OUT = ("fnlwgt", "education")  # how many people a row stands for; education-num in words
+ADULT_LEFT_OUT = ("fnlwgt", "education")  # number of people a row stands for; education-num in words
 ADULT_CLASSES = ("<=50K", ">50K")
 SPAMBASE_COLUMNS = 57
 
 
 def sklearn_datasets() -> Any:
-    """scikit-learn's module of data sets.
+    """Return scikit-learn's module of data sets.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: scikit-learn is not installed.
     """
     try:
         return importlib.import_module("sklearn.datasets")
     except ModuleNotFoundError:
-        raise MissingExtraError("the data sets that come with scikit-learn", "train") from None
+        raise MissingExtraError("a data set of scikit-learn", "train") from None
 
 
 def breast_cancer() -> Dataset:
-    """569 tumours by 30 measures of their cells' nuclei (Wolberg, Street, Mangasarian 1995).
+    """Return 569 tumours described by 30 measures of their cells' nuclei (Wolberg, Street, Mangasarian 1995).
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
@@ -52,15 +52,15 @@ def breast_cancer() -> Dataset:
 
 
 def spambase(folder: Path) -> Dataset:
-    """4,601 letters by 57 frequencies of words and signs and lengths of capitals (Hopkins et al. 1999).
+    """Return 4,601 letters: 57 frequencies of words and signs, and lengths of capitals (Hopkins et al. 1999).
 
     Raises:
-        DataError: the folder has no such file, or it is not what its name says.
+        DataError: the file is missing or malformed.
     """
     path = find_file(folder, "spambase.csv", "spambase.data")
     columns, table = read_csv(path)
     if table.shape[1] != SPAMBASE_COLUMNS + 1:
-        raise DataError(f"{path} has {table.shape[1]} columns; spambase has {SPAMBASE_COLUMNS} and a label")
+        raise DataError(f"{path} has {table.shape[1]} columns; spambase has {SPAMBASE_COLUMNS} and the label")
     units = "frequencies in percent, lengths in letters"
     return labelled(
         "spambase", table[:, :-1], table[:, -1], ("letter", "spam"), units, columns[:-1], "columns"
@@ -68,14 +68,14 @@ def spambase(folder: Path) -> Dataset:
 
 
 def adult(folder: Path) -> tuple[Dataset, Dataset]:
-    """(train, test): 48,842 people, who earns above $50,000 (Kohavi, Becker 1996).
+    """Return (train, test): 48,842 people, labelled by income above $50,000 (Kohavi, Becker 1996).
 
-    Five numbers as they are, and a column of 0 and 1 for each category of the training part (an
-    unknown value, "?", is one; a category that only the test part has is 0 throughout). Left out:
-    fnlwgt, which says how many people a row stands for, and education, which is education-num in words.
+    Five columns of numbers, and a column of 0 and 1 for each category of the training part (an unknown
+    value, "?", is a category; one that only the test part has is 0 throughout). Left out: fnlwgt, the
+    number of people a row stands for, and education, which is education-num in words.
 
     Raises:
-        DataError: a file is missing, or not what its name says.
+        DataError: a file is missing or malformed.
     """
     texts = [_adult_rows(find_file(folder, name)) for name in ("adult.data", "adult.test")]
     categories = {
@@ -100,28 +100,28 @@ def adult(folder: Path) -> tuple[Dataset, Dataset]:
 
 
 def _adult_rows(path: Path) -> tuple[list[list[str]], list[int]]:
-    """Cells without blanks, and labels."""
+    """Return the cells of each row, stripped, and the labels."""
     rows, labels = [], []
     for number, cells in read_lines(path):
-        if cells[0].startswith("|"):  # the test file begins with a remark
+        if cells[0].startswith("|"):  # the test file begins with a comment
             continue
         *row, label = (cell.strip() for cell in cells)
         if len(row) != len(ADULT_COLUMNS) or label.rstrip(".") not in ADULT_CLASSES:
             raise DataError(
-                f"{path}, line {number}: {len(ADULT_COLUMNS)} columns and one of "
-                f"{' and '.join(ADULT_CLASSES)} are expected"
+                f"{path}, line {number}: expected {len(ADULT_COLUMNS)} columns and the label, "
+                f"{' or '.join(ADULT_CLASSES)}"
             )
         rows.append(row)
         labels.append(ADULT_CLASSES.index(label.rstrip(".")))
     if not rows:
-        raise DataError(f"{path} has no rows; at least one is needed")
+        raise DataError(f"{path} has no rows; at least one is required")
     return rows, labels
 
 
 def _adult_numbers(rows: list[list[str]], name: str) -> Array:
-    """(N, 1): a column of numbers."""
+    """Return a column of numbers (N, 1)."""
     index = ADULT_COLUMNS.index(name)
     try:
         return np.array([[float(row[index])] for row in rows], dtype=np.float64)
     except ValueError as error:
-        raise DataError(f"adult: the column {name} holds text: {error}") from error
+        raise DataError(f"adult: column {name} is not of numbers: {error}") from error

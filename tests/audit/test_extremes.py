@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lipmodel.audit.extremes import LEAST_BLOCKS, estimate_right_end, log_likelihood
+from lipmodel.audit.extremes import MIN_BLOCKS, estimate_right_end, log_likelihood
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -45,7 +45,7 @@ def test_a_law_without_an_end_gets_no_estimate():
 
 def test_degenerate_maxima():
     assert estimate_right_end(np.full(50, 1.25)) == 1.25
-    assert estimate_right_end(np.arange(LEAST_BLOCKS - 1.0)) is None
+    assert estimate_right_end(np.arange(MIN_BLOCKS - 1.0)) is None
     assert estimate_right_end(np.zeros(20)) == 0.0
     two_values = np.repeat([1.0, 2.0], 10)
     assert 2.0 <= estimate_right_end(two_values) < 2.1

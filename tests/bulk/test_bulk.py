@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 from lipmodel.bulk.certifier import Certification
 from lipmodel.bulk.partitions import find_partitions
-from lipmodel.bulk.results import Results, Terms
+from lipmodel.bulk.results import Results, ResultsKey
 from lipmodel.bulk.run import certify_files
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.cli import main
@@ -39,8 +39,8 @@ def contents(folder):
 
 def test_every_row_has_one_result(predictor, data, tmp_path):
     shares = []
-    account = certify_files(predictor, f"{data}/**/*.parquet", str(tmp_path / "out"), progress=shares.append)
-    assert (account.rows, account.partitions, account.found) == (sum(ROWS.values()), len(PARTS), 0)
+    summary = certify_files(predictor, f"{data}/**/*.parquet", str(tmp_path / "out"), progress=shares.append)
+    assert (summary.rows, summary.partitions, summary.found) == (sum(ROWS.values()), len(PARTS), 0)
     assert shares[-1] == 1.0
     assert shares == sorted(shares)
     assert sorted(contents(tmp_path / "out")) == [f"{part}.parquet" for part in PARTS]
@@ -55,8 +55,8 @@ def test_arrays_in_parts(predictor, tmp_path, monkeypatch):
     monkeypatch.setattr("lipmodel.bulk.partitions.NPY_ROWS", 1200)
     rows = np.random.default_rng(0).normal(size=(3100, 2, 2)).astype(np.float32)
     np.save(tmp_path / "x.npy", rows)
-    account = certify_files(predictor, str(tmp_path / "x.npy"), str(tmp_path / "out"), Norm.INF)
-    assert (account.norm, account.rows, account.partitions) == ("inf", 3100, 3)
+    summary = certify_files(predictor, str(tmp_path / "x.npy"), str(tmp_path / "out"), Norm.INF)
+    assert (summary.norm, summary.rows, summary.partitions) == ("inf", 3100, 3)
     results = pq.read_table(tmp_path / "out")
     check_results(predictor, rows.reshape(3100, SIZE), results, "x.npy", group=1200, norm=Norm.INF)
 
@@ -80,8 +80,8 @@ def test_what_stands_is_left_and_what_does_not_is_done(predictor, data, tmp_path
     second.write_bytes(second.read_bytes()[:-100])
     (out / f".{PARTS[2]}.parquet.0123").write_bytes(b"half")
     others = {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet") if path != second}
-    account = certify_files(predictor, source, str(out))
-    assert account.found == account.rows - 2 * GROUP_ROWS
+    summary = certify_files(predictor, source, str(out))
+    assert summary.found == summary.rows - 2 * GROUP_ROWS
     assert contents(out) == whole
     assert {path: path.stat().st_mtime_ns for path in others if not path.name.startswith(".")} == {
         path: stamp for path, stamp in others.items() if not path.name.startswith(".")
@@ -106,9 +106,7 @@ def test_results_of_something_else_are_not_touched(predictor, data, tmp_path):
     for asked in ({"predictor": other}, {"norm": Norm.INF}, {"tighten": True}):
         with pytest.raises(DataError, match="results of another model, norm or tier"):
             certify_files(**{"predictor": predictor, "source": source, "folder": str(out)} | asked)
-    with pytest.raises(
-        DataError, match=r"holds sub/b\.parquet\.000000\.parquet, which is none of the results"
-    ):
+    with pytest.raises(DataError, match=r"contains sub/b\.parquet\.000000\.parquet, which is not a result"):
         certify_files(predictor, f"{data}/*.parquet", str(out))
     assert contents(out) == whole
 
@@ -171,10 +169,10 @@ def test_in_an_object_store(predictor, data):
     for name in ROWS:
         store.pipe(f"/bucket/in/{name}", (data / name).read_bytes())
     partitions = find_partitions("memory://bucket/in/**/*.parquet")
-    terms = Terms(predictor.file.sha256, "2", False)
-    results = Results("memory://bucket/out", terms)
+    key = ResultsKey(predictor.file.sha256, "2", False)
+    results = Results("memory://bucket/out", key)
     assert results.missing(partitions) == partitions
-    certify = Certification(predictor.file, terms, "memory://bucket/out").begin()
+    certify = Certification(predictor.file, key, "memory://bucket/out").prepare()
     assert sum(map(certify, partitions[1:])) == sum(ROWS.values()) - GROUP_ROWS
     assert results.missing(partitions) == partitions[:1]
     with store.open(f"/bucket/out/{PARTS[3]}.parquet") as file:
@@ -207,18 +205,18 @@ def bad_inputs(folder):
         "nan.parquet": r"nan\.parquet: inputs\[1203\]\[2\]: nan is not a finite number",
         "null.parquet": r"inputs\[0\]\[0\]: nan is not a finite number",
         "narrow.parquet": r"has shape \[5, 1\]",
-        "text.parquet": "column 'x3' holds no numbers",
+        "text.parquet": "column 'x3' has type string",
         "empty.parquet": "has no rows",
-        "_hidden.parquet": "pass over names",
+        "_hidden.parquet": "ignore names",
         "cut.parquet": "cannot be read as a parquet file",
         "inf.npy": "inf is not a finite number",
         "columns.npy": "stored column by column",
-        "flat.npy": r"shape \[5\]; rows of numbers",
+        "flat.npy": r"shape \[5\]; expected rows of numbers",
         "objects.npy": "rows of numbers",
-        "cut.npy": "truncated",
-        "x.csv": "unknown ending",
-        "*.nothing": "there is no file",
-        "gone/x.npy": "there is no file",
+        "cut.npy": "truncated or damaged",
+        "x.csv": "unknown suffix",
+        "*.nothing": "not found",
+        "gone/x.npy": "not found",
     }
 
 
@@ -246,9 +244,9 @@ def test_rows_before_a_bad_one_are_kept(predictor, data, tmp_path):
 
 def test_a_file_that_shrinks_while_it_is_read_is_told(predictor, data, tmp_path):
     partition = replace(find_partitions(str(data / "a.parquet"))[0], rows=GROUP_ROWS + 1)
-    terms = Terms(predictor.file.sha256, "2", False)
-    with pytest.raises(DataError, match="written again while it was read"):
-        Certification(predictor.file, terms, str(tmp_path / "out")).begin()(partition)
+    key = ResultsKey(predictor.file.sha256, "2", False)
+    with pytest.raises(DataError, match="modified while it was being read"):
+        Certification(predictor.file, key, str(tmp_path / "out")).prepare()(partition)
     assert not contents(tmp_path / "out")
 
 

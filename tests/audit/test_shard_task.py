@@ -1,4 +1,4 @@
-"""What is seen of points in shards is what is seen of all at once."""
+"""Merged findings of shards equal the findings at all points at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 
-from lipmodel.audit.shard_task import Look, merged
+from lipmodel.audit.shard_task import AuditTask, merged
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.data.stream import in_memory
 from lipmodel.norms import Norm
@@ -18,11 +18,11 @@ def test_shards_are_merged_to_the_whole():
     predictor = CertifiedPredictor(to_file(groupsort_net((4, 16, 16), 3, kind="rows")))
     inputs = np.random.default_rng(0).normal(size=(300, 4))
     data, samples = in_memory("data", inputs), 200
-    look = Look(Norm.TWO, 300, (-3.0, 3.0), 5, 310, ())
-    whole = look(predictor, data, range(500), silent)
-    shards = look.shards(data, samples)
+    task = AuditTask(Norm.TWO, 300, (-3.0, 3.0), 5, 310, ())
+    whole = task(predictor, data, range(500), silent)
+    shards = task.shards(data, samples)
     assert [(shard.start, shard.stop) for shard in shards] == [(0, 256), (256, 300), (300, 500)]
-    parts = [pickle.loads(pickle.dumps(look(predictor, data, shard, silent))) for shard in shards]
+    parts = [pickle.loads(pickle.dumps(task(predictor, data, shard, silent))) for shard in shards]
     extremes = [[getattr(part.points, name) for part in parts] for name in ("largest", "slopes", "least")]
     owners = [np.argmax(values, axis=0) for values in extremes]
     assert len(set(np.concatenate(owners))) > 1  # not all of the same shard

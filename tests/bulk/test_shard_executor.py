@@ -16,12 +16,12 @@ import pytest
 from click.testing import CliRunner
 
 from lipmodel.audit.report import audit
-from lipmodel.bulk.shard_executor import Lookers, Looking
+from lipmodel.bulk.shard_executor import EngineExecutor, ShardWorkload
 from lipmodel.bulk.sources import find_source
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.cli import main
 from lipmodel.errors import DataError, LipcertError
-from lipmodel.evaluate import Measure, evaluate
+from lipmodel.evaluate import EvaluationTask, evaluate
 from lipmodel.norms import Norm
 from tests.bulk.test_bulk import eventually, workers_of
 from tests.networks import groupsort_net, to_file
@@ -74,8 +74,8 @@ def test_an_evaluation_is_that_of_one_process(model, rows, files, norm, attacked
     source = find_source(files)
     same(evaluate(model, source.open(), **asked), whole)
     told = []
-    spread = Lookers(model.file, source, "local")
-    same(evaluate(model, source.open(), **asked, progress=told.append, spread=spread), whole)
+    executor = EngineExecutor(model.file, source, "local")
+    same(evaluate(model, source.open(), **asked, progress=told.append, executor=executor), whole)
     # Batches that parts of files begin in: 0 to 999, 1000, 2000, and 3000; and groups of 1,000 attacked.
     assert len(told) == 4 + -(-attacked // 1000)
     assert told == sorted(told)
@@ -87,9 +87,9 @@ def test_tightened_radii_are_those_of_one_process(model, rows, tmp_path):
     np.save(tmp_path / "x.npy", inputs)
     np.save(tmp_path / "y.npy", labels)
     source = find_source(str(tmp_path / "x.npy"), None, tmp_path / "y.npy")
-    spread = Lookers(model.file, source, "local")
+    executor = EngineExecutor(model.file, source, "local")
     asked = {"tighten": True, "attacked": 22}
-    same(evaluate(model, source.open(), **asked, spread=spread), evaluate(model, inputs, labels, **asked))
+    same(evaluate(model, source.open(), **asked, executor=executor), evaluate(model, inputs, labels, **asked))
 
 
 def test_an_audit_is_that_of_one_process(model, rows, files):
@@ -100,15 +100,15 @@ def test_an_audit_is_that_of_one_process(model, rows, files):
     assert {pair.extreme_value_estimate for pair in whole.per_pair} != {None}
     source, told = find_source(files), []
     assert audit(model, inputs=source.open(), **asked) == whole
-    spread = Lookers(model.file, source, "local")
-    assert audit(model, inputs=source.open(), **asked, progress=told.append, spread=spread) == whole
+    executor = EngineExecutor(model.file, source, "local")
+    assert audit(model, inputs=source.open(), **asked, progress=told.append, executor=executor) == whole
     assert told == sorted(told)
     assert told[-1] == 1.0
 
 
 def test_an_audit_of_random_points_alone(model):
     asked = {"norm": Norm.ONE, "samples": 600, "attacked": 280, "seed": 1}
-    assert audit(model, **asked, spread=Lookers(model.file, None, "local")) == audit(model, **asked)
+    assert audit(model, **asked, executor=EngineExecutor(model.file, None, "local")) == audit(model, **asked)
 
 
 def test_what_is_found_inside_a_radius_comes_back(model, rows, files):
@@ -117,15 +117,15 @@ def test_what_is_found_inside_a_radius_comes_back(model, rows, files):
     bounds = small.bounds(Norm.TWO)
     vars(bounds)["bound_per_score_pair"] = bounds.bound_per_score_pair / 20
 
-    def in_turn(look, shards, progress):
+    def in_turn(task, shards, progress):
         data = find_source(files).open()
-        return (look(small, data, shard, progress) for shard in shards)
+        return (task(small, data, shard, progress) for shard in shards)
 
     asked = {"samples": 300, "attacked": 600}
     whole = audit(small, inputs=rows[0], **asked)
     assert whole.verdict == "refuted"
     assert whole.flips > 100
-    assert audit(small, inputs=find_source(files).open(), **asked, spread=in_turn) == whole
+    assert audit(small, inputs=find_source(files).open(), **asked, executor=in_turn) == whole
 
 
 def test_the_commands(model, files, tmp_path):
@@ -152,7 +152,7 @@ def bad_rows(folder, inputs, labels):
         write(folder / name / "1.parquet", table[1500:, :-1], table[1500:, -1])
     return {
         "nan": r"nan/1\.parquet: row 803, column 3 is not a finite number",
-        "half": r"half/1\.parquet: labels are not whole numbers.*not 2\.5 of row 803",
+        "half": r"half/1\.parquet: labels must be class indices.*not 2\.5 of row 803",
         "many": r"labels: class indices from 0 to 9 are accepted, not 10 of row 803 of .*many/1\.parquet",
         "less": r"not -1 of row 803 of .*less/1\.parquet",
     }
@@ -164,10 +164,10 @@ def test_a_bad_row_is_told_with_its_file(model, rows, tmp_path):
         with pytest.raises(LipcertError, match=reason):
             evaluate(model, source.open())
         with pytest.raises(DataError, match=reason):
-            Looking(model.file, source, Measure(Norm.TWO, False)).begin()(range(2000, 3000))
-    spread = Lookers(model.file, source, "local")
+            ShardWorkload(model.file, source, EvaluationTask(Norm.TWO, False)).prepare()(range(2000, 3000))
+    executor = EngineExecutor(model.file, source, "local")
     with pytest.raises(DataError, match=reason):
-        evaluate(model, source.open(), spread=spread)
+        evaluate(model, source.open(), executor=executor)
 
 
 def test_files_that_do_not_fit_are_told(model, rows, tmp_path):
@@ -175,19 +175,19 @@ def test_files_that_do_not_fit_are_told(model, rows, tmp_path):
     write(tmp_path / "good.parquet", inputs, labels)
     np.save(tmp_path / "x.npy", inputs)
     for name, given, reason in (
-        ("*", None, "files of both kinds"),
-        ("[x]*", tmp_path / "x.npy", "belong to one .npy"),
-        ("*.nothing", None, "there is no file"),
+        ("*", None, "files of both formats"),
+        ("[x]*", tmp_path / "x.npy", "only with one .npy"),
+        ("*.nothing", None, "not found"),
     ):
         with pytest.raises(DataError, match=reason):
             find_source(str(tmp_path / name), None, given)
     source = find_source(str(tmp_path / "[x].npy"))
     with pytest.raises(DataError, match="labels: are missing"):
-        evaluate(model, source.open(), spread=Lookers(model.file, source, "local"))
+        evaluate(model, source.open(), executor=EngineExecutor(model.file, source, "local"))
     write(tmp_path / "narrow.parquet", inputs[:, :5], labels)
     source = find_source(str(tmp_path / "narrow*"))
     with pytest.raises(DataError, match=r"has shape \[1000, 5\]"):
-        evaluate(model, source.open(), spread=Lookers(model.file, source, "local"))
+        evaluate(model, source.open(), executor=EngineExecutor(model.file, source, "local"))
     unlabelled = find_source(str(tmp_path / "[x].npy"))
     report = audit(model, inputs=unlabelled.open(), samples=0, attacked=0)
     assert report == audit(model, inputs=inputs, samples=0, attacked=0)
