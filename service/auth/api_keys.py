@@ -1,8 +1,8 @@
-"""API keys, kept as digests in the database of jobs.
+"""API keys, stored as digests in the job database.
 
-A key is ``lipcert_ID_SECRET``: a prefix that scanners of leaked secrets find, an id that may be shown, and
-256 random bits. Of these no slow hash is needed: it protects secrets that people choose, which others can
-guess, and would cost every request.
+A key is ``lipcert_ID_SECRET``: a prefix for scanners of leaked secrets, a public id, and 256 random bits. A
+slow hash is unnecessary for random bits: it protects guessable secrets chosen by people, at a cost for every
+request.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ PREFIX = "lipcert"
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A key without its secret. Times are in seconds since 1970.
+    """An API key without its secret. Times are in seconds since 1970.
 
     Attributes:
-        id: may be shown.
-        name: whose it is, for people.
+        id: public id.
+        name: name of the owner, for display.
         digest: SHA-256 of the whole key, in hexadecimal.
-        scopes: what it may do.
-        expires: when it ends; None if it does not.
-        revoked: when it was revoked; None while it holds.
+        scopes: permissions of the key.
+        created: time of creation.
+        expires: time of expiry; None if the key does not expire.
+        revoked: time of revocation; None if the key is not revoked.
     """
 
     id: str
@@ -49,25 +50,25 @@ class ApiKey:
     revoked: float | None
 
     def matches(self, presented: bytes) -> bool:
-        """Whether this is the key; takes as long for any wrong one."""
+        """Return True for the key itself; takes the same time for every wrong key."""
         return hmac.compare_digest(hashlib.sha256(presented).hexdigest(), self.digest)
 
     @property
     def state(self) -> str:
-        """``valid``, ``expired`` or ``revoked``."""
+        """State of the key: ``valid``, ``expired`` or ``revoked``."""
         if self.revoked is not None:
             return "revoked"
         return "expired" if self.expires is not None and self.expires <= time.time() else "valid"
 
 
 class KeyStore:
-    """The keys in the database; any number of processes may use it at a time.
+    """The API keys in the database, which several processes may use at a time.
 
     Args:
-        url: of SQLAlchemy: ``sqlite:///file`` or ``postgresql+psycopg://…``.
+        url: SQLAlchemy URL, ``sqlite:///file`` or ``postgresql+psycopg://…``.
 
     Raises:
-        StoreError: the database cannot be opened; of every method: it cannot be used any more.
+        StoreError: the database cannot be opened; from every method: the database cannot be used.
     """
 
     def __init__(self, url: str) -> None:
@@ -75,21 +76,21 @@ class KeyStore:
 
     @classmethod
     def beside_jobs(cls, settings: Settings) -> KeyStore:
-        """The keys of a service with those settings, which may be running.
+        """Open the key store of a service with the given settings, which may be running.
 
         Raises:
-            StoreError: they cannot be opened.
+            StoreError: the store cannot be opened.
         """
         folder = settings.state_folder
         try:
             if settings.database is None:
                 private_folder(folder)
         except OSError as error:
-            raise StoreError(f"no keys can be kept in {folder}: {error.strerror}") from error
+            raise StoreError(f"cannot store keys in {folder}: {error.strerror}") from error
         return cls(settings.database_url)
 
     def create(self, name: str, scopes: Collection[Scope], days: float | None = None) -> str:
-        """Makes a key that ends after so many days, if any; returns it, this once."""
+        """Create a key, with a lifetime in days if given, and return it; only its digest is stored."""
         now, key_id = time.time(), secrets.token_hex(6)
         key = f"{PREFIX}_{key_id}_{secrets.token_urlsafe(32)}"
         row = {
@@ -100,29 +101,29 @@ class KeyStore:
             "created": now,
             "expires": None if days is None else now + days * 86400,
         }
-        with _told(), self._engine.begin() as connection:
+        with _store_errors(), self._engine.begin() as connection:
             connection.execute(insert(keys).values(row))
         return key
 
     def revoke(self, key_id: str) -> bool:
-        """Ends a key for good; False where there is none of that id that still holds."""
+        """Revoke a key; return False if no unrevoked key has the id."""
         holds = (keys.c.id == key_id) & keys.c.revoked.is_(None)
-        with _told(), self._engine.begin() as connection:
+        with _store_errors(), self._engine.begin() as connection:
             return connection.execute(update(keys).where(holds).values(revoked=time.time())).rowcount == 1
 
     def all(self) -> list[ApiKey]:
-        """Every key that ever was, the oldest first."""
-        with _told(), self._engine.connect() as connection:
+        """Return all keys, revoked and expired ones too, the oldest first."""
+        with _store_errors(), self._engine.connect() as connection:
             rows = connection.execute(select(keys).order_by(keys.c.created, keys.c.id)).mappings()
             return [ApiKey(**{**row, "scopes": frozenset(map(Scope, row["scopes"].split()))}) for row in rows]
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections to the database."""
         self._engine.dispose()
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _store_errors() -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:

@@ -1,7 +1,8 @@
-"""Who calls: API keys and tokens of an identity provider, told apart and verified.
+"""Authentication of callers, by API keys and by tokens of an identity provider.
 
-Nobody need say who they are as long as no key was ever made and no identity provider is set; from then on
-everybody must. Keys are read again every second, so one made or revoked counts within that time.
+No credential is required as long as no API key was ever created and no identity provider is configured;
+from then on every request needs one. API keys are reloaded every second: a new or revoked key takes effect
+within that time.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from service.auth.scopes import Scope
 from service.database.connect import StoreError
 from service.problems import Problem, ProblemKind
 
-if TYPE_CHECKING:  # it takes memory that a service without tokens need not pay
+if TYPE_CHECKING:  # cryptography takes memory that a service without tokens need not pay
     from service.auth.tokens import Tokens
 
 REFRESH_SECONDS = 1.0
 TOKEN_SECONDS = 60.0
-"""A verified token is taken as verified for so long, or until it ends."""
+"""Seconds before a verified token is verified again, unless the token expires earlier."""
 MAX_VERIFIED = 10_000
 KEY_START = f"{PREFIX}_".encode()
 
@@ -34,12 +35,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whoever sent a credential that is accepted.
+    """An authenticated caller.
 
     Attributes:
-        identity: ``key:ID`` or ``token:SUBJECT``; fit for logs.
-        scopes: what they may do; all, where ``admin`` is among them.
-        expires: when this must be found out anew, in seconds since 1970.
+        identity: ``key:ID`` or ``token:SUBJECT``; may be logged.
+        scopes: permissions of the caller; every scope if ``admin`` is among them.
+        expires: time at which the credential must be verified again, in seconds since 1970.
     """
 
     identity: str
@@ -48,11 +49,11 @@ class Caller:
 
 
 class Access:
-    """Verifies credentials; one a process.
+    """Verifier of credentials, one for each process.
 
     Args:
-        store: of the API keys.
-        tokens: of an identity provider, if there is one.
+        store: store of the API keys.
+        tokens: verifier of tokens, if an identity provider is configured.
 
     Raises:
         StoreError: the keys cannot be read.
@@ -67,22 +68,22 @@ class Access:
 
     @property
     def required(self) -> bool:
-        """Whether callers must say who they are."""
+        """True if every request needs a credential."""
         return bool(self._keys) or self._tokens is not None
 
     def known(self, credential: bytes) -> Caller | None:
-        """Who sent this, where it was verified before and still holds.
+        """Return the caller of a credential that was verified before and has not expired; None for others.
 
-        What is looked up is a digest: how long that takes tells nothing of the secrets of others.
+        The lookup is by digest, so its duration reveals nothing about the secrets of other callers.
         """
         caller = self._verified.get(hashlib.sha256(credential).digest())
         return caller if caller is not None and caller.expires > time.time() else None
 
     async def identify(self, credential: bytes) -> Caller:
-        """Who sent a credential that is not :meth:`known`.
+        """Verify a credential that is not :meth:`known`, and return its caller.
 
         Raises:
-            Problem: 401, and why.
+            Problem: 401 with the reason.
         """
         caller = (
             self._of_key(credential) if credential.startswith(KEY_START) else await self._of_token(credential)
@@ -95,15 +96,15 @@ class Access:
     def _of_key(self, credential: bytes) -> Caller:
         key = self._keys.get(credential[len(KEY_START) :].partition(b"_")[0].decode("latin-1"))
         if key is None or not key.matches(credential):
-            raise unauthenticated("the key is not known", error="invalid_token")
+            raise unauthenticated("unknown API key", error="invalid_token")
         if key.state != "valid":
-            raise unauthenticated(f"the key is {key.state}", error="invalid_token")
+            raise unauthenticated(f"the API key is {key.state}", error="invalid_token")
         expires = math.inf if key.expires is None else key.expires
         return Caller(f"key:{key.id}", _all_if_admin(key.scopes), expires)
 
     async def _of_token(self, credential: bytes) -> Caller:
         if self._tokens is None:
-            raise unauthenticated("the credential is no key of this service", error="invalid_token")
+            raise unauthenticated("the credential is not an API key of this service", error="invalid_token")
         from service.auth.tokens import TokenError, scopes_of
 
         try:
@@ -115,11 +116,11 @@ class Access:
         return Caller(f"token:{subject}", _all_if_admin(scopes_of(claims)), expires)
 
     async def start(self) -> None:
-        """Begins to watch the keys."""
+        """Start to reload the keys every second."""
         self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
-        """Ends that, and closes the store."""
+        """Stop to reload the keys, and close the store."""
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
@@ -134,18 +135,18 @@ class Access:
                 failing = False
             except StoreError as error:
                 if not failing:
-                    log.error("API keys stay as they were: %s", error)
+                    log.error("cannot reload the API keys, the previous ones stay valid: %s", error)
                 failing = True
 
     def _use(self, keys: Iterable[ApiKey]) -> None:
-        """From now on these count; what was verified with others is verified anew."""
+        """Replace the keys; a change discards all credentials verified with the previous keys."""
         found = {key.id: key for key in keys}
         if found != self._keys:
             self._keys, self._verified = found, {}
 
 
 def unauthenticated(detail: str, *, error: str | None = None) -> Problem:
-    """The 401 that says how to authenticate (RFC 6750)."""
+    """Return a 401 with a Bearer challenge (RFC 6750)."""
     challenge = 'Bearer realm="lipserve"' + (f', error="{error}"' if error else "")
     return Problem(ProblemKind.UNAUTHENTICATED, detail, headers={"WWW-Authenticate": challenge})
 

@@ -1,7 +1,8 @@
-"""Where no credential is asked for: requests that a web page made a browser send are refused.
+"""Protection of a service without authentication against requests sent by web pages through a browser.
 
-A browser on the machine reaches the service, and any page can have it send requests. Such a request names in
-``Origin`` the page's origin, or in ``Host`` a name of the page's that was made to lead here (DNS rebinding).
+A browser on the machine reaches the service, and any page can have it send requests. Such a request names
+the page's origin in ``Origin``, or in ``Host`` a name of the page that was made to resolve here (DNS
+rebinding).
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ ADVICE = "the setting allowed_hosts lists further names"
 
 
 class Origins:
-    """The names under which the service may be asked.
+    """Host names accepted in requests without a credential.
 
     Args:
-        names: besides IP addresses, which no page can make lead elsewhere, and ``localhost``.
+        names: besides ``localhost`` and IP addresses, which no page can make resolve elsewhere.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -28,7 +29,7 @@ class Origins:
         self._known: set[bytes] = set()
 
     def check(self, method: str, headers: Mapping[bytes, bytes]) -> None:
-        """Raise the 403 for a request under an unknown name, or of a page of another origin."""
+        """Raise a 403 for an unknown host name, or for a request by a page of another origin."""
         host = headers.get(b"host", b"")
         if host not in self._known:
             if not (_is_local(_name(host)) or _name(host) in self._names):
@@ -42,16 +43,16 @@ class Origins:
             there = origin.partition(b"://")[2]
             if there.lower() != host.lower() and _name(there) not in self._names:
                 shown = origin[:64].decode("latin-1")
-                raise _refused(f"Origin is '{shown}'; pages of this service's own are accepted, and {ADVICE}")
+                raise _refused(f"Origin is '{shown}'; only pages of this service are accepted, and {ADVICE}")
         elif method not in ("GET", "HEAD") and headers.get(b"sec-fetch-site") in (
             b"cross-site",
             b"same-site",
         ):
-            raise _refused("Sec-Fetch-Site says that a page of another origin sent this")
+            raise _refused("the request comes from a page of another origin (Sec-Fetch-Site)")
 
 
 def _name(host: bytes) -> str:
-    """The name or address in ``NAME:PORT``, in small letters."""
+    """Return the name or address in ``NAME:PORT``, in lower case."""
     name = host.decode("latin-1").lower()
     return name[1 : name.find("]")] if name.startswith("[") else name.partition(":")[0]
 

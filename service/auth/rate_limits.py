@@ -1,4 +1,4 @@
-"""How much one caller may ask for: requests a second, and requests at a time."""
+"""Limits for each caller: requests per second, and requests in flight."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import time
 from service.problems import Problem, ProblemKind
 
 MAX_CALLERS = 10_000
-"""Remembered; beyond, those are forgotten who have not called for a second."""
+"""Maximum buckets kept; beyond that, full buckets are discarded."""
 
 
 class Limits:
-    """A bucket of requests for each caller, filled at a steady rate, and a count of those in flight.
+    """Token buckets, one for each caller and filled at a steady rate, and counts of requests in flight.
 
-    A bucket holds what flows into it in one second, one request at least. One a process.
+    The capacity of a bucket is the inflow of one second, or one request if that is less. Each process has its
+    own limits.
 
     Args:
-        per_second: requests that a caller may make; None for any number.
-        at_a_time: requests of a caller that may be in flight; None for any number.
+        per_second: maximum requests per second from one caller; None for no limit.
+        at_a_time: maximum requests in flight from one caller; None for no limit.
     """
 
     def __init__(self, per_second: float | None, at_a_time: int | None) -> None:
@@ -29,39 +30,42 @@ class Limits:
 
     @property
     def any(self) -> bool:
-        """Whether anything is limited."""
+        """True if any limit is set."""
         return self._rate is not None or self._at_a_time is not None
 
     def enter(self, caller: str) -> None:
-        """Counts a request that begins; it must :meth:`leave`.
+        """Count the start of a request, which must :meth:`leave` at its end.
 
         Raises:
-            Problem: 429; it has not begun.
+            Problem: 429, and the request is not counted.
         """
         running = self._in_flight.get(caller, 0)
         if self._at_a_time is not None and running >= self._at_a_time:
-            raise _too_many(f"{running} requests of yours are in flight, as many as may be", 1)
+            raise _too_many(f"concurrency limit reached ({running} in flight; setting requests_at_a_time)", 1)
         if self._rate is not None:
             now = time.monotonic()
             left, then = self._buckets.get(caller, (self._size, now))
             left = min(self._size, left + (now - then) * self._rate)
             if left < 1.0:
                 wait = math.ceil((1.0 - left) / self._rate)
-                raise _too_many(f"more than {self._rate:g} requests a second", wait)
+                raise _too_many(
+                    f"the limit is {self._rate:g} requests per second (setting requests_per_second)",
+                    wait,
+                )
             if caller not in self._buckets and len(self._buckets) >= MAX_CALLERS:
                 self._forget(now)
             self._buckets[caller] = (left - 1.0, now)
         self._in_flight[caller] = running + 1
 
     def leave(self, caller: str) -> None:
-        """Counts a request that has ended."""
+        """Count the end of a request."""
         if (running := self._in_flight[caller] - 1) > 0:
             self._in_flight[caller] = running
         else:
             del self._in_flight[caller]
 
     def _forget(self, now: float) -> None:
-        """Drops buckets that have filled up again, which say nothing."""
+        """Discard full buckets, which equal new ones."""
         full = self._size / (self._rate or 1.0)
         self._buckets = {name: bucket for name, bucket in self._buckets.items() if now - bucket[1] < full}
 

@@ -1,4 +1,4 @@
-"""Who may do what: the scopes of keys and tokens, and the one table of what each route needs."""
+"""Scopes of keys and tokens, and the table of the scopes that each route requires."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Scope(StrEnum):
-    """What a caller may do; ``admin`` includes all others."""
+    """A permission of a caller; ``admin`` includes all others."""
 
     PREDICT = "predict"
     AUDIT = "audit"
@@ -17,7 +17,7 @@ class Scope(StrEnum):
 
 
 Needed = frozenset[Scope]
-"""One of these is enough; ``admin`` always is."""
+"""Scopes of which a request needs one; ``admin`` always suffices."""
 
 PUBLIC: Needed | None = None
 PREDICT: Needed = frozenset({Scope.PREDICT})
@@ -82,22 +82,22 @@ ROUTES: Mapping[tuple[str, str], Needed | None] = {
     ("POST", "/v2/repository/models/{name}/load"): ADMIN,
     ("POST", "/v2/repository/models/{name}/unload"): ADMIN,
 }
-"""By method and path as the routes are declared. What is not listed needs ``admin``."""
+"""Required scopes by method and declared path of a route. A route that is not listed requires ``admin``."""
 
 _PATTERNS = [
     (method, re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path))), needed)
     for (method, path), needed in ROUTES.items()
 ]
 LONGEST_PATH = 1024
-"""That is remembered: paths are the callers' to choose."""
+"""Maximum length of a cached path: paths are chosen by callers."""
 _REMEMBERED = 4096
 _known: dict[tuple[str, str], Needed | None] = {}
 
 
 def needed(method: str, path: str) -> Needed | None:
-    """The scopes of which a request needs one; None where it needs no credential at all.
+    """Return the scopes of which a request needs one; None if the request needs no credential.
 
-    HEAD needs what GET does.
+    HEAD requires the same scopes as GET.
     """
     key = (method, path)
     try:

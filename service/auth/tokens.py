@@ -1,4 +1,4 @@
-"""Tokens of callers: JWTs that an identity provider signed, verified with its published keys."""
+"""Tokens of callers: JWTs signed by an identity provider, verified with its published keys."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lipmodel.signed.key_sets import fetch, members_of
 from service.auth.scopes import Scope
 
 ALGORITHMS = ("EdDSA", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512")
-"""Asymmetric ones alone: with these a key that is published verifies and cannot sign."""
+"""Asymmetric algorithms only: a published key can verify but not sign."""
 TYPES = ("jwt", "at+jwt", "application/at+jwt")
 LEEWAY_SECONDS = 30
 REFRESH_SECONDS = 10.0
-"""An unknown key has the keys fetched again, but not more often than this."""
+"""Minimum interval between fetches of the keys because of an unknown key id."""
 KEEP_SECONDS = 600.0
 MAX_LENGTH = 16_384
 
@@ -27,16 +27,16 @@ log = logging.getLogger(__name__)
 
 
 class TokenError(Exception):
-    """A token that is not accepted; its text says why."""
+    """A token is not accepted; the message gives the reason."""
 
 
 class Tokens:
-    """Verifies tokens of one issuer.
+    """Verifier of the tokens of one issuer.
 
     Args:
         place: file or https URL of the issuer's JSON Web Key Set.
-        issuer: what ``iss`` must be.
-        audience: what ``aud`` must name.
+        issuer: required ``iss`` claim.
+        audience: required member of the ``aud`` claim.
 
     Raises:
         SignatureError: the keys cannot be read.
@@ -49,15 +49,17 @@ class Tokens:
         self._fetching = asyncio.Lock()
 
     async def verify(self, token: str) -> dict[str, Any]:
-        """The claims of a token that is whole, in time, of the issuer, and for us.
+        """Return the claims of a token after checks of its signature, times, issuer and audience.
 
         Raises:
-            TokenError: why it is not accepted.
+            TokenError: the token is not accepted.
         """
         header = _header(token)
         key = await self._key(header.get("kid"))
         if header["alg"] != key.algorithm_name:
-            raise TokenError(f"the token's key is for {key.algorithm_name}, not for what its header says")
+            raise TokenError(
+                f"the token's key is for {key.algorithm_name}, not for {header['alg']} as in its header"
+            )
         try:
             claims: dict[str, Any] = jwt.decode(
                 token,
@@ -71,8 +73,12 @@ class Tokens:
             claims["exp"] = float(claims["exp"])
         except InvalidTokenError as error:
             raise TokenError(f"the token is not accepted: {error}") from None
-        except (OverflowError, TypeError, RecursionError):  # exp is 10^400 or a list, or claims lie too deep
-            raise TokenError("the token's claims are not understood") from None
+        except (
+            OverflowError,
+            TypeError,
+            RecursionError,
+        ):  # exp is 10^400 or a list, or claims are nested too deep
+            raise TokenError("the token's claims are malformed") from None
         return claims
 
     async def _key(self, kid: object) -> jwt.PyJWK:
@@ -81,10 +87,12 @@ class Tokens:
         age = time.monotonic() - self._fetched
         if age > KEEP_SECONDS or (kid not in self._keys and age > REFRESH_SECONDS):
             async with self._fetching:
-                if time.monotonic() - self._fetched > min(age, REFRESH_SECONDS):  # nobody did meanwhile
+                if time.monotonic() - self._fetched > min(
+                    age, REFRESH_SECONDS
+                ):  # not fetched by another request meanwhile
                     await self._fetch()
         if kid not in self._keys:
-            raise TokenError("the token's key is none of the issuer's")
+            raise TokenError("the token's key (kid) is not among the issuer's keys")
         return self._keys[kid]
 
     async def _fetch(self) -> None:
@@ -92,18 +100,18 @@ class Tokens:
         try:
             self._keys = await asyncio.to_thread(_read, self._place)
         except SignatureError as error:
-            log.warning("the keys of the token issuer stay as they were: %s", error)
+            log.warning("cannot reload the token issuer's keys, the previous ones stay valid: %s", error)
 
 
 def scopes_of(claims: dict[str, Any]) -> frozenset[Scope]:
-    """Those that ``scope`` lists (RFC 8693) and that mean something here."""
+    """Return the known scopes listed in the ``scope`` claim (RFC 8693)."""
     listed = claims.get("scope", "")
     given = listed.split() if isinstance(listed, str) else []
     return frozenset(scope for scope in Scope if scope.value in given)
 
 
 def _read(place: str) -> dict[str, jwt.PyJWK]:
-    """Keys by id; those for other uses, or that cannot be used, are passed over."""
+    """Return verification keys by id, without keys for other uses or of unsupported types."""
     keys: dict[str, jwt.PyJWK] = {}
     for jwk in members_of(fetch(place), place):
         kid = jwk.get("kid")
@@ -116,7 +124,7 @@ def _read(place: str) -> dict[str, jwt.PyJWK]:
         if key.algorithm_name in ALGORITHMS:
             keys[kid] = key
     if not keys:
-        raise SignatureError(f"keys at {place}: none that could verify a token is among them")
+        raise SignatureError(f"keys at {place}: no key can verify a token")
     return keys
 
 
@@ -126,12 +134,12 @@ def _header(token: str) -> dict[str, Any]:
     try:
         header = jwt.get_unverified_header(token)
     except (InvalidTokenError, ValueError, RecursionError):
-        raise TokenError("the credential is neither a key of this service nor a JWT") from None
+        raise TokenError("the credential is neither an API key of this service nor a JWT") from None
     if header.get("alg") not in ALGORITHMS:
-        raise TokenError(f"the token's algorithm is not accepted; {', '.join(ALGORITHMS)} are")
+        raise TokenError(f"the token's algorithm is not accepted; accepted: {', '.join(ALGORITHMS)}")
     for name in ("crit", "jwk", "jku", "x5c", "x5u", "b64"):
         if name in header:
             raise TokenError(f"the token's header has '{name}', which is not accepted")
     if str(header.get("typ", "JWT")).lower() not in TYPES:
-        raise TokenError("the token's type is not accepted; 'JWT' and 'at+jwt' are")
+        raise TokenError("the token's type is not accepted; accepted: 'JWT', 'at+jwt'")
     return header

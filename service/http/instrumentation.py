@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.budget import LEASE
 from service.http.security_headers import safe_headers
 from service.problems import Problem, ProblemKind
-from service.telemetry.logs import REQUEST_ID, told_apart
+from service.telemetry.logs import REQUEST_ID, traceback_without_message
 from service.telemetry.metrics import Histogram, Metrics, Value
 from service.telemetry.tracing import Tracing
 from service.wire import CLOSE, HEADERS, Header
@@ -63,7 +63,7 @@ class Requests:
 
     def failed(self, error: Exception, request_id: bytes) -> Problem:
         """Logs what nobody foresaw; what is answered then."""
-        fields = {"request_id": request_id.decode(), "exception": told_apart(error)}
+        fields = {"request_id": request_id.decode(), "exception": traceback_without_message(error)}
         log.error("the request failed", extra={"fields": fields})
         # Whatever failed may have left the connection in any state.
         detail, headers = "the service failed to answer this request", {"Connection": "close"}

@@ -1,8 +1,8 @@
-"""What was served lately, against a reference: a drift towards the boundary is seen before it errs.
+"""Distributions of served radii, and their test against a reference: drift shows before errors do.
 
-Labels are not known in service, but radii are: when the inputs change, so does the distribution of
-radii. Only radii of the plain (Lipschitz) tier are looked at, of right and wrong answers alike, so that
-what is compared was measured in one way.
+True labels are unknown in service, but radii are known: when the inputs change, so does the distribution of
+radii. Only radii of the plain (Lipschitz) tier count, of right and wrong predictions alike, so that
+served and reference radii are measured in the same way.
 """
 
 from __future__ import annotations
@@ -23,46 +23,46 @@ from service.models.policy import is_certified
 from service.models.registry import Model
 
 KEPT = 10_000
-"""Radii kept a model and norm: the latest."""
+"""Number of latest radii kept for each model and norm."""
 EDGES = np.array([0.0] + [float(f"{digit}e{power}") for power in range(-3, 3) for digit in (1, 2, 5)])
-"""Upper ends of a histogram's bins, in units of the input; one more bin has none."""
+"""Upper edges of histogram bins, in units of the input; the last bin has none."""
 TERMS = 100
 
 
-class Histogram:
-    """Counts and sums of values, class by class, as Prometheus counts: value <= end of the bin."""
+class ClassHistograms:
+    """Counts and sums of values by class, binned as in Prometheus: value <= upper edge."""
 
     def __init__(self, classes: int) -> None:
         self.counts: NDArray[np.int64] = np.zeros((classes, len(EDGES) + 1), dtype=np.int64)
         self.sums: Array = np.zeros(classes)
 
     def add(self, labels: NDArray[np.int64], values: Array) -> None:
-        """Counts (N,) values, each to its class."""
+        """Count (N,) values, each for the class in (N,) ``labels``."""
         np.add.at(self.counts, (labels, np.searchsorted(EDGES, values)), 1)
         np.add.at(self.sums, labels, values)
 
 
 class Distribution:
-    """Margins and radii that one version of a model served in one norm.
+    """Margins and certified radii served by one version of a model in one norm.
 
     Attributes:
-        model, version, norm: whose; names.
-        class_names: of the model.
-        margins, certified_radii: of all that was served since the start.
+        model, version, norm: names of the model and the version, and the norm.
+        class_names: classes of the model.
+        margins, certified_radii: histograms since the start of the process.
     """
 
     def __init__(self, model: Model, norm: Norm) -> None:
         self.model, self.version, self.norm = model.name, model.version, norm
         self.class_names = model.predictor.class_names
-        self._predictor = weakref.ref(model.predictor)  # must not keep what is served no more in memory
+        self._predictor = weakref.ref(model.predictor)  # must not keep an unloaded model in memory
         classes = len(self.class_names)
-        self.margins, self.certified_radii = Histogram(classes), Histogram(classes)
+        self.margins, self.certified_radii = ClassHistograms(classes), ClassHistograms(classes)
         self._latest: Array = np.zeros(KEPT)
         self._times: Array = np.zeros(KEPT)
         self._count = 0
 
     def add(self, radii: Radii) -> None:
-        """Counts the answers to one request."""
+        """Count the predictions of one request."""
         self.margins.add(radii.label, radii.margin)
         self.certified_radii.add(radii.label, radii.certified_radius)
         latest = radii.certified_radius[-KEPT:]
@@ -71,26 +71,26 @@ class Distribution:
         self._count += len(latest)
 
     def is_of(self, predictor: CertifiedPredictor | None = None) -> bool:
-        """Whether it is of that one; by default, whether its own is still there."""
+        """Return True if the distribution is the predictor's; by default, if its own is still loaded."""
         mine = self._predictor()
         return mine is not None and predictor in (None, mine)
 
     @property
     def latest(self) -> Array:
-        """The radii of the latest answers, at most ``KEPT``, in no order."""
+        """Radii of the latest predictions, at most ``KEPT``, in no order."""
         return self._latest[: self._count]
 
     @property
     def since(self) -> float | None:
-        """When the first of those was served; None where there are none."""
+        """Time of the oldest radius in :attr:`latest`, in seconds since 1970; None if there are none."""
         return float(self._times[: self._count].min()) if self._count else None
 
 
 class Served:
-    """The distributions of a server, since its start. Used on the event loop alone.
+    """Distributions of a process by model, version and norm. Used on the event loop alone.
 
     Attributes:
-        abstentions: labels withheld by the policy of a model, by its name.
+        abstentions: number of labels withheld by the policy of each model, by its name.
     """
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class Served:
         self.abstentions: Counter[str] = Counter()
 
     def of(self, model: Model, norm: Norm) -> Distribution:
-        """That of a model in a norm; begun anew where the version has another file by now."""
+        """Return the distribution of a model in a norm, a new one if the file of the version has changed."""
         key = (model.name, model.version, norm)
         found = self._distributions.get(key)
         if found is None or not found.is_of(model.predictor):
@@ -112,12 +112,12 @@ class Served:
 
 @dataclass(frozen=True)
 class KolmogorovSmirnov:
-    """Whether two samples may come from one distribution.
+    """Result of the two-sample test of Kolmogorov and Smirnov.
 
     Attributes:
-        statistic: the largest difference of their distribution functions, from 0 to 1.
-        p_value: how likely one at least as large is if they do; asymptotic, and too large where values
-            repeat (radii of 0), so drift is told rather too late than without reason.
+        statistic: largest difference of the empirical distribution functions, from 0 to 1.
+        p_value: probability of a statistic at least as large if both samples have one distribution;
+            asymptotic, and too large where values repeat (radii of 0), so the test errs towards no drift.
     """
 
     statistic: float
@@ -125,7 +125,7 @@ class KolmogorovSmirnov:
 
 
 def kolmogorov_smirnov(a: Array, b: Array) -> KolmogorovSmirnov:
-    """The two-sample test (Smirnov 1948), p by Kolmogorov's series with Stephens' correction (1970).
+    """Return the two-sample test (Smirnov 1948), p by Kolmogorov's series with Stephens' correction (1970).
 
     Args:
         a: (n,) values, n >= 1.
@@ -145,5 +145,5 @@ def kolmogorov_smirnov(a: Array, b: Array) -> KolmogorovSmirnov:
 
 
 def share_below(radii: Array, epsilon: float) -> float:
-    """The share that is not certified at epsilon."""
+    """Return the share of radii that certify nothing at ``epsilon``."""
     return float(1.0 - is_certified(radii, epsilon).mean())

@@ -1,4 +1,4 @@
-"""What ``/metrics`` says beside counts: which build and models there are, and how jobs stand."""
+"""Metrics that describe state: the build, the models, and the jobs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from service.models.registry import Registry
 
 
 def model_facts(registry: Registry) -> list[Metric]:
-    """The build, each model served, and how many are refused."""
+    """Return metrics of the build, each served version of a model, and the number of refused models."""
     build = GaugeMetricFamily(
         "lipserve_build_info", "Versions; always 1.", labels=["version", "python", "onnxruntime"]
     )
     build.add_metric([__version__, platform.python_version(), version("onnxruntime")], 1)
     models = GaugeMetricFamily(
         "lipserve_model_info",
-        "A version of a model that is served; always 1.",
+        "A served version of a model; always 1.",
         labels=["model", "version", "sha256"],
     )
     for versions in registry.models.values():
@@ -35,11 +35,15 @@ def model_facts(registry: Registry) -> list[Metric]:
 
 
 def job_facts(counts: Mapping[State, int] | None) -> list[Metric]:
-    """Jobs by state, of all servers of the database; None is a database that does not answer."""
+    """Return metrics of the database and its jobs.
+
+    Args:
+        counts: number of jobs of all servers by state; None if the database does not answer.
+    """
     up = GaugeMetricFamily(
-        "lipserve_database_up", "Whether the database of jobs answers.", value=float(counts is not None)
+        "lipserve_database_up", "1 if the job database answers, else 0.", value=float(counts is not None)
     )
-    jobs = GaugeMetricFamily("lipserve_jobs", "Audits and evaluations that are kept.", labels=["state"])
+    jobs = GaugeMetricFamily("lipserve_jobs", "Stored audits and evaluations.", labels=["state"])
     for state, count in (counts or {}).items():
         jobs.add_metric([state.value], count)
     return [up, jobs]

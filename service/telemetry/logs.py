@@ -1,7 +1,7 @@
-"""What the service writes to its standard error: lines of text, or of JSON, with the id of the request.
+"""The log on standard error: lines of text or JSON, with the id of the request.
 
-Nothing of an input is ever logged: no body, no query, and of a fault that nobody foresaw its type and
-place alone, since its message may quote what was sent.
+Inputs are never logged: no body, no query, and only the type and traceback of an unexpected exception, since
+its message may quote an input.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from datetime import UTC, datetime
 from typing import Any
 
 REQUEST_ID: ContextVar[bytes | None] = ContextVar("request_id", default=None)
-"""Of the request that is being answered; None outside of any."""
+"""Id of the current request; None outside a request."""
 
 
 def set_up(form: str) -> None:
-    """Sends the log of the whole process to standard error, in that form: "text" or "json"."""
+    """Send the log of the whole process to standard error, in the form "text" or "json"."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("service").setLevel(logging.INFO)
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # its warnings quote what was sent
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # its warnings quote the request
 
 
 def printable(text: str) -> str:
     """Return the text with escapes in place of line ends, terminal controls and lone surrogates.
 
-    Names of files may hold any of these, and would write lines of their own into the log.
+    File names may contain such characters, and would add lines of their own to the log.
     """
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def told_apart(error: BaseException) -> str:
-    """Type and place of a fault, without its message."""
+def traceback_without_message(error: BaseException) -> str:
+    """Return the traceback and type of an exception, without its message."""
     frames = traceback.format_tb(error.__traceback__)
     return "".join([*frames, type(error).__name__])
 
 
 def _record(record: logging.LogRecord) -> dict[str, Any]:
-    """What a line holds: time, level, logger, message; request_id and a fault's place where there are any."""
+    """Return the fields of a line: time, level, logger, message, and request_id and exception if any."""
     fields: dict[str, Any] = {
         "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
         "level": record.levelname.lower(),
@@ -60,18 +60,18 @@ def _record(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line, whatever a message holds."""
+    """Formatter of one JSON object per line, whatever the message contains."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as JSON, in ASCII."""
+        """Return the record as JSON, in ASCII."""
         return json.dumps(_record(record), default=str)
 
 
 class TextLines(logging.Formatter):
-    """The same for people; further lines, which are indented, are of a fault."""
+    """Formatter of text lines; the indented lines of an exception follow."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as text."""
+        """Return the record as text."""
         fields = _record(record)
         exception = fields.pop("exception", "")
         head = " ".join(str(fields.pop(name)) for name in ("time", "level", "logger", "message"))

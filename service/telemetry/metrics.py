@@ -1,9 +1,9 @@
-"""What is counted of the service, and told to Prometheus.
+"""Metrics of the service, in the format of Prometheus.
 
 Counting is a list index and an addition, well under a microsecond: children are bound once
-(``stage = metrics.stages.of("parse")``) and then told (``stage.observe(seconds)``), on the event loop
-alone. prometheus_client writes the text; its own counters take locks and cannot be summed over
-processes without files of its own kind, so :class:`Snapshot` is what is summed here.
+(``stage = metrics.stages.of("parse")``) and then updated (``stage.observe(seconds)``), on the event loop
+alone. prometheus_client writes the text; its own counters take locks and cannot be summed over processes
+without files of its own kind, so sums over processes are taken of :data:`Snapshot`.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ SECONDS = tuple(float(f"{digit}e{power}") for power in range(-5, 2) for digit in
 ROWS = tuple(float(2**power) for power in range(15))
 RADII = tuple(EDGES.tolist())
 STAGES = ("parse", "queue", "run", "write")
-"""Of a request, but ``run``, which is of those answered together: scores and radii."""
+"""Stages of a request; ``run`` is the computation of scores and radii for a whole batch."""
 
 Labels = tuple[str, ...]
 Numbers = list[float]
 Snapshot = dict[str, dict[Labels, Numbers]]
-"""Families by name; of each child its numbers: one value, or counts of bins and the sum. Adds up."""
+"""Numbers of each child, by family: one value, or counts of bins and the sum. Snapshots can be summed."""
 
 
 class Value:
-    """A counter, or a gauge where it is set: one number."""
+    """A counter, or a gauge if ``value`` is set."""
 
     __slots__ = ("value",)
 
@@ -44,16 +44,16 @@ class Value:
         self.value = 0.0
 
     def add(self, amount: float = 1.0) -> None:
-        """Counts; of a counter never less than 0."""
+        """Add an amount; never negative for a counter."""
         self.value += amount
 
     def numbers(self) -> Numbers:
-        """As a snapshot holds them."""
+        """Return the numbers for a snapshot."""
         return [self.value]
 
 
 class Histogram:
-    """Counts of values <= each edge and beyond the last, and their sum."""
+    """Counts of values by bin (value <= upper edge, and beyond the last edge), and the sum of values."""
 
     __slots__ = ("_counts", "_edges", "_sum")
 
@@ -62,12 +62,12 @@ class Histogram:
         self._counts = [0.0] * (len(edges) + 1)
 
     def observe(self, value: float) -> None:
-        """Counts one value."""
+        """Count one value."""
         self._counts[bisect_left(self._edges, value)] += 1.0
         self._sum += value
 
     def numbers(self) -> Numbers:
-        """As a snapshot holds them."""
+        """Return the numbers for a snapshot."""
         return [*self._counts, self._sum]
 
 
@@ -76,14 +76,14 @@ Child = TypeVar("Child", Value, Histogram)
 
 @dataclass(frozen=True)
 class Described:
-    """How a family is shown.
+    """Description of a metric family.
 
     Attributes:
         kind: "counter", "gauge" or "histogram".
-        name: without the ending ``_total`` that a counter gets.
-        text: what it is.
-        labels: their names.
-        edges: of a histogram.
+        name: without the suffix ``_total`` of counters.
+        text: help text.
+        labels: names of the labels.
+        edges: upper edges of the bins of a histogram.
     """
 
     kind: str
@@ -93,7 +93,7 @@ class Described:
     edges: Sequence[float] = ()
 
     def metric(self, children: Mapping[Labels, Numbers]) -> Metric:
-        """The family as prometheus_client writes it."""
+        """Return the family as a metric of prometheus_client."""
         if self.kind == "histogram":
             histogram = HistogramMetricFamily(self.name, self.text, labels=self.labels)
             ends = [*(f"{edge:g}" for edge in self.edges), "+Inf"]
@@ -109,7 +109,7 @@ class Described:
 
 
 class Family(Generic[Child]):
-    """Children by the values of their labels."""
+    """A metric family: children by the values of their labels."""
 
     def __init__(self, child: type[Child], described: Described) -> None:
         self.described = described
@@ -117,13 +117,13 @@ class Family(Generic[Child]):
         self._children: dict[Labels, Child] = {}
 
     def of(self, *labels: str) -> Child:
-        """The child of those labels; to be kept where it is told often."""
+        """Return the child with the label values, which frequent users should keep."""
         if labels not in self._children:
             self._children[labels] = self._child(self.described.edges)
         return self._children[labels]
 
     def snapshot(self) -> dict[Labels, Numbers]:
-        """The numbers of every child."""
+        """Return the numbers of every child."""
         return {labels: child.numbers() for labels, child in self._children.items()}
 
 
@@ -140,55 +140,55 @@ def _histogram(name: str, text: str, edges: Sequence[float], *labels: str) -> Fa
 
 
 LABELS = ("model", "version", "norm", "class")
-MARGIN = Described("histogram", "lipserve_margin", "Margin of the answer.", LABELS, RADII)
+MARGIN = Described("histogram", "lipserve_margin", "Margin of predictions.", LABELS, RADII)
 ABSTENTIONS = Described(
     "counter", "lipserve_abstentions", "Labels withheld by the model's policy.", ("model",)
 )
 RADIUS = Described(
     "histogram",
     "lipserve_certified_radius",
-    "Certified radius of the answer, plain tier; at 0 nothing is certified.",
+    "Certified radius of predictions, plain tier; 0 certifies nothing.",
     LABELS,
     RADII,
 )
 
 
 class Metrics:
-    """Everything that one process counts. Used on the event loop alone.
+    """All metrics of one process. Used on the event loop alone.
 
     Attributes:
         requests: by route, method and status.
         request_seconds: by route.
-        parse_seconds, queue_seconds, run_seconds, write_seconds: of a prediction's stages, see ``STAGES``.
-        batch_rows: inputs that were run at once.
-        queued_rows: inputs that wait to be run, now.
+        parse_seconds, queue_seconds, run_seconds, write_seconds: durations of ``STAGES``.
+        batch_rows: inputs in a batch.
+        queued_rows: inputs queued at present.
         problems: by kind.
-        bytes_in, bytes_out: of bodies.
-        inputs_outside_box: answered inputs far outside the box that the model's file names, by model.
-        in_flight: requests being answered, now.
-        draining: 1 once the process is told to stop.
-        served: margins and radii, and abstentions.
+        bytes_in, bytes_out: bytes of request and response bodies.
+        inputs_outside_box: inputs far outside the input box named in the model's file, by model.
+        in_flight: requests in flight at present.
+        draining: 1 once the process is stopping.
+        served: distributions of margins and radii, and abstentions.
     """
 
     def __init__(self, served: Served) -> None:
         self.served = served
         self.requests = _counter("requests", "Requests answered.", "route", "method", "status")
         self.request_seconds = _histogram(
-            "request_seconds", "Time to the end of the answer.", SECONDS, "route"
+            "request_seconds", "Time from the request to the end of the response.", SECONDS, "route"
         )
-        self.stages = _histogram("stage_seconds", "Time of one stage of predictions.", SECONDS, "stage")
-        self._batch_rows = _histogram("batch_rows", "Inputs run at once.", ROWS)
-        self._queued_rows = _gauge("queued_rows", "Inputs that wait to be run.")
+        self.stages = _histogram("stage_seconds", "Duration of one stage of predictions.", SECONDS, "stage")
+        self._batch_rows = _histogram("batch_rows", "Inputs in a batch.", ROWS)
+        self._queued_rows = _gauge("queued_rows", "Inputs queued.")
         self.problems = _counter("problems", "Problems answered, by kind.", "kind")
         self.inputs_outside_box = _counter(
             "inputs_outside_box",
-            "Inputs answered that lie far outside the range that the model's file names.",
+            "Inputs far outside the input box named in the model's file.",
             "model",
         )
-        self._bytes_in = _counter("request_bytes", "Bytes of bodies that were accepted.")
-        self._bytes_out = _counter("response_bytes", "Bytes of bodies sent.")
-        self._in_flight = _gauge("in_flight_requests", "Requests being answered.")
-        self._draining = _gauge("draining_workers", "Worker processes told to stop.")
+        self._bytes_in = _counter("request_bytes", "Bytes of accepted request bodies.")
+        self._bytes_out = _counter("response_bytes", "Bytes of response bodies.")
+        self._in_flight = _gauge("in_flight_requests", "Requests in flight.")
+        self._draining = _gauge("draining_workers", "Worker processes that are stopping.")
         self._workers = _gauge("workers", "Worker processes.")
         self._resident = _gauge("resident_bytes", "Memory of the worker processes.")
         self._cpu = _counter("cpu_seconds", "Processor time of the worker processes.")
@@ -201,15 +201,15 @@ class Metrics:
         )
 
     def families(self) -> Iterator[Family[Value] | Family[Histogram]]:
-        """Every family but those of the distributions served."""
+        """Return every family except those of served distributions."""
         return (family for family in vars(self).values() if isinstance(family, Family))
 
     def described(self) -> list[Described]:
-        """Every family's description."""
+        """Return the descriptions of all families."""
         return [*(family.described for family in self.families()), MARGIN, RADIUS, ABSTENTIONS]
 
     def snapshot(self) -> Snapshot:
-        """All numbers as they are now."""
+        """Return all numbers at present."""
         self._cpu.of().value = time.process_time()
         self._resident.of().value = float(_resident_bytes())
         found = {family.described.name: family.snapshot() for family in self.families()}
@@ -222,11 +222,11 @@ class Metrics:
 
 
 def _by_class(distribution: Distribution, *, margins: bool) -> dict[Labels, Numbers]:
-    """Of the classes that were answered."""
+    """Return the histograms of the classes predicted at least once."""
     histogram = distribution.margins if margins else distribution.certified_radii
-    whose = distribution.model, distribution.version, distribution.norm.value
+    labels = distribution.model, distribution.version, distribution.norm.value
     return {
-        (*whose, distribution.class_names[i]): [
+        (*labels, distribution.class_names[i]): [
             *histogram.counts[i].tolist(),
             float(histogram.sums[i]),
         ]
@@ -240,14 +240,14 @@ def _resident_bytes() -> int:
 
 
 def total(snapshots: Iterable[Snapshot]) -> Snapshot:
-    """The sum of several processes' numbers."""
+    """Return the sum of the snapshots of several processes."""
     added: Snapshot = {}
     for snapshot in snapshots:
         for name, children in snapshot.items():
             family = added.setdefault(name, {})
             for labels, numbers in children.items():
                 known = family.get(labels)
-                # Other than as many bins: of another release, which left its file behind.
+                # A different number of bins: a file left behind by another release.
                 if known is None or len(known) != len(numbers):
                     family[labels] = numbers
                 else:
@@ -264,12 +264,12 @@ class _Shown(Collector):
 
 
 def exposition(described: Iterable[Described], snapshot: Snapshot, facts: Iterable[Metric] = ()) -> bytes:
-    """The text of ``/metrics``.
+    """Return the text of ``/metrics``.
 
     Args:
         described: families, in the order shown.
-        snapshot: their numbers.
-        facts: families that are no counts: which models there are, how many jobs.
+        snapshot: numbers of the families.
+        facts: metrics of state, see :mod:`service.telemetry.info_metrics`.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Shown([*(d.metric(snapshot.get(d.name, {})) for d in described), *facts]))

@@ -1,8 +1,8 @@
-"""The metrics of several worker processes, added up: each keeps its own in a file for the others.
+"""Sums of metrics over several worker processes: each writes its own to a file for the others.
 
-A worker that is started again in another's place goes on from the file that it left, so no counter ever
-goes back; up to a second of a killed worker's counts is lost. What is only true now (gauges) is
-not taken over, and passed over in the file of a worker that has not been heard of for some seconds.
+A restarted worker continues from the file of its predecessor, so no counter ever decreases; up to a second of
+a killed worker's counts is lost. Gauges are not continued, and are ignored in a file that was not written for
+some seconds.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ STALE_SECONDS = 5.0
 
 
 class SharedMetrics:
-    """One worker's metrics and its view of the others'.
+    """The metrics of one worker, and sums with those of the other workers.
 
     Args:
-        metrics: its own.
-        folder: where the files are; None where there is only this worker.
-        worker: its number.
+        metrics: metrics of this worker.
+        folder: folder of the files; None for a single worker.
+        worker: number of this worker.
     """
 
     def __init__(self, metrics: Metrics, folder: Path | None, worker: int) -> None:
@@ -39,7 +39,7 @@ class SharedMetrics:
             self._base = self._read(folder / self._name, gauges=False)
 
     def total(self) -> Snapshot:
-        """The sum over all workers: this one's as they are, the others' at most about a second old."""
+        """Return the sum over all workers; the numbers of others are at most about a second old."""
         found = [self._base, self.metrics.snapshot()]
         if self._folder is not None:
             others = (path for path in sorted(self._folder.glob("*.json")) if path.name != self._name)
@@ -47,7 +47,7 @@ class SharedMetrics:
         return total(found)
 
     def write(self) -> None:
-        """Keeps this worker's metrics for the others, at once or not at all."""
+        """Write this worker's metrics for the others, atomically."""
         if self._folder is None:
             return
         numbers = total([self._base, self.metrics.snapshot()])
@@ -60,7 +60,7 @@ class SharedMetrics:
             os.replace(draft, self._folder / self._name)
 
     async def keep_writing(self) -> None:
-        """Writes every second until cancelled, and once more."""
+        """Write every second until cancelled, and once more then."""
         try:
             while True:
                 self.write()
@@ -77,5 +77,11 @@ class SharedMetrics:
                 for name, children in kept["metrics"].items()
                 if gauges or name not in self._gauges
             }
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none yet, or no file of ours
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ):  # missing, or not written by a worker
             return {}

@@ -1,8 +1,8 @@
-"""Traces for OpenTelemetry, where the environment configures them; else nothing is even imported.
+"""Traces for OpenTelemetry, if configured by the environment; otherwise none of its packages is imported.
 
-Configured by OpenTelemetry's own variables: ``OTEL_EXPORTER_OTLP_ENDPOINT`` or
-``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`` says where spans go (OTLP over HTTP), ``OTEL_SERVICE_NAME``,
-``OTEL_RESOURCE_ATTRIBUTES``, ``OTEL_TRACES_SAMPLER`` and the others mean what its documentation says.
+OpenTelemetry's own variables apply: ``OTEL_EXPORTER_OTLP_ENDPOINT`` or
+``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`` is the destination of spans (OTLP over HTTP); ``OTEL_SERVICE_NAME``,
+``OTEL_RESOURCE_ATTRIBUTES``, ``OTEL_TRACES_SAMPLER`` and the others are used as OpenTelemetry documents them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RequestSpan:
         self._span, self._method = span, method
 
     def end(self, route: str, status: int) -> None:
-        """Tells what the request came to; names follow OpenTelemetry's conventions for HTTP servers."""
+        """Record route and status, by OpenTelemetry's semantic conventions for HTTP servers."""
         from opentelemetry.trace import StatusCode
 
         self._span.update_name(f"{self._method} {route}")
@@ -41,10 +41,10 @@ class RequestSpan:
 
 
 class Tracing:
-    """Spans of requests, sent by a thread of the SDK in batches.
+    """Source of request spans, which a thread of the SDK exports in batches.
 
     Args:
-        provider: of OpenTelemetry's SDK, with whatever exports.
+        provider: tracer provider of the SDK, with its exporters.
     """
 
     def __init__(self, provider: TracerProvider) -> None:
@@ -53,7 +53,7 @@ class Tracing:
 
     @contextmanager
     def request(self, scope: Scope) -> Iterator[RequestSpan]:
-        """A span while a request is answered, within the caller's trace where ``traceparent`` names one."""
+        """Open a span for a request, within the caller's trace if ``traceparent`` names one."""
         from opentelemetry.trace import SpanKind, StatusCode
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -69,7 +69,7 @@ class Tracing:
             SpanKind.SERVER,
             {"http.request.method": method, "url.path": scope["path"], "url.scheme": scope["scheme"]},
             record_exception=False,  # its message may quote an input
-            set_status_on_exception=False,  # likewise
+            set_status_on_exception=False,  # for the same reason
         ) as span:
             try:
                 yield RequestSpan(span, method)
@@ -78,15 +78,15 @@ class Tracing:
                 raise
 
     def close(self) -> None:
-        """Sends what waits."""
+        """Export pending spans."""
         self._provider.shutdown()
 
 
 def from_environment() -> Tracing | None:
-    """Tracing as the environment configures it, or None where it does not.
+    """Return tracing as configured by the environment; None if it is not configured.
 
     Raises:
-        MissingExtraError: it does, and the packages are not installed.
+        MissingExtraError: tracing is configured, but the packages are not installed.
     """
     if not any(map(os.environ.get, ENDPOINTS)) or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None

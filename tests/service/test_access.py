@@ -199,7 +199,7 @@ def test_a_running_server_notices_keys_made_and_revoked(folder, state):
         assert key.split("_", 2)[2] not in listed
         assert command("--state", state, "keys", "revoke", key_id).returncode == 0
         eventually(lambda: ask(client, key).status_code == 401, 5)
-        assert ask(client, key).json()["detail"] == "the key is revoked"
+        assert ask(client, key).json()["detail"] == "the API key is revoked"
         assert ask(client).status_code == 401  # that the last key is gone opens nothing
         again = command("--state", state, "keys", "revoke", key_id)
         assert again.returncode == 1
@@ -211,7 +211,7 @@ def test_keys_end(folder, state, store):
     with running(folder, state=state) as client:
         assert ask(client, key).status_code == 200
         eventually(lambda: ask(client, key).status_code == 401, 10)
-        assert ask(client, key).json()["detail"] == "the key is expired"
+        assert ask(client, key).json()["detail"] == "the API key is expired"
     assert [k.state for k in store.all()] == ["expired"]
 
 
@@ -390,7 +390,7 @@ def test_other_tokens_are_refused_with_the_reason(folder, tmp_path):
             (token(exp=now - 60), "expired"), (token(exp=None), "exp"), (token(nbf=now + 60), "not yet valid"),
             (token(iss="https://evil.example.org"), "issuer"), (token(iss=None), "iss"),
             (token(aud="other"), "udience"), (token(aud=None), "aud"), (token(exp="soon"), "xpiration"),
-            (token(key=other), "ignature"), (token(kid="nope"), "none of the issuer's"), (token(kid="rsa"), "is for RS256"),
+            (token(key=other), "ignature"), (token(kid="nope"), "not among the issuer's keys"), (token(kid="rsa"), "is for RS256"),
             (token(key="k" * 64, algorithm="HS256"), "algorithm is not accepted"), (confused, "algorithm is not accepted"),
             (token(key=None, algorithm="none"), "algorithm is not accepted"),
             (token(header={"jwk": published(x=other)["keys"][0]}), "'jwk'"), (token(header={"crit": ["x"], "x": 1}), ""),
