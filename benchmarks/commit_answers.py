@@ -116,13 +116,17 @@ class Tree:
         self.proved: dict[str, Values] = {}  # `inspect --json` of accepted models, by name
 
     def run(self, command: str, *files: Any) -> Values:
-        """Return exit status and JSON of a command of words and then files."""
+        """Return exit status and JSON of a command: words, then files.
+
+        Raises:
+            Exception: the command's own, other than an exit.
+        """
         arguments = [*command.split(), *map(str, files)]
         result = CliRunner().invoke(self.lipmodel, arguments)
         if result.exception and not isinstance(result.exception, SystemExit):
-            return {"raised": repr(result.exception)}
-        told = "--json" in arguments and result.exit_code != 2 and result.stdout
-        return {"exit": result.exit_code, "json": masked(json.loads(result.stdout)) if told else None}
+            raise result.exception
+        printed = "--json" in arguments and result.exit_code != 2 and result.stdout
+        return {"exit": result.exit_code, "json": masked(json.loads(result.stdout)) if printed else None}
 
     def commands(self) -> Found:
         """Names and flags, with types, defaults and variables of the environment."""
