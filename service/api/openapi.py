@@ -1,4 +1,4 @@
-"""The parts of the OpenAPI description that the framework cannot see for itself."""
+"""Parts of the OpenAPI document that the framework cannot derive from the routes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ READ_BY_HAND = (
     CertificateRequest,
     ProblemBody,
 )
-"""Types that the framework does not see in any route."""
+"""Types that appear in no signature of a route."""
 MODEL_PROBLEMS = (ProblemKind.UNKNOWN_MODEL, ProblemKind.UNKNOWN_VERSION, ProblemKind.MODEL_REFUSED)
 BODY_PROBLEMS = (
     ProblemKind.NOT_JSON,
@@ -42,7 +42,7 @@ BODY_PROBLEMS = (
 
 
 def problems(*kinds: ProblemKind) -> dict[int | str, dict[str, Any]]:
-    """The responses of a route that are problems of those kinds; ``default`` stands for any other."""
+    """Return the problem responses of a route; ``default`` stands for any other problem."""
     content = {MEDIA_TYPE: {"schema": {"$ref": REFERENCE.format(model=ProblemBody.__name__)}}}
     responses: dict[int | str, dict[str, Any]] = {"default": {"description": "Any other problem"}}
     for kind in kinds:
@@ -52,7 +52,7 @@ def problems(*kinds: ProblemKind) -> dict[int | str, dict[str, Any]]:
 
 
 def json_request(schema: type[BaseModel], examples: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The request body of a route that reads it with ``json_body``."""
+    """Return the request body of a route that reads it with ``json_body``."""
     content = {
         "schema": {"$ref": REFERENCE.format(model=schema.__name__)},
         "examples": {name: {"value": value} for name, value in examples.items()},
@@ -61,13 +61,13 @@ def json_request(schema: type[BaseModel], examples: dict[str, dict[str, Any]]) -
 
 
 def array_request(described: dict[str, Any], media_type: str, options: type[BaseModel]) -> dict[str, Any]:
-    """The same where an array of numbers may come in its own format, with options in the query."""
+    """Return a JSON request body that may also be an array in its own format, with options in the query."""
     content = described["requestBody"]["content"]
     content[media_type] = {"schema": {"type": "string", "format": "binary"}}
-    what = f"With a body of type {media_type}; others have it inside."
+    what = f"Only with a body of type {media_type}; a JSON body contains its options."
     fields = options.model_json_schema(ref_template=REFERENCE)["properties"]
     for schema in fields.values():
-        schema.pop("default", None)  # generated clients would send it with every request
+        schema.pop("default", None)  # generated clients would send a default with every request
     parameters = [
         {"name": name, "in": "query", "required": False, "description": what, "schema": schema}
         for name, schema in fields.items()
@@ -76,7 +76,7 @@ def array_request(described: dict[str, Any], media_type: str, options: type[Base
 
 
 def form_request(schema: type[BaseModel], files: dict[str, str]) -> dict[str, Any]:
-    """The same of a form: the request as JSON, and files by what they are."""
+    """Return the content of a form: the request as JSON, and files with their descriptions by name."""
     properties: dict[str, Any] = {"request": {"$ref": REFERENCE.format(model=schema.__name__)}}
     properties |= {
         name: {"type": "string", "format": "binary", "description": what} for name, what in files.items()
@@ -85,7 +85,7 @@ def form_request(schema: type[BaseModel], files: dict[str, str]) -> dict[str, An
 
 
 def describe(app: FastAPI) -> None:
-    """Adds the types that routes only refer to."""
+    """Add the types that routes only refer to."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:

@@ -1,8 +1,7 @@
-"""The page, the description of the API, and what both are made of: files of this package and others.
+"""Static files: the page, the API documentation, and their scripts and styles from this package and others.
 
-A file is served if it is listed here, or lies in ``service/web`` under one of the endings listed here.
-Browsers keep what they have as long as its ``ETag`` stays, which they ask about each time: after an update
-of the package nothing is old.
+A file is served if it is listed here, or is in ``service/web`` with one of the suffixes listed here. Browsers
+revalidate their copies by ``ETag`` on each use, so no copy is stale after an update of the package.
 """
 
 from __future__ import annotations
@@ -39,11 +38,11 @@ LIBRARIES = {
     "swagger-ui.js": ("fastapi_swagger", "resources/swagger-ui-bundle.js"),
     "swagger-ui.css": ("fastapi_swagger", "resources/swagger-ui.css"),
 }
-"""Files of other packages: by their names here, the package and the place in it."""
+"""Files of other packages: package and path within the package, by name here."""
 
 
 def _files() -> Mapping[str, Path]:
-    """What there is, by its path under ``/web``."""
+    """Return all served files by path under ``/web``."""
     own = {path.relative_to(WEB).as_posix(): path for path in WEB.rglob("*") if path.suffix in MEDIA_TYPES}
     found = {name: (find_spec(package), place) for name, (package, place) in LIBRARIES.items()}
     return own | {
@@ -57,12 +56,12 @@ FILES = _files()
 
 
 class Content(NamedTuple):
-    """One file as it is sent.
+    """Contents of one file.
 
     Attributes:
-        plain: its bytes.
-        gzipped: the same, compressed.
-        etag: weak, since it is the same of both codings.
+        plain: bytes of the file.
+        gzipped: bytes compressed with gzip.
+        etag: entity tag, weak since both encodings share one.
     """
 
     plain: bytes
@@ -78,10 +77,10 @@ def _content(path: Path, _modified: int) -> Content:
 
 
 class _Pieces(Response):
-    """Content kept for every request and sent in slices, so that none holds a copy of the whole."""
+    """Response that sends shared content in slices, so that no request holds a copy of the whole."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send each piece once the client has taken those before."""
+        """Send each piece once the client has read the pieces before."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         content = memoryview(self.body)
         last = (max(1, len(content)) - 1) // PIECE_BYTES * PIECE_BYTES
@@ -91,10 +90,10 @@ class _Pieces(Response):
 
 
 async def _send(name: str, request: Request) -> Response:
-    """The file of that path, or 304 where the browser has it.
+    """Return the file with that path, or a 304 if the browser has a current copy.
 
     Raises:
-        HTTPException: 404 where there is none.
+        HTTPException: 404, there is no such file.
     """
     path = FILES.get(name)
     if path is None:
@@ -113,17 +112,17 @@ async def _send(name: str, request: Request) -> Response:
 
 @router.api_route("/", methods=["GET", "HEAD"])
 async def show_page(request: Request) -> Response:
-    """The page."""
+    """Return the page."""
     return await _send("index.html", request)
 
 
 @router.api_route("/docs", methods=["GET", "HEAD"])
 async def show_docs(request: Request) -> Response:
-    """The description of the API."""
+    """Return the API documentation."""
     return await _send("docs.html", request)
 
 
 @router.api_route("/web/{name:path}", methods=["GET", "HEAD"])
 async def show_file(name: str, request: Request) -> Response:
-    """A part of the page."""
+    """Return a file of the page."""
     return await _send(name, request)

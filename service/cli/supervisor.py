@@ -1,9 +1,9 @@
-"""Several serving processes at one address: ``python -m service.cli.supervisor SOCKET NUMBER FOLDER``.
+"""Several serving processes at one address; each runs ``service.cli.supervisor SOCKET NUMBER FOLDER``.
 
-The supervisor loads no model and answers no request. It starts the workers, each with a socket
-inherited, its number, a folder to share metrics in, the settings as a line on its standard input, and a
-line from its standard output once it answers; starts again whichever dies; and passes its own end on. A
-worker whose standard input ends (the supervisor is gone, however it died) drains and ends by itself.
+The supervisor loads no model and answers no request. It starts each worker with an inherited socket, a
+number, a folder for shared metrics, and the settings as a line on standard input; the worker writes a line
+to standard output once it is ready. The supervisor restarts workers that die, and passes SIGINT and SIGTERM
+on. A worker drains and ends when its standard input closes: the supervisor is gone, for whatever reason.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from service.settings import Settings
 from service.startup import keep_what_is_loaded, lean_imports, use_little_memory
 from service.telemetry import logs
 
-MOST_DEATHS = 5
+MAX_DEATHS = 5
 DEATHS_SECONDS = 60.0
-"""More deaths than that in so many seconds are a fault that starting again does not mend."""
+"""More than ``MAX_DEATHS`` deaths within this time are a fault that restarts do not cure."""
 GRACE_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
@@ -48,21 +48,21 @@ class WorkersError(Exception):
 
 
 class Supervisor:
-    """Keeps a process serving each socket."""
+    """Keeps one serving process for each socket."""
 
     def __init__(self, settings: Settings, sockets: Sequence[socket.socket]) -> None:
         self._settings, self._sockets = settings, sockets
         self._url = url_of(sockets[0])
         self._processes: dict[int, Process] = {}
-        self._deaths: deque[float] = deque(maxlen=MOST_DEATHS + 1)
+        self._deaths: deque[float] = deque(maxlen=MAX_DEATHS + 1)
         self._stopping = False
         self._metrics = settings.state_folder / "metrics" / uuid.uuid4().hex
 
     async def run(self) -> None:
-        """Keeps them until it is told to stop by SIGINT or SIGTERM.
+        """Run the workers until SIGINT or SIGTERM.
 
         Raises:
-            WorkersError: one could not start, or they died too often.
+            WorkersError: a worker could not start, or workers died too often.
         """
         loop = asyncio.get_running_loop()
         for signal_number in (signal.SIGINT, signal.SIGTERM):
@@ -77,20 +77,20 @@ class Supervisor:
                 for number in range(len(self._sockets)):
                     group.create_task(self._keep(number))
         except ExceptionGroup as errors:  # except* raises groups alone
-            told, others = errors.split(WorkersError)
-            if told is None or others is not None:
+            known, others = errors.split(WorkersError)
+            if known is None or others is not None:
                 raise
-            raise told.exceptions[0] from None
+            raise known.exceptions[0] from None
         finally:
             self._stop()
             await self._end()
             shutil.rmtree(self._metrics, ignore_errors=True)
 
     async def _start(self, number: int) -> dict[str, Any]:
-        """Starts one, and returns what it says once it answers.
+        """Start a worker and return its message once it is ready.
 
         Raises:
-            WorkersError: it ended instead.
+            WorkersError: the worker ended instead.
         """
         listener = self._sockets[number].fileno()
         process = await asyncio.create_subprocess_exec(
@@ -109,33 +109,33 @@ class Supervisor:
         if self._stopping:
             process.terminate()
         line = await process.stdout.readline()
-        told: dict[str, Any] = json.loads(line or "{}")
-        if "ready" not in told and not self._stopping:
+        message: dict[str, Any] = json.loads(line or "{}")
+        if "ready" not in message and not self._stopping:
             await process.wait()
             how = exit_text(process.returncode)
-            raise WorkersError(told.get("error") or f"worker {number} {how} before it was ready")
-        return told
+            raise WorkersError(message.get("error") or f"worker {number} {how} before it was ready")
+        return message
 
     async def _keep(self, number: int) -> None:
-        """Starts it again whenever it dies.
+        """Restart a worker whenever it dies.
 
         Raises:
-            WorkersError: too often.
+            WorkersError: workers died too often.
         """
         while True:
             process = self._processes[number]
             await process.wait()
             if self._stopping:
                 return
-            log.error("worker %d %s; it is started again", number, exit_text(process.returncode))
+            log.error("worker %d %s and is restarted", number, exit_text(process.returncode))
             self._deaths.append(time.monotonic())
-            if len(self._deaths) > MOST_DEATHS and self._deaths[-1] - self._deaths[0] < DEATHS_SECONDS:
-                raise WorkersError(f"workers died {MOST_DEATHS + 1} times within {DEATHS_SECONDS:g} s")
-            with suppress(WorkersError):  # told of, and counted, above
+            if len(self._deaths) > MAX_DEATHS and self._deaths[-1] - self._deaths[0] < DEATHS_SECONDS:
+                raise WorkersError(f"workers died {MAX_DEATHS + 1} times within {DEATHS_SECONDS:g} s")
+            with suppress(WorkersError):  # logged and counted above
                 await self._start(number)
 
     def _stop(self) -> None:
-        """Tells all to drain; the sockets are theirs alone then, and close with them."""
+        """Signal all workers to drain; the sockets then belong to the workers alone, and close with them."""
         self._stopping = True
         for sock in self._sockets:
             sock.close()
@@ -144,7 +144,7 @@ class Supervisor:
                 process.terminate()
 
     async def _end(self) -> None:
-        """Waits for all, and kills what outlives its time."""
+        """Wait for all workers to end, and kill those that exceed their time."""
         seconds = self._settings.drain_seconds + self._settings.shutdown_seconds + GRACE_SECONDS
         waits = [asyncio.create_task(process.wait()) for process in self._processes.values()]
         _, late = await asyncio.wait(waits, timeout=seconds)
@@ -156,7 +156,7 @@ class Supervisor:
 
 
 def main() -> None:
-    """One worker: serves until it is told to stop, or until the supervisor is gone."""
+    """Serve as one worker until SIGINT or SIGTERM, or until the supervisor is gone."""
     with lean_imports():
         from service.app import create_app
         from service.cli.preflight import ready_line, refuse_exposure, report_refusals
@@ -164,7 +164,7 @@ def main() -> None:
     number = int(sys.argv[2])
     settings = Settings.model_validate_json(sys.stdin.readline())
     logs.set_up(settings.log_format)
-    for signal_number in (signal.SIGINT, signal.SIGTERM):  # while models load; the server takes them over
+    for signal_number in (signal.SIGINT, signal.SIGTERM):  # while models load; then the server handles both
         signal.signal(signal_number, lambda *_: sys.exit(0))
     say = message_writer()
     sock = socket.socket(fileno=int(sys.argv[1]))
@@ -190,7 +190,7 @@ def main() -> None:
 
 
 def _end_with_the_supervisor(server: Server) -> None:
-    while os.read(0, 1):  # not by sys.stdin, whose lock would be held at the end
+    while os.read(0, 1):  # not sys.stdin, which would hold a lock at exit
         pass
     server.should_exit = True
 

@@ -79,7 +79,7 @@ def test_a_worker_that_dies_is_started_again_and_nothing_is_forgotten(arguments)
         eventually(lambda: counted(url)["lipserve_requests_total"] >= 50)
         process.terminate()
         _, errors = process.communicate(timeout=30)
-    assert "was killed by signal 9; it is started again" in errors
+    assert "was killed by signal 9 and is restarted" in errors
     assert process.returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""What goes over the wire where a signed certificate is checked, in and out."""
+"""Wire types of the check of a signed certificate."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ Verdict = Literal["holds", "signed", "fails"]
 
 
 class CertificateRequest(Wire):
-    """A certificate, and what to check it against."""
+    """A certificate to check, with the input and the trusted keys if given."""
 
-    certificate: str = Field(description="As an answer gave it: a compact JWS.")
+    certificate: str = Field(description="The certificate as a compact JWS, as in a prediction.")
     input: Row | None = Field(
-        None, description="The numbers that were sent; with them every number is computed again."
+        None, description="The input of the prediction; with it every number is recomputed."
     )
     keys: dict[str, Any] | None = Field(
         None,
-        description="The keys of issuers that are trusted (JSON Web Key Set); this service's by default.",
+        description="JSON Web Key Set of the trusted issuers; by default that of this service.",
     )
 
 
 class CertificateCheck(Wire):
-    """One statement of a certificate."""
+    """Check of one statement of a certificate."""
 
     name: str
     passed: bool
-    reason: str | None = Field(description="Why it did not pass.")
-    stated: Any = Field(description="What was signed; null where it is no single number or name.")
-    computed: Any = Field(description="The same computed again here; of a bound, the best that is proved.")
+    reason: str | None = Field(description="Reason of a failure.")
+    stated: Any = Field(description="Signed value; null if not a single number or name.")
+    computed: Any = Field(description="Recomputed value; for a bound, the best proved.")
 
 
 class CertificateVerdict(Wire):
-    """What was found of a certificate."""
+    """Result of the check of a certificate."""
 
     verdict: Verdict = Field(
-        description="'holds': signed, and every statement holds by what was computed again. 'signed': what "
-        "could be checked is right; the numbers are the word of the key. 'fails': do not rely on it."
+        description="'holds': signed, and every statement confirmed by recomputation. 'signed': every "
+        "possible check passed, but the numbers rest on the signature alone. 'fails': do not rely on it."
     )
     meaning: str = Field(description="The verdict in a sentence.")
     checks: list[CertificateCheck]
     certificate: dict[str, Any] | None = Field(
-        description="What it states; null where nobody known signed it."
+        description="Contents of the certificate; null without a valid signature by a trusted key."
     )
-    model: ModelReference | None = Field(description="The model that it speaks of, where it is served here.")
+    model: ModelReference | None = Field(description="Model of the certificate, if served here.")
 
 
 CERTIFICATE_EXAMPLES: dict[str, dict[str, Any]] = {

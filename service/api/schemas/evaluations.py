@@ -1,4 +1,4 @@
-"""What goes over the wire of an evaluation, in and out."""
+"""Wire types of evaluations."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Interval = Annotated[
 
 
 class EvaluationRequest(Wire):
-    """What to measure, and on which data: rows, a file of the data folder, or else files in a form."""
+    """Data and parameters of an evaluation. Data are rows, a file of the data folder, or files in a form."""
 
-    inputs: Rows | None = Field(None, description="Inputs, for few of them; with 'labels'.")
+    inputs: Rows | None = Field(None, description="Inputs, if there are few; with 'labels'.")
     labels: Annotated[list[int], Field(fail_fast=True)] | None = Field(
-        None, description="Index of the right class of each input."
+        None, description="Index of the true class of each input."
     )
     path: str | None = Field(
         None,
@@ -33,38 +33,39 @@ class EvaluationRequest(Wire):
     epsilons: list[Annotated[float, Field(ge=0)]] = Field(
         [], max_length=1000, description="Sizes of change to give the certified accuracy at."
     )
-    tighten: bool = Field(False, description="Prove larger radii, slowly.")
+    tighten: bool = Field(False, description="Prove larger radii; slower.")
     attack: int = Field(
         0,
         ge=0,
-        description="How many inputs to attack for the accuracy under attack: a seeded random sample in "
-        "which each class has its share.",
+        description="Number of inputs to attack for the accuracy under attack: a seeded random sample, "
+        "stratified by class.",
     )
     report: bool = Field(
-        False, description="Also keep a report in Markdown and HTML, with plots; seconds more."
+        False, description="Also produce a report in Markdown and HTML with plots, which takes seconds more."
     )
 
 
 class AccuracyFigures(Wire):
-    """Shares of some inputs: all of them, or those of one class. 0 where there are none."""
+    """Accuracy of all inputs, or of the inputs of one class. 0 if there are none."""
 
-    samples: int = Field(description="How many inputs.", examples=[100])
-    attacked_samples: int = Field(description="How many of them were attacked.", examples=[20])
-    clean_accuracy: float = Field(description="Share answered with the right label.", examples=[0.98])
+    samples: int = Field(description="Number of inputs.", examples=[100])
+    attacked_samples: int = Field(description="Number of attacked inputs.", examples=[20])
+    clean_accuracy: float = Field(description="Share of inputs with the right label.", examples=[0.98])
     clean_accuracy_interval: Interval = Field(examples=[[0.93, 0.994]])
     certified_accuracy: dict[str, float] = Field(
-        description="For each epsilon, the share answered right with a radius of at least that.",
+        description="For each epsilon, the share of inputs with the right label and a certified radius of at "
+        "least epsilon.",
         examples=[{"0.1": 0.9}],
     )
     certified_accuracy_intervals: dict[str, Interval] = Field(examples=[{"0.1": [0.826, 0.945]}])
     attacked_accuracy: dict[str, float] = Field(
-        description="For each epsilon, the share of the inputs attacked that are answered right and for "
-        "which no change within epsilon was found to alter that; empty without attacks.",
+        description="For each epsilon, the share of attacked inputs with the right label for which no "
+        "attack within epsilon succeeded; empty without attacks.",
         examples=[{"0.1": 0.95}],
     )
     attacked_accuracy_intervals: dict[str, Interval] = Field(examples=[{"0.1": [0.764, 0.991]}])
     average_certified_radius: float = Field(
-        description="Counting 0 where the answer is wrong.", examples=[0.21]
+        description="Mean certified radius, with 0 for wrong labels.", examples=[0.21]
     )
 
 
@@ -82,18 +83,18 @@ class AttackedCurve(Curve):
 
 
 class AttackedSample(AccuracyFigures):
-    """The figures of the inputs attacked: of these the truth lies between certified and attacked accuracy."""
+    """Accuracy of the attacked inputs; their robust accuracy lies between certified and attacked accuracy."""
 
     curve: AttackedCurve
 
 
 class EvaluationResult(AccuracyFigures):
-    """What a classifier achieves on labelled data."""
+    """Accuracy of a classifier on labelled data, clean, certified and under attack."""
 
     sha256: str = Field(description="Digest of the ONNX file.")
     norm: Norm = Field(description="Norm of radii and epsilons.")
     execution: Execution = Field(description=EXECUTION)
-    tightened: bool = Field(description="Whether radii are those of the slower tier.")
+    tightened: bool = Field(description="True if radii are those of the slower tier.")
     majority_share: float = Field(
         description="Share of the most common class: the majority-class baseline, at every epsilon.",
         examples=[0.55],
@@ -103,24 +104,25 @@ class EvaluationResult(AccuracyFigures):
         description="Mean of the classes' clean accuracies, over the classes that occur.", examples=[0.97]
     )
     balanced_certified_accuracy: dict[str, float] = Field(
-        description="The same of certified accuracy, for each epsilon.", examples=[{"0.1": 0.88}]
+        description="Mean of the classes' certified accuracies, for each epsilon.", examples=[{"0.1": 0.88}]
     )
     attacked_sample: AttackedSample | None = Field(
-        description="The figures of the inputs attacked alone; null where none were."
+        description="Accuracy of the attacked inputs; null without attacks."
     )
     inputs_outside_box: int = Field(
-        description="How many inputs lie far outside the range that the file names for its inputs.",
+        description="Number of inputs far outside the input range that the file claims.",
         examples=[0],
     )
     warnings: list[str] = Field(
-        description="Reasons to doubt that the inputs are what the model was trained for, in words.",
+        description="Reasons to doubt that the inputs resemble the training data.",
         examples=[[]],
     )
     certified_radius_quantiles: dict[str, float] = Field(
-        description="Of the radii of right answers.", examples=[{"0.05": 0.06, "0.5": 0.2, "0.95": 0.4}]
+        description="Quantiles of the certified radii of inputs with the right label.",
+        examples=[{"0.05": 0.06, "0.5": 0.2, "0.95": 0.4}],
     )
     curve: Curve
-    per_class: dict[str, AccuracyFigures] = Field(description="The same figures by the true class.")
+    per_class: dict[str, AccuracyFigures] = Field(description="Accuracy by true class.")
 
 
 EVALUATION_EXAMPLES: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""What goes over the wire, in and out. Strict: nothing is converted, no unknown key is passed over."""
+"""Wire types of models, jobs, attacks, drift and health. Strict: no conversions, no unknown members."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from service.wire import EXECUTION, NormOfRadius, Rows, Wire
 
 
 class PublicKey(Wire):
-    """A key for Ed25519 (RFC 8037)."""
+    """An Ed25519 public key (RFC 8037)."""
 
     kty: Literal["OKP"]
     crv: Literal["Ed25519"]
@@ -29,7 +29,7 @@ class PublicKey(Wire):
 
 
 class PublicKeys(Wire):
-    """A JSON Web Key Set (RFC 7517); the first key signs now, the others did."""
+    """A JSON Web Key Set (RFC 7517): the current signing key, then earlier ones."""
 
     keys: list[PublicKey]
 
@@ -37,18 +37,22 @@ class PublicKeys(Wire):
 class Bounds(Wire):
     """Lipschitz constants proved from the weights in the file, in one norm."""
 
-    global_: float = Field(alias="global", description="No score moves faster than this.")
+    global_: float = Field(
+        alias="global", description="Upper bound of the Lipschitz constant of every score."
+    )
     per_pair: list[list[float]] = Field(
-        description="[i][j]: the same of score i less score j, which is what sets the radius."
+        description="[i][j]: upper bound for score i minus score j; these bounds determine the radius."
     )
 
 
 class Claim(Wire):
-    """What the file says of itself. Shown, never used."""
+    """A Lipschitz constant claimed by the file. Displayed, never used."""
 
     norm: Norm | None
     lipschitz: float
-    proved: bool = Field(description="Whether the proved global bound in that norm is no larger.")
+    proved: bool = Field(
+        description="True if the proved global bound in that norm does not exceed the claim."
+    )
 
 
 class VersionSummary(Wire):
@@ -56,40 +60,36 @@ class VersionSummary(Wire):
 
     version: str
     status: Literal["served", "refused", "checking"]
-    sha256: str | None = Field(description="Digest of the file that is served, if one is.")
+    sha256: str | None = Field(description="Digest of the served file, if any.")
     reason: str | None = Field(
-        description="Why its file is refused or not served yet, or why it is not the default version."
+        description="Reason why the file is refused or not served yet, or is not the default version."
     )
 
 
 class PolicySummary(Wire):
-    """What is asked of every answer."""
+    """Certification required of every prediction."""
 
-    norm: Norm = Field(description="Of radii, where a request names none.")
-    epsilon: float | None = Field(
-        description="Least certified radius wanted in that norm; null: any will do."
-    )
+    norm: Norm = Field(description="Norm of radii if the request gives none.")
+    epsilon: float | None = Field(description="Minimum certified radius in that norm; null: no minimum.")
     action: Action = Field(
-        description="For smaller ones: 'flag' answers with certified false, 'abstain' gives no label, "
+        description="For smaller radii: 'flag' sets certified: false, 'abstain' withholds the label, "
         "'reject' refuses the request."
     )
 
 
 class ServedSummary(ModelReference):
-    """A model that answers; version and sha256 are of its latest."""
+    """A served model; version and sha256 are those of the default version."""
 
     status: Literal["served"] = "served"
     versions: list[VersionSummary]
-    labels: dict[str, str] = Field(description="Versions by label; 'latest' answers where none is asked for.")
+    labels: dict[str, str] = Field(description="Versions by label; 'latest' is the default version.")
     policy: PolicySummary
     execution: Execution = Field(description=EXECUTION)
-    fault: str | None = Field(
-        description="What is refused of the model's files as they are now, if anything."
-    )
+    fault: str | None = Field(description="Reason why present files of the model are refused, if any are.")
 
 
 class RefusedModel(Wire):
-    """A model of the folder that does not answer, or not yet, and why."""
+    """A model of the folder that is not served, or not yet, with the reason."""
 
     name: str
     status: Literal["refused", "checking"] = "refused"
@@ -99,45 +99,47 @@ class RefusedModel(Wire):
 
 
 class InputClaim(Wire):
-    """What the file says of its inputs, for people who look at them. Shown, never used."""
+    """Description of the inputs claimed by the file, for display. Never used."""
 
-    shape: list[int] | None = Field(description="Of one input before it was flattened, such as [8, 8].")
-    columns: list[str] = Field(description="Names of its numbers; empty where they have none.")
-    units: str | None = Field(description="What a number measures.")
+    shape: list[int] | None = Field(description="Shape of one input before flattening, such as [8, 8].")
+    columns: list[str] = Field(description="Names of the columns of an input; empty if unnamed.")
+    units: str | None = Field(description="Unit of the numbers of an input.")
 
 
 class SampleSet(Wire):
-    """Labelled inputs that lie beside a model."""
+    """Labelled inputs stored beside a model."""
 
     model: ModelReference
     inputs: Rows
-    labels: list[int] = Field(description="Indices of classes.")
+    labels: list[int] = Field(description="Class index of each input.")
 
 
 class ModelDetail(ServedSummary):
-    """A model that answers, and what is proved of it."""
+    """A served model and the bounds proved for it."""
 
-    input_shape: list[int] = Field(description="Of one input; requests send it flat, row-major.")
-    input_size: int = Field(description="Numbers in one input.")
+    input_shape: list[int] = Field(
+        description="Shape of one input; requests send inputs flat, in row-major order."
+    )
+    input_size: int = Field(description="Number of values in one input.")
     input_claim: InputClaim
-    samples: int = Field(description="How many labelled inputs lie beside the model; see its /samples.")
+    samples: int = Field(description="Number of labelled inputs stored beside the model; see its /samples.")
     input_box: list[float] | None = Field(
-        description="Least and largest coordinate in the data, as the file claims; not checked. Inputs far "
-        "outside get a warning."
+        description="Minimum and maximum of the coordinates of the data as claimed by the file; not checked. "
+        "Inputs far outside get a warning."
     )
     classes: list[str]
     default_norm: Norm
-    bounds: dict[Norm, Bounds] = Field(description="What is proved, per norm of the input.")
+    bounds: dict[Norm, Bounds] = Field(description="Proved Lipschitz constants, by norm of the input.")
     claim: Claim | None
     record: dict[str, Any] = Field(
-        description="What the file says of its data, training and results. Shown, never used."
+        description="Description of data, training and results claimed by the file. Displayed, never used."
     )
-    ignored_claims: list[str] = Field(description="Metadata that could not be understood.")
-    operators: dict[str, int] = Field(description="How often each ONNX operator occurs.")
-    dtype: Literal["float32", "float64"] = Field(description="Format of the file's weights.")
+    ignored_claims: list[str] = Field(description="Metadata keys with invalid values.")
+    operators: dict[str, int] = Field(description="Number of occurrences of each ONNX operator.")
+    dtype: Literal["float32", "float64"] = Field(description="Data type of the weights in the file.")
     folded_weights_sha256: str | None = Field(
-        description="Digest of the weights that the file computes by floating-point arithmetic; null where "
-        "it computes none. Radii speak of these weights, and none holds for every runtime."
+        description="Digest of the weights that the file computes by floating-point arithmetic; null if "
+        "it computes none. Radii hold for these weights, and no radius holds for every runtime."
     )
 
 
@@ -145,47 +147,49 @@ class ModelList(Wire):
     """Every model of the folder."""
 
     models: list[ServedSummary | RefusedModel]
-    fault: str | None = Field(description="What is wrong with the folder itself, if anything.")
+    fault: str | None = Field(description="Reason why the folder itself cannot be read, if so.")
 
 
 class Box(Wire):
-    """The same interval for every coordinate."""
+    """An interval that applies to every coordinate."""
 
     low: float = Field(ge=-LARGEST_INPUT, le=LARGEST_INPUT)
     high: float = Field(ge=-LARGEST_INPUT, le=LARGEST_INPUT)
 
 
 class AuditRequest(Wire):
-    """Where to look for contradictions of what is certified; all of it optional."""
+    """Inputs and sampling of an audit; all members are optional."""
 
-    inputs: Rows | None = Field(None, description="Inputs to look at, beside random points.")
-    box: Box | None = Field(None, description="Where random points lie; by default the model's input_box.")
+    inputs: Rows | None = Field(None, description="Inputs to audit besides random points.")
+    box: Box | None = Field(None, description="Box of the random points; by default the model's input_box.")
     norm: NormOfRadius | None = None
-    samples: int = Field(1000, ge=0, description="How many random points.")
-    seed: int = Field(0, ge=0, lt=2**63, description="The same seed gives the same report.")
+    samples: int = Field(1000, ge=0, description="Number of random points.")
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Seed of the random points; equal seeds give equal reports."
+    )
     report: bool = Field(
-        False, description="Also keep a report in Markdown and HTML, with plots; seconds more."
+        False, description="Also produce a report in Markdown and HTML with plots, which takes seconds more."
     )
 
 
 class AttackRequest(Wire):
-    """Inputs whose nearest change of label is looked for."""
+    """Inputs to attack."""
 
     inputs: Rows
     norm: NormOfRadius | None = None
 
 
 class Finding(Wire):
-    """The nearest change of the label of one input that was found."""
+    """The nearest adversarial input found for one input."""
 
-    label: str = Field(description="Answer to the input itself.")
-    certified_radius: float = Field(description="Of the input.")
-    found: bool = Field(description="Whether any change was; that none was proves nothing.")
-    adversarial: list[float] | None = Field(description="The changed input; null where none was found.")
-    adversarial_label: str | None = Field(description="The answer to that.")
-    distance: float | None = Field(description="Of the two, rounded up.")
+    label: str = Field(description="Label of the input.")
+    certified_radius: float = Field(description="Certified radius of the input.")
+    found: bool = Field(description="True if an adversarial input was found; false proves nothing.")
+    adversarial: list[float] | None = Field(description="The adversarial input; null if none was found.")
+    adversarial_label: str | None = Field(description="Label of the adversarial input.")
+    distance: float | None = Field(description="Distance from the input, rounded up.")
     refuted: bool = Field(
-        description="Whether it lies within the certified radius; the certificate is then wrong."
+        description="True if the distance does not exceed the certified radius, which is then wrong."
     )
 
 
@@ -199,7 +203,7 @@ class AttackResponse(Wire):
 
 
 class JobModel(Wire):
-    """Which model a job is about."""
+    """Model of a job."""
 
     name: str
     sha256: str = Field(description="Digest of the ONNX file.")
@@ -211,48 +215,52 @@ class JobSummary(Wire):
     id: str
     kind: Literal["audit", "evaluation"]
     model: JobModel
-    parameters: dict[str, Any] = Field(description="What was asked for; of data only where it came from.")
-    state: State = Field(
-        description="'interrupted': the service stopped while it ran, and it is not tried again."
+    parameters: dict[str, Any] = Field(
+        description="Parameters of the request; data are given by source only."
     )
-    progress: float = Field(description="Share done, from 0 to 1.")
-    seconds_left: float | None = Field(description="An estimate; null where there is none.")
+    state: State = Field(
+        description="'interrupted': the service stopped while the job ran; the job is not retried."
+    )
+    progress: float = Field(description="Completed share, from 0 to 1.")
+    seconds_left: float | None = Field(description="Estimated seconds to the end; null without an estimate.")
     created: datetime
     started: datetime | None
     finished: datetime | None
-    problem: ProblemBody | None = Field(description="Why it failed or was interrupted.")
+    problem: ProblemBody | None = Field(description="Problem of a failed or interrupted job.")
 
 
 class JobDetail(JobSummary):
     """An audit or evaluation."""
 
-    result: dict[str, Any] | None = Field(description="The report, once the state is 'done'.")
+    result: dict[str, Any] | None = Field(description="The report; null until the state is 'done'.")
 
 
 class JobList(Wire):
     """A page of audits or evaluations, the newest first."""
 
     jobs: list[JobSummary]
-    next: str | None = Field(description="Path of the next page; null on the last one.")
+    next: str | None = Field(description="Path of the next page; null on the last page.")
 
 
 class RadiiReference(Wire):
     """Certified radii of a reference evaluation."""
 
     count: int
-    share_below: float = Field(description="Share whose radius is 0 or less than epsilon.")
+    share_below: float = Field(description="Share of radii that are 0 or less than epsilon.")
 
 
 class RadiiServed(Wire):
-    """Certified radii served lately by this server."""
+    """Certified radii recently served by this server."""
 
-    count: int = Field(description="How many are remembered: the latest 10,000 at most.")
-    share_below: float | None = Field(description="As of the reference; null where none was served.")
-    since: datetime | None = Field(description="When the oldest of them was served.")
+    count: int = Field(description="Number of radii kept: the latest 10,000 at most.")
+    share_below: float | None = Field(
+        description="Share of radii that are 0 or less than epsilon; null if none was served."
+    )
+    since: datetime | None = Field(description="Time at which the oldest of these radii was served.")
 
 
 class Drift(Wire):
-    """Radii served lately against those of an evaluation."""
+    """Comparison of recently served radii with those of an evaluation."""
 
     evaluation: str
     norm: Norm
@@ -260,10 +268,10 @@ class Drift(Wire):
     served: RadiiServed
     reference: RadiiReference
     statistic: float | None = Field(
-        description="Of Kolmogorov and Smirnov: the largest difference of the two distribution functions."
+        description="Kolmogorov-Smirnov statistic: the largest difference of the two distribution functions."
     )
     p_value: float | None = Field(
-        description="How likely so large a difference is without drift; null where none was served."
+        description="Probability of so large a difference without drift; null if no radius was served."
     )
 
 
@@ -279,15 +287,19 @@ class Readiness(Wire):
     status: Literal["ready"] = "ready"
     served: int
     refused: int
-    checking: int = Field(0, description="Models whose files are being checked before they are served.")
-    digest: str = Field(description="Of what is served: the same on two servers where they serve the same.")
-    behind: str | None = Field(description="Why models may be older than those of their store; null if not.")
+    checking: int = Field(0, description="Number of models with files that are being checked.")
+    digest: str = Field(
+        description="Digest of all served models: equal on servers that serve the same models."
+    )
+    behind: str | None = Field(
+        description="Reason why models may be older than in the object store; null if they are current."
+    )
 
 
 class LabelRequest(Wire):
-    """The version that a label is given to."""
+    """Version to give a label to."""
 
-    version: int = Field(ge=1, lt=10**9, description="Its number.")
+    version: int = Field(ge=1, lt=10**9, description="Number of the version.")
 
 
 ATTACK_EXAMPLES: dict[str, dict[str, Any]] = {
