@@ -41,10 +41,11 @@ with atheris.instrument_imports(
     from lipmodel.signed.claims import SignedCertificate
     from lipmodel.signed.jws import open_signed, sign
     from lipmodel.signed.key_sets import add_signing_key, read_public, read_signing_keys
+    from service.api.bodies import read_form
     from service.budget import LEASE, Budget, Lease
     from service.problems import Problem
-    from service.protocols import arrays, tensors
-    from service.protocols.bodies import input_array, parse, read_form
+    from service.protocols import arrays, v2
+    from service.protocols.bodies import input_array, parse
     from service.protocols.v1_schemas import PredictRequest
     from service.protocols.v2_schemas import InferRequest
     from service.wire import HEADERS
@@ -102,12 +103,12 @@ def read_json(body: bytes) -> None:
 def read_v2(content: bytes) -> None:
     """The body of an infer request; the first two bytes tell how long its JSON is."""
     length, body = int.from_bytes(content[:2], "little"), content[2:]
-    found = outcome(lambda: tensors.read_infer(body, None if length > len(body) else length))
-    quick = tensors._read_fast(body) if length > len(body) else None
+    found = outcome(lambda: v2.read_infer(body, None if length > len(body) else length))
+    quick = v2._read_fast(body) if length > len(body) else None
     if quick is not None:
         request = parse(InferRequest, body)
         tensor = request.inputs[0]
-        compare(("read", quick[1]), outcome(lambda: [tensors._numbers(tensor, memoryview(b""))]))
+        compare(("read", quick[1]), outcome(lambda: [v2._numbers(tensor, memoryview(b""))]))
         assert quick[0].parameters == request.parameters
         assert quick[0].outputs == request.outputs
         assert quick[0].inputs[0].shape == tensor.shape

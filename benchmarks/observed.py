@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from service.http.instrumentation import Observed, Requests
+from service.http.instrumentation import Instrumentation, InstrumentationMiddleware
 from service.telemetry.drift import Served
 from service.telemetry.metrics import Metrics
 
@@ -71,7 +71,7 @@ def main(requests: int, rounds: int) -> None:
     """Prints the medians."""
 
     async def measure() -> None:
-        observed = Observed(answer, requests=Requests(Metrics(Served())))
+        observed = InstrumentationMiddleware(answer, instrumentation=Instrumentation(Metrics(Served())))
         taken: dict[str, list[float]] = {"bare": [], "observed": []}
         for _ in range(rounds):
             taken["bare"].append(await microseconds(answer, requests))

@@ -30,17 +30,18 @@ from service.api import (
 from service.api import model_admin as changes
 from service.api import operations as ops
 from service.api.openapi import describe
-from service.auth.admission import Admission, Guard
+from service.auth.admission import Admission, AdmissionMiddleware
 from service.auth.api_keys import KeyStore
 from service.auth.authenticator import Access
 from service.auth.origins import Origins
 from service.auth.rate_limits import Limits
 from service.budget import FREE_BYTES, Budget
 from service.components import Service, open_jobs, open_mirror, open_signer, open_tokens
-from service.http.fast_path import Direct
-from service.http.instrumentation import Observed, Requests
+from service.http.fast_path import FastPath
+from service.http.instrumentation import Instrumentation, InstrumentationMiddleware
 from service.inference.attack_search import Attacker
 from service.inference.engine import Engine
+from service.inference.pipeline import PredictionPipeline
 from service.jobs.state_folder import sweep_metrics
 from service.models.admin import Changes
 from service.models.checks import Checks
@@ -116,11 +117,13 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
     )
     access = Access(KeyStore.beside_jobs(settings), tokens)
     shared, engine = SharedMetrics(metrics, metrics_folder, worker), Engine(settings, metrics)
+    pipeline = PredictionPipeline(engine, signer, settings, metrics)
     service = Service(
         settings,
         found,
         Changes(found, checks),
         engine,
+        pipeline,
         jobs,
         Attacker(engine.slow),
         Budget(SPOOLED_FORMS * settings.max_upload_bytes, "max_upload_bytes"),
@@ -157,7 +160,7 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
         docs_url=None,  # the framework's would load scripts from elsewhere; ours is in service.api.page
         redoc_url=None,
         redirect_slashes=False,  # a path that is not ours is a 404, not a redirect to a guess
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # Observed traces and counts, once
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # the middleware traces and counts
     )
     app.state.service = service
     app.state.budget = Budget(settings.max_buffered_bytes, "max_buffered_bytes", FREE_BYTES)
@@ -165,14 +168,15 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
     limits = Limits(settings.requests_per_second, settings.requests_at_a_time)
     origins = Origins([settings.host, *(settings.allowed_hosts or "").split(",")])
     admission = Admission(access, origins, limits, settings.max_header_bytes)
-    requests = Requests(shared.metrics, access_log=settings.access_log)
+    instrumentation = Instrumentation(shared.metrics, access_log=settings.access_log)
     app.state.admission = admission
-    app.state.direct = None if traces else Direct(service, admission, requests)
-    app.add_middleware(Guard, admission=admission)
+    app.state.fast_path = None if traces else FastPath(pipeline, found, admission, instrumentation)
+    app.add_middleware(AdmissionMiddleware, admission=admission)
     for group in GROUPS:
         app.include_router(group.router)
     describe(app)
-    app.add_middleware(Observed, requests=requests, tracing=traces)  # the last one added is the outermost
+    # The middleware added last is the outermost.
+    app.add_middleware(InstrumentationMiddleware, instrumentation=instrumentation, tracing=traces)
     return app
 
 

@@ -11,6 +11,7 @@ from service.budget import Budget
 from service.database.connect import StoreError
 from service.inference.attack_search import Attacker
 from service.inference.engine import Engine
+from service.inference.pipeline import PredictionPipeline
 from service.jobs.queue import Jobs
 from service.jobs.state_folder import StateFolder
 from service.jobs.store import Store
@@ -35,6 +36,7 @@ class Service:
     models: Models
     changes: Changes
     engine: Engine
+    pipeline: PredictionPipeline
     jobs: Jobs
     attacker: Attacker
     spooled: Budget

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from service.api.bodies import json_body, reply, until_gone
 from service.api.context import ModelHere, ServiceHere, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
 from service.api.schemas.models_and_jobs import ATTACK_EXAMPLES, AttackRequest, AttackResponse, Finding
@@ -14,7 +15,7 @@ from service.auth.admission import CALLER
 from service.inference.attack_search import Attacked
 from service.models.registry import Model
 from service.problems import ProblemKind
-from service.protocols.bodies import input_array, json_body, reply, until_gone
+from service.protocols.bodies import input_array
 from service.protocols.v1_schemas import ModelReference
 
 router = APIRouter(tags=["audits"])

@@ -12,12 +12,13 @@ from starlette.responses import Response
 from lipmodel.audit.findings import AuditReport
 from lipmodel.errors import InputError
 from service.api import job_routes as jobs
+from service.api.bodies import json_body
 from service.api.context import ModelHere, ServiceHere, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
 from service.api.reports import require_packages
 from service.api.schemas.models_and_jobs import AUDIT_EXAMPLES, AuditRequest
 from service.problems import ProblemKind
-from service.protocols.bodies import input_array, json_body
+from service.protocols.bodies import input_array
 
 router = APIRouter(tags=["audits"])
 

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from lipmodel.audit.findings import as_json
 from lipmodel.errors import InputError, SignatureError
+from service.api.bodies import json_body, reply
 from service.api.context import ServiceHere
 from service.api.openapi import BODY_PROBLEMS, json_request, problems
 from service.api.schemas.certificates import (
@@ -25,7 +26,6 @@ from service.api.schemas.models_and_jobs import PublicKey
 from service.api.schemas.models_and_jobs import PublicKeys as PublicKeySet
 from service.components import Service
 from service.models.registry import Model
-from service.protocols.bodies import json_body, reply
 from service.protocols.v1_schemas import ModelReference
 
 if TYPE_CHECKING:

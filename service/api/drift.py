@@ -13,11 +13,11 @@ from starlette.responses import Response
 from lipmodel.errors import InputError
 from lipmodel.norms import Norm
 from service.api import job_routes as jobs
+from service.api.bodies import reply
 from service.api.context import ModelHere, ServiceHere, model_route
 from service.api.openapi import MODEL_PROBLEMS, problems
 from service.api.schemas.models_and_jobs import Drift, RadiiReference, RadiiServed
 from service.problems import ProblemKind
-from service.protocols.bodies import reply
 from service.telemetry.drift import kolmogorov_smirnov, share_below
 
 router = APIRouter(tags=["drift"])

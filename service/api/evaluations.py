@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from lipmodel.errors import InputError
 from service.api import job_routes as jobs
+from service.api.bodies import headers_of, read_form, read_json
 from service.api.context import ModelHere, ServiceHere, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, form_request, json_request, problems
 from service.api.reports import require_packages
@@ -19,7 +20,7 @@ from service.jobs import evaluation_data as labelled
 from service.jobs.queue import Fill
 from service.models.registry import Model
 from service.problems import ProblemKind
-from service.protocols.bodies import headers_of, input_array, media_type_of, parse, read_form, read_json
+from service.protocols.bodies import input_array, media_type_of, parse
 from service.sandbox import data_folder
 from service.settings import Settings
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response, StreamingResponse
 
+from service.api.bodies import reply
 from service.api.context import ServiceHere
 from service.api.openapi import problems
 from service.api.schemas.models_and_jobs import JobDetail, JobList, JobModel, JobSummary
@@ -23,7 +24,6 @@ from service.jobs.queue import Fill, Jobs, QueueFullError
 from service.jobs.store import Job, State
 from service.models.registry import Model
 from service.problems import FieldError, Problem, ProblemKind
-from service.protocols.bodies import reply
 
 DEFAULT_WAIT_SECONDS = 5
 MAX_WAIT_SECONDS = 60

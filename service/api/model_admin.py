@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from lipmodel.errors import InputError, ModelError
+from service.api.bodies import json_body, read_file, reply
 from service.api.context import ModelName, ServiceHere
 from service.api.models import detail
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
@@ -20,7 +21,6 @@ from service.models.layout import ACCEPTED_NAMES
 from service.models.reader import is_label
 from service.models.writer import check_name
 from service.problems import Problem, ProblemKind
-from service.protocols.bodies import json_body, read_file, reply
 
 router = APIRouter(tags=["models"])
 Number = Annotated[str, Path(description="Number of the version.", openapi_examples={"demo": {"value": "1"}})]

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from lipmodel.network.metadata import Claims, input_claims
 from lipmodel.norms import Norm
+from service.api.bodies import reply
 from service.api.context import ModelHere, ModelName, ModelVersion, ServiceHere, model_route
 from service.api.openapi import MODEL_PROBLEMS, problems
 from service.api.schemas.models_and_jobs import (
@@ -27,7 +28,7 @@ from service.api.schemas.models_and_jobs import (
 from service.models.registry import Model, Registry, Versions
 from service.models.samples import Samples
 from service.problems import Problem, ProblemKind
-from service.protocols.bodies import JSON_TYPE, reply
+from service.protocols.bodies import JSON_TYPE
 
 router = APIRouter(tags=["models"])
 

@@ -6,11 +6,11 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse, Response
 
+from service.api.bodies import reply
 from service.api.context import ServiceHere
 from service.api.openapi import problems
 from service.api.schemas.models_and_jobs import Health, Readiness
 from service.problems import TYPE_PREFIX, Problem, ProblemKind
-from service.protocols.bodies import reply
 from service.telemetry.info_metrics import job_facts, model_facts
 from service.telemetry.metrics import exposition
 

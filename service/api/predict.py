@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from time import perf_counter
 
-import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from service.api.bodies import headers_of, lease_of, read_body, until_gone
 from service.api.context import ModelHere, ServiceHere, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, array_request, json_request, problems
-from service.inference.pipeline import Answered, Asked, Protocol, Sent, respond
+from service.auth.admission import CALLER
+from service.components import Service
 from service.inference.request import PredictOptions
 from service.models.registry import Model
-from service.problems import FieldError, Problem, ProblemKind
-from service.protocols.arrays import read_json_inputs, read_npy_inputs
-from service.protocols.bodies import JSON_TYPE, media_type_of
+from service.problems import ProblemKind
+from service.protocols import v1
+from service.protocols.protocol import Codec, Payload
 from service.protocols.v1_schemas import PREDICT_EXAMPLES, PredictRequest, PredictResponse
-from service.settings import Settings
-from service.wire import Header
-
-NPY_TYPE = "application/x-npy"
 
 router = APIRouter(tags=["predict"])
 
@@ -30,7 +26,7 @@ router = APIRouter(tags=["predict"])
     router,
     "POST",
     "/predict",
-    summary="Classify inputs, each with its certified radius",
+    summary="Classify inputs with certified radii",
     response_model=PredictResponse,
     responses=problems(
         *BODY_PROBLEMS,
@@ -39,69 +35,28 @@ router = APIRouter(tags=["predict"])
         ProblemKind.BELOW_POLICY,
         ProblemKind.NOT_SIGNING,
     ),
-    openapi_extra=array_request(json_request(PredictRequest, PREDICT_EXAMPLES), NPY_TYPE, PredictOptions),
+    openapi_extra=array_request(json_request(PredictRequest, PREDICT_EXAMPLES), v1.NPY_TYPE, PredictOptions),
 )
 async def predict(request: Request, model: ModelHere, service: ServiceHere) -> Response:
-    """Within `certified_radius` of the input, in the norm given, no change alters the label."""
-    return await respond(request, service, model, PROTOCOL)
+    """No change of the input within `certified_radius`, measured in the norm given, changes the label."""
+    return await respond(request, service, model, v1.CODEC)
 
 
-def _read(sent: Sent, settings: Settings, model: Model) -> Asked:
-    if media_type_of(sent.headers) == NPY_TYPE:
-        return Asked(*read_npy_inputs(sent.body, dict(sent.query), settings.max_rows))
-    if not sent.query.keys().isdisjoint(PredictOptions.model_fields):
-        detail = f"options go into the body; in the query they are accepted with '{NPY_TYPE}'"
-        raise Problem.invalid([FieldError(field="query", reason=detail)])
-    return Asked(*read_json_inputs(sent.body, model.predictor.file.graph.input_size, settings.max_rows))
+async def respond(request: Request, service: Service, model: Model, codec: Codec) -> Response:
+    """Return the response to a request for predictions; ``service.http.fast_path`` takes the same steps.
 
-
-def _write(model: Model, _: Asked, answered: Answered) -> tuple[bytes, list[Header]]:
-    content = {
-        "model": {"name": model.name, "version": model.version, "sha256": model.predictor.file.sha256},
-        "execution": answered.part.execution,
-        "predictions": _rows(model.predictor.class_names, answered),
-        "warnings": [warning.model_dump() for warning in answered.warnings],
-    }
-    return orjson.dumps(content), [(b"content-type", JSON_TYPE.encode())]
-
-
-def _rows(names: Sequence[str], answered: Answered) -> list[dict[str, Any]]:
-    """Return rows of ``Prediction`` as plain dictionaries, which are written ten times as fast."""
-    part, judgement, portable = answered.part, answered.judgement, answered.portable
-    start, stop = part.start, part.stop
-    count, predictions = stop - start, part.batch.predictions
-    norm, tightening = predictions.norm.value, predictions.tightening
-    nothing = [None] * count
-    columns = [
-        *(column[start:stop] for column in part.batch.columns),
-        ["lipschitz"] * count if tightening is None else tightening.method.tolist(),
-        nothing if portable is None else portable.tolist(),
-        nothing if judgement.certified is None else judgement.certified.tolist(),
-        [False] * count if judgement.abstained is None else judgement.abstained.tolist(),
-        answered.certificates or nothing,
-    ]
-    rows: list[dict[str, Any]] = [
-        {
-            "label": None if withheld else names[label],
-            "label_index": None if withheld else label,
-            "abstained": withheld,
-            "scores": scores,
-            "margin": margin,
-            "certified_radius": radius,
-            "method": method,
-            "radius_float32_portable": for_all,
-            "runner_up": names[runner_up],
-            "norm": norm,
-            "certified": certified,
-            "certificate": certificate,
-        }
-        for label, scores, margin, radius, runner_up, method, for_all, certified, withheld, certificate
-        in zip(*columns, strict=True)
-    ]  # fmt: skip
-    if tightening is not None:
-        for row, complete in zip(rows, tightening.complete.tolist(), strict=True):
-            row["tightening_complete"] = complete
-    return rows
-
-
-PROTOCOL = Protocol((JSON_TYPE, NPY_TYPE), _read, _write)
+    Raises:
+        Problem, InputError: the request is invalid, or exceeds a limit.
+    """
+    begun, pipeline, headers = perf_counter(), service.pipeline, headers_of(request)
+    codec.check_media_type(headers)
+    body = await read_body(request, service.settings.max_body_bytes)
+    payload = Payload(headers, dict(request.query_params), body)
+    question = codec.question(pipeline, model, payload, request.scope[CALLER], lease_of(request), begun)
+    del body, payload  # which may be large
+    answer = pipeline.answer(question)
+    answers = await (until_gone(request, answer) if question.long else answer)
+    content, described = codec.response(pipeline, answers)
+    response = Response(content)
+    response.raw_headers += described
+    return response

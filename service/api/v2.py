@@ -1,8 +1,8 @@
-"""The rest of the Open Inference Protocol v2: health, metadata, and Triton's repository of models."""
+"""Health, metadata and Triton's model repository of the Open Inference Protocol v2."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import orjson
 from fastapi import APIRouter, Request
@@ -10,15 +10,16 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from lipmodel import __version__
+from service.api.bodies import headers_of, read_body, reply
 from service.api.context import ModelHere, ModelName, ServiceHere, model_route
-from service.api.infer import name_of_scores
 from service.api.model_admin import Allowed
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
 from service.api.operations import readiness
 from service.api.schemas.models_and_jobs import Health, Readiness
 from service.models.registry import Versions
 from service.problems import ProblemKind
-from service.protocols.bodies import JSON_TYPE, check_media_type, headers_of, parse, read_body, reply
+from service.protocols import v2
+from service.protocols.bodies import JSON_TYPE, check_media_type, parse
 from service.protocols.v2_schemas import (
     IndexEntry,
     IndexRequest,
@@ -35,27 +36,27 @@ M = TypeVar("M", bound=BaseModel)
 router = APIRouter(tags=["open inference protocol"])
 
 
-@router.get("/v2", summary="Who answers", response_model=ServerMetadata, responses=problems())
+@router.get("/v2", summary="Server metadata", response_model=ServerMetadata, responses=problems())
 async def server_metadata() -> Response:
-    """Name, version, and which extensions of the protocol are understood."""
+    """Name, version and supported extensions of the protocol."""
     extensions = ["binary_tensor_data", "model_repository"]
     return reply(ServerMetadata(name="lipcert", version=__version__, extensions=extensions))
 
 
-@router.get("/v2/health/live", summary="Is the process alive?", response_model=Health, responses=problems())
+@router.get("/v2/health/live", summary="Liveness", response_model=Health, responses=problems())
 async def live() -> Response:
-    """As /healthz."""
+    """Same as /healthz."""
     return reply(Health())
 
 
 @router.get(
     "/v2/health/ready",
-    summary="Is this process fit to answer?",
+    summary="Readiness",
     response_model=Readiness,
     responses=problems(ProblemKind.NOT_READY),
 )
 async def ready(service: ServiceHere) -> Response:
-    """As /readyz."""
+    """Same as /readyz."""
     return await readiness(service)
 
 
@@ -64,22 +65,20 @@ async def ready(service: ServiceHere) -> Response:
     "GET",
     "",
     protocol="v2",
-    summary="What a model takes and gives",
+    summary="Model metadata",
     response_model=ModelMetadata,
     responses=problems(*MODEL_PROBLEMS),
 )
 async def model_metadata(model: ModelHere, service: ServiceHere) -> Response:
-    """Outputs that only some requests have are not listed here; see the route infer."""
+    """Inputs and outputs of a model; for the outputs that only some requests have see the route infer."""
     graph = model.predictor.file.graph
     classes = [] if graph.output_shape == (1,) else [len(model.predictor.class_names)]
     number: Literal["FP32", "FP64"] = "FP32" if model.predictor.file.dtype.__name__ == "float32" else "FP64"
-    outputs: list[tuple[str, Any, list[int]]] = [
-        (name_of_scores(model), "FP64", [-1, *(classes or [1])]),
-        ("label", "BYTES", [-1]),
-        ("label_index", "INT64", [-1]),
-        ("margin", "FP64", [-1]),
-        ("certified_radius", "FP64", [-1]),
-        ("abstained", "BOOL", [-1]),
+    scores = TensorMetadata(name=v2.name_of_scores(model), datatype="FP64", shape=[-1, *(classes or [1])])
+    others = [
+        TensorMetadata(name=output.name, datatype=output.datatype, shape=[-1])
+        for output in v2.OUTPUTS
+        if not output.optional
     ]
     return reply(
         ModelMetadata(
@@ -87,7 +86,7 @@ async def model_metadata(model: ModelHere, service: ServiceHere) -> Response:
             versions=list(service.registry.versions(model.name).served),
             platform="onnxruntime_onnx",
             inputs=[TensorMetadata(name=graph.input, datatype=number, shape=[-1, *graph.input_shape])],
-            outputs=[TensorMetadata(name=n, datatype=t, shape=s) for n, t, s in outputs],
+            outputs=[scores, *others],
         )
     )
 
@@ -97,24 +96,24 @@ async def model_metadata(model: ModelHere, service: ServiceHere) -> Response:
     "GET",
     "/ready",
     protocol="v2",
-    summary="Does a model answer?",
+    summary="Model readiness",
     response_model=ModelReady,
     responses=problems(*MODEL_PROBLEMS),
 )
 async def model_ready(model: ModelHere) -> Response:
-    """200 where it does."""
+    """200 if the model is served."""
     return reply(ModelReady(name=model.name))
 
 
 @router.post(
     "/v2/repository/index",
-    summary="Every version of every model",
+    summary="List every version of every model",
     response_model=list[IndexEntry],
     responses=problems(ProblemKind.NOT_JSON, ProblemKind.INVALID_INPUT, ProblemKind.BODY_TOO_LARGE),
     openapi_extra=json_request(IndexRequest, {"all": {}}),
 )
 async def index(request: Request, service: ServiceHere) -> Response:
-    """Refused ones with the reason."""
+    """Refused versions have the reason."""
     asked = await _optional(request, service.settings.max_body_bytes, IndexRequest)
     entries = [entry for versions in service.registry.models.values() for entry in _entries(versions)]
     chosen = [e.model_dump() for e in entries if e.state == "READY" or not asked.ready]
@@ -123,7 +122,7 @@ async def index(request: Request, service: ServiceHere) -> Response:
 
 @router.post(
     "/v2/repository/models/{name}/load",
-    summary="Read a model's files now, and serve it",
+    summary="Load a model's files now",
     response_model=ModelReady,
     responses=problems(
         ProblemKind.UPLOADS_OFF, ProblemKind.INSUFFICIENT_STORAGE, *MODEL_PROBLEMS, *BODY_PROBLEMS
@@ -131,7 +130,7 @@ async def index(request: Request, service: ServiceHere) -> Response:
     openapi_extra=json_request(LoadRequest, {"as it is": {}}),
 )
 async def load(name: ModelName, request: Request, service: Allowed) -> Response:
-    """Files are uploaded by PUT /v1/models/NAME, not with this. Takes the setting uploads, as that does."""
+    """Needs the setting uploads, though the files are in the folder: PUT /v1/models/NAME uploads others."""
     await _optional(request, service.settings.max_body_bytes, LoadRequest)
     model = await service.models.load(name)
     return reply(ModelReady(name=model.name))
@@ -139,7 +138,7 @@ async def load(name: ModelName, request: Request, service: Allowed) -> Response:
 
 @router.post(
     "/v2/repository/models/{name}/unload",
-    summary="Stop serving a model until it is loaded or its files change",
+    summary="Unload a model until it is loaded again or its files change",
     status_code=200,
     responses=problems(
         ProblemKind.UPLOADS_OFF, ProblemKind.INSUFFICIENT_STORAGE, ProblemKind.UNKNOWN_MODEL, *BODY_PROBLEMS
@@ -147,14 +146,14 @@ async def load(name: ModelName, request: Request, service: Allowed) -> Response:
     openapi_extra=json_request(UnloadRequest, {"as it is": {}}),
 )
 async def unload(name: ModelName, request: Request, service: Allowed) -> Response:
-    """Its files stay where they are. Takes the setting uploads."""
+    """The files stay in place. Needs the setting uploads."""
     await _optional(request, service.settings.max_body_bytes, UnloadRequest)
     await service.models.unload(name)
     return Response(b"{}", media_type=JSON_TYPE)
 
 
 def _entries(versions: Versions) -> list[IndexEntry]:
-    """A version whose file was replaced by a refused one goes on being served, and is told as ready."""
+    """Return every version; a served one counts as ready even if its new file is refused."""
     name, served = versions.name, versions.served
     entries = [IndexEntry(name=name, version=v, state="READY", reason="") for v in served]
     entries += [
@@ -168,7 +167,7 @@ def _entries(versions: Versions) -> list[IndexEntry]:
 
 
 async def _optional(request: Request, limit: int, schema: type[M]) -> M:
-    """The body as that type; an empty one is an empty object."""
+    """Return the body as an object of that type; an empty body counts as an empty object."""
     check_media_type(headers_of(request), JSON_TYPE, missing=JSON_TYPE)  # as infer
     body = await read_body(request, limit)
     return parse(schema, body or b"{}")

@@ -1,11 +1,8 @@
-"""The layer that every request passes: who calls, may they, how often.
-
-Pure ASGI, some microseconds a request.
-"""
+"""Authentication, scopes and rate limits of every request, in pure ASGI; some microseconds a request."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from itertools import chain
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -15,31 +12,34 @@ from service.auth.origins import Origins
 from service.auth.rate_limits import Limits
 from service.auth.scopes import Needed, needed
 from service.problems import Problem, ProblemKind
-from service.wire import HEADERS, Header
+from service.wire import HEADERS, Header, Headers
 
 CALLER = "lipcert.caller"
-"""Where in a request's scope the identity of its caller is left."""
+"""Key of the caller's identity in a request's ASGI scope."""
 
 
 class Admission:
-    """Who may make which requests, and how many.
+    """Decides which requests may pass, and counts those of each caller that are in flight.
 
     Attributes:
-        limits: per key or token; where nobody need say who they are, per address; None without any.
+        limits: per key or token, or per client address where no credentials are required; None without
+            limits.
 
     Args:
         access: verifies credentials.
-        origins: of requests where no credential is asked for.
+        origins: accepted ``Host`` and ``Origin`` headers where no credentials are required.
         limits: per caller.
-        header_bytes: most in the names and values of the headers of one request.
+        max_header_bytes: limit on the names and values of one request's headers together.
     """
 
-    def __init__(self, access: Access, origins: Origins, limits: Limits, header_bytes: int) -> None:
-        self._access, self._origins, self._header_bytes = access, origins, header_bytes
+    def __init__(self, access: Access, origins: Origins, limits: Limits, max_header_bytes: int) -> None:
+        self._access, self._origins, self._max_header_bytes = access, origins, max_header_bytes
         self.limits = limits if limits.any else None
 
     async def admit(self, scope: Scope) -> str | None:
-        """The identity of a request's caller, whose request is counted until :meth:`leave`; None needs none.
+        """Return the identity of a request's caller; None for a public route.
+
+        The request counts as in flight until :meth:`leave`.
 
         Raises:
             Problem: 401, 403, 429 or 431.
@@ -51,68 +51,92 @@ class Admission:
         return identity
 
     async def identify(self, scope: Scope) -> str | None:
-        """Return the identity of a request's caller, who may make it as of now; None where none is needed.
+        """Return the identity of a caller that may make the request now; None for a public route.
 
         Raises:
             Problem: 401 or 403.
         """
-        asked = needed(scope["method"], scope["path"])
-        if asked is None:
+        scopes = needed(scope["method"], scope["path"])
+        if scopes is None:
             return None
+        caller = None
         if self._access.required:
             credential = _credential(scope["headers"])
             caller = self._access.known(credential) or await self._access.identify(credential)
-            _check_scopes(caller, asked)
-            return caller.identity
-        self._origins.check(scope["method"], scope[HEADERS])
-        return address_identity(scope.get("client"))
+        return self._admit(caller, scopes, scope["method"], scope[HEADERS], scope.get("client"))
 
-    def at_once(self, asked: Needed, headers: Collection[Header], found: Mapping[bytes, bytes]) -> str | None:
-        """The same of a POST that asks for those scopes, where the caller is known by a credential.
+    def try_admit(
+        self, scopes: Needed, raw: Collection[Header], headers: Headers, client: tuple[str, int] | None
+    ) -> str | None:
+        """Return the identity of the caller of a POST request, counted as by :meth:`admit`.
 
-        None where who it is must be found out, or it is refused: :meth:`admit` does, and says why.
+        Args:
+            scopes: of which the caller needs one.
+            raw: headers in the order sent.
+            headers: the same by name.
+            client: address and port.
+
+        Returns:
+            None where :meth:`admit` has to decide: the credential is yet to be verified, the request is to be
+            refused, or it counts against the limits of an address, which may be that of a proxy.
         """
         try:
-            self._check_size(headers)
-            if not self._access.required:
-                if self.limits is not None:
-                    return None
-                self._origins.check("POST", found)
-                return ""
-            caller = self._access.known(_credential(headers))
-            if caller is None:
+            self._check_size(raw)
+            required = self._access.required
+            caller = self._access.known(_credential(raw)) if required else None
+            if caller is None and (required or self.limits is not None):
                 return None
-            _check_scopes(caller, asked)
+            identity = self._admit(caller, scopes, "POST", headers, client)
             if self.limits is not None:
-                self.limits.enter(caller.identity)
+                self.limits.enter(identity)
         except Problem:
             return None
-        return caller.identity
+        return identity
 
     def leave(self, identity: str | None) -> None:
-        """A request that was admitted has ended."""
+        """Count an admitted request as ended."""
         if identity is not None and self.limits is not None:
             self.limits.leave(identity)
 
+    def _admit(
+        self,
+        caller: Caller | None,
+        scopes: Needed,
+        method: str,
+        headers: Headers,
+        client: tuple[str, int] | None,
+    ) -> str:
+        """Return the identity of a verified caller, or of an address where no credentials are required.
+
+        Raises:
+            Problem: 403.
+        """
+        if caller is None:
+            self._origins.check(method, headers)
+            return f"address:{client[0] if client else ''}"
+        if caller.scopes.isdisjoint(scopes):
+            raise _insufficient_scope(scopes)
+        return caller.identity
+
     def _check_size(self, headers: Collection[Header]) -> None:
-        if sum(map(len, chain.from_iterable(headers))) > self._header_bytes:
-            detail = f"the headers are over the limit of {self._header_bytes} bytes"
+        if sum(map(len, chain.from_iterable(headers))) > self._max_header_bytes:
+            detail = f"the headers exceed the limit of {self._max_header_bytes} bytes"
             raise Problem(ProblemKind.HEADERS_TOO_LARGE, detail)
 
 
-class Guard:
-    """Lets through what may pass; answers the rest with 401, 403, 429 or 431.
+class AdmissionMiddleware:
+    """Passes admitted requests on and answers others with 401, 403, 429 or 431.
 
     Args:
-        app: what is guarded.
-        admission: says what may.
+        app: the application inside.
+        admission: decides.
     """
 
     def __init__(self, app: ASGIApp, admission: Admission) -> None:
         self._app, self._admission = app, admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, or the application's start and end, which pass."""
+        """Handle one request; the application's lifespan passes."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -128,25 +152,18 @@ class Guard:
             self._admission.leave(identity)
 
 
-def address_identity(client: tuple[str, int] | None) -> str:
-    """Return the identity of a caller who need give no credential, from address and port."""
-    return f"address:{client[0] if client else ''}"
-
-
 def _credential(headers: Collection[Header]) -> bytes:
-    given = [value for name, value in headers if name == b"authorization"]
-    if not given:
-        raise unauthenticated("no credential is given; send 'Authorization: Bearer KEY'")
-    if len(given) > 1 or given[0][:7].lower() != b"bearer ":
-        detail = "one header 'Authorization: Bearer KEY' is accepted"
+    values = [value for name, value in headers if name == b"authorization"]
+    if not values:
+        raise unauthenticated("no credentials were sent; send 'Authorization: Bearer KEY'")
+    if len(values) > 1 or values[0][:7].lower() != b"bearer ":
+        detail = "send exactly one header 'Authorization: Bearer KEY'"
         raise unauthenticated(detail, error="invalid_request")
-    return given[0][7:]
+    return values[0][7:]
 
 
-def _check_scopes(caller: Caller, asked: Needed) -> None:
-    if caller.scopes.isdisjoint(asked):
-        wanted = " or ".join(f"'{scope}'" for scope in sorted(asked))
-        scopes = " ".join(sorted(asked))
-        challenge = f'Bearer realm="lipserve", error="insufficient_scope", scope="{scopes}"'
-        detail = f"this takes the scope {wanted}, which the credential does not have"
-        raise Problem(ProblemKind.FORBIDDEN, detail, headers={"WWW-Authenticate": challenge})
+def _insufficient_scope(scopes: Needed) -> Problem:
+    wanted = " or ".join(f"'{scope}'" for scope in sorted(scopes))
+    challenge = f'Bearer realm="lipserve", error="insufficient_scope", scope="{" ".join(sorted(scopes))}"'
+    detail = f"this request requires the scope {wanted}, which the credential lacks"
+    return Problem(ProblemKind.FORBIDDEN, detail, headers={"WWW-Authenticate": challenge})

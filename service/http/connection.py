@@ -1,18 +1,22 @@
-"""One connection: uvicorn's own protocol, with bounds on what it holds of requests that are not whole.
+"""One HTTP connection: uvicorn's protocol with limits on unfinished requests, and the hook of the fast path.
 
-Requests that :class:`Direct` takes are answered from here, without a task and the layers of an application.
+httptools keeps a URL, header or trailer until its end, and uvicorn queues each request that is sent before
+the previous response (pipelining); without limits one client could fill the memory.
 
-The parser keeps what it is sent of a URL, a header or a trailer until its end, and every request that is sent
-before the one before is answered (pipelining). Without bounds one client could fill the memory with that.
+All that rests on classes that uvicorn does not document is in this module; ``tests/service/test_uvicorn.py``
+says what that is, and fails where a release of uvicorn changes it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import struct
+import termios
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from http import HTTPStatus
-from time import perf_counter
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httptools
 from starlette.responses import Response
@@ -27,115 +31,120 @@ from uvicorn.protocols.http.httptools_impl import (
 from service.budget import LEASE, PIECE_BYTES, Budget, Lease
 from service.http.security_headers import safe_headers
 from service.problems import Problem, ProblemKind
-from service.wire import CLOSE, Header
+from service.wire import CLOSE, Header, Headers
+
+if TYPE_CHECKING:
+    from service.http.fast_path import FastPath
 
 T = TypeVar("T")
 
-MOST_AHEAD = 100
-"""Requests that may wait on a connection. They are answered, and it closes; the rest is not read."""
-SEPARATORS = 2
-"""By how much what is sent may be larger than the names and values in it, which is what is limited."""
-
-
-class Direct(Protocol):
-    """What answers some requests directly."""
-
-    most_bytes: int
-    """Of a body."""
-
-    def leads(self, url: bytes) -> bool:
-        """Whether it answers a POST to that URL."""
-        ...
-
-    def take(self, exchange: Exchange) -> Taken | None:
-        """Takes a request whose body is still to come; None where the application is to answer it."""
-        ...
-
-
-class Taken(Protocol):
-    """A request that is answered directly."""
-
-    def begin(self) -> None:
-        """The body is whole: answers now or soon."""
-        ...
-
-    def drop(self) -> None:
-        """The body will never be whole."""
-        ...
+MAX_PIPELINED = 100
+"""Requests queued on a connection: they are answered, further input is discarded, the connection closes."""
+OVERHEAD = 2
+"""Factor by which a head as sent may exceed its names and values, which the setting limits."""
 
 
 class Connection(HttpToolsProtocol):
-    """Ends a connection that is sent too much that is not whole."""
+    """A connection that is closed when its client sends too much, too slowly, or reads too slowly."""
 
-    _unheard = 0
-    """Bytes since the last whole thing: a head, or a part of a body."""
-    _deaf = False
-    """Whether what is still to come is passed over."""
-    _answered: RequestResponseCycle | Exchange | None = None
-    """The request that is being answered; ``cycle`` is the last one that was read."""
-    _exchange: Exchange | None = None
-    """The request whose body is being read, if it is to be answered directly."""
-    _taken: Taken | None = None
-    """The same, for who answers it."""
-    _moved = 0.0
-    """When anything last came from the client, or was taken by it; by the clock of the event loop."""
-    _untaken: Lease | None = None
-    """Of a direct answer that the client has yet to take."""
+    _bytes_since_progress = 0
+    """Received since the last complete head or part of a body."""
+    _discarding = False
+    """Whether further input is discarded."""
+    _current: RequestResponseCycle | FastExchange | None = None
+    """The request whose response is next; ``cycle`` is the last request that was read."""
+    _fast_request: FastExchange | None = None
+    """The request of the fast path whose body is being read."""
+    _last_progress = 0.0
+    """Time when the client last sent or received anything, by the clock of the event loop."""
+    _unsent: Lease | None = None
+    """Holds the memory of a fast response that the client has yet to receive."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The beginning."""
+        """Begin, in place of another connection where there are too many."""
         super().connection_made(transport)
-        self._direct: Direct | None = self.config.app.state.direct  # type: ignore[union-attr]
-        self._most = SEPARATORS * (self.config.h11_max_incomplete_event_size or 0)  # whichever the parser
-        self._budget: Budget = self.config.app.state.budget  # type: ignore[union-attr]
+        state = self.config.app.state  # type: ignore[union-attr]
+        self._fast_path: FastPath | None = state.fast_path
+        self._budget: Budget = state.budget
+        # The setting has this name whichever the parser.
+        self._max_bytes = OVERHEAD * (self.config.h11_max_incomplete_event_size or 0)
         transport.set_write_buffer_limits(high=PIECE_BYTES)
-        self._moved = self.loop.time()
-        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
-            self._make_room()
+        self._last_progress = self.loop.time()
+        if self._too_many:
+            self._evict_another()
 
     @property
-    def waits(self) -> bool:
-        """Whether it is the client's turn: to send a request or the rest of one, or to take its answer."""
-        request = self.cycle
-        whole = request is not None and not request.more_body and not request.response_complete
-        return self.flow.write_paused or not (whole or self.pipeline)
+    def _too_many(self) -> bool:
+        return self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency
 
-    def _make_room(self) -> None:
-        """End the connection that has waited for its client the longest; without one, this one is refused."""
+    @property
+    def has_request(self) -> bool:
+        """Return whether a request has begun on this connection since it was made."""
+        return self.cycle is not None
+
+    @property
+    def awaits_client(self) -> bool:
+        """Return whether the client is to act: to send a request or its rest, or to receive a response."""
+        request = self.cycle
+        complete = request is not None and not request.more_body and not request.response_complete
+        return self.flow.write_paused or not (complete or self.pipeline)
+
+    @property
+    def progress(self) -> Any:
+        """Return a value that changes with every progress of a client that is to act.
+
+        Returns None where the service is to act, or the client sends no request: uvicorn's keep-alive timeout
+        ends such a connection.
+        """
+        blocked = self.flow.write_paused
+        if not self.awaits_client or (self.timeout_keep_alive_task is not None and not blocked):
+            return None
+        return self.cycle, self._unreceived() if blocked else 0
+
+    def _unreceived(self) -> int:
+        """Return how many bytes of responses are buffered in the process and the kernel."""
+        number = self.transport.get_extra_info("socket").fileno()
+        (queued,) = struct.unpack("i", fcntl.ioctl(number, termios.TIOCOUTQ, bytes(4)))
+        return int(self.transport.get_write_buffer_size() + queued)
+
+    def _evict_another(self) -> None:
+        """Close the connection that has awaited its client the longest; without one, this one is refused."""
         others = [other for other in self.connections if isinstance(other, Connection) and other is not self]
-        waiting = [other for other in others if other.waits and not other.transport.is_closing()]
+        waiting = [other for other in others if other.awaits_client and not other.transport.is_closing()]
         if waiting:
-            longest = min(waiting, key=lambda other: other._moved)
-            longest.give_up(_too_many())
-            self.connections.discard(longest)  # and not some turns of the loop later, once it is lost
+            longest = min(waiting, key=lambda other: other._last_progress)
+            longest.evict(_too_many_connections())
+            self.connections.discard(
+                longest
+            )  # now: `connection_lost` follows some iterations of the loop later
 
     def data_received(self, data: bytes) -> None:
-        """Some bytes, 256 KiB at most."""
-        if self._deaf:
+        """Parse received bytes, 256 KiB at most."""
+        if self._discarding:
             return
-        self._unheard += len(data)
-        self._moved = self.loop.time()
+        self._bytes_since_progress += len(data)
+        self._last_progress = self.loop.time()
         self._unset_keepalive_if_required()
         self._feed(data)
-        if self._unheard > self._most:
-            detail = f"the headers are over the limit of {self._most // SEPARATORS} bytes"
+        if self._bytes_since_progress > self._max_bytes:
+            detail = f"the headers exceed the limit of {self._max_bytes // OVERHEAD} bytes"
             self.end(Problem(ProblemKind.HEADERS_TOO_LARGE, detail))
 
     def _feed(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._read_again(data[upgrade.args[0] :])
+            self._ignore_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
 
-    def _read_again(self, rest: bytes) -> None:
-        """Read the head of a request that asks for another protocol as one that does not (RFC 9110, 7.8).
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Parse the head of an upgrade request again without the header Upgrade (RFC 9110, 7.8).
 
-        The parser ends with such a head, and takes what follows, the body, for the other protocol.
+        The parser stops after such a head, and takes the body for bytes of the other protocol.
 
         Args:
-            rest: what was received after the head.
+            rest: bytes received after the head.
         """
         lines = [
             b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
@@ -146,193 +155,197 @@ class Connection(HttpToolsProtocol):
         self._feed(b"\r\n".join([*lines, b"", rest]))
 
     def on_headers_complete(self) -> None:
-        """The head of a request is whole."""
-        self._unheard = 0
+        """Begin a request; a ValueError stops the parser as its own errors do."""
+        self._bytes_since_progress = 0
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                raise ValueError("a tunnel is asked for")  # the parser ends, as at an error of its own
+                raise ValueError("CONNECT is not supported")
             return
         hosts = [name for name, _ in self.headers].count(b"host")
         if hosts != 1 and (hosts or self.parser.get_http_version() != "1.0"):
-            raise ValueError(f"{hosts} headers Host")  # likewise; RFC 9112, 3.2
-        if len(self.pipeline) == MOST_AHEAD:
+            raise ValueError(f"{hosts} headers Host")  # RFC 9112, 3.2
+        if len(self.pipeline) == MAX_PIPELINED:
             self.cycle.keep_alive = False
-            self._deaf = True
-            raise ValueError("too many requests ahead")  # likewise
+            self._discarding = True
+            raise ValueError("too many pipelined requests")
         scope: Any = self.scope
-        self._lease = scope[LEASE] = Lease(self._budget)
-        if not self._begin_directly():
+        self.lease = scope[LEASE] = Lease(self._budget)
+        if not self._accept_fast():
             HttpToolsProtocol.on_headers_complete(self)
         if not self.pipeline:
-            self._answered = self.cycle
-        self.headers = []  # what the parser puts there from now on, trailers, is nobody's
+            self._current = self.cycle
+        self.headers = []  # the parser adds trailers from now on, which nothing reads
 
-    def _begin_directly(self) -> bool:
-        """Goes the short way with a request, if nothing about it is unusual and no other is answered now."""
-        direct = self._direct
-        if direct is None or not direct.leads(self.url) or self.parser.get_method() != b"POST":
+    def _accept_fast(self) -> bool:
+        """Return whether the fast path accepts a request: a plain one, while no other is being answered."""
+        fast_path = self._fast_path
+        if fast_path is None or self.parser.get_method() != b"POST":
             return False
-        found = dict(reversed(self.headers))
-        length = found.get(b"content-length", b"")
-        busy = self.cycle is not None and not self.cycle.response_complete
-        crowded = self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency
+        target = fast_path.target(self.url)
+        if target is None:
+            return False
+        headers = dict(reversed(self.headers))
+        length = headers.get(b"content-length", b"")
         if (
-            busy
-            or crowded
+            (self.cycle is not None and not self.cycle.response_complete)
+            or self._too_many
             or self.flow.write_paused
             or self.expect_100_continue
-            or not length.isdigit()  # so its end is known: no transfer coding goes with a length
-            or int(length) > direct.most_bytes
+            or not length.isdigit()  # else chunked: the parser refuses a length with that
+            or int(length) > fast_path.max_body_bytes
             or self.parser.get_http_version() != "1.1"
         ):
             return False
-        stays = self.parser.should_keep_alive()
-        exchange = Exchange(self, self.url, self.headers, found, self._lease, keep_alive=stays)
-        self._taken = direct.take(exchange)
-        if self._taken is None:
+        exchange = fast_path.accept(self, target, headers, self.parser.should_keep_alive())
+        if exchange is None:
             return False
-        self.cycle = self._exchange = exchange  # type: ignore[assignment]
+        self.cycle = self._fast_request = exchange  # type: ignore[assignment]
         return True
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Begins to answer; beyond the most connections with a problem, where uvicorn has plain text."""
-        cycle.__class__ = Answer  # uvicorn cannot be told of another
+        """Start the application; above the limit of connections send a problem, where uvicorn sends text."""
+        cycle.__class__ = ResponseCycle  # uvicorn has no setting for the class
         super()._start_asgi_task(cycle, _refuse if app is service_unavailable else app)
 
     def on_body(self, body: bytes) -> None:
-        """A part of a body."""
-        self._unheard = 0
+        """Add a part of a body, within the memory budget."""
+        self._bytes_since_progress = 0
         if self.cycle.response_complete:
             return
         try:
-            self._lease.hold(self._lease.size + len(body))
+            self.lease.hold(self.lease.size + len(body))
         except Problem as problem:
-            self._give_back(problem)
-            raise  # which ends the parser
-        if self._exchange is None:
+            self._refuse_body(problem)
+            raise  # which stops the parser
+        if self._fast_request is None:
             HttpToolsProtocol.on_body(self, body)
         else:
-            self._exchange.body += body
+            self._fast_request.body += body
 
     def on_message_complete(self) -> None:
-        """A request is whole."""
+        """Answer a request of the fast path; others read their body by themselves."""
         if self.parser.should_upgrade():
             return
-        exchange, taken = self._exchange, self._taken
-        if exchange is None or taken is None:
+        exchange = self._fast_request
+        if exchange is None:
             HttpToolsProtocol.on_message_complete(self)
             return
-        self._exchange = self._taken = None
+        self._fast_request = None
         exchange.more_body = False
-        taken.begin()
+        exchange.begin()
 
     def on_response_complete(self) -> None:
-        """Reads on only when no request waits."""
-        self._moved = self.loop.time()
+        """Begin the next pipelined request, and read on only when none is left."""
+        self._last_progress = self.loop.time()
         if not self.pipeline:
             HttpToolsProtocol.on_response_complete(self)
             return
-        self._answered = self.pipeline[-1][0]
+        self._current = self.pipeline[-1][0]
         HttpToolsProtocol.on_response_complete(self)
         if self.pipeline:
             self.flow.pause_reading()
 
     def send_400_response(self, msg: str) -> None:
-        """The answer to what is no request."""
-        if not self._deaf:
+        """Refuse bytes that are no request, unless further input is discarded."""
+        if not self._discarding:
             super().send_400_response(msg)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Whoever answers is told, whatever was read since."""
-        if self._answered is not None:
-            self._answered.disconnected = True
-            self._answered.message_event.set()
-        if isinstance(self._answered, Exchange) and self._answered.working is not None:
-            self._answered.working.cancel()
-        self._drop_taken()
+        """Cancel the request being answered, and release the memory of all others."""
+        if self._current is not None:
+            self._current.disconnected = True
+            self._current.message_event.set()
+        if isinstance(self._current, FastExchange) and self._current.working is not None:
+            self._current.working.cancel()
+        self._drop_fast_request()
         for cycle, _ in self.pipeline:
             _lease_of(cycle).end()
         self.pipeline.clear()
-        self._all_taken()
+        self._end_unsent()
         super().connection_lost(exc)
 
-    def _drop_taken(self) -> None:
-        if self._taken is not None:
-            self._taken.drop()
-            self._lease.end()
-            self._exchange = self._taken = None
+    def _drop_fast_request(self) -> None:
+        if self._fast_request is not None:
+            self._fast_request.drop()
+            self.lease.end()
+            self._fast_request = None
 
-    def _give_back(self, problem: Problem) -> None:
-        """Refuse a request whose body finds no room, and pass over the rest of that body.
+    def _refuse_body(self, problem: Problem) -> None:
+        """Refuse a request whose body exceeds the memory budget, and discard the rest of that body.
 
-        The connection stays open meanwhile, or the system would drop the answer with what was not read.
+        The connection stays open meanwhile: closed with bytes unread, the kernel would drop the response.
         """
-        self._deaf = True
-        self._drop_taken()
+        self._discarding = True
+        self._drop_fast_request()
         self.cycle.body = bytearray()
-        self.end(problem, at_once=bool(self.pipeline))
+        self.end(problem, now=bool(self.pipeline))
         self.cycle.response_complete = True
 
     def resume_writing(self) -> None:
-        """The client has taken most of what there was."""
-        self._moved = self.loop.time()
-        self._all_taken()
+        """Send on, as the client has received most of the buffered responses."""
+        self._last_progress = self.loop.time()
+        self._end_unsent()
         super().resume_writing()
 
-    def hold_until_taken(self, lease: Lease) -> None:
-        """End a lease once the client has taken the answer that was just written."""
+    def end_when_sent(self, lease: Lease) -> None:
+        """End a lease once the client has received the response that was just written."""
         if self.flow.write_paused:
-            self._untaken = lease
+            self._unsent = lease
         else:
             lease.end()
 
-    def _all_taken(self) -> None:
-        if self._untaken is not None:
-            self._untaken.end()
-            self._untaken = None
+    def _end_unsent(self) -> None:
+        if self._unsent is not None:
+            self._unsent.end()
+            self._unsent = None
 
-    def give_up(self, problem: Problem) -> None:
-        """End a connection that waits for its client; half a request is answered with the problem."""
+    def evict(self, problem: Problem) -> None:
+        """Close a connection that awaits its client; an incomplete request is answered with the problem."""
         if self.flow.write_paused:
             self.transport.abort()
         else:
             self.end(problem if self.cycle is not None and self.cycle.more_body else None)
 
-    def end(self, problem: Problem | None = None, *, at_once: bool = True) -> None:
-        """Closes it, now or when the client does, with a problem as the answer where none has been begun."""
+    def end(self, problem: Problem | None = None, *, now: bool = True) -> None:
+        """Close the connection, after a problem where the last request has no response yet.
+
+        Args:
+            problem: to send.
+            now: False leaves it to the client to close, once it has received the problem.
+        """
         request, free = self.cycle, not (self.pipeline or self.transport.is_closing())
         if request is not None and not request.response_complete:
             free &= not request.response_started
-            request.disconnected = True  # whoever works on it is not to answer as well
+            request.disconnected = True  # so that the application sends no second response
             request.message_event.set()
         if problem is not None and free:
-            answer, status = _last_answer(problem), HTTPStatus(problem.kind.status)
-            headers = (b"%b: %b" % pair for pair in answer.raw_headers)
+            response, status = _last_response(problem), HTTPStatus(problem.kind.status)
+            headers = (b"%b: %b" % pair for pair in response.raw_headers)
             lines = [f"HTTP/1.1 {status} {status.phrase}".encode(), *headers]
-            self.transport.write(b"\r\n".join([*lines, b"", bytes(answer.body)]))
-        if at_once or not free:
+            self.transport.write(b"\r\n".join([*lines, b"", bytes(response.body)]))
+        if now or not free:
             self.transport.close()
 
 
-class Answer(RequestResponseCycle):
-    """One request being answered: in one write, if the body is one message and small.
+class ResponseCycle(RequestResponseCycle):
+    """A request to the application; a response whose body is one small message is a single write.
 
-    uvicorn writes the head and the body one after the other, and the system carries each all the way to the
-    client, which takes as much CPU as the rest of HTTP. What is not so plain uvicorn still sends itself, a
-    large body in pieces, each once the client has taken those before.
+    uvicorn writes head and body separately, and the kernel carries each all the way to the client, which
+    takes as much CPU as the rest of HTTP. All other responses uvicorn sends, a large body in pieces, each
+    once the client has received those before.
     """
 
     _head: Any = None
 
     async def run_asgi(self, app: Any) -> None:
-        """Answer, and hold nothing for it any longer."""
+        """Run the application, then release the request's memory."""
         try:
             await super().run_asgi(app)
         finally:
             _lease_of(self).end()
 
     async def send(self, message: Any) -> None:
-        """Takes the head, which is kept until the body follows, or a part of the body."""
+        """Send a part of the body; the head is kept until the first part follows."""
         if message["type"] == "http.response.start" and not self.response_started:
             self._head = message  # in place of one whose body never came
             return
@@ -348,126 +361,117 @@ class Answer(RequestResponseCycle):
         await super().send({"type": "http.response.body", "body": body[last:], "more_body": more})
 
     def _send_whole(self, head: Any, body: bytes) -> bool:
-        """Whether that was done: not where lengths differ, or the connection is to close or takes no more."""
+        """Return whether the response was sent in one write.
+
+        Returns False where lengths differ, or the connection is to close or cannot be written to.
+        """
         headers = [*self.default_headers, *head["headers"]]
-        found = dict(headers)
+        by_name = dict(headers)
         if (
             self.disconnected
             or self.flow.write_paused
             or len(body) > PIECE_BYTES
             or not self.keep_alive
             or self.scope["method"] == "HEAD"
-            or found.get(b"content-length") != b"%d" % len(body)
-            or b"connection" in found
+            or by_name.get(b"content-length") != b"%d" % len(body)
+            or b"connection" in by_name
         ):
             return False
         self.response_started = self.response_complete = True
         self.waiting_for_100_continue = False
-        self.transport.write(_whole(head["status"], headers, body))
+        self.transport.write(_serialized(head["status"], headers, body))
         self.message_event.set()
         self.on_response()
         return True
 
 
-class Exchange:
-    """One request that is answered directly; it stands where uvicorn has its cycles.
+class FastExchange(ABC):
+    """One request of the fast path and its response, in place of uvicorn's cycle.
 
     Attributes:
-        url: as it was asked.
-        headers: names in small letters, and values.
-        found: the same by name; of a repeated one the first.
-        lease: of what is held for it.
+        connection: that the request came by.
+        headers: of the request.
+        lease: holds memory for the request.
         body: as far as it has arrived.
-        begun: when the headers were whole, by ``perf_counter``.
         keep_alive: whether the connection stays open.
-        more_body, response_started, response_complete, disconnected: how far it is.
-        working: the answer to come, which is cancelled if the client leaves.
+        more_body, response_started, response_complete, disconnected: as of uvicorn's cycle.
+        working: the response to come, which is cancelled when the client leaves.
     """
 
     __slots__ = (
-        "_connection",
-        "begun",
         "body",
+        "connection",
         "disconnected",
-        "found",
         "headers",
         "keep_alive",
         "lease",
         "more_body",
         "response_complete",
         "response_started",
-        "url",
         "working",
     )
 
     message_event = asyncio.Event()
-    """With which uvicorn wakes who waits on a cycle; nobody waits for this."""
+    """Set by uvicorn to wake tasks that read from a cycle; no task reads from an exchange."""
 
-    def __init__(
-        self,
-        connection: Connection,
-        url: bytes,
-        headers: list[Header],
-        found: dict[bytes, bytes],
-        lease: Lease,
-        *,
-        keep_alive: bool,
-    ) -> None:
-        self._connection, self.url, self.headers, self.found = connection, url, headers, found
-        self.lease, self.keep_alive = lease, keep_alive
-        self.begun = perf_counter()
-        self.body = bytearray()  # one that grows: many parts would leave holes in the heap
+    def __init__(self, connection: Connection, headers: Headers, keep_alive: bool) -> None:
+        self.connection, self.headers, self.keep_alive = connection, headers, keep_alive
+        self.lease = connection.lease
+        self.body = bytearray()  # one that grows: many parts would fragment the heap
         self.more_body = True
         self.response_started = self.response_complete = self.disconnected = False
         self.working: asyncio.Future[Any] | None = None
 
-    @property
-    def client(self) -> tuple[str, int] | None:
-        """Address and port of the client, where there are such."""
-        return self._connection.client
+    @abstractmethod
+    def begin(self) -> None:
+        """Answer, now or soon: the body is complete."""
+
+    @abstractmethod
+    def drop(self) -> None:
+        """End the request: its body will never be complete."""
 
     def take_body(self) -> bytes:
-        """The body, which is not kept here: the connection may stay open for long."""
+        """Return the body, and keep no reference to it: the connection may stay open for long."""
         body = bytes(self.body)
         self.body = bytearray()
         return body
 
-    def work(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Runs what takes longer, for which the server waits at its end."""
-        connection = self._connection
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run longer work in a task, which the server awaits before it stops."""
+        connection = self.connection
         task = connection.loop.create_task(coroutine)
         connection.tasks.add(task)  # type: ignore[arg-type]
         task.add_done_callback(connection.tasks.discard)
         return task
 
-    def reply(self, status: int, headers: list[Header], body: bytes) -> None:
-        """Answers, in one write, and goes on with what was sent meanwhile."""
-        connection = self._connection
+    def respond(self, status: int, headers: list[Header], body: bytes) -> None:
+        """Send the response in one write, and continue with input that has arrived meanwhile."""
+        connection = self.connection
         closing = CLOSE in headers
         if not (closing or self.keep_alive):
             headers, closing = [*headers, CLOSE], True
-        answer = _whole(status, [*connection.server_state.default_headers, *headers], body)
+        response = _serialized(status, [*connection.server_state.default_headers, *headers], body)
         self.response_started = self.response_complete = True
         self.working = None
         if not self.disconnected:
-            connection.transport.write(answer)
+            connection.transport.write(response)
             if closing:
                 connection.transport.close()
-        connection.hold_until_taken(self.lease)
+        connection.end_when_sent(self.lease)
         connection.on_response_complete()
 
     def abort(self) -> None:
-        """Ends the connection without an answer."""
+        """Close the connection without a response."""
         self.response_complete = True
         self.lease.end()
-        self._connection.transport.close()
+        self.connection.transport.close()
 
 
-def _whole(status: int, headers: list[Header], body: bytes) -> bytes:
-    """An answer as it goes over the wire.
+def _serialized(status: int, headers: list[Header], body: bytes) -> bytes:
+    """Return a response as sent over the wire.
 
     Raises:
-        RuntimeError: a header's value would end it; as uvicorn, whose words these are.
+        RuntimeError: a header's value has a control character; the message is uvicorn's.
     """
     if HEADER_VALUE_RE.search(b"".join([value for _, value in headers])):
         raise RuntimeError("Invalid HTTP header value.")
@@ -475,11 +479,11 @@ def _whole(status: int, headers: list[Header], body: bytes) -> bytes:
     return b"".join([STATUS_LINE[status], *lines, b"\r\n", body])
 
 
-def _last_answer(problem: Problem) -> Response:
-    """One from here, outside the layers of the application, after which the connection closes."""
-    answer = problem.response()
-    answer.raw_headers = safe_headers([*answer.raw_headers, CLOSE])
-    return answer
+def _last_response(problem: Problem) -> Response:
+    """Return a response from outside the application's layers, after which the connection closes."""
+    response = problem.response()
+    response.raw_headers = safe_headers([*response.raw_headers, CLOSE])
+    return response
 
 
 def _lease_of(cycle: Any) -> Lease:
@@ -487,10 +491,10 @@ def _lease_of(cycle: Any) -> Lease:
     return lease
 
 
-def _too_many() -> Problem:
-    detail = "the limit is the setting max_connections"
+def _too_many_connections() -> Problem:
+    detail = "the setting max_connections limits the connections that are open at a time"
     return Problem(ProblemKind.TOO_MANY_CONNECTIONS, detail, headers={"Retry-After": "1"})
 
 
 async def _refuse(scope: Any, receive: Any, send: Any) -> None:
-    await _last_answer(_too_many())(scope, receive, send)
+    await _last_response(_too_many_connections())(scope, receive, send)

@@ -1,8 +1,8 @@
-"""The short way to the routes that are asked most often: from the connection to the model and back.
+"""Fast path for predict and infer: handled in the connection's callbacks, without ASGI middleware or routing.
 
-The layers of the application and the framework's own way to a route cost more than the prediction of a small
-model. The routes are declared there too, for what describes and checks them, and answer the same. They answer
-what is not taken here: requests of callers who are not known yet, or may not, above all.
+These layers cost more than the prediction of a small model. The routes are declared in ``service.api``, too,
+which document them and handle all requests that the fast path leaves to the application, such as those of
+callers whose credentials are yet to be verified; the responses are the same.
 """
 
 from __future__ import annotations
@@ -10,164 +10,172 @@ from __future__ import annotations
 import asyncio
 import re
 from functools import lru_cache
-from time import perf_counter
 from typing import NamedTuple
 
 from starlette.datastructures import QueryParams
 
-from service.api.infer import PROTOCOL as INFER
-from service.api.predict import PROTOCOL as PREDICT
-from service.auth.admission import Admission, address_identity
+from service.auth.admission import Admission
 from service.auth.scopes import LONGEST_PATH
-from service.auth.scopes import PREDICT as PREDICT_SCOPE
-from service.components import Service
-from service.http.connection import Exchange
-from service.http.instrumentation import Requests
+from service.auth.scopes import PREDICT as PREDICT_SCOPES
+from service.http.connection import Connection, FastExchange
+from service.http.instrumentation import Instrumentation
 from service.inference.batcher import Part
-from service.inference.pipeline import Answered, Protocol, Sent, answer, judged, question
+from service.inference.pipeline import Answers, PredictionPipeline
+from service.models.watcher import Models
 from service.problems import problem_of
-from service.protocols.bodies import check_media_type, decompressed
-from service.wire import Header
+from service.protocols import v1, v2
+from service.protocols.bodies import decompressed
+from service.protocols.protocol import Codec, Payload
+from service.wire import Header, Headers
 
 PATH = re.compile(rb"/(v1|v2)/models/([\w.~-]+)(?:/versions/([\w.~-]+))?/(predict|infer)")
-PROTOCOLS = {(b"v1", b"predict"): PREDICT, (b"v2", b"infer"): INFER}
+CODECS = {(b"v1", b"predict"): v1.CODEC, (b"v2", b"infer"): v2.CODEC}
 
 
-class Way(NamedTuple):
-    """Where a path leads.
+class Target(NamedTuple):
+    """Model and protocol that a path names.
 
     Attributes:
-        protocol: of the route.
+        codec: of the protocol.
         name, version: of the model.
         route: template of the path.
+        path: as sent.
     """
 
-    protocol: Protocol
+    codec: Codec
     name: str
     version: str | None
     route: str
+    path: str
 
 
 @lru_cache(maxsize=1024)
-def way_of(path: bytes) -> Way | None:
-    """Where a path leads; None where that is none of these routes, or anything in it is unusual."""
+def target_of(path: bytes) -> Target | None:
+    """Return the target of a path; None for any other route, and for a path with unusual characters."""
     found = PATH.fullmatch(path)
     if found is None:
         return None
     kind, name, version, verb = found.groups(default=b"")
-    protocol = PROTOCOLS.get((kind, verb))
-    if protocol is None:
+    codec = CODECS.get((kind, verb))
+    if codec is None:
         return None
     route = b"/%b/models/{name}" % kind + b"/versions/{version}" * bool(version) + b"/" + verb
-    return Way(protocol, name.decode(), version.decode() or None, route.decode())
+    return Target(codec, name.decode(), version.decode() or None, route.decode(), path.decode())
 
 
-class Direct:
-    """Answers predict and infer requests.
-
-    Attributes:
-        most_bytes: of a body.
+class FastPath:
+    """Handles predict and infer requests.
 
     Args:
-        service: what there is to answer with.
+        pipeline: answers them.
+        models: that are served.
         admission: of callers.
-        requests: to count in.
+        instrumentation: records each request.
     """
 
-    def __init__(self, service: Service, admission: Admission, requests: Requests) -> None:
-        self.service, self.admission, self.requests = service, admission, requests
-        self.most_bytes = service.settings.max_body_bytes
+    def __init__(
+        self,
+        pipeline: PredictionPipeline,
+        models: Models,
+        admission: Admission,
+        instrumentation: Instrumentation,
+    ) -> None:
+        self.pipeline, self.models = pipeline, models
+        self.admission, self.instrumentation = admission, instrumentation
+        self.max_body_bytes = pipeline.settings.max_body_bytes
 
-    def leads(self, url: bytes) -> bool:
-        """Whether a POST to that URL is for here."""
-        return len(url) <= LONGEST_PATH and b"#" not in url and way_of(url.partition(b"?")[0]) is not None
+    @staticmethod
+    def target(url: bytes) -> Target | None:
+        """Return the target of a POST to a URL; None leaves it to the application."""
+        return target_of(url.partition(b"?")[0]) if len(url) <= LONGEST_PATH and b"#" not in url else None
 
-    def take(self, exchange: Exchange) -> Pending | None:
-        """A request that is answered here; None where the application is to do it."""
-        way = way_of(exchange.url.partition(b"?")[0])
-        if way is None:
-            return None
-        identity = self.admission.at_once(PREDICT_SCOPE, exchange.headers, exchange.found)
-        return None if identity is None else Pending(self, exchange, way, identity)
+    def accept(
+        self, connection: Connection, target: Target, headers: Headers, keep_alive: bool
+    ) -> FastPrediction | None:
+        """Return a request whose body is still to come; None leaves it to the application."""
+        identity = self.admission.try_admit(PREDICT_SCOPES, connection.headers, headers, connection.client)
+        return (
+            None
+            if identity is None
+            else FastPrediction(self, connection, target, headers, keep_alive, identity)
+        )
 
 
-class Pending:
-    """One of them on its way: the steps of ``answering.respond``, with callbacks in place of a task."""
+class FastPrediction(FastExchange):
+    """One request of the fast path: the steps of ``service.api.predict.respond`` as callbacks."""
 
-    __slots__ = (
-        "_asked", "_direct", "_exchange", "_id", "_identity", "_model", "_question", "_received", "_way",
-    )  # fmt: skip
+    __slots__ = ("_identity", "_path", "_query", "_question", "_record", "_target")
 
-    def __init__(self, direct: Direct, exchange: Exchange, way: Way, identity: str) -> None:
-        self._direct, self._exchange, self._way, self._identity = direct, exchange, way, identity
-        self._id, self._received = direct.requests.id_of(exchange.found), 0
-        direct.requests.metrics.in_flight.value += 1
+    def __init__(
+        self,
+        path: FastPath,
+        connection: Connection,
+        target: Target,
+        headers: Headers,
+        keep_alive: bool,
+        identity: str,
+    ) -> None:
+        super().__init__(connection, headers, keep_alive)
+        self._path, self._target, self._identity = path, target, identity
+        self._query = connection.url.partition(b"?")[2]
+        self._record = path.instrumentation.open("POST", target.path, headers)
+        self._record.route = target.route
 
     def drop(self) -> None:
-        """Its body never came."""
-        self._count(0, 0)
+        """End the request: its body will never be complete."""
+        self._close(0, 0)
 
     def begin(self) -> None:
-        """Reads it and asks the model."""
-        exchange, way, service = self._exchange, self._way, self._direct.service
-        settings, metrics, headers = service.settings, service.metrics, exchange.found
-        soon: asyncio.Future[Part] | asyncio.Task[Answered] | None = None
+        """Decode the request and start its answer."""
+        path, (codec, name, version, *_) = self._path, self._target
+        pipeline = path.pipeline
+        started: asyncio.Future[Part] | asyncio.Task[Answers] | None
         try:
-            body = exchange.take_body()
-            self._received = len(body)
-            self._model = model = service.registry.find(way.name, way.version)
-            check_media_type(headers, *way.protocol.media_types, missing=way.protocol.missing)
-            body = decompressed(body, headers, settings.max_body_bytes, exchange.lease)
-            _, mark, query = exchange.url.partition(b"?")
-            sent = Sent(headers, QueryParams(query) if mark else {}, body)
-            self._asked = way.protocol.read(sent, settings, model)
-            metrics.parse_seconds.observe(perf_counter() - exchange.begun)
-            caller = self._identity or address_identity(exchange.client)
-            self._question = asked = question(service, model, self._asked, caller, exchange.lease)
-            if not asked.options.slow:
-                soon = service.engine.predict_soon(model, asked.inputs, asked.norm)
-            if soon is None:
-                soon = exchange.work(answer(service, asked))
-            exchange.working = soon
+            body = self.take_body()
+            self._record.received = len(body)
+            model = path.models.current.find(name, version)
+            codec.check_media_type(self.headers)
+            body = decompressed(body, self.headers, path.max_body_bytes, self.lease)
+            payload = Payload(self.headers, QueryParams(self._query) if self._query else {}, body)
+            self._question = question = codec.question(
+                pipeline, model, payload, self._identity, self.lease, self._record.begun
+            )
+            started = pipeline.start(question)
+            if started is None:
+                started = self.run(pipeline.answer(question))
+            self.working = started
         except Exception as error:
-            # Not from within the parser: what it holds beyond this would begin on a connection that is idle.
+            # Not from within the parser: a pipelined request that it holds would begin on an idle connection.
             asyncio.get_running_loop().call_soon(self._fail, error)
         else:
-            soon.add_done_callback(self._end)
+            started.add_done_callback(self._respond)
 
-    def _end(self, done: asyncio.Future[Part] | asyncio.Task[Answered]) -> None:
-        """Writes the answer."""
-        if done.cancelled():  # the client has left, or the service ends
-            self._exchange.abort()
-            self._count(0, 0)
+    def _respond(self, done: asyncio.Future[Part] | asyncio.Task[Answers]) -> None:
+        """Encode and send the answers."""
+        if done.cancelled():  # the client has left, or the server stops
+            self.abort()
+            self._close(0, 0)
             return
-        service = self._direct.service
+        pipeline = self._path.pipeline
         try:
-            found, begun = done.result(), perf_counter()
-            if isinstance(found, Part):
-                found.check_scores()
-                found = judged(service, self._question, found)
-            content, described = self._way.protocol.write(self._model, self._asked, found)
-            service.metrics.write_seconds.observe(perf_counter() - begun)
-            self._exchange.lease.hold(len(content))
-            self._reply(200, [(b"content-length", b"%d" % len(content)), *described], content)
+            answers = done.result()
+            if isinstance(answers, Part):
+                answers = pipeline.finish(self._question, answers)
+            content, described = self._target.codec.response(pipeline, answers)
+            self.lease.hold(len(content))
+            self._send(200, [(b"content-length", b"%d" % len(content)), *described], content)
         except Exception as error:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        problem = problem_of(error) or self._direct.requests.failed(error, self._id)
-        answer = problem.response()
-        self._reply(problem.kind.status, answer.raw_headers, bytes(answer.body), problem.kind.slug)
+        problem = problem_of(error) or self._record.fault(error)
+        response = problem.response()
+        self._send(problem.kind.status, response.raw_headers, bytes(response.body), problem.kind.slug)
 
-    def _reply(self, status: int, headers: list[Header], content: bytes, problem: str | None = None) -> None:
-        self._exchange.reply(status, self._direct.requests.headers(headers, self._id), content)
-        self._count(status, len(content), problem)
+    def _send(self, status: int, headers: list[Header], content: bytes, problem: str | None = None) -> None:
+        self.respond(status, self._record.headers(headers), content)
+        self._close(status, len(content), problem)
 
-    def _count(self, status: int, sent: int, problem: str | None = None) -> None:
-        direct, exchange = self._direct, self._exchange
-        direct.requests.metrics.in_flight.value -= 1
-        direct.admission.leave(self._identity)
-        route, path = self._way.route, exchange.url.partition(b"?")[0].decode()
-        direct.requests.count(
-            self._id, route, "POST", path, status, exchange.begun, self._received, sent, problem
-        )
+    def _close(self, status: int, sent: int, problem: str | None = None) -> None:
+        self._path.admission.leave(self._identity)
+        self._record.close(status, sent, problem)

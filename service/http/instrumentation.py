@@ -1,9 +1,9 @@
-"""What is told of every request: it gets an id, is counted and timed, and may be logged and traced.
+"""Id, counters, access log and trace of every request.
 
-Every answer gets its request's id, and headers that keep browsers safe. :class:`Observed` is the outermost
-layer of the application, pure ASGI, at a few microseconds a request. Whatever answers inside may say what it
-knows by the request's scope: ``scope["route"].path`` is the route's template (the framework sets it), and
-``scope["problem"]`` the kind of problem that was answered.
+:class:`InstrumentationMiddleware` is the outermost layer of the application, in pure ASGI, at a few
+microseconds a request. Layers inside report through the request's scope: ``scope["route"].path`` is the
+route's template (set by the framework), ``scope["problem"]`` the kind of problem that was sent. Every
+response gets its request's id, and security headers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import count
 from time import perf_counter
 
@@ -24,21 +24,21 @@ from service.problems import Problem, ProblemKind
 from service.telemetry.logs import REQUEST_ID, traceback_without_message
 from service.telemetry.metrics import Histogram, Metrics, Value
 from service.telemetry.tracing import Tracing
-from service.wire import CLOSE, HEADERS, Header
+from service.wire import CLOSE, HEADERS, Header, Headers
 
 log = logging.getLogger("service.requests")
 access = logging.getLogger("service.access")
 
-SANE_ID = re.compile(rb"[A-Za-z0-9._:/=+-]{1,128}")
+VALID_ID = re.compile(rb"[A-Za-z0-9._:/=+-]{1,128}")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-class Requests:
-    """Ids, counts and the log of the requests of a process, whichever way they are answered.
+class Instrumentation:
+    """Counts and logs the requests of a process, by either transport.
 
     Args:
-        metrics: to count in.
-        access_log: whether each request is logged, too.
+        metrics: of this process.
+        access_log: whether to log each request, too.
     """
 
     def __init__(self, metrics: Metrics, *, access_log: bool = False) -> None:
@@ -46,77 +46,36 @@ class Requests:
         self._process, self._count = os.urandom(8).hex().encode(), count()
         self._bound: dict[tuple[str, str, int], tuple[Value, Histogram]] = {}
 
-    def id_of(self, headers: Mapping[bytes, bytes]) -> bytes:
-        """The id that its caller gave a request, or else a new one: unique, and cheaper than random."""
-        given = headers.get(b"x-request-id")
-        if given is None or not SANE_ID.fullmatch(given):
-            return b"%b-%x" % (self._process, next(self._count))
-        return given
+    def open(self, method: str, path: str, headers: Headers) -> RequestRecord:
+        """Return the record of a request that begins now, counted as in flight until the record is closed."""
+        self.metrics.in_flight.value += 1
+        request_id = headers.get(b"x-request-id")
+        if request_id is None or not VALID_ID.fullmatch(request_id):
+            request_id = b"%b-%x" % (self._process, next(self._count))  # unique, and cheaper than random
+        return RequestRecord(self, method, path, request_id)
 
-    def headers(self, own: Iterable[Header], request_id: bytes) -> list[Header]:
-        """Those of an answer, with what every answer has; while the service ends, connections do too."""
-        headers = safe_headers(own)
-        headers.append((b"x-request-id", request_id))
-        if self.metrics.draining.value and CLOSE not in headers:
-            headers.append(CLOSE)
-        return headers
-
-    def failed(self, error: Exception, request_id: bytes) -> Problem:
-        """Logs what nobody foresaw; what is answered then."""
-        fields = {"request_id": request_id.decode(), "exception": traceback_without_message(error)}
-        log.error("the request failed", extra={"fields": fields})
-        # Whatever failed may have left the connection in any state.
-        detail, headers = "the service failed to answer this request", {"Connection": "close"}
-        return Problem(ProblemKind.INTERNAL, detail, headers=headers)
-
-    def count(
-        self,
-        request_id: bytes,
-        route: str,
-        method: str,
-        path: str,
-        status: int,
-        begun: float,
-        received: int,
-        sent: int,
-        problem: str | None,
-    ) -> None:
-        """Counts a request whose answer has ended.
-
-        Args:
-            request_id: its.
-            route: template of the path.
-            method: any.
-            path: as it was asked.
-            status: of the answer; 0 where none was begun.
-            begun: when, by ``perf_counter``.
-            received: bytes of the request's body, as its headers tell.
-            sent: bytes of the answer's body.
-            problem: kind of problem that was answered, if one was.
-        """
-        seconds, metrics = perf_counter() - begun, self.metrics
+    def close(self, record: RequestRecord, status: int, sent: int, problem: str | None) -> None:
+        """Count and log a request; see :meth:`RequestRecord.close`."""
+        seconds, metrics, method = perf_counter() - record.begun, self.metrics, record.method
+        metrics.in_flight.value -= 1
         metrics.bytes_out.value += sent
-        if 200 <= status < 400:  # else more may have been told than was read
-            metrics.bytes_in.value += received
-        requests, times = self._children(route, method if method in METHODS else "other", status)
+        if 200 <= status < 400:  # a refused body may not have been read to its announced end
+            metrics.bytes_in.value += record.received
+        requests, times = self._children(record.route, method if method in METHODS else "other", status)
         requests.value += 1
         times.observe(seconds)
         if problem is not None:
             metrics.problems.of(problem).add()
         if self._access_log:
-            access.info(
-                "request",
-                extra={
-                    "fields": {
-                        "request_id": request_id.decode(),
-                        "method": method,
-                        "path": path,
-                        "status": status,
-                        "milliseconds": round(1000 * seconds, 3),
-                        "bytes": sent,
-                    }
-                },
-            )
+            fields = {
+                "request_id": record.id.decode(),
+                "method": method,
+                "path": record.path,
+                "status": status,
+                "milliseconds": round(1000 * seconds, 3),
+                "bytes": sent,
+            }
+            access.info("request", extra={"fields": fields})
 
     def _children(self, route: str, method: str, status: int) -> tuple[Value, Histogram]:
         found = self._bound.get((route, method, status))
@@ -127,43 +86,91 @@ class Requests:
         return found
 
 
-class Observed:
-    """Tells of requests; see the module.
+class RequestRecord:
+    """One request while it is in flight.
 
-    Args:
-        app: the layer inside.
-        requests: of this process.
-        tracing: to tell of each request; None costs nothing.
+    Attributes:
+        id: sent by the caller, or a new one.
+        method, path: as sent.
+        route: template of the path; "none" where no route matches, since such paths are unlimited in number.
+        received: bytes of the body, as its headers announce.
+        begun: start, by ``perf_counter``.
     """
 
-    def __init__(self, app: ASGIApp, *, requests: Requests, tracing: Tracing | None = None) -> None:
-        self._app, self._requests, self._tracing = app, requests, tracing
+    __slots__ = ("_instrumentation", "begun", "id", "method", "path", "received", "route")
+
+    def __init__(self, instrumentation: Instrumentation, method: str, path: str, request_id: bytes) -> None:
+        self._instrumentation, self.method, self.path, self.id = instrumentation, method, path, request_id
+        self.route, self.received, self.begun = "none", 0, perf_counter()
+
+    def headers(self, own: Iterable[Header]) -> list[Header]:
+        """Return a response's headers with those that every response has.
+
+        While the process drains, each response closes its connection.
+        """
+        headers = safe_headers(own)
+        headers.append((b"x-request-id", self.id))
+        if self._instrumentation.metrics.draining.value and CLOSE not in headers:
+            headers.append(CLOSE)
+        return headers
+
+    def fault(self, error: Exception) -> Problem:
+        """Log an unexpected error, and return the problem to send in its place."""
+        fields = {"request_id": self.id.decode(), "exception": traceback_without_message(error)}
+        log.error("the request failed", extra={"fields": fields})
+        # The error may have left the connection in any state.
+        detail, headers = "the service failed to answer this request", {"Connection": "close"}
+        return Problem(ProblemKind.INTERNAL, detail, headers=headers)
+
+    def close(self, status: int, sent: int, problem: str | None = None) -> None:
+        """Count and log the request as ended.
+
+        Args:
+            status: of the response; 0 where none was started.
+            sent: bytes of the response's body.
+            problem: kind of the problem sent, if any.
+        """
+        self._instrumentation.close(self, status, sent, problem)
+
+
+class InstrumentationMiddleware:
+    """Records every request, and traces it where traces are configured.
+
+    Args:
+        app: the application inside.
+        instrumentation: of this process.
+        tracing: None where no traces are configured.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, instrumentation: Instrumentation, tracing: Tracing | None = None
+    ) -> None:
+        self._app, self._instrumentation, self._tracing = app, instrumentation, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
+        """Handle one request; the application's lifespan passes."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
         elif self._tracing is None:
-            await self._observe(scope, receive, send)
+            await self._record(scope, receive, send)
         else:
             with self._tracing.request(scope) as span:
-                status = await self._observe(scope, receive, send)
+                status = await self._record(scope, receive, send)
                 span.end(route_of(scope), status)
 
-    async def _observe(self, scope: Scope, receive: Receive, send: Send) -> int:
-        """Answers, and returns the status; 0 where no answer was begun."""
-        begun, requests, status, sent = perf_counter(), self._requests, 0, 0
+    async def _record(self, scope: Scope, receive: Receive, send: Send) -> int:
+        """Return the status of the response; 0 where none was started."""
+        headers_in = scope[HEADERS] = dict(reversed(scope["headers"]))
+        record = self._instrumentation.open(scope["method"], scope["path"], headers_in)
+        REQUEST_ID.set(record.id)
+        status, sent = 0, 0
         head: Message | None = None
         refused: Problem | None = None
-        metrics = requests.metrics
-        headers_in = scope[HEADERS] = dict(reversed(scope["headers"]))
-        request_id = requests.id_of(headers_in)
-        REQUEST_ID.set(request_id)
 
-        async def observed_send(message: Message) -> None:
+        async def recorded_send(message: Message) -> None:
             nonlocal head, refused, status, sent
             if message["type"] == "http.response.start":
-                head = message  # kept until the body follows, for which there may be no room
+                head = message  # kept until the body, which may exceed the memory budget
                 return
             body = message.get("body", b"")
             if head is not None:
@@ -173,35 +180,33 @@ class Observed:
                     refused = problem
                     raise
                 status = head["status"]
-                headers = requests.headers(head.get("headers", ()), request_id)
-                await send({**head, "headers": headers})  # the sender's may be one that it sends often
+                headers = record.headers(head.get("headers", ()))
+                await send({**head, "headers": headers})  # a copy: the sender may reuse its message
                 head = None
             sent += len(body)
             await send(message)
 
         length = headers_in.get(b"content-length")
+        record.received = int(length or 0)
         if length is None and b"transfer-encoding" in headers_in:
             receive = self._counted(receive)
-        metrics.in_flight.value += 1
         try:
-            await self._app(scope, receive, observed_send)
+            await self._app(scope, receive, recorded_send)
         except ClientDisconnect:
-            pass  # no answer was begun
+            pass  # no response was started
         except Exception as error:
-            # The framework makes another error of one that is raised while it sends an answer.
-            problem = refused or requests.failed(error, request_id)
-            if status:  # half an answer: the server ends the connection
+            # The framework replaces an error that is raised while it sends a response.
+            problem = refused or record.fault(error)
+            if status:  # the response is incomplete: the server closes the connection
                 raise Fault from None
-            await problem.response()(scope, receive, observed_send)
+            await problem.response()(scope, receive, recorded_send)
         finally:
-            metrics.in_flight.value -= 1
-            route, method, path = route_of(scope), scope["method"], scope["path"]
-            received, kind = int(length or 0), scope.get("problem")
-            requests.count(request_id, route, method, path, status, begun, received, sent, kind)
+            record.route = route_of(scope)
+            record.close(status, sent, scope.get("problem"))
         return status
 
     def _counted(self, receive: Receive) -> Receive:
-        bytes_in = self._requests.metrics.bytes_in
+        bytes_in = self._instrumentation.metrics.bytes_in
 
         async def counted() -> Message:
             message = await receive()
@@ -211,11 +216,11 @@ class Observed:
         return counted
 
 
-class Fault(Exception):  # noqa: N818 - an error's message may quote an input; this has none
-    """A request failed after its answer was begun; what failed is in the log."""
+class Fault(Exception):  # noqa: N818 - without a message, since an error's message may quote an input
+    """A request failed after its response was started; the log has the reason."""
 
 
 def route_of(scope: Scope) -> str:
-    """The template of the request's path; "none" where it is nobody's, as paths are without number."""
+    """Return the template of a request's path; "none" where no route matches."""
     path: str = getattr(scope.get("route"), "path", "none")
     return path

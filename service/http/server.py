@@ -1,11 +1,12 @@
-"""One serving process: the socket it listens on, and its end.
+"""One serving process: its listening socket, and its graceful shutdown.
 
-Told to stop (SIGINT, SIGTERM), it first goes on answering for up to ``drain_seconds``, or until no
-connection is open: ``/readyz`` says 503, so that balancers send no more, and each answer closes its
-connection. Then what the system had accepted by itself is taken over, the socket is closed, and the
-requests in flight have ``shutdown_seconds``; then the process ends, whatever its threads still compute.
-So a request is lost only if it takes longer than that, or is sent on a connection that was idle all the
-time before: the moment that HTTP leaves to clients to retry.
+On SIGINT or SIGTERM the process first drains: it goes on answering for up to ``drain_seconds``, or until no
+    connection is open, ``/readyz`` responds 503, so that balancers send no more, and each response closes its
+    connection. Then it accepts the connections left in the socket's queue, closes the socket, and gives the
+    requests
+in flight ``shutdown_seconds``; then it exits, whatever its threads still compute.
+So a request is lost only if it takes longer than that, or is sent on a connection that was idle during the
+whole drain: the case in which HTTP has clients retry.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.http.connection import Connection
-from service.http.stalled import Arrivals
+from service.http.stalled import StalledConnections
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -37,26 +38,25 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 0.02
 SETTLE_SECONDS = 1.0
 LAST_SECONDS = 2.0
-"""For databases, logs and spans, once requests are answered or cut off."""
+"""To close databases, logs and spans, once requests are answered or cut off."""
 BACKLOG = 2048
 UNSENT_BYTES = 65_536
-"""That the system may hold of the answers on a connection, besides those on their way."""
+"""Limit on unsent bytes of responses in the kernel, for each connection."""
 RESERVED_FILES = 128
-"""Besides connections: of models, databases, jobs."""
+"""File descriptors kept for models, databases and jobs."""
 KEEP_ALIVE_SECONDS = 75
-"""Longer than clients and balancers keep idle connections: who closes first must not be the server, or a
-request may be on its way."""
+"""Longer than clients and balancers keep idle connections: were the server the first to close, a request
+might already be on its way."""
 
 
 class Server(uvicorn.Server):
-    """A server that says so once it answers, and loses nothing when it is told to stop.
+    """A server that reports readiness, and shuts down without losing requests.
 
     Args:
         app: made by ``create_app``.
-        settings: the app's.
-        ready: called once it answers.
-        end: ends the process, after all is done or when the time for that is over; None where the process
-            goes on.
+        settings: of the service.
+        ready: called once requests are answered.
+        end: exits the process after the shutdown, or when its time is over; None lets the process continue.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=Connection,
-                log_config=None,  # the process's, see service.telemetry.logs
+                log_config=None,  # see service.telemetry.logs
                 access_log=False,
                 server_header=False,
                 ws="none",
                 backlog=BACKLOG,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=settings.shutdown_seconds,
-                # It refuses when this many are there.
+                # uvicorn refuses a request when this many connections are open.
                 limit_concurrency=connections_within(settings.max_connections) + 1,
                 h11_max_incomplete_event_size=settings.max_header_bytes,
                 proxy_headers=settings.forwarded_allow_ips is not None,
@@ -87,10 +87,10 @@ class Server(uvicorn.Server):
         self._service, self._ready, self._drain_seconds = app.state.service, ready, settings.drain_seconds
         self._end_seconds = settings.drain_seconds + SETTLE_SECONDS + settings.shutdown_seconds + LAST_SECONDS
         self._end = end
-        self._arrivals = Arrivals(settings.request_seconds)
+        self._stalled = StalledConnections(settings.request_seconds)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Readiness ends with the signal itself."""
+        """Report as not ready from the signal on."""
         self._service.metrics.draining.value = 1.0
         super().handle_exit(sig, frame)
 
@@ -105,13 +105,13 @@ class Server(uvicorn.Server):
         self._ready()
 
     async def on_tick(self, counter: int) -> bool:
-        """Once a second (of ten ticks), looks for requests that do not arrive."""
+        """Close stalled connections once a second, which is ten ticks."""
         if counter % 10 == 0:
-            self._arrivals.sweep(self.server_state.connections, time.monotonic())
+            self._stalled.sweep(self.server_state.connections, time.monotonic())
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Ends the jobs first: whoever waits for one would hold up the end."""
+        """Drain and stop; jobs first, since clients that wait for one would delay the shutdown."""
         self._service.metrics.draining.value = 1.0
         if self._end is not None:
             late = threading.Timer(self._end_seconds, self._end)
@@ -121,21 +121,22 @@ class Server(uvicorn.Server):
         await self._service.jobs.stop()
         await self._until(lambda: not self.server_state.connections, self._drain_seconds)
         await self._stop_listening(sockets or [])
-        # Those accepted last have yet to be heard: uvicorn takes a connection without a request for idle.
-        await self._until(lambda: all(map(_was_asked, self.server_state.connections)), SETTLE_SECONDS)
+        # The connections accepted last have sent nothing yet, and uvicorn closes those as idle.
+        connections: Any = self.server_state.connections
+        await self._until(lambda: all(c.has_request for c in connections), SETTLE_SECONDS)
         await super().shutdown(sockets)
-        # Tasks are cancelled by now; a request that never came whole may have none.
-        for connection in tuple(self.server_state.connections):
+        # Tasks are cancelled by now; an incomplete request may have none.
+        for connection in tuple(connections):
             connection.transport.close()
         if self._end is not None:
             self._end()
 
     async def _stop_listening(self, sockets: Sequence[socket.socket]) -> None:
-        """Closes the sockets with nothing in their queues: what the system has accepted is served."""
+        """Close the sockets with empty queues: connections that the kernel has accepted are served."""
         loop = asyncio.get_running_loop()
         for sock in sockets:
             loop.remove_reader(sock)
-        await asyncio.sleep(TICK_SECONDS)  # a closed server drops those that it is about to take over
+        await asyncio.sleep(TICK_SECONDS)  # a closed server drops the connections that it is about to accept
         copies = [sock.dup() for sock in sockets]
         for server in self.servers:
             server.close()
@@ -159,7 +160,7 @@ class Server(uvicorn.Server):
         return made
 
     async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
-        """Waits so long at most."""
+        """Wait for a condition, for a limited time."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while not condition() and loop.time() < end and not self.force_exit:
@@ -167,7 +168,7 @@ class Server(uvicorn.Server):
 
 
 def end_process() -> None:
-    """End this process now, with its logs written: the interpreter would first wait for every thread."""
+    """Exit now, with all logs written: the interpreter would first wait for every thread."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # closed at the other end, or here
@@ -175,15 +176,11 @@ def end_process() -> None:
     os._exit(0)
 
 
-def _was_asked(connection: Any) -> bool:
-    return getattr(connection, "cycle", None) is not None
-
-
 def connections_within(wanted: int) -> int:
-    """Return how many connections the limit of open files allows, once it is raised as far as it may be.
+    """Return how many connections the limit of open files allows, once it is raised as far as permitted.
 
     Args:
-        wanted: at most so many.
+        wanted: number of connections; never exceeded.
     """
     needed, limits = wanted + RESERVED_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)
     soft, hard = (needed if limit == resource.RLIM_INFINITY else limit for limit in limits)
@@ -192,21 +189,23 @@ def connections_within(wanted: int) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, limits[1]))
     found = max(1, min(wanted, soft - RESERVED_FILES))
     if found < wanted:
-        log.warning("at most %d connections: the limit of open files (ulimit -n) is %d", found, soft)
+        log.warning(
+            "max_connections is reduced to %d: the limit of open files (ulimit -n) is %d", found, soft
+        )
     return found
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A listening socket, taken before models are loaded, so that a port in use is told at once.
+    """Return a listening socket, opened before models are loaded, so that a port in use is reported early.
 
     Args:
         host: address.
-        port: 0 takes a free one.
-        shared: whether other sockets of this kind may listen there, too; the system spreads connections
+        port: 0 chooses a free port.
+        shared: whether other shared sockets may listen on the same port; the kernel distributes connections
             over them.
 
     Raises:
-        click.ClickException: the address is not to be had.
+        click.ClickException: the address is unavailable.
     """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -215,29 +214,29 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
         hint = "; choose another with --port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else ""
         reason = str(error.strerror).partition(" (while")[0]  # the rest repeats the address
         raise click.ClickException(f"cannot listen on {host} port {port}: {reason}{hint}") from error
-    # Connections inherit this. Without it an answer's body waits 40 ms for the client to
+    # Connections inherit this. Without it the body of a response waits 40 ms for the client to
     # acknowledge the headers: asyncio sets it only where a socket's protocol number is given.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # And this: what a client does not take waits here, where it is counted, and not in the system's memory.
+    # And this: what a client does not receive waits in the process, where it is counted, not in the kernel.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     return sock
 
 
 def listen_together(host: str, port: int, count: int) -> list[socket.socket]:
-    """So many sockets listening at one place, one for each process.
+    """Return ``count`` sockets listening on one port, one for each process.
 
-    Over one socket in all of them connections fall unevenly: of 16 that come at once to two idle
-    processes, one mostly takes all.
+    Processes that share a single socket get uneven shares: of 16 connections at one moment to two idle
+    processes, one mostly accepts all.
 
     Raises:
-        click.ClickException: the address is not to be had.
+        click.ClickException: the address is unavailable.
     """
-    with listen(host, port) as alone:  # refused where any other server listens, which shared ones are not
+    with listen(host, port) as alone:  # fails where another server listens; shared sockets would not
         port = alone.getsockname()[1]
     return [listen(host, port, shared=True) for _ in range(count)]
 
 
 def url_of(sock: socket.socket) -> str:
-    """Where a listening socket is found."""
+    """Return the URL of a listening socket."""
     host, port = sock.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,13 +1,10 @@
-"""Requests that do not arrive, and answers that are not taken: connections on which nothing moves are closed.
+"""Closes connections whose clients neither complete a request nor receive a response.
 
-The server keeps its connections in a set; looking through it once a second costs requests nothing.
+The server checks its set of connections once a second, which costs requests nothing.
 """
 
 from __future__ import annotations
 
-import fcntl
-import struct
-import termios
 from collections.abc import Collection
 from typing import Any
 
@@ -15,11 +12,11 @@ from service.http.connection import Connection
 from service.problems import Problem, ProblemKind
 
 
-class Arrivals:
-    """Ends connections on which nothing whole has arrived for so long, or nothing was taken.
+class StalledConnections:
+    """Closes connections without progress for too long.
 
     Args:
-        seconds: that the headers of a request, and then its body, may take, and each part of an answer.
+        seconds: limit for the headers of a request, for its body, and for each part of a response.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -27,28 +24,19 @@ class Arrivals:
         self._since: dict[Connection, tuple[Any, float]] = {}
 
     def sweep(self, connections: Collection[Any], now: float) -> None:
-        """Looks at every :class:`~service.http.connection.Connection`.
+        """Check every open connection.
 
         Args:
-            connections: those that are open.
-            now: in seconds, of any clock that runs steadily.
+            connections: all instances of :class:`~service.http.connection.Connection`.
+            now: time in seconds, by any monotonic clock.
         """
-        known, self._since = self._since, {}  # requests know their connections: others are not to be kept
+        before, self._since = self._since, {}  # without closed connections, which requests refer to
         for connection in tuple(connections):
-            stuck = connection.flow.write_paused
-            idle = connection.timeout_keep_alive_task is not None  # which ends it
-            if not connection.waits or (idle and not stuck):
+            progress = connection.progress
+            if progress is None:
                 continue
-            state = connection.cycle, _untaken(connection) if stuck else 0
-            before, since = known.get(connection, (state, now))
-            self._since[connection] = state, since if before == state else now
-            if before == state and now - since > self._seconds:
-                detail = f"the body was not whole after {self._seconds:g} s"
-                connection.give_up(Problem(ProblemKind.REQUEST_TIMEOUT, detail))
-
-
-def _untaken(connection: Connection) -> int:
-    """Bytes of answers that lie here, in the process and in the system."""
-    number = connection.transport.get_extra_info("socket").fileno()
-    (queued,) = struct.unpack("i", fcntl.ioctl(number, termios.TIOCOUTQ, bytes(4)))
-    return int(connection.transport.get_write_buffer_size() + queued)
+            last, since = before.get(connection, (progress, now))
+            self._since[connection] = progress, since if last == progress else now
+            if last == progress and now - since > self._seconds:
+                detail = f"the request was incomplete after {self._seconds:g} s"
+                connection.evict(Problem(ProblemKind.REQUEST_TIMEOUT, detail))

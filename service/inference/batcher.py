@@ -1,7 +1,7 @@
-"""Small requests are answered together: whatever has queued while the last batch ran is the next one.
+"""Continuous batching of small requests: all that queue while one batch runs are the next batch.
 
-Nothing waits for a timer. A request that finds nothing queued is run two turns of the event loop later,
-microseconds, with those that arrived by then; under load, batches grow by themselves.
+There is no timer. A request that finds the queue empty runs two iterations of the event loop later, which is
+microseconds, with the requests that have arrived by then; under load, batches grow by themselves.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from service.telemetry.metrics import Metrics
 
 
 class Part(NamedTuple):
-    """The answers to one request: some rows of those to a batch."""
+    """The answers to one request: rows of a batch."""
 
     batch: Batch
     start: int
@@ -30,16 +30,36 @@ class Part(NamedTuple):
 
     @property
     def radii(self) -> Array:
-        """(N,) certified radii."""
+        """Return the (N,) certified radii."""
         return self.batch.predictions.radii.certified_radius[self.start : self.stop]
 
     @property
+    def margins(self) -> Array:
+        """Return the (N,) margins."""
+        return self.batch.predictions.radii.margin[self.start : self.stop]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Return the (N,) class indices."""
+        return self.batch.predictions.radii.label[self.start : self.stop]
+
+    @property
+    def scores(self) -> Array:
+        """Return the (N,) or (N, K) scores."""
+        return self.batch.predictions.scores[self.start : self.stop]
+
+    @property
+    def columns(self) -> list[list[Any]]:
+        """Return lists of N scores, margins, certified radii and runners-up."""
+        return [column[self.start : self.stop] for column in self.batch.columns]
+
+    @property
     def execution(self) -> str:
-        """Name of the format that they were computed in."""
+        """Return the name of the floating-point format that the scores were computed in."""
         return self.batch.predictions.execution.__name__
 
     def check_scores(self) -> None:
-        """Raises InputError where scores are not finite."""
+        """Raise InputError where a score is not finite."""
         if self.batch.finite is None:
             return
         finite = self.batch.finite[self.start : self.stop]
@@ -49,7 +69,7 @@ class Part(NamedTuple):
 
     @property
     def outside(self) -> NDArray[np.bool_] | None:
-        """(N,) whether each input lies far outside the box that the model's file names; None if none does."""
+        """Return (N,) whether each input lies far outside the file's input_box; None if none does."""
         if self.batch.outside is None:
             return None
         outside = self.batch.outside[self.start : self.stop]
@@ -57,18 +77,17 @@ class Part(NamedTuple):
 
     @property
     def predictions(self) -> Predictions:
-        """The answers themselves, without the rest of the batch."""
+        """Return the answers without the rest of the batch."""
         return self.batch.predictions.rows(slice(self.start, self.stop))
 
 
 class Batch:
-    """Answers to several requests, and as lists where a request wants them so.
+    """Answers to several requests.
 
     Attributes:
         predictions: the answers.
-        outside: (N,) whether each input lies far outside the box that the model's file names; None where
-            none does.
-        finite: (N,) whether the scores of each are; None where all are.
+        outside: (N,) whether each input lies far outside the file's input_box; None where none does.
+        finite: (N,) whether all scores of a row are finite; None where all rows' are.
     """
 
     def __init__(self, predictions: Predictions, outside: NDArray[np.bool_] | None = None) -> None:
@@ -79,47 +98,47 @@ class Batch:
 
     @property
     def columns(self) -> tuple[list[Any], ...]:
-        """Label, scores, margin, certified radius and runner-up of every answer."""
+        """Return scores, margins, certified radii and runners-up as lists."""
         if self._columns is None:
             found, radii = self.predictions, self.predictions.radii
-            arrays = (radii.label, found.scores, radii.margin, radii.certified_radius, radii.runner_up)
+            arrays = (found.scores, radii.margin, radii.certified_radius, radii.runner_up)
             self._columns = tuple(array.tolist() for array in arrays)
         return self._columns
 
 
 class Batcher:
-    """Merges the requests for one model and norm. Used on the event loop alone.
+    """Merges the requests for one model and norm. Not thread-safe: used on the event loop alone.
 
     Args:
         run: answers (N, d) inputs.
-        most_rows: at a time, unless a single request has more.
-        metrics: to count in.
+        max_rows: of a batch, unless a single request has more.
+        metrics: of this process.
     """
 
-    def __init__(self, run: Callable[[Array], Batch], most_rows: int, metrics: Metrics) -> None:
-        self._run, self._most_rows, self._metrics = run, most_rows, metrics
+    def __init__(self, run: Callable[[Array], Batch], max_rows: int, metrics: Metrics) -> None:
+        self._run, self._max_rows, self._metrics = run, max_rows, metrics
         self._queue: deque[tuple[Array, asyncio.Future[Part], float]] = deque()
         self._due = False
 
     def submit(self, inputs: Array) -> asyncio.Future[Part]:
-        """Queues (n, d) inputs; the result are their answers, or what running them raised."""
+        """Queue (n, d) inputs, and return the future of their answers."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Part] = loop.create_future()
         self._queue.append((inputs, future, perf_counter()))
         self._metrics.queued_rows.value += len(inputs)
         if not self._due:
             self._due = True
-            # In the second turn from now: the first reads what has arrived meanwhile, which then joins.
+            # In the second iteration from now: the first reads requests that have arrived, which then join.
             loop.call_soon(loop.call_soon, self._next)
         return future
 
     def _next(self) -> None:
         taken: list[tuple[Array, asyncio.Future[Part]]] = []
         rows, metrics, begun = 0, self._metrics, perf_counter()
-        while self._queue and (not taken or rows + len(self._queue[0][0]) <= self._most_rows):
+        while self._queue and (not taken or rows + len(self._queue[0][0]) <= self._max_rows):
             inputs, future, since = self._queue.popleft()
             metrics.queued_rows.value -= len(inputs)
-            if not future.done():  # its client may have gone
+            if not future.done():  # its client may have left
                 taken.append((inputs, future))
                 metrics.queue_seconds.observe(begun - since)
                 rows += len(inputs)
@@ -130,7 +149,7 @@ class Batcher:
             return
         try:
             batch = self._run(taken[0][0] if len(taken) == 1 else np.concatenate([x for x, _ in taken]))
-        except Exception as error:  # each request is told; one that failed alone fails in every batch
+        except Exception as error:  # an input that fails by itself fails in every batch
             for _, future in taken:
                 future.set_exception(error)
             return

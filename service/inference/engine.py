@@ -1,9 +1,9 @@
-"""Arrays in, certified predictions out, and where the work runs. Knows no HTTP.
+"""Runs models: arrays in, certified predictions out. Knows no HTTP.
 
-Work of a few milliseconds runs on the event loop itself, small requests together (``batcher.py``):
-handing it to a thread costs 0.2 ms of CPU, as much as the whole of a small batch. Longer work goes to threads
-(onnxruntime and numpy release the interpreter while they compute), in parts, so that it can be abandoned
-between them. Radii are tightened in other threads, of lower priority and fewer than there are processors.
+Work of a few milliseconds runs on the event loop itself, in batches of small requests (``batcher.py``): to
+pass it to a thread costs 0.2 ms of CPU, as much as a whole small batch. Longer work goes to threads
+(onnxruntime and numpy release the interpreter while they compute), in parts, so that it can be cancelled
+between them. Other threads tighten radii: fewer than there are processors, and at lower priority.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ from service.telemetry.metrics import Metrics
 T = TypeVar("T")
 
 INLINE_MULTIPLICATIONS = 10_000_000
-"""Of one request; about 1 ms on one core."""
+"""Limit for one request on the event loop; about 1 ms on one core."""
 MERGED_MULTIPLICATIONS = 64_000_000
-"""Of requests that are answered together, and of the parts in which long ones are answered."""
+"""Limit for a batch of requests, and for each part of a long request."""
 SLOW_THREADS = max(1, min(4, (os.cpu_count() or 1) - 1))
-"""One processor is left to predictions, where there is another. Each thread may take some hundred MiB."""
+"""One processor is left to predictions, where there are several. Each thread may take some hundred MiB."""
 SLOW_QUEUED, SLOW_QUEUED_PER_CALLER = 32, 8
 NICENESS = 10
 
 
 class Engine:
-    """Runs predictions; one a process.
+    """Runs the predictions of a process.
 
     Attributes:
-        served: what was answered, but for tightened radii.
-        slow: threads for work of seconds.
+        served: distributions of answers, without tightened radii.
+        slow: threads for work that takes seconds.
 
     Args:
         settings: of the service.
-        metrics: to count in.
+        metrics: of this process.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.served, self._metrics = metrics.served, metrics
-        self._tighten_seconds, most = settings.tighten_seconds, settings.max_connections
-        self._pool = FairPool("predict", os.cpu_count() or 1, queued=most, queued_per_caller=most)
+        self._tighten_seconds, queued = settings.tighten_seconds, settings.max_connections
+        self._pool = FairPool("predict", os.cpu_count() or 1, queued=queued, queued_per_caller=queued)
         self.slow = FairPool(
             "slow",
             SLOW_THREADS,
@@ -72,40 +72,36 @@ class Engine:
         caller: str,
         tighten: bool = False,
     ) -> Part:
-        """Scores, labels and certified radii of (N, d) inputs that ``check_inputs`` gave.
+        """Return scores, labels and certified radii; ``check_scores`` is for the caller.
 
         Args:
             model: that answers.
-            inputs: to answer.
+            inputs: (N, d), as returned by ``check_inputs``.
             norm: of the radii.
-            caller: identity to take turns by.
-            tighten: whether to prove larger radii, as far as the setting tighten_seconds allows.
+            caller: identity; long work of different callers takes turns.
+            tighten: whether to prove larger radii, for up to the setting tighten_seconds.
 
         Raises:
-            InputError: the model's scores overflow there.
             Problem: 429, too much long work is queued.
         """
         if tighten or is_long(model, inputs):
             batch = await self._in_thread(model, inputs, norm, caller, tighten)
             if not tighten:
                 self.served.of(model, norm).add(batch.predictions.radii)
-            part = Part(batch, 0, len(inputs))
-        else:
-            await self._begin(model, norm, caller)
-            part = await self._batchers[model][norm].submit(inputs)
-        part.check_scores()
-        return part
+            return Part(batch, 0, len(inputs))
+        await self._prepare(model, norm, caller)
+        return await self._batchers[model][norm].submit(inputs)
 
-    def predict_soon(self, model: Model, inputs: Array, norm: Norm) -> asyncio.Future[Part] | None:
-        """The same, and ``check_scores`` is for the caller to do.
+    def submit(self, model: Model, inputs: Array, norm: Norm) -> asyncio.Future[Part] | None:
+        """Queue inputs, and return the future of :meth:`predict`'s result.
 
-        None where that is long work, or the model has not been prepared for that norm by :meth:`predict`.
+        Returns None for long work, and until :meth:`predict` has prepared the model for the norm.
         """
         batcher = self._batchers.get(model, {}).get(norm)
         return None if batcher is None or is_long(model, inputs) else batcher.submit(inputs)
 
     async def portable_radii(self, model: Model, inputs: Array, norm: Norm, caller: str) -> Array:
-        """(N,) radii that hold for every runtime, see ``CertifiedPredictor.portable_radii``."""
+        """Return (N,) radii that hold for every runtime; see ``CertifiedPredictor.portable_radii``."""
 
         def work(deadline: Deadline) -> Array:
             parts = _parts(model, inputs, deadline)
@@ -114,25 +110,25 @@ class Engine:
         return await self._pool.run(caller, work)
 
     async def run(self, caller: str, work: Callable[[], T]) -> T:
-        """Return the result of other work that takes about as long as long predictions."""
+        """Return the result of other work that takes about as long as a long prediction."""
         return await self._pool.run(caller, lambda _: work())
 
     def alive(self) -> bool:
-        """Whether it takes work."""
+        """Return whether the engine accepts work."""
         return self._pool.open
 
     def close(self) -> None:
-        """Take no more work, drop what is queued, and end what runs at its next check."""
+        """Accept no more work, drop queued work, and end running work at its next check."""
         self._pool.close()
         self.slow.close()
 
-    async def _begin(self, model: Model, norm: Norm, caller: str) -> None:
-        """Makes the batcher of a model and a norm, if there is none yet."""
+    async def _prepare(self, model: Model, norm: Norm, caller: str) -> None:
+        """Make the batcher of a model and a norm, if there is none yet."""
         if norm in self._batchers.get(model, {}):
             return
         if not model.predictor.rule(norm).ready:  # for thousands of scores that takes seconds
             await self.run(caller, lambda: model.predictor.prepare(norm))
-        # Neither of these holds the model itself, which would then never be freed.
+        # Neither refers to the model itself, which would then never be freed.
         predictor, served = model.predictor, self.served.of(model, norm)
 
         def run(inputs: Array) -> Batch:
@@ -141,7 +137,7 @@ class Engine:
             return batch
 
         batchers = self._batchers.setdefault(model, {})
-        batchers.setdefault(norm, Batcher(run, _most_rows(model), self._metrics))
+        batchers.setdefault(norm, Batcher(run, _max_rows(model), self._metrics))
 
     async def _in_thread(self, model: Model, inputs: Array, norm: Norm, caller: str, tighten: bool) -> Batch:
         answer = model.predictor.answer
@@ -164,17 +160,17 @@ class Engine:
 
 
 def _parts(model: Model, inputs: Array, deadline: Deadline) -> Iterator[Array]:
-    """Yield the inputs in parts, and check the deadline before each."""
-    rows = _most_rows(model)
+    """Yield the inputs in parts; check the deadline before each."""
+    rows = _max_rows(model)
     for start in range(0, len(inputs), rows):
         deadline.check()
         yield inputs[start : start + rows]
 
 
 def is_long(model: Model, inputs: Array) -> bool:
-    """Return whether predictions of these inputs are left to a thread."""
+    """Return whether a thread runs predictions of these inputs."""
     return len(inputs) * model.multiplications > INLINE_MULTIPLICATIONS
 
 
-def _most_rows(model: Model) -> int:
+def _max_rows(model: Model) -> int:
     return max(1, MERGED_MULTIPLICATIONS // max(1, model.multiplications))

@@ -127,7 +127,7 @@ def test_options_are_passed_on(kind, url):
 @both
 def test_a_problem_is_an_error_that_tells_what_is_wrong(kind, url):
     with made(kind, url) as client:
-        with pytest.raises(InvalidRequestError, match=r"length 3; length 2 is accepted") as error:
+        with pytest.raises(InvalidRequestError, match=r"has 3 values; this model expects 2") as error:
             client.predict("two-moons", [[1, 2, 3]])
         assert (error.value.status, error.value.kind) == (422, "invalid-input")
         assert error.value.errors[0].field == "inputs[0]"

@@ -21,8 +21,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from service.auth.api_keys import KeyStore
 from service.auth.scopes import ADMIN, PUBLIC, ROUTES, Scope, needed
-from service.http import fast_path as direct
-from service.inference import pipeline as answering
+from service.inference.pipeline import PredictionPipeline
 from tests.service.conftest import (
     COMMAND,
     digits,
@@ -576,14 +575,13 @@ def test_headers_are_bounded(folder):
 
 
 def seconds_of_work(monkeypatch, seconds):
-    answer = answering.answer
+    answer = PredictionPipeline.answer
 
-    async def slow(service, question):
+    async def slow(pipeline, question):
         await asyncio.sleep(seconds)
-        return await answer(service, question)
+        return await answer(pipeline, question)
 
-    for module in (answering, direct):
-        monkeypatch.setattr(module, "answer", slow)
+    monkeypatch.setattr(PredictionPipeline, "answer", slow)
 
 
 def test_beyond_the_most_connections_those_that_wait_for_their_clients_give_way(folder, monkeypatch):
@@ -644,7 +642,8 @@ def test_a_limit_of_open_files_leaves_room_for_all_else(folder, state):
         assert httpx.post(f"{url}/v1/models/two-moons/audits", **audit).status_code == 200
         process.terminate()
         assert (
-            "at most 72 connections: the limit of open files (ulimit -n) is 200" in process.communicate()[1]
+            "max_connections is reduced to 72: the limit of open files (ulimit -n) is 200"
+            in process.communicate()[1]
         )
 
 

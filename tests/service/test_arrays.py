@@ -17,8 +17,8 @@ from service.problems import Problem, ProblemKind
 from service.protocols import arrays
 from service.protocols.arrays import read_npy_inputs
 from service.protocols.bodies import parse
-from service.protocols.tensors import _read_fast, read_infer
 from service.protocols.v1_schemas import PredictRequest
+from service.protocols.v2 import _read_fast, read_infer
 from service.protocols.v2_schemas import InferRequest
 
 numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**70), 2**70)
@@ -107,9 +107,9 @@ GOOD = npy(np.zeros((2, 3)))
         (b"", "cannot be read as npy"),
         (b"\x93NUMPY", "cannot be read as npy"),
         (GOOD[:20], "cannot be read as npy"),
-        (GOOD[:-1], "47 bytes of numbers; 48 are announced"),
-        (GOOD + b"x", "49 bytes of numbers; 48 are announced"),
-        (GOOD.replace(b"(2, 3)", b"(2,-3)"), "its shape is no array's"),
+        (GOOD[:-1], "47 bytes of numbers; its header announces 48"),
+        (GOOD + b"x", "49 bytes of numbers; its header announces 48"),
+        (GOOD.replace(b"(2, 3)", b"(2,-3)"), "no array has its shape"),
         (GOOD.replace(b"(2, 3)", b"(9**9)"), "cannot be read as npy"),
         (npy(np.zeros(2, dtype="i4")), "float32 and float64 are accepted"),
         (npy(np.zeros(2, dtype="f2")), "float32 and float64 are accepted"),
@@ -117,18 +117,18 @@ GOOD = npy(np.zeros((2, 3)))
         (npy(np.zeros(2, dtype=[("a", "f8")])), "float32 and float64 are accepted"),
         (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 70_000, "cannot be read as npy"),
         (b"\x93NUMPY\x02\x00\xff\xff\xff\x7f{}", "cannot be read as npy"),
-        (b"\x93NUMPY\x1c\x00" + GOOD[8:], "version 28.0 of its format is not known"),
+        (b"\x93NUMPY\x1c\x00" + GOOD[8:], "version 28.0 of the format is unknown"),
         (headed("("), "cannot be read as npy"),
         (headed("-" * 9000 + "1"), "its header is not understood"),
         (headed(" x\n y"), "cannot be read as npy"),
         (headed("{{}}"), "cannot be read as npy"),
         (headed("{1: 2, 'descr': 3}"), "cannot be read as npy"),
         (described("()", "()"), "cannot be read as npy"),
-        (described("'<f8'", "(-1, -2)", bytes(16)), "its shape is no array's"),
-        (described("'<f8'", "(True,)", bytes(8)), "its shape is no array's"),
-        (described("'<f8'", f"(0, {2**70})"), "its shape is no array's"),
-        (described("'<f8'", f"({10**4000}, {10**4000})"), "its shape is no array's"),
-        (described("'<f8'", f"({'1,' * 65})", bytes(8)), "its shape is no array's"),
+        (described("'<f8'", "(-1, -2)", bytes(16)), "no array has its shape"),
+        (described("'<f8'", "(True,)", bytes(8)), "no array has its shape"),
+        (described("'<f8'", f"(0, {2**70})"), "no array has its shape"),
+        (described("'<f8'", f"({10**4000}, {10**4000})"), "no array has its shape"),
+        (described("'<f8'", f"({'1,' * 65})", bytes(8)), "no array has its shape"),
     ],
 )
 def test_npy_that_is_none(body, reason):
@@ -187,14 +187,14 @@ def test_numbers_may_be_nested_as_the_shape_says(nested):
 @pytest.mark.parametrize(
     ("body", "length", "reason"),
     [
-        (infer([1, 2, 3]), None, "3 numbers; 2 are accepted"),
-        (infer([[1], [2]]), None, "shape [2, 1]; [1, 2]"),
+        (infer([1, 2, 3]), None, "3 numbers; shape [1, 2] takes 2"),
+        (infer([[1], [2]]), None, "shape [2, 1]; its own 'shape' is [1, 2]"),
         (infer([[1], [2, 3]]), None, "not of shape"),
         (infer([1, True]), None, "no number"),
         (infer([1, "2"]), None, "no number"),
         (infer([1, None]), None, "no number"),
         (infer([1, 2]) + b"1234", len(infer([1, 2])), "4 bytes follow it"),
-        (infer(None), None, "either as 'data' or as bytes"),
+        (infer(None), None, "either 'data' or bytes"),
     ],
 )
 def test_tensors_that_do_not_fit(body, length, reason):
@@ -268,8 +268,8 @@ def test_compression_is_undone_within_the_limit(client):
     ("sent", "kind", "reason"),
     [
         (zlib.compress(b" " * 10_000_000), ProblemKind.BODY_TOO_LARGE, "limit of 100000 bytes"),
-        (zlib.compress(b'{"inputs": [[1, 2]]}')[:-3], ProblemKind.NOT_COMPRESSED, "cut short"),
-        (zlib.compress(b'{"inputs": [[1, 2]]}') + b"x", ProblemKind.NOT_COMPRESSED, "more follows"),
+        (zlib.compress(b'{"inputs": [[1, 2]]}')[:-3], ProblemKind.NOT_COMPRESSED, "truncated"),
+        (zlib.compress(b'{"inputs": [[1, 2]]}') + b"x", ProblemKind.NOT_COMPRESSED, "other bytes follow"),
         (b'{"inputs": [[1, 2]]}', ProblemKind.NOT_COMPRESSED, "cannot be decompressed"),
     ],
 )

@@ -78,10 +78,10 @@ def test_a_change_within_the_radius_refutes_it(serve, monkeypatch):
 
 BAD = {
     "no rows": ('{"inputs": []}', "inputs", "is empty"),
-    "short": ('{"inputs": [[1]]}', "inputs[0]", "length 1; length 2"),
+    "short": ('{"inputs": [[1]]}', "inputs[0]", "has 1 value; this model expects 2"),
     "huge": ('{"inputs": [[1e39, 0]]}', "inputs[0][0]", "float32"),
     "norm": ('{"inputs": [[1, 2]], "norm": "3"}', "norm", "'1', '2' or 'inf'"),
-    "unknown": ('{"inputs": [[1, 2]], "steps": 5}', "steps", "is not known here"),
+    "unknown": ('{"inputs": [[1, 2]], "steps": 5}', "steps", "is not a known field"),
 }
 
 

@@ -35,10 +35,10 @@ def check(answer, kind, field=None, reason=""):
 NINES = "9" * 400
 
 INVALID = {
-    "wrong width": ('{"inputs": [[1, 2, 3]]}', "inputs[0]", "has length 3; length 2 is accepted"),
-    "ragged": ('{"inputs": [[1, 2], [1]]}', "inputs[1]", "has length 1; length 2 is accepted"),
+    "wrong width": ('{"inputs": [[1, 2, 3]]}', "inputs[0]", "has 3 values; this model expects 2"),
+    "ragged": ('{"inputs": [[1, 2], [1]]}', "inputs[1]", "has 1 value; this model expects 2"),
     "empty batch": ('{"inputs": []}', "inputs", "is empty"),
-    "empty row": ('{"inputs": [[]]}', "inputs[0]", "has length 0"),
+    "empty row": ('{"inputs": [[]]}', "inputs[0]", "has 0 values"),
     "no inputs": ("{}", "inputs", "is missing"),
     "inputs null": ('{"inputs": null}', "inputs", "is null; an array is accepted"),
     "string": ('{"inputs": [[1, 2], [1, "2"]]}', "inputs[1][1]", "is a string; a number is accepted"),
@@ -57,7 +57,7 @@ INVALID = {
     "negative epsilon": ('{"inputs": [[1, 2]], "epsilon": -0.5}', "epsilon", "is -0.5; at least 0"),
     "epsilon NaN": ('{"inputs": [[1, 2]], "epsilon": NaN}', "epsilon", "a finite number is accepted"),
     "epsilon string": ('{"inputs": [[1, 2]], "epsilon": "1"}', "epsilon", "is a string"),
-    "unknown key": ('{"inputs": [[1, 2]], "eps": 1}', "eps", "is not known here"),
+    "unknown key": ('{"inputs": [[1, 2]], "eps": 1}', "eps", "is not a known field"),
     "not an object": ("[[1, 2]]", "body", "is an array; an object is accepted"),
 }
 
@@ -207,7 +207,7 @@ INVALID_AUDITS = {
     "box as pair": ('{"box": [0, 1]}', "box", "an object is accepted"),
     "negative seed": ('{"seed": -1}', "seed", "at least 0"),
     "huge seed": ('{"seed": 9223372036854775808}', "seed", "less than"),
-    "wrong width": ('{"inputs": [[1]]}', "inputs[0]", "length 2 is accepted"),
+    "wrong width": ('{"inputs": [[1]]}', "inputs[0]", "has 1 value; this model expects 2"),
     "unknown norm": ('{"norm": "l2"}', "norm", "is 'l2'"),
 }
 

@@ -42,7 +42,8 @@ def test_each_request_gets_its_own_answers():
         own = PREDICTOR.predict(part)
         assert (answer.radii == own.radii.certified_radius).all()
         assert (answer.predictions.scores == own.scores).all()
-        assert answer.batch.columns[0][answer.start : answer.stop] == own.radii.label.tolist()
+        assert answer.labels.tolist() == own.radii.label.tolist()
+        assert answer.columns[0] == own.scores.tolist()
 
 
 def test_answers_do_not_depend_on_the_batch():

@@ -9,7 +9,7 @@ from itertools import repeat
 import httpx
 import pytest
 
-from service.http.connection import MOST_AHEAD
+from service.http.connection import MAX_PIPELINED
 from tests.service.conftest import eventually, running, two_moons
 
 ASK = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -87,7 +87,9 @@ def test_trailers_are_no_headers(server):
         assert rest(sock).startswith(b"HTTP/1.1 200 OK")
 
 
-@pytest.mark.parametrize(("sent", "answered"), [(1, 1), (MOST_AHEAD, MOST_AHEAD), (5000, MOST_AHEAD + 1)])
+@pytest.mark.parametrize(
+    ("sent", "answered"), [(1, 1), (MAX_PIPELINED, MAX_PIPELINED), (5000, MAX_PIPELINED + 1)]
+)
 def test_requests_ahead_are_answered_up_to_a_number(server, sent, answered):
     closing = ASK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     with connect(server) as sock:

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from service.http import fast_path as direct
-from service.http.connection import Answer, Connection
-from service.inference import pipeline as answering
+from service.http import fast_path
+from service.http.connection import Connection, ResponseCycle
+from service.inference.pipeline import PredictionPipeline
 from tests.service.conftest import eventually, running, two_moons
 from tests.service.test_observed import samples, value
 
@@ -102,7 +102,7 @@ def told(answer):
 def test_the_application_answers_the_same(client, monkeypatch, name):
     path, body, headers = REQUESTS[name]
     short = client.post(path, content=body, headers=headers)
-    monkeypatch.setattr(direct, "way_of", lambda path: None)
+    monkeypatch.setattr(fast_path, "target_of", lambda path: None)
     long = client.post(path, content=body, headers=headers)
     assert told(short) == told(long)
     ids = [answer.headers["x-request-id"] for answer in (short, long)]
@@ -206,12 +206,12 @@ def test_a_client_that_is_gone_before_its_answer_hurts_nobody(client, caplog):
     assert not [r for r in caplog.records if r.levelname == "ERROR"]
 
 
-@pytest.mark.parametrize("where", ["question", "judged"])
+@pytest.mark.parametrize("where", ["question", "finish"])
 def test_a_fault_is_a_problem_and_ends_the_connection(client, monkeypatch, caplog, where):
     def fault(*_):
         raise RuntimeError(str(1 / 8))
 
-    monkeypatch.setattr(direct, where, fault)
+    monkeypatch.setattr(PredictionPipeline, where, fault)
     answer = client.post(PREDICT, json=BODY, headers={"X-Request-ID": "mine"})
     assert (answer.status_code, answer.json()["type"]) == (500, "/problems/internal")
     assert answer.headers["connection"] == "close"
@@ -222,25 +222,26 @@ def test_a_fault_is_a_problem_and_ends_the_connection(client, monkeypatch, caplo
 
 
 def test_a_connection_that_stays_open_keeps_no_body(client, monkeypatch):
-    begun, exchanges = direct.Pending.begin, []
+    begun, exchanges = fast_path.FastPrediction.begin, []
 
-    def begin(pending):
-        exchanges.append(pending._exchange)
-        begun(pending)
+    def begin(exchange):
+        exchanges.append(exchange)
+        begun(exchange)
 
-    monkeypatch.setattr(direct.Pending, "begin", begin)
+    monkeypatch.setattr(fast_path.FastPrediction, "begin", begin)
     assert client.post(PREDICT, json=BODY | {"inputs": [[0.5, 0.25]] * 90}).status_code == 200
     assert [exchange.body for exchange in exchanges] == [b""]
 
 
 def test_long_work_holds_up_nobody_and_is_done_before_the_end(tmp_path, monkeypatch):
     begun, ended = threading.Event(), threading.Event()
+    answer = PredictionPipeline.answer
 
-    async def slow(service, question):
+    async def slow(pipeline, question):
         begun.set()
         await asyncio.sleep(1)
         ended.set()
-        return await answering.answer(service, question)
+        return await answer(pipeline, question)
 
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "two-moons.onnx").write_bytes(two_moons())
@@ -248,7 +249,7 @@ def test_long_work_holds_up_nobody_and_is_done_before_the_end(tmp_path, monkeypa
         sock.settimeout(20)
         with running(tmp_path / "models", shutdown_seconds=10) as server:
             assert server.post(PREDICT, json=BODY).status_code == 200  # the first one prepares the model
-            monkeypatch.setattr(direct, "answer", slow)
+            monkeypatch.setattr(PredictionPipeline, "answer", slow)
             sock.connect((server.base_url.host, server.base_url.port))
             sock.sendall(post(as_json(BODY | {"portable": True})[0]))
             assert begun.wait(10)
@@ -258,14 +259,13 @@ def test_long_work_holds_up_nobody_and_is_done_before_the_end(tmp_path, monkeypa
 
 
 def test_a_connection_is_idle_only_after_its_last_answer(serve, monkeypatch):
-    answer = answering.answer
+    answer = PredictionPipeline.answer
 
-    async def slow(service, question):
+    async def slow(pipeline, question):
         await asyncio.sleep(0.8)
-        return await answer(service, question)
+        return await answer(pipeline, question)
 
-    for module in (answering, direct):
-        monkeypatch.setattr(module, "answer", slow)
+    monkeypatch.setattr(PredictionPipeline, "answer", slow)
     monkeypatch.setattr("service.http.server.KEEP_ALIVE_SECONDS", 0.2)
     server = serve({"two-moons": two_moons()})
     slowly = post(as_json(BODY | {"portable": True})[0])
@@ -360,7 +360,9 @@ def test_answers_are_what_uvicorn_writes(method, status, headers, body, keep_ali
         {"type": "http.response.body", "body": part, "more_body": i < len(body) - 1}
         for i, part in enumerate(body)
     ]
-    theirs, ours = (sent_by(kind, method, messages, keep_alive) for kind in (RequestResponseCycle, Answer))
+    theirs, ours = (
+        sent_by(kind, method, messages, keep_alive) for kind in (RequestResponseCycle, ResponseCycle)
+    )
     if theirs[2] is None:  # else uvicorn may have sent half of it
         assert b"".join(ours[0].writes) == b"".join(theirs[0].writes)
     assert ours[1:] == theirs[1:]
@@ -372,33 +374,33 @@ def test_a_plain_answer_is_one_write():
         {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3")]},
         {"type": "http.response.body", "body": b"abc"},
     ]
-    transport, ended, error = sent_by(Answer, "GET", messages, keep_alive=True)
+    transport, ended, error = sent_by(ResponseCycle, "GET", messages, keep_alive=True)
     assert (len(transport.writes), ended, error) == (1, [True], None)
 
 
 def test_a_head_without_a_body_may_be_replaced():
     head = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3")]}
     failed = [head | {"status": 500}, {"type": "http.response.body", "body": b"abc"}]
-    transport, _, _ = sent_by(Answer, "GET", [head, *failed], keep_alive=True)
+    transport, _, _ = sent_by(ResponseCycle, "GET", [head, *failed], keep_alive=True)
     assert b"".join(transport.writes).startswith(b"HTTP/1.1 500 ")
     assert b"200" not in b"".join(transport.writes)
 
 
 def test_the_path_of_the_model_is_what_it_says():
-    assert direct.way_of(b"/v1/models/a.b-c/versions/12/predict")[1:3] == ("a.b-c", "12")
+    assert fast_path.target_of(b"/v1/models/a.b-c/versions/12/predict")[1:3] == ("a.b-c", "12")
     for path in (
         b"/v1/models/a/b/predict",
         b"/v1/models//predict",
         b"/v1/models/a%20b/predict",
         b"/v2/models/a/predict",
     ):
-        assert direct.way_of(path) is None
+        assert fast_path.target_of(path) is None
 
 
 def test_a_long_path_is_not_remembered(client):
-    direct.way_of.cache_clear()
+    fast_path.target_of.cache_clear()
     assert client.post(f"/v1/models/{'a' * 2000}/predict", json=BODY).status_code == 404
-    assert direct.way_of.cache_info().currsize == 0
+    assert fast_path.target_of.cache_info().currsize == 0
 
 
 def test_an_error_tells_nothing_of_the_process(client):
@@ -410,7 +412,7 @@ def test_an_error_tells_nothing_of_the_process(client):
     "url", [PREDICT + "?norm=inf#a", PREDICT + "#a", "http://a" + PREDICT, PREDICT + ";a"]
 )
 def test_urls_with_more_than_a_path_and_a_query_are_for_the_application(url):
-    assert not direct.Direct.leads(None, url.encode())
+    assert fast_path.FastPath.target(url.encode()) is None
 
 
 def test_real_clients_of_both_kinds_share_a_connection(client):

@@ -252,7 +252,7 @@ INVALID = {
     "huge label": ({"inputs": [[1, 2]], "labels": [10**30]}, "labels[0]", "0 to 1 are accepted"),
     "label as number with a point": ({"inputs": [[1, 2]], "labels": [0.5]}, "labels[0]", "a whole number"),
     "name of a class": ({"inputs": [[1, 2]], "labels": ["upper"]}, "labels[0]", "is a string"),
-    "wrong width": ({"inputs": [[1]], "labels": [0]}, "inputs[0]", "length 2 is accepted"),
+    "wrong width": ({"inputs": [[1]], "labels": [0]}, "inputs[0]", "has 1 value; this model expects 2"),
     "beyond float32": ({"inputs": [[1, 1e39]], "labels": [0]}, "inputs[0][1]", "within float32"),
     "negative epsilon": ({"inputs": [[1, 2]], "labels": [0], "epsilons": [-1]}, "epsilons[0]", "at least 0"),
     "negative attack": ({"inputs": [[1, 2]], "labels": [0], "attack": -1}, "attack", "at least 0"),
@@ -363,7 +363,7 @@ def test_forms_that_are_refused(client):
     check(upload(client, {"data": GOOD, "more": b"x"}), invalid, "body")
     check(upload(client, {"request": b"{}", "data": GOOD}, request=None), invalid, "request", "is a file")
     check(upload(client, {"data": GOOD}, request='{"path": "x"}'), invalid, "request", "one or the other")
-    check(upload(client, {"data": GOOD}, request='{"eps": 1}'), invalid, "eps", "is not known here")
+    check(upload(client, {"data": GOOD}, request='{"eps": 1}'), invalid, "eps", "is not a known field")
     check(upload(client, {"data": GOOD}, request="x"), ProblemKind.NOT_JSON)
     check(upload(client, {"data": b"\0" * 300_000}), ProblemKind.BODY_TOO_LARGE, reason="200000 bytes")
     check(upload(client, {f"f{i}": b"" for i in range(50)}), ProblemKind.NOT_A_FORM, reason="Too many files")

@@ -147,7 +147,7 @@ def test_key_is_requested_once_and_forgotten(browser, tmp_path):
         page = browser.new_page()
         page.goto(url_of(process))
         dialog = page.get_by_role("dialog")
-        expect(dialog).to_contain_text("no credential is given")
+        expect(dialog).to_contain_text("no credentials were sent")
         dialog.get_by_label("API key or token").fill("wrong")
         dialog.get_by_role("button", name="Use key").click()
         expect(dialog.get_by_label("API key or token")).to_have_value("")
