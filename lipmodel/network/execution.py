@@ -1,4 +1,4 @@
-"""Runs a graph with onnxruntime: the program run is written from the analysed graph itself."""
+"""Evaluation of a graph with onnxruntime, by a program written from the analysed graph itself."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Float = type[np.float32] | type[np.float64]
 
 
 class Execution:
-    """Scores of a graph, computed in float32 or float64."""
+    """A program that computes the output of a graph in float32 or float64."""
 
     def __init__(self, graph: Graph, dtype: Float, threads: int = 1) -> None:
         self.graph, self.dtype = graph, dtype
         self._session: Any = open_session(to_bytes(write_model(graph, dtype)), threads)
 
     def scores(self, inputs: np.ndarray[Any, Any]) -> Array:
-        """(N, K) scores, as float64, of (N, d) or (N, *input_shape) inputs."""
+        """Return the scores (N, K), as float64, of inputs (N, d) or (N, *input_shape)."""
         x = np.ascontiguousarray(inputs, dtype=self.dtype).reshape(-1, *self.graph.input_shape)
         (result,) = self._session.run([self.graph.output], {self.graph.input: x})
         return np.asarray(result, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""What a model file says of itself. Claims are shown and compared with the proof, never used in it."""
+"""Metadata of a model file. Its claims are shown and compared with the proof, never used in it."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ NORM, LIPSCHITZ, CLASSES, INPUT_BOX, RECORD = (
     "lipcert.record",
 )
 """Keys of the metadata that the exporter writes."""
-LONGEST_RECORD, DEEPEST_RECORD = 2**20, 64
-"""In characters, and in lists and objects within one another: it goes into answers about the model."""
+MAX_RECORD, MAX_RECORD_DEPTH = 2**20, 64
+"""Maximum characters and depth of nesting of the training record: it goes into answers about the model."""
 
 
 @dataclass(frozen=True)
 class Claims:
-    """Metadata of a model file, taken on trust only for display and defaults.
+    """Metadata of a model file, used for display and defaults alone.
 
     Attributes:
-        norm: the norm of the input the model was trained for.
-        lipschitz: the claimed bound on how fast any one class score moves, in that norm.
+        norm: norm of the input that the model was trained for.
+        lipschitz: claimed Lipschitz constant of each class score, in that norm.
         classes: names of the classes, in the order of the scores.
         input_box: least and largest value of an input coordinate in the data.
-        record: the training record (recipe, data digest, metrics).
-        ignored: what was there and could not be understood, one line each.
+        record: training record (recipe, data digest, metrics).
+        ignored: entries that could not be parsed, one line each.
     """
 
     norm: Norm | None = None
@@ -51,11 +51,11 @@ class Claims:
 
     @property
     def unchecked(self) -> tuple[str, ...]:
-        """Names of the claims present that nothing vouches for but the file: all but norm and constant."""
+        """Return the names of the claims present that nothing here can check: all but norm and constant."""
         return tuple(name for name in ("classes", "input_box", "record") if getattr(self, name))
 
     def far_outside(self, inputs: Array) -> NDArray[np.bool_] | None:
-        """Return (N,) whether each of inputs (N, d) lies far outside the box; None if none does.
+        """Return (N,) a mask of the inputs (N, d) that lie far outside the box; None if none does.
 
         An input is far outside if a coordinate lies beyond the box by more than the width of the box.
         The box is a claim, so this decides over a warning and over nothing that is certified.
@@ -69,17 +69,16 @@ class Claims:
         return np.asarray(((inputs < low) | (inputs > high)).any(axis=1))
 
     def outside_warning(self, outside: int, inputs: int) -> str:
-        """Return the warning that so many of so many inputs lie far outside the box."""
+        """Return the warning that ``outside`` of ``inputs`` inputs lie far outside the box."""
         assert self.input_box is not None
         low, high = self.input_box
         return (
-            f"{outside} of {inputs} inputs lie far outside the range that the file names for its inputs, "
-            f"{low:g} to {high:g}: beyond it by more than its width. Check that they are scaled as the "
-            "training data were."
+            f"{outside} of {inputs} inputs lie far outside the input range {low:g} to {high:g} stated in the "
+            "file, by more than its width. Check that they are scaled as the training data were."
         )
 
     def to_metadata(self) -> dict[str, str]:
-        """As metadata of an ONNX file."""
+        """Return the metadata entries of an ONNX file, by key."""
         entries: dict[str, Any] = {
             NORM: self.norm,
             LIPSCHITZ: self.lipschitz,
@@ -96,12 +95,12 @@ class Claims:
 
 @dataclass(frozen=True)
 class InputClaims:
-    """What the record says of the inputs; for people, who are shown a picture or a form by it.
+    """Description of the inputs in the training record, for displaying them as a picture or a form.
 
     Attributes:
-        shape: of one input before it was flattened, such as (8, 8) of 64 numbers; None where it is not said.
-        columns: names of its numbers; empty where they have none.
-        units: what a number measures; None where it is not said.
+        shape: shape of one input before flattening, such as (8, 8) of 64 numbers; None if not stated.
+        columns: name of each number of an input; empty if not stated.
+        units: units of the numbers; None if not stated.
     """
 
     shape: tuple[int, ...] | None = None
@@ -110,7 +109,7 @@ class InputClaims:
 
 
 def input_claims(record: Mapping[str, Any], size: int) -> InputClaims:
-    """What a record says of inputs of ``size`` numbers; what does not fit them is left out."""
+    """Return a record's description of inputs of ``size`` numbers, without entries that do not fit them."""
     shape: Any = record.get("input_shape")
     columns: Any = record.get("columns")
     units: Any = record.get("units")
@@ -126,7 +125,7 @@ def input_claims(record: Mapping[str, Any], size: int) -> InputClaims:
 
 
 def _is_caption(text: Any) -> bool:
-    """Whether this is text that can be shown: short, and no lone surrogates, which no answer can carry."""
+    """Return whether a value is short text without lone surrogates, which JSON answers cannot carry."""
     return (
         isinstance(text, str)
         and len(text) <= MAX_CAPTION
@@ -135,7 +134,7 @@ def _is_caption(text: Any) -> bool:
 
 
 def read_claims(metadata: Mapping[str, str], class_count: int) -> Claims:
-    """Reads claims; one that is malformed is listed under ``ignored`` and otherwise left out."""
+    """Parse the claims in a file's metadata; a malformed one is listed under ``ignored``."""
     values: dict[str, Any] = {}
     ignored: list[str] = []
 
@@ -144,7 +143,7 @@ def read_claims(metadata: Mapping[str, str], class_count: int) -> Claims:
             try:
                 values[attribute] = parse(metadata[key])
             except (ValueError, TypeError, KeyError, RecursionError):
-                ignored.append(f"{key} = {metadata[key][:80]!r} is not understood")
+                ignored.append(f"{key} = {metadata[key][:80]!r} could not be parsed")
 
     def lipschitz(text: str) -> float:
         value = float(text)
@@ -169,7 +168,7 @@ def read_claims(metadata: Mapping[str, str], class_count: int) -> Claims:
 
     def record(text: str) -> Mapping[str, Any]:
         value = json.loads(text)
-        if len(text) > LONGEST_RECORD or not isinstance(value, dict) or _depth(value) > DEEPEST_RECORD:
+        if len(text) > MAX_RECORD or not isinstance(value, dict) or _depth(value) > MAX_RECORD_DEPTH:
             raise ValueError(text)
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # raises ValueError as above
         return value

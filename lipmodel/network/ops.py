@@ -1,9 +1,9 @@
-"""What a certified network is made of: one typed operation for each thing that is proved about.
+"""Typed operations of a certified network, one class for each kind that has proved rules.
 
-Shapes are per sample, the batch axis left out; so are axes. An operation is data, nothing more:
-how it is read from ONNX stands in ``graph.py``, written back in ``onnx_writer.py``, bounded in
-``lipschitz.py``, its rounding in ``rounding.py``, its derivative in ``lipmodel/audit/gradient.py``.
-Constants are float64 arrays (a float32 initialiser upcasts exactly).
+Shapes and axes are per sample, without the batch axis. An operation is data, nothing more; its rules stand
+in tables, one per property: reading from ONNX in ``reader/handlers.py``, writing in ``writer.py``, Lipschitz
+constants in ``certify/lipschitz.py``, rounding errors in ``certify/rounding.py``, derivatives in
+``audit/gradient.py``. Constants are float64 arrays (a float32 initialiser upcasts exactly).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lipmodel.network.window import Shape, Window
 from lipmodel.norms import Array
 
 MAX_SCORES = 4_096
-"""Scores of a network, which are compared pair by pair; where classes own more, their own are compared."""
+"""Maximum number of scores, as they are compared pair by pair."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -27,10 +27,10 @@ class Op:
     """One operation on one or more tensors.
 
     Attributes:
-        output: name of the tensor it makes.
-        inputs: names of the tensors it reads.
+        output: name of the output tensor.
+        inputs: names of the input tensors.
         shape: shape of the output, per sample.
-        node: the ONNX node(s) it was read from, for messages.
+        node: the ONNX node(s) that the operation was read from, for messages.
     """
 
     output: str
@@ -40,7 +40,7 @@ class Op:
 
     @property
     def size(self) -> int:
-        """Numbers in the output, per sample."""
+        """Return how many numbers the output holds, per sample."""
         return math.prod(self.shape)
 
 
@@ -114,7 +114,7 @@ class AveragePool(Op):
 
     @property
     def counts(self) -> Array:
-        """(places,): how many numbers each mean is over."""
+        """Return (places,) the number of terms of each mean."""
         seen = (self.window.positions >= 0) | self.count_padding
         return np.asarray(seen.sum(axis=1), dtype=np.float64)
 
@@ -144,10 +144,11 @@ class SortingNetwork(Op):
     every l_q norm; read as separate Max, Min and Concat nodes, √2 would be lost each time.
 
     Attributes:
-        axis: the axis the wires are slices of; length: how long it is.
-        wires: indices along the axis, one array a wire, all of one length, disjoint.
+        axis: axis along which the wires are slices.
+        length: size of that axis.
+        wires: indices along the axis, one tuple per wire, all of one length, disjoint.
         comparators: pairs of wire numbers, in order.
-        joined: the wires that make the output, in order, each at most once.
+        joined: the wires of the output, in order, each at most once.
     """
 
     axis: int
@@ -166,7 +167,7 @@ class Extremum(Op):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ReduceExtremum(Op):
-    """Max or min over some axes, which are removed (or kept with size 1, as ``shape`` tells)."""
+    """Max or min over some axes, which are removed, or kept with size 1 where ``shape`` has them."""
 
     kind: Literal["max", "min"]
     axes: tuple[int, ...]
@@ -186,7 +187,7 @@ class Concat(Op):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Select(Op):
-    """Entries of one axis, by distinct indices: ONNX Slice, Split and Gather."""
+    """Entries along an axis, selected by distinct indices: ONNX Slice, Split and Gather."""
 
     axis: int
     indices: tuple[int, ...]
@@ -194,26 +195,26 @@ class Select(Op):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Reshape(Op):
-    """The same numbers in row-major order, in another shape."""
+    """Reshape in row-major order."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Transpose(Op):
-    """Axes permuted."""
+    """Permutation of axes."""
 
     permutation: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A network as a list of operations, in an order in which each finds its inputs made.
+    """A network as a list of operations in topological order.
 
     Attributes:
-        input: name of the one input.
-        input_shape: its shape, per sample.
-        ops: the operations that the output depends on.
-        output: name of the tensor that holds the class scores, of shape (K,), or (1,) for a
-            binary classifier (class 1 where it is positive).
+        input: name of the only input tensor.
+        input_shape: shape of the input, per sample.
+        ops: operations, each after those whose outputs it reads.
+        output: name of the tensor of class scores, of shape (K,), or (1,) for a binary classifier
+            (class 1 where the score is positive).
     """
 
     input: str
@@ -223,32 +224,32 @@ class Graph:
 
     @property
     def input_size(self) -> int:
-        """Numbers a sample."""
+        """Return how many numbers an input has."""
         return math.prod(self.input_shape)
 
     @property
     def multiplications(self) -> int:
-        """Of numbers, to evaluate one sample; a measure of how long it takes."""
+        """Return the number of multiplications that evaluating one sample takes, as a measure of time."""
         return sum(map(_multiplications, self.ops))
 
     @property
     def evaluated_sizes(self) -> list[int]:
-        """Numbers a sample of every tensor that evaluation makes, windows written out among them."""
+        """Return the size per sample of every tensor that evaluation makes, unfolded windows included."""
         shapes = self.shapes()
         written = [size for op in self.ops for size in _written_windows(op, shapes[op.inputs[0]])]
         return [*map(math.prod, shapes.values()), *written]
 
     @property
     def output_shape(self) -> Shape:
-        """Shape of the scores, per sample."""
+        """Return the shape of the scores, per sample."""
         return self.shapes()[self.output]
 
     def shapes(self) -> dict[str, Shape]:
-        """Shape of every tensor, per sample."""
+        """Return the shape of every tensor by name, per sample."""
         return {self.input: self.input_shape} | {op.output: op.shape for op in self.ops}
 
     def consumers(self) -> dict[str, list[Op]]:
-        """The operations that read each tensor."""
+        """Return the operations that read each tensor, by name of the tensor."""
         readers: dict[str, list[Op]] = {name: [] for name in self.shapes()}
         for op in self.ops:
             for name in op.inputs:
@@ -256,7 +257,7 @@ class Graph:
         return readers
 
     def pruned(self) -> Graph:
-        """The same without operations that the output does not depend on."""
+        """Return the graph without operations that the output does not depend on."""
         needed, kept = {self.output}, []
         for op in reversed(self.ops):
             if op.output in needed:
@@ -311,7 +312,7 @@ def _written_windows(op: Op, before: Shape) -> list[int]:
 
 
 def groupsort_comparators(group_size: int) -> tuple[tuple[int, int], ...]:
-    """Comparators that sort ``group_size`` wires into descending order (Batcher's odd-even merge sort).
+    """Return comparators that sort ``group_size`` wires into descending order: odd-even merge sort.
 
     Source: Batcher 1968; Knuth, The Art of Computer Programming 3, algorithm 5.2.2M.
     """
@@ -332,11 +333,11 @@ def groupsort_comparators(group_size: int) -> tuple[tuple[int, int], ...]:
 
 
 def distinct(indices: Iterable[int]) -> bool:
-    """Whether no index occurs twice."""
+    """Return whether no index occurs twice."""
     listed = list(indices)
     return len(set(listed)) == len(listed)
 
 
 def is_constant_zero(values: Array | None) -> bool:
-    """Whether there is nothing but zeros."""
+    """Return whether every entry is zero; False for None."""
     return values is not None and not np.any(values)

@@ -1,17 +1,12 @@
-"""Operations read jointly, where reading them one by one would prove less.
+"""Rewrites that join operations for which bounds one by one would prove less.
 
-Each rewrite keeps the function exactly and the rounding within the same bound:
-
-1. MatMul then Add of a bias is one Dense: the bias takes part in the per-pair constants of the head.
-2. Max and Min of the same slices, joined by Concat, are one SortingNetwork: 1-Lipschitz, where the
-   nodes one by one would give √2 in l2.
-   The same of ReduceMax and ReduceMin over an axis of two.
-3. Reshapes to the shape a tensor already has, and Identity, are dropped.
+Each rewrite keeps the function exactly and the rounding within the same bound.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 
 import numpy as np
 
@@ -20,11 +15,12 @@ from lipmodel.network.ops import Graph, Op
 
 
 def simplify(graph: Graph) -> Graph:
-    """The same network with the three rewrites done and unused operations dropped."""
-    return _join_sorting_networks(_join_pairs(_merge_biases(_drop_identities(graph.pruned())))).pruned()
+    """Return a graph after each of ``REWRITES`` in turn, without unused operations."""
+    return reduce(lambda rewritten, rewrite: rewrite(rewritten), REWRITES, graph.pruned()).pruned()
 
 
-def _drop_identities(graph: Graph) -> Graph:
+def drop_identities(graph: Graph) -> Graph:
+    """Drop reshapes to the shape that a tensor already has; Identity is read as one."""
     renamed: dict[str, str] = {}
     kept: list[Op] = []
     shapes = graph.shapes()
@@ -34,7 +30,7 @@ def _drop_identities(graph: Graph) -> Graph:
             renamed[op.output] = inputs[0]
         else:
             kept.append(replace(op, inputs=inputs))
-    # An identity that makes the output itself: let its maker make the output instead.
+    # An identity that makes the output itself: the operation before it makes the output instead.
     last = kept[-1] if kept else None
     if (
         isinstance(last, ops.Reshape)
@@ -46,7 +42,12 @@ def _drop_identities(graph: Graph) -> Graph:
     return replace(graph, ops=tuple(kept))
 
 
-def _merge_biases(graph: Graph) -> Graph:
+def merge_biases(graph: Graph) -> Graph:
+    """Join a matrix product and the addition of a bias to one Dense.
+
+    The bias then takes part in the per-pair constants of the head. Precondition: nothing else reads the
+    product, it is not the output, and the bias is the same for every row.
+    """
     consumers = graph.consumers()
     made = {op.output: op for op in graph.ops}
     merged: dict[str, Op] = {}
@@ -69,8 +70,11 @@ def _merge_biases(graph: Graph) -> Graph:
     )
 
 
-def _join_pairs(graph: Graph) -> Graph:
-    """Concat of the max and the min along an axis of two, kept and joined again: each pair sorted."""
+def join_pairs(graph: Graph) -> Graph:
+    """Join the ReduceMax and the ReduceMin over an axis, and their Concat along it, to one SortingNetwork.
+
+    Precondition: the axis has size 2, so that each pair is sorted.
+    """
     made = {op.output: op for op in graph.ops}
     shapes = graph.shapes()
     joined: dict[str, Op] = {}
@@ -97,7 +101,12 @@ def _join_pairs(graph: Graph) -> Graph:
     return replace(graph, ops=tuple(joined.get(op.output, op) for op in graph.ops))
 
 
-def _join_sorting_networks(graph: Graph) -> Graph:
+def join_sorting_networks(graph: Graph) -> Graph:
+    """Join Max and Min of the same slices, and the Concat of the results, to one SortingNetwork.
+
+    The network is 1-Lipschitz, where its nodes one by one would give √2 in l2. Preconditions:
+    :func:`_sorting_network`.
+    """
     consumers = graph.consumers()
     made = {op.output: op for op in graph.ops}
     joined = {
@@ -111,9 +120,9 @@ def _join_sorting_networks(graph: Graph) -> Graph:
 def _sorting_network(
     concat: ops.Concat, graph: Graph, made: dict[str, Op], consumers: dict[str, list[Op]]
 ) -> ops.SortingNetwork | None:
-    """The sorting network that ends in this Concat, or None where there is none.
+    """Return the sorting network that ends in a Concat, or None where there is none.
 
-    Conditions: every tensor between the slices and the Concat is used only in between; the slices
+    Preconditions: every tensor between the slices and the Concat is used only in between; the slices
     are disjoint, along the Concat's axis, of one tensor and of one size; every max and every min is
     of two wires that nothing else reads, so that after it the pair is worth two wires again.
     """
@@ -181,7 +190,7 @@ def _sorting_network(
 
 
 def _in_order(extrema: list[ops.Extremum]) -> list[ops.Extremum]:
-    """The max and min operations, each after those it reads."""
+    """Return max and min operations in topological order."""
     waiting = {op.output: op for op in extrema}
     ordered: list[ops.Extremum] = []
     visiting = list(extrema)
@@ -196,3 +205,7 @@ def _in_order(extrema: list[ops.Extremum]) -> list[ops.Extremum]:
             ordered.append(waiting.pop(op.output))
             visiting.pop()
     return ordered
+
+
+REWRITES = (drop_identities, merge_biases, join_pairs, join_sorting_networks)
+"""The rewrites of :func:`simplify`, in order: a later one may rely on what an earlier one removed."""

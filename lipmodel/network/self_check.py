@@ -21,14 +21,16 @@ from lipmodel.network.reader.read import OnnxFile, without_dead
 from lipmodel.network.session import open_session
 from lipmodel.norms import Array, Norm, bound_vector_norm
 
-FEWEST_POINTS, MOST_POINTS = 16, 192
+MIN_POINTS, MAX_POINTS = 16, 192
 MAX_WORK, ELEMENT_WORK = 2**35, 2**8
-"""Multiplications for all points together, unless that leaves too few; what each result costs beside them."""
+"""Maximum multiplications for all points together, if that allows ``MIN_POINTS``, and the cost in
+multiplications of each number computed."""
 MAX_NUMBERS = 2**22
-"""In the widest tensor of one run, where that leaves one row (or the batch that the file fixes)."""
+"""Maximum numbers in the widest tensor of one run, if that allows one row or the file's fixed batch."""
 MAX_FIXED = 2**26
-"""The same where that is one batch."""
+"""Maximum numbers in the widest tensor for the batch that the file fixes."""
 ORDINARY = (0.02, 2.0, 200.0)
+"""Sizes of the entries of the points of ordinary size."""
 MIXED = 16
 """Power of uniform numbers that makes their sizes differ by some powers of ten within one point."""
 
@@ -54,13 +56,13 @@ class EvaluationBounds(NamedTuple):
 def check_reading(
     file: OnnxFile, scores: Callable[[Array], Array], bounds: Sequence[EvaluationBounds]
 ) -> None:
-    """Run a file in onnxruntime and a program beside it; they must agree within proved rounding errors.
+    """Run a file in onnxruntime and a program beside it, and compare within proved rounding errors.
 
-    The points are random, of the file's digest, in pairs x and -x. A quarter are of ordinary size. The sizes
-    of the others are in equal ratios from where the smallest constant may matter (that constant over the
-    largest slope of any tensor) to where something might overflow, so that every threshold and bias is
-    reached: float32 has but 254 powers of two. Half of all points have entries of one size, the others of
-    many, so that a small entry meets its threshold beside a large one.
+    The points are random, seeded by the file's digest, in pairs x and -x. A quarter are of ordinary size.
+    The sizes of the others are in equal ratios from where the smallest constant may matter (that constant
+    over the largest slope of any tensor) to where something might overflow, so that every threshold and bias
+    is reached: float32 has but 254 powers of two. Half of all points have entries of one size, the others
+    of many, so that a small entry meets its threshold beside a large one.
 
     Args:
         file: file to run.
@@ -68,7 +70,7 @@ def check_reading(
         bounds: bounds on the file's own evaluation and on the program's.
 
     Raises:
-        ModelError: onnxruntime cannot run the file, or computes something else.
+        ModelError: onnxruntime cannot run the file, or its scores differ from those of the program.
     """
     graph = file.graph
     widest, numbers = max(graph.evaluated_sizes), sum(graph.evaluated_sizes)
@@ -76,14 +78,14 @@ def check_reading(
     try:
         session = open_session(without_dead(file.content, file.output))
         batch = session.get_inputs()[0].shape[0]
-        rows = batch if isinstance(batch, int) else max(1, min(MOST_POINTS, MAX_NUMBERS // widest))
+        rows = batch if isinstance(batch, int) else max(1, min(MAX_POINTS, MAX_NUMBERS // widest))
         if rows * widest > MAX_FIXED:
             raise ModelError(
-                f"a batch of {rows} samples, which it fixes, takes {rows * widest} numbers in one "
-                f"tensor; at most {MAX_FIXED} are accepted: export it with a free batch axis"
+                f"the fixed batch of {rows} samples takes {rows * widest} numbers in one tensor; at most "
+                f"{MAX_FIXED} are accepted; export with a free batch axis"
             )
         work = graph.multiplications + ELEMENT_WORK * numbers
-        count = max(FEWEST_POINTS, min(MOST_POINTS, MAX_WORK // (work + 1)))
+        count = max(MIN_POINTS, min(MAX_POINTS, MAX_WORK // (work + 1)))
         for first in range(0, count, rows):
             x = _points(file, first, rows, count, least, most)
             given = x.astype(file.dtype).reshape(-1, *graph.input_shape)
@@ -91,12 +93,15 @@ def check_reading(
             ours = scores(x)
             allowed = sum(each.score_error(bound_vector_norm(x, each.norm, axis=1)) for each in bounds)
             if theirs.shape != ours.shape:
-                raise ModelError(f"the file gives scores of shape {theirs.shape}, its graph {ours.shape}")
+                raise ModelError(
+                    f"onnxruntime computes scores of shape {theirs.shape}, the graph read from the file "
+                    f"{ours.shape}"
+                )
             difference = np.abs(theirs - ours).max(axis=1)
             if not (difference <= allowed * (1 + 1e-9)).all():
                 raise ModelError(
-                    "onnxruntime computes something other than the graph that was read from the file "
-                    f"(largest difference of scores {difference.max():.3g})"
+                    "onnxruntime computes something other than the graph that was read from the file: scores "
+                    f"differ by up to {difference.max():.3g}, more than rounding explains"
                 )
     except (ModelError, MemoryError):
         raise
@@ -105,21 +110,24 @@ def check_reading(
 
 
 def _sizes(file: OnnxFile, bounds: Sequence[EvaluationBounds]) -> tuple[float, float]:
-    """The least and the largest size of an input's entries."""
+    """Return the least and the largest size of an input's entries."""
     most = LARGEST_INPUT
     with np.errstate(all="ignore"):
         for each in bounds:
             ones = float(bound_vector_norm(np.ones(file.graph.input_size), each.norm))
             most = float(np.minimum(most, 0.99 * ((each.limit - each.constant) / each.slope / ones)))
-    if not most >= ORDINARY[-1] / 2:  # also where it is not a number
-        raise ModelError("its weights are so large that inputs of ordinary size may overflow")
+    if not most >= ORDINARY[-1] / 2:  # or NaN
+        raise ModelError(
+            f"its weights are so large that inputs with entries of {ORDINARY[-1] / 2:g} may overflow; "
+            "rescale them"
+        )
     tiny = 2.0**20 * float(np.finfo(file.dtype).tiny)
     slope = max(each.slope for each in bounds)
     return min(max(_smallest_constant(file.graph) / (4.0 * slope), tiny), ORDINARY[0]), most
 
 
 def _smallest_constant(graph: Graph) -> float:
-    """The least absolute value but 0 among all numbers of a graph."""
+    """Return the least absolute value other than 0 among all constants of a graph."""
     arrays = (getattr(op, field.name) for op in graph.ops for field in fields(op))
     sizes = [
         np.abs(array[array != 0.0]).min(initial=1.0) for array in arrays if isinstance(array, np.ndarray)
@@ -128,10 +136,10 @@ def _smallest_constant(graph: Graph) -> float:
 
 
 def _points(file: OnnxFile, first: int, rows: int, count: int, least: float, most: float) -> Array:
-    """Rows of the file's format, from number ``first`` on, of ``count`` in all."""
+    """Return points ``first`` to ``first + rows`` of ``count``, rounded to the file's format."""
     size = file.graph.input_size
     row = np.arange(first, first + rows)[:, None]
-    # Of the file's digest, as numpy.random would take 2.6 MiB for this alone.
+    # Seeded by hashes, as numpy.random would take 2.6 MiB for this alone.
     seeds = (f"{file.sha256} {number // 2}".encode() for number in row.flat)
     numbers = np.stack([np.frombuffer(hashlib.shake_256(seed).digest(4 * size), "<i4") for seed in seeds])
     points = numbers / 2.0**31 * (-1.0) ** row

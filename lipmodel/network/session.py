@@ -1,10 +1,10 @@
-"""onnxruntime, set up as the certificate assumes.
+"""Sessions of onnxruntime, configured as the certificate assumes.
 
 All optimisations are off (even the basic ones fuse operations by changing weights), and the CPU is
 the only provider: its kernels sum products in some order, and do nothing faster and less exact.
 
-From 1.29 on, its official builds send telemetry to their makers and keep an identifier in the user's cache
-folder, unless told not to before they are first imported; so nothing else here imports it.
+From onnxruntime 1.29 on, official builds send telemetry and keep an identifier in the user's cache folder
+unless an environment variable disables that before the first import. So no other module imports onnxruntime.
 """
 
 from __future__ import annotations
@@ -19,11 +19,16 @@ RUNTIME_VERSION: str = ort.__version__
 
 
 def open_session(model: bytes, threads: int = 1) -> ort.InferenceSession:
-    """A session that computes what the file says, with that many threads an operator."""
+    """Return a session that evaluates a model without optimisations.
+
+    Args:
+        model: ONNX file as bytes.
+        threads: threads per operator.
+    """
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 4  # what goes wrong is raised; the log would only repeat it
+    options.log_severity_level = 4  # errors are raised; the log would only repeat them
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

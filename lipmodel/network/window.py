@@ -1,4 +1,4 @@
-"""The entries of a tensor under the windows of a convolution or pooling."""
+"""Sliding windows of convolutions and poolings."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Window:
-    """Which entries of a tensor (channels, *spatial) a convolution or pooling looks at.
+    """Sliding window of a convolution or pooling over a tensor (channels, *spatial).
+
+    A *place* is one position of the window, an entry of the output; a *tap* is one entry of the window.
 
     Attributes:
         spatial: shape of the tensor without its channels.
-        size, strides, dilations: one number a spatial axis.
+        size, strides, dilations: one number per spatial axis.
         begin, end: padding before and after, per spatial axis.
     """
 
@@ -31,7 +33,7 @@ class Window:
 
     @cached_property
     def output(self) -> Shape:
-        """Spatial shape of the result."""
+        """Return the spatial shape of the output."""
         return tuple(
             (n + b + e - d * (k - 1) - 1) // s + 1
             for n, k, s, d, b, e in zip(
@@ -41,14 +43,15 @@ class Window:
 
     @property
     def taps(self) -> int:
-        """How many entries a window looks at."""
+        """Return the number of entries of a window."""
         return math.prod(self.size)
 
     @property
     def bound_readers(self) -> int:
-        """Never below how many (place, tap) pairs look at one entry.
+        """Return an upper bound on the number of (place, tap) pairs that read one entry.
 
-        Those that do, place · s + tap · d being the same, are d/g places and s/g taps apart, g = gcd(s, d).
+        Pairs that read the same entry have equal place · s + tap · d, so they are d/g places and s/g taps
+        apart, g = gcd(s, d).
         """
         return math.prod(
             min(-(-places * math.gcd(s, d) // d), -(-k * math.gcd(s, d) // s))
@@ -57,7 +60,7 @@ class Window:
 
     @cached_property
     def positions(self) -> NDArray[np.intp]:
-        """(places, taps): the flat spatial index under each tap of each place, -1 on padding."""
+        """Return (places, taps) the flat spatial index that each tap of each place reads, -1 on padding."""
         flat = np.zeros((1, 1), dtype=np.intp)
         for n, k, s, d, b, places in zip(
             self.spatial, self.size, self.strides, self.dilations, self.begin, self.output, strict=True
@@ -70,7 +73,7 @@ class Window:
 
     @cached_property
     def readers(self) -> NDArray[np.intp]:
-        """(spatial, m): the flat indices into ``positions`` that read each input position, -1 to fill."""
+        """Return (spatial, m) the flat indices into ``positions`` that read each entry, -1 to fill."""
         flat = self.positions.ravel()
         order = np.argsort(flat, kind="stable")
         order = order[flat[order] >= 0]

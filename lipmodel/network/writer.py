@@ -1,7 +1,7 @@
-"""Operations written as ONNX, in float32 (export) or float64 (execution by this project).
+"""Writing of operations as ONNX nodes, in float32 (export) or float64 (execution by this project).
 
-The programs run and the programs exported are both written here, so the graph executed is the
-graph analysed. Nodes are the forms that onnxruntime has kernels for in both formats, and of those
+The programs executed and the programs exported are both written here, so the graph executed is the
+graph analysed. Nodes are those that onnxruntime has kernels for in both formats, and of those
 the fastest measured: GroupSort as Split, Max, Min and Concat rather than TopK.
 """
 
@@ -25,7 +25,7 @@ IR_VERSION = 11
 
 
 class OnnxBuilder:
-    """Collects the nodes and initialisers of one ONNX graph, all in one floating-point format."""
+    """Builder of one ONNX graph whose tensors all have one floating-point format."""
 
     def __init__(self, dtype: type[np.float32] | type[np.float64], graph: Graph) -> None:
         self.dtype = dtype
@@ -37,7 +37,7 @@ class OnnxBuilder:
         self._count = 0
 
     def name(self, hint: str) -> str:
-        """A name not given before, and not one of the graph's own."""
+        """Return an unused tensor name that starts with a hint."""
         self._count += 1
         while f"{hint}_{self._count}" in self._taken:
             self._count += 1
@@ -46,18 +46,18 @@ class OnnxBuilder:
     def node(
         self, op_type: str, inputs: Sequence[str], outputs: int | Sequence[str] = 1, **attributes: Any
     ) -> list[str]:
-        """Adds a node; returns the names of its outputs."""
+        """Add a node and return the names of its outputs."""
         names = [self.name(op_type.lower()) for _ in range(outputs)] if isinstance(outputs, int) else outputs
         names = list(names)
         self.nodes.append(helper.make_node(op_type, inputs, names, name=names[0], **attributes))
         return names
 
     def floats(self, values: Any, hint: str = "constant") -> str:
-        """A floating-point initialiser in the builder's format."""
+        """Add a floating-point initialiser in the builder's format and return its name."""
         return self._initializer(np.asarray(values, dtype=self.dtype), hint)
 
     def integers(self, values: Sequence[int], hint: str = "shape") -> str:
-        """An int64 initialiser of one axis."""
+        """Add an int64 initialiser of one axis and return its name."""
         return self._initializer(np.asarray(values, dtype=np.int64), hint)
 
     def _initializer(self, array: np.ndarray[Any, Any], hint: str) -> str:
@@ -68,13 +68,13 @@ class OnnxBuilder:
         return self._known[key]
 
     def value_info(self, name: str, shape: Sequence[int], batch: str = "batch") -> onnx.ValueInfoProto:
-        """Type of a tensor with a leading, free axis."""
+        """Return the type of a tensor with a free leading axis."""
         return helper.make_tensor_value_info(name, self.tensor_type, [batch, *shape])
 
     def model(
         self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]
     ) -> onnx.ModelProto:
-        """The finished model."""
+        """Return the model of the nodes added so far."""
         graph = helper.make_graph(self.nodes, "lipcert", inputs, outputs, self.initializers)
         return helper.make_model(
             graph,
@@ -85,7 +85,7 @@ class OnnxBuilder:
         )
 
     def emit(self, op: Op, inputs: Sequence[str], output: str) -> None:
-        """Writes one operation that reads the ONNX tensors ``inputs`` and makes ``output``.
+        """Add the nodes of one operation that reads the ONNX tensors ``inputs`` and makes ``output``.
 
         Raises:
             NotImplementedError: by :func:`missing_rule`.
@@ -151,11 +151,11 @@ class OnnxBuilder:
                 raise missing_rule(op, "ONNX nodes")
 
     def shape(self, shape: Sequence[int]) -> str:
-        """A Reshape target: the batch axis kept, then the shape per sample."""
+        """Add a Reshape target, [-1, *shape] with the batch axis in front, and return its name."""
         return self.integers([-1, *shape])
 
     def wires(self, op: ops.SortingNetwork, x: str) -> list[str]:
-        """The slices that a sorting network starts from, before any comparator."""
+        """Add the slices that a sorting network starts from, and return their names."""
         flat = [i for wire in op.wires for i in wire]
         if flat == list(range(op.length)) and len(op.wires) > 1:
             sizes = self.integers([len(wire) for wire in op.wires], "split")
@@ -177,7 +177,7 @@ class OnnxBuilder:
             self.node("Add", [product, self.floats(op.bias, "bias")], [output])
 
     def _conv(self, op: ops.Conv, x: str, output: str) -> None:
-        """Conv in float32; in float64, which onnxruntime has no kernel for, the windows times a matrix."""
+        """Add a Conv in float32; in float64, for want of a kernel, the windows times a matrix."""
         if self.dtype is np.float32:
             bias = [] if op.bias is None else [self.floats(op.bias, "bias")]
             inputs = [x, self.floats(op.kernel, "kernel"), *bias]
@@ -207,7 +207,7 @@ class OnnxBuilder:
         self.node("Div", [sums, self.floats(counts, "counts")], [output])
 
     def windows(self, window: Window, x: str, channels: int, padding: float) -> str:
-        """What each tap of a window sees: (channels, taps, places, batch)."""
+        """Add the unfolded windows of a tensor, (channels, taps, places, batch), and return their name."""
         positions = window.positions.T
         spatial = math.prod(window.spatial)
         rows = self.batch_last(x, [channels, spatial])
@@ -217,13 +217,13 @@ class OnnxBuilder:
         return self.gather(rows, np.where(positions < 0, spatial, positions), axis=1)
 
     def batch_last(self, x: str, shape: Sequence[int]) -> str:
-        """(batch, …) as (*shape, batch): what is gathered next are runs of the batch, not single numbers."""
+        """Move the batch axis of (batch, …) last, (*shape, batch): Gather then copies runs of the batch."""
         rows = self.node("Reshape", [x, self.integers([-1, math.prod(shape)])])
         columns = self.node("Transpose", rows, perm=[1, 0])
         return self.node("Reshape", [*columns, self.integers([*shape, -1])])[0]
 
     def batch_first(self, x: str, shape: Sequence[int], outputs: int | Sequence[str] = 1) -> list[str]:
-        """The way back: (…, batch) as (batch, *shape)."""
+        """Move the batch axis of (…, batch) first, (batch, *shape); inverse of :meth:`batch_last`."""
         size = math.prod(shape)
         (columns,) = self.node("Reshape", [x, self.integers([size, -1])])
         uneven = size % 64 == 0
@@ -237,7 +237,7 @@ class OnnxBuilder:
         return self.node("Reshape", [*rows, self.shape(shape)], outputs)
 
     def gather(self, x: str, indices: Any, axis: int) -> str:
-        """Entries of an ONNX axis by an array of indices."""
+        """Add a Gather of entries along an ONNX axis and return the name of its output."""
         return self.node(
             "Gather", [x, self._initializer(np.asarray(indices, np.int64), "indices")], axis=axis
         )[0]
@@ -258,7 +258,7 @@ def _window_attributes(window: Window) -> dict[str, Any]:
 
 
 def write_model(graph: Graph, dtype: type[np.float32] | type[np.float64]) -> onnx.ModelProto:
-    """The graph as an ONNX model: one input and one output, each with a free leading batch axis.
+    """Return a graph as an ONNX model with one input and one output, each with a free leading batch axis.
 
     In float32 each constant is rounded to the nearest float32; constants read from a float32 file
     come back unchanged.
@@ -274,10 +274,10 @@ def write_model(graph: Graph, dtype: type[np.float32] | type[np.float64]) -> onn
 
 
 def set_metadata(model: onnx.ModelProto, metadata: dict[str, str]) -> None:
-    """Writes metadata in the order of its keys, so that the same content gives the same bytes."""
+    """Write metadata in the order of its keys, so that equal content gives equal bytes."""
     helper.set_model_props(model, dict(sorted(metadata.items())))
 
 
 def to_bytes(model: onnx.ModelProto) -> bytes:
-    """The model as a file's bytes; the same model gives the same bytes."""
+    """Serialise a model; equal models give equal bytes."""
     return bytes(model.SerializeToString(deterministic=True))

@@ -1,14 +1,14 @@
-"""Constants of an ONNX file: read with their claims checked, and computed from one another.
+"""Constants of an ONNX file: initialisers, and constants folded from others.
 
-What a file computes from constants is a claim about the runtime that computes it, unless every runtime
+A constant that a file computes depends on the runtime that computes it, unless every runtime
 computes the same. So each operator that may stand between constants is of one kind:
 
 * *It moves data* or counts axes: numpy does it here, and every runtime gets the same numbers.
 * *Integer arithmetic*: in Python integers, within the range of int32 (``shapes.py``); the same everywhere.
 * *A Cast* among :data:`TENSOR_TYPES` that loses nothing, value by value: the same everywhere, but for
-  subnormal numbers, which some processors take for zero.
+  subnormal numbers, which some processors flush to zero.
 * *Floating-point arithmetic*: runtimes differ (they fuse, flush, sum in another order), if only in the
-  last bit. The results are taken as they come out here, and are noted as computed (``Walk.computed``):
+  last bit. The results are those computed here, and are recorded as computed (``Walk.computed``):
   a certificate then speaks of these very numbers, and names their digest.
 
 Everything else is refused, above all number formats that numpy or onnxruntime read in their own ways.
@@ -32,9 +32,9 @@ from lipmodel.network.reader.shapes import Constant, Symbols, compute, shape_vec
 from lipmodel.network.session import open_session
 
 MAX_ELEMENTS = 2**28
-"""Largest tensor that is read, in elements."""
+"""Maximum elements of a tensor."""
 MAX_SHAPE = 2**10
-"""Most integers in an array of a shape whose batch is left open."""
+"""Maximum integers in an array of a shape whose batch is left open."""
 SESSION_WORK = 2**23
 """Cost of opening a session, in multiplications; about half a millisecond."""
 ELEMENT_WORK, INTEGER_WORK = 2**5, 2**13
@@ -47,7 +47,7 @@ TENSOR_TYPES: dict[int, type[np.generic]] = {
     TensorProto.INT32: np.int32,
     TensorProto.BOOL: np.bool_,
 }
-"""Element types that occur in certified graphs; floats are weights, the others are shapes and indices."""
+"""Accepted element types: floats are weights, the others are shapes and indices."""
 
 HOW_TO_FOLD = (
     "let the exporter compute it and store the result (torch.onnx.export(…, do_constant_folding=True), "
@@ -57,19 +57,19 @@ HOW_TO_FOLD = (
 Known = Constant | Symbols
 Fold = Callable[[Walk, Node, list[Any]], list[Known]]
 FOLDS: dict[str, tuple[Fold, frozenset[str]]] = {}
-"""How each operator computes constants from constants, and the attributes that it may have."""
+"""Rule that folds each operator's constants, with the attributes that it reads."""
 
 
 def read_tensor(tensor: onnx.TensorProto) -> Constant:
-    """Return the array in a tensor, once its claims of type and size are borne out by the bytes it carries.
+    """Return the array in a tensor, after checking its declared type and shape against its bytes.
 
     Raises:
-        FileFormatError: claims and content differ, or the content is kept in another file.
-        UnsupportedError: an element type that occurs in no certified graph (float16, quantised, …).
+        FileFormatError: declaration and content differ, or the content is in another file.
+        UnsupportedError: an element type that no certified graph has (float16, quantised, …).
     """
     name = tensor.name
     if is_external(tensor):
-        raise FileFormatError(f"initializer '{name}' keeps its data in another file; {HOW_TO_SAVE_ONE_FILE}")
+        raise FileFormatError(f"initializer '{name}' has its data in another file; {HOW_TO_SAVE_ONE_FILE}")
     if tensor.data_type not in TENSOR_TYPES:
         kind = _type_name(tensor.data_type)
         raise UnsupportedError(f"initializer '{name}' has type {kind}; float32 and float64 are accepted")
@@ -78,16 +78,16 @@ def read_tensor(tensor: onnx.TensorProto) -> Constant:
             f"initializer '{name}' has {len(tensor.dims)} axes; at most {MAX_AXES} are accepted"
         )
     if any(d < 0 for d in tensor.dims):
-        raise FileFormatError(f"initializer '{name}' claims a negative dimension: {list(tensor.dims)}")
+        raise FileFormatError(f"initializer '{name}' has a negative dimension: {list(tensor.dims)}")
     count = math.prod(tensor.dims)
     if count > MAX_ELEMENTS:
         raise FileFormatError(
-            f"initializer '{name}' claims {count} numbers; at most {MAX_ELEMENTS} are accepted"
+            f"initializer '{name}' declares {count} numbers; at most {MAX_ELEMENTS} are accepted"
         )
     dtype = np.dtype(TENSOR_TYPES[tensor.data_type])
     if len(fields := [field.name for field, _ in tensor.ListFields() if field.name.endswith("_data")]) > 1:
         raise FileFormatError(
-            f"initializer '{name}' carries numbers in {' and '.join(fields)}; runtimes read either"
+            f"initializer '{name}' has numbers in both {' and '.join(fields)}; runtimes read either"
         )
     if tensor.HasField("raw_data"):
         numbers: Any = np.frombuffer(tensor.raw_data, np.uint8)
@@ -97,7 +97,7 @@ def read_tensor(tensor: onnx.TensorProto) -> Constant:
         carried = len(numbers)
     if carried != count:
         raise FileFormatError(
-            f"initializer '{name}' claims {count} numbers (shape {list(tensor.dims)}) and carries {carried:g}"
+            f"initializer '{name}' declares {count} numbers (shape {list(tensor.dims)}) but has {carried:g}"
         )
     try:
         array = numpy_helper.to_array(tensor)
@@ -105,22 +105,24 @@ def read_tensor(tensor: onnx.TensorProto) -> Constant:
         raise FileFormatError(f"initializer '{name}' cannot be read: {error}") from error
     if array.dtype == np.bool_ and (array.ravel() != np.asarray(numbers)).any():
         raise FileFormatError(
-            f"initializer '{name}' has truths other than 0 and 1; runtimes read them differently"
+            f"initializer '{name}' has booleans other than 0 and 1, which runtimes read differently"
         )
     if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-        raise UnsupportedError(f"initializer '{name}' has a NaN or an infinity; finite weights are accepted")
+        raise UnsupportedError(
+            f"initializer '{name}' has a NaN or an infinity; only finite weights are accepted"
+        )
     return array
 
 
 def fold(walk: Walk, node: Node) -> None:
-    """Compute what depends on constants and shapes alone.
+    """Compute the outputs of a node that depends on constants and shapes alone.
 
     Raises:
-        UnsupportedError: the node is of no kind that is folded, or its operands and attributes do not fit.
+        UnsupportedError: the operator is not folded, or its operands or attributes do not fit.
     """
     rule, known = FOLDS.get(node.op, (None, frozenset()))
     if rule is None:
-        raise node.refuse(f"computes a constant and is not folded; {HOW_TO_FOLD}")
+        raise node.refuse(f"computes a constant, which is not supported for this operator; {HOW_TO_FOLD}")
     node.check_attributes(known)
     inputs = [walk.known(name) for name in node.proto.input]
     walk.spend(node, work=ELEMENT_WORK * sum(x.size for x in inputs if x is not None))
@@ -131,7 +133,7 @@ def fold(walk: Walk, node: Node) -> None:
         raise node.refuse(f"cannot be computed from its constants: {error}") from error
     names = [name for name in node.proto.output if name]
     if len(names) > len(results):
-        raise node.refuse(f"has {len(names)} outputs; it makes {len(results)}")
+        raise node.refuse(f"has {len(names)} outputs; expected at most {len(results)}")
     if any(name in walk.computed for name in node.proto.input) and (
         node.op != "Shape" or walk.sizes_computed
     ):
@@ -142,8 +144,8 @@ def fold(walk: Walk, node: Node) -> None:
         if result.dtype == object:
             if result.size > MAX_SHAPE or name in walk.computed:
                 raise node.refuse(
-                    f"makes a shape of {result.size} integers, or of computed floats; at most {MAX_SHAPE} "
-                    "integers are accepted"
+                    f"makes a shape of {result.size} integers, or from computed floats; at most {MAX_SHAPE} "
+                    "integers are accepted, from no floats"
                 )
             walk.define_symbols(name, result)
         else:
@@ -152,7 +154,7 @@ def fold(walk: Walk, node: Node) -> None:
 
 
 def _folds(*op_types: str, attributes: tuple[str, ...] = ()) -> Callable[[Fold], Fold]:
-    """Register how some operators compute constants, with the attributes that are understood."""
+    """Register the rule that folds operators, with the attributes that it reads."""
 
     def register(rule: Fold) -> Fold:
         for op_type in op_types:
@@ -202,7 +204,7 @@ def _flatten(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
 def _squeeze(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
     axes = walk.integers(node, 1, "axes")
     if axes == []:
-        raise ValueError("names no axes: some runtimes remove none then, others all of size 1")
+        raise ValueError("has an empty list of axes: some runtimes remove none then, others all of size 1")
     return [inputs[0].squeeze(None if axes is None else tuple(axes))]
 
 
@@ -222,9 +224,11 @@ def _slice(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
     x = inputs[0]
     index = [slice(None)] * x.ndim
     for axis, selected in walk.slices(node, x.ndim):
-        # Some runtimes begin at the first entry then, others select nothing.
+        # Some runtimes start at the first entry then, others select nothing.
         if selected.step < 0 and selected.start < -x.shape[axis]:
-            raise ValueError(f"begins {selected.start} before the end of {x.shape[axis]} entries, backwards")
+            raise ValueError(
+                f"starts backwards at {selected.start}, before the first of {x.shape[axis]} entries"
+            )
         index[axis] = selected
     return [x[tuple(index)]]
 
@@ -240,7 +244,7 @@ def _split(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
 def _gather(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
     (x, indices), axis = inputs, node.attributes.get("axis", 0)
     if indices.dtype.kind != "i":
-        raise ValueError("integers known at load are accepted as indices")
+        raise ValueError("has indices that are not integers known at load")
     walk.spend(node, numbers=x.size // max(x.shape[axis], 1) * indices.size)
     return [np.asarray(np.take(x, indices, axis=axis))]
 
@@ -271,11 +275,11 @@ def _cast(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
     target = TENSOR_TYPES.get(to)
     if target is None:
         raise node.refuse(
-            f"casts a constant to {_type_name(to)}, which runtimes read in different ways; {HOW_TO_FOLD}"
+            f"casts a constant to {_type_name(to)}, which runtimes do in different ways; {HOW_TO_FOLD}"
         )
     if x.dtype == object:
         if not np.issubdtype(target, np.integer):
-            raise ValueError("a shape stays a shape of integers")
+            raise ValueError("casts a shape to a type other than an integer")
         closed = np.array([v for v in x.flat if isinstance(v, int)], dtype=object)
         if not _equal(closed, closed.astype(target)):
             raise ValueError(f"has an integer outside {np.dtype(target)}")
@@ -291,7 +295,7 @@ def _cast(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
 
 
 def _representable(x: Constant, dtype: Any) -> bool:
-    """Return whether numbers are within a type of integers; a float beyond it becomes an undefined one."""
+    """Return whether numbers are within an integer type; the cast of a float beyond it is undefined."""
     if x.dtype.kind != "f" or np.dtype(dtype).kind != "i":
         return True
     end = 2.0 ** (np.iinfo(dtype).bits - 1)
@@ -358,7 +362,7 @@ def _gemm(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
 
 
 def _product(walk: Walk, node: Node, operands: list[Any], a: Any, b: Any) -> list[Known]:
-    """Run a product of matrices, or of batches of them."""
+    """Compute a product of matrices, or of batches of matrices."""
     rows, columns = math.prod(a.shape[-2:-1]), math.prod(b.shape[1:][-1:])
     numbers = math.prod(np.broadcast_shapes(a.shape[:-2], b.shape[:-2])) * rows * columns
     walk.spend(node, numbers=numbers, work=numbers * a.shape[-1])
@@ -379,7 +383,7 @@ def _pow(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
 def _reduce(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
     x, axes = inputs[0], walk.integers(node, 1, "axes") or []
     if len({axis % x.ndim for axis in axes if -x.ndim <= axis < x.ndim}) < len(axes):
-        raise ValueError(f"axes {axes} are not different axes of a tensor of {x.ndim}")
+        raise ValueError(f"has axes {axes}; expected distinct axes of a tensor of {x.ndim}")
     node.flag("keepdims", 1), node.flag("noop_with_empty_axes", 0)
     walk.spend(node, numbers=x.size)
     return [_computed(walk, node, [x], _run(walk, node))]
@@ -394,7 +398,7 @@ def _integer_arithmetic(walk: Walk, node: Node, op: str, a: Known, b: Known) -> 
 
 
 def _type_of(inputs: list[Any]) -> np.dtype[Any]:
-    """Return the one type of the operands; an open shape goes with integers of either type."""
+    """Return the common type of operands; an open shape is compatible with either integer type."""
     kinds = {x.dtype for x in inputs}
     closed = kinds - {np.dtype(object)}
     if len(closed) > 1 or (closed != kinds and any(kind.kind != "i" for kind in closed)):
@@ -403,20 +407,20 @@ def _type_of(inputs: list[Any]) -> np.dtype[Any]:
 
 
 def _computed(walk: Walk, node: Node, operands: list[Any], result: Constant) -> Constant:
-    """Note a result of floating-point arithmetic."""
+    """Record a result of floating-point arithmetic as computed, and return it."""
     if _type_of(operands).kind != "f" or result.dtype != operands[0].dtype:
         raise ValueError(f"{node.op} of {operands[0].dtype} is not folded")
     if not np.isfinite(result).all():
-        raise ValueError("makes a NaN or an infinity of them")
+        raise ValueError("the result has a NaN or an infinity")
     walk.computed.update(node.proto.output)
     return result
 
 
 def _run(walk: Walk, node: Node) -> Constant:
-    """Run one node in onnxruntime, initializers as such: it packs these for its kernels."""
+    """Run one node in onnxruntime, with initializers as such: the kernels pack them."""
     arrays = {name: walk.constants[name] for name in node.proto.input if name}
     if not all(array.size for array in arrays.values()):
-        raise ValueError("works on an empty tensor")
+        raise ValueError("has an empty operand")
     walk.spend(node, work=SESSION_WORK)
     feeds = {name: array for name, array in arrays.items() if name not in walk.stored}
     graph = helper.make_graph(
@@ -435,7 +439,7 @@ def _run(walk: Walk, node: Node) -> Constant:
         (result,) = session.run(None, feeds)
     except Exception as error:  # onnxruntime raises many kinds; each is a refusal
         raise ValueError(str(error)) from error
-    return np.array(result)  # a copy: its own memory is part of the session's, a megabyte and more
+    return np.array(result)  # a copy, as the result would keep the session's memory, a megabyte and more
 
 
 def _type_name(data_type: Any) -> str:

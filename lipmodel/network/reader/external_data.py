@@ -1,4 +1,4 @@
-"""Weights that an ONNX file keeps in files beside it (``NAME.onnx.data``): read, from its own folder only."""
+"""Reading of weights that an ONNX file keeps in other files of its folder (``NAME.onnx.data``)."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ HOW_TO_SAVE_ONE_FILE = (
 
 
 MAX_BYTES = 2**31 - 1
-"""Of all files beside the model together: a protobuf cannot be larger."""
+"""Maximum size of all weight files of a model together: a protobuf cannot be larger."""
 MAX_NAMES = 2**16
-"""Characters in the names of these files together."""
+"""Maximum characters of the names of all weight files of a model together."""
 
 
 def is_external(tensor: onnx.TensorProto) -> bool:
-    """Whether a tensor's numbers are in another file."""
+    """Return whether the numbers of a tensor are in another file."""
     return tensor.data_location == TensorProto.EXTERNAL or bool(tensor.external_data)
 
 
 def external_locations(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the files that hold a model's weights, as the model gives them.
+    """Return the names of the weight files of a model, as the model gives them.
 
     Raises:
-        FileFormatError: they are too many, or too long.
+        FileFormatError: the names are too many, or too long.
     """
     locations = {_location(tensor) for tensor in model.graph.initializer if is_external(tensor)}
     if (length := sum(map(len, locations))) > MAX_NAMES:
         raise FileFormatError(
-            f"the names of the {len(locations)} files with its weights have {length} characters; at most "
-            f"{MAX_NAMES} are accepted; {HOW_TO_SAVE_ONE_FILE}"
+            f"the names of its {len(locations)} weight files have {length} characters; at most {MAX_NAMES} "
+            f"are accepted; {HOW_TO_SAVE_ONE_FILE}"
         )
     return sorted(locations)
 
 
 def digest_of(path: Path, locations: Iterable[str] = (), *, max_bytes: int) -> str:
-    """Return the digest of a model's file with those weight files, equal to ``OnnxFile.sha256``.
+    """Return the digest of a model's file and weight files, equal to ``OnnxFile.sha256``.
 
-    Nothing is parsed, and little is kept in memory. A weight file that is missing, is not accepted or is too
-    large, those before it included, counts as unreadable, so that the digest changes once it is mended.
+    Nothing is parsed, and little is kept in memory. A weight file that is missing or refused, or exceeds the
+    limit together with those before it, counts as unreadable, so that the digest changes once it is mended.
 
     Raises:
-        FileFormatError: the model's own file is too large, or no regular file.
-        OSError: it cannot be read.
+        FileFormatError: the model's own file is too large, or is not a regular file.
+        OSError: the model's own file cannot be read.
     """
     with _open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -73,17 +73,17 @@ def digest_of(path: Path, locations: Iterable[str] = (), *, max_bytes: int) -> s
 
 
 def embed_external_data(model: onnx.ModelProto, folder: Path) -> list[bytes]:
-    """Puts the numbers of external initialisers into the model itself.
+    """Copy the numbers of external initialisers into a model.
 
     Args:
-        model: changed in place.
-        folder: where the model's file lies; nothing outside of it is read, and no link is followed.
+        model: model, changed in place.
+        folder: folder of the model's file; no file outside of it is read, and no link is followed.
 
     Returns:
-        The digest of each file read, with its name, in a fixed order, for the model's own digest.
+        Name and digest of each file read, one line each in a fixed order, for the model's own digest.
 
     Raises:
-        FileFormatError: a location outside the folder, a missing file, a place beyond its end.
+        FileFormatError: a location outside the folder, a missing file, an offset beyond its end.
     """
     external_locations(model)  # raises where there are too many
     contents: dict[str, bytes] = {}
@@ -99,16 +99,18 @@ def embed_external_data(model: onnx.ModelProto, folder: Path) -> list[bytes]:
             offset = int(entries.get("offset", "0"))
             length = int(entries.get("length", str(len(content) - offset)))
         except ValueError as error:
-            raise FileFormatError(f"initializer '{tensor.name}' has a malformed place: {error}") from error
+            raise FileFormatError(
+                f"initializer '{tensor.name}' has a malformed offset or length: {error}"
+            ) from error
         if not 0 <= offset <= offset + length <= len(content):
             raise FileFormatError(
-                f"initializer '{tensor.name}' lies at bytes {offset} to {offset + length} of '{location}', "
-                f"which has {len(content)}"
+                f"initializer '{tensor.name}' has bytes {offset} to {offset + length} of '{location}', which "
+                f"has only {len(content)}"
             )
         embedded += length
         if embedded > MAX_BYTES:
             raise FileFormatError(
-                f"its initializers keep {embedded} bytes in other files; at most {MAX_BYTES} are accepted"
+                f"the initializers have {embedded} bytes in other files; at most {MAX_BYTES} are accepted"
             )
         tensor.raw_data = content[offset : offset + length]
         tensor.ClearField("external_data")
@@ -130,32 +132,32 @@ def _read(folder: Path, location: str, tensor: str, left: int) -> bytes:
         if (size := place.stat().st_size) > left:
             raise FileFormatError(
                 f"initializer '{tensor}': {location[:80]!r} has {size} bytes; at most {MAX_BYTES} are "
-                "accepted in all files beside the model together"
+                "accepted in all weight files together"
             )
         return place.read_bytes()
     except OSError as error:
         raise FileFormatError(
-            f"initializer '{tensor}' keeps its data in {location[:80]!r}, which cannot be read "
+            f"initializer '{tensor}' has its data in {location[:80]!r}, which cannot be read "
             f"({error.strerror or error}); put that file beside the model, or {HOW_TO_SAVE_ONE_FILE}"
         ) from error
 
 
 def _open_regular(path: Path) -> BufferedReader:
-    """Open a file; a pipe or device in its place since would block, or have no end.
+    """Open a regular file; a pipe or device that has replaced it could block, or have no end.
 
     Raises:
-        FileFormatError: it is no regular file.
+        FileFormatError: it is not a regular file.
         OSError: it cannot be opened.
     """
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return file
     file.close()
-    raise FileFormatError("it is no regular file")
+    raise FileFormatError("it is not a regular file")
 
 
 def _place(folder: Path, location: str, tensor: str = "") -> Path:
-    """Return the path of a weight file.
+    """Return the path of a weight file of a tensor.
 
     Raises:
         FileFormatError: it is not a regular file in the folder itself.
@@ -164,15 +166,18 @@ def _place(folder: Path, location: str, tensor: str = "") -> Path:
     parts = PurePosixPath(location).parts
     path = folder.joinpath(*parts)
     if not parts or "\\" in location or "\0" in location or path.is_absolute() != folder.is_absolute():
-        raise FileFormatError(f"initializer '{tensor}' names no file: {location[:80]!r}")
+        raise FileFormatError(f"initializer '{tensor}' has a malformed file name: {location[:80]!r}")
     if PurePosixPath(location).is_absolute() or ".." in parts:
         raise FileFormatError(
-            f"initializer '{tensor}' keeps its data in {location[:80]!r}, outside the model's own folder; "
+            f"initializer '{tensor}' has its data in {location[:80]!r}, outside the model's folder; "
             f"{HOW_TO_SAVE_ONE_FILE}"
         )
     # Not Path.resolve, whose RuntimeError for links in a circle is no OSError.
     if Path(os.path.realpath(path, strict=True)) != folder.resolve().joinpath(*parts):
-        raise FileFormatError(f"initializer '{tensor}' keeps its data behind a link: {location[:80]!r}")
+        raise FileFormatError(
+            f"initializer '{tensor}' has its data behind a symbolic link, {location[:80]!r}; replace the "
+            "link by the file"
+        )
     if not path.is_file():
-        raise FileFormatError(f"initializer '{tensor}': {location[:80]!r} is no regular file")
+        raise FileFormatError(f"initializer '{tensor}': {location[:80]!r} is not a regular file")
     return path

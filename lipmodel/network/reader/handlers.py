@@ -1,8 +1,8 @@
-"""The whitelist: how each accepted ONNX operator becomes typed operations.
+"""Whitelist of ONNX operators: each handler turns one node into typed operations.
 
 A handler checks everything that its operator's bound depends on, and above all that the node
 leaves the batch axis alone. Attributes that a handler does not name are refused before it is called.
-Older opsets give as attributes what newer ones give as inputs; both are read.
+Some parameters are attributes in older opsets and inputs in newer ones; both are read.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ FLOATS: dict[int | None, type[np.float32] | type[np.float64]] = {
 
 MAX_TERMS = 2**22
 MAX_POSITIONS, MAX_WINDOWED = 2**24, 2**25
-"""Entries that the windows of one node look at in one channel, and in all of them."""
+"""Maximum entries that the windows of one node read in one channel, and in all channels."""
 NUMBERS_PER_INDEX = 16
-"""Numbers of a tensor that take as much memory as a Python integer in a list of indices."""
+"""Numbers that one index counts as: a Python integer takes as much memory."""
 
 Handler = Callable[[Walk, Node], None]
 HANDLERS: dict[str, tuple[Handler, frozenset[str]]] = {}
 
 
 def _handles(*op_types: str, attributes: tuple[str, ...] = ()) -> Callable[[Handler], Handler]:
-    """Registers the handler of some operators, with the attributes it understands."""
+    """Register the handler of operators, with the attributes that it reads."""
 
     def register(handler: Handler) -> Handler:
         for op_type in op_types:
@@ -49,11 +49,11 @@ def _handles(*op_types: str, attributes: tuple[str, ...] = ()) -> Callable[[Hand
 def _gemm(walk: Walk, node: Node) -> None:
     a = node.attributes
     if a.get("alpha", 1.0) != 1.0 or a.get("beta", 1.0) != 1.0 or a.get("transA", 0) != 0:
-        raise node.refuse("accepted with alpha = beta = 1 and transA = 0; fold the factors into the weights")
+        raise node.refuse("requires alpha = beta = 1 and transA = 0; fold the factors into the weights")
     x, shape = walk.dynamic(node)
     weight = walk.weights(node, 1, x)
     if weight is None or weight.ndim != 2 or len(shape) != 1:
-        raise node.refuse("accepted on a tensor [batch, n] with a constant matrix of weights")
+        raise node.refuse("requires an input of shape [batch, n] and a constant weight matrix")
     weight = weight if node.flag("transB", 0) else weight.T
     bias = walk.weights(node, 2, x)
     _finish_dense(walk, node, x, weight, bias)
@@ -64,7 +64,7 @@ def _matmul(walk: Walk, node: Node) -> None:
     x, _ = walk.dynamic(node)
     weight = walk.weights(node, 1, x)
     if weight is None or weight.ndim != 2:
-        raise node.refuse("accepted with a constant matrix of two axes on the right")
+        raise node.refuse("requires a constant matrix of two axes as the right operand")
     _finish_dense(walk, node, x, weight.T, None)
 
 
@@ -73,7 +73,7 @@ def _finish_dense(walk: Walk, node: Node, x: str, weight: Any, bias: Any) -> Non
     m, n = weight.shape
     _check_terms(node, n)
     if not shape or shape[-1] != n or m == 0:
-        raise node.refuse(f"weights for {n} inputs meet a tensor of shape {list(shape)} per sample")
+        raise node.refuse(f"has weights ({m}, {n}), but its input has shape {list(shape)} per sample")
     if bias is not None:
         bias = np.broadcast_to(walk.per_sample(node, bias, (m,)), (m,))
     walk.finish(
@@ -82,14 +82,14 @@ def _finish_dense(walk: Walk, node: Node, x: str, weight: Any, bias: Any) -> Non
 
 
 def _check_terms(node: Node, terms: int) -> None:
-    """Refuses sums so long that the rounding of float32 has no useful bound (γ_n, n u near 1)."""
+    """Refuse sums so long that the rounding of float32 has no useful bound (γ_n, n u near 1)."""
     if terms > MAX_TERMS:
         raise node.refuse(f"sums {terms} products; at most {MAX_TERMS} are accepted")
 
 
 @_handles("Add", "Sub")
 def _add(walk: Walk, node: Node) -> None:
-    """X ± c, c - x = (-x) + c, x + y, x - y = x + (-y): negation is exact, so the rounding is the same."""
+    """Read x ± c, c - x = (-x) + c, x + y, x - y = x + (-y): negation is exact, so rounding is the same."""
     subtract = node.op == "Sub"
     left, right = node.proto.input
     if left in walk.shapes and right in walk.shapes:
@@ -113,12 +113,12 @@ def _multiply(walk: Walk, node: Node) -> None:
     left, right = walk.input(node, 0), walk.input(node, 1)
     divide = node.op == "Div"
     if (left in walk.shapes and right in walk.shapes) or (divide and right in walk.shapes):
-        raise node.refuse("accepted with a constant factor or divisor: a product of tensors is not Lipschitz")
+        raise node.refuse("requires a constant factor or divisor: a product of tensors is not Lipschitz")
     index = 0 if left in walk.shapes else 1
     x, shape = walk.dynamic(node, index)
     factor = walk.per_sample(node, walk.weights(node, 1 - index, x), shape)
     if divide and not (np.abs(factor) >= np.finfo(walk.dtypes[x]).tiny).all():
-        raise node.refuse("divides by zero, or by a subnormal number, which some processors take for zero")
+        raise node.refuse("divides by zero, or by a subnormal number, which some processors flush to zero")
     walk.finish(node, ops.Scale, (x,), shape, factor=factor, divide=divide)
 
 
@@ -179,7 +179,7 @@ def _clip(walk: Walk, node: Node) -> None:
         walk.reshape(node, x, shape)
         return
     if walk.opset < 13 and low is not None and high is not None and (low > high).any():
-        raise node.refuse("has min above max; only from opset 13 on is the result defined")
+        raise node.refuse("has min above max, which is defined from opset 13 on; export with a newer opset")
     walk.finish(node, ops.Clip, (x,), shape, low=low, high=high)
 
 
@@ -206,7 +206,7 @@ def _cast(walk: Walk, node: Node) -> None:
     x, shape = walk.dynamic(node)
     target = FLOATS.get(node.attributes.get("to"))
     if target is None or np.dtype(target).itemsize < np.dtype(walk.dtypes[x]).itemsize:
-        raise node.refuse("accepted from float32 to float64, which is exact; any other cast rounds")
+        raise node.refuse("rounds; only an exact cast is accepted, from float32 to float64")
     walk.reshape(node, x, shape)
     walk.dtypes[node.proto.output[0]] = target
 
@@ -217,9 +217,9 @@ def _topk(walk: Walk, node: Node) -> None:
     axis = walk.axis(node, node.attributes.get("axis", -1), len(shape) + 1)
     k = walk.integers(node, 1, "k")
     if k is None or len(k) != 1 or not 1 <= k[0] <= shape[axis]:
-        raise node.refuse(f"k = {k} is not between 1 and the {shape[axis]} entries of its axis")
+        raise node.refuse(f"has k = {k}; expected 1 to {shape[axis]}, the size of its axis")
     if not node.flag("sorted", 1):
-        raise node.refuse("sorted = 0 leaves the order open; sorted = 1 is accepted")
+        raise node.refuse("has sorted = 0, which leaves the order open; export with sorted = 1")
     walk.finish(
         node,
         ops.Sort,
@@ -236,7 +236,7 @@ def _reduce_extremum(walk: Walk, node: Node) -> None:
     x, shape = walk.dynamic(node)
     given = walk.integers(node, 1, "axes")
     if not given:
-        raise node.refuse("needs its axes named: without them it would reduce over the batch")
+        raise node.refuse("has no axes, so it would reduce over the batch; name the axes")
     axes = tuple(sorted({walk.axis(node, a, len(shape) + 1) for a in given}))
     keep = node.flag("keepdims", 1)
     reduced = tuple(1 if i in axes else d for i, d in enumerate(shape) if keep or i not in axes)
@@ -252,12 +252,15 @@ def _conv(walk: Walk, node: Node) -> None:
     kernel, bias = walk.weights(node, 1, x), walk.weights(node, 2, x)
     groups = node.attributes.get("group", 1)
     if kernel is None or kernel.ndim != len(shape) + 1 or kernel.ndim < 3 or kernel.size == 0:
-        raise node.refuse("accepted on [batch, channels, …] with a constant kernel of as many axes")
+        raise node.refuse("requires an input [batch, channels, …] and a constant kernel of as many axes")
     out, per_group = kernel.shape[:2]
     if groups < 1 or shape[0] != per_group * groups or out % groups:
-        raise node.refuse(f"kernel {list(kernel.shape)} in {groups} groups meets {shape[0]} channels")
+        raise node.refuse(
+            f"has a kernel of shape {list(kernel.shape)} in {groups} groups, but its input has {shape[0]} "
+            "channels"
+        )
     if bias is not None and bias.shape != (out,):
-        raise node.refuse(f"a bias of shape {list(bias.shape)} for {out} channels")
+        raise node.refuse(f"has a bias of shape {list(bias.shape)}; expected [{out}]")
     window = _window(walk, node, shape, kernel.shape[2:])
     _check_terms(node, math.prod(kernel.shape[1:]))
     walk.finish(
@@ -269,10 +272,10 @@ def _conv(walk: Walk, node: Node) -> None:
 def _pool(walk: Walk, node: Node) -> None:
     x, shape = walk.dynamic(node)
     if node.flag("ceil_mode", 0):
-        raise node.refuse("accepted with ceil_mode = 0")
+        raise node.refuse("has ceil_mode = 1; export with ceil_mode = 0")
     window = _window(walk, node, shape, tuple(node.attributes.get("kernel_shape", ())))
     if not (window.positions >= 0).any(axis=1).all():
-        raise node.refuse("a window lies wholly on padding")
+        raise node.refuse("has a window that lies wholly on padding; reduce the padding")
     output = (shape[0], *window.output)
     if node.op == "MaxPool":
         walk.finish(node, ops.MaxPool, (x,), output, window=window)
@@ -293,7 +296,7 @@ def _global_pool(walk: Walk, node: Node) -> None:
 
 
 def _window(walk: Walk, node: Node, shape: Shape, size: Shape) -> Window:
-    """The window that a convolution's or pooling's attributes describe."""
+    """Return the window that the attributes of a convolution or pooling describe."""
     channels, *spatial = shape
     ones, zeros = [1] * len(spatial), [0] * len(spatial)
     given = node.attributes
@@ -301,16 +304,21 @@ def _window(walk: Walk, node: Node, shape: Shape, size: Shape) -> Window:
     pads = given.get("pads", zeros + zeros)
     padding = given.get("auto_pad", b"NOTSET")
     if padding not in (b"NOTSET", b"VALID"):
-        raise node.refuse(f"auto_pad = {padding.decode()} is not accepted; give pads as numbers")
+        raise node.refuse(f"has auto_pad = {padding.decode()}; export with pads as numbers")
     if padding == b"VALID":
         pads = zeros + zeros
     lengths = {len(spatial), len(size), len(strides), len(dilations)}
     if len(lengths) != 1 or not spatial or len(pads) != 2 * len(spatial):
-        raise node.refuse("kernel_shape, strides, dilations and pads do not fit the tensor")
+        raise node.refuse(
+            f"has {len(size)} kernel sizes, {len(strides)} strides, {len(dilations)} dilations and "
+            f"{len(pads)} pads for {len(spatial)} spatial axes"
+        )
     if tuple(given.get("kernel_shape", size)) != tuple(size) or min(*size, *strides, *dilations) < 1:
-        raise node.refuse("kernel_shape does not fit the kernel, or is not positive")
+        raise node.refuse("has a kernel_shape other than its kernel's, or sizes or steps below 1")
     if min(pads) < 0 or max(*pads, *strides, *dilations) > 2**16:
-        raise node.refuse(f"pads {pads} are not accepted")
+        raise node.refuse(
+            f"has pads {pads}; pads from 0, and pads, strides and dilations to 65536 are accepted"
+        )
     window = Window(
         spatial=tuple(spatial),
         size=tuple(size),
@@ -328,9 +336,9 @@ def _window(walk: Walk, node: Node, shape: Shape, size: Shape) -> Window:
         or channels * positions > MAX_WINDOWED
     ):
         raise node.refuse(
-            f"makes a tensor of spatial shape {list(window.output)}, whose windows look at {positions} "
-            f"entries in {channels} channels; at most {MAX_POSITIONS} in one and {MAX_WINDOWED} in all are "
-            "accepted"
+            f"makes a tensor of spatial shape {list(window.output)}, whose windows read {positions} entries "
+            f"in each of {channels} channels; at most {MAX_POSITIONS} in one channel and {MAX_WINDOWED} in "
+            "all are accepted"
         )
     walk.spend(node, numbers=positions)
     return window
@@ -343,7 +351,7 @@ def _slice(walk: Walk, node: Node) -> None:
         axis = walk.axis(node, place, len(shape) + 1)
         indices = range(shape[axis])[selected]
         if not indices:
-            raise node.refuse("selects nothing")
+            raise node.refuse("selects no entries")
         x = _select(walk, node, x, axis, indices)
         shape = walk.shapes[x]
     walk.reshape(node, x, shape)
@@ -366,7 +374,7 @@ def _gather(walk: Walk, node: Node) -> None:
     axis = walk.axis(node, node.attributes.get("axis", 0), len(shape) + 1)
     array = walk.constant(node, 1)
     if array is None or not np.issubdtype(array.dtype, np.integer) or array.ndim > 1 or array.size == 0:
-        raise node.refuse("accepted with a constant list of indices")
+        raise node.refuse("requires a constant list of indices")
     if array.size > shape[axis] or not ((array >= -shape[axis]) & (array < shape[axis])).all():
         raise node.refuse("accepted with distinct indices within the axis: a repeated entry counts twice")
     indices = (array.ravel() % shape[axis]).tolist()
@@ -400,7 +408,10 @@ def _concat(walk: Walk, node: Node) -> None:
     if any(
         len(s) != len(shapes[0]) or _replaced(s, axis, 0) != _replaced(shapes[0], axis, 0) for s in shapes
     ):
-        raise node.refuse(f"joins tensors of shapes {[list(s) for s in shapes]} per sample")
+        raise node.refuse(
+            f"joins tensors of shapes {[list(s) for s in shapes]} per sample; expected shapes that are equal "
+            f"but for axis {axis + 1}"
+        )
     walk.finish(node, ops.Concat, names, _replaced(shapes[0], axis, sum(s[axis] for s in shapes)), axis=axis)
 
 
@@ -409,24 +420,27 @@ def _reshape(walk: Walk, node: Node) -> None:
     x, shape = walk.dynamic(node)
     target = walk.target_shape(node)
     if not target or len(target) > MAX_AXES:
-        raise node.refuse(f"needs a constant target shape of at most {MAX_AXES} axes")
+        raise node.refuse(f"requires a constant target shape of at most {MAX_AXES} axes")
     if node.flag("allowzero", 0) and 0 in target:
-        raise node.refuse("makes an empty tensor")
+        raise node.refuse(f"has target shape {target}, of an empty tensor")
     # The batch must stay in front: copied (0) or named, as the file's own fixed number, or as the one
     # -1 when the other dimensions account for a whole sample.
     dims = [(BATCH, *shape)[i] if d == 0 and i <= len(shape) else d for i, d in enumerate(target)]
     lead: Any = dims[0]
     rest: list[Any] = dims[1:]
     if target.count(-1) > 1 or any(not isinstance(d, int) or (d < 1 and d != -1) for d in rest):
-        raise node.refuse(f"target shape {target} makes no sense for {list(shape)} per sample")
+        raise node.refuse(
+            f"has target shape {target}, but its input has shape {list(shape)} per sample; expected positive "
+            "sizes after the batch axis, and at most one -1"
+        )
     if lead is not BATCH and lead not in (-1, walk.batch):
         raise node.refuse(
-            f"target shape {target} does not keep the batch axis in front; use [-1, …] or [0, …]"
+            f"has target shape {target}, which does not keep the batch axis in front; use [-1, …] or [0, …]"
         )
     if -1 in rest:
         known = math.prod(d for d in rest if d != -1)
         if math.prod(shape) % known:
-            raise node.refuse(f"target shape {target} does not fit {list(shape)} per sample")
+            raise node.refuse(f"has target shape {target}, but its input has shape {list(shape)} per sample")
         rest = [math.prod(shape) // known if d == -1 else d for d in rest]
     walk.reshape(node, x, tuple(rest))
 
@@ -436,7 +450,7 @@ def _flatten(walk: Walk, node: Node) -> None:
     x, shape = walk.dynamic(node)
     axis = node.attributes.get("axis", 1)
     if axis + (len(shape) + 1 if axis < 0 else 0) != 1:
-        raise node.refuse("accepted with axis = 1, which keeps the batch")
+        raise node.refuse(f"has axis = {axis}; only axis = 1 keeps the batch")
     walk.reshape(node, x, (math.prod(shape),))
 
 
@@ -445,17 +459,17 @@ def _squeeze(walk: Walk, node: Node) -> None:
     x, shape = walk.dynamic(node)
     given = walk.integers(node, 1, "axes")
     if not given:
-        raise node.refuse("needs its axes named: without them the batch axis could go")
+        raise node.refuse("has no axes, so it could remove the batch axis; name the axes")
     if node.op == "Squeeze":
         axes = {walk.axis(node, a, len(shape) + 1) for a in given}
         if any(shape[a] != 1 for a in axes):
-            raise node.refuse(f"removes axes of shape {list(shape)} per sample that are not of size 1")
+            raise node.refuse(f"removes axes {given} of shape {list(shape)} per sample; only size 1 can go")
         walk.reshape(node, x, tuple(d for i, d in enumerate(shape) if i not in axes))
         return
     rank = len(shape) + 1 + len(given)
     axes = {walk.axis(node, a, rank) for a in given}
     if len(axes) != len(given):
-        raise node.refuse(f"names an axis twice: {given}")
+        raise node.refuse(f"has the same axis twice in {given}")
     remaining = iter(shape)
     walk.reshape(node, x, tuple(1 if i in axes else next(remaining) for i in range(len(shape) + len(axes))))
 
@@ -465,7 +479,7 @@ def _transpose(walk: Walk, node: Node) -> None:
     x, shape = walk.dynamic(node)
     perm = node.attributes.get("perm", list(range(len(shape) + 1))[::-1])
     if sorted(perm) != list(range(len(shape) + 1)) or perm[0] != 0:
-        raise node.refuse(f"perm = {perm} moves the batch axis; it must stay in front")
+        raise node.refuse(f"has perm = {perm}; the batch axis must stay in front")
     permutation = tuple(p - 1 for p in perm[1:])
     walk.finish(node, ops.Transpose, (x,), tuple(shape[p] for p in permutation), permutation=permutation)
 
@@ -474,7 +488,7 @@ def _same_shape(walk: Walk, node: Node, names: tuple[str, ...]) -> Shape:
     shapes = {walk.shapes[name] for name in names}
     if len(shapes) != 1:
         raise node.refuse(
-            f"joins tensors of shapes {sorted(list(s) for s in shapes)} per sample; equal shapes are accepted"
+            f"combines tensors of shapes {sorted(list(s) for s in shapes)} per sample; expected equal shapes"
         )
     return shapes.pop()
 

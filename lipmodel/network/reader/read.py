@@ -1,12 +1,12 @@
-"""THE walk of an ONNX graph: from a file's bytes to typed operations, or to a refusal.
+"""The only reader of ONNX files: from a file's bytes to typed operations, or to a refusal.
 
 Everything else (bounds, rounding, execution, gradients) consumes the :class:`~lipmodel.network.ops.Graph`
-made here and never looks at ONNX again. The walk is a whitelist: an operator, an attribute or a
+made here and never reads ONNX again. The reader is a whitelist: an operator, an attribute or a
 shape that is not expressly handled raises :class:`~lipmodel.errors.UnsupportedError` with the
-node's name; nothing is assumed of it. What the file says of itself (``value_info``, output shapes,
-metadata) is not used.
+node's name; nothing is assumed of it. Claims of the file (``value_info``, output shapes, metadata) are
+not used.
 
-The handlers of the operators stand in ``operators.py``, what they are written with in ``walk.py``.
+The handlers of the operators are in ``handlers.py``, the state that they share in ``context.py``.
 """
 
 from __future__ import annotations
@@ -38,30 +38,30 @@ from lipmodel.network.rewrites import simplify
 MIN_OPSET, MAX_OPSET = 7, 27
 MAX_NODES = 10_000
 MAX_LINKS = 200_000
-"""Inputs and outputs of all nodes, initializers and outputs of the graph, together."""
+"""Maximum inputs and outputs of all nodes, initializers and outputs of the graph, together."""
 MAX_NAME = 1_000
-"""Characters in a name."""
+"""Maximum characters of a name."""
 MAX_BATCH = 4_096
-"""Samples of a batch whose size the file fixes."""
+"""Maximum batch size that a file may fix."""
 MAX_FILE_BYTES = 2**31 - 1  # a protobuf cannot be larger
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """An ONNX file that could be read as a network of known operations.
+    """An ONNX file read as a network of known operations.
 
     Attributes:
-        content: the file's bytes.
-        sha256: their digest, in hexadecimal.
+        content: bytes of the file.
+        sha256: digest of the bytes, in hexadecimal.
         graph: the network.
-        output: the file's own name of the output that holds the class scores.
-        dtype: the floating-point format of the file's input.
-        score_dtype: that of its scores; another than the input's where the file casts on the way.
-        operators: how often each ONNX operator occurs on the way to the scores.
-        folded: names of the tensors among the weights that the file computes from others by floating-point
-            arithmetic. They are taken as they are computed here; another runtime may get others.
-        folded_sha256: their digest, see :func:`digest_tensors`; None where there are none.
-        metadata: what the file says of itself; claims, see ``claims.py``.
+        output: name in the file of the output that holds the class scores.
+        dtype: floating-point format of the input.
+        score_dtype: floating-point format of the scores; differs from the input's where the file casts.
+        operators: number of occurrences of each ONNX operator that the scores depend on.
+        folded: names of the weights that the file computes from others by floating-point arithmetic. Their
+            values are those computed here; another runtime may compute others.
+        folded_sha256: digest of the folded weights, see :func:`digest_tensors`; None where there are none.
+        metadata: metadata entries of the file, see ``metadata.py``.
     """
 
     content: bytes = field(repr=False)
@@ -84,8 +84,8 @@ class OnnxFile:
 def digest_tensors(tensors: dict[str, Constant]) -> str:
     """Return the SHA-256 of tensors, in hexadecimal.
 
-    It is taken of each tensor in turn: one line of JSON, ``[name, type, shape]``, then its numbers in
-    row-major order, little-endian, zeros without their sign: it depends on the runtime and changes nothing.
+    The digest covers each tensor in turn: one line of JSON, ``[name, type, shape]``, then the numbers in
+    row-major order, little-endian, zeros without their sign (it depends on the runtime and changes nothing).
     """
     digest = hashlib.sha256()
     for name, array in tensors.items():
@@ -97,16 +97,19 @@ def digest_tensors(tensors: dict[str, Constant]) -> str:
 
 @refusing_exhaustion()
 def read_onnx(source: Path | bytes, *, sha256: str | None = None) -> OnnxFile:
-    """Reads an ONNX file, or its bytes. Weights kept beside a file are read from its own folder.
+    """Read an ONNX file, or its bytes. Weights kept beside a file are read from its own folder.
 
     Args:
         source: path or bytes.
-        sha256: digest that the file must have; nothing is computed from any other.
+        sha256: digest that the file must have; checked before anything is computed.
+
+    Returns:
+        The network and the facts that were read with it.
 
     Raises:
         OtherFileError: the file has another digest than the one given.
         FileFormatError: the file is missing, truncated, not ONNX, or bytes that need other files.
-        UnsupportedError: it holds something about which nothing is proved; names the node.
+        UnsupportedError: the network cannot be certified; names the node.
     """
     if isinstance(source, bytes):
         content = source
@@ -116,7 +119,7 @@ def read_onnx(source: Path | bytes, *, sha256: str | None = None) -> OnnxFile:
         except OSError as error:
             raise FileFormatError(f"cannot read {source}: {error.strerror or error}") from error
     if not content:
-        raise FileFormatError("the file is empty; an ONNX model is accepted")
+        raise FileFormatError("the file is empty; expected an ONNX model")
     if len(content) > MAX_FILE_BYTES:
         raise FileFormatError(f"the file has {len(content)} bytes; at most {MAX_FILE_BYTES} are accepted")
     try:
@@ -124,11 +127,11 @@ def read_onnx(source: Path | bytes, *, sha256: str | None = None) -> OnnxFile:
     except (DecodeError, ValueError, TypeError) as error:
         raise FileFormatError(f"not an ONNX model, or a truncated one ({error})") from error
     for field_, text in _texts(model):
-        if not isinstance(text, str):  # protobuf gives bytes for what is no text
+        if not isinstance(text, str):  # protobuf gives bytes where text is not UTF-8
             raise FileFormatError(f"not an ONNX model: the text {text!r} in it is not UTF-8")
         if len(text) > MAX_NAME and field_ not in ("doc_string", "value"):  # value: of metadata
             raise FileFormatError(
-                f"a name in it ({field_}) has {len(text)} characters; at most {MAX_NAME} are accepted"
+                f"a name in the file ({field_}) has {len(text)} characters; at most {MAX_NAME} are accepted"
             )
     digest = hashlib.sha256(content)
     if isinstance(source, Path) and any(map(is_external, model.graph.initializer)):
@@ -136,7 +139,7 @@ def read_onnx(source: Path | bytes, *, sha256: str | None = None) -> OnnxFile:
             digest.update(line)
         content = model.SerializeToString()
     if sha256 not in (None, digest.hexdigest()):
-        raise OtherFileError("the file is no longer the one that was checked")
+        raise OtherFileError("the file has changed since it was checked")
     return OnnxFile(
         content=content,
         sha256=digest.hexdigest(),
@@ -146,7 +149,7 @@ def read_onnx(source: Path | bytes, *, sha256: str | None = None) -> OnnxFile:
 
 
 def _texts(message: Message) -> Iterator[tuple[str, str | bytes]]:
-    """Every name and other text in a file, after the name of its field."""
+    """Yield the name of the field and the text of every string in a message."""
     for about, value in message.ListFields():
         values = value if about.is_repeated else (value,)
         if about.type == about.TYPE_STRING:
@@ -157,7 +160,7 @@ def _texts(message: Message) -> Iterator[tuple[str, str | bytes]]:
 
 
 def without_dead(content: bytes, output: str) -> bytes:
-    """The file without what that output does not depend on: what nobody has read is not to be run either."""
+    """Return a file without nodes that an output does not depend on: nodes not read must not run."""
     model = onnx.load_model_from_string(content)
     nodes, outputs = _reachable(model.graph, [output]), [o for o in model.graph.output if o.name == output]
     if len(nodes) == len(model.graph.node) and len(outputs) == len(model.graph.output):
@@ -170,10 +173,10 @@ def without_dead(content: bytes, output: str) -> bytes:
 
 
 def _read_graph(model: onnx.ModelProto) -> dict[str, Any]:
-    """Walk to the output that holds class scores: the only one, or the only one that can be certified.
+    """Read the graph up to the class scores: the only output, or the only one that can be certified.
 
     Returns:
-        The members of :class:`OnnxFile` that the graph determines.
+        Fields of :class:`OnnxFile` that the graph determines.
     """
     walk, proto = Walk(_check_model(model)), model.graph
     for initializer in proto.initializer:
@@ -182,7 +185,7 @@ def _read_graph(model: onnx.ModelProto) -> dict[str, Any]:
         walk.define_constant(initializer.name, read_tensor(initializer), stored=True)
     name = _declare_input(walk, proto)
     outputs = [output.name for output in proto.output]
-    refused: dict[str, UnsupportedError] = {}  # tensors, with the reason why they are not made
+    refused: dict[str, UnsupportedError] = {}  # by tensor that cannot be made
     for node in _reachable(proto, outputs):
         try:
             for read in filter(refused.__contains__, node.input):
@@ -200,12 +203,14 @@ def _read_graph(model: onnx.ModelProto) -> dict[str, Any]:
             found.append(output)
     if len(found) > 1:
         names = ", ".join(found)
-        raise UnsupportedError(f"{len(found)} of its outputs could be class scores ({names}); keep one")
+        raise UnsupportedError(
+            f"{len(found)} outputs of the graph could be class scores ({names}); export only one of them"
+        )
     if not found:
         if len(outputs) == 1:
             raise refused[outputs[0]]
         names = ", ".join(outputs)
-        raise UnsupportedError(f"none of its outputs ({names}) can be certified: {refused[outputs[-1]]}")
+        raise UnsupportedError(f"no output of the graph ({names}) can be certified: {refused[outputs[-1]]}")
     (output,) = found
     nodes = _reachable(proto, [output])
     read_by_network = (i for node in nodes if not walk.made_of_constants(node) for i in node.input)
@@ -223,7 +228,7 @@ def _read_graph(model: onnx.ModelProto) -> dict[str, Any]:
 
 
 def _check_scores(walk: Walk, output: str, name: str, refused: dict[str, UnsupportedError]) -> None:
-    """Refuse an output that holds no class scores."""
+    """Raise UnsupportedError where an output cannot hold class scores."""
     if output in refused:
         raise refused[output]
     if output in walk.constants or output not in walk.shapes:
@@ -231,22 +236,22 @@ def _check_scores(walk: Walk, output: str, name: str, refused: dict[str, Unsuppo
     shape = walk.shapes[output]
     if len(shape) != 1 or not 1 <= shape[0] <= MAX_SCORES:
         raise UnsupportedError(
-            f"the output has shape [batch, {', '.join(map(str, shape))}]; class scores of shape "
-            f"[batch, classes] are accepted ([batch, 1] for two classes), at most {MAX_SCORES} classes"
+            f"the output has shape [batch, {', '.join(map(str, shape))}]; expected class scores of shape "
+            f"[batch, classes] ([batch, 1] for two classes), at most {MAX_SCORES} classes"
         )
 
 
 def _declare_input(walk: Walk, proto: onnx.GraphProto) -> str:
-    """Checks the one input; takes its shape from the file, which every caller must meet."""
+    """Declare the only input, with the shape that the file gives it, and return its name."""
     shared = [i.name for i in proto.input if i.name in walk.constants]
     if shared:
         raise UnsupportedError(
-            f"initializer '{shared[0]}' is also a graph input, so a caller could replace it; "
+            f"initializer '{shared[0]}' is also a graph input, so a caller could replace the weights; "
             "remove it from the inputs (keep_initializers_as_inputs=False at export)"
         )
     if len(proto.input) != 1:
         names = ", ".join(f"'{i.name}'" for i in proto.input) or "none"
-        raise UnsupportedError(f"the graph has {len(proto.input)} inputs ({names}); one is accepted")
+        raise UnsupportedError(f"the graph has {len(proto.input)} inputs ({names}); expected exactly one")
     value = proto.input[0]
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type") or tensor.elem_type not in FLOATS:
@@ -254,20 +259,20 @@ def _declare_input(walk: Walk, proto: onnx.GraphProto) -> str:
     dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
     if not tensor.HasField("shape") or len(dims) < 2:
         raise UnsupportedError(
-            f"input '{value.name}' has shape {dims}; [batch, …] with at least one axis more is accepted"
+            f"input '{value.name}' has shape {dims}; expected [batch, …] with at least one more axis"
         )
     if len(dims) > MAX_AXES:
         raise UnsupportedError(f"input '{value.name}' has {len(dims)} axes; at most {MAX_AXES} are accepted")
     if any(d is None or d < 1 for d in dims[1:]) or math.prod(d or 1 for d in dims[1:]) > MAX_SAMPLE:
         raise UnsupportedError(
-            f"input '{value.name}' has shape {dims}; only the first axis, the batch, may be free, "
-            f"and a sample has at most {MAX_SAMPLE} numbers"
+            f"input '{value.name}' has shape {dims}; only the first axis, the batch, may be free, and a "
+            f"sample may have at most {MAX_SAMPLE} numbers"
         )
     walk.batch = None if dims[0] is None or dims[0] < 0 else dims[0]
     if walk.batch is not None and not 1 <= walk.batch <= MAX_BATCH:
         raise UnsupportedError(
-            f"input '{value.name}' fixes a batch of {walk.batch} samples; 1 to {MAX_BATCH} are accepted, or "
-            "a free axis (dynamic_axes or dynamic_shapes at export)"
+            f"input '{value.name}' fixes a batch of {walk.batch} samples; 1 to {MAX_BATCH} are accepted; "
+            "export with a free batch axis (dynamic_axes or dynamic_shapes)"
         )
     shape = tuple(int(d) for d in dims[1:] if d is not None)
     walk.define(value.name, shape, FLOATS[tensor.elem_type])
@@ -275,18 +280,18 @@ def _declare_input(walk: Walk, proto: onnx.GraphProto) -> str:
 
 
 def _visit(walk: Walk, proto: onnx.NodeProto) -> None:
-    """Turns one node into a constant or into operations."""
+    """Read one node as a constant or as operations."""
     label = proto.name or next((o for o in proto.output if o), "")
     if proto.domain not in ("", "ai.onnx"):
         raise UnsupportedError(
-            f"domain '{proto.domain}' is unknown; standard ONNX operators are accepted",
+            f"the operator's domain '{proto.domain}' is unknown; only standard ONNX operators are accepted",
             node=label,
             op=proto.op_type,
         )
     for name in proto.input:
         if name and walk.known(name) is None and name not in walk.shapes:
             raise UnsupportedError(
-                f"reads '{name}', which nothing before it makes", node=label, op=proto.op_type
+                f"reads '{name}', which no earlier node makes", node=label, op=proto.op_type
             )
     try:
         attributes = _attributes(proto)
@@ -318,16 +323,16 @@ def _visit(walk: Walk, proto: onnx.NodeProto) -> None:
 
 
 def _advice(node: Node) -> str:
-    """Why an operator is refused, and how to export so that it isn't."""
+    """Return the reason for refusing an operator, and the remedy."""
     before = node.proto.input[0] if node.proto.input else ""
     if node.op in ("Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "ZipMap", "Cast"):
-        inside = "; within a network it is not supported yet" if node.op == "Sigmoid" else ""
-        return f"certificates speak of the scores before it: make '{before}' an output of the graph{inside}"
+        inside = "; as a hidden layer it is not supported yet" if node.op == "Sigmoid" else ""
+        return f"only the scores before it can be certified; make '{before}' an output of the graph{inside}"
     if node.op == "BatchNormalization":
         return "fold it into the layer before it (model.eval(), then export with constant folding)"
     accepted = ", ".join(sorted([*HANDLERS, "Constant"]))
-    remedy = "replace it by an accepted one, such as Relu or GroupSort, and train again"
-    return f"this operator is not supported yet; {remedy}; accepted are {accepted}"
+    remedy = "replace it with a supported one, such as Relu or GroupSort, and train again"
+    return f"this operator is not supported yet; {remedy}; supported operators: {accepted}"
 
 
 _VALUES: dict[str, tuple[int, type[np.generic]]] = {
@@ -336,12 +341,12 @@ _VALUES: dict[str, tuple[int, type[np.generic]]] = {
     "value_float": (AttributeProto.FLOAT, np.float32),
     "value_floats": (AttributeProto.FLOATS, np.float32),
 }
-"""Attributes of a Constant that hold numbers, with their own type and that of the tensor."""
+"""Numeric attributes of a Constant, with the type of the attribute and that of the tensor."""
 
 
 def _constant(walk: Walk, node: Node) -> None:
     if len(node.attributes) != 1:
-        raise node.refuse("has no single value")
+        raise node.refuse(f"has {len(node.attributes)} values; expected exactly one")
     ((name, value),) = node.attributes.items()
     kind, dtype = _VALUES.get(name, (AttributeProto.UNDEFINED, np.generic))
     if name == "value" and isinstance(value, onnx.TensorProto):
@@ -349,14 +354,14 @@ def _constant(walk: Walk, node: Node) -> None:
     elif node.proto.attribute[0].type == kind:
         array = np.asarray(value, dtype=dtype)
         if not np.isfinite(array).all():
-            raise node.refuse("holds a NaN or an infinity")
+            raise node.refuse("holds a NaN or an infinity; only finite numbers are accepted")
     else:
         raise node.refuse("holds neither a tensor nor numbers")
     walk.define_constant(node.proto.output[0], array, stored=True)
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """The attributes by name; ValueError where one is given twice or stands for a function's."""
+    """Return the attributes by name; ValueError where one is given twice or refers to a function's."""
     attributes: dict[str, Any] = {}
     for attribute in node.attribute:
         if attribute.name in attributes or attribute.ref_attr_name:
@@ -366,15 +371,15 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def _check_model(model: onnx.ModelProto) -> int:
-    """Checks what stands above the graph; returns the opset."""
+    """Check a model apart from its nodes, and return the opset."""
     if not model.HasField("graph") or not model.graph.output:
         raise FileFormatError("not an ONNX model: it has no graph with an output")
     if model.functions:
         raise UnsupportedError(
-            "the file defines functions of its own; inline them: onnx.inliner.inline_local_functions"
+            "the file defines functions of its own; inline them with onnx.inliner.inline_local_functions"
         )
     if model.graph.sparse_initializer or model.graph.quantization_annotation:
-        raise UnsupportedError("sparse and quantised initializers are not accepted")
+        raise UnsupportedError("sparse and quantised initializers are not accepted; store dense floats")
     if len(model.graph.node) > MAX_NODES:
         raise UnsupportedError(
             f"the graph has {len(model.graph.node)} nodes; at most {MAX_NODES} are accepted"
@@ -383,24 +388,24 @@ def _check_model(model: onnx.ModelProto) -> int:
     links += sum(len(node.input) + len(node.output) for node in model.graph.node)
     if links > MAX_LINKS:
         raise UnsupportedError(
-            f"the graph has {links} inputs and outputs of nodes, initializers and outputs; at most "
+            f"the graph has {links} inputs and outputs of nodes, initializers and outputs in total; at most "
             f"{MAX_LINKS} are accepted"
         )
     opsets = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
     if len(opsets) != 1:
-        raise FileFormatError(f"the file must name one version of the standard operators; it names {opsets}")
+        raise FileFormatError(f"the file imports the standard operators in versions {opsets}; expected one")
     if not MIN_OPSET <= opsets[0] <= MAX_OPSET:
-        raise UnsupportedError(f"opset {opsets[0]} is not accepted; {MIN_OPSET} to {MAX_OPSET} are")
+        raise UnsupportedError(f"the file uses opset {opsets[0]}; {MIN_OPSET} to {MAX_OPSET} are accepted")
     return int(opsets[0])
 
 
 def _reachable(graph: onnx.GraphProto, outputs: Iterable[str]) -> list[onnx.NodeProto]:
-    """The nodes that the outputs depend on, in file order; dead branches prove nothing and cost nothing."""
+    """Return the nodes that outputs depend on, in file order: dead branches cost nothing."""
     made: set[str] = {i.name for i in graph.initializer} | {i.name for i in graph.input}
     for node in graph.node:
         for name in filter(None, node.output):
             if name in made:
-                raise FileFormatError(f"the tensor '{name}' is made twice")
+                raise FileFormatError(f"the tensor '{name}' is defined twice")
             made.add(name)
     needed, kept = set(outputs), []
     for node in reversed(graph.node):

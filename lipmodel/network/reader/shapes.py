@@ -1,8 +1,8 @@
-"""Integers that shapes are computed with, the size of the batch left open.
+"""Symbolic integer arithmetic on shapes, with the size of the batch left open.
 
 Exporters that keep the batch free write Shape, Gather, Div, Concat and the like to make the target
-of a Reshape. Such chains are followed on arrays whose entries are Python integers or :data:`BATCH`; what
-comes out as integers alone is a constant like any other.
+of a Reshape. Such chains are followed on arrays whose entries are Python integers or :data:`BATCH`; a result
+of integers alone is a constant like any other.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Open:
 BATCH = Open("batch")
 """The size of the batch."""
 UNKNOWN = Open("unknown")
-"""Something computed from the size of the batch; of no use in a shape."""
+"""A number computed from the size of the batch; of no use in a shape."""
 
 Integer = int | Open
 
@@ -44,14 +44,14 @@ INTEGERS: dict[str, Callable[[int, int], int]] = {
 }
 """Integer arithmetic of ONNX, where :func:`compute` allows it."""
 NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}
-"""Second operands that change nothing."""
+"""Neutral second operand of each operator."""
 
 
 def shape_vector(shape: tuple[Integer, ...], attributes: dict[str, Any]) -> Symbols:
-    """Return what ONNX Shape makes of a whole shape.
+    """Return the output of ONNX Shape for a whole shape.
 
     Raises:
-        ValueError: it begins or ends before the first axis, which runtimes read in different ways.
+        ValueError: it starts or ends before the first axis, which runtimes read in different ways.
     """
     vector = np.array(shape, dtype=object)
     start, end = attributes.get("start", 0), attributes.get("end", len(vector))
@@ -61,13 +61,13 @@ def shape_vector(shape: tuple[Integer, ...], attributes: dict[str, Any]) -> Symb
 
 
 def compute(op: str, a: Integer, b: Integer, limits: tuple[int, int]) -> Integer:
-    """Return ``a op b``, which every runtime computes alike.
+    """Return ``a op b`` where every runtime computes the same.
 
     Args:
-        op: an operator of :data:`INTEGERS`.
-        a: the first operand.
-        b: the second one.
-        limits: the least and the largest integer of the operands' type.
+        op: operator of :data:`INTEGERS`.
+        a: first operand.
+        b: second operand.
+        limits: least and largest integer of the operands' type.
 
     Raises:
         ValueError: a divisor that is not a positive integer (a runtime may end the process), a quotient

@@ -1,7 +1,7 @@
-"""How many inputs a node may have, as ONNX defines its operator: runtimes may crash on others.
+"""Check of a node's number of inputs against its operator's definition: runtimes may crash on others.
 
-ONNX's own definitions take 7 MiB, as those of all operators are loaded when the first is asked for. So what
-they say of usual nodes stands in a table, and they are asked about the others alone.
+ONNX's own definitions take 7 MiB, as all operators are loaded with the first one. So the numbers of usual
+nodes stand in a table, and the definitions are loaded for other nodes alone.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ USUAL: dict[tuple[int, int, int], set[str]] = {
     (13, 2, 2): {"ReduceSum", "Split", "Squeeze", "Unsqueeze"},
     (18, 2, 2): _REDUCE,
 }  # fmt: skip
-"""From an opset on, operators that so many inputs are allowed of, fewest and most, where none is absent."""
+"""Operators by (first opset, minimum, maximum) of the number of inputs, where no input is absent."""
 
 
 def check_inputs(node: Node, opset: int) -> None:
-    """Refuses what the operator's own definition does not allow.
+    """Check the inputs of a node against the definition of its operator.
 
     Raises:
         UnsupportedError: too many inputs, or one absent that is not optional.
@@ -45,20 +45,18 @@ def check_inputs(node: Node, opset: int) -> None:
         return
     try:
         schema = onnx.defs.get_schema(node.op, opset, "")
-    except (onnx.defs.SchemaError, TypeError):  # unknown; or a name or a number that is none at all
-        raise node.refuse(f"there is no such operator in opset {opset}") from None
+    except (onnx.defs.SchemaError, TypeError):  # unknown, or a malformed name or number
+        raise node.refuse(f"is not an operator of opset {opset}") from None
     if not schema.min_input <= len(inputs) <= schema.max_input:
-        raise node.refuse(
-            f"has {len(inputs)} inputs; from {schema.min_input} to {schema.max_input} are accepted"
-        )
+        raise node.refuse(f"has {len(inputs)} input(s); expected {schema.min_input} to {schema.max_input}")
     for index, name in enumerate(inputs):
         declared = schema.inputs[min(index, len(schema.inputs) - 1)]
         if not name and declared.option is not onnx.defs.OpSchema.FormalParameterOption.Optional:
-            raise node.refuse(f"input {index} ('{declared.name}') is absent; it is not optional")
+            raise node.refuse(f"lacks its required input {index} ('{declared.name}')")
 
 
 def is_usual(op: str, opset: int, count: int) -> bool:
-    """Whether the table allows so many inputs, all there."""
+    """Return whether the table allows ``count`` inputs, none of them absent."""
     return any(
         opset >= since and fewest <= count <= most and op in ops
         for (since, fewest, most), ops in USUAL.items()
