@@ -190,7 +190,7 @@ def test_inputs_far_outside_the_box_that_the_file_names_are_counted():
     x[::100, 3] = 2.1
     result = evaluate(predictor, x, Y)
     assert result.inputs_outside_box == 23
-    assert "23 of 2300 inputs lie far outside the range that the file names" in result.warnings[0]
+    assert "23 of 2300 inputs lie far outside the input range" in result.warnings[0]
 
 
 @pytest.mark.parametrize(("hits", "samples"), [(0, 7), (7, 7), (3, 7), (961, 1000), (1, 10_000)])

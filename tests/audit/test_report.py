@@ -266,4 +266,4 @@ def test_inputs_far_outside_the_box_that_the_file_names_are_warned_of():
     assert audit(model, inputs=x, samples=10, box=(-50.0, 50.0), attacked=0).warnings == ()
     x[[0, 257, 299], 1] = -1.5
     (warning,) = audit(model, inputs=x, samples=10, attacked=0).warnings
-    assert "3 of 300 inputs lie far outside the range that the file names for its inputs, 0 to 1" in warning
+    assert "3 of 300 inputs lie far outside the input range 0 to 1 stated in the file" in warning

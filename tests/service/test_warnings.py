@@ -41,7 +41,7 @@ def test_an_input_far_outside_is_warned_of_and_answered_all_the_same(client, mor
     told = client.post(PREDICT, json={"inputs": [*NEAR, *FAR], **more}).json()
     (warning,) = told["warnings"]
     assert (warning["kind"], warning["inputs"]) == ("outside-input-box", [2, 3])
-    assert warning["detail"].startswith("2 of 4 inputs lie far outside the range that the file names")
+    assert warning["detail"].startswith("2 of 4 inputs lie far outside the input range")
     assert "-1 to 2" in warning["detail"]
     assert counted(client) == before + 2
     silent = client.post("/v1/models/silent/predict", json={"inputs": [*NEAR, *FAR], **more}).json()
