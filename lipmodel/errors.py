@@ -79,6 +79,12 @@ def refusing_exhaustion() -> Iterator[None]:
         ) from error
 
 
+def about_field(field: str, reason: str) -> str:
+    """Return "inputs[0] has 3 values" for a reason that is a predicate, "data: no such file" for others."""
+    predicate = reason.startswith(("is ", "are ", "has ", "names "))
+    return f"{field} {reason}" if predicate else f"{field}: {reason}"
+
+
 class InputError(LipcertError):
     """Inputs that do not fit the model.
 
@@ -87,7 +93,7 @@ class InputError(LipcertError):
     """
 
     def __init__(self, reason: str, *, field: str = "inputs") -> None:
-        super().__init__(f"{field}: {reason}")
+        super().__init__(about_field(field, reason))
         self.field, self.reason = field, reason
 
 

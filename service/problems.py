@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from lipmodel.errors import DataError, InputError
+from lipmodel.errors import DataError, InputError, about_field
 from service.database.connect import StorageError, StoreError
 from service.disk import full
 
@@ -310,9 +310,8 @@ class Problem(Exception):  # noqa: N818 - the RFC's own word
     @classmethod
     def invalid(cls, errors: Sequence[FieldError]) -> Problem:
         """Return a 422 with the detail made from the field errors."""
-        return cls(
-            ProblemKind.INVALID_INPUT, "; ".join(f"{e.field}: {e.reason}" for e in errors), errors=errors
-        )
+        detail = "; ".join(about_field(e.field, e.reason) for e in errors)
+        return cls(ProblemKind.INVALID_INPUT, detail, errors=errors)
 
     def body(self) -> ProblemBody:
         """Return the body of the response."""

@@ -209,7 +209,7 @@ def test_intervals_stand_beside_the_shares(predictor):
 
 
 def test_a_stream_without_labels_is_refused(predictor):
-    with pytest.raises(InputError, match="labels: are missing"):
+    with pytest.raises(InputError, match="labels are missing"):
         evaluate(predictor, in_memory("inputs only", X))
 
 

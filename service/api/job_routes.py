@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response, StreamingResponse
 
+from lipmodel.errors import about_field
 from service.api.bodies import reply
 from service.api.context import ServiceHere
 from service.api.openapi import problems
@@ -225,9 +226,9 @@ def _time(seconds: float | None) -> datetime | None:
 
 
 def _problem(job: Job, headers: dict[str, str] | None = None) -> Problem:
-    told = json.loads(job.problem or "{}")
-    kind = next(k for k in ProblemKind if k.slug == told["kind"])
-    if "field" in told:
-        errors = [FieldError(field=told["field"], reason=told["detail"])]
-        return Problem(kind, f"{told['field']}: {told['detail']}", errors=errors, headers=headers)
-    return Problem(kind, told["detail"], headers=headers)
+    kept = json.loads(job.problem or "{}")
+    kind, detail = next(k for k in ProblemKind if k.slug == kept["kind"]), kept["detail"]
+    if "field" not in kept:
+        return Problem(kind, detail, headers=headers)
+    error = FieldError(field=kept["field"], reason=detail)
+    return Problem(kind, about_field(error.field, detail), errors=[error], headers=headers)

@@ -182,7 +182,7 @@ def test_files_that_do_not_fit_are_told(model, rows, tmp_path):
         with pytest.raises(DataError, match=reason):
             find_source(str(tmp_path / name), None, given)
     source = find_source(str(tmp_path / "[x].npy"))
-    with pytest.raises(DataError, match="labels: are missing"):
+    with pytest.raises(DataError, match="labels are missing"):
         evaluate(model, source.open(), executor=EngineExecutor(model.file, source, "local"))
     write(tmp_path / "narrow.parquet", inputs[:, :5], labels)
     source = find_source(str(tmp_path / "narrow*"))

@@ -146,8 +146,8 @@ def test_running_audit_is_cancelled(visit):
 @pytest.mark.parametrize(
     ("kind", "fill", "message"),
     [
-        ("audit", {"Random points": "100000"}, "samples: is 100000; at most 10000 is accepted"),
-        ("evaluation", {"Inputs to attack": "5000"}, "attack: is 5000; at most 1000 is accepted"),
+        ("audit", {"Random points": "100000"}, "samples is 100000; at most 10000 is accepted"),
+        ("evaluation", {"Inputs to attack": "5000"}, "attack is 5000; at most 1000 is accepted"),
     ],
 )
 def test_invalid_parameters_are_reported(visit, kind, fill, message):
