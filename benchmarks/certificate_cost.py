@@ -119,7 +119,7 @@ async def _measure(model: str, content: bytes, execution: str, rows: int, turns:
         server = Server(app, settings)
         server.config.load()
         async with app.router.lifespan_context(app):
-            while not app.state.service.registry.served:  # the file is being checked
+            while not app.state.service.registry.defaults:  # the file is being checked
                 await asyncio.sleep(0.1)
             parts = {"scores": scores, "answer": answer}
             parts |= {wire.name: request(server, wire, inputs, key) for wire in WIRES}

@@ -43,7 +43,7 @@ from service.inference.attack_search import Attacker
 from service.inference.engine import Engine
 from service.inference.pipeline import PredictionPipeline
 from service.jobs.state_folder import sweep_metrics
-from service.models.admin import Changes
+from service.models.admin import ModelAdmin
 from service.models.checks import Checks
 from service.models.load_requests import LoadRequests
 from service.models.verdicts import Verdicts
@@ -121,7 +121,7 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
     service = Service(
         settings,
         found,
-        Changes(found, checks),
+        ModelAdmin(found, checks),
         engine,
         pipeline,
         jobs,

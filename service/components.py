@@ -15,7 +15,7 @@ from service.inference.pipeline import PredictionPipeline
 from service.jobs.queue import Jobs
 from service.jobs.state_folder import StateFolder
 from service.jobs.store import Store
-from service.models.admin import Changes
+from service.models.admin import ModelAdmin
 from service.models.object_store import Mirror, MirrorError
 from service.models.registry import Registry
 from service.models.watcher import Models
@@ -34,7 +34,7 @@ class Service:
 
     settings: Settings
     models: Models
-    changes: Changes
+    admin: ModelAdmin
     engine: Engine
     pipeline: PredictionPipeline
     jobs: Jobs

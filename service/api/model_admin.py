@@ -104,7 +104,7 @@ async def upload_model(name: ModelName, request: Request, service: Allowed, forc
     """
     content = read_file(request, service.settings.max_model_bytes)
     with written():
-        model, new = await service.changes.add(name, content, force=force)
+        model, new = await service.admin.add(name, content, force=force)
     answer = reply(detail(service.registry, model))
     if new:
         answer.status_code = 201
@@ -121,7 +121,7 @@ async def upload_model(name: ModelName, request: Request, service: Allowed, forc
 async def delete_model(name: ModelName, service: Allowed) -> Response:
     """Requests that have begun are still answered."""
     with written():
-        await service.changes.remove(name)
+        await service.admin.remove(name)
     return Response(status_code=204)
 
 
@@ -137,7 +137,7 @@ async def delete_model(name: ModelName, service: Allowed) -> Response:
 async def delete_version(name: ModelName, version: Number, service: Allowed) -> Response:
     """Its number, not a label. One that a label was given to stays."""
     with written():
-        await service.changes.remove(name, version)
+        await service.admin.remove(name, version)
     return Response(status_code=204)
 
 
@@ -159,7 +159,7 @@ async def put_label(
         reason = f"is '{label[:64]}'; {ACCEPTED_NAMES}, and it is no number"
         raise InputError(reason, field="label")
     with written():
-        await service.changes.label(name, label, str(body.version))
+        await service.admin.label(name, label, str(body.version))
     registry = service.registry
     return reply(detail(registry, registry.find(name, label)))
 
@@ -173,5 +173,5 @@ async def put_label(
 async def delete_label(name: ModelName, label: Label, service: Allowed) -> Response:
     """`latest` goes back to the largest number."""
     with written():
-        await service.changes.label(name, label, None)
+        await service.admin.label(name, label, None)
     return Response(status_code=204)

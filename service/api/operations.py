@@ -40,9 +40,9 @@ async def readiness(service: ServiceHere) -> Response:
     if service.metrics.draining.value:
         raise Problem(ProblemKind.NOT_READY, "the service was told to stop")
     if not service.models.settled:
-        detail = f"the service has just started; served so far: {len(registry.served)} models"
+        detail = f"the service has just started; served so far: {len(registry.defaults)} models"
         raise Problem(ProblemKind.NOT_READY, f"{detail}, being checked: {registry.checking}")
-    if not registry.served:
+    if not registry.defaults:
         refused = "; ".join(f"{name} is refused: {reason}" for name, reason in registry.refused.items())
         raise Problem(ProblemKind.NOT_READY, registry.fault or refused)
     if not service.engine.alive():
@@ -52,7 +52,7 @@ async def readiness(service: ServiceHere) -> Response:
     mirror = service.models.mirror
     return reply(
         Readiness(
-            served=len(registry.served),
+            served=len(registry.defaults),
             refused=len(registry.refused),
             checking=registry.checking,
             digest=registry.digest,

@@ -44,7 +44,7 @@ def report_refusals(service: Service) -> None:
 
 def ready_line(registry: Registry) -> str:
     """Return the line that scripts wait for, with places for ``url`` and ``workers``."""
-    models = f"models served: {len(registry.served)}, refused: {len(registry.refused)}"
+    models = f"models served: {len(registry.defaults)}, refused: {len(registry.refused)}"
     if registry.checking:
         models += f", being checked: {registry.checking}"
     if not registry.models:

@@ -1,17 +1,17 @@
-"""How models lie in a folder: which files there are, and when one has changed.
+"""Layout of the models folder: the files of each model, and fingerprints that show changes.
 
 ::
 
     NAME.onnx               version 1, and where there are no others the only one
     NAME.toml               settings
     NAME/2/model.onnx       version 2
-    NAME/2/force            makes version 2 the default though its inputs, classes or norm are other ones
+    NAME/2/force            makes version 2 the default though its inputs, classes or norm are others
     NAME/model.toml         settings, instead of NAME.toml
-    NAME/labels.json        labels, as the service writes them: {"canary": "2"}
+    NAME/labels.json        labels, written by the service: {"canary": "2"}
     NAME.samples.npz        inputs to show and try, see :mod:`service.models.samples`
-    NAME/samples.npz        the same, instead
+    NAME/samples.npz        samples, instead of NAME.samples.npz
 
-Names that begin with a dot are passed over: what is being written is named so.
+Names that begin with a dot are skipped: files are written under such names, and moved when complete.
 """
 
 from __future__ import annotations
@@ -38,62 +38,67 @@ ACCEPTED_NAMES = "up to 64 ASCII letters, digits, '.', '_', '-' are accepted, th
 
 
 class Slot(NamedTuple):
-    """One thing that is read: a version of a model, its settings or its labels."""
+    """One part of a model: a version, its settings, labels or samples.
+
+    Attributes:
+        name: of the model.
+        part: number of the version, "settings", "labels" or "samples".
+    """
 
     name: str
     part: str
-    """The version's number, "settings", "labels" or "samples"."""
 
     def __str__(self) -> str:
         return f"version {self.part}" if VERSION.fullmatch(self.part) else self.part
 
 
 Stamp = tuple[str, int, int, int, int]
-Signature = tuple[Stamp, ...]
-"""Of a slot's files; another one where any was written, replaced, added or removed."""
+"""Path, inode, size, mtime and ctime of a file."""
+Fingerprint = tuple[Stamp, ...]
+"""Stamps of a slot's files; different once any of them was written, replaced, added or removed."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What lies in a slot.
+    """Files found for a slot.
 
     Attributes:
-        places: where; more than one is a mistake of whoever put them there.
+        places: paths of the slot's file; more than one is a mistake.
         companions: files beside it that may hold its weights.
-        signature: of all of them.
+        fingerprint: of all of them.
     """
 
     places: tuple[Path, ...]
     companions: tuple[Path, ...]
-    signature: Signature
+    fingerprint: Fingerprint
 
     @property
     def size(self) -> int:
         """Bytes in the first of the places."""
-        return self.signature[0][2]
+        return self.fingerprint[0][2]
 
     def changed(self) -> bool:
-        """Whether the files are other ones by now."""
-        return sign((*self.places, *self.companions)) != self.signature
+        """Return whether any of the files has changed since the scan."""
+        return fingerprint((*self.places, *self.companions)) != self.fingerprint
 
     def place(self, root: Path) -> Path:
-        """The one file, behind whatever links.
+        """Return the path of the slot's one file, its links resolved.
 
-        A link out of the folder is not followed: whoever may write links there could else have the
-        service read what only the service may read. Links within the folder are how volumes are
-        mounted (``..data``), and are.
+        A link that leads out of the folder is refused: by such a link, anyone with write access to the
+        folder could make the service read files that only the service may read. Links within the folder
+        are followed: volumes are mounted by them (``..data``).
 
         Raises:
-            ModelError: there are two, or none, or it lies elsewhere or is no regular file.
+            ModelError: there are two files or none, or the file is outside of the folder or not regular.
         """
         if len(self.places) > 1:
             both = " and ".join(sorted(str(path.relative_to(root)) for path in self.places))
-            raise ModelError(f"{both} are both there; one of them is accepted")
+            raise ModelError(f"{both} both exist; remove one of them")
         try:
-            target = Path(os.path.realpath(self.places[0], strict=True))  # of links in a circle an OSError
+            target = Path(os.path.realpath(self.places[0], strict=True))  # circular links raise OSError
             if not target.is_relative_to(root.resolve()):
                 raise ModelError(
-                    "it is a link to a file outside the models folder; put the file itself there"
+                    "it is a link to a file outside the models folder; copy the file itself into it"
                 )
             if not target.is_file():  # a pipe would block for ever
                 raise ModelError("it is not a regular file")
@@ -103,7 +108,7 @@ class Found:
 
 
 def scan(root: Path) -> dict[Slot, Found]:
-    """What the folder holds now; no file is opened.
+    """Return the files of the models in a folder, by slot, without opening any file.
 
     Raises:
         OSError: the folder cannot be read.
@@ -126,7 +131,7 @@ def scan(root: Path) -> dict[Slot, Found]:
     known = {slot.name for slot in places if VERSION.fullmatch(slot.part)}
     return {
         Slot(printable(slot.name), slot.part): Found(
-            tuple(found), tuple(companions[slot]), sign((*found, *companions[slot]))
+            tuple(found), tuple(companions[slot]), fingerprint((*found, *companions[slot]))
         )
         for slot, found in places.items()
         if slot.name in known
@@ -158,30 +163,30 @@ def _scan_versions(path: Path, places: dict[Slot, list[Path]], companions: dict[
 def _listed(path: Path) -> list[str]:
     try:
         return sorted(os.listdir(path))
-    except OSError:  # gone meanwhile, or not ours to read
+    except OSError:  # removed since, or not readable
         return []
 
 
-def sign(paths: tuple[Path, ...]) -> Signature:
-    """What tells whether files are still the same."""
+def fingerprint(paths: tuple[Path, ...]) -> Fingerprint:
+    """Return inode, size, mtime and ctime of each file."""
     return tuple(_stamp(path) for path in paths)
 
 
 def _stamp(path: Path) -> Stamp:
     try:
         found = path.stat()
-    except (OSError, ValueError):  # a link to nowhere
+    except (OSError, ValueError):  # a dangling link
         return (str(path), -1, -1, -1, -1)
     return (str(path), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def fingerprint(found: Mapping[Slot, Found], name: str) -> str | None:
+def files_digest(found: Mapping[Slot, Found], name: str) -> str | None:
     """Return a digest that changes with any file of a model; None where it has no files."""
-    signatures = sorted((slot, f.signature) for slot, f in found.items() if slot.name == name)
-    return hashlib.sha256(ascii(signatures).encode()).hexdigest() if signatures else None
+    fingerprints = sorted((slot, f.fingerprint) for slot, f in found.items() if slot.name == name)
+    return hashlib.sha256(ascii(fingerprints).encode()).hexdigest() if fingerprints else None
 
 
 def printable(text: str) -> str:
-    """Text that can be written as JSON, whatever bytes a file's name or content put into it."""
+    """Return text that is valid in JSON, from text that may contain arbitrary bytes of a file."""
     text = text.encode("utf-8", "replace").decode()  # lone surrogates become question marks
     return text if len(text) <= MAX_REASON else text[:MAX_REASON] + "…"

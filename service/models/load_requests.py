@@ -1,4 +1,4 @@
-"""Which models were asked to be loaded or unloaded last, kept where every process of a service reads it."""
+"""The last load or unload request of each model, in a file that all processes of a service share."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from lipmodel.files import write_whole
 from service.database.connect import writing
-from service.models.writer import alone
+from service.models.writer import exclusive
 
 MAX_KEPT = 10_000
-"""Models whose last request is remembered; the oldest requests are forgotten first."""
+"""Models whose last request is stored; the oldest requests are dropped."""
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +23,9 @@ class LoadRequest(NamedTuple):
     """The last load or unload of one model.
 
     Attributes:
-        id: differs from one request to the next.
-        unloaded: fingerprint of the files that are not to be served; None after a load.
+        id: unique to the request.
+        unloaded: digest of the model's files, which are not served while it stays the same; None after a
+            load.
     """
 
     id: str
@@ -32,10 +33,10 @@ class LoadRequest(NamedTuple):
 
 
 class LoadRequests:
-    """The last request of each model, by name.
+    """The last request of each model.
 
     Args:
-        path: file in a folder that the service's processes share; None keeps them in this process alone.
+        path: file that the service's processes share; without it, requests stay in this process.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -44,23 +45,27 @@ class LoadRequests:
         self._failing = False
 
     def read(self) -> Mapping[str, LoadRequest]:
-        """Return the requests as any process made them last; as known before where the file is unusable."""
+        """Return the last request of any process, by model; the last known ones if the file is unusable."""
         if self._path is None:
             return self._known
         try:
-            kept = json.loads(self._path.read_bytes())
-            self._known = {name: LoadRequest(*request) for name, request in kept.items()}
+            stored = json.loads(self._path.read_bytes())
+            self._known = {name: LoadRequest(*request) for name, request in stored.items()}
             self._failing = False
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError, AttributeError) as error:
             if not self._failing:
-                log.error("loads and unloads by other processes are not followed: %s: %s", self._path, error)
+                log.error("loads and unloads of other processes cannot be read: %s: %s", self._path, error)
             self._failing = True
         return self._known
 
     def add(self, name: str, unloaded: str | None) -> None:
-        """Keep a request, after which the others are older.
+        """Store a request as the newest.
+
+        Args:
+            name: of the model.
+            unloaded: see :class:`LoadRequest`.
 
         Raises:
             StorageError: the file cannot be written.
@@ -69,7 +74,7 @@ class LoadRequests:
         if self._path is None:
             self._known = {**self._known, name: request}
             return
-        with writing("the last loads and unloads"), alone(self._path.parent):
+        with writing("the file of loads and unloads"), exclusive(self._path.parent):
             others = [item for item in self.read().items() if item[0] != name]
-            kept = dict([*others, (name, request)][-MAX_KEPT:])
-            write_whole(self._path, json.dumps(kept).encode())
+            stored = dict([*others, (name, request)][-MAX_KEPT:])
+            write_whole(self._path, json.dumps(stored).encode())

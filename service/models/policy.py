@@ -1,6 +1,6 @@
-"""What a model's answers are worth: at least how large a radius it must prove, and what becomes of the rest.
+"""Policies of models: the certified radius required of an answer, and the action on answers below it.
 
-One place decides this, over arrays, for every protocol.
+Every protocol applies them by :func:`judge`, over arrays.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ MAX_ROWS_NAMED = 10
 
 
 class Action(StrEnum):
-    """What becomes of an answer whose radius is below the policy's epsilon."""
+    """Action on an answer whose certified radius is below the policy's epsilon."""
 
     FLAG = "flag"
-    """It is given, and said not to be certified."""
+    """Return the answer, marked as not certified."""
     ABSTAIN = "abstain"
-    """No label is given; the other answers of the request are."""
+    """Withhold the label of this answer; return the other answers of the request."""
     REJECT = "reject"
-    """The whole request is refused."""
+    """Refuse the whole request."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What is asked of every answer of a model.
+    """Requirement on every answer of a model.
 
     Attributes:
-        norm: of radii, where a request names none.
-        epsilon: the least radius wanted, in that norm; None asks for nothing.
-        action: for answers with a smaller radius.
+        norm: of radii, in requests that name none.
+        epsilon: the least certified radius required, in that norm; None requires nothing.
+        action: on answers with a smaller radius.
     """
 
     norm: Norm
@@ -47,36 +47,39 @@ class Policy:
 
     @cached_property
     def binding(self) -> bool:
-        """Whether answers may be held back."""
+        """True if the policy may withhold answers."""
         return self.action is not Action.FLAG
 
-    def norm_for(self, asked: Norm | None) -> Norm:
-        """The norm that a request is answered in.
+    def norm_for(self, requested: Norm | None) -> Norm:
+        """Return the norm in which a request is answered.
 
-        Where answers may be held back it is the policy's: a radius in another norm says nothing about
+        A policy that may withhold answers requires its own norm: a radius in another norm says nothing about
         the policy's epsilon.
 
+        Args:
+            requested: norm named by the request, or None.
+
         Raises:
-            InputError: the request asks for another.
+            InputError: the request names another norm than such a policy requires.
         """
-        if asked is None or asked is self.norm:
+        if requested is None or requested is self.norm:
             return self.norm
         if self.binding:
             raise InputError(
-                f"is '{asked}'; the policy of this model, '{self.action}', is in norm '{self.norm}', "
-                "and only that is accepted",
+                f"is '{requested}'; this model accepts only '{self.norm}', the norm of its policy "
+                f"'{self.action}'",
                 field="norm",
             )
-        return asked
+        return requested
 
 
 class Judgement(NamedTuple):
-    """What a policy makes of N answers.
+    """Outcome of a policy for N answers.
 
     Attributes:
-        certified: (N,) whether the radius is positive and at least the epsilon that the request asked
-            about, or else the policy's; None where there is neither.
-        abstained: (N,) whether the label is withheld; None where no label is.
+        certified: (N,) whether the radius is positive and at least epsilon, the request's or else the
+            policy's; None without either.
+        abstained: (N,) whether the label is withheld; None where all labels are returned.
     """
 
     certified: NDArray[np.bool_] | None
@@ -84,18 +87,18 @@ class Judgement(NamedTuple):
 
 
 def judge(policy: Policy, norm: Norm, radii: Array, epsilon: float | None) -> Judgement:
-    """Applies a policy to the radii of one request.
+    """Return the outcome of a policy for the radii of one request.
 
-    The request's epsilon changes what ``certified`` answers for, never what the policy does.
+    The request's epsilon affects ``certified`` alone, never the action of the policy.
 
     Args:
-        policy: the model's.
-        norm: of the radii, as ``policy.norm_for`` gave it.
+        policy: of the model.
+        norm: of the radii, from ``policy.norm_for``.
         radii: (N,) certified radii.
         epsilon: of the request, or None.
 
     Raises:
-        Problem: 422 naming the rows, where the policy rejects answers and one is below its epsilon.
+        Problem: 422 that names the rows, where the policy rejects requests and a radius is below its epsilon.
     """
     if epsilon is None and norm is policy.norm:
         epsilon = policy.epsilon
@@ -111,7 +114,7 @@ def judge(policy: Policy, norm: Norm, radii: Array, epsilon: float | None) -> Ju
 
 
 def is_certified(radii: Array, epsilon: float) -> NDArray[np.bool_]:
-    """(N,) whether each radius covers a change of size epsilon.
+    """Return (N,) whether each radius is positive and at least epsilon.
 
     A radius of 0 certifies nothing, not even a change of size 0.
     """
@@ -120,11 +123,11 @@ def is_certified(radii: Array, epsilon: float) -> NDArray[np.bool_]:
 
 
 def _rejection(policy: Policy, radii: Array, rows: NDArray[np.intp]) -> Problem:
-    wanted = f"the policy of this model asks for {policy.epsilon} in norm {policy.norm}"
+    required = f"the policy of this model requires {policy.epsilon} in norm {policy.norm}"
     named = [
-        FieldError(field=f"inputs[{row}]", reason=f"its certified radius is {radii[row]}; {wanted}")
+        FieldError(field=f"inputs[{row}]", reason=f"its certified radius is {radii[row]}; {required}")
         for row in rows[:MAX_ROWS_NAMED].tolist()
     ]
     places = ", ".join(error.field for error in named) + (", …" if len(rows) > MAX_ROWS_NAMED else "")
     count = f"{len(rows)} of {len(radii)} answers are not certified" if len(radii) > 1 else "not certified"
-    return Problem(ProblemKind.BELOW_POLICY, f"{count} ({places}): {wanted}", errors=named)
+    return Problem(ProblemKind.BELOW_POLICY, f"{count} ({places}): {required}", errors=named)

@@ -1,4 +1,4 @@
-"""From files of the models folder to predictors, settings, labels and samples, each read once."""
+"""Readers of the files in the models folder: predictors, settings, labels and samples."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from service.models.samples import Samples, read_samples
 from service.models.settings import SettingsFile, parse_settings
 
 MAX_TEXT_BYTES = 2**16
-"""Of settings or labels."""
+"""Largest file of settings or labels."""
 
 
 class UncheckedError(Exception):
-    """A file on whose digest there is no verdict yet.
+    """The digest of a file has no verdict yet.
 
     Attributes:
-        file: the file.
+        file: the file, to be submitted for a check.
     """
 
     def __init__(self, file: File) -> None:
@@ -38,14 +38,22 @@ def load_version(
     threads: int,
     checks: Checks,
 ) -> CertifiedPredictor:
-    """The model of a file, ready to answer; one that is known by its digest already is taken as it is.
+    """Return the predictor of a version's file, its bounds derived.
+
+    Args:
+        slot: the version.
+        found: its files.
+        root: the models folder.
+        known: predictors by digest; the file of a known digest is not read again.
+        threads: that onnxruntime uses within one operator.
+        checks: verdicts on files.
 
     Raises:
-        ModelError: it is refused.
-        UncheckedError: it is yet to be checked; nothing of it but its digest was read.
+        ModelError: the file is refused.
+        UncheckedError: the file has not been checked yet; only its digest was computed.
     """
     if not NAME.fullmatch(slot.name):
-        raise ModelError(f"the name of the file cannot name a model; {ACCEPTED_NAMES}")
+        raise ModelError(f"the file's name is not valid as the name of a model; {ACCEPTED_NAMES}")
     file = checks.look_up(found.place(root))
     if file.digest in known:
         return known[file.digest]
@@ -61,19 +69,19 @@ def load_version(
 
 
 def load_settings(found: Found, root: Path) -> SettingsFile:
-    """Settings from their file.
+    """Return the settings in a file.
 
     Raises:
-        ModelError: it cannot be read, or something in it is not accepted.
+        ModelError: the file cannot be read, or a key or value in it is not accepted.
     """
     return parse_settings(_text(found, root, "settings"))
 
 
 def load_labels(found: Found, root: Path) -> Mapping[str, str]:
-    """Versions by label, from their file.
+    """Return the versions by label in a file.
 
     Raises:
-        ModelError: it cannot be read as that.
+        ModelError: the file cannot be read, or holds something else.
     """
     try:
         labels = json.loads(_text(found, root, "labels"))
@@ -83,21 +91,21 @@ def load_labels(found: Found, root: Path) -> Mapping[str, str]:
         is_label(label) and isinstance(version, str) and VERSION.fullmatch(version)
         for label, version in labels.items()
     ):
-        raise ModelError('its labels are not understood; an object such as {"canary": "2"} is accepted')
+        raise ModelError('its labels are not an object of labels and versions such as {"canary": "2"}')
     return labels
 
 
 def load_samples(found: Found, root: Path) -> Samples:
-    """Samples from their file.
+    """Return the samples in a file.
 
     Raises:
-        ModelError: it cannot be read as that.
+        ModelError: the file cannot be read, or its samples are not accepted.
     """
     return read_samples(found.place(root))
 
 
 def is_label(text: str) -> bool:
-    """Whether this can be a label: what can name a model, and is no number."""
+    """Return whether a text is valid as a label: as the name of a model, and not a number."""
     return NAME.fullmatch(text) is not None and not text.isdecimal()
 
 
@@ -109,5 +117,5 @@ def _text(found: Found, root: Path, what: str) -> bytes:
     except OSError as error:
         raise ModelError(f"its {what} cannot be read: {error.strerror or error}") from error
     if len(content) > MAX_TEXT_BYTES:
-        raise ModelError(f"its {what} are longer than {MAX_TEXT_BYTES} bytes")
+        raise ModelError(f"its {what} exceed the limit of {MAX_TEXT_BYTES} bytes")
     return content

@@ -1,7 +1,7 @@
-"""Which models are served, and which files are refused, with the reason.
+"""Immutable registry of the models that are served, and of refused files with their reasons.
 
-A registry never changes once made: another state of the folder is another registry, so a request
-that looks at one sees no mixture. :mod:`service.models.watcher` holds the present one.
+A change of the folder creates a new registry, so that a request which holds one sees one state of all models.
+:mod:`service.models.watcher` holds the current registry.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from service.models.settings import ModelSettings
 from service.problems import Problem, ProblemKind
 
 LATEST = "latest"
-CHECKING = "it is being checked in an isolated process, as every file is that was not seen before"
+CHECKING = "it is being checked in an isolated process, like every new file"
 NOT_DEFAULT = "it is served under its number alone"
-HOW = f"give it the label '{LATEST}', or put a file named '{FORCE_FILE}' into its folder"
+HOW_TO_FORCE = f"give it the label '{LATEST}', or add a file named '{FORCE_FILE}' to its folder"
 MAX_LISTED = 10
-"""Classes named in a message."""
+"""Class names listed in a message."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +34,9 @@ class Model:
     Attributes:
         name: of the model.
         version: a positive whole number, as text.
-        predictor: the model itself, in the execution that is set, ready in its own norm and mostly in all.
-        multiplications: of numbers, for one input; a measure of how long an answer takes.
+        predictor: the model in its configured execution; its bounds are derived in the policy's norm, and in
+            all norms where it has few scores.
+        multiplications: per input; an estimate of the cost of a prediction.
         settings: policy and execution.
     """
 
@@ -47,12 +48,12 @@ class Model:
 
 
 def differences(old: Model, new: Model) -> str:
-    """Return the differences that would break clients of one version; empty where there are none."""
+    """Return the differences of two versions that would break clients of the old; empty without any."""
     shapes = [model.predictor.file.graph.input_shape for model in (old, new)]
     classes = [model.predictor.class_names for model in (old, new)]
     norms = [model.settings.policy.norm for model in (old, new)]
     found = []
-    # Any shape also takes flat inputs, so one that was flat may become another of the same size.
+    # Every shape also accepts flat inputs, so a flat shape may become any other of the same size.
     if shapes[0] != shapes[1] and shapes[0] != (math.prod(shapes[1]),):
         found.append(f"its inputs have shape {list(shapes[1])}, not {list(shapes[0])}")
     if classes[0] != classes[1]:
@@ -73,14 +74,14 @@ class Versions:
 
     Attributes:
         name: of the model.
-        served: those that answer.
-        refused: what is wrong with files as they are now. A version may be among the served as well:
-            its file was replaced by one that is refused, and what was read before goes on serving.
-        checking: the versions whose files wait for their first check; likewise.
-        pinned: the versions that labels were given to; labels without a version are not here.
-        forced: the versions that are to be the default whatever clients expect.
+        served: versions that are served.
+        refused: reasons against the present files, by version. A version whose file was replaced by a refused
+            one is in ``served`` as well: the former file continues to be served.
+        checking: versions whose present files wait for their first check; they, too, may be served meanwhile.
+        pinned: versions by label, for the labels that were assigned.
+        forced: versions that become the default even if clients of the former default would break.
         samples: inputs to show and try, or None.
-        fault: what is wrong with the model beside its versions (settings, labels, samples), or None.
+        fault: reason against the model's settings, labels or samples, or None.
     """
 
     name: str
@@ -94,42 +95,40 @@ class Versions:
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """Versions by label; ``latest`` is the largest served and not held back, unless given to one."""
+        """Versions by label; unless assigned, ``latest`` is the largest served version not held back."""
         defaults = [version for version in self.served if version not in self.held_back]
         latest = {LATEST: defaults[-1]} if defaults else {}
         return {**latest, **self.pinned}
 
     @cached_property
     def latest(self) -> Model | None:
-        """What answers where no version is asked for."""
+        """The default version, for requests that name none; None where it is not served."""
         return self.served.get(self.labels.get(LATEST, ""))
 
     @property
     def reason(self) -> str:
-        """Why the latest does not answer, or everything that is wrong where it does."""
-        silent = self.latest is None
-        reasons = {v: r for v, r in self.reasons.items() if silent or v in {*self.refused, *self.held_back}}
+        """Reasons why the default version is not served, or all faults of the model where it is."""
+        missing = self.latest is None
+        reasons = {v: r for v, r in self.reasons.items() if missing or v in {*self.refused, *self.held_back}}
         one = len(reasons) == 1 and not self.served
-        told = [r if one else f"version {version}: {r}" for version, r in reasons.items()]
-        if silent and self.served:
-            told.append(
-                f"the label '{LATEST}' is given to version {self.labels[LATEST]}, which is not served"
-            )
-        return "; ".join(([self.fault] if self.fault else []) + told)
+        texts = [r if one else f"version {version}: {r}" for version, r in reasons.items()]
+        if missing and self.served:
+            texts.append(f"the label '{LATEST}' names version {self.labels[LATEST]}, which is not served")
+        return "; ".join(([self.fault] if self.fault else []) + texts)
 
     @cached_property
     def reasons(self) -> Mapping[str, str]:
-        """The reasons why versions are refused, are not served yet or are not the default, by number."""
-        held = {version: f"{NOT_DEFAULT}: {held}; {HOW}" for version, held in self.held_back.items()}
+        """Reasons why versions are refused, not served yet or not the default, by number."""
+        held = {version: f"{NOT_DEFAULT}: {held}; {HOW_TO_FORCE}" for version, held in self.held_back.items()}
         reasons = dict.fromkeys(self.checking, CHECKING) | dict(self.refused) | held
         return {version: reasons[version] for version in sorted(reasons, key=int)}
 
     @cached_property
     def held_back(self) -> Mapping[str, str]:
-        """The ways in which clients of the default would break with a newer version, by its number.
+        """Incompatibilities of the served versions that may not become the default, by number.
 
-        Going up from the smallest number, a version becomes the default where its inputs, classes and norm
-        are those of the default so far, or where that was asked for.
+        In the order of their numbers, a version becomes the default if its inputs, classes and norm equal
+        those of the default before it, or if it is forced.
         """
         held: dict[str, str] = {}
         default: Model | None = None
@@ -144,82 +143,81 @@ class Versions:
 
 @dataclass(frozen=True)
 class Registry:
-    """What a folder held when it was read.
+    """Models of a folder, as of one scan.
 
     Attributes:
-        models: by name.
-        fault: what is wrong with the folder itself, or None.
+        models: versions of each model, by its name.
+        fault: reason against the folder itself, or None.
     """
 
     models: Mapping[str, Versions]
     fault: str | None = None
 
     @cached_property
-    def served(self) -> Mapping[str, Model]:
-        """What answers where no version is asked for, by name."""
+    def defaults(self) -> Mapping[str, Model]:
+        """Default version of each model that has one, by the model's name."""
         return {name: v.latest for name, v in self.models.items() if v.latest is not None}
 
     @cached_property
     def refused(self) -> Mapping[str, str]:
-        """Reasons of the models that do not answer, by name; those that are being checked are not here."""
-        silent = (v for v in self.models.values() if v.latest is None and not v.checking)
-        return {versions.name: versions.reason for versions in silent}
+        """Reasons of the models without a default version, by name, but for models that are being checked."""
+        missing = (v for v in self.models.values() if v.latest is None and not v.checking)
+        return {versions.name: versions.reason for versions in missing}
 
     @cached_property
     def checking(self) -> int:
-        """How many models do not answer yet, as a file of theirs is being checked."""
-        return len(self.models) - len(self.served) - len(self.refused)
+        """Number of models without a default version while a file of theirs is being checked."""
+        return len(self.models) - len(self.defaults) - len(self.refused)
 
     @cached_property
     def digest(self) -> str:
-        """The same on two servers where they serve the same: files by name, version and label."""
-        told = {
+        """Digest of the served files by name, version and label; equal on servers that serve equal models."""
+        content = {
             name: [{n: m.predictor.file.sha256 for n, m in v.served.items()}, dict(v.labels)]
             for name, v in self.models.items()
         }
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def find(self, name: str, version: str | None = None) -> Model:
-        """The model of that name.
+        """Return a version of a model.
 
         Args:
-            name: as the path has it; any text.
+            name: of the model, from the request's path; any text.
             version: a number or a label; the label ``latest`` by default.
 
         Raises:
-            Problem: 404 where there is no such model or version, 409 where its file was refused, 503 where
-                that is not known yet.
+            Problem: 404 where there is no such model or version, 409 where its file is refused, 503 while
+                its file is being checked.
         """
-        if version is None and name in self.served:
-            return self.served[name]
+        if version is None and name in self.defaults:
+            return self.defaults[name]
         versions = self.versions(name)
-        asked = LATEST if version is None else version
-        number = versions.labels.get(asked, asked)
+        requested = LATEST if version is None else version
+        number = versions.labels.get(requested, requested)
         if number in versions.served:
             return versions.served[number]
-        if number in versions.checking or (asked == LATEST and versions.checking):
-            asked_for = (
-                f"version {number} of model '{name}'" if number in versions.checking else f"model '{name}'"
-            )
-            detail = f"{asked_for} does not answer yet: {versions.reasons.get(number, versions.reason)}"
+        if number in versions.checking or (requested == LATEST and versions.checking):
+            subject = f"version {number} of model" if number in versions.checking else "model"
+            reason = versions.reasons.get(number, versions.reason)
+            detail = f"{subject} '{name}' is not served yet: {reason}"
             raise Problem(ProblemKind.MODEL_CHECKING, detail, headers={"Retry-After": "1"})
-        if version is None or asked == LATEST:
+        if requested == LATEST:
             raise Problem(ProblemKind.MODEL_REFUSED, f"model '{name}' is refused: {versions.reason}")
         if number in versions.refused:
             detail = f"version {number} of model '{name}' is refused: {versions.refused[number]}"
             raise Problem(ProblemKind.MODEL_REFUSED, detail)
         known = ", ".join(f"'{v}'" for v in (*versions.served, *versions.labels)) or "none"
-        detail = f"model '{name}' has no version '{asked[:64]}'; versions and labels: {known}"
+        detail = f"model '{name}' has no version '{requested[:64]}'; versions and labels: {known}"
         raise Problem(ProblemKind.UNKNOWN_VERSION, detail)
 
     def versions(self, name: str) -> Versions:
-        """All versions of that name.
+        """Return all versions of a model.
 
         Raises:
             Problem: 404 where there is no such model.
         """
         if name in self.models:
             return self.models[name]
-        served = ", ".join(f"'{n}'" for n in self.served) or "none"
-        detail = f"no model is named '{name[:64]}'; served: {served}"
+        served = ", ".join(f"'{n}'" for n in self.defaults) or "none"
+        detail = f"no model is named '{name[:64]}'; models served: {served}"
         raise Problem(ProblemKind.UNKNOWN_MODEL, detail)

@@ -1,6 +1,6 @@
-"""Samples of a model: labelled inputs that lie beside its file, for people to look at and to begin from.
+"""Samples of a model: labelled inputs in a file beside it, for people to view and to start from.
 
-They are shown and nothing else: no bound, radius or verdict ever depends on them.
+Samples are only displayed: no bound, radius or verdict depends on them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from service.npz import check_npz
 
 MAX_SAMPLES = 2000
 MAX_BYTES = 8 * 2**20
-"""Of the arrays, which are kept in memory."""
+"""Largest size of the arrays, which stay in memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,22 +36,22 @@ class Samples:
     labels: NDArray[np.int64]
 
     def fit(self, size: int, classes: int) -> bool:
-        """Whether they can be of a model of inputs of that size and that many classes."""
+        """Return whether the samples suit a model with inputs of this size and this number of classes."""
         return self.inputs.shape[1] == size and bool((self.labels < classes).all())
 
 
 def read_samples(path: Path) -> Samples:
-    """Samples from a ``.npz`` file with the arrays ``inputs`` (N, …) and ``labels`` (N,).
+    """Return the samples in a ``.npz`` file with the arrays ``inputs`` (N, …) and ``labels`` (N,).
 
     Raises:
-        ModelError: it cannot be read as that, or holds more than is shown.
+        ModelError: the file cannot be read, or its arrays are not accepted or too large.
     """
     try:
         check_npz(path, MAX_BYTES)
         inputs, labels = map(np.asarray, read_npz(path, ("inputs", "x"), ("labels", "y")))
     except DataError as error:
         raise ModelError(f"its samples are not accepted: {error}".replace(f"{path.parent}/", "")) from error
-    except Exception as error:  # damaged files make their readers raise all sorts
+    except Exception as error:  # the readers raise exceptions of many kinds on damaged files
         raise ModelError(f"its samples cannot be read: {str(error)[:200] or type(error).__name__}") from error
     if reason := _fault(inputs, labels):
         raise ModelError(f"its samples are not accepted: {reason}")
@@ -60,7 +60,7 @@ def read_samples(path: Path) -> Samples:
 
 
 def _fault(inputs: NDArray[Any], labels: NDArray[Any]) -> str | None:
-    """What keeps arrays from being samples, if anything."""
+    """Return the reason why arrays are not accepted as samples, or None."""
     if inputs.ndim < 2 or labels.shape != (len(inputs),):
         shapes = f"inputs {list(inputs.shape)} and labels {list(labels.shape)}"
         return f"{shapes}; [rows, …] and [rows] are accepted"

@@ -1,10 +1,10 @@
-"""What can be set about one model, in a TOML file beside it.
+"""Settings of one model, in a TOML file beside it.
 
 ::
 
     [policy]
-    norm = "2"             # "1", "2" or "inf"; the model's own by default
-    epsilon = 0.5          # least certified radius wanted, in that norm
+    norm = "2"             # "1", "2" or "inf"; by default the model's own
+    epsilon = 0.5          # least certified radius required, in that norm
     action = "abstain"     # "flag" (default), "abstain" or "reject"
 
     [serving]
@@ -31,11 +31,11 @@ Execution = Literal["float64", "float32"]
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What is set about a model.
+    """Settings of a version of a model.
 
     Attributes:
-        policy: what is asked of its answers.
-        execution: the format that scores are computed in.
+        policy: requirement on its answers.
+        execution: the floating-point format in which scores are computed.
     """
 
     policy: Policy
@@ -43,7 +43,7 @@ class ModelSettings:
 
     @cached_property
     def dtype(self) -> Float:
-        """The same format as numpy's type."""
+        """The numpy type of the execution."""
         return np.float32 if self.execution == "float32" else np.float64
 
 
@@ -52,7 +52,7 @@ class _Table(BaseModel):
 
 
 class PolicyTable(_Table):
-    """As the file has it: everything may be left out."""
+    """Table ``policy`` of a settings file; every key is optional."""
 
     norm: Norm | None = None
     epsilon: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] | None = None
@@ -60,28 +60,28 @@ class PolicyTable(_Table):
 
 
 class ServingTable(_Table):
-    """How the model is run."""
+    """Table ``serving`` of a settings file."""
 
     execution: Execution = "float64"
 
 
 class SettingsFile(_Table):
-    """A file of settings, which may speak of several versions of a model."""
+    """Content of a settings file, which applies to all versions of a model."""
 
     policy: PolicyTable = PolicyTable()
     serving: ServingTable = ServingTable()
 
     def of(self, default_norm: Norm) -> ModelSettings:
-        """The settings of a version whose own norm is that."""
+        """Return the settings of a version, from the norm that its file declares."""
         policy = Policy(self.policy.norm or default_norm, self.policy.epsilon, self.policy.action)
         return ModelSettings(policy, self.serving.execution)
 
 
 def parse_settings(content: bytes) -> SettingsFile:
-    """The settings that a file holds.
+    """Return the settings in a TOML file.
 
     Raises:
-        ModelError: it is no TOML, or a key or a value is not accepted; names it and what is.
+        ModelError: the content is not TOML, or a key or value is not accepted.
     """
     try:
         tables = tomllib.loads(content.decode())
@@ -90,7 +90,7 @@ def parse_settings(content: bytes) -> SettingsFile:
     try:
         settings = SettingsFile.model_validate(tables)
     except ValidationError as error:
-        raise ModelError(f"its settings are not accepted: {_told(error)}") from None
+        raise ModelError(f"its settings are not accepted: {_first_error(error)}") from None
     if settings.policy.action is not Action.FLAG and settings.policy.epsilon is None:
         raise ModelError(
             f"its settings are not accepted: policy.epsilon is missing, and the action "
@@ -99,12 +99,12 @@ def parse_settings(content: bytes) -> SettingsFile:
     return settings
 
 
-def _told(error: ValidationError) -> str:
-    """The first thing that is wrong: the key, what it is, what is accepted."""
+def _first_error(error: ValidationError) -> str:
+    """Return the first error: the key, its value and the accepted values."""
     first = error.errors(include_url=False)[0]
     key = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
         table = SettingsFile.model_fields.get(str(first["loc"][0]))
         known = SettingsFile if table is None or len(first["loc"]) == 1 else type(table.default)
-        return f"{key} is not known; accepted are {', '.join(known.model_fields)}"
+        return f"unknown key {key}; known keys are {', '.join(known.model_fields)}"
     return f"{key} is {str(first['input'])[:40]!r}: {first['msg'][0].lower() + first['msg'][1:]}"

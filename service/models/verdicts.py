@@ -47,7 +47,7 @@ class Verdict:
 
     @property
     def ran_out(self) -> bool:
-        """Whether a limit is the reason; another check may then end otherwise."""
+        """True if a limit is the reason; another check may then end otherwise."""
         return self.seconds is not None or self.max_bytes is not None
 
 

@@ -1,6 +1,6 @@
-"""Changes of the models folder: each is whole or is not, whenever the power fails.
+"""Atomic changes of the models folder: complete or absent even after a power failure.
 
-What is being written, or is going, has a name that begins with a dot, which nobody reads.
+Files that are being written or removed have names that begin with a dot, which no reader opens.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ STAGED, REMOVED = ".upload-", ".removed-"
 
 
 def check_name(name: str) -> None:
-    """Whether a model of this name can be written.
+    """Refuse a name that a new model cannot have.
 
     Raises:
-        ModelError: it cannot.
+        ModelError: the name is not valid.
     """
     if not NAME.fullmatch(name) or name.endswith((".onnx", ".toml")):
         raise ModelError(
-            f"'{name[:64]}' cannot name a model; {ACCEPTED_NAMES}, the end not '.onnx' or '.toml'"
+            f"'{name[:64]}' cannot be the name of a model; {ACCEPTED_NAMES}, and no end '.onnx' or '.toml'"
         )
 
 
 @contextmanager
-def alone(root: Path) -> Iterator[None]:
-    """Waits until no other process that asks likewise changes the folder.
+def exclusive(root: Path) -> Iterator[None]:
+    """Hold the folder's lock, which all processes that change the folder take.
 
     Raises:
         OSError: the folder cannot be opened or locked.
@@ -45,20 +45,20 @@ def alone(root: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)  # which unlocks
+        os.close(descriptor)  # releases the lock
 
 
 @contextmanager
 def staging(root: Path) -> Iterator[Path]:
-    """Make a new folder to be filled and put in its place; delete it at the end otherwise.
+    """Create a folder to fill and move into place; delete it at the end if it was not moved.
 
-    The folder is locked as long as its maker lives, so that :func:`sweep` can tell one that was left behind.
+    The folder is locked until then, so that :func:`sweep` recognises the folders of processes that died.
 
     Raises:
         OSError: the folder cannot be written.
     """
     path = root / f"{STAGED}{uuid.uuid4().hex}"
-    with alone(root):  # or a sweep could come between
+    with exclusive(root):  # or a sweep could delete the folder before it is locked
         path.mkdir()
         descriptor = os.open(path, os.O_RDONLY)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -70,16 +70,16 @@ def staging(root: Path) -> Iterator[Path]:
 
 
 def put_version(root: Path, name: str, staged: Path, *, force: bool = False) -> str:
-    """Moves a staged folder to where the next version belongs; returns the version.
+    """Move a staged folder into place as the next version of a model; return the version's number.
 
     Args:
         root: the models folder.
         name: of the model.
         staged: the folder, see :func:`staging`.
-        force: whether the version becomes the default even if clients of the present one would break.
+        force: make the version the default even if clients of the present default would break.
 
     Raises:
-        OSError: the folder cannot be written, or leads elsewhere.
+        OSError: the model's folder cannot be written, or is a link to a folder elsewhere.
     """
     folder = _folder(root, name)
     if force:
@@ -93,17 +93,17 @@ def put_version(root: Path, name: str, staged: Path, *, force: bool = False) -> 
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            number += 1  # another server's
+            number += 1  # taken by another server
         else:
             _sync(folder)
             return str(number)
 
 
 def put_labels(root: Path, name: str, labels: Mapping[str, str]) -> None:
-    """Writes the labels of a model.
+    """Write the labels of a model.
 
     Raises:
-        OSError: the folder cannot be written, or leads elsewhere.
+        OSError: the model's folder cannot be written, or is a link to a folder elsewhere.
     """
     folder = _folder(root, name)
     staged = folder / f"{STAGED}{uuid.uuid4().hex}"
@@ -117,10 +117,10 @@ def put_labels(root: Path, name: str, labels: Mapping[str, str]) -> None:
 
 
 def remove_version(root: Path, name: str, version: str) -> None:
-    """Removes the files of one version.
+    """Remove the files of one version.
 
     Raises:
-        OSError: the folder cannot be written, or leads elsewhere.
+        OSError: the model's folder cannot be written, or is a link to a folder elsewhere.
     """
     check_name(name)
     _check_inside(root, root / name)
@@ -128,16 +128,16 @@ def remove_version(root: Path, name: str, version: str) -> None:
     if version == "1":
         _remove(root, root / f"{name}.onnx")
     with suppress(OSError):
-        (root / name).rmdir()  # where nothing is left
+        (root / name).rmdir()  # if it is empty
 
 
 def remove_model(root: Path, name: str) -> None:
-    """Removes a model's folder, file, samples and settings, these last: it is never served without them.
+    """Remove a model's folder, file, samples and settings; the settings last, as it is never served without.
 
-    Weights that its file keeps in another beside it stay, as whose they are cannot be told from here.
+    Files with the external data of its file stay: another model's file may refer to them as well.
 
     Raises:
-        OSError: the folder cannot be written, or leads elsewhere.
+        OSError: the folder cannot be written.
     """
     check_name(name)
     for path in (root / name, *(root / f"{name}.{end}" for end in ("onnx", SAMPLES_FILE, "toml"))):
@@ -145,11 +145,11 @@ def remove_model(root: Path, name: str) -> None:
 
 
 def sweep(root: Path) -> None:
-    """Remove the unfinished folders and files of killed services, and none of running ones."""
-    with suppress(OSError), alone(root):
+    """Remove the unfinished folders and files of services that died, but none of running services."""
+    with suppress(OSError), exclusive(root):
         for path in (*root.glob(f"{STAGED}*"), *root.glob(f"{REMOVED}*"), *root.glob(f"*/{STAGED}*")):
             if path.is_dir() and not path.is_symlink():
-                with suppress(BlockingIOError):  # its maker lives
+                with suppress(BlockingIOError):  # the process that created it runs
                     descriptor = os.open(path, os.O_RDONLY)
                     try:
                         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -161,7 +161,7 @@ def sweep(root: Path) -> None:
 
 
 def _folder(root: Path, name: str) -> Path:
-    """The model's own folder, made where there is none."""
+    """Return the model's own folder, created if needed."""
     check_name(name)
     folder = root / name
     folder.mkdir(exist_ok=True)
@@ -180,17 +180,17 @@ def _numbers(folder: Path) -> list[int]:
 
 
 def _remove(root: Path, path: Path) -> None:
-    """Out of sight in one step, then gone."""
-    going = root / f"{REMOVED}{uuid.uuid4().hex}"
+    """Rename a file or folder to a hidden name, in one step, and delete it."""
+    hidden = root / f"{REMOVED}{uuid.uuid4().hex}"
     try:
-        path.rename(going)
+        path.rename(hidden)
     except (FileNotFoundError, NotADirectoryError):
         return
-    with suppress(FileNotFoundError):  # swept away meanwhile
-        if going.is_dir() and not going.is_symlink():
-            shutil.rmtree(going)
+    with suppress(FileNotFoundError):  # deleted by a sweep meanwhile
+        if hidden.is_dir() and not hidden.is_symlink():
+            shutil.rmtree(hidden)
         else:
-            going.unlink()
+            hidden.unlink()
 
 
 def _sync(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The data folder, whose files evaluations name by path; links never lead out of it."""
+"""The data folder, whose files evaluations name by path; links that lead out of it are refused."""
 
 from __future__ import annotations
 
@@ -10,23 +10,27 @@ from pathlib import Path, PurePosixPath
 from lipmodel.errors import InputError
 
 MAX_FILES = 500
-"""In a folder that is named as data: each is opened."""
+"""Largest number of files in a folder of data: each is opened."""
 
 
 def find(root: Path | None, path: str) -> tuple[Path, dict[PurePosixPath, Path]]:
-    """Return the files that a path in the data folder names: one, or those of a folder and of its folders.
+    """Return the files at a path in the data folder: one file, or those in a folder and its subfolders.
 
-    Links within the data folder are how volumes are mounted, and are followed.
+    Links within the data folder are followed: volumes are mounted by them.
+
+    Args:
+        root: the data folder, or None.
+        path: relative to it, from the request.
 
     Returns:
-        The folder without links, and the files without links by their path in it as it was given.
+        The data folder with its links resolved, and the resolved path of each file by its path in the folder.
 
     Raises:
-        InputError: there is no data folder, or nothing of that name in it that does not lead out.
+        InputError: there is no data folder, or no file at the path, or a link leads out of the folder.
     """
     if root is None:
-        raise InputError("is given; this service has no data folder, which --data names", field="path")
-    refused = InputError(f"nothing named '{path[:100]}' is in the service's data folder", field="path")
+        raise InputError("is given, but this service has no data folder; set one with --data", field="path")
+    refused = InputError(f"'{path[:100]}' was not found in the service's data folder", field="path")
     given = PurePosixPath(path)
     if given.is_absolute() or ".." in given.parts:
         raise refused
@@ -38,8 +42,8 @@ def find(root: Path | None, path: str) -> tuple[Path, dict[PurePosixPath, Path]]
                 raise refused
             files[name] = target
             if len(files) > MAX_FILES:
-                raise InputError(f"names a folder of more than {MAX_FILES} files", field="path")
-    except (OSError, ValueError, RuntimeError):  # no such file, a zero byte, links in a circle
+                raise InputError(f"is a folder of more than {MAX_FILES} files, the limit", field="path")
+    except (OSError, ValueError, RuntimeError):  # no such file, a null byte, circular links
         raise refused from None
     if not files:
         raise refused
@@ -47,29 +51,29 @@ def find(root: Path | None, path: str) -> tuple[Path, dict[PurePosixPath, Path]]
 
 
 def pin(root: Path, path: str, place: Path) -> Path:
-    """Open files of the data folder; return a path that leads to these, whatever is put there later.
+    """Open files of the data folder; return a path that leads to the open files, even if they are replaced.
 
     Args:
-        root: the data folder, without links.
+        root: the data folder, its links resolved.
         path: see :func:`find`.
-        place: where a folder of links to this process's descriptors is made.
+        place: folder for links to this process's descriptors.
 
     Raises:
-        InputError: see :func:`find`; also where a link was put in the place of a file meanwhile.
+        InputError: see :func:`find`; also if a file was replaced by a link meanwhile.
     """
     top, files = find(root, path)
     for name, target in files.items():
         try:
             descriptor = _open(top, target)
         except OSError:
-            raise InputError(f"'{path[:100]}' was changed while it was opened", field="path") from None
+            raise InputError(f"'{path[:100]}' was replaced while it was opened", field="path") from None
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).symlink_to(f"/proc/self/fd/{descriptor}")
     return place / path
 
 
 def _walk(given: PurePosixPath, found: Path, depth: int = 0) -> Iterator[tuple[PurePosixPath, Path]]:
-    """Yield regular files (a pipe would block for ever), as deep as the folders of a data set go."""
+    """Yield regular files (a pipe would block), down to the depth of the folders of a data set."""
     if found.is_dir():
         for child in sorted(found.iterdir()) if depth < 2 else ():
             yield from _walk(given / child.name, child.resolve(strict=True), depth + 1)
@@ -78,10 +82,10 @@ def _walk(given: PurePosixPath, found: Path, depth: int = 0) -> Iterator[tuple[P
 
 
 def _open(top: Path, target: Path) -> int:
-    """Open a file, following no link below the folder.
+    """Open a file without following links below the folder.
 
     Raises:
-        OSError: there is a link, or no regular file.
+        OSError: there is a link, or the file is not regular.
     """
     *folders, name = target.relative_to(top).parts
     descriptor = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
@@ -94,5 +98,5 @@ def _open(top: Path, target: Path) -> int:
             os.close(outer)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(f"{name} is no regular file")
+        raise OSError(f"{name} is not a regular file")
     return descriptor

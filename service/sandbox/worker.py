@@ -1,10 +1,9 @@
 """One job in a process of its own: ``python -m service.sandbox.worker FOLDER BYTES``.
 
-The folder holds ``task.json``, ``model.onnx`` and the data; the process may write into so many bytes of
-memory, to which the files that it maps do not add. It writes the files of a report, where one is asked
-for, into ``report/``, and lines of JSON to its standard output: ``{"progress": share}`` any number of
-times, then ``{"result": …}`` or ``{"problem": …}``. It lives no longer than the server that started it,
-whose end of standard input closes with it, however it dies.
+The folder holds ``task.json``, ``model.onnx`` and the data. BYTES limits the memory of the process; files
+that it maps do not count. The process writes the files of a requested report into ``report/``, and lines of
+JSON to standard output: ``{"progress": share}`` any number of times, then ``{"result": …}`` or
+``{"problem": …}``. It ends with the server: standard input closes when the server dies, for any reason.
 """
 
 from __future__ import annotations
@@ -34,18 +33,18 @@ from service.disk import full
 from service.sandbox.data_folder import pin
 from service.sandbox.launch import message_writer
 from service.sandbox.process import REPORT_FOLDER, TASK_FILE
-from service.sandbox.resources import give_way, within
+from service.sandbox.resources import lower_priority, within
 
 SECONDS_BETWEEN_PROGRESS = 0.1
 MAX_RADII = 10_000
-"""Of an evaluation are kept to measure drift against; of more, a random choice."""
+"""Radii of an evaluation that are stored as reference for drift: all, or a random sample of so many."""
 
 
 def main() -> None:
-    """Runs the job of the folder named first within the memory named second."""
-    give_way()
-    folder, most_bytes = Path(sys.argv[1]), within(resource.RLIMIT_DATA, int(sys.argv[2]))
-    resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
+    """Run the job in the folder of the first argument, within the memory of the second."""
+    lower_priority()
+    folder, max_bytes = Path(sys.argv[1]), within(resource.RLIMIT_DATA, int(sys.argv[2]))
+    resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
     threading.Thread(target=_die_with_the_server, daemon=True).start()
     write = message_writer()
     try:
@@ -55,7 +54,7 @@ def main() -> None:
 
 
 def _problem(error: Exception, folder: Path) -> dict[str, str]:
-    """Return the problem that the work ended with."""
+    """Return the problem of a job that ended with an error."""
     if reason := full(error):
         return {"kind": "insufficient-storage", "detail": reason}
     if isinstance(error, InputError):
@@ -64,9 +63,9 @@ def _problem(error: Exception, folder: Path) -> dict[str, str]:
         return {"kind": "invalid-input", "field": "data", "detail": str(error).replace(f"{folder}/", "")}
     if isinstance(error, LipcertError):
         return {"kind": "job-failed", "detail": str(error)}
-    # To the server's log, type and place alone: the message may quote the data. A client learns less.
+    # Log the type and place alone: the message may quote the data. The client gets the type.
     print(*traceback.format_tb(error.__traceback__), type(error).__name__, sep="", file=sys.stderr)
-    return {"kind": "job-failed", "detail": f"the work ended with {type(error).__name__}"}
+    return {"kind": "job-failed", "detail": f"the job ended with {type(error).__name__}"}
 
 
 def _die_with_the_server() -> None:
@@ -77,21 +76,21 @@ def _die_with_the_server() -> None:
 def _throttled(progress: Progress) -> Progress:
     last = 0.0
 
-    def tell(share: float) -> None:
+    def report(share: float) -> None:
         nonlocal last
         if time.monotonic() - last >= SECONDS_BETWEEN_PROGRESS:
             last = time.monotonic()
             progress(float(share))
 
-    return tell
+    return report
 
 
 def _run(folder: Path, progress: Progress) -> dict[str, Any]:
     task = json.loads((folder / TASK_FILE).read_text("ascii"))
     predictor = CertifiedPredictor((folder / "model.onnx").read_bytes())
-    if task.get("execution") == "float32":  # of the model as it was served when the job was sent
+    if task.get("execution") == "float32":  # execution of the model when the job was submitted
         predictor = predictor.executing(np.float32)
-    # The digest of the file as served, with its external data.
+    # The digest of the served file includes its external data.
     predictor.file = replace(predictor.file, sha256=task["sha256"])
     return KINDS[task["kind"]](predictor, folder, task["options"], progress)
 
@@ -145,7 +144,13 @@ def _evaluate(
 
 
 def _data(folder: Path, name: str | None, under: str | None) -> Stream:
-    """The rows sent, or the file or folder of that name: one sent, or one in the data folder."""
+    """Return the job's data: the rows of the request, an uploaded file or folder, or one of the data folder.
+
+    Args:
+        folder: the job's folder.
+        name: of the file or folder, in the job's or the data folder; None for rows.
+        under: the data folder, or None.
+    """
     if under is not None and name is not None:
         return open_stream(str(pin(Path(under), name, folder / "data")))
     if name is not None:
@@ -155,7 +160,7 @@ def _data(folder: Path, name: str | None, under: str | None) -> Stream:
 
 
 def _served_radii(predictor: CertifiedPredictor, data: Stream, result: Evaluation) -> Array:
-    """The radii that the service would give these inputs, labels or not: what drift compares with."""
+    """Return the radii that the service would return for these inputs, the reference for drift."""
     chosen = np.arange(result.samples)
     if len(chosen) > MAX_RADII:
         chosen = np.sort(np.random.default_rng(0).choice(len(chosen), MAX_RADII, replace=False))

@@ -171,7 +171,7 @@ def test_unknown_model(client, path):
     check(
         answer,
         ProblemKind.UNKNOWN_MODEL,
-        reason="no model is named 'nope'; served: 'digits', 'two-moons'",
+        reason="no model is named 'nope'; models served: 'digits', 'two-moons'",
     )
 
 

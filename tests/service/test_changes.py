@@ -84,7 +84,9 @@ def test_labels_roll_back_and_point_out_a_canary(client, tmp_path):
     assert client.get(MODEL).json()["version"] == "3"
     check(client.delete(f"{MODEL}/labels/latest"), ProblemKind.UNKNOWN_VERSION, reason="no label 'latest'")
     check(
-        client.delete(f"{MODEL}/versions/2"), ProblemKind.VERSION_LABELLED, reason="move or remove that first"
+        client.delete(f"{MODEL}/versions/2"),
+        ProblemKind.VERSION_LABELLED,
+        reason="move or remove the label first",
     )
     assert client.delete(f"{MODEL}/labels/canary").status_code == 204
     assert client.delete(f"{MODEL}/versions/2").status_code == 204
@@ -255,7 +257,7 @@ def test_what_may_not_be_sent(client):
         client.put("/v1/models/m.onnx", content=moons(1)),
         ProblemKind.INVALID_INPUT,
         "name",
-        "'m.onnx' cannot name",
+        "'m.onnx' cannot be the name",
     )
     assert [m["name"] for m in client.get("/v1/models").json()["models"]] == ["two-moons"]
 
@@ -394,7 +396,7 @@ def test_where_no_process_can_be_run_the_file_is_not_blamed(client, monkeypatch)
 
     monkeypatch.setattr("service.sandbox.checker_process.CheckerProcess._started", fail)
     answer = client.put(MODEL, content=moons(1))
-    check(answer, ProblemKind.INTERNAL, reason="no process could be run to check the file")
+    check(answer, ProblemKind.INTERNAL, reason="the process that checks files could not be run")
     assert client.get(MODEL).json()["version"] == "1"
 
 

@@ -163,7 +163,7 @@ def test_a_path_that_leads_nowhere_or_out(client, folder, path):
         (data / "folder-of-links").mkdir()
         (data / "folder-of-links" / "t10k-images-idx3-ubyte").symlink_to(folder / "moons.npz")
     answer = client.post(EVALUATIONS, json={"path": path})
-    check(answer, ProblemKind.INVALID_INPUT, "path", "nothing named")
+    check(answer, ProblemKind.INVALID_INPUT, "path", "was not found")
     assert str(folder) not in answer.text
 
 
@@ -180,7 +180,7 @@ def test_links_deeper_in_a_folder_lead_nowhere_out(client, folder):
     batches.mkdir(parents=True)
     (batches / "test_batch.bin").symlink_to(folder / "moons.npz")
     check(
-        client.post(EVALUATIONS, json={"path": "cifar"}), ProblemKind.INVALID_INPUT, "path", "nothing named"
+        client.post(EVALUATIONS, json={"path": "cifar"}), ProblemKind.INVALID_INPUT, "path", "was not found"
     )
 
 
@@ -226,7 +226,7 @@ def test_a_link_put_there_between_the_look_and_the_opening_is_refused(tmp_path, 
     for inside in (data / "sets" / "rows.csv", data / "sets"):
         inside.rename(tmp_path / f"aside-{inside.name}")
         inside.symlink_to(tmp_path / "rows.csv" if inside.suffix else tmp_path)
-        with pytest.raises(InputError, match="was changed while it was opened"):
+        with pytest.raises(InputError, match="was replaced while it was opened"):
             pin(data, "sets", tmp_path / "pinned")
 
 

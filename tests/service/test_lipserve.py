@@ -219,7 +219,7 @@ with lean_imports():
     from fastapi.openapi.models import OpenAPI
 assert {LOOKS} == before and gc.isenabled() and gc.get_freeze_count() > 100_000
 app = create_app(Settings(models=sys.argv[1]))
-assert app.state.service.registry.served
+assert app.state.service.registry.defaults
 assert not OpenAPI.__pydantic_complete__
 print(*(name for name, module in sys.modules.items() if module))
 """

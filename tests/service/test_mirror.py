@@ -30,16 +30,16 @@ def test_what_changes_in_the_store_changes_in_the_folder(store, tmp_path):
     mirror = Mirror("memory://bucket/models", folder, seconds=1e-9)
     store.pipe("/bucket/models/a.onnx", b"1")
     store.pipe("/bucket/models/b/2/model.onnx", b"2")
-    mirror.look()
+    mirror.poll()
     (folder / "own.onnx").write_bytes(b"mine")
     assert (folder / "b/2/model.onnx").read_bytes() == b"2"
     before = (folder / "a.onnx").stat().st_ino
     store.pipe("/bucket/models/b/2/model.onnx", b"3")
-    mirror.look()
+    mirror.poll()
     assert (folder / "b/2/model.onnx").read_bytes() == b"3"
     assert (folder / "a.onnx").stat().st_ino == before
     store.rm("/bucket/models/a.onnx")
-    mirror.look()
+    mirror.poll()
     assert sorted(path.name for path in folder.iterdir()) == ["b", "own.onnx"]
     assert mirror.fault is None
 
@@ -49,7 +49,7 @@ def test_a_store_that_fails_leaves_what_there_is_and_is_told(store, tmp_path, mo
     mirror = Mirror("memory://bucket/models", folder, seconds=1e-9)
     store.pipe("/bucket/models/a.onnx", b"1")
     store.pipe("/bucket/models/b.onnx", b"1")
-    mirror.look()
+    mirror.poll()
     store.pipe("/bucket/models/a.onnx", b"22")
     store.pipe("/bucket/models/b.onnx", b"22")
     whole = type(store).get_file
@@ -60,11 +60,11 @@ def test_a_store_that_fails_leaves_what_there_is_and_is_told(store, tmp_path, mo
         return whole(self, path, *arguments, **options)
 
     monkeypatch.setattr(type(store), "get_file", broken)
-    mirror.look()
+    mirror.poll()
     assert "gone" in mirror.fault
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"a.onnx": b"1", "b.onnx": b"1"}
     monkeypatch.undo()
-    mirror.look()
+    mirror.poll()
     assert mirror.fault is None
     assert (folder / "a.onnx").read_bytes() == (folder / "b.onnx").read_bytes() == b"22"
 

@@ -51,4 +51,4 @@ def test_a_claim_is_shown_beside_the_proof(serve, claims, expected):
 def test_an_unknown_model_is_a_404_that_lists_the_known(client):
     answer = client.get("/v1/models/nope")
     assert answer.status_code == 404
-    assert answer.json()["detail"] == "no model is named 'nope'; served: 'digits', 'two-moons'"
+    assert answer.json()["detail"] == "no model is named 'nope'; models served: 'digits', 'two-moons'"

@@ -99,7 +99,7 @@ def test_abstain_withholds_the_label_and_nothing_else_and_is_counted(serve, tmp_
         client.post(PREDICT, json={"inputs": INPUTS, "norm": "inf"}),
         ProblemKind.INVALID_INPUT,
         "norm",
-        "is in norm '2', and only that is accepted",
+        "this model accepts only '2', the norm of its policy",
     )
     assert 'lipserve_abstentions_total{model="two-moons"} 2.0' in client.get("/metrics").text
 
@@ -111,7 +111,7 @@ def test_reject_names_the_rows(serve, tmp_path):
         client.post(PREDICT, json={"inputs": INPUTS}),
         ProblemKind.BELOW_POLICY,
         f"inputs[{row}]",
-        f"the policy of this model asks for {BETWEEN}",
+        f"the policy of this model requires {BETWEEN}",
     )
     assert len(body["errors"]) == 1
     good = [x for i, x in enumerate(INPUTS) if i != row]
@@ -137,8 +137,8 @@ def test_settings_are_read():
         ("[policy", "cannot be read as TOML"),
         ("\xff", "cannot be read as TOML"),
         ("x = " + "[" * 5000, "cannot be read as TOML"),
-        ("[polcy]\nepsilon = 1", "polcy is not known; accepted are policy, serving"),
-        ("[policy]\neps = 1", "policy.eps is not known; accepted are norm, epsilon, action"),
+        ("[polcy]\nepsilon = 1", "unknown key polcy; known keys are policy, serving"),
+        ("[policy]\neps = 1", "unknown key policy.eps; known keys are norm, epsilon, action"),
         ("policy = 3", "policy is '3'"),
         ("[policy]\nnorm = 2", "policy.norm is '2': input should be '1', '2' or 'inf'"),
         ('[policy]\nepsilon = "1"', "policy.epsilon is '1': input should be a valid number"),
@@ -155,7 +155,7 @@ def test_settings_are_read():
             '[serving]\nexecution = "int8"',
             "serving.execution is 'int8': input should be 'float64' or 'float32'",
         ),
-        ("[serving]\nthreads = 2", "serving.threads is not known; accepted are execution"),
+        ("[serving]\nthreads = 2", "unknown key serving.threads; known keys are execution"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(text, told):

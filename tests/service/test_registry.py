@@ -119,7 +119,7 @@ def test_what_is_no_regular_file_or_lies_elsewhere_is_refused(tmp_path):
     (folder / "folder.onnx").mkdir()
     os.mkfifo(folder / "pipe.onnx")
     registry = models_of(folder).current
-    assert list(registry.served) == ["inside"]
+    assert list(registry.defaults) == ["inside"]
     assert "outside the models folder" in registry.refused["outside"]
     assert "cannot be read" in registry.refused["dangling"]
     assert registry.refused["folder"] == registry.refused["pipe"] == "it is not a regular file"
@@ -130,7 +130,7 @@ def test_the_folder_itself_may_be_a_link(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "m.onnx").write_bytes(two_moons())
     (tmp_path / "link").symlink_to("real")
-    assert list(models_of(tmp_path / "link").current.served) == ["m"]
+    assert list(models_of(tmp_path / "link").current.defaults) == ["m"]
 
 
 def test_an_unforeseen_failure_refuses_one_file_alone(tmp_path, monkeypatch):
@@ -144,7 +144,7 @@ def test_an_unforeseen_failure_refuses_one_file_alone(tmp_path, monkeypatch):
 
     monkeypatch.setattr("service.models.reader.read_onnx", fail)
     registry = models_of(tmp_path).current
-    assert list(registry.served) == ["a"]
+    assert list(registry.defaults) == ["a"]
     assert "ZeroDivisionError" in registry.refused["b"]
 
 

@@ -17,9 +17,9 @@ import pytest
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm
+from service.models.assembly import UNLOADED
 from service.models.load_requests import LoadRequests
 from service.models.policy import Action, Policy
-from service.models.watcher import UNLOADED
 from service.problems import Problem, ProblemKind
 from tests.networks import groupsort_net, linear_net, to_file
 from tests.service.conftest import digits, eventually, models_of, running, two_moons
@@ -110,14 +110,14 @@ def test_a_half_written_file_is_waited_for(folder):
         for part in (new[:100], new[100:2000], new[2000:-10]):
             file.write(part)
             file.flush()
-            models.look()
+            models.poll()
             assert sha(models.current) == before
             assert models.current.models["m"].reason == ""
-        models.look()  # nothing has come since: so much is told, and the old goes on
+        models.poll()  # nothing has come since: so much is told, and the old goes on
         assert sha(models.current) == before
         assert "version 1: not an ONNX model, or a truncated one" in models.current.models["m"].reason
         file.write(new[-10:])
-    models.look()
+    models.poll()
     assert sha(models.current) == CertifiedPredictor(new).file.sha256
     assert models.current.models["m"].reason == ""
 
@@ -137,9 +137,9 @@ def test_a_file_that_changes_while_it_is_read_is_waited_for(folder, monkeypatch)
 
     monkeypatch.setattr("service.models.reader.read_onnx", read)
     put(folder / "m.onnx", moons(1))
-    models.look()
+    models.poll()
     assert sha(models.current) == before
-    models.look()
+    models.poll()
     assert sha(models.current) == CertifiedPredictor(last).file.sha256
 
 
@@ -148,17 +148,17 @@ def test_removed_files_go_a_look_later(folder):
     put(folder / "n.onnx", digits())
     models = models_of(folder)
     (folder / "m.onnx").unlink()
-    models.look()
-    assert "m" in models.current.served  # it may be about to come back
+    models.poll()
+    assert "m" in models.current.defaults  # it may be about to come back
     put(folder / "m.onnx", two_moons())
-    models.look()
-    models.look()
-    assert "m" in models.current.served
+    models.poll()
+    models.poll()
+    assert "m" in models.current.defaults
     (folder / "m.onnx").unlink()
-    models.look()
-    models.look()
+    models.poll()
+    models.poll()
     assert list(models.current.models) == ["n"]
-    with pytest.raises(Problem, match="no model is named 'm'; served: 'n'"):
+    with pytest.raises(Problem, match="no model is named 'm'; models served: 'n'"):
         models.current.find("m")
 
 
@@ -186,7 +186,7 @@ def test_garbage_in_the_place_of_a_model_leaves_it_serving_and_is_told(folder, c
         eventually(lambda: client.get("/v1/models/m").json()["input_size"] == 16)
         assert client.get("/v1/models/m").json()["fault"] is None
     assert "model 'm': version 1 refused: not an ONNX model" in caplog.text
-    assert "what was read before goes on being served" in caplog.text
+    assert "its former content stays in use" in caplog.text
 
 
 def test_the_same_bytes_are_one_predictor_wherever_they_lie(folder, monkeypatch):
@@ -194,17 +194,17 @@ def test_the_same_bytes_are_one_predictor_wherever_they_lie(folder, monkeypatch)
     put(folder / "b.onnx", two_moons())
     put(folder / "c" / "7" / "model.onnx", two_moons())
     models = models_of(folder)
-    served = models.current.served
+    served = models.current.defaults
     assert served["a"].predictor is served["b"].predictor is served["c"].predictor
     assert served["c"].version == "7"
     monkeypatch.setattr("service.models.reader.CertifiedPredictor", None)  # nothing may be derived again
     (folder / "a.onnx").rename(folder / "z.onnx")
     put(folder / "b.onnx", two_moons())
-    models.look()
-    models.look()
-    assert models.current.served.keys() == {"b", "c", "z"}
-    assert models.current.served["z"].predictor is served["a"].predictor
-    assert models.current.served["b"] is served["b"]
+    models.poll()
+    models.poll()
+    assert models.current.defaults.keys() == {"b", "c", "z"}
+    assert models.current.defaults["z"].predictor is served["a"].predictor
+    assert models.current.defaults["b"] is served["b"]
 
 
 def test_weights_beside_a_file_belong_to_it(folder):
@@ -216,7 +216,7 @@ def test_weights_beside_a_file_belong_to_it(folder):
     x = RNG.normal(size=(3, 2))
     assert one == other
     put(folder / "m.onnx.data", other_weights)
-    models.look()
+    models.poll()
     scores = models.current.find("m").predictor.predict(x).scores
     assert scores.tolist() == CertifiedPredictor(moons(2)).predict(x).scores.tolist()
 
@@ -233,7 +233,7 @@ def test_what_is_replaced_is_freed(folder):
             model.predictor.predict(np.zeros((1, 2)))
             predictor, session = weakref.ref(model.predictor), weakref.ref(model)
             put(folder / "m.onnx", contents[(i + 1) % 2])
-            models.look()
+            models.poll()
             assert predictor() is not None  # the request that holds it goes on
             del model
             assert predictor() is None
@@ -251,7 +251,7 @@ def test_thousands_of_reloads_leak_nothing(folder):
     def reload(times):
         for i in range(times):
             put(folder / "m.onnx", contents[(i + 1) % 2])
-            models.look()
+            models.poll()
             assert sha(models.current) == digests[(i + 1) % 2]
         with open("/proc/self/statm") as statm:
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -266,20 +266,20 @@ def test_settings_are_taken_up_without_loading_the_model_again(folder):
     models = models_of(folder)
     predictor = models.current.find("m").predictor
     (folder / "m.toml").write_text('[policy]\nepsilon = 0.5\naction = "abstain"')
-    models.look()
+    models.poll()
     assert models.current.find("m").settings.policy == Policy(Norm.TWO)  # it may be half written
-    models.look()
+    models.poll()
     model = models.current.find("m")
     assert model.settings.policy == Policy(Norm.TWO, 0.5, Action.ABSTAIN)
     assert model.predictor is predictor
     (folder / "m.toml").write_text("[policy]\nepsilon = 'much'")
-    models.look()
-    models.look()
+    models.poll()
+    models.poll()
     assert models.current.find("m") is model
     assert "policy.epsilon is 'much'" in models.current.models["m"].reason
     (folder / "m.toml").unlink()
-    models.look()
-    models.look()
+    models.poll()
+    models.poll()
     assert models.current.find("m").settings.policy == Policy(Norm.TWO)
     assert models.current.models["m"].reason == ""
 
@@ -294,12 +294,12 @@ def test_a_model_is_never_served_without_its_policy(folder):
         models.current.find("bad")
     put(folder / "new" / "1" / "model.onnx", two_moons())
     (folder / "new" / "model.toml").write_text("[policy]\n")
-    models.look()
+    models.poll()
     assert "new" not in models.current.models
     (folder / "new" / "model.toml").write_text("[policy]\nepsilon = 2.0\n")
-    models.look()
+    models.poll()
     assert "new" not in models.current.models
-    models.look()
+    models.poll()
     assert models.current.find("new").settings.policy.epsilon == 2.0
 
 
@@ -323,13 +323,13 @@ def test_versions_and_labels(folder):
     ):
         registry.find("m", "12")
     put(folder / "m" / "labels.json", b'{"latest": "2"}')
-    models.look()
-    models.look()
+    models.poll()
+    models.poll()
     assert models.current.find("m").version == models.current.find("m", "latest").version == "2"
     shutil.rmtree(folder / "m" / "2")
-    models.look()
-    models.look()
-    with pytest.raises(Problem, match="the label 'latest' is given to version 2, which is not served"):
+    models.poll()
+    models.poll()
+    with pytest.raises(Problem, match="the label 'latest' names version 2, which is not served"):
         models.current.find("m")
     assert models.current.find("m", "10").version == "10"
 
@@ -354,10 +354,8 @@ def test_two_files_for_one_thing_are_refused(folder):
     put(folder / "n.toml", b"")
     registry = models_of(folder).current
     assert registry.find("m").version == "2"
-    assert registry.models["m"].refused == {
-        "1": "m.onnx and m/1/model.onnx are both there; one of them is accepted"
-    }
-    with pytest.raises(Problem, match=r"n.toml and n/model.toml are both there"):
+    assert registry.models["m"].refused == {"1": "m.onnx and m/1/model.onnx both exist; remove one of them"}
+    with pytest.raises(Problem, match=r"n.toml and n/model.toml both exist"):
         registry.find("n")
 
 
@@ -368,7 +366,7 @@ def test_links_out_of_the_folder_are_not_followed(folder, tmp_path):
     put(folder / "m.onnx", two_moons())
     (folder / "m.toml").symlink_to(tmp_path / "secret.toml")
     registry = models_of(folder).current
-    assert not registry.served
+    assert not registry.defaults
     for name in ("linked", "m"):
         assert "it is a link to a file outside the models folder" in registry.refused[name]
 
@@ -377,12 +375,12 @@ def test_a_folder_that_goes_away_leaves_what_it_held(folder):
     put(folder / "m.onnx", two_moons())
     models = models_of(folder)
     folder.rename(folder.with_name("gone"))
-    models.look()
-    models.look()
-    assert "m" in models.current.served
+    models.poll()
+    models.poll()
+    assert "m" in models.current.defaults
     assert "cannot be read" in models.current.fault
     folder.with_name("gone").rename(folder)
-    models.look()
+    models.poll()
     assert models.current.fault is None
 
 
@@ -396,26 +394,26 @@ def test_unloading_frees_a_model_until_it_is_loaded_or_changed(folder):
         for name in ("m", "n"):
             await models.unload(name)
         assert predictor() is None
-        models.look()
-        models.look()
+        models.poll()
+        models.poll()
         with pytest.raises(Problem, match="model 'm' is refused: it was unloaded") as caught:
             models.current.find("m")
         assert caught.value.kind is ProblemKind.MODEL_REFUSED
         assert (await models.load("m")).name == "m"
-        assert "m" in models.current.served
+        assert "m" in models.current.defaults
         put(folder / "n.onnx", digits())
-        models.look()
+        models.poll()
         assert sha(models.current, "n") == CertifiedPredictor(digits()).file.sha256
         await models.unload("m")
         (folder / "m.onnx").unlink()
-        models.look()
+        models.poll()
         assert "m" not in models.current.models
         for asked in (models.load("nope"), models.unload("nope")):
             with pytest.raises(Problem, match="no model is named 'nope'"):
                 await asked
         put(folder / "n.onnx", b"garbage")
         await models.load("n")  # the file is refused, so what was there goes on
-        assert "n" in models.current.served
+        assert "n" in models.current.defaults
         models.stop()
 
     asyncio.run(go())
@@ -432,18 +430,18 @@ def test_loads_and_unloads_reach_every_process_of_a_service(folder, tmp_path):
             models_of(folder, requests=LoadRequests(path)),
         )
         await one.unload("m")
-        other.look()
+        other.poll()
         for models in (one, other, models_of(folder, requests=LoadRequests(path))):  # and one started later
             assert models.current.models["m"].reason == UNLOADED
         await other.load("m")
-        one.look()
-        assert set(one.current.served) == set(other.current.served) == {"m"}
+        one.poll()
+        assert set(one.current.defaults) == set(other.current.defaults) == {"m"}
         tried, read = [], one._read
         one._read = lambda slot, found: tried.append(slot.name) or read(slot, found)
         with pytest.raises(Problem, match="model 'n' is refused"):
             await other.load("n")
         for _ in range(5):
-            one.look()
+            one.poll()
         assert tried == ["n", "n"]  # once, and once more as it may have been half written
         one.stop()
         other.stop()
@@ -460,10 +458,10 @@ def test_a_damaged_file_of_loads_leaves_them_as_they_were(folder, tmp_path, capl
         await models.unload("m")
         for damaged in (b"{", b"[]", b'{"m": 1}', b'{"m": [1]}'):
             path.write_bytes(damaged)
-            models.look()
+            models.poll()
             assert models.current.models["m"].reason == UNLOADED
         await models.load("m")
-        assert "m" in models.current.served
+        assert "m" in models.current.defaults
         models.stop()
 
     asyncio.run(go())
