@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from benchmarks.fuzz_folding import FINE, make, trial
+from fuzz.folding import FINE, make, trial
 from lipmodel.errors import FileFormatError, UnsupportedError
 from lipmodel.network.reader.constants import read_tensor
 from lipmodel.network.reader.read import read_onnx
@@ -267,7 +267,7 @@ def test_tensors_that_runtimes_read_in_different_ways_are_refused(fields, reason
 
 
 def test_random_constants_are_what_onnxruntime_and_the_reference_compute():
-    """The fuzzer in brief; ``python -m benchmarks.fuzz_folding`` goes on."""
+    """The fuzzer in brief; ``python -m fuzz.folding`` goes on."""
     rng = np.random.default_rng(0)
     outcomes = {trial(make(rng)) for _ in range(250)}
     assert {"portable, as in both", "computed, of that digest", "refused"} <= outcomes <= FINE

@@ -1,6 +1,6 @@
 """Fuzzes the folding of constants against onnxruntime and ONNX's own reference evaluator.
 
-    python -m benchmarks.fuzz_folding --seconds 60 [--seed 0]
+    python -m fuzz.folding --seconds 60 [--seed 0]
 
 Each file adds to its input a tensor V that some random operators make of random constants of every type. What
 is read as portable must be the same, bit for bit, in onnxruntime and in the reference; where it is said to

@@ -1,6 +1,6 @@
 """Fuzzes the reader with sizes: small files that ask for much are refused before they take it.
 
-    python -m benchmarks.fuzz_sizes --seconds 60 [--seed 0] [--keep FOLDER]
+    python -m fuzz.sizes --seconds 60 [--seed 0] [--keep FOLDER]
 
 Each file is read and run beside its graph (``CertifiedPredictor``) in a process of its own with 1 GiB of
 memory that it may write into and 10 s of a processor. It must be certified or refused with a reason; a

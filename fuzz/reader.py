@@ -1,6 +1,6 @@
 """Fuzzes the reader of ONNX files: whatever the bytes, a model is read or refused, never a crash or a hang.
 
-    python -m benchmarks.fuzz_reader --seconds 60 [--seed 0]
+    python -m fuzz.reader --seconds 60 [--seed 0]
 
 Half of the trials flip bytes of a file, half change its structure (operators, attributes, shapes, wiring,
 types). What is read is also run: a file that onnxruntime runs as something other than what was read is

@@ -1,7 +1,7 @@
 """Every route of the OpenAPI document, fuzzed by schemathesis: server errors and undocumented statuses.
 
     pip install schemathesis
-    python -m benchmarks.schema_fuzz [--examples 50] [--workers 1]
+    python -m fuzz.openapi [--examples 50] [--workers 1]
 
 The document is the served one but for two things: ``default`` responses are taken out, so that a status
 counts as documented only where its route names it, and names of models, versions and ids of jobs may be

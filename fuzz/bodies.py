@@ -1,7 +1,7 @@
 """Fuzzes what reads the bodies of requests and signed certificates, guided by coverage (Atheris, libFuzzer).
 
     pip install atheris
-    python -m benchmarks.fuzz_bodies [--seconds 1800] [--target json …] [--seed 0]
+    python -m fuzz.bodies [--seconds 1800] [--target json …] [--seed 0]
 
 Whatever the bytes, a reader gives what they mean or one of its own errors, within the time limit. Moreover:
 
@@ -263,7 +263,7 @@ def main(seconds: float, names: tuple[str, ...], seed: int, here: bool) -> None:
         fuzz(names[0], seconds, seed)
     chosen, failed = names or tuple(targets()), []
     for name in chosen:
-        command = [sys.executable, "-m", "benchmarks.fuzz_bodies", "--here", "--target", name]
+        command = [sys.executable, "-m", "fuzz.bodies", "--here", "--target", name]
         command += ["--seconds", str(seconds / len(chosen)), "--seed", str(seed)]
         ended = subprocess.run(command, check=False, capture_output=True, text=True)
         told = ended.stdout + ended.stderr
