@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -52,3 +55,29 @@ def test_the_linter_catches_a_torch_import_inside_a_function(tmp_path):
         check=False,
     )
     assert "TID251" in run.stdout
+
+
+OFFENDERS = {
+    "imports run one way": ("lipmodel/norms.py", "lipmodel.data.load"),
+    "imports of the service run one way": ("service/inference/pipeline.py", "service.http.server"),
+    "the framework stays in the routes, the application and the problems": ("service/wire.py", "fastapi"),
+    "verification imports nothing of the proof that it verifies": ("lipmodel/verify/check.py", "lipmodel.certify.radius"),
+    "only training imports torch": ("lipmodel/errors.py", "torch"),
+    "the client needs nothing of what it talks to": ("lipcert/errors.py", "pydantic"),
+}  # fmt: skip
+
+
+def test_every_import_contract_catches_an_import_against_it(tmp_path):
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    assert [contract["name"] for contract in contracts] == list(OFFENDERS)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for package in ("lipmodel", "service", "lipcert"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for file, module in OFFENDERS.values():
+        with (tmp_path / file).open("a") as text:
+            text.write(f"import {module}\n")
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "200"}
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert run.returncode == 1
+    assert [name for name in OFFENDERS if f"{name} BROKEN" not in run.stdout] == []

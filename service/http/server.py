@@ -27,7 +27,7 @@ from typing import Any
 
 import click
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from service.http.connection import Connection
 from service.http.stalled import StalledConnections
@@ -61,7 +61,7 @@ class Server(uvicorn.Server):
 
     def __init__(
         self,
-        app: FastAPI,
+        app: Starlette,
         settings: Settings,
         ready: Callable[[], None] = lambda: None,
         end: Callable[[], None] | None = None,
