@@ -129,10 +129,10 @@ def test_parquet(tmp_path):
 def test_missing_files_say_what_is_accepted(tmp_path):
     refused("nothing.csv not found; .*npy", data.load_inputs, tmp_path / "nothing.csv")
     refused("nothing not found; .*two-moons", data.load_labelled, "nothing")
-    refused("no folder .*nothing is downloaded", data.mnist, tmp_path / "nothing")
+    refused("folder .*nothing not found; .*nothing is downloaded", data.mnist, tmp_path / "nothing")
     refused("neither train-images-idx3-ubyte nor .*gz.*nothing is downloaded", data.mnist, tmp_path)
-    refused("mnist needs the folder", data.load_parts, "mnist")
-    refused("unknown data set 'cifar'; two-moons, digits, .*mnist, .* are accepted", data.load_parts, "cifar")
+    refused("mnist needs --data-dir", data.load_parts, "mnist")
+    refused("unknown data set 'cifar'; choose from two-moons, digits, .*mnist", data.load_parts, "cifar")
 
 
 @pytest.mark.parametrize(
@@ -343,14 +343,16 @@ def test_bad_folders_of_your_own(tmp_path):
         tmp_path,
     )
     own_csv(tmp_path / "train.csv", [0, 1])
-    refused("has no file of its test part; one of test.npz, .csv, .parquet", data.load_own, tmp_path)
+    refused(
+        "has no file for the test part; expected one of test.npz, .csv, .parquet", data.load_own, tmp_path
+    )
     own_csv(tmp_path / "test.csv", [0, 1, 2])
-    refused("the parts do not fit: .* 2 and 3 classes", data.load_own, tmp_path)
+    refused("the training and test parts differ: .* 2 and 3 classes", data.load_own, tmp_path)
     np.savez(tmp_path / "test.npz", x=np.ones((2, 2)), y=[0, 1])
-    refused("has test.npz and test.csv of its test part", data.load_own, tmp_path)
+    refused("has test.npz and test.csv for the test part", data.load_own, tmp_path)
     (tmp_path / "test.csv").unlink()
     np.savez(tmp_path / "test.npz", x=np.ones((2, 3)), y=[0, 1])
-    refused(r"the parts do not fit: inputs of \[2\] and \[3\]", data.load_own, tmp_path)
+    refused(r"the training and test parts differ: inputs of \[2\] and \[3\]", data.load_own, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["d.npz", "d.csv", "d.parquet", "x.npy"])

@@ -92,7 +92,7 @@ def test_damaged_adult(adult_folder, name, content, message):
 
 
 def test_missing_tables(tmp_path):
-    with pytest.raises(DataError, match=r"neither adult.data nor adult.data.gz; download the file"):
+    with pytest.raises(DataError, match=r"neither adult.data nor adult.data.gz; put the file there"):
         adult(tmp_path)
     with pytest.raises(DataError, match=r"neither spambase.csv nor spambase.csv.gz nor spambase.data"):
         spambase(tmp_path)

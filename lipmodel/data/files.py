@@ -127,7 +127,7 @@ def find_file(folder: Path, *names: str) -> Path:
             if path.is_file():
                 return path
     wanted = " nor ".join(f"{name} nor {name}.gz" for name in names)
-    raise DataError(f"{folder} has neither {wanted}; download the file first")
+    raise DataError(f"{folder} has neither {wanted}; put the file there (nothing is downloaded)")
 
 
 def read_bytes(path: Path, what: str) -> bytes:

@@ -1,13 +1,13 @@
-"""Signed certificates: who answered what to which input, small enough to travel with the answer.
+"""Signed certificates: small enough to be sent with each prediction.
 
-A signed certificate is a compact JWS (RFC 7515) of one answer: digests of model and input, label, margin,
-radius, and the bounds of the one rival that the radius follows from. It is the word of whoever holds the
-key; given the model and the input, every number is computed again. The proof certificates of
-``lipmodel/verify`` are the other kind: larger, unsigned, and proved in exact arithmetic.
+A signed certificate is a compact JWS (RFC 7515) of one prediction: digests of model and input, label, margin,
+radius, and the bounds of the rival score that sets the radius. The signature proves the issuer; given the
+model and the input, every number can be recomputed. The proof certificates of ``lipmodel/verify`` are larger,
+unsigned, and proved in exact arithmetic.
 
-* ``claims``    what is signed, written and strictly read.
-* ``answers``   a predictor's answers as claims.
+* ``claims``    the signed members, their writer and strict reader.
+* ``answers``   predictions as claims.
 * ``key_sets``  keys: JSON Web Key Sets in files and at URLs.
-* ``jws``       signing, and opening with every doubt a refusal.
-* ``check``     an opened certificate against itself, a model, an input.
+* ``jws``       signing, and opening with strict refusals.
+* ``check``     a certificate compared with itself, a model and an input.
 """

@@ -1,4 +1,4 @@
-"""What a predictor answered, as claims that can be signed."""
+"""Convert predictions to claims that can be signed."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ from lipmodel.norms import LEAST_DISTANCE, Array, down, up
 from lipmodel.signed.claims import Answer, PairBounds
 
 SPARE = 2.0**-36
-"""The share by which bounds are stated weaker than they were computed.
+"""The relative amount by which stated bounds are weaker than computed ones.
 
-Another processor, which sums in another order, computes them a little differently: large matrices by 3·10⁻¹¹
-at most, others by 10⁻¹⁵. So it can prove what is stated by its own bounds, and need not allow for anything.
+A processor that sums in another order computes slightly different bounds: of large matrices by 3·10⁻¹¹ at
+most, of others by 10⁻¹⁵. With this slack every processor can prove the stated bounds from its own bounds, and
+the check needs no tolerance.
 """
 
 
 def answers(predictor: CertifiedPredictor, inputs: Array, predictions: Predictions) -> list[Answer]:
-    """One answer for each of (N, d) inputs, some 0.1 ms each; milliseconds where mixtures set the radius.
+    """Return one answer for each of (N, d) inputs: some 0.1 ms each, milliseconds if mixtures set the radius.
 
-    The radius stated is what follows from the bounds stated, at most the one predicted; beside ``SPARE`` it
-    allows for the rounding of the scores once more, since another processor computes other ones.
+    The stated radius follows from the stated bounds and is at most the predicted one. In addition to
+    ``SPARE`` it allows for the rounding error of the scores once more, since another processor computes
+    other scores.
 
     Args:
-        predictor: that made the predictions.
-        inputs: as ``CertifiedPredictor.check_inputs`` returns them.
-        predictions: of these inputs.
+        predictor: the predictor that made the predictions.
+        inputs: inputs returned by ``CertifiedPredictor.check_inputs``.
+        predictions: predictions for these inputs.
 
     Raises:
-        InputError: a score or a bound is no finite number, so that there is nothing to state.
+        InputError: a score or a bound is not finite, so that nothing can be stated.
     """
     norm, execution = predictions.norm, predictions.execution
     mixer, names, radii = predictor.mixer(norm, execution), predictor.class_names, predictions.radii
@@ -52,7 +54,7 @@ def answers(predictor: CertifiedPredictor, inputs: Array, predictions: Predictio
         bounds = _bounds(standing, nearest, mixer.rule.kappa, float(taken[row]), float(most[row]))
         stated_bounds = [value for name, value in vars(bounds).items() if name != "mixture"]
         if not np.isfinite([*stated_bounds, *scores, radii.margin[row]]).all():
-            raise InputError("its scores or their bounds are not finite", field=f"inputs[{row}]")
+            raise InputError("the scores or their bounds are not finite", field=f"inputs[{row}]")
         if method == "local":
             radius = float(down(radius * (1.0 - SPARE)))
         else:
@@ -81,13 +83,13 @@ def answers(predictor: CertifiedPredictor, inputs: Array, predictions: Predictio
 
 
 def nearest_rival(standing: Standing, scores: Array) -> int:
-    """The place of the rival that sets the radius; where there is none, of the largest rival score."""
+    """Return the position of the rival that sets the radius; if none does, of the largest rival score."""
     nearest = int(standing.reach.argmin())
     return nearest if standing.reach[nearest] > 0.0 else int(scores[standing.foreign].argmax())
 
 
 def _bounds(standing: Standing, at: int, ratio: float, taken: float, most: float) -> PairBounds:
-    """Return the bounds of a rival by its place, each weaker by ``SPARE``."""
+    """Return the bounds of the rival at a position, each weaker by ``SPARE``."""
     weights = standing.weights[at]
 
     def above(bound: float) -> float:

@@ -1,9 +1,9 @@
-"""An opened certificate against itself, and against the model and the input that it speaks of.
+"""Check an opened certificate for consistency, and against its model and input.
 
-All is computed again by the code that serves, in the execution named. On another processor sums may be taken
-in another order, so nothing needs to be the same: every bound stated must be one by the bounds computed here,
-and the radius must be proved here, both exactly. What an issuer states leaves room for that
-(``answers.SPARE``); whatever it states, a certificate that passes is true.
+Every number is recomputed by the serving code, in the stated execution. Another processor may sum in another
+order, so equality is not required: every stated bound must be implied by the bound computed here, and the
+radius must be proved here, both exactly. Issuers state weaker bounds to allow for that (``answers.SPARE``); a
+certificate that passes is true, however its numbers were obtained.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ EXECUTIONS: dict[str, Float] = {"float64": np.float64, "float32": np.float32}
 
 @dataclass(frozen=True)
 class Compared(Check):
-    """A statement, and the same as it was computed again.
+    """A stated value and its recomputed counterpart.
 
     Attributes:
-        stated: the number or name that was signed.
-        computed: what it is, or of a radius from bounds what it may be at most.
+        stated: the signed number or name.
+        computed: the recomputed value; for a radius from bounds, the largest that follows.
     """
 
     stated: Any = None
@@ -48,10 +48,10 @@ def check_answer(
     model: CertifiedPredictor | Path | bytes | None = None,
     given: ArrayLike | None = None,
 ) -> list[Check]:
-    """The statements that can be checked with what is given; all numbers with both model and input.
+    """Return the checks that are possible with the arguments; all numbers need both model and input.
 
     Raises:
-        ModelError: the model given is refused.
+        ModelError: the model is refused.
     """
     checks = [_radius(answer)]
     predictor = CertifiedPredictor(model) if isinstance(model, Path | bytes) else model
@@ -68,30 +68,30 @@ def check_answer(
     if predictor is None or x is None or not all(check.passed for check in checks[1:]):
         return checks
     try:
-        return checks + _again(answer, predictor.executing(EXECUTIONS[answer.execution]), x)
+        return checks + _recompute(answer, predictor.executing(EXECUTIONS[answer.execution]), x)
     except (InputError, UnsupportedError) as error:
-        return [*checks, Check("answer", f"the model gives none: {error}")]
+        return [*checks, Check("answer", f"the model has no prediction for the input: {error}")]
 
 
 def _radius(answer: Answer) -> Check:
     name, radius, size = "radius from the stated bounds", answer.certified_radius, answer.input_size
     if radius == 0.0:
-        return Check(name)  # nothing is promised
+        return Check(name)  # certifies nothing
     if radius <= LEAST_DISTANCE[answer.norm]:
         least = LEAST_DISTANCE[answer.norm]
         return Check(
             name, f"states {radius!r}; distances in l{answer.norm} are computed reliably above {least!r}"
         )
     if answer.method == "local":
-        return Check(name)  # which take the model
+        return Check(name)  # local bounds need the model
     follows = answer.bounds.supports(radius, size, answer.execution)
     reason = "" if follows else f"states {radius!r}, which does not follow from them"
     return Compared(name, reason, radius, answer.bounds.largest_radius(size, answer.execution))
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what overflows or is no number proves nothing
-def _again(answer: Answer, predictor: CertifiedPredictor, x: Array) -> list[Check]:
-    """Each statement by itself."""
+@np.errstate(over="ignore", invalid="ignore")  # infinities and NaN prove nothing
+def _recompute(answer: Answer, predictor: CertifiedPredictor, x: Array) -> list[Check]:
+    """Return a check of each stated value against the recomputed one."""
     checked = predictor.check_inputs(x[None])
     execution, norm, names = predictor.execution, answer.norm, predictor.class_names
     radii = predictor.predict(checked, norm).radii
@@ -101,11 +101,11 @@ def _again(answer: Answer, predictor: CertifiedPredictor, x: Array) -> list[Chec
         _same("label_index", answer.label_index, label),
     ]
     if answer.label_index != label:
-        return checks  # the rest speaks of another class
+        return checks  # the rest refers to another class
     seen = as_evaluated(checked, execution)
     mixer, scores = predictor.mixer(norm, execution), predictor.scores_in_float64(seen)[0]
     if not np.isfinite(scores).all():
-        raise InputError("its scores are not finite")
+        raise InputError("the scores are not finite")
     standing = mixer.stand(scores, seen[0], label, mix=answer.method != "lipschitz")
     checks.append(_margin(answer, float(radii.margin[0]), mixer, scores, seen[0]))
     taken = 0.0 if execution is np.float64 else float(bound_input_rounding(checked, seen, norm)[0])
@@ -115,13 +115,12 @@ def _again(answer: Answer, predictor: CertifiedPredictor, x: Array) -> list[Chec
     own_scores = np.flatnonzero(owners == label).tolist()
     mixture = _mixture(answer, own_scores)
     mixes = len(own_scores) > 1 if answer.method == "mixture" else len(stated.mixture) == 1
-    checks.append(Check("method", "" if mixes else f"states {answer.method!r}, which its mixture is not"))
-    rivals = np.flatnonzero((owners != label) & (owners >= 0)).tolist()
-    rival = (
-        ""
-        if stated.rival in rivals
-        else f"states {stated.rival}; the scores of other classes are {rivals[:9]}"
+    checks.append(
+        Check("method", "" if mixes else f"states {answer.method!r}, which does not match the mixture")
     )
+    rivals = np.flatnonzero((owners != label) & (owners >= 0)).tolist()
+    other = f"states {stated.rival}; the scores of other classes are {rivals[:9]}"
+    rival = "" if stated.rival in rivals else other
     if mixture or rival:
         return [*checks, Check("bounds.mixture", mixture), Check("bounds.rival", rival)]
     own = np.array([share.score for share in stated.mixture])
@@ -130,9 +129,9 @@ def _again(answer: Answer, predictor: CertifiedPredictor, x: Array) -> list[Chec
     checks.append(Check("bounds.mixture"))
     checks += _rival(answer, standing, scores, names, int(owners[stated.rival]))
     if isinstance(stated, PairBounds1):
-        lead = sum(Fraction(s.weight) * Fraction(float(scores[s.score])) for s in stated.mixture)
-        lead -= Fraction(float(scores[stated.rival]))
-        checks.append(_at_most("bounds.bound_lead", stated.bound_lead, float(down(float(lead)))))
+        margin = sum(Fraction(s.weight) * Fraction(float(scores[s.score])) for s in stated.mixture)
+        margin -= Fraction(float(scores[stated.rival]))
+        checks.append(_at_most("bounds.bound_lead", stated.bound_lead, float(down(float(margin)))))
     else:
         checks.append(_at_most("bounds.bound_margin", stated.bound_margin, float(found.bound_margin[0])))
         checks.append(_at_least("bounds.bound_input_rounding", stated.bound_input_rounding, taken))
@@ -146,15 +145,15 @@ def _again(answer: Answer, predictor: CertifiedPredictor, x: Array) -> list[Chec
 def _proved_radius(
     answer: Answer, predictor: CertifiedPredictor, standing: Standing, x: Array, taken: float, most: float
 ) -> Check:
-    """Check that the answer is proved on every ball that the radius means, measured and rounded."""
+    """Check that the label is proved on the ball of the radius, measurement and rounding included."""
     name, radius = "certified_radius", answer.certified_radius
     if radius == 0.0:
         return Compared(name, "", radius, radius)
     slack, u = float_slack(answer.input_size), INPUT_ROUNDOFF[answer.execution]
-    reach = (1 + u) * Fraction(radius) / slack + Fraction(taken)
+    change = (1 + u) * Fraction(radius) / slack + Fraction(taken)
     proved = False
-    if reach <= most:  # so it is no larger than a float64
-        ball = float(up(float(reach)))
+    if change <= most:  # therefore in the range of float64
+        ball = float(up(float(change)))
         proved = bool((standing.reach > ball).all())
         if not proved and answer.method == "local":
             proved = predictor.tightener(answer.norm, predictor.execution).proves(standing, x, ball)
@@ -165,29 +164,30 @@ def _proved_radius(
 
 
 def _margin(answer: Answer, found: float, mixer: Mixer, scores: Array, x: Array) -> Check:
-    """The margin is one that some evaluation in the execution may compute.
+    """Check that some evaluation in the execution may compute the margin.
 
-    That is min over j of max over i of ŷ_i - ŷ_j, the scores j of other classes and i of the answered one;
-    each difference is off by no more than the errors of both evaluations, and rounding took at most 2⁻⁵⁰ off.
+    The margin is the minimum over j of the maximum over i of ŷ_i - ŷ_j, for scores j of other classes and i
+    of the predicted one. Each difference is off by at most the errors of both evaluations, and rounding
+    lowered the margin by at most 2⁻⁵⁰.
     """
     owners, size = mixer.head.owners, bound_vector_norm(x, mixer.rule.promised.norm)
     own = np.flatnonzero(owners == answer.label_index)[:, None]
     foreign = np.flatnonzero((owners != answer.label_index) & (owners >= 0))
-    leads, error = scores[own] - scores[foreign], 2.0 * mixer.rule.promised.pair_error(own, foreign, size)
-    least, most = ((leads + away).max(axis=0).min() for away in (-error, error))
+    margins, error = scores[own] - scores[foreign], 2.0 * mixer.rule.promised.pair_error(own, foreign, size)
+    least, most = ((margins + away).max(axis=0).min() for away in (-error, error))
     near = np.isfinite(found) and least * (1.0 - 2.0**-50) <= answer.margin <= most
-    reason = "" if near else f"states {answer.margin!r}; computed again it is {found!r}"
+    reason = "" if near else f"states {answer.margin!r}; recomputed it is {found!r}"
     return Compared("margin", reason, answer.margin, found)
 
 
 def _mixture(answer: Answer, own: list[int]) -> str:
-    """Return why the stated shares are no mixture of the answered class's scores; empty where they are."""
+    """Return the reason why the stated shares are not a mixture of the predicted class's scores; else ""."""
     shares = answer.bounds.mixture
     scores = [share.score for share in shares]
     if not set(scores) <= set(own) or len(set(scores)) < len(scores):
-        return f"states the scores {scores[:9]}; the answered class has {own[:9]}, each once"
+        return f"states the scores {scores[:9]}; the predicted class has {own[:9]}, each once"
     if not all(share.weight > 0.0 for share in shares) or sum(Fraction(s.weight) for s in shares) != 1:
-        return "its weights are not positive numbers that add up to 1"
+        return "the weights are not positive numbers with sum 1"
     return ""
 
 
@@ -196,21 +196,18 @@ def _rival(
 ) -> list[Check]:
     """Check that the rival is the nearest, up to rounding, and that the runner-up is its class."""
     at = int(np.flatnonzero(standing.foreign == answer.bounds.rival)[0])
-    first, reach, lead = nearest_rival(standing, scores), standing.reach, -scores[standing.foreign]
+    first, radii, margin = nearest_rival(standing, scores), standing.reach, -scores[standing.foreign]
     error = 2.0 * standing.bound_error
     with np.errstate(divide="ignore", invalid="ignore"):
-        away = np.nan_to_num(error / standing.bound_lipschitz, nan=0.0)  # 0 / 0: exact, and never changes
-    near = at == first or reach[at] - away[at] <= reach[first] * (1.0 + SPARE) + away[first]
-    if (
-        not near and (reach - away).min() <= 0.0
-    ):  # nothing may be certified: then it is the least lead that counts
-        near = bool((lead[at] - error[at] <= lead + error).all())
+        away = np.nan_to_num(error / standing.bound_lipschitz, nan=0.0)  # 0 / 0: exact and constant
+    near = at == first or radii[at] - away[at] <= radii[first] * (1.0 + SPARE) + away[first]
+    if not near and (radii - away).min() <= 0.0:  # nothing may be certified: then the least margin counts
+        near = bool((margin[at] - error[at] <= margin + error).all())
     rival = int(standing.foreign[first])
     reason = "" if near else f"states {answer.bounds.rival}; the nearest is {rival}"
     checks: list[Check] = [Compared("bounds.rival", reason, answer.bounds.rival, rival)]
-    if answer.method != "local" or not isinstance(
-        answer.bounds, PairBounds1
-    ):  # there, that of the local bounds
+    # In format 1 the runner-up of a local radius is that of the local bounds.
+    if answer.method != "local" or not isinstance(answer.bounds, PairBounds1):
         checks.append(_same("runner_up_index", answer.runner_up_index, owner))
         checks.append(_same("runner_up", answer.runner_up, names[owner]))
     return checks

@@ -1,15 +1,15 @@
-"""What a signed certificate states.
+"""The contents of a signed certificate, written and strictly read.
 
-The radius follows from the bounds stated of the rival j that sets it, with d the size of the input:
+The radius follows from the stated bounds of the rival j that sets it, with d the size of the input:
 
     (1 + u) r / (1 - (d + 4) 2⁻⁵²) + T < (M - E) / (L + κ B),        <= R
 
 with r = ``certified_radius``, M = ``bound_margin``, E = ``bound_error``, B = ``bound_error_slope``,
 L = ``bound_lipschitz``, κ = ``bound_norm_ratio``, T = ``bound_input_rounding``, R = ``bound_overflow_radius``
 (``radius.py``, ``mixtures.py``); u = 2⁻²⁴ where the execution is float32, else 0. Where ``method`` is
-"local", the radius is larger than that: it was proved by bounds local to a ball, which take the model.
+"local", the radius is larger: it was proved by bounds local to a ball, whose check needs the model.
 
-Format 1 stated m = ``bound_lead`` of the scores as computed, so that M = m - E, and spoke of float64 alone.
+Format 1 states m = ``bound_lead`` of the scores as computed, so that M = m - E, and only covers float64.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ from lipmodel.norms import Norm
 
 METHODS = ("lipschitz", "mixture", "local")
 INPUT_ROUNDOFF = {"float64": Fraction(0), "float32": Fraction(1, 2**24)}
-"""How far, relatively, each execution rounds the float64 numbers that it is given, u."""
+"""u, the unit roundoff with which each execution rounds float64 inputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Bounds:
-    """The bounds that both formats state of the rival that sets the radius.
+    """Bounds of the rival that sets the radius, common to both formats.
 
     Attributes:
         rival: index of a raw score of another class.
-        mixture: the scores of the answered class that are compared with it; weights add up to 1.
-        bound_lipschitz: L, how fast the mixture less the rival's score may move.
-        bound_error: E, how far an execution's value of that may be from the exact one.
-        bound_error_slope: B, how much E grows per unit of the input's size.
-        bound_norm_ratio: κ, of the norm that this size is measured in to the radius's.
-        bound_overflow_radius: R, within which no intermediate result overflows.
+        mixture: scores of the predicted class that are compared with the rival; weights add up to 1.
+        bound_lipschitz: L, Lipschitz constant of the mixture less the rival's score.
+        bound_error: E, error of this difference as evaluated by an execution.
+        bound_error_slope: B, growth of E per unit of the input's size.
+        bound_norm_ratio: κ, ratio of the norm in which this size is measured to the radius's norm.
+        bound_overflow_radius: R, radius within which no intermediate result overflows.
     """
 
     rival: int
@@ -65,42 +65,42 @@ class _Bounds:
 
     @property
     def margin(self) -> Fraction:
-        """M, at most the exact mixture less the exact score of the rival."""
+        """M, a lower bound on the exact mixture less the exact score of the rival."""
         raise NotImplementedError
 
     @property
     def input_rounding(self) -> Fraction:
-        """T, how much farther a change may be once the execution has rounded both inputs, beside u of it."""
+        """T, growth of a change when the execution rounds both inputs, in addition to u times the change."""
         raise NotImplementedError
 
     def supports(self, radius: float, size: int, execution: str) -> bool:
-        """Whether the radius follows, exactly, for inputs of that many numbers."""
-        slack, room, speed = self._terms(size)
-        reach = (1 + INPUT_ROUNDOFF[execution]) * Fraction(radius) + slack * self.input_rounding
-        return reach * speed < slack * room and reach <= slack * Fraction(self.bound_overflow_radius)
+        """Return True if the radius follows, exactly, for inputs of that many numbers."""
+        slack, margin, lipschitz = self._terms(size)
+        change = (1 + INPUT_ROUNDOFF[execution]) * Fraction(radius) + slack * self.input_rounding
+        return change * lipschitz < slack * margin and change <= slack * Fraction(self.bound_overflow_radius)
 
     def largest_radius(self, size: int, execution: str) -> float:
-        """The largest float64 radius that follows; 0 where none does."""
-        slack, room, speed = self._terms(size)
+        """Return the largest float64 radius that follows; 0 if none does."""
+        slack, margin, lipschitz = self._terms(size)
         most = Fraction(self.bound_overflow_radius)
-        reach = min(room / speed, most) if speed else most
+        change = min(margin / lipschitz, most) if lipschitz else most
         radius = float(
-            max(Fraction(0), slack * (reach - self.input_rounding) / (1 + INPUT_ROUNDOFF[execution]))
+            max(Fraction(0), slack * (change - self.input_rounding) / (1 + INPUT_ROUNDOFF[execution]))
         )
-        while radius > 0.0 and room > 0 and not self.supports(radius, size, execution):
-            radius = math.nextafter(radius, 0.0)  # was rounded up, or is the end itself
-        return radius if room > 0 else 0.0
+        while radius > 0.0 and margin > 0 and not self.supports(radius, size, execution):
+            radius = math.nextafter(radius, 0.0)  # was rounded up, or is the excluded end
+        return radius if margin > 0 else 0.0
 
     def _terms(self, size: int) -> tuple[Fraction, Fraction, Fraction]:
-        """1 - (d + 4) 2⁻⁵², M - E and L + κ B."""
+        """Return 1 - (d + 4) 2⁻⁵², M - E and L + κ B."""
         slope = Fraction(self.bound_norm_ratio) * Fraction(self.bound_error_slope)
-        room = self.margin - Fraction(self.bound_error)
-        return 1 - Fraction(size + 4, 2**52), room, Fraction(self.bound_lipschitz) + slope
+        margin = self.margin - Fraction(self.bound_error)
+        return 1 - Fraction(size + 4, 2**52), margin, Fraction(self.bound_lipschitz) + slope
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairBounds(_Bounds):
-    """The bounds that a radius follows from.
+    """Bounds of format 2.
 
     Attributes:
         bound_margin: M.
@@ -123,22 +123,22 @@ class PairBounds(_Bounds):
 
 @dataclass(frozen=True, kw_only=True)
 class PairBounds1(_Bounds):
-    """The same of format 1.
+    """Bounds of format 1.
 
     Attributes:
-        bound_lead: m, at most the mixture less the rival's score, both as computed in float64.
+        bound_lead: m, lower bound on the mixture less the rival's score, both as computed in float64.
     """
 
     bound_lead: float
 
     @property
     def margin(self) -> Fraction:
-        """M, the lead less its error."""
+        """M, m less its error."""
         return Fraction(self.bound_lead) - Fraction(self.bound_error)
 
     @property
     def input_rounding(self) -> Fraction:
-        """T, nothing in float64."""
+        """T, 0 in float64."""
         return Fraction(0)
 
 
@@ -147,24 +147,24 @@ FORMATS: dict[type[_Bounds], str] = {PairBounds: "lipcert-signed/2", PairBounds1
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer, as model and input determine it.
+    """A prediction with its certificate, a function of model and input.
 
     Attributes:
-        lipcert_version: what computed it.
-        execution: "float64" or "float32", what label, margin and radius speak of: every evaluation of the
-            model in that format.
+        lipcert_version: version that computed the answer.
+        execution: "float64" or "float32": label, margin and radius cover every evaluation of the model in
+            that format.
         model_sha256: digest of the ONNX file, in hexadecimal.
-        folded_sha256: digest of the weights that the file computes from others, as they were computed: what
-            is certified holds of these; None where there are none.
+        folded_sha256: digest of the weights that the file computes from others, as computed; the certificate
+            holds for these weights. None if there are none.
         input_sha256: digest of the input: its numbers in row-major order as little-endian float64.
-        input_size: how many there are, d.
-        norm: the norm of the radius.
-        label, label_index: name and number of the answered class.
-        runner_up, runner_up_index: the same of the class that limits the radius, that of the bounds' rival.
-        margin: the score of the answered class less the next, rounded down.
-        certified_radius: no change of the input within it changes the label; 0 certifies nothing.
-        method: what the radius comes from, one of ``METHODS``.
-        bounds: the bounds that it follows from.
+        input_size: d, number of coordinates of the input.
+        norm: norm of the radius.
+        label, label_index: name and index of the predicted class.
+        runner_up, runner_up_index: name and index of the class that limits the radius, the rival's.
+        margin: score of the predicted class less the next largest, rounded down.
+        certified_radius: radius within which no change of the input changes the label; 0 certifies nothing.
+        method: proof of the radius, one of ``METHODS``.
+        bounds: bounds from which the radius follows.
     """
 
     lipcert_version: str
@@ -186,13 +186,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class SignedCertificate:
-    """An answer, and who gave it.
+    """An answer with its issuer.
 
     Attributes:
-        issuer: the name that the signing service goes by (``iss``).
-        issued: seconds since 1970 (``iat``).
-        identity: of this certificate, unlike any other's (``jti``).
-        answer: what was answered.
+        issuer: name of the signing service (``iss``).
+        issued: time in seconds since 1970 (``iat``).
+        identity: unique identifier of the certificate (``jti``).
+        answer: the answer.
     """
 
     issuer: str
@@ -201,7 +201,7 @@ class SignedCertificate:
     answer: Answer
 
     def to_json(self) -> bytes:
-        """The payload; floats are written so that reading them gives the same float."""
+        """Return the payload; floats are written so that reading gives the same floats."""
         members = {"iss": self.issuer, "iat": self.issued, "jti": self.identity}
         members |= {"format": FORMATS[type(self.answer.bounds)]} | asdict(self.answer)
         if isinstance(self.answer.bounds, PairBounds1):
@@ -210,16 +210,16 @@ class SignedCertificate:
 
     @classmethod
     def from_json(cls, payload: bytes) -> SignedCertificate:
-        """Reads what :meth:`to_json` wrote, and nothing else.
+        """Return the certificate in a payload of :meth:`to_json`; anything else is refused.
 
         Raises:
-            CertificateError: names the member that is missing, unknown, given twice or not of its kind.
+            CertificateError: a member is missing, unknown, duplicated or of the wrong type; names it.
         """
         given = parse_object(payload)
         kinds = [kind for kind, name in FORMATS.items() if name == given.get("format")]
         if "format" in given and not kinds:
             known = " and ".join(f"'{name}'" for name in FORMATS.values())
-            raise CertificateError(f"{shown(given['format'])} is not known; {known} are", field="format")
+            raise CertificateError(f"is {shown(given['format'])}; known formats are {known}", field="format")
         members = read_members(given, _readers(*(kinds or [PairBounds])), "")
         del members["format"]
         members.setdefault("folded_sha256", None)
@@ -230,7 +230,7 @@ class SignedCertificate:
 def _one_of(*accepted: str) -> Reader:
     def read(value: Any, field: str) -> str:
         if value not in accepted:
-            raise CertificateError(f"is {shown(value)}; accepted is {' or '.join(accepted)}", field=field)
+            raise CertificateError(f"is {shown(value)}; must be {' or '.join(accepted)}", field=field)
         return str(value)
 
     return read

@@ -1,8 +1,8 @@
-"""Signing answers and opening what was signed: compact JWS, Ed25519, one form only.
+"""Sign answers and open signed certificates: compact JWS with Ed25519, in exactly one form.
 
-Any doubt is a refusal. The header has ``alg``, ``kid``, ``typ`` and nothing else, so no key, no algorithm and
-no extension of the sender's choosing is ever looked at; every part is the one base64url text of its bytes;
-nothing stands before or after. The library verifies the signature; the form is decided here, before.
+Every deviation is refused. The header has the members ``alg``, ``kid``, ``typ`` and no others, so a sender
+cannot choose a key, an algorithm or an extension; every part is the canonical base64url text of its bytes; no
+text precedes or follows. The form is checked here; the library then verifies the signature.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ _JWS = PyJWS()
 
 
 def sign(answer: Answer, keys: SigningKeys, issuer: str) -> str:
-    """The signed certificate of an answer, issued now; some 0.1 ms."""
+    """Return the signed certificate of an answer, issued now; takes some 0.1 ms."""
     certificate = SignedCertificate(issuer, int(time.time()), uuid.uuid4().hex, answer)
     header = {"kid": keys.kid, "typ": TYPE}
     return _JWS.encode(certificate.to_json(), keys.private, algorithm=ALGORITHM, headers=header)
 
 
 def open_signed(token: str, keys: PublicKeys) -> SignedCertificate:
-    """What a token states, once one of the keys is known to have signed it.
+    """Return the certificate in a token signed by one of the keys.
 
     Raises:
-        SignatureError: says why it is not to be trusted.
+        SignatureError: the token is malformed, its key is unknown, or its signature is invalid.
     """
     if len(token) > MAX_LENGTH:
         raise SignatureError(f"is longer than {MAX_LENGTH} characters")
     if not FORM.fullmatch(token):
-        raise SignatureError("is not three parts of base64url joined by dots, and nothing around them")
+        raise SignatureError("is not three parts of base64url joined by dots")
     header, payload, signature = (
         _bytes(part, name)
         for part, name in zip(token.split("."), ("header", "payload", "signature"), strict=True)
     )
     kid = _kid(header)
     if kid not in keys:
-        raise SignatureError(f"kid {shown(kid)} is the id of none of the keys given")
+        raise SignatureError(f"kid {shown(kid)} is not the id of a known key")
     if len(signature) != 64:
-        raise SignatureError(f"signature has {len(signature)} bytes; Ed25519 makes 64")
+        raise SignatureError(f"signature has {len(signature)} bytes; Ed25519 signatures have 64")
     try:
         _JWS.decode(token, keys[kid], algorithms=[ALGORITHM])
     except InvalidTokenError:
-        raise SignatureError(f"signature was not made over this by the key {shown(kid)}") from None
+        raise SignatureError(f"signature does not verify with the key {shown(kid)}") from None
     try:
         return SignedCertificate.from_json(payload)
     except CertificateError as error:
@@ -66,10 +66,10 @@ def open_signed(token: str, keys: PublicKeys) -> SignedCertificate:
 
 def _bytes(part: str, name: str) -> bytes:
     if len(part) % 4 == 1:
-        raise SignatureError(f"{name} is no base64url: it has a length that no bytes have")
+        raise SignatureError(f"{name} is not base64url: its length is impossible")
     decoded = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
     if base64.urlsafe_b64encode(decoded).rstrip(b"=").decode() != part:
-        raise SignatureError(f"{name} is not the one way to write its bytes: spare bits at its end are set")
+        raise SignatureError(f"{name} is not canonical base64url: unused bits at its end are set")
     return decoded
 
 
@@ -82,11 +82,11 @@ def _kid(header: bytes) -> str:
         if name not in members:
             raise SignatureError(f"header: {name} is missing")
         if name not in _HEADER:
-            raise SignatureError(f"header: {shown(name)} is not accepted; only {', '.join(_HEADER)} are")
+            raise SignatureError(f"header: {shown(name)} is not accepted; allowed are {', '.join(_HEADER)}")
     expected: dict[str, Any] = {"alg": ALGORITHM, "typ": TYPE}
     for name, value in expected.items():
         if members[name] != value:
-            raise SignatureError(f"header: {name} is {shown(members[name])}; '{value}' is accepted")
+            raise SignatureError(f"header: {name} is {shown(members[name])}; must be '{value}'")
     if not isinstance(members["kid"], str):
-        raise SignatureError(f"header: kid is {shown(members['kid'])}; a string is accepted")
+        raise SignatureError(f"header: kid is {shown(members['kid'])}; must be a string")
     return members["kid"]

@@ -1,4 +1,4 @@
-"""Keys for Ed25519 in JSON Web Key Sets (RFC 7517, RFC 8037): read from files and URLs, and made."""
+"""Read and create Ed25519 keys in JSON Web Key Sets (RFC 7517, RFC 8037), in files and at URLs."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ ALGORITHM = "EdDSA"
 MAX_BYTES = 2**20
 FETCH_SECONDS = 10.0
 PUBLISHED_SECONDS = 600.0
-"""How long a new key is published before it signs: sets are cached, and reach replicas, in less."""
+"""Time for which a new key is published before it signs; caches and replicas are updated in less."""
 PublicKeys = Mapping[str, Ed25519PublicKey]
-"""By their ids (``kid``)."""
+"""Public keys by id (``kid``)."""
 Jwk = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class SigningKeys:
-    """What a service signs with.
+    """The keys of a signing service.
 
     Attributes:
         kid: id of the first key of the file.
-        private: that key.
-        published: every key of the file, without its secret part.
-        earlier: the same of the second key, where its secret part is still there.
-        changed: when the file was changed last, in seconds since 1970.
+        private: the first key.
+        published: public parts of all keys of the file.
+        earlier: signing keys with the second key, if its private part is present.
+        changed: time of the file's last change, in seconds since 1970.
     """
 
     kid: str
@@ -54,16 +54,16 @@ class SigningKeys:
     changed: float = 0.0
 
     def current(self, now: float) -> SigningKeys:
-        """Return the keys to sign with: the earlier ones until caches of the set must hold the newest."""
-        young = now - self.changed < PUBLISHED_SECONDS  # also where the clock went back
+        """Return the keys to sign with: the earlier ones until every cache has the newest."""
+        young = now - self.changed < PUBLISHED_SECONDS  # also if the clock was set back
         return self.earlier if young and self.earlier else self
 
 
 def fetch(place: str) -> bytes:
-    """The content of a file, or of a URL: https, or http on this machine; redirects are not followed.
+    """Return the content of a file or URL: https, or http on this machine; redirects are not followed.
 
     Raises:
-        SignatureError: it cannot be read, or is larger than 1 MiB.
+        SignatureError: the content cannot be read or is larger than 1 MiB.
     """
     try:
         if "://" not in place:
@@ -78,20 +78,20 @@ def fetch(place: str) -> bytes:
         reason = getattr(error, "strerror", None) or error
         raise SignatureError(f"keys at {place} cannot be read: {reason}") from error
     if len(content) > MAX_BYTES:
-        raise SignatureError(f"keys at {place}: larger than {MAX_BYTES} bytes")
+        raise SignatureError(f"keys at {place} are larger than {MAX_BYTES} bytes")
     return content
 
 
 def read_public(content: bytes, place: str) -> dict[str, Ed25519PublicKey]:
-    """The public Ed25519 keys of a set; keys of other kinds and uses are passed over.
+    """Return the public Ed25519 keys of a set; keys of other types and uses are ignored.
 
     Raises:
-        SignatureError: it is no key set, holds a private key, two keys of one id, or none to use.
+        SignatureError: the content is not a key set, or has a private key, a duplicate id, or no usable key.
     """
     keys: dict[str, Ed25519PublicKey] = {}
     for jwk in members_of(content, place):
         if "d" in jwk:
-            raise SignatureError(f"keys at {place}: a private key is among them; give the public ones alone")
+            raise SignatureError(f"keys at {place}: the set contains a private key; publish only public keys")
         if jwk.get("kty") != "OKP" or jwk.get("crv") != "Ed25519" or jwk.get("use", "sig") != "sig":
             continue
         kid, key = jwk.get("kid"), _import(jwk, place)
@@ -101,12 +101,12 @@ def read_public(content: bytes, place: str) -> dict[str, Ed25519PublicKey]:
             raise SignatureError(f"keys at {place}: two keys have the id '{kid[:64]}'")
         keys[kid] = key
     if not keys:
-        raise SignatureError(f"keys at {place}: none for Ed25519 is among them")
+        raise SignatureError(f"keys at {place}: the set has no key for Ed25519")
     return keys
 
 
 def merge(sets: Sequence[PublicKeys]) -> dict[str, Ed25519PublicKey]:
-    """The keys of several sets.
+    """Return the keys of several sets.
 
     Raises:
         SignatureError: two different keys have the same id.
@@ -119,23 +119,22 @@ def merge(sets: Sequence[PublicKeys]) -> dict[str, Ed25519PublicKey]:
 
 
 def read_signing_keys(path: Path) -> SigningKeys:
-    """The keys of a file that its owner alone may write, and its owner and group may read.
+    """Return the signing keys of a file that only its owner can write, and only owner and group can read.
 
-    The first key signs, once it has been in the file for PUBLISHED_SECONDS; until then the second, where it
-    has a secret part. The others need none: they are there to be published, so that what they signed can
-    still be verified.
+    The first key signs once it has been in the file for PUBLISHED_SECONDS; until then the second, if its
+    private part is present. The other keys are only published, so that earlier signatures can be verified.
 
     Raises:
-        SignatureError: the file cannot be read, is open to others, or is not such a set.
+        SignatureError: the file cannot be read, is accessible to others, or is not a set of such keys.
     """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
-            found = os.fstat(file.fileno())  # after the content, which is then no newer than this says
+            found = os.fstat(file.fileno())  # read after the content, which is therefore no newer
     except OSError as error:
         raise SignatureError(f"keys at {path} cannot be read: {error.strerror}") from error
     if found.st_mode & (stat.S_IRWXO | stat.S_IWGRP):
-        raise SignatureError(f"keys at {path}: others may read or write the file; chmod 600 {path}")
+        raise SignatureError(f"keys at {path}: the file is accessible to other users; run chmod 600 {path}")
     if len(content) > MAX_BYTES:
         raise SignatureError(f"keys at {path}: larger than {MAX_BYTES} bytes")
     published: list[Jwk] = []
@@ -148,23 +147,23 @@ def read_signing_keys(path: Path) -> SigningKeys:
         published.append(_public_jwk(key.public_key() if isinstance(key, Ed25519PrivateKey) else key))
     first, second = [*private, None, None][:2]
     if first is None:
-        raise SignatureError(f"keys at {path}: the first key has no private part to sign with")
+        raise SignatureError(f"keys at {path}: the first key has no private part")
     if len({jwk["kid"] for jwk in published}) < len(published):
-        raise SignatureError(f"keys at {path}: a key is there twice")
+        raise SignatureError(f"keys at {path}: the set contains a key twice")
     everyone = tuple(published)
     earlier = SigningKeys(published[1]["kid"], second, everyone) if second else None
     return SigningKeys(published[0]["kid"], first, everyone, earlier, found.st_ctime)
 
 
 def add_signing_key(path: Path) -> str:
-    """Makes a key, puts it first in the file, which is made if there is none; returns its id.
+    """Generate a key, insert it first in the file, which is created if missing, and return the key's id.
 
-    The key that was first stays whole, since it signs for a while yet; of the others the public parts stay.
-    The file is replaced as a whole.
+    The previous first key keeps its private part, since it signs until the new key is published everywhere;
+    of the others only public parts are kept. The file is replaced atomically.
 
     Raises:
-        SignatureError: the file is there and no such set, its first key does not sign yet, or it cannot be
-            written.
+        SignatureError: the file is not a set of signing keys, its first key does not sign yet, or the file
+            cannot be written.
     """
     earlier: tuple[Jwk, ...] = ()
     if path.exists():
@@ -184,10 +183,10 @@ def add_signing_key(path: Path) -> str:
 
 
 def members_of(content: bytes, place: str) -> list[Jwk]:
-    """The keys of a set, as they stand.
+    """Return the keys of a set, unparsed.
 
     Raises:
-        SignatureError: it is no JSON Web Key Set.
+        SignatureError: the content is not a JSON Web Key Set.
     """
     try:
         keys = parse_object(content).get("keys")
@@ -195,7 +194,7 @@ def members_of(content: bytes, place: str) -> list[Jwk]:
         where = f"{error.field} " if error.field else ""
         raise SignatureError(f"keys at {place}: {where}{error.reason}") from error
     if not isinstance(keys, list) or not all(isinstance(key, dict) for key in keys):
-        raise SignatureError(f'keys at {place}: a JSON Web Key Set, {{"keys": […]}}, is accepted')
+        raise SignatureError(f'keys at {place}: expected a JSON Web Key Set, {{"keys": […]}}')
     return keys
 
 
@@ -204,7 +203,7 @@ def _secret_jwk(key: Ed25519PrivateKey) -> Jwk:
 
 
 def _public_jwk(key: Ed25519PublicKey) -> Jwk:
-    """With the thumbprint of RFC 7638 as its id."""
+    """Return a public key as a JWK, with its thumbprint (RFC 7638) as id."""
     jwk = OKPAlgorithm.to_jwk(key, as_dict=True)
     required = {name: jwk[name] for name in ("crv", "kty", "x")}
     print_ = hashlib.sha256(json.dumps(required, separators=(",", ":")).encode()).digest()

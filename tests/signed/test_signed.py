@@ -159,7 +159,7 @@ def test_no_edited_claim_is_accepted(token, public):
     forged = list(edited(open_signed(token, public), header, signature))
     assert len(forged) > 70
     for one in forged:
-        with pytest.raises(SignatureError, match="was not made over this"):
+        with pytest.raises(SignatureError, match="does not verify"):
             open_signed(one, public)
 
 
@@ -467,9 +467,9 @@ def test_bad_signing_keys_are_refused(tmp_path, content, reason):
 
 
 def test_private_keys_are_not_taken_for_public_ones(keys):
-    with pytest.raises(SignatureError, match="a private key is among them"):
+    with pytest.raises(SignatureError, match="contains a private key"):
         read_public(json.dumps({"keys": [_private(kid="x")]}).encode(), "here")
-    with pytest.raises(SignatureError, match="none for Ed25519"):
+    with pytest.raises(SignatureError, match="no key for Ed25519"):
         read_public(b'{"keys": [{"kty": "RSA", "kid": "a", "n": "AQAB", "e": "AQAB"}]}', "here")
     one = dict(keys.published[0])
     with pytest.raises(SignatureError, match="two keys have the id"):
@@ -531,7 +531,7 @@ def test_verify_without_model_takes_the_keys_word(files, token):
 def test_verify_names_what_is_wrong(files, token, keys):
     answer = run("verify", token[:-5] + "AAAAA", "--jwks", files / "keys.json")
     assert answer.exit_code == 1
-    assert "signature was not made over this" in answer.stdout
+    assert "signature does not verify" in answer.stdout
     answer = run("verify", "x" + token, "--jwks", files / "keys.json", "--json")
     assert (answer.exit_code, json.loads(answer.stdout)["certificate"]) == (1, None)
     both = ["--jwks", files / "keys.json", "--model", files / "m.onnx"]

@@ -66,7 +66,7 @@ def test_modified_certificate_does_not_hold(visit, service):
     page.get_by_label("Certificate", exact=True).fill(token[:-4] + "AAAA")
     page.get_by_role("button", name="Check", exact=True).click()
     expect(verdict(page)).to_have_text("Certificate does not hold")
-    expect(page.get_by_text("signature was not made over this")).to_be_visible()
+    expect(page.get_by_text("signature does not verify")).to_be_visible()
 
 
 def test_signed_false_margin_is_found(visit, service, tmp_path):
