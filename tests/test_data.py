@@ -352,7 +352,7 @@ def test_bad_folders_of_your_own(tmp_path):
     refused("has test.npz and test.csv for the test part", data.load_own, tmp_path)
     (tmp_path / "test.csv").unlink()
     np.savez(tmp_path / "test.npz", x=np.ones((2, 3)), y=[0, 1])
-    refused(r"the training and test parts differ: inputs of \[2\] and \[3\]", data.load_own, tmp_path)
+    refused(r"the training and test parts differ: inputs of shape \[2\] and \[3\]", data.load_own, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["d.npz", "d.csv", "d.parquet", "x.npy"])
