@@ -15,7 +15,6 @@ from typing import Any
 import click
 
 from service.http.instrumentation import Instrumentation, InstrumentationMiddleware
-from service.telemetry.drift import Served
 from service.telemetry.metrics import Metrics
 
 SCOPE = {
@@ -71,7 +70,7 @@ def main(requests: int, rounds: int) -> None:
     """Prints the medians."""
 
     async def measure() -> None:
-        observed = InstrumentationMiddleware(answer, instrumentation=Instrumentation(Metrics(Served())))
+        observed = InstrumentationMiddleware(answer, instrumentation=Instrumentation(Metrics()))
         taken: dict[str, list[float]] = {"bare": [], "observed": []}
         for _ in range(rounds):
             taken["bare"].append(await microseconds(answer, requests))
@@ -81,7 +80,7 @@ def main(requests: int, rounds: int) -> None:
         print(f"bare {bare:.2f} us, observed {with_layer:.2f} us: the layer costs {cost:.2f} us a request")
 
     asyncio.run(measure())
-    stage = Metrics(Served()).stages.of("parse")
+    stage = Metrics().stages.of("parse")
     begun = process_time()
     for _ in range(requests):
         stage.observe(1e-4)

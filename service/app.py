@@ -32,9 +32,9 @@ from service.api import operations as ops
 from service.api.openapi import describe
 from service.auth.admission import Admission, AdmissionMiddleware
 from service.auth.api_keys import KeyStore
-from service.auth.authenticator import Access
-from service.auth.origins import Origins
-from service.auth.rate_limits import Limits
+from service.auth.authenticator import Authenticator
+from service.auth.origins import AllowedHosts
+from service.auth.rate_limits import RateLimits
 from service.budget import FREE_BYTES, Budget
 from service.components import Service, open_jobs, open_mirror, open_signer, open_tokens
 from service.http.fast_path import FastPath
@@ -51,7 +51,6 @@ from service.models.watcher import Models
 from service.problems import ProblemKind, install_handlers
 from service.settings import Settings
 from service.telemetry import tracing
-from service.telemetry.drift import Served
 from service.telemetry.metrics import Metrics
 from service.telemetry.multiprocess import SharedMetrics
 
@@ -101,7 +100,7 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
     with suppress(FileNotFoundError):
         tempfile.gettempdir()  # writes to find out, so a disk that is full later must not be asked first
     traces, signer, tokens = tracing.from_environment(), open_signer(settings), open_tokens(settings)
-    jobs, metrics = open_jobs(settings, worker), Metrics(Served())
+    jobs, metrics = open_jobs(settings, worker), Metrics()
     if metrics_folder is not None and worker == 0:
         sweep_metrics(metrics_folder)
     verdicts = Verdicts(settings.database_url)
@@ -115,7 +114,7 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
         mirror=None if worker else open_mirror(settings),
         requests=LoadRequests(settings.state_folder / "loads.json"),
     )
-    access = Access(KeyStore.beside_jobs(settings), tokens)
+    authenticator = Authenticator(KeyStore.beside_jobs(settings), tokens)
     shared, engine = SharedMetrics(metrics, metrics_folder, worker), Engine(settings, metrics)
     pipeline = PredictionPipeline(engine, signer, settings, metrics)
     service = Service(
@@ -128,7 +127,7 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
         Attacker(engine.slow),
         Budget(SPOOLED_FORMS * settings.max_upload_bytes, "max_upload_bytes"),
         shared,
-        access,
+        authenticator,
         signer,
     )
 
@@ -136,13 +135,13 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await jobs.start()
         found.start()
-        await access.start()
+        await authenticator.start()
         writing = asyncio.create_task(shared.keep_writing())
         yield
         writing.cancel()
         with suppress(asyncio.CancelledError):
             await writing
-        await access.stop()
+        await authenticator.stop()
         found.stop()
         checks.stop()
         verdicts.close()
@@ -165,9 +164,9 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
     app.state.service = service
     app.state.budget = Budget(settings.max_buffered_bytes, "max_buffered_bytes", FREE_BYTES)
     install_handlers(app)
-    limits = Limits(settings.requests_per_second, settings.requests_at_a_time)
-    origins = Origins([settings.host, *(settings.allowed_hosts or "").split(",")])
-    admission = Admission(access, origins, limits, settings.max_header_bytes)
+    limits = RateLimits(settings.requests_per_second, settings.requests_at_a_time)
+    origins = AllowedHosts([settings.host, *(settings.allowed_hosts or "").split(",")])
+    admission = Admission(authenticator, origins, limits, settings.max_header_bytes)
     instrumentation = Instrumentation(shared.metrics, access_log=settings.access_log)
     app.state.admission = admission
     app.state.fast_path = None if traces else FastPath(pipeline, found, admission, instrumentation)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lipmodel.errors import SignatureError
-from service.auth.authenticator import Access
+from service.auth.authenticator import Authenticator
 from service.budget import Budget
 from service.database.connect import StoreError
 from service.inference.attack_search import Attacker
@@ -24,7 +24,7 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.multiprocess import SharedMetrics
 
 if TYPE_CHECKING:  # cryptography takes memory that a service without keys and tokens need not pay
-    from service.auth.tokens import Tokens
+    from service.auth.tokens import TokenVerifier
     from service.inference.signer import Signer
 
 
@@ -41,7 +41,7 @@ class Service:
     attacker: Attacker
     spooled: Budget
     shared_metrics: SharedMetrics
-    access: Access
+    authenticator: Authenticator
     signer: Signer | None = None
 
     @property
@@ -98,7 +98,7 @@ def open_mirror(settings: Settings) -> Mirror | None:
     return Mirror(settings.models_url, settings.models, settings.models_url_seconds)
 
 
-def open_tokens(settings: Settings) -> Tokens | None:
+def open_tokens(settings: Settings) -> TokenVerifier | None:
     """Open the verifier of tokens; return None where the settings name no identity provider.
 
     Raises:
@@ -108,9 +108,9 @@ def open_tokens(settings: Settings) -> Tokens | None:
         return None
     if settings.jwt_issuer is None or settings.jwt_audience is None:
         raise SignatureError("jwt_jwks also needs jwt_issuer and jwt_audience, which tokens must name")
-    from service.auth.tokens import Tokens
+    from service.auth.tokens import TokenVerifier
 
-    return Tokens(settings.jwt_jwks, settings.jwt_issuer, settings.jwt_audience)
+    return TokenVerifier(settings.jwt_jwks, settings.jwt_issuer, settings.jwt_audience)
 
 
 def open_signer(settings: Settings) -> Signer | None:

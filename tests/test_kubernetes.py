@@ -8,7 +8,6 @@ import pytest
 
 from service.cli.supervisor import GRACE_SECONDS
 from service.settings import ENVIRONMENT_PREFIX, Settings
-from service.telemetry.drift import Served
 from service.telemetry.metrics import Metrics
 
 yaml = pytest.importorskip("yaml", reason="pip install PyYAML")
@@ -85,7 +84,7 @@ def test_a_stop_is_waited_for():
 def test_the_autoscaler_looks_at_a_metric_that_is_exported():
     metrics = MANIFESTS["HorizontalPodAutoscaler"]["spec"]["metrics"]
     (name,) = (m["pods"]["metric"]["name"] for m in metrics if m["type"] == "Pods")
-    assert name in {described.name for described in Metrics(Served()).described()}
+    assert name in {described.name for described in Metrics().descriptions()}
 
 
 def test_selectors_find_the_pods():

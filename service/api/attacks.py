@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from service.api.bodies import json_body, reply, until_gone
-from service.api.context import ModelHere, ServiceHere, model_route
+from service.api.context import ModelDep, ServiceDep, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
 from service.api.schemas.models_and_jobs import ATTACK_EXAMPLES, AttackRequest, AttackResponse, Finding
 from service.auth.admission import CALLER
@@ -32,9 +32,9 @@ router = APIRouter(tags=["audits"])
 )
 async def attack_model(
     request: Request,
-    model: ModelHere,
+    model: ModelDep,
     body: Annotated[AttackRequest, Depends(json_body(AttackRequest))],
-    service: ServiceHere,
+    service: ServiceDep,
 ) -> Response:
     """Search as an audit does, in the model's own execution. A change that it misses may still exist."""
     predictor = model.predictor

@@ -13,7 +13,7 @@ from lipmodel.audit.findings import AuditReport
 from lipmodel.errors import InputError
 from service.api import job_routes as jobs
 from service.api.bodies import json_body
-from service.api.context import ModelHere, ServiceHere, model_route
+from service.api.context import ModelDep, ServiceDep, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
 from service.api.reports import require_packages
 from service.api.schemas.models_and_jobs import AUDIT_EXAMPLES, AuditRequest
@@ -35,9 +35,9 @@ router = APIRouter(tags=["audits"])
 )
 async def audit_model(
     request: Request,
-    model: ModelHere,
+    model: ModelDep,
     body: Annotated[AuditRequest, Depends(json_body(AuditRequest))],
-    service: ServiceHere,
+    service: ServiceDep,
 ) -> Response:
     """Measures gradients of the deployed graph and attacks its radii. Evidence, never a proof."""
     settings, predictor = service.settings, model.predictor

@@ -14,7 +14,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from service.api.context import ServiceHere
+from service.api.context import ServiceDep
 from service.budget import LEASE, Budget, Lease
 from service.components import Service
 from service.problems import Problem, ProblemKind
@@ -43,7 +43,7 @@ T = TypeVar("T")
 def json_body(schema: type[M]) -> Callable[[Request, Service], Awaitable[M]]:
     """Return a dependency that reads the body as that type; the framework's own would not limit its size."""
 
-    async def read(request: Request, service: ServiceHere) -> M:
+    async def read(request: Request, service: ServiceDep) -> M:
         return await read_json(request, schema, service.settings.max_body_bytes)
 
     return read

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from lipmodel.audit.findings import as_json
 from lipmodel.errors import InputError, SignatureError
 from service.api.bodies import json_body, reply
-from service.api.context import ServiceHere
+from service.api.context import ServiceDep
 from service.api.openapi import BODY_PROBLEMS, json_request, problems
 from service.api.schemas.certificates import (
     CERTIFICATE_EXAMPLES,
@@ -50,7 +50,7 @@ class KeySet(JSONResponse):
     response_class=KeySet,
     responses=problems(),
 )
-async def show_keys(service: ServiceHere) -> Response:
+async def show_keys(service: ServiceDep) -> Response:
     """None where the service does not sign. Where a `kid` is missing, the key may be newer: look again."""
     return KeySet(
         _published(service).model_dump(), headers={"Cache-Control": f"public, max-age={MAX_AGE_SECONDS}"}
@@ -65,7 +65,7 @@ async def show_keys(service: ServiceHere) -> Response:
     openapi_extra=json_request(CertificateRequest, CERTIFICATE_EXAMPLES),
 )
 async def check_certificate(
-    body: Annotated[CertificateRequest, Depends(json_body(CertificateRequest))], service: ServiceHere
+    body: Annotated[CertificateRequest, Depends(json_body(CertificateRequest))], service: ServiceDep
 ) -> Response:
     """As `lipmodel verify` does, against the model where it is served here; the command trusts nobody."""
     return reply(await asyncio.to_thread(_check, body, service))

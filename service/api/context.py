@@ -23,7 +23,7 @@ async def get_service(request: Request) -> Service:
     return service
 
 
-ServiceHere = Annotated[Service, Depends(get_service)]
+ServiceDep = Annotated[Service, Depends(get_service)]
 ModelName = Annotated[
     str,
     Path(
@@ -36,12 +36,12 @@ OF_VERSION = "Number of a version, or a label."
 ModelVersion = Annotated[str, Path(description=OF_VERSION, openapi_examples={"demo": {"value": "1"}})]
 
 
-async def get_model(name: ModelName, request: Request, service: ServiceHere) -> Model:
+async def get_model(name: ModelName, request: Request, service: ServiceDep) -> Model:
     """The model that a path names, and the version where it names one; see ``Registry.find``."""
     return service.registry.find(name, request.path_params.get("version"))
 
 
-ModelHere = Annotated[Model, Depends(get_model)]
+ModelDep = Annotated[Model, Depends(get_model)]
 VERSION = {
     "name": "version",
     "in": "path",

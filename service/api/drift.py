@@ -14,7 +14,7 @@ from lipmodel.errors import InputError
 from lipmodel.norms import Norm
 from service.api import job_routes as jobs
 from service.api.bodies import reply
-from service.api.context import ModelHere, ServiceHere, model_route
+from service.api.context import ModelDep, ServiceDep, model_route
 from service.api.openapi import MODEL_PROBLEMS, problems
 from service.api.schemas.models_and_jobs import Drift, RadiiReference, RadiiServed
 from service.problems import ProblemKind
@@ -32,8 +32,8 @@ router = APIRouter(tags=["drift"])
     responses=problems(ProblemKind.UNKNOWN_JOB, ProblemKind.INVALID_INPUT, *MODEL_PROBLEMS),
 )
 async def measure_drift(
-    model: ModelHere,
-    service: ServiceHere,
+    model: ModelDep,
+    service: ServiceDep,
     evaluation: Annotated[str, Query(max_length=64, description="Id of the evaluation to compare with.")],
     epsilon: Annotated[
         float, Query(ge=0, allow_inf_nan=False, description="Size of change that share_below is about.")
@@ -47,7 +47,7 @@ async def measure_drift(
         raise InputError("is of another model or another file of this one", field="evaluation")
     norm = Norm(json.loads(job.result)["norm"])
     reference = np.frombuffer(job.radii, dtype="<f8")
-    distribution = service.engine.served.of(model, norm)
+    distribution = service.metrics.served_radii.of(model, norm)
     latest, since = distribution.latest, distribution.since
     test = kolmogorov_smirnov(latest, reference) if len(latest) else None
     return reply(

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from lipmodel.errors import InputError
 from service.api import job_routes as jobs
 from service.api.bodies import headers_of, read_form, read_json
-from service.api.context import ModelHere, ServiceHere, model_route
+from service.api.context import ModelDep, ServiceDep, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, form_request, json_request, problems
 from service.api.reports import require_packages
 from service.api.schemas.evaluations import EVALUATION_EXAMPLES, EvaluationRequest, EvaluationResult
@@ -49,7 +49,7 @@ def _body() -> dict[str, Any]:
     | problems(*BODY_PROBLEMS, *MODEL_PROBLEMS, *jobs.JOB_PROBLEMS, ProblemKind.NOT_INSTALLED),
     openapi_extra=_body(),
 )
-async def evaluate_model(request: Request, model: ModelHere, service: ServiceHere) -> Response:
+async def evaluate_model(request: Request, model: ModelDep, service: ServiceDep) -> Response:
     """Data come as JSON rows, as a file of the service's data folder, or as files of a form."""
     settings = service.settings
     if media_type_of(headers_of(request)) != "multipart/form-data":

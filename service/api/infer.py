@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service.api.context import ModelHere, ServiceHere, model_route
+from service.api.context import ModelDep, ServiceDep, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
 from service.api.predict import respond
 from service.problems import ProblemKind
@@ -39,7 +39,7 @@ router = APIRouter(tags=["open inference protocol"])
     | problems(*BODY_PROBLEMS, *MODEL_PROBLEMS, ProblemKind.BELOW_POLICY, ProblemKind.NOT_SIGNING),
     openapi_extra=json_request(InferRequest, EXAMPLES),
 )
-async def infer(request: Request, model: ModelHere, service: ServiceHere) -> Response:
+async def infer(request: Request, model: ModelDep, service: ServiceDep) -> Response:
     """Tensors in JSON or binary. Outputs are scores, label, label_index, margin, certified_radius, abstained.
 
     Optional outputs are `certified` where the request or the model's policy has an epsilon,

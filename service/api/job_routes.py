@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from lipmodel.errors import about_field
 from service.api.bodies import reply
-from service.api.context import ServiceHere
+from service.api.context import ServiceDep
 from service.api.openapi import problems
 from service.api.schemas.models_and_jobs import JobDetail, JobList, JobModel, JobSummary
 from service.auth.admission import Admission
@@ -127,7 +127,7 @@ def add_routes(router: APIRouter, kind: str) -> None:
     noun, path = kind, PATHS[kind]
     unknown = problems(ProblemKind.UNKNOWN_JOB, ProblemKind.INVALID_INPUT, ProblemKind.JOBS_UNAVAILABLE)
 
-    async def named(job_id: JobId, service: ServiceHere) -> Job:
+    async def named(job_id: JobId, service: ServiceDep) -> Job:
         return await find(service, kind, job_id)
 
     job_here = Depends(named)
@@ -139,7 +139,7 @@ def add_routes(router: APIRouter, kind: str) -> None:
         responses=unknown,
     )
     async def list_jobs(
-        service: ServiceHere,
+        service: ServiceDep,
         limit: Annotated[int, Query(ge=1, le=100, description="Most in one page.")] = 20,
         before: Annotated[str | None, Query(max_length=64, description="Id to go on from.")] = None,
     ) -> Response:
@@ -162,7 +162,7 @@ def add_routes(router: APIRouter, kind: str) -> None:
         response_class=StreamingResponse,
         responses=unknown | {200: {"description": "Events", "content": {"text/event-stream": {}}}},
     )
-    async def follow_job(request: Request, service: ServiceHere, job: Job = job_here) -> Response:
+    async def follow_job(request: Request, service: ServiceDep, job: Job = job_here) -> Response:
         """Events `progress` until one `end`; the data of each is the job without its report.
 
         The stream ends without `end` once the credential does not hold any more.
@@ -175,7 +175,7 @@ def add_routes(router: APIRouter, kind: str) -> None:
     @router.delete(
         path + "/{job_id}", summary=f"Cancel one {noun}", response_model=JobDetail, responses=unknown
     )
-    async def cancel_job(service: ServiceHere, job: Job = job_here) -> Response:
+    async def cancel_job(service: ServiceDep, job: Job = job_here) -> Response:
         """Ends it, wherever it stands. One that has ended already stays as it is."""
         await service.jobs.cancel(job.id)
         return _detail(await find(service, kind, job.id))

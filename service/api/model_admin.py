@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from lipmodel.errors import InputError, ModelError
 from service.api.bodies import json_body, read_file, reply
-from service.api.context import ModelName, ServiceHere
+from service.api.context import ModelName, ServiceDep
 from service.api.models import detail
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
 from service.api.schemas.models_and_jobs import LABEL_EXAMPLES, LabelRequest, ModelDetail
@@ -48,7 +48,7 @@ CREATED: dict[int | str, dict[str, Any]] = {
 NO_CONTENT: dict[int | str, dict[str, Any]] = {204: {"description": "It is gone"}}
 
 
-async def allowed(service: ServiceHere, name: ModelName) -> Service:
+async def allowed(service: ServiceDep, name: ModelName) -> Service:
     """The service, where its folder may be changed over HTTP.
 
     Raises:

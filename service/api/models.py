@@ -11,7 +11,7 @@ from starlette.responses import Response
 from lipmodel.network.metadata import Claims, input_claims
 from lipmodel.norms import Norm
 from service.api.bodies import reply
-from service.api.context import ModelHere, ModelName, ModelVersion, ServiceHere, model_route
+from service.api.context import ModelDep, ModelName, ModelVersion, ServiceDep, model_route
 from service.api.openapi import MODEL_PROBLEMS, problems
 from service.api.schemas.models_and_jobs import (
     Bounds,
@@ -39,7 +39,7 @@ router = APIRouter(tags=["models"])
     response_model=ModelList,
     responses=problems(),
 )
-async def list_models(service: ServiceHere) -> Response:
+async def list_models(service: ServiceDep) -> Response:
     """Models are what lies in the folder; what is changed there is noticed."""
     registry = service.registry
     models = [
@@ -57,7 +57,7 @@ async def list_models(service: ServiceHere) -> Response:
     response_model=ModelDetail | RefusedModel,
     responses=problems(ProblemKind.UNKNOWN_MODEL),
 )
-async def show_model(name: ModelName, service: ServiceHere) -> Response:
+async def show_model(name: ModelName, service: ServiceDep) -> Response:
     """Bounds are derived from the weights in the file; claims are shown and never used."""
     registry = service.registry
     versions = registry.versions(name)
@@ -70,7 +70,7 @@ async def show_model(name: ModelName, service: ServiceHere) -> Response:
     response_model=ModelDetail,
     responses=problems(*MODEL_PROBLEMS),
 )
-async def show_version(name: ModelName, version: ModelVersion, service: ServiceHere) -> Response:
+async def show_version(name: ModelName, version: ModelVersion, service: ServiceDep) -> Response:
     """Of the version with that number or label."""
     registry = service.registry
     return reply(detail(registry, registry.find(name, version)))
@@ -84,7 +84,7 @@ async def show_version(name: ModelName, version: ModelVersion, service: ServiceH
     response_model=SampleSet,
     responses=problems(*MODEL_PROBLEMS, ProblemKind.NO_SAMPLES),
 )
-async def show_samples(model: ModelHere, service: ServiceHere) -> Response:
+async def show_samples(model: ModelDep, service: ServiceDep) -> Response:
     """They are shown and nothing else: nothing that is certified depends on them."""
     samples = samples_of(service.registry, model)
     if samples is None:

@@ -7,7 +7,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse, Response
 
 from service.api.bodies import reply
-from service.api.context import ServiceHere
+from service.api.context import ServiceDep
 from service.api.openapi import problems
 from service.api.schemas.models_and_jobs import Health, Readiness
 from service.problems import TYPE_PREFIX, Problem, ProblemKind
@@ -31,7 +31,7 @@ async def health() -> Response:
     response_model=Readiness,
     responses=problems(ProblemKind.NOT_READY),
 )
-async def readiness(service: ServiceHere) -> Response:
+async def readiness(service: ServiceDep) -> Response:
     """200 while models are served, work is taken, jobs can be kept and none said stop; else 503, and why.
 
     After a start, first once every file that was there is served or refused, or after 20 s.
@@ -67,11 +67,11 @@ async def readiness(service: ServiceHere) -> Response:
     response_class=PlainTextResponse,
     responses=problems(),
 )
-async def metrics(service: ServiceHere) -> Response:
+async def metrics(service: ServiceDep) -> Response:
     """Of all processes of the service together; margins and radii without those asked to tighten."""
     registry, shared = service.registry, service.shared_metrics
     known = model_facts(registry) + job_facts(await service.jobs.count(DATABASE_SECONDS))
-    text = exposition(shared.metrics.described(), shared.total(), known)
+    text = exposition(shared.metrics.descriptions(), shared.total(), known)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.api.bodies import headers_of, lease_of, read_body, until_gone
-from service.api.context import ModelHere, ServiceHere, model_route
+from service.api.context import ModelDep, ServiceDep, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, array_request, json_request, problems
 from service.auth.admission import CALLER
 from service.components import Service
@@ -37,7 +37,7 @@ router = APIRouter(tags=["predict"])
     ),
     openapi_extra=array_request(json_request(PredictRequest, PREDICT_EXAMPLES), v1.NPY_TYPE, PredictOptions),
 )
-async def predict(request: Request, model: ModelHere, service: ServiceHere) -> Response:
+async def predict(request: Request, model: ModelDep, service: ServiceDep) -> Response:
     """No change of the input within `certified_radius`, measured in the norm given, changes the label."""
     return await respond(request, service, model, v1.CODEC)
 

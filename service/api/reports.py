@@ -12,7 +12,7 @@ from fastapi import APIRouter, Path
 from starlette.responses import Response
 
 from lipmodel.errors import MissingExtraError
-from service.api.context import ServiceHere
+from service.api.context import ServiceDep
 from service.api.job_routes import PATHS, JobId, find
 from service.api.openapi import problems
 from service.problems import Problem, ProblemKind
@@ -70,7 +70,7 @@ def add_route(kind: str) -> None:
         | {200: {"description": "The file", "content": {media: {} for media in types.values()}}},
     )
     async def show_report(
-        service: ServiceHere,
+        service: ServiceDep,
         job_id: JobId,
         file: str = one_of,
     ) -> Response:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from lipmodel import __version__
 from service.api.bodies import headers_of, read_body, reply
-from service.api.context import ModelHere, ModelName, ServiceHere, model_route
+from service.api.context import ModelDep, ModelName, ServiceDep, model_route
 from service.api.model_admin import Allowed
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
 from service.api.operations import readiness
@@ -55,7 +55,7 @@ async def live() -> Response:
     response_model=Readiness,
     responses=problems(ProblemKind.NOT_READY),
 )
-async def ready(service: ServiceHere) -> Response:
+async def ready(service: ServiceDep) -> Response:
     """Same as /readyz."""
     return await readiness(service)
 
@@ -69,7 +69,7 @@ async def ready(service: ServiceHere) -> Response:
     response_model=ModelMetadata,
     responses=problems(*MODEL_PROBLEMS),
 )
-async def model_metadata(model: ModelHere, service: ServiceHere) -> Response:
+async def model_metadata(model: ModelDep, service: ServiceDep) -> Response:
     """Inputs and outputs of a model; for the outputs that only some requests have see the route infer."""
     graph = model.predictor.file.graph
     classes = [] if graph.output_shape == (1,) else [len(model.predictor.class_names)]
@@ -100,7 +100,7 @@ async def model_metadata(model: ModelHere, service: ServiceHere) -> Response:
     response_model=ModelReady,
     responses=problems(*MODEL_PROBLEMS),
 )
-async def model_ready(model: ModelHere) -> Response:
+async def model_ready(model: ModelDep) -> Response:
     """200 if the model is served."""
     return reply(ModelReady(name=model.name))
 
@@ -112,7 +112,7 @@ async def model_ready(model: ModelHere) -> Response:
     responses=problems(ProblemKind.NOT_JSON, ProblemKind.INVALID_INPUT, ProblemKind.BODY_TOO_LARGE),
     openapi_extra=json_request(IndexRequest, {"all": {}}),
 )
-async def index(request: Request, service: ServiceHere) -> Response:
+async def index(request: Request, service: ServiceDep) -> Response:
     """Refused versions have the reason."""
     asked = await _optional(request, service.settings.max_body_bytes, IndexRequest)
     entries = [entry for versions in service.registry.models.values() for entry in _entries(versions)]

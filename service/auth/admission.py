@@ -7,10 +7,10 @@ from itertools import chain
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.auth.authenticator import Access, Caller, unauthenticated
-from service.auth.origins import Origins
-from service.auth.rate_limits import Limits
-from service.auth.scopes import Needed, needed
+from service.auth.authenticator import Authenticator, Caller, unauthenticated
+from service.auth.origins import AllowedHosts
+from service.auth.rate_limits import RateLimits
+from service.auth.scopes import RequiredScopes, required_scopes
 from service.problems import Problem, ProblemKind
 from service.wire import HEADERS, Header, Headers
 
@@ -26,14 +26,16 @@ class Admission:
             limits.
 
     Args:
-        access: verifies credentials.
+        authenticator: verifies credentials.
         origins: accepted ``Host`` and ``Origin`` headers where no credentials are required.
         limits: per caller.
         max_header_bytes: limit on the names and values of one request's headers together.
     """
 
-    def __init__(self, access: Access, origins: Origins, limits: Limits, max_header_bytes: int) -> None:
-        self._access, self._origins, self._max_header_bytes = access, origins, max_header_bytes
+    def __init__(
+        self, authenticator: Authenticator, origins: AllowedHosts, limits: RateLimits, max_header_bytes: int
+    ) -> None:
+        self._authenticator, self._origins, self._max_header_bytes = authenticator, origins, max_header_bytes
         self.limits = limits if limits.any else None
 
     async def admit(self, scope: Scope) -> str | None:
@@ -56,17 +58,21 @@ class Admission:
         Raises:
             Problem: 401 or 403.
         """
-        scopes = needed(scope["method"], scope["path"])
+        scopes = required_scopes(scope["method"], scope["path"])
         if scopes is None:
             return None
         caller = None
-        if self._access.required:
+        if self._authenticator.required:
             credential = _credential(scope["headers"])
-            caller = self._access.known(credential) or await self._access.identify(credential)
+            caller = self._authenticator.known(credential) or await self._authenticator.identify(credential)
         return self._admit(caller, scopes, scope["method"], scope[HEADERS], scope.get("client"))
 
     def try_admit(
-        self, scopes: Needed, raw: Collection[Header], headers: Headers, client: tuple[str, int] | None
+        self,
+        scopes: RequiredScopes,
+        raw: Collection[Header],
+        headers: Headers,
+        client: tuple[str, int] | None,
     ) -> str | None:
         """Return the identity of the caller of a POST request, counted as by :meth:`admit`.
 
@@ -82,8 +88,8 @@ class Admission:
         """
         try:
             self._check_size(raw)
-            required = self._access.required
-            caller = self._access.known(_credential(raw)) if required else None
+            required = self._authenticator.required
+            caller = self._authenticator.known(_credential(raw)) if required else None
             if caller is None and (required or self.limits is not None):
                 return None
             identity = self._admit(caller, scopes, "POST", headers, client)
@@ -101,7 +107,7 @@ class Admission:
     def _admit(
         self,
         caller: Caller | None,
-        scopes: Needed,
+        scopes: RequiredScopes,
         method: str,
         headers: Headers,
         client: tuple[str, int] | None,
@@ -162,7 +168,7 @@ def _credential(headers: Collection[Header]) -> bytes:
     return values[0][7:]
 
 
-def _insufficient_scope(scopes: Needed) -> Problem:
+def _insufficient_scope(scopes: RequiredScopes) -> Problem:
     wanted = " or ".join(f"'{scope}'" for scope in sorted(scopes))
     challenge = f'Bearer realm="lipserve", error="insufficient_scope", scope="{" ".join(sorted(scopes))}"'
     detail = f"this request requires the scope {wanted}, which the credential lacks"

@@ -22,7 +22,7 @@ from service.database.connect import StoreError
 from service.problems import Problem, ProblemKind
 
 if TYPE_CHECKING:  # cryptography takes memory that a service without tokens need not pay
-    from service.auth.tokens import Tokens
+    from service.auth.tokens import TokenVerifier
 
 REFRESH_SECONDS = 1.0
 TOKEN_SECONDS = 60.0
@@ -48,7 +48,7 @@ class Caller:
     expires: float = math.inf
 
 
-class Access:
+class Authenticator:
     """Verifier of credentials, one for each process.
 
     Args:
@@ -59,7 +59,7 @@ class Access:
         StoreError: the keys cannot be read.
     """
 
-    def __init__(self, store: KeyStore, tokens: Tokens | None = None) -> None:
+    def __init__(self, store: KeyStore, tokens: TokenVerifier | None = None) -> None:
         self._store, self._tokens = store, tokens
         self._keys: Mapping[str, ApiKey] = {}
         self._verified: dict[bytes, Caller] = {}

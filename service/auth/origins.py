@@ -16,7 +16,7 @@ REMEMBERED = 1024
 ADVICE = "the setting allowed_hosts lists further names"
 
 
-class Origins:
+class AllowedHosts:
     """Host names accepted in requests without a credential.
 
     Args:

@@ -1,4 +1,4 @@
-"""Limits for each caller: requests per second, and requests in flight."""
+"""RateLimits for each caller: requests per second, and requests in flight."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_CALLERS = 10_000
 """Maximum buckets kept; beyond that, full buckets are discarded."""
 
 
-class Limits:
+class RateLimits:
     """Token buckets, one for each caller and filled at a steady rate, and counts of requests in flight.
 
     The capacity of a bucket is the inflow of one second, or one request if that is less. Each process has its

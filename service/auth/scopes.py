@@ -16,17 +16,17 @@ class Scope(StrEnum):
     ADMIN = "admin"
 
 
-Needed = frozenset[Scope]
+RequiredScopes = frozenset[Scope]
 """Scopes of which a request needs one; ``admin`` always suffices."""
 
-PUBLIC: Needed | None = None
-PREDICT: Needed = frozenset({Scope.PREDICT})
-AUDIT: Needed = frozenset({Scope.AUDIT})
-EITHER: Needed = PREDICT | AUDIT
-METRICS: Needed = frozenset({Scope.METRICS})
-ADMIN: Needed = frozenset({Scope.ADMIN})
+PUBLIC: RequiredScopes | None = None
+PREDICT: RequiredScopes = frozenset({Scope.PREDICT})
+AUDIT: RequiredScopes = frozenset({Scope.AUDIT})
+EITHER: RequiredScopes = PREDICT | AUDIT
+METRICS: RequiredScopes = frozenset({Scope.METRICS})
+ADMIN: RequiredScopes = frozenset({Scope.ADMIN})
 
-ROUTES: Mapping[tuple[str, str], Needed | None] = {
+ROUTES: Mapping[tuple[str, str], RequiredScopes | None] = {
     ("GET", "/healthz"): PUBLIC,
     ("GET", "/readyz"): PUBLIC,
     ("GET", "/v2/health/live"): PUBLIC,
@@ -91,10 +91,10 @@ _PATTERNS = [
 LONGEST_PATH = 1024
 """Maximum length of a cached path: paths are chosen by callers."""
 _REMEMBERED = 4096
-_known: dict[tuple[str, str], Needed | None] = {}
+_known: dict[tuple[str, str], RequiredScopes | None] = {}
 
 
-def needed(method: str, path: str) -> Needed | None:
+def required_scopes(method: str, path: str) -> RequiredScopes | None:
     """Return the scopes of which a request needs one; None if the request needs no credential.
 
     HEAD requires the same scopes as GET.

@@ -1,4 +1,4 @@
-"""Tokens of callers: JWTs signed by an identity provider, verified with its published keys."""
+"""TokenVerifier of callers: JWTs signed by an identity provider, verified with its published keys."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TokenError(Exception):
     """A token is not accepted; the message gives the reason."""
 
 
-class Tokens:
+class TokenVerifier:
     """Verifier of the tokens of one issuer.
 
     Args:

@@ -24,7 +24,7 @@ def refuse_exposure(service: Service, sock: socket.socket) -> None:
         UnauthenticatedExposureError: neither is the case.
     """
     address = sock.getsockname()[0]
-    allowed = service.access.required or service.settings.no_auth
+    allowed = service.authenticator.required or service.settings.no_auth
     if not (allowed or ipaddress.ip_address(address).is_loopback):
         raise UnauthenticatedExposureError(
             f"{address} is reachable from other machines, and no authentication is configured: create a key "

@@ -51,7 +51,7 @@ class Engine:
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self.served, self._metrics = metrics.served, metrics
+        self._metrics = metrics
         self._tighten_seconds, queued = settings.tighten_seconds, settings.max_connections
         self._pool = FairPool("predict", os.cpu_count() or 1, queued=queued, queued_per_caller=queued)
         self.slow = FairPool(
@@ -87,7 +87,7 @@ class Engine:
         if tighten or is_long(model, inputs):
             batch = await self._in_thread(model, inputs, norm, caller, tighten)
             if not tighten:
-                self.served.of(model, norm).add(batch.predictions.radii)
+                self._metrics.served_radii.of(model, norm).add(batch.predictions.radii)
             return Part(batch, 0, len(inputs))
         await self._prepare(model, norm, caller)
         return await self._batchers[model][norm].submit(inputs)
@@ -129,7 +129,7 @@ class Engine:
         if not model.predictor.rule(norm).ready:  # for thousands of scores that takes seconds
             await self.run(caller, lambda: model.predictor.prepare(norm))
         # Neither refers to the model itself, which would then never be freed.
-        predictor, served = model.predictor, self.served.of(model, norm)
+        predictor, served = model.predictor, self._metrics.served_radii.of(model, norm)
 
         def run(inputs: Array) -> Batch:
             batch = Batch(predictor.answer(inputs, norm), predictor.claims.far_outside(inputs))

@@ -138,7 +138,7 @@ class PredictionPipeline:
         labels, abstained = part.labels, judgement.abstained
         if abstained is not None:
             labels = np.where(abstained, WITHHELD, labels)
-            self.metrics.served.abstentions[model.name] += int(abstained.sum())
+            self.metrics.served_radii.abstentions[model.name] += int(abstained.sum())
         return Answers(question, part, labels, judgement.certified, self._warnings(model, part))
 
     def _warnings(self, model: Model, part: Part) -> list[InputWarning]:

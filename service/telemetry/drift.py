@@ -86,7 +86,7 @@ class Distribution:
         return float(self._times[: self._count].min()) if self._count else None
 
 
-class Served:
+class ServedRadii:
     """Distributions of a process by model, version and norm. Used on the event loop alone.
 
     Attributes:

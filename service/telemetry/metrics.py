@@ -21,7 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from service.telemetry.drift import EDGES, Distribution, Served
+from service.telemetry.drift import EDGES, Distribution, ServedRadii
 
 SECONDS = tuple(float(f"{digit}e{power}") for power in range(-5, 2) for digit in (1, 2.5, 5))
 ROWS = tuple(float(2**power) for power in range(15))
@@ -75,7 +75,7 @@ Child = TypeVar("Child", Value, Histogram)
 
 
 @dataclass(frozen=True)
-class Described:
+class FamilyDescription:
     """Description of a metric family.
 
     Attributes:
@@ -111,15 +111,15 @@ class Described:
 class Family(Generic[Child]):
     """A metric family: children by the values of their labels."""
 
-    def __init__(self, child: type[Child], described: Described) -> None:
-        self.described = described
+    def __init__(self, child: type[Child], description: FamilyDescription) -> None:
+        self.description = description
         self._child: type[Child] = child
         self._children: dict[Labels, Child] = {}
 
     def of(self, *labels: str) -> Child:
         """Return the child with the label values, which frequent users should keep."""
         if labels not in self._children:
-            self._children[labels] = self._child(self.described.edges)
+            self._children[labels] = self._child(self.description.edges)
         return self._children[labels]
 
     def snapshot(self) -> dict[Labels, Numbers]:
@@ -128,23 +128,23 @@ class Family(Generic[Child]):
 
 
 def _counter(name: str, text: str, *labels: str) -> Family[Value]:
-    return Family(Value, Described("counter", f"lipserve_{name}", text, labels))
+    return Family(Value, FamilyDescription("counter", f"lipserve_{name}", text, labels))
 
 
 def _gauge(name: str, text: str) -> Family[Value]:
-    return Family(Value, Described("gauge", f"lipserve_{name}", text))
+    return Family(Value, FamilyDescription("gauge", f"lipserve_{name}", text))
 
 
 def _histogram(name: str, text: str, edges: Sequence[float], *labels: str) -> Family[Histogram]:
-    return Family(Histogram, Described("histogram", f"lipserve_{name}", text, labels, edges))
+    return Family(Histogram, FamilyDescription("histogram", f"lipserve_{name}", text, labels, edges))
 
 
 LABELS = ("model", "version", "norm", "class")
-MARGIN = Described("histogram", "lipserve_margin", "Margin of predictions.", LABELS, RADII)
-ABSTENTIONS = Described(
+MARGIN = FamilyDescription("histogram", "lipserve_margin", "Margin of predictions.", LABELS, RADII)
+ABSTENTIONS = FamilyDescription(
     "counter", "lipserve_abstentions", "Labels withheld by the model's policy.", ("model",)
 )
-RADIUS = Described(
+RADIUS = FamilyDescription(
     "histogram",
     "lipserve_certified_radius",
     "Certified radius of predictions, plain tier; 0 certifies nothing.",
@@ -167,11 +167,11 @@ class Metrics:
         inputs_outside_box: inputs far outside the input box named in the model's file, by model.
         in_flight: requests in flight at present.
         draining: 1 once the process is stopping.
-        served: distributions of margins and radii, and abstentions.
+        served_radii: distributions of margins and radii, and abstentions.
     """
 
-    def __init__(self, served: Served) -> None:
-        self.served = served
+    def __init__(self) -> None:
+        self.served_radii = ServedRadii()
         self.requests = _counter("requests", "Requests answered.", "route", "method", "status")
         self.request_seconds = _histogram(
             "request_seconds", "Time from the request to the end of the response.", SECONDS, "route"
@@ -204,18 +204,18 @@ class Metrics:
         """Return every family except those of served distributions."""
         return (family for family in vars(self).values() if isinstance(family, Family))
 
-    def described(self) -> list[Described]:
+    def descriptions(self) -> list[FamilyDescription]:
         """Return the descriptions of all families."""
-        return [*(family.described for family in self.families()), MARGIN, RADIUS, ABSTENTIONS]
+        return [*(family.description for family in self.families()), MARGIN, RADIUS, ABSTENTIONS]
 
     def snapshot(self) -> Snapshot:
         """Return all numbers at present."""
         self._cpu.of().value = time.process_time()
         self._resident.of().value = float(_resident_bytes())
-        found = {family.described.name: family.snapshot() for family in self.families()}
-        found[ABSTENTIONS.name] = {(name,): [float(n)] for name, n in self.served.abstentions.items()}
+        found = {family.description.name: family.snapshot() for family in self.families()}
+        found[ABSTENTIONS.name] = {(name,): [float(n)] for name, n in self.served_radii.abstentions.items()}
         found[MARGIN.name], found[RADIUS.name] = {}, {}
-        for distribution in self.served:
+        for distribution in self.served_radii:
             found[MARGIN.name] |= _by_class(distribution, margins=True)
             found[RADIUS.name] |= _by_class(distribution, margins=False)
         return found
@@ -263,14 +263,16 @@ class _Shown(Collector):
         return self._metrics
 
 
-def exposition(described: Iterable[Described], snapshot: Snapshot, facts: Iterable[Metric] = ()) -> bytes:
+def exposition(
+    descriptions: Iterable[FamilyDescription], snapshot: Snapshot, facts: Iterable[Metric] = ()
+) -> bytes:
     """Return the text of ``/metrics``.
 
     Args:
-        described: families, in the order shown.
+        descriptions: families, in the order shown.
         snapshot: numbers of the families.
         facts: metrics of state, see :mod:`service.telemetry.info_metrics`.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Shown([*(d.metric(snapshot.get(d.name, {})) for d in described), *facts]))
+    registry.register(_Shown([*(d.metric(snapshot.get(d.name, {})) for d in descriptions), *facts]))
     return generate_latest(registry)

@@ -32,7 +32,7 @@ class SharedMetrics:
     def __init__(self, metrics: Metrics, folder: Path | None, worker: int) -> None:
         self.metrics, self._folder = metrics, folder
         self._name = f"{worker}.json"
-        self._gauges = {d.name for d in metrics.described() if d.kind == "gauge"}
+        self._gauges = {d.name for d in metrics.descriptions() if d.kind == "gauge"}
         self._base: Snapshot = {}
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)

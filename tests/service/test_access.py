@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from service.auth.api_keys import KeyStore
-from service.auth.scopes import ADMIN, PUBLIC, ROUTES, Scope, needed
+from service.auth.scopes import ADMIN, PUBLIC, ROUTES, Scope, required_scopes
 from service.inference.pipeline import PredictionPipeline
 from tests.service.conftest import (
     COMMAND,
@@ -84,23 +84,23 @@ def test_every_route_has_an_entry_and_every_entry_a_use(client):
 
 
 def test_routes_are_told_apart():
-    assert needed("GET", "/healthz") is PUBLIC
-    assert needed("HEAD", "/healthz") is PUBLIC
-    assert needed("POST", PREDICT) == {Scope.PREDICT}
-    assert needed("POST", "/v1/models/a%2Fb/predict") == {Scope.PREDICT}
+    assert required_scopes("GET", "/healthz") is PUBLIC
+    assert required_scopes("HEAD", "/healthz") is PUBLIC
+    assert required_scopes("POST", PREDICT) == {Scope.PREDICT}
+    assert required_scopes("POST", "/v1/models/a%2Fb/predict") == {Scope.PREDICT}
     for method, path in [
         ("DELETE", "/healthz"), ("GET", PREDICT), ("POST", "/v1/models/a/b/predict"), ("GET", "/healthz\n"),
         ("GET", "/healthz/"), ("GET", "//healthz"), ("POST", "/v1/models//predict"), ("POST", PREDICT + "/"),
         ("PUT", "/v1/models/x"), ("GET", ""), ("GET", "/V1/models"), ("get", "/healthz"),
     ]:  # fmt: skip
-        assert needed(method, path) == ADMIN, (method, path)
+        assert required_scopes(method, path) == ADMIN, (method, path)
 
 
 def test_what_is_remembered_of_paths_is_bounded():
     for index in range(10_000):
-        assert needed("GET", f"/v1/audits/{index}") == {Scope.AUDIT}
+        assert required_scopes("GET", f"/v1/audits/{index}") == {Scope.AUDIT}
     long = f"/v1/audits/{'a' * 2000}"
-    assert needed("GET", long) == {Scope.AUDIT}
+    assert required_scopes("GET", long) == {Scope.AUDIT}
     from service.auth.scopes import _known
 
     assert len(_known) <= 4096

@@ -10,7 +10,6 @@ import pytest
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm
 from service.inference.batcher import Batch, Batcher
-from service.telemetry.drift import Served
 from service.telemetry.metrics import Metrics
 from tests.networks import groupsort_net, to_file
 
@@ -24,7 +23,7 @@ def batcher(most_rows=64):
         sizes.append(len(inputs))
         return Batch(PREDICTOR.answer(inputs, Norm.TWO))
 
-    return Batcher(run, most_rows, Metrics(Served())), sizes
+    return Batcher(run, most_rows, Metrics()), sizes
 
 
 def test_each_request_gets_its_own_answers():
@@ -100,7 +99,7 @@ def test_a_failure_reaches_every_request_of_the_batch():
         raise RuntimeError("no")
 
     async def ask():
-        together = Batcher(run, 64, Metrics(Served()))
+        together = Batcher(run, 64, Metrics())
         return await asyncio.gather(
             *(together.submit(np.zeros((1, 4))) for _ in range(3)), return_exceptions=True
         )

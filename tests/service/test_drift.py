@@ -15,7 +15,7 @@ from service.models.policy import Policy
 from service.models.registry import Model
 from service.models.settings import ModelSettings
 from service.problems import ProblemKind
-from service.telemetry.drift import KEPT, Distribution, Served, kolmogorov_smirnov, share_below
+from service.telemetry.drift import KEPT, Distribution, ServedRadii, kolmogorov_smirnov, share_below
 from tests.service.conftest import digits, two_moons
 from tests.service.test_bad_input import check
 
@@ -150,7 +150,7 @@ def test_the_latest_are_kept():
 
 
 def test_another_file_under_the_name_begins_anew():
-    served = Served()
+    served = ServedRadii()
     for content in (two_moons(), digits()):
         model = model_of(CertifiedPredictor(content))
         distribution = served.of(model, Norm.TWO)
@@ -162,7 +162,7 @@ def test_another_file_under_the_name_begins_anew():
 
 
 def test_versions_are_told_apart_and_kept_no_longer_than_their_models():
-    served = Served()
+    served = ServedRadii()
     first, second = (model_of(CertifiedPredictor(two_moons()), version) for version in "12")
     distribution = served.of(first, Norm.TWO)
     assert served.of(second, Norm.TWO) is not distribution

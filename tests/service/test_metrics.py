@@ -9,7 +9,6 @@ from lipmodel.norms import Norm
 from service.models.policy import Policy
 from service.models.registry import Model
 from service.models.settings import ModelSettings
-from service.telemetry.drift import Served
 from service.telemetry.metrics import Histogram, Metrics, exposition, total
 from service.telemetry.multiprocess import STALE_SECONDS, SharedMetrics
 from tests.service.conftest import two_moons
@@ -17,7 +16,7 @@ from tests.service.conftest import two_moons
 
 @pytest.fixture
 def metrics():
-    return [Metrics(Served()) for _ in range(3)]
+    return [Metrics() for _ in range(3)]
 
 
 def requests(shared):
@@ -91,9 +90,9 @@ def test_distributions_are_summed_like_counts(metrics, tmp_path):
     radii = predictor.predict([[0.5, 0.25]] * 3, Norm.TWO).radii
     shared = [SharedMetrics(m, tmp_path, i) for i, m in enumerate(metrics[:2])]
     for one, m in zip(shared, metrics, strict=False):
-        m.served.of(model, Norm.TWO).add(radii)
+        m.served_radii.of(model, Norm.TWO).add(radii)
         one.write()
-    text = exposition(metrics[0].described(), shared[0].total()).decode()
+    text = exposition(metrics[0].descriptions(), shared[0].total()).decode()
     label = predictor.class_names[radii.label[0]]
     assert f'lipserve_margin_count{{class="{label}",model="m",norm="2",version="1"}} 6.0' in text
 

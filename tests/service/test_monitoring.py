@@ -8,9 +8,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.jobs.store import State
-from service.telemetry.drift import Served
 from service.telemetry.info_metrics import job_facts
-from service.telemetry.metrics import Described, Metrics
+from service.telemetry.metrics import FamilyDescription, Metrics
 
 yaml = pytest.importorskip("yaml", reason="pip install PyYAML")
 ROOT = Path(__file__).parents[2]
@@ -34,13 +33,13 @@ def exposed(client):
     for family in text_string_to_metric_families(client.get("/metrics").text):
         for sample in family.samples:
             found.setdefault(sample.name, set()).update(sample.labels)
-    for described in Metrics(Served()).described():
+    for described in Metrics().descriptions():
         found |= {name: {*described.labels, "le"} for name in names(described)}
     assert {metric.name for metric in job_facts(dict.fromkeys(State, 0))} <= set(found)
     return found
 
 
-def names(described: Described):
+def names(described: FamilyDescription):
     if described.kind == "histogram":
         return [f"{described.name}_{end}" for end in ("bucket", "sum", "count")]
     return [described.name + ("_total" if described.kind == "counter" else "")]
