@@ -52,7 +52,7 @@ from lipmodel.training.export.onnx_export import to_graph
 from lipmodel.training.heads import ORDER, LinearHead, PrototypeHead
 from lipmodel.training.layers import ConstrainedDense, keep_constraints
 from lipmodel.training.losses import CertifiedRadiusHinge
-from lipmodel.training.optimizer import RETRACTED_EVERY, minimise
+from lipmodel.training.optimizer import PROJECTED_EVERY, minimise
 from lipmodel.training.recipes import load_recipe
 from lipmodel.training.schedule import Schedule
 
@@ -133,11 +133,11 @@ BY_ROWS = ("ours, rows", "monotonicnetworks")  # features measured in linf, rows
 
 
 @write.register
-def _(module: nn.Linear, tape):
+def _(module: nn.Linear, builder):
     """A peer's layer, its weight as the forward pass has it (all of them derive from torch's)."""
     plain = ConstrainedDense(*module.weight.T.shape, AsItIs())
     plain.weight.data, plain.bias.data = module.weight.detach().clone(), module.bias.detach().clone()
-    write(plain, tape)
+    write(plain, builder)
 
 
 class AsItIs(Stiefel):
@@ -156,7 +156,7 @@ def stepper(make, x, y):
     torch.manual_seed(0)
     network = make(256)
     optimiser = torch.optim.Adam(network.parameters(), lr=RATE)
-    keep_constraints(optimiser, network, every=RETRACTED_EVERY)
+    keep_constraints(optimiser, network, every=PROJECTED_EVERY)
     objective = objective_of(network, lambda network, x, y: cross_entropy(network(x) / 0.1, y))
 
     def seconds():

@@ -1,4 +1,4 @@
-"""How long work tells how far it is: a function of the share done, from 0 to 1."""
+"""Progress reports of long work: callbacks that receive the share done, from 0 to 1."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ Progress = Callable[[float], None]
 
 
 def silent(share: float) -> None:
-    """Tells nobody."""
+    """Discard progress reports."""
 
 
 def part(progress: Progress, start: float, end: float) -> Progress:
-    """What a part of the work tells, as its share of the whole."""
+    """Return the progress callback of a part of the work, from ``start`` to ``end`` of the whole."""
     return lambda share: progress(start + (end - start) * share)

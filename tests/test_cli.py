@@ -228,8 +228,8 @@ def test_train_on_data_of_your_own(tmp_path):
     for part in (
         "data mine.csv: 60 inputs of 2 numbers",
         "rows 45 to train on, 15 (25%) held out",
-        "classes 3, with their rows to train on: 0 (15), 1 (15), 2 (15)",
-        "scaling inside the network, each column less its mean is divided by a power of two",
+        "classes 3, with their numbers of training rows: 0 (15), 1 (15), 2 (15)",
+        "scaling inside the network, each column is centred and divided by about its standard deviation",
         "units radii and epsilons are in the units of the inputs: as in the file",
         "columns width, height",
     ):
@@ -261,7 +261,7 @@ def test_training_replaces_no_file_unasked(tmp_path, end):
     path.write_bytes(b"somebody's")
     refused = run("train", "two-moons", "--out", tmp_path, "--epochs", 1, status=2)
     told = " ".join(refused.output.split())
-    assert f"two-moons.{end} is there already: give --force to replace it, or another --name" in told
+    assert f"two-moons.{end} exists; replace it with --force, or choose another --name" in told
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert path.read_bytes() == b"somebody's"
 
@@ -280,13 +280,16 @@ def test_training_replaces_all_that_belongs_to_a_model(tmp_path):
     [
         (["--set", "training.epoch=3"], "did you mean 'training.epochs'"),
         (["--set", "training.epochs"], "KEY=VALUE is accepted"),
-        (["--set", "training.batch_size=100000"], "is more than the 3000 rows there are to train on"),
-        (["--data-dir", ".", "--data", "x.csv"], "give it or --data, not both"),
+        (
+            ["--set", "training.batch_size=100000"],
+            "is larger than the number of training rows; at most 3000 is accepted",
+        ),
+        (["--data-dir", ".", "--data", "x.csv"], "give --data-dir or --data, not both"),
         (["--data", "gone.csv"], "gone.csv not found"),
         (["--name", "a/b"], "'a/b' cannot name files"),
         (["--name", ""], "cannot name files"),
         (["--resume"], "to resume from; train without --resume"),
-        (["--lipschitz", "nan"], "Lipschitz constant of nan"),
+        (["--lipschitz", "nan"], "lipschitz = nan"),
         (["--set", "loss.name=emma", "--set", "training.threads=0"], "training.threads = 0"),
     ],
 )

@@ -71,24 +71,24 @@ def train(
     cifar-10, adult, spambase) or a .toml file of the same form.
     """
     try:
-        from lipmodel.training.distributed import gather
+        from lipmodel.training.distributed import launch
         from lipmodel.training.logs import tensorboard
         from lipmodel.training.loop import Control, Status
         from lipmodel.training.progress import training_bar
         from lipmodel.training.recipes import parse_settings
-        from lipmodel.training.signals import asking_for_an_end
+        from lipmodel.training.signals import stop_on_signals
         from lipmodel.training.train import carry_out, follow, plan
     except ImportError as error:
         raise MissingExtraError("training", "train") from error
 
     given = overrides | {"settings": parse_settings(settings)}
     planned = plan(recipe, overrides=given, data_dir=data_dir, data=data, name=name)
-    team = gather(device, processes)
-    if team.rank > 0:
+    group = launch(device, processes)
+    if group.rank > 0:
         with suppress(LipcertError):  # the first process tells of it
-            follow(planned, out, team, control=Control(stop=asking_for_an_end), resume=resume, force=force)
+            follow(planned, out, group, control=Control(stop=stop_on_signals), resume=resume, force=force)
         return
-    for topic, line in planned.account.items():
+    for topic, line in planned.summary.items():
         err.print(f"{topic:<11}{line}", markup=False, soft_wrap=True)
     largest = max(planned.recipe.epsilons, default=0.0)
     what = f"training {planned.recipe.name}"
@@ -98,11 +98,11 @@ def train(
             show(status)
             log(status)
 
-        control = Control(watch=watch, stop=asking_for_an_end)
+        control = Control(watch=watch, stop=stop_on_signals)
         if samples is None:
             samples = SHOWN if data is None else 0
         trained = carry_out(
-            planned, out, control=control, resume=resume, team=team, samples=samples, force=force
+            planned, out, control=control, resume=resume, group=group, samples=samples, force=force
         )
     record = trained.record()
     if as_json:

@@ -1,4 +1,4 @@
-"""The average of the weights over the last steps of a training, brought back into their sets."""
+"""Averaged weights over the last steps of a training, projected back onto their constraints."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_m
 from lipmodel.training.layers import project_
 from lipmodel.training.schedule import Schedule
 
-PROJECTIONS = 12  # steps of a projection that converges: Newton–Schulz takes 0.3 to 1 in seven
+PROJECTIONS = 12  # steps of the projection, which converges: Newton–Schulz takes 0.3 to 1 in seven
 
 
 class Average:
-    """A running average of a network's weights, over the share of the steps that a schedule names.
+    """A running average of a network's weights, over the last ``averaging_share`` of the steps.
 
     Args:
-        network: whose weights are averaged.
-        schedule: how.
-        total: steps of the training.
+        network: the network to average.
+        schedule: the averaging method, its share of the steps, and its decay.
+        total: number of steps of the training.
     """
 
     def __init__(self, network: nn.Module, schedule: Schedule, total: int) -> None:
@@ -35,16 +35,16 @@ class Average:
 
     @property
     def begun(self) -> bool:
-        """Whether there is an average yet."""
+        """True once a step has been averaged."""
         return int(self._averaged.n_averaged) > 0
 
     def update(self, network: nn.Module, step: int) -> None:
-        """Takes the weights after that step in, if it is one of the last."""
+        """Add the weights after ``step`` to the average, if the step is in the averaged share."""
         if self._used and step > self._first:
             self._averaged.update_parameters(network)
 
     def network(self) -> nn.Sequential:
-        """A network with the averaged weights, in their sets."""
+        """Return a network with the averaged weights, projected onto their constraints."""
         network = copy.deepcopy(self._averaged.module)
         assert isinstance(network, nn.Sequential)
         for _ in range(PROJECTIONS):
@@ -52,10 +52,10 @@ class Average:
         return network
 
     def state(self) -> dict[str, Any]:
-        """The average, as tensors."""
+        """Return the state of the average, for a checkpoint."""
         return dict(self._averaged.state_dict()) if self._used else {}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Takes a state back."""
+        """Restore a state returned by :meth:`state`."""
         if self._used:
             self._averaged.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""The state of an unfinished training on disk, so that it can go on as if nothing had happened."""
+"""Checkpoints: the state of an unfinished training on disk, from which it resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import torch
 from lipmodel.errors import TrainingError
 from lipmodel.files import write_whole
 
-INTERVAL = 30.0  # seconds between checkpoints: a fraction of a percent of the time, and little to lose
+INTERVAL = 30.0  # seconds between checkpoints: costs a fraction of a percent, and loses little
 FORMAT = 1
 
 
 class Checkpoint:
-    """One file, replaced as training goes on and removed when it is done.
+    """One checkpoint file, replaced during training and removed at the end.
 
     Args:
-        path: of the file.
-        identity: what the training is of, by name (recipe, data, …), as JSON types; a training goes on
-            only where all of it is the same.
+        path: the checkpoint file.
+        identity: recipe, digests of the data and so on, by name, as JSON types. A training resumes only
+            from a checkpoint with an equal identity.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
@@ -35,14 +35,14 @@ class Checkpoint:
 
     @property
     def due(self) -> bool:
-        """Whether the last one is old enough."""
+        """True when the last checkpoint is ``INTERVAL`` old."""
         return time.monotonic() - self._written >= INTERVAL
 
     def write(self, state: Mapping[str, Any]) -> None:
-        """Writes the state, whole or not at all.
+        """Write the state atomically.
 
         Args:
-            state: tensors, numbers, strings and containers of them.
+            state: tensors, numbers, strings, and containers of these.
         """
         buffer = io.BytesIO()
         torch.save({"format": FORMAT, "identity": json.dumps(self._identity), "state": dict(state)}, buffer)
@@ -50,13 +50,14 @@ class Checkpoint:
         self._written = time.monotonic()
 
     def read(self) -> dict[str, Any]:
-        """The state last written; nothing in the file is run.
+        """Return the state written last; no code in the file is executed.
 
         Raises:
-            TrainingError: no file, one that is damaged, or one of another training; says what differs.
+            TrainingError: the file is missing, damaged, or the checkpoint of another training; the message
+                names the first difference.
         """
         if not self.path.is_file():
-            raise TrainingError(f"there is no {self.path} to resume from; train without --resume")
+            raise TrainingError(f"there is no checkpoint {self.path} to resume from; train without --resume")
         try:
             content = torch.load(self.path, map_location="cpu", weights_only=True)
             if content["format"] != FORMAT:
@@ -73,19 +74,19 @@ class Checkpoint:
         ) as error:
             raise TrainingError(
                 f"{self.path} cannot be read as a checkpoint ({type(error).__name__}); "
-                "delete it and train anew"
+                "delete it and train again"
             ) from error
         differing = _first_difference("", theirs, self._identity)
         if differing:
             key, before, now = differing
             raise TrainingError(
-                f"{self.path} is of another training: {key} was {before} and is {now} now; resume with what "
-                "it was, or delete the file and train anew"
+                f"{self.path} belongs to another training: {key} was {before} and is now {now}; resume with "
+                "the former value, or delete the file and train again"
             )
         return state
 
     def remove(self) -> None:
-        """Deletes the file, and what a write cut short may have left beside it."""
+        """Delete the file, and any temporary file left beside it by an interrupted write."""
         for path in (self.path, *self.path.parent.glob(f".{self.path.name}.*")):
             path.unlink(missing_ok=True)
 

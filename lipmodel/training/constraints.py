@@ -1,7 +1,7 @@
-"""The sets that weights are kept in, and how: project after each step, finish exactly before export.
+"""Weight constraints: projection after each optimiser step, exact finishing before export.
 
-During training the optimiser steps freely and the weights are then brought back into their set, so
-a forward pass costs no more than that of a plain network. At the end :meth:`Constraint.finish`
+During training the optimiser steps freely and the weights are then projected onto their set, so a
+forward pass costs no more than that of an unconstrained network. At the end :meth:`Constraint.finish`
 works in float64 and returns numbers that float32 holds exactly and that satisfy the constraint in
 exact arithmetic, by the verified bounds of ``lipmodel.norms``.
 """
@@ -18,17 +18,17 @@ from torch import Tensor
 
 from lipmodel.norms import Array, Norm, bound_spectral_norm, bound_vector_norm
 
-# Left free below the radius, relative: products of several bounds are rounded upwards, and must
+# Relative slack kept below the radius: products of several bounds are rounded upwards, and must
 # not end above the product of the radii.
-FREE = 2.0**-40
+SLACK = 2.0**-40
 
 
 @dataclass(frozen=True)
 class Constraint(ABC):
-    """A set of matrices W (outputs m, inputs n).
+    """A set of matrices W, of shape (outputs m, inputs n).
 
     Attributes:
-        radius: the bound on W's operator norm that the set implies.
+        radius: the bound on the operator norm of W that the set implies.
     """
 
     radius: float = 1.0
@@ -36,43 +36,43 @@ class Constraint(ABC):
     @property
     @abstractmethod
     def norms(self) -> tuple[Norm, Norm]:
-        """Source and target of the operator norm that is at most the radius."""
+        """Source and target norm of the operator norm bounded by the radius."""
 
     @abstractmethod
     def initial(self, rows: int, columns: int, generator: torch.Generator | None) -> Tensor:
-        """A random matrix of the set, float32."""
+        """Return a random matrix of the set, float32 of shape (rows, columns)."""
 
     @abstractmethod
     def project(self, weight: Tensor) -> Tensor:
-        """The weight brought back to the set after one step of the optimiser."""
+        """Return the weight projected onto the set, after one optimiser step; shape (m, n)."""
 
     @abstractmethod
     def finish(self, weight: Array) -> Array:
-        """A nearby matrix of float32 numbers, as float64, that is in the set exactly (not nearly)."""
+        """Return a nearby matrix of float32 numbers, as float64, that is in the set exactly."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowNorm(Constraint):
-    """Each row has ‖row‖_norm <= radius, so ‖W‖_{norm*→inf} <= radius (Anil, Lucas, Grosse 2019).
+    """‖row‖_norm <= radius for each row, so ‖W‖_{norm*→inf} <= radius (Anil, Lucas, Grosse 2019).
 
     Attributes:
-        norm: of the rows: the dual of the norm that the layer's input is measured in.
+        norm: norm of the rows, the dual of the norm of the layer's input.
     """
 
     norm: Norm
 
     @property
     def norms(self) -> tuple[Norm, Norm]:
-        """See :class:`Constraint`."""
+        """The dual of the rows' norm, and linf."""
         return self.norm.dual, Norm.INF
 
     def initial(self, rows: int, columns: int, generator: torch.Generator | None) -> Tensor:
-        """Gaussian rows, long enough that their projection is sparse in l1: dense ones only average."""
+        """Return projected Gaussian rows, long enough to be sparse in l1: dense rows only average."""
         weight = torch.randn(rows, columns, generator=generator)
         return self.project(weight * self.radius)
 
     def project(self, weight: Tensor) -> Tensor:
-        """The nearest point of the set, exactly."""
+        """Return the nearest point of the set, exactly."""
         match self.norm:
             case Norm.INF:
                 return weight.clamp(-self.radius, self.radius)
@@ -83,9 +83,9 @@ class RowNorm(Constraint):
                 return project_rows_l1(weight, self.radius)
 
     def finish(self, weight: Array) -> Array:
-        """Scales down each row whose float32 rounding is too long."""
+        """Return float32 rows, each scaled down until its rounding is within the radius."""
         rows = np.array(weight, dtype=np.float64)
-        limit = self.radius * (1.0 - FREE)
+        limit = self.radius * (1.0 - SLACK)
         while True:
             rounded = rows.astype(np.float32).astype(np.float64)
             size = bound_vector_norm(rounded, self.norm, axis=1)
@@ -97,14 +97,14 @@ class RowNorm(Constraint):
 
 @dataclass(frozen=True, kw_only=True)
 class NormalisedRows(RowNorm):
-    """Each row has ‖row‖_norm = radius: the same bound, met by dividing rather than by projecting.
+    """‖row‖_norm = radius for each row: the bound of :class:`RowNorm`, met by division, not projection.
 
-    No row can shrink, so no score is slower than another (last-layer normalisation; Singla, Singla,
-    Feizi 2022). A row of zeros has no direction and stays.
+    No row can shrink, so all scores have the same Lipschitz constant (last-layer normalisation; Singla,
+    Singla, Feizi 2022). A row of zeros has no direction and is kept.
     """
 
     def project(self, weight: Tensor) -> Tensor:
-        """Each row scaled to the radius."""
+        """Return each row divided by its norm, times the radius."""
         order = {Norm.ONE: 1, Norm.TWO: 2, Norm.INF: torch.inf}[self.norm]
         size = torch.linalg.vector_norm(weight, ord=order, dim=1, keepdim=True)
         return torch.mul(weight, self.radius / size.clamp(min=torch.finfo(weight.dtype).tiny))
@@ -115,35 +115,35 @@ class _SpectralConstraint(Constraint):
 
     @property
     def norms(self) -> tuple[Norm, Norm]:
-        """See :class:`Constraint`."""
+        """L2 and l2."""
         return Norm.TWO, Norm.TWO
 
     def finish(self, weight: Array) -> Array:
-        """The nearest point in float64, by SVD, scaled down until its rounding passes."""
+        """Return the nearest point in float64, by SVD, scaled down until its rounding is in the set."""
         left, values, right = np.linalg.svd(np.asarray(weight, dtype=np.float64), full_matrices=False)
         nearest = (left * self.finished_values(values)) @ right
         return scaled_to_fit(nearest, bound_spectral_norm, self.radius)
 
     @abstractmethod
     def finished_values(self, values: Array) -> Array:
-        """The singular values of the nearest point of the set."""
+        """Return the singular values of the nearest point of the set."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralNorm(_SpectralConstraint):
-    """‖W‖_2 <= radius: no singular value above it, smaller ones as they are.
+    """‖W‖_2 <= radius: singular values above the radius are cut, smaller values are kept.
 
-    The projection costs an eigendecomposition a step, tens of milliseconds for 512 units; power
-    iteration is cheaper and misses several per cent where many singular values are nearly equal,
-    which is where training takes them. :class:`Stiefel` is cheaper still.
+    The projection costs an eigendecomposition per step, tens of milliseconds for 512 units. Power
+    iteration is cheaper but is off by several per cent when many singular values are nearly equal,
+    and training makes them so. :class:`Stiefel` is cheaper still.
     """
 
     def initial(self, rows: int, columns: int, generator: torch.Generator | None) -> Tensor:
-        """As of :class:`Stiefel`."""
+        """Return a random orthogonal matrix times the radius, as :class:`Stiefel` does."""
         return Stiefel(self.radius).initial(rows, columns, generator)
 
     def project(self, weight: Tensor) -> Tensor:
-        """The nearest point of the set: singular values cut to the radius, by those of WᵀW or WWᵀ."""
+        """Return the nearest point of the set: singular values cut to the radius, from WᵀW or WWᵀ."""
         wide = weight.shape[0] <= weight.shape[1]
         squares, vectors = torch.linalg.eigh(weight @ weight.T if wide else weight.T @ weight)
         factors = self.radius / squares.clamp(min=self.radius**2).sqrt()
@@ -151,26 +151,26 @@ class SpectralNorm(_SpectralConstraint):
         return torch.mm(cut, weight) if wide else torch.mm(weight, cut)
 
     def finished_values(self, values: Array) -> Array:
-        """Those above the radius are cut to it."""
+        """Return the singular values, cut to the radius."""
         return np.minimum(values, self.radius)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stiefel(_SpectralConstraint):
-    """W / radius has orthonormal rows, or columns where these are fewer: all singular values are 1."""
+    """W / radius with orthonormal rows, or columns if there are fewer columns: all singular values are 1."""
 
     def initial(self, rows: int, columns: int, generator: torch.Generator | None) -> Tensor:
-        """Uniformly distributed: Q of a Gaussian matrix, with the signs of R's diagonal (Mezzadri 2007)."""
+        """Return a uniform sample: Q of a Gaussian matrix, with the signs of R's diagonal (Mezzadri 2007)."""
         shape = (max(rows, columns), min(rows, columns))
         q, r = torch.linalg.qr(torch.randn(*shape, generator=generator, dtype=torch.float64))
         orthonormal: Tensor = q * torch.sign(torch.diagonal(r))
         return self.project((orthonormal if rows >= columns else orthonormal.T).float() * self.radius)
 
     def project(self, weight: Tensor) -> Tensor:
-        """One Newton–Schulz step towards the nearest point, W ← 1.5 W − 0.5 W Wᵀ W (Björck, Bowie 1971).
+        """Return W after one Newton–Schulz step, 1.5 W − 0.5 W Wᵀ W (Björck, Bowie 1971).
 
-        The step sends each singular value σ to 1.5σ − 0.5σ³, which converges to 1 from (0, √3). A
-        step of the optimiser that may have left this interval is scaled back into it first.
+        The step sends each singular value σ to 1.5σ − 0.5σ³, which converges to 1 from (0, √3). If the
+        optimiser's step may have left this interval, W is first scaled back into the interval.
         """
         wide = weight.shape[0] <= weight.shape[1]
         gram = weight @ weight.T if wide else weight.T @ weight
@@ -182,12 +182,12 @@ class Stiefel(_SpectralConstraint):
         return torch.addmm(weight, *factors, beta=first, alpha=third)
 
     def finished_values(self, values: Array) -> Array:
-        """All equal to the radius: the polar factor."""
+        """Return singular values all equal to the radius: those of the polar factor."""
         return np.full_like(values, self.radius)
 
 
 def project_rows_l1(weight: Tensor, radius: float) -> Tensor:
-    """Each row's nearest point with ‖row‖_1 <= radius (Duchi et al. 2008, figure 1), all rows at once.
+    """Return each row's nearest point with ‖row‖_1 <= radius (Duchi et al. 2008, figure 1).
 
     Outside the ball the projection is soft thresholding, sign(w) max(|w| − θ, 0); with the
     magnitudes u_1 >= u_2 >= … , θ = (Σ_{i<=ρ} u_i − radius) / ρ for the largest ρ at which u_ρ > θ.
@@ -202,8 +202,8 @@ def project_rows_l1(weight: Tensor, radius: float) -> Tensor:
 
 
 def scaled_to_fit(weight: Array, bound: Callable[[Array], float], radius: float) -> Array:
-    """The weight, of float32 numbers as float64, scaled down until its bound is at most the radius."""
-    limit = radius * (1.0 - FREE)
+    """Return the weight as float32 numbers in float64, scaled down until its bound is at most the radius."""
+    limit = radius * (1.0 - SLACK)
     while True:
         rounded = np.asarray(weight.astype(np.float32).astype(np.float64))
         size = bound(rounded)
@@ -213,5 +213,5 @@ def scaled_to_fit(weight: Array, bound: Callable[[Array], float], radius: float)
 
 
 def _below(factor: Array | float) -> Array:
-    """A factor a little smaller: less than one unit in the last place of float32."""
+    """Return a slightly smaller factor, by less than one unit in the last place of float32."""
     return np.asarray(factor * (1.0 - 2.0**-24))

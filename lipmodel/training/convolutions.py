@@ -1,8 +1,8 @@
-"""Layers for images (N, C, H, W) that keep the l2 norm, or nearly, or at least do not raise it.
+"""1-Lipschitz layers for images (N, C, H, W), most of which preserve the l2 norm.
 
-What torch has of its own is not made again: ``nn.PixelUnshuffle(s)`` is space-to-depth, a
-rearrangement, and ``nn.MaxPool2d(s)`` over windows that do not overlap hands each window's gradient
-to one entry. Both are exported.
+Two of torch's own layers complete the set and are exported too: ``nn.PixelUnshuffle(s)`` is
+space-to-depth, a rearrangement, and ``nn.MaxPool2d(s)`` over windows that do not overlap passes each
+window's gradient to one entry.
 """
 
 from __future__ import annotations
@@ -14,42 +14,43 @@ from lipmodel.errors import RecipeError
 from lipmodel.training.constraints import Stiefel
 from lipmodel.training.layers import ConstrainedDense
 
-DIRECTIONS = ((1, 2), (-1, 2), (1, 3), (-1, 3))  # by how much, along which axis
+DIRECTIONS = ((1, 2), (-1, 2), (1, 3), (-1, 3))  # (shift, axis)
 
 
 class PointwiseConv(ConstrainedDense):
-    """A 1×1 convolution: one constrained matrix over the channels, the same at every place.
+    """A 1×1 convolution: one constrained matrix over the channels, shared by all positions.
 
     With :class:`~lipmodel.training.constraints.Stiefel` the whole convolution is orthogonal, with no
-    reparametrisation (LipNeXt; Hu, Hu, Fredrikson 2026). Arguments as of ``ConstrainedDense``, in channels.
+    reparametrisation (LipNeXt; Hu, Hu, Fredrikson 2026). Arguments as for ``ConstrainedDense``, in channels.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, n, H, W) to (N, m, H, W)."""
+        """Return the convolution of (N, n, H, W); shape (N, m, H, W)."""
         return nn.functional.conv2d(x, self.weight[:, :, None, None], self.bias)
 
 
 class SpatialShift(nn.Module):
-    """Moves some channels by one place down, up, right and left, with wrap-around, and leaves the rest.
+    """Shift of some channels by one position down, up, right and left, with wrap-around.
 
-    Among depthwise convolutions with circular padding only shifts keep the norm (LipNeXt, theorem 1);
-    mixing of places comes from one of these between two 1×1 convolutions.
+    Among depthwise convolutions with circular padding only shifts preserve the norm (LipNeXt, theorem 1).
+    A shift between two 1×1 convolutions mixes positions.
 
     Args:
-        share: of the channels that move in each of the four directions, at most 1/4.
+        share: fraction of the channels shifted in each of the four directions, at most 1/4; the other
+            channels are kept.
 
     Raises:
-        RecipeError: a share outside (0, 1/4].
+        RecipeError: the share is outside (0, 1/4].
     """
 
     def __init__(self, share: float = 0.125) -> None:
         super().__init__()
         if not 0.0 < share <= 0.25:
-            raise RecipeError(f"a share of {share} of the channels a direction; up to 0.25 is accepted")
+            raise RecipeError(f"SpatialShift has a share of {share}; above 0, at most 0.25 is accepted")
         self.share = share
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W), and the same."""
+        """Return the shifted channels; shape (N, C, H, W)."""
         part = int(self.share * x.shape[1])
         groups = torch.split(x, [part] * len(DIRECTIONS) + [x.shape[1] - part * len(DIRECTIONS)], dim=1)
         moved = [torch.roll(g, by, axis) for g, (by, axis) in zip(groups[:-1], DIRECTIONS, strict=True)]
@@ -57,12 +58,12 @@ class SpatialShift(nn.Module):
 
 
 class ScaledAveragePool(nn.Module):
-    """s times the mean of each s×s window: each output is a unit vector times its window.
+    """s times the mean of each s×s window: each output is the product of a unit vector and its window.
 
     The mean alone would shrink gradients by s.
 
     Args:
-        size: s; windows do not overlap.
+        size: s, the side of the windows, which do not overlap.
     """
 
     def __init__(self, size: int) -> None:
@@ -70,29 +71,29 @@ class ScaledAveragePool(nn.Module):
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C, H // s, W // s)."""
+        """Return the scaled means of the windows; shape (N, C, H // s, W // s)."""
         return nn.functional.avg_pool2d(x, self.size) * self.size
 
 
 class AOLConv(nn.Module):
     """A k×k convolution with zero padding and stride 1, almost orthogonal: ‖·‖_2 <= 1 for any free kernel.
 
-    The free kernel P is scaled by d_c for each input channel c,
+    The free kernel P is multiplied by d_c for each input channel c,
 
         d_c = (Σ_{c', t} |(P ⋆ P)_{c c' t}|)^-½,   (P ⋆ P)_{c c' t} = Σ_{o, s} P_{o c s} P_{o c' s+t},
 
-    the row sums of the Gram operator PᵀP (Prach, Lampert 2022, theorem 2); where output channels are
-    fewer they are scaled instead, by the row sums of PPᵀ, since the adjoint has the same norm. Where
-    the columns, or rows, of P are orthogonal nothing is lost; training moves towards that. Evaluated
-    in each forward pass, which costs as much as one small image.
+    from the row sums of the Gram operator PᵀP (Prach, Lampert 2022, theorem 2). If there are fewer output
+    channels these are scaled instead, by the row sums of PPᵀ, since the adjoint has the same norm. If the
+    columns, or rows, of P are orthogonal nothing is lost; training moves towards that. The factors are
+    computed in each forward pass, at the cost of one small image.
 
     Args:
-        inputs, outputs: channels.
+        inputs, outputs: numbers of channels.
         size: k, odd.
-        generator: of the initial kernel: an orthogonal matrix in the middle, zeros around it.
+        generator: source of the initial kernel: an orthogonal matrix in the centre, zeros around it.
 
     Raises:
-        RecipeError: an even or not positive size.
+        RecipeError: the size is even or not positive.
     """
 
     def __init__(
@@ -108,16 +109,16 @@ class AOLConv(nn.Module):
 
     @property
     def kernel(self) -> Tensor:
-        """(outputs, inputs, k, k): the convolution's own kernel, in the parameter's format."""
+        """The rescaled kernel, of shape (outputs, inputs, k, k) and the parameter's format."""
         return almost_orthogonal(self.free)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, H, W) to (N, outputs, H, W)."""
+        """Return the convolution of (N, inputs, H, W); shape (N, outputs, H, W)."""
         return nn.functional.conv2d(x, self.kernel, self.bias, padding=self.free.shape[-1] // 2)
 
 
 def almost_orthogonal(free: Tensor) -> Tensor:
-    """The rescaled kernel of :class:`AOLConv`; (m, n, k, k) to (m, n, k, k)."""
+    """Return the rescaled kernel of :class:`AOLConv`; (m, n, k, k) to (m, n, k, k)."""
     axis = 0 if free.shape[0] < free.shape[1] else 1
     filters = free.movedim(axis, 0)
     gram = nn.functional.conv2d(filters, filters, padding=free.shape[-1] - 1)

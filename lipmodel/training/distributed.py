@@ -1,8 +1,8 @@
-"""One training by several processes, or on a GPU: Lightning Fabric starts and joins them.
+"""Data-parallel training by several processes, or on GPUs, launched by Lightning Fabric.
 
-Each process takes its share of every batch; gradients are then averaged over all, so that every process
-makes the same step with the same weights. Sums are in another order than of one process: figures agree
-to rounding, bytes do not. (HKR has means over a batch's classes, which become means over the shares'.)
+Each process takes its share of every batch. Gradients are then averaged over the processes, so that all
+make the same step with the same weights. Sums are taken in another order than in one process: results
+agree to rounding, but not byte for byte. (The class means of HKR become means over each process's share.)
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from lipmodel.errors import MissingExtraError, RecipeError
 
 
-class Team:
-    """The processes that train one network together: here this one alone, on the CPU.
+class ProcessGroup:
+    """The processes that train one network together; this class is a single process on the CPU.
 
     Attributes:
-        device: that this process computes on.
-        size: how many processes there are; rank: which of them this is. The one of rank 0 writes and tells.
+        device: the device of this process.
+        size: number of processes.
+        rank: index of this process. Rank 0 writes the files and reports.
     """
 
     device = torch.device("cpu")
@@ -31,29 +32,29 @@ class Team:
 
     @property
     def description(self) -> str:
-        """For records: figures agree between teams, bytes do not."""
+        """Number of processes and kind of device, for the training record."""
         return f"{self.size} {'process' if self.size == 1 else 'processes'} on {self.device.type}"
 
     def share(self, rows: Tensor) -> Tensor:
-        """Those of a batch's rows that this process takes; all of them where a process would have none."""
+        """Return this process's rows of a batch; the whole batch if there are fewer rows than processes."""
         return rows if len(rows) < self.size else rows[self.rank :: self.size]
 
     def average_(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Makes gradients their means over all processes."""
+        """Replace gradients by their means over all processes, in place."""
 
     def mean(self, value: float) -> float:
-        """Over all processes."""
+        """Return the mean of a value over all processes."""
         return value
 
 
-ALONE = Team()
+SINGLE_PROCESS = ProcessGroup()
 
 
-class FabricTeam(Team):
-    """A team that Fabric has launched.
+class FabricGroup(ProcessGroup):
+    """The processes of a launched Fabric.
 
     Args:
-        fabric: launched.
+        fabric: a ``lightning_fabric.Fabric`` after ``launch()``.
     """
 
     def __init__(self, fabric: Any) -> None:
@@ -61,34 +62,36 @@ class FabricTeam(Team):
         self.device, self.size, self.rank = fabric.device, fabric.world_size, fabric.global_rank
 
     def average_(self, parameters: Iterable[nn.Parameter]) -> None:
-        """See :class:`Team`."""
+        """Replace gradients by their means over all processes, in place."""
         self._fabric.all_reduce([p.grad for p in parameters if p.grad is not None])  # in place
 
     def mean(self, value: float) -> float:
-        """See :class:`Team`."""
+        """Return the mean of a value over all processes."""
         return float(self._fabric.all_reduce(torch.tensor(value, dtype=torch.float64, device=self.device)))
 
 
-def gather(device: str, processes: int) -> Team:
-    """The team asked for; others than this process run the same command from its beginning, and get here too.
+def launch(device: str, processes: int) -> ProcessGroup:
+    """Start the processes and return their group.
+
+    The other processes run this command from its beginning, and reach this call too.
 
     Args:
-        device: "cpu", or "cuda": a GPU a process.
-        processes: how many, on this machine.
+        device: "cpu", or "cuda" for one GPU per process.
+        processes: number of processes on this machine.
 
     Raises:
-        RecipeError: fewer GPUs than processes.
+        RecipeError: there are fewer GPUs than processes.
         MissingExtraError: Fabric is not installed.
     """
     if device == "cuda" and torch.cuda.device_count() < processes:
         raise RecipeError(
-            f"on cuda each process takes a GPU: {processes} asked for, {torch.cuda.device_count()} found; "
-            "the device cpu is accepted everywhere"
+            f"{processes} processes on cuda need {processes} GPUs, and {torch.cuda.device_count()} were "
+            "found; use fewer processes, or --device cpu"
         )
     if device == "cpu" and processes == 1:
-        return ALONE
+        return SINGLE_PROCESS
     try:
-        with warnings.catch_warnings():  # Fabric's, of parts of torch that it has not yet left
+        with warnings.catch_warnings():  # Fabric uses deprecated parts of torch
             warnings.simplefilter("ignore")
             from lightning_fabric import Fabric
 
@@ -99,4 +102,4 @@ def gather(device: str, processes: int) -> Team:
             fabric.launch()
     except ImportError as error:
         raise MissingExtraError("a GPU or more than one process", "parallel") from error
-    return FabricTeam(fabric)
+    return FabricGroup(fabric)

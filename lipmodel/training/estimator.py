@@ -1,4 +1,4 @@
-"""A scikit-learn classifier whose every answer carries a certified radius."""
+"""A scikit-learn classifier with a certified radius for every prediction."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ from lipmodel.training.train import claims, fit_network
 
 
 class LipschitzClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A GroupSort network none of whose scores moves faster than ``lipschitz`` times a change of the input.
+    """A GroupSort network classifier; each score is ``lipschitz``-Lipschitz in the input.
 
-    Answers and radii are those of the exported ONNX file, as the certificate reads it; torch only
-    trains. There is no ``predict_proba``: margins are no probabilities
-    (``sklearn.calibration.CalibratedClassifierCV`` makes some of ``decision_function``).
+    Predictions and radii are those of the exported ONNX file, read as for certification; torch only
+    trains. There is no ``predict_proba``, since margins are not probabilities
+    (``sklearn.calibration.CalibratedClassifierCV`` calibrates ``decision_function``).
 
     Args:
-        norm: of a change of the input: l1, l2 or linf, also as 1, 2 and inf.
-        lipschitz: bound on how fast a score moves, in that norm and in the units of X.
+        norm: norm of a change of the input: l1, l2 or linf, also as 1, 2 and inf.
+        lipschitz: Lipschitz constant of each score, in that norm and in the units of X.
         widths: units of each hidden layer.
         activation: "maxmin", "fullsort" or "relu".
-        margin: that the hinge loss asks for, in scaled units: larger gives larger radii, smaller a
+        margin: margin of the hinge loss, in scaled units: larger margins give larger radii, smaller margins a
             higher accuracy.
-        scaling: "columns", "common" or "none": what X is divided by inside the network, so that radii
-            stay in the units of X.
+        scaling: divisor of X inside the network, "columns", "common" or "none"; radii stay in the units of X.
         epochs: passes over the data.
-        batch_size: rows a step; all rows where there are fewer.
-        learning_rate: at its peak.
-        averaging: "none", "uniform" or "exponential", over the last quarter of the training.
+        batch_size: rows per step; all rows if there are fewer.
+        learning_rate: peak learning rate.
+        averaging: averaging of the weights over the last quarter of the training: "none", "uniform" or
+            "exponential".
         random_state: an int, a RandomState or None; the same int gives the same file.
 
     Attributes:
         classes_: the labels, sorted.
-        n_features_in_: columns of X.
+        n_features_in_: number of columns of X.
         history_: learning curves.
-        predictor_: the exported file, as the certificate reads it.
+        predictor_: the exported file, read as for certification.
     """
 
     def __init__(
@@ -80,16 +80,16 @@ class LipschitzClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> LipschitzClassifier:  # noqa: N803
-        """Trains, exports, and proves the bound of the exported file.
+        """Train, export, and prove the Lipschitz bound of the exported file; return self.
 
         Args:
             X: (N, d) finite numbers.
             y: (N,) labels of at least two classes.
 
         Raises:
-            ValueError: X or y that scikit-learn refuses, or one class.
-            RecipeError, DataError, TrainingError: a parameter that makes no sense, numbers beyond
-                float32, a loss that is no number.
+            ValueError: scikit-learn rejects X or y, y has one class, or the norm is unknown.
+            RecipeError, DataError, TrainingError: an invalid parameter, numbers outside of float32, or a
+                loss that is not finite.
         """
         X, y = validate_data(self, X, y, dtype=np.float64)  # noqa: N806
         check_classification_targets(y)
@@ -97,7 +97,7 @@ class LipschitzClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(self.classes_) < 2:
             raise ValueError(f"y has only one class, {self.classes_[0]}; at least two classes are needed")
         names = tuple(str(label) for label in self.classes_)
-        with np.errstate(over="ignore"):  # beyond float32 is an infinity, and refused as one
+        with np.errstate(over="ignore"):  # overflows to infinity, which is refused
             inputs = X.astype(np.float32)
         data = Dataset("X", inputs, indices.astype(np.int64), names, (X.shape[1],), "as in X")
         recipe = self._recipe(len(X))
@@ -134,22 +134,27 @@ class LipschitzClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
 
     def predict(self, X: Any) -> Any:  # noqa: N803
-        """(N,) labels of (N, d) inputs."""
+        """Return the labels (N,) of inputs (N, d)."""
         inputs = self._inputs(X)
         return self.classes_[self.predictor_.predict(inputs).radii.label]
 
     def decision_function(self, X: Any) -> Array:  # noqa: N803
-        """(N, K) scores; of two classes (N,) scores, positive for the second one."""
+        """Return the scores (N, K) of inputs (N, d); for two classes (N,), positive for the second class."""
         inputs = self._inputs(X)
         scores = self.predictor_.predict(inputs).scores
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
     def certified_radius(self, X: Any, norm: str | int | None = None) -> Array:  # noqa: N803
-        """(N,) radii inside which no change of the input alters the label; 0 where nothing is certified.
+        """Return the certified radii (N,): no smaller change of the input alters its label.
+
+        A radius of 0 certifies nothing.
 
         Args:
             X: (N, d) inputs.
-            norm: of the change, as in ``Norm.parse``; by default the norm trained for.
+            norm: norm of the change, as for the constructor; by default the norm of the training.
+
+        Raises:
+            ValueError: the norm is unknown.
         """
         inputs, of = self._inputs(X), None if norm is None else Norm.parse(norm)
         return self.predictor_.predict(inputs, of).radii.certified_radius
@@ -157,27 +162,25 @@ class LipschitzClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def to_onnx(self, X: Any = None) -> bytes:  # noqa: N803
         """Return the ONNX file's bytes, for ``lipmodel certify``, the service, or any runtime.
 
-        The file takes rows as ``fit`` received them. It lacks every step before the classifier, and on rows
-        without these steps its labels and radii mean nothing: ``lipmodel.training.export_pipeline`` writes
-        a file of a whole pipeline.
+        The file takes rows as passed to ``fit``. Earlier steps of a pipeline are not in the file, and its
+        labels and radii mean nothing on rows without these steps: ``lipmodel.training.export_pipeline``
+        writes a whole pipeline as one file.
 
         Args:
-            X: (N, d) rows as they will be sent to the file; compared with those of ``fit``. Without them
-                a UserWarning says which rows the file takes.
+            X: (N, d) rows as they will be sent to the file, compared with the rows of ``fit``. Without X a
+                UserWarning states the range of the rows of ``fit``.
 
         Raises:
             InputError: most rows of X have a column outside of its range in ``fit`` by more than the
                 width of that range.
         """
         check_is_fitted(self)
-        taken = (
-            f"rows as fit received them, with numbers from {self._least.min():g} to {self._largest.max():g}"
-        )
+        taken = f"rows as passed to fit, with numbers from {self._least.min():g} to {self._largest.max():g}"
         if X is None:
             warnings.warn(
-                f"the file takes {taken}. If a step before the classifier scaled or chose them, the file "
-                "lacks it: use lipmodel.training.export_pipeline. to_onnx(X) checks X, rows as they will "
-                "be sent, and does not warn",
+                f"the file takes {taken}. Pipeline steps before the classifier are not in the file; include "
+                "them with lipmodel.training.export_pipeline. to_onnx(X) checks rows as they will be sent, "
+                "and does not warn",
                 stacklevel=2,
             )
             return self._content
@@ -186,9 +189,9 @@ class LipschitzClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         far = ((rows < self._least - width) | (rows > self._largest + width))[:, width > 0].any(axis=1)
         if far.mean() > 0.5:
             raise InputError(
-                f"{far.sum()} of {len(far)} rows, with numbers from {rows.min():g} to {rows.max():g}, lie "
-                f"far outside of what the file takes: {taken}. If steps of a pipeline come before the "
-                "classifier, use lipmodel.training.export_pipeline",
+                f"{far.sum()} of {len(far)} rows, with numbers from {rows.min():g} to {rows.max():g}, are "
+                f"far outside of the accepted range: {taken}. For a pipeline with steps before the "
+                "classifier use lipmodel.training.export_pipeline",
                 field="X",
             )
         return self._content

@@ -1,10 +1,10 @@
-"""The experiments of Anil, Lucas, Grosse 2019, "Sorting out Lipschitz function approximation", small.
+"""Small-scale experiments of Anil, Lucas, Grosse 2019, "Sorting out Lipschitz function approximation".
 
 (a) Fitting |x| under a layerwise constraint: GroupSort reaches slope 1, ReLU does not (section 3).
-(b) Two moons under one and the same Lipschitz constant: hinge against BCE (section 5).
+(b) Two moons under a common Lipschitz constant: hinge against BCE (section 5).
 (c) The error of approximating a known 1-Lipschitz function, against width.
 
-All figures are drawn, and all numbers measured, from exported files, as the certificate reads them.
+All figures and numbers come from exported files, read as for certification.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lipmodel.errors import RecipeError
 from lipmodel.files import to_json, write_whole
 from lipmodel.network.metadata import Claims
 from lipmodel.norms import Array, Norm, vector_norm
-from lipmodel.progress import Progress, silent
+from lipmodel.progress import Progress, part, silent
 from lipmodel.report.plots import BLUE, GREY, NORM_SYMBOL, ORANGE, new_figure, to_png
 from lipmodel.training.export.onnx_export import export, to_graph
 from lipmodel.training.loop import deterministic
@@ -49,27 +49,27 @@ CENTRES = np.array([[-0.6, -0.5], [0.5, -0.7], [0.0, 0.1], [-0.5, 0.7], [0.7, 0.
 
 
 def make_figures(out_dir: Path, progress: Progress = silent) -> dict[str, Any]:
-    """Runs the three experiments; writes a PNG each and ``figures.json``, whose content it returns.
+    """Run the three experiments, write a PNG each and ``figures.json``, and return the content of the latter.
 
     Args:
-        out_dir: folder to write to; made if it is not there.
-        progress: told the share done.
+        out_dir: folder to write to, created if missing.
+        progress: receives the share done.
 
     Raises:
-        RecipeError: the folder cannot be written to.
+        RecipeError: the folder is not writable.
         MissingExtraError: scikit-learn is not installed.
     """
     parts: list[tuple[str, float, Callable[[Progress], tuple[dict[str, Any], bytes]]]] = [
         ("absolute_value", 0.2, _absolute_value),
         ("two_moons_losses", 0.2, _two_moons_losses),
         ("error_against_width", 0.6, _error_against_width),
-    ]  # with the share of the time that each takes
+    ]  # with each experiment's share of the time
     numbers: dict[str, Any] = {}
     done = 0.0
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         for name, share, run in parts:
-            numbers[name], picture = run(_within(progress, done, share))
+            numbers[name], picture = run(part(progress, done, done + share))
             write_whole(out_dir / f"{name}.png", picture)
             done += share
         write_whole(out_dir / "figures.json", to_json(numbers))
@@ -81,7 +81,7 @@ def make_figures(out_dir: Path, progress: Progress = silent) -> dict[str, Any]:
 
 
 def _absolute_value(progress: Progress) -> tuple[dict[str, Any], bytes]:
-    """(a) |x| on [-1, 1]: the curve that each activation can make, and the largest slope it reaches."""
+    """Run (a), |x| on [-1, 1]: fit each activation's curve and measure its largest slope."""
     inputs = np.linspace(-1.0, 1.0, 512)[:, None]
     fine = np.linspace(-1.0, 1.0, 2001)[:, None]
     figure, (curves, slopes) = new_figure(
@@ -114,7 +114,7 @@ def _absolute_value(progress: Progress) -> tuple[dict[str, Any], bytes]:
 
 
 def _two_moons_losses(progress: Progress) -> tuple[dict[str, Any], bytes]:
-    """(b) One recipe, one Lipschitz constant, two losses."""
+    """Run (b): one recipe and Lipschitz constant, two losses."""
     recipe = load_recipe("two-moons", seed=SEED)
     parts = load_parts(recipe.data)
     losses = {
@@ -144,7 +144,7 @@ def _two_moons_losses(progress: Progress) -> tuple[dict[str, Any], bytes]:
 
 
 def _error_against_width(progress: Progress) -> tuple[dict[str, Any], bytes]:
-    """(c) The l2 distance to the nearest of five points of the plane: slope 1 almost everywhere."""
+    """Run (c), the l2 distance to the nearest of five points in the plane: slope 1 almost everywhere."""
     rng = np.random.default_rng(SEED)
     inputs, unseen = (rng.uniform(-1.0, 1.0, size=(4000, 2)) for _ in range(2))
     runs = [(activation, width) for activation in ACTIVATIONS for width in WIDTHS]
@@ -194,14 +194,14 @@ def _error_against_width(progress: Progress) -> tuple[dict[str, Any], bytes]:
 
 
 def _distance(points: Array) -> Array:
-    """(N, 1): l2 distance of (N, 2) points to the nearest centre."""
+    """Return the l2 distance (N, 1) of points (N, 2) to the nearest centre."""
     return np.asarray(vector_norm(points[:, None] - CENTRES, Norm.TWO).min(axis=1)[:, None])
 
 
 def _regress(
     recipe: NetworkRecipe, norm: Norm, inputs: Array, targets: Array, schedule: Schedule
 ) -> CertifiedPredictor:
-    """A 1-Lipschitz network fitted by least squares, exported and read back."""
+    """Return a 1-Lipschitz network fitted by least squares, exported and read back."""
     x, y = (torch.from_numpy(array).float() for array in (inputs, targets))
     with deterministic(schedule.threads):
         generator = torch.Generator().manual_seed(SEED)
@@ -214,8 +214,3 @@ def _regress(
 
 def _root_mean_square(values: Array) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
-
-
-def _within(progress: Progress, start: float, share: float) -> Progress:
-    """The progress of a part that is that share of the whole."""
-    return lambda done: progress(start + share * done)

@@ -1,7 +1,7 @@
-"""Layers that know their constraint, and what is joined to them; ordinary modules for ``nn.Sequential``.
+"""Layers with constrained weights, and others to combine with them, as modules for ``nn.Sequential``.
 
-Nothing here changes in a forward pass, in training or in eval. Weights return to their sets when
-:func:`project_` is called: after steps of an optimiser, if :func:`keep_constraints` was.
+A forward pass changes no weight, in training or in eval mode. Weights are projected onto their sets by
+:func:`project_`; :func:`keep_constraints` makes an optimiser do so after its steps.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from lipmodel.training.constraints import Constraint
 
 
 class ConstrainedModule(nn.Module):
-    """A module whose weights have a set to be brought back to."""
+    """A module with weights constrained to a set."""
 
     @abstractmethod
     def project_(self) -> None:
-        """Brings the weights back into their set, in place; called without gradients."""
+        """Project the weights onto their set, in place; called without gradients."""
 
 
 @torch.no_grad()
 def project_(network: nn.Module) -> None:
-    """Brings the weights of all constrained modules back into their sets, in place."""
+    """Project the weights of all constrained modules onto their sets, in place."""
     for module in network.modules():
         if isinstance(module, ConstrainedModule):
             module.project_()
@@ -40,15 +40,15 @@ def project_(network: nn.Module) -> None:
 def keep_constraints(
     optimiser: torch.optim.Optimizer, network: nn.Module, *, every: int = 1
 ) -> RemovableHandle:
-    """Lets an optimiser bring the weights back into their sets at the end of its steps.
+    """Make an optimiser project the network's weights after its steps; return the hook's handle.
 
-    For training loops of your own: ``keep_constraints(torch.optim.Adam(net.parameters()), net)``.
-    The handle's ``remove()`` ends it. A copy of the optimiser does not have it: call this again.
+    For custom training loops: ``keep_constraints(torch.optim.Adam(net.parameters()), net)``. The handle's
+    ``remove()`` ends the projection. A copy of the optimiser does not have the hook.
 
     Args:
-        optimiser: of the network's parameters.
-        network: whose weights are kept.
-        every: of so many steps only the last brings them back, which costs less; call :func:`project_`
+        optimiser: the optimiser of the network's parameters.
+        network: the network to project.
+        every: number of steps from one projection to the next; more steps cost less. Call :func:`project_`
             before measuring in between. Exporting finishes the weights in any case.
     """
     steps = itertools.count(1)
@@ -61,7 +61,7 @@ def keep_constraints(
 
 
 class Shift(nn.Module):
-    """y = x − mean: the normalisation inside the network; it moves nothing faster or slower."""
+    """y = x − mean: the centring of inputs inside the network, with Lipschitz constant 1."""
 
     mean: Tensor
 
@@ -70,18 +70,18 @@ class Shift(nn.Module):
         self.register_buffer("mean", mean)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, *mean.shape), and the same."""
+        """Return x − mean; shape (N, *mean.shape)."""
         return x - self.mean
 
 
 class PrincipalComponents(nn.Module):
-    """y = P x, the rows of P the directions in which data vary most: fixed, orthonormal, 1-Lipschitz in l2.
+    """y = P x, with the principal directions of data as the rows of P: fixed, orthonormal, 1-Lipschitz in l2.
 
     Args:
         inputs, outputs: sizes d, n <= d; P is (n, d), the first n coordinates until :meth:`fit_`.
 
     Raises:
-        RecipeError: more components than inputs.
+        RecipeError: there are more components than inputs.
     """
 
     directions: Tensor
@@ -96,24 +96,24 @@ class PrincipalComponents(nn.Module):
 
     @torch.no_grad()
     def fit_(self, x: Tensor) -> None:
-        """Takes the components of data (N, d), in float64; each with its largest entry positive."""
+        """Compute the components of data (N, d) in float64, each with its largest entry positive."""
         centred = (x - x.mean(dim=0)).double()
         vectors = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1).T[: len(self.directions)]
         largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
         self.directions.copy_(vectors * largest.sign())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, d) to (N, n)."""
+        """Return P x of inputs (N, d); shape (N, n)."""
         return nn.functional.linear(x, self.directions)
 
 
 class PositionalBias(nn.Module):
-    """y = x + p, p learned: tells places apart that a shift with wrap-around treats alike.
+    """y = x + p, p learned: distinguishes positions, which a shift with wrap-around treats alike.
 
     As in LipNeXt (Hu, Hu, Fredrikson 2026), where p has one channel for all.
 
     Args:
-        shape: of p, which broadcasts to a sample: (1, H, W), (C, H, W) or (n,).
+        shape: shape of p, which broadcasts to a sample: (1, H, W), (C, H, W) or (n,).
     """
 
     def __init__(self, shape: Sequence[int]) -> None:
@@ -121,18 +121,18 @@ class PositionalBias(nn.Module):
         self.bias = nn.Parameter(torch.zeros(*shape))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, *sample), and the same."""
+        """Return x + p; shape (N, *sample)."""
         return x + self.bias
 
 
 class ConstrainedDense(ConstrainedModule):
-    """y = W x + b with W in a set; the optimiser moves W freely, :func:`project_` brings it back.
+    """y = W x + b with W in a set, restored by :func:`project_` after the optimiser's free steps.
 
     Args:
         inputs, outputs: sizes n, m of the layer; W is (m, n).
         constraint: the set.
-        generator: source of the initial weights, and of biases uniform within ±1/√n; torch's own
-            where none is given.
+        generator: source of the initial weights, and of biases uniform within ±1/√n; torch's default
+            generator if None.
     """
 
     def __init__(
@@ -145,27 +145,27 @@ class ConstrainedDense(ConstrainedModule):
         self.bias = nn.Parameter((2.0 * torch.rand(outputs, generator=generator) - 1.0) * spread)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, n) to (…, m)."""
+        """Return W x + b of inputs (…, n); shape (…, m)."""
         return nn.functional.linear(x, self.weight, self.bias)
 
     def project_(self) -> None:
-        """See :class:`ConstrainedModule`."""
+        """Project W onto its set, in place."""
         self.weight.copy_(self.constraint.project(self.weight))
 
 
 class Residual(nn.Module):
-    """y = (1 − α) x + α f(x), α in (0, 1) learned: 1-Lipschitz where f is.
+    """y = (1 − α) x + α f(x), α in (0, 1) learned: 1-Lipschitz if f is.
 
     A plain residual x + f(x) may be 2-Lipschitz; a convex combination is not (Trockman, Kolter 2021).
 
     Args:
-        inner: f, whose output has its input's shape.
+        inner: the modules of f, which preserves the shape of its input.
     """
 
     def __init__(self, *inner: nn.Module) -> None:
         super().__init__()
         self.inner = nn.Sequential(*inner)
-        self.logit = nn.Parameter(torch.zeros(()))  # α = 1/2 at first
+        self.logit = nn.Parameter(torch.zeros(()))  # initially α = 1/2
 
     @property
     def share(self) -> Tensor:
@@ -173,24 +173,24 @@ class Residual(nn.Module):
         return torch.sigmoid(self.logit)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, *sample), and the same."""
+        """Return (1 − α) x + α f(x); shape (N, *sample)."""
         return torch.lerp(x, self.inner(x), self.share)
 
 
 class Monotone(nn.Module):
-    """g(x) = f(x) + L Σ_{i in features} x_i: one score that never falls where a chosen feature rises.
+    """g(x) = f(x) + L Σ_{i in features} x_i: one score, non-decreasing in each chosen feature.
 
-    |∂f/∂x_i| <= L for f that is L-Lipschitz in any l_p, so ∂g/∂x_i >= 0 (Kitouni, Nolte, Williams
-    2023). g itself may move as fast as (1 + m^(1 − 1/p)) L, for m features.
+    |∂f/∂x_i| <= L if f is L-Lipschitz in any l_p, so ∂g/∂x_i >= 0 (Kitouni, Nolte, Williams 2023). The
+    Lipschitz constant of g may be (1 + m^(1 − 1/p)) L, for m features.
 
     Args:
         network: f, from (N, d) to (N, 1).
-        features: indices below d, distinct.
+        features: distinct indices below d.
         inputs: d.
-        lipschitz: L, the bound that f is trained under.
+        lipschitz: L, the Lipschitz constant of f.
 
     Raises:
-        RecipeError: features that are not distinct indices, or an L that is not a positive number.
+        RecipeError: the features are not distinct indices, or L is not a positive number.
     """
 
     direction: Tensor
@@ -203,17 +203,15 @@ class Monotone(nn.Module):
                 f"monotone features {list(features)}; distinct indices from 0 to {inputs - 1} are accepted"
             )
         if not 0.0 < lipschitz < math.inf:
-            raise RecipeError(
-                f"a Lipschitz constant of {lipschitz} makes no sense; a positive number is accepted"
-            )
+            raise RecipeError(f"the Lipschitz constant is {lipschitz}; a positive, finite number is accepted")
         self.network = network
         slope = np.float32(lipschitz)
-        if float(slope) < lipschitz:  # rounding L down would leave a slope of f unanswered
+        if float(slope) < lipschitz:  # L rounded down could be less than a slope of f
             slope = np.nextafter(slope, np.float32(np.inf))
         direction = torch.zeros(1, inputs)
         direction[0, sorted(chosen)] = float(slope)
         self.register_buffer("direction", direction)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, d) to (N, 1)."""
+        """Return g of inputs (N, d); shape (N, 1)."""
         return torch.add(nn.functional.linear(x, self.direction), self.network(x))

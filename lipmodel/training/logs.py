@@ -1,9 +1,9 @@
-"""Learning curves as files that TensorBoard reads."""
+"""Learning curves as TensorBoard logs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,18 +13,17 @@ from lipmodel.training.loop import Status, Watch, unwatched
 
 @contextmanager
 def tensorboard(folder: Path | None) -> Iterator[Watch]:
-    """Gives a function that a training can tell how far it is: scalars of each step and each epoch.
+    """Yield a callback that logs the scalars of each step and each epoch of a training.
 
     Args:
-        folder: to write to; None for no logs.
+        folder: folder of the logs; None for no logs.
 
     Raises:
         MissingExtraError: tensorboard is not installed.
-        RecipeError: the folder cannot be written to.
+        RecipeError: the folder is not writable.
     """
     if folder is None:
-        with nullcontext():
-            yield unwatched
+        yield unwatched
         return
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -36,17 +35,17 @@ def tensorboard(folder: Path | None) -> Iterator[Watch]:
         raise RecipeError(
             f"cannot write to {folder} ({error.strerror}); a writable folder is accepted"
         ) from error
-    told = 0
+    logged = 0
 
     def watch(status: Status) -> None:
-        nonlocal told
+        nonlocal logged
         writer.add_scalar("loss/batch", status.loss, status.step)
         epoch = status.epoch
-        if epoch is not None and epoch.number > told:
-            told = epoch.number
+        if epoch is not None and epoch.number > logged:
+            logged = epoch.number
             for name, value in asdict(epoch).items():
                 if name != "number" and value is not None:
-                    writer.add_scalar(f"epoch/{name}", value, told)
+                    writer.add_scalar(f"epoch/{name}", value, logged)
 
     with writer:
         yield watch

@@ -1,4 +1,4 @@
-"""A classifier's training: steps, learning curves, validation, averages and checkpoints; deterministic."""
+"""Deterministic training of a classifier: steps, learning curves, validation, averaging, checkpoints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lipmodel.errors import TrainingError, TrainingInterruptedError
 from lipmodel.training.averaging import Average
 from lipmodel.training.checkpoint import Checkpoint
-from lipmodel.training.distributed import ALONE, Team
+from lipmodel.training.distributed import SINGLE_PROCESS, ProcessGroup
 from lipmodel.training.losses import Loss
 from lipmodel.training.metrics import accuracy, estimated_certified_accuracy, mean_loss
 from lipmodel.training.network import compare
@@ -28,16 +28,16 @@ Labelled = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Epoch:
-    """One point of the learning curves, of torch's network (the average of weights, once there is one).
+    """One point of the learning curves, of torch's network (with averaged weights, once averaging has begun).
 
     Attributes:
-        number: from 1.
-        loss: mean over the epoch's batches.
-        train_accuracy: clean.
-        held_out_accuracy: clean; None where nothing is held out.
-        estimated_certified_accuracy: on held-out data, at the recipe's largest epsilon; by torch's float32
-            margins, so an estimate and no certificate.
-        validation_loss: mean over the validation part; None where there is none.
+        number: number of the epoch, from 1.
+        loss: mean loss of the epoch's batches.
+        train_accuracy: clean accuracy on the training rows.
+        held_out_accuracy: clean accuracy on the held-out rows; None without any.
+        estimated_certified_accuracy: on held-out rows, at the recipe's largest epsilon, from torch's float32
+            margins: an estimate, not a certificate.
+        validation_loss: mean loss of the validation part; None without one.
     """
 
     number: int
@@ -50,13 +50,13 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Status:
-    """How far a training is.
+    """The progress of a training.
 
     Attributes:
-        step: how many are done.
-        share: done, from 0 to 1.
-        loss: of the last batch.
-        epoch: the last whole one; None before.
+        step: number of steps done.
+        share: share of the steps done, from 0 to 1.
+        loss: loss of the last batch.
+        epoch: the last complete epoch; None before the first.
     """
 
     step: int
@@ -69,48 +69,49 @@ Watch = Callable[[Status], None]
 
 
 def unwatched(status: Status) -> None:
-    """Tells nobody."""
+    """Discard the status."""
 
 
-def unasked() -> AbstractContextManager[Callable[[], bool]]:
-    """Nobody asks for an end."""
+def uninterrupted() -> AbstractContextManager[Callable[[], bool]]:
+    """Return a context manager of a stop request that is never made."""
     return nullcontext(lambda: False)
 
 
 @dataclass(frozen=True, eq=False)
 class Control:
-    """What happens around a training and changes nothing of its result.
+    """Callbacks and checkpoints of a training; none changes its result.
 
     Attributes:
-        watch: told after each step.
-        checkpoint: where to save the state now and then; None for nowhere.
-        resume: whether to begin with the state that is saved there.
-        stop: entered while steps are made; gives what is asked after each, whether to end at once.
+        watch: called with the status after each step.
+        checkpoint: the checkpoint to write at intervals; None for none.
+        resume: start from the state in the checkpoint.
+        stop: context manager, entered for the steps, of a function called after each step; the training is
+            interrupted when the function returns True.
     """
 
     watch: Watch = unwatched
     checkpoint: Checkpoint | None = None
     resume: bool = False
-    stop: Callable[[], AbstractContextManager[Callable[[], bool]]] = unasked
+    stop: Callable[[], AbstractContextManager[Callable[[], bool]]] = uninterrupted
 
 
 class Fit:
     """A training of a classifier, from its beginning or from a checkpoint.
 
     Args:
-        network: see ``build_network``; changed in place.
-        loss: what to make small.
-        train: what is trained on.
-        held_out: for the learning curve alone: nothing is chosen by it. None for nothing.
-        validation: what early stopping watches; None for nothing.
-        schedule: epochs, batches, rate.
-        epsilon: see ``estimated_certified_accuracy``.
-        generator: of the order of the batches.
-        team: the processes that train together, each with a Fit of its own.
+        network: the network of ``build_network``, changed in place.
+        loss: the loss to minimise.
+        train: training inputs and labels.
+        held_out: held-out inputs and labels, for the learning curves only, never for a choice; or None.
+        validation: inputs and labels for early stopping; or None.
+        schedule: epochs, batch size, learning rate.
+        epsilon: the radius of ``estimated_certified_accuracy``.
+        generator: source of the order of the batches.
+        group: the processes that train together, each with its own Fit.
 
     Attributes:
         history: learning curves.
-        seconds: in all, over every resumption.
+        seconds: total duration, over all resumptions.
     """
 
     def __init__(
@@ -124,46 +125,47 @@ class Fit:
         *,
         epsilon: float,
         generator: torch.Generator,
-        team: Team = ALONE,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         def here(data: Labelled) -> Labelled:
-            return data[0].to(team.device), data[1].to(team.device)
+            return data[0].to(group.device), data[1].to(group.device)
 
-        self._network, self._loss, self._schedule = network.to(team.device), loss, schedule
+        self._network, self._loss, self._schedule = network.to(group.device), loss, schedule
         self._train = here(train)
         self._held_out = None if held_out is None else here(held_out)
         self._validation = None if validation is None else here(validation)
-        self._epsilon, self._team = epsilon, team
+        self._epsilon, self._group = epsilon, group
 
         def objective(inputs: Tensor, labels: Tensor) -> Tensor:
             scores, bounds = compare(network, inputs, labels)
             return loss(scores, labels, bounds)
 
-        self._descent = Descent(network, objective, self._train, schedule, generator, team)
+        self._descent = Descent(network, objective, self._train, schedule, generator, group)
         self._average = Average(network, schedule, self._descent.total)
         self._best: dict[str, Any] = {}
         self.history: list[Epoch] = []
         self.seconds = 0.0
 
     def run(self, control: Control) -> nn.Sequential:
-        """Trains to the end; returns the network to export.
+        """Train to the end; return the network to export.
 
         Raises:
-            TrainingError: the loss is not a finite number; or a checkpoint that does not fit.
-            TrainingInterruptedError: ``control.stop`` asked for it; the state is saved, if it can be.
+            TrainingError: the loss is not finite, or the checkpoint does not match the network.
+            TrainingInterruptedError: ``control.stop`` requested it; the state is saved if there is a
+                checkpoint.
         """
         checkpoint, descent = control.checkpoint, self._descent
         if checkpoint is not None and control.resume:
             self._load(checkpoint)
         started = time.perf_counter() - self.seconds
-        with control.stop() as asked:
+        with control.stop() as stop_requested:
             while descent.step < descent.total and not self._patience_is_over:
                 value = self._step(checkpoint)
                 last = self.history[-1] if self.history else None
                 control.watch(Status(descent.step, descent.step / descent.total, value, last))
                 self.seconds = time.perf_counter() - started
-                stop = self._team.mean(asked()) > 0.0
-                if checkpoint is not None and self._team.rank == 0 and (stop or checkpoint.due):
+                stop = self._group.mean(stop_requested()) > 0.0
+                if checkpoint is not None and self._group.rank == 0 and (stop or checkpoint.due):
                     checkpoint.write(self._state())
                 if stop:
                     saved = None if checkpoint is None else checkpoint.path
@@ -178,7 +180,7 @@ class Fit:
             value = self._descent.advance()
         except TrainingError:
             if checkpoint is not None:
-                checkpoint.remove()  # it would only lead here again
+                checkpoint.remove()  # resuming would only fail again
             raise
         self._average.update(self._network, self._descent.step)
         if self._descent.epoch_is_over:
@@ -191,7 +193,7 @@ class Fit:
         return bool(self._best) and len(self.history) - self._best["epoch"] >= schedule.patience
 
     def _measured(self) -> nn.Sequential:
-        """What would be exported if training ended now."""
+        """Return the network that would be exported if training ended now."""
         return self._average.network() if self._average.begun else self._network
 
     def _after_epoch(self) -> None:
@@ -226,14 +228,14 @@ class Fit:
             self.history = [Epoch(**epoch) for epoch in state["history"]]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise TrainingError(
-                f"{checkpoint.path} does not fit this training's network ({type(error).__name__}); "
-                "delete it and train anew"
+                f"{checkpoint.path} does not match this training's network ({type(error).__name__}); "
+                "delete it and train again"
             ) from error
 
 
 @contextmanager
 def deterministic(threads: int) -> Iterator[None]:
-    """Same seed, same machine, same weights: that many threads, and only deterministic algorithms."""
+    """Use ``threads`` threads and deterministic algorithms only: one seed gives one result per machine."""
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)

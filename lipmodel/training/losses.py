@@ -1,11 +1,9 @@
-"""Losses: small objects that are called like torch's own, ``Hinge(0.2)(scores, labels)``.
+"""Losses, called like torch's own: ``Hinge(0.2)(scores, labels)`` returns the mean over the batch.
 
-* ``scores`` (N, K), or (N, 1) of a binary classifier that answers class 1 where its score is positive;
+* ``scores`` (N, K), or (N, 1) of a binary classifier, which predicts class 1 for a positive score;
 * ``labels`` (N,) of class indices;
-* ``bounds`` (N, K): entry (n, j) bounds how fast score_label − score_j moves about sample n; a head's
-  ``compare`` gives it. EMMA and the certified radius need it, the others take no notice.
-
-Each returns the mean over the batch.
+* ``bounds`` (N, K): entry (n, j) bounds the Lipschitz constant of score_label − score_j at sample n, as
+  returned by a head's ``compare``. EMMA and the certified radius need bounds, other losses ignore them.
 """
 
 from __future__ import annotations
@@ -22,32 +20,30 @@ from lipmodel.errors import RecipeError
 
 @dataclass(frozen=True)
 class Loss(ABC):
-    """What training makes small; ``binary`` tells for which kind of scores it is.
+    """A function that training minimises.
 
     Raises:
-        RecipeError: a parameter that is not a positive number.
+        RecipeError: a parameter is not a positive number.
     """
 
     @property
     @abstractmethod
     def binary(self) -> bool:
-        """Whether scores are (N, 1)."""
+        """True for scores of shape (N, 1)."""
 
     @abstractmethod
     def __call__(self, scores: Tensor, labels: Tensor, bounds: Tensor | None = None) -> Tensor:
-        """The mean loss of a batch, a scalar.
+        """Return the mean loss of a batch, a scalar.
 
         Raises:
-            RecipeError: the loss needs the bounds and has none.
+            RecipeError: the loss needs bounds and ``bounds`` is None.
         """
 
     def __post_init__(self) -> None:
         for parameter in fields(self):
             value = getattr(self, parameter.name)
             if not 0.0 < value < float("inf"):
-                raise RecipeError(
-                    f"loss.{parameter.name} = {value} makes no sense; a positive number is accepted"
-                )
+                raise RecipeError(f"loss.{parameter.name} = {value}; a positive, finite number is accepted")
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ class BinaryCrossEntropy(Loss):
 class Hinge(Loss):
     """max(0, margin − s f), s = ±1: zero where the certified radius is at least margin / Lipschitz constant.
 
-    As used for robust Lipschitz classifiers by Anil, Lucas, Grosse 2019, section 5.
+    Used for robust Lipschitz classifiers by Anil, Lucas, Grosse 2019, section 5.
     """
 
     margin: float = 1.0
@@ -80,9 +76,9 @@ class Hinge(Loss):
 class HingeKantorovichRubinstein(Loss):
     """E[f | class 0] − E[f | class 1] + weight · E[max(0, margin − s f)], s = ±1 (HKR).
 
-    The first two terms, over 1-Lipschitz f, are minus the Wasserstein-1 distance of the two classes,
-    which pushes them as far apart as they are; the hinge makes a classifier of it. The means are the
-    batch's; a class that a batch lacks adds 0. Serrurier, Mamalet, González-Sanz, Boissin, Loubes, del
+    The minimum of the first two terms over 1-Lipschitz f is minus the Wasserstein-1 distance of the two
+    classes, so these terms push the classes apart; the hinge turns f into a classifier. The means are those
+    of the batch; a class missing from a batch adds 0. Serrurier, Mamalet, González-Sanz, Boissin, Loubes, del
     Barrio 2021, Achieving robustness in classification using optimal transport with hinge regularization.
     """
 
@@ -106,14 +102,14 @@ class MultiClassHinge(Loss):
 
     def __call__(self, scores: Tensor, labels: Tensor, bounds: Tensor | None = None) -> Tensor:
         """See :class:`Loss`."""
-        own = scores.gather(1, labels[:, None])
-        others = scores.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
-        return (self.margin - (own[:, 0] - others)).clamp(min=0.0).mean()
+        target = scores.gather(1, labels[:, None])
+        competitor = scores.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+        return (self.margin - (target[:, 0] - competitor)).clamp(min=0.0).mean()
 
 
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
-    """−log softmax(f / T)_c: with 1-Lipschitz f the temperature sets how much accuracy robustness may cost.
+    """−log softmax(f / T)_c: for 1-Lipschitz f the temperature trades accuracy against robustness.
 
     Béthune et al. 2022, Pay attention to your loss: understanding misconceptions about 1-Lipschitz
     neural networks.
@@ -134,13 +130,13 @@ class CrossEntropy(Loss):
 class LogitAnnealing(Loss):
     """−T (1 − p)^β log p, p = softmax((f − ξ 1_c) / T)_c (Lai, Huang, Kung, Chen 2025).
 
-    Cross-entropy that asks for a margin ξ, and lets an input go once it has it: the factor (1 − p)^β
-    falls to 0 as the margin grows, so that capacity goes to the inputs that still lack one. Enhancing
-    certified robustness via block reflector orthogonal layers and logit annealing loss.
+    Cross-entropy with a required margin ξ. The factor (1 − p)^β falls to 0 as the margin grows, so that
+    capacity goes to inputs with small margins. Enhancing certified robustness via block reflector
+    orthogonal layers and logit annealing loss.
 
     Attributes:
         temperature: T, in units of the scores.
-        offset: ξ, likewise.
+        offset: ξ, in units of the scores.
         annealing: β.
     """
 
@@ -151,22 +147,22 @@ class LogitAnnealing(Loss):
 
     def __call__(self, scores: Tensor, labels: Tensor, bounds: Tensor | None = None) -> Tensor:
         """See :class:`Loss`."""
-        asked = self.offset * functional.one_hot(labels, scores.shape[1])
-        entropy = functional.cross_entropy((scores - asked) / self.temperature, labels, reduction="none")
+        offsets = self.offset * functional.one_hot(labels, scores.shape[1])
+        entropy = functional.cross_entropy((scores - offsets) / self.temperature, labels, reduction="none")
         return (self.temperature * (-torch.expm1(-entropy)) ** self.annealing * entropy).mean()
 
 
 @dataclass(frozen=True)
 class EfficientMarginMaximization(Loss):
-    """Cross-entropy of the scores that an adversary could reach (EMMA; Hu et al. 2023, section 4).
+    """Cross-entropy of the scores within an adversary's reach (EMMA; Hu et al. 2023, section 4).
 
         −log softmax((f_j + ε_j L_cj)_j / T)_c,   ε_j = min(max((f_c − f_j) / L_cj, 0), epsilon),
 
-    with ε_c = 0. The offset is worth the radius epsilon, but never more than the radius that is
-    certified against class j now, so that an input is not asked for what it cannot yet give. ε_j is
-    held constant in differentiation. Hu, Zou, Wang, Leino, Fredrikson 2023, Unlocking deterministic
-    robustness certification on ImageNet. The temperature T is ours: scores of a network with a
-    small Lipschitz constant on small inputs are otherwise too close together for cross-entropy.
+    with ε_c = 0. The offset amounts to the radius epsilon, but never to more than the radius currently
+    certified against class j, so that no input must meet a radius far beyond its own. ε_j is held constant
+    in differentiation. Hu, Zou, Wang, Leino, Fredrikson 2023, Unlocking deterministic robustness
+    certification on ImageNet. The temperature T is an addition: without it, scores of a network with a
+    small Lipschitz constant on small inputs are too close together for cross-entropy.
 
     Attributes:
         epsilon: the radius to train for, in the norm of the network.
@@ -179,7 +175,7 @@ class EfficientMarginMaximization(Loss):
 
     def __call__(self, scores: Tensor, labels: Tensor, bounds: Tensor | None = None) -> Tensor:
         """See :class:`Loss`."""
-        bounds = _needed(bounds)
+        bounds = _required(bounds)
         gaps = (scores.gather(1, labels[:, None]) - scores).detach()
         # Where L_cj = 0 (the label itself) the gap is 0 too, and so is the offset.
         reached = (gaps / bounds.detach().clamp(min=torch.finfo(bounds.dtype).tiny)).clamp(0.0, self.epsilon)
@@ -188,10 +184,10 @@ class EfficientMarginMaximization(Loss):
 
 @dataclass(frozen=True)
 class CertifiedRadiusHinge(Loss):
-    """max(0, epsilon − r) for the certified radius r, negative where the label is not the answer.
+    """max(0, epsilon − r) for the certified radius r, negative for a wrong prediction.
 
-    Its mean is epsilon less the mean of min(r, epsilon): the average certified radius itself, once no
-    more than epsilon is counted.
+    The mean is epsilon minus the mean of min(r, epsilon): minimising it maximises the mean certified radius,
+    with radii counted up to epsilon.
 
     Attributes:
         epsilon: the radius to train for, in the norm of the network.
@@ -202,7 +198,7 @@ class CertifiedRadiusHinge(Loss):
 
     def __call__(self, scores: Tensor, labels: Tensor, bounds: Tensor | None = None) -> Tensor:
         """See :class:`Loss`."""
-        return (self.epsilon - certified_radius(scores, labels, _needed(bounds))).clamp(min=0.0).mean()
+        return (self.epsilon - certified_radius(scores, labels, _required(bounds))).clamp(min=0.0).mean()
 
 
 LOSSES: dict[str, type[Loss]] = {
@@ -219,21 +215,21 @@ LOSSES: dict[str, type[Loss]] = {
 
 
 def certified_radius(scores: Tensor, labels: Tensor, bounds: Tensor) -> Tensor:
-    """(N,): min over j ≠ label of (score_label − score_j) / bound_j, as far as float32 goes; differentiable.
+    """Return min over j ≠ label of (score_label − score_j) / bound_j, (N,), in float32; differentiable.
 
-    Where the label is not the answer this is negative: minus a distance the input has to move at least.
+    For a wrong prediction the result is negative: minus a lower bound on the distance to the label's region.
     """
     margins = scores.gather(1, labels[:, None]) - scores
     each = margins / bounds.clamp(min=torch.finfo(bounds.dtype).tiny)
     return each.scatter(1, labels[:, None], torch.inf).amin(dim=1)
 
 
-def _needed(bounds: Tensor | None) -> Tensor:
+def _required(bounds: Tensor | None) -> Tensor:
     if bounds is None:
-        raise RecipeError("this loss needs bounds (N, K) beside the scores; head.compare gives both")
+        raise RecipeError("this loss needs bounds (N, K) with the scores; head.compare returns both")
     return bounds
 
 
 def _signs(labels: Tensor) -> Tensor:
-    """Class indices 0, 1 as −1, +1."""
+    """Return class indices 0, 1 as −1, +1."""
     return 2.0 * labels.to(torch.get_default_dtype()) - 1.0

@@ -1,4 +1,4 @@
-"""Networks from a recipe: a shift, then a body of layers and activations, then a head."""
+"""Networks of recipes: a shift, a body of layers and activations, and a head."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from lipmodel.training.recipes import NetworkRecipe
 
 Head = LinearHead | PrototypeHead
 
-BEGINNING_ROWS = 10_000
-CANDIDATES = 8  # own prototypes that are mixed in training
+INITIAL_ROWS = 10_000  # rows per forward pass before training
+CANDIDATES = 8  # target prototypes that are mixed in training
 
 
 def build_network(
@@ -40,22 +40,22 @@ def build_network(
     generator: torch.Generator,
     input_shape: Sequence[int] | None = None,
 ) -> nn.Sequential:
-    """A network none of whose scores moves faster than ``lipschitz`` times the change of the input.
+    """Return a network with scores that are ``lipschitz``-Lipschitz in the input.
 
     The hidden layers are 1-Lipschitz, l_norm→linf and linf→linf for constraint "rows", l2→l2 for
-    "orthogonal"; the rows of the head, whose dual norm is at most ``lipschitz``, carry the constant.
+    "orthogonal"; the rows of the head, with dual norm at most ``lipschitz``, carry the constant.
 
     Args:
         recipe: body, widths, activation, constraint, head.
-        norm: of the input.
-        lipschitz: the bound on each score.
-        mean: (d,) what is taken from every input first.
-        outputs: scores; 1 for a binary classifier.
+        norm: norm of the input.
+        lipschitz: Lipschitz constant of each score.
+        mean: (d,), subtracted from every input first.
+        outputs: number of scores; 1 for a binary classifier.
         generator: source of the initial weights.
-        input_shape: of a sample, (H, W) or (C, H, W); for a convolutional body alone.
+        input_shape: shape of a sample, (H, W) or (C, H, W); for convolutional bodies only.
 
     Raises:
-        RecipeError: a body or a head for other data than these.
+        RecipeError: the body or the head does not suit the data.
     """
     layers: list[nn.Module] = [Shift(mean)]
     size = len(mean)
@@ -66,14 +66,14 @@ def build_network(
         features = _convolutional(layers, recipe, input_shape, size, generator)
     else:
         features = _dense(layers, recipe, norm, size, generator)
-    # The norm that features are measured in is the input's where no layer came between.
+    # Without hidden layers the norm of the features is the norm of the input.
     measured = norm if not recipe.widths else Norm.TWO if recipe.constraint == "orthogonal" else Norm.INF
     layers.append(_head(recipe, features, outputs, lipschitz, measured.dual, generator))
     return nn.Sequential(*layers)
 
 
 def compare(network: nn.Sequential, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores (N, K) and bounds (N, K) of a batch, as losses take them; see ``heads``."""
+    """Return scores (N, K) and bounds (N, K) of a batch, for losses; see ``heads``."""
     head = network[-1]
     assert isinstance(head, Head)
     return head.compare(network[:-1](inputs), labels)
@@ -81,10 +81,10 @@ def compare(network: nn.Sequential, inputs: Tensor, labels: Tensor) -> tuple[Ten
 
 @torch.no_grad()
 def begin_(network: nn.Sequential, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> None:
-    """Lets principal components and prototypes start from the training data; other modules stay as they are.
+    """Initialise principal components and prototypes from the training data, in place.
 
     Raises:
-        RecipeError: a class with fewer samples than prototypes.
+        RecipeError: a class has fewer samples than prototypes.
     """
     if not any(isinstance(module, PrincipalComponents | PrototypeHead) for module in network):
         return
@@ -94,13 +94,13 @@ def begin_(network: nn.Sequential, inputs: Tensor, labels: Tensor, generator: to
         if isinstance(module, PrototypeHead):
             module.place_(inputs, labels, generator)
         else:
-            inputs = torch.cat([module(rows) for rows in torch.split(inputs, BEGINNING_ROWS)])
+            inputs = torch.cat([module(rows) for rows in torch.split(inputs, INITIAL_ROWS)])
 
 
 def _dense(
     layers: list[nn.Module], recipe: NetworkRecipe, norm: Norm, inputs: int, generator: torch.Generator
 ) -> int:
-    """Dense layers and activations; returns the number of features."""
+    """Append dense layers and activations; return the number of features."""
     for index, units in enumerate(recipe.widths):
         constraint: Constraint = (
             Stiefel()
@@ -120,14 +120,15 @@ def _convolutional(
     inputs: int,
     generator: torch.Generator,
 ) -> int:
-    """Blocks of LipNeXt, σ(M S(R(x + p)) + b) with a spatial shift S (Hu, Hu, Fredrikson 2026).
+    """Append blocks of LipNeXt, σ(M S(R(x + p)) + b) with a spatial shift S (Hu, Hu, Fredrikson 2026).
 
-    Space-to-depth comes before each block as long as both sides of the image are even.
+    Space-to-depth precedes each block as long as both sides of the image are even. Returns the number of
+    features.
     """
     if input_shape is None or len(input_shape) not in (2, 3) or math.prod(input_shape) != inputs:
         raise RecipeError(
-            "a convolutional body takes images [height, width] or [channels, height, width], "
-            f"not {input_shape}"
+            f"network.body 'convolutional' with samples of shape {input_shape}; images [height, width] or "
+            "[channels, height, width] are accepted"
         )
     channels, height, width = (1, *input_shape) if len(input_shape) == 2 else input_shape
     layers.append(nn.Unflatten(1, (channels, height, width)))
@@ -188,5 +189,5 @@ def _activation(recipe: NetworkRecipe, units: int) -> nn.Module:
             activation = full_sort()
         case _:
             activation = GroupSort(group_size=recipe.group_size, number_of_groups=recipe.number_of_groups)
-    activation.group_size(units)  # refuses widths that do not come out even, before training starts
+    activation.group_size(units)  # refuses widths that cannot be split into groups, before training starts
     return activation

@@ -1,4 +1,4 @@
-"""The steps of a training, with weights kept in their sets; everything a step depends on can be saved."""
+"""Resumable steps of projected gradient descent with Adam."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ import torch
 from torch import Tensor, nn
 
 from lipmodel.errors import RecipeError, TrainingError
-from lipmodel.training.distributed import ALONE, Team
+from lipmodel.training.distributed import SINGLE_PROCESS, ProcessGroup
 from lipmodel.training.layers import project_
 from lipmodel.training.schedule import Schedule
 
 STEP_OF_SEEDS = 2**20 + 7  # between the seeds of two steps; seeds of trainings are smaller
 WARM_UP = 0.05  # share of the steps in which the learning rate rises
-RETRACTED_EVERY = 2  # steps: half of the cost, and results are as good as with every step
+PROJECTED_EVERY = 2  # steps: half of the cost, and results as good as with every step
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 
 
 class Descent:
-    """Makes an objective's mean over data small, step by step, keeping the weights in their sets.
+    """Minimisation of an objective's mean over data by Adam, with projection onto the constraints.
 
-    They are brought back after every second step and at the end of each epoch: the step between runs
-    with weights that one step of the optimiser has moved out. Nothing is measured or exported then.
+    Weights are projected after every second step and at the end of each epoch: in between, one step runs
+    with weights outside of their sets by one optimiser step. Nothing is measured or exported then.
 
     Args:
-        network: whose parameters move.
-        objective: of a batch of inputs and targets, a scalar.
+        network: the network to train, changed in place.
+        objective: scalar function of a batch of inputs and targets.
         data: inputs and targets.
-        schedule: epochs, batches, rate.
-        generator: of the order of the batches. Whatever else is random in a step (torch's own generator)
-            begins anew from the seed and the number of the step, so that it needs no saving.
-        team: the processes that share each batch.
+        schedule: epochs, batch size, learning rate.
+        generator: source of the order of the batches. Torch's global generator is seeded in each step from
+            the seed and the number of the step, so its state need not be saved.
+        group: the processes that share each batch.
 
     Attributes:
-        step: how many are done.
-        batches: steps an epoch.
-        total: steps in all.
+        step: number of steps done.
+        batches: steps per epoch.
+        total: number of steps in all epochs.
 
     Raises:
-        RecipeError: a batch larger than the data.
+        RecipeError: the batch size is larger than the number of rows.
     """
 
     def __init__(
@@ -52,16 +52,16 @@ class Descent:
         data: tuple[Tensor, Tensor],
         schedule: Schedule,
         generator: torch.Generator,
-        team: Team = ALONE,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self._network, self._objective, self._generator = network, objective, generator
-        self._team = team
+        self._group = group
         self._inputs, self._targets = data
         self._schedule = schedule
         if schedule.batch_size > len(self._inputs):
             raise RecipeError(
-                f"training.batch_size = {schedule.batch_size} is more than the {len(self._inputs)} rows "
-                "there are to train on; at most that many are accepted"
+                f"training.batch_size = {schedule.batch_size} is larger than the number of training rows; "
+                f"at most {len(self._inputs)} is accepted"
             )
         self.batches = math.ceil(len(self._inputs) / schedule.batch_size)
         self.total = schedule.epochs * self.batches
@@ -74,24 +74,24 @@ class Descent:
 
     @property
     def epoch(self) -> int:
-        """The number, from 1, of the epoch that the last step was of."""
+        """The number, from 1, of the last step's epoch."""
         return max(1, math.ceil(self.step / self.batches))
 
     @property
     def epoch_is_over(self) -> bool:
-        """Whether the last step was its epoch's last."""
+        """True after the last step of an epoch."""
         return self.step > 0 and self.step % self.batches == 0
 
     @property
     def mean_loss(self) -> float:
-        """Over the whole epoch; only where it is over."""
+        """The mean loss of the whole epoch, after its last step."""
         return self._sum_of_losses / len(self._inputs)
 
     def advance(self) -> float:
-        """One step; returns the objective of its batch, before it.
+        """Make one step; return the objective of its batch before the step.
 
         Raises:
-            TrainingError: the objective is not a finite number; names the epoch and the step.
+            TrainingError: the objective is not finite; the message names the epoch and the step.
         """
         place = self.step % self.batches
         if place == 0:
@@ -100,31 +100,31 @@ class Descent:
         rows = self._order[place * self._schedule.batch_size :][: self._schedule.batch_size]
         torch.manual_seed(self._generator.initial_seed() + self.step * STEP_OF_SEEDS)
         self._optimiser.zero_grad()
-        share = self._team.share(rows)
+        share = self._group.share(rows)
         value = self._objective(self._inputs[share], self._targets[share])
-        if len(share) < len(rows):  # the mean over processes is then the batch's
-            value = value * (len(share) * self._team.size / len(rows))
-        number = self._team.mean(value.item())
+        if len(share) < len(rows):  # so that the mean over processes is the mean of the batch
+            value = value * (len(share) * self._group.size / len(rows))
+        number = self._group.mean(value.item())
         self.step += 1
         if not math.isfinite(number):
-            before = f"was {self._last:.4g}" if math.isfinite(self._last) else "never was one"
+            before = f"{self._last:.4g}" if math.isfinite(self._last) else "none"
             raise TrainingError(
                 f"the loss is {number} in epoch {self.epoch}, step {place + 1} of {self.batches} "
-                f"(the last finite one {before}); a learning_rate below {self._schedule.learning_rate:g}, "
-                "a scaling of the inputs, or a look for extreme inputs may help"
+                f"(last finite loss: {before}); try a learning_rate below {self._schedule.learning_rate:g} "
+                "or a scaling of the inputs, and check the inputs for extreme values"
             )
         value.backward()  # type: ignore[no-untyped-call]
-        self._team.average_(self._network.parameters())
+        self._group.average_(self._network.parameters())
         self._optimiser.step()
         self._rate.step()
-        if self.step % RETRACTED_EVERY == 0 or self.epoch_is_over:
+        if self.step % PROJECTED_EVERY == 0 or self.epoch_is_over:
             project_(self._network)
         self._last = number
         self._sum_of_losses += number * len(rows)
         return number
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on, as tensors, numbers, strings and containers of them."""
+        """Return the complete state for a checkpoint: tensors, numbers, strings, and containers of these."""
         return {
             "network": self._network.state_dict(),
             "optimiser": self._optimiser.state_dict(),
@@ -137,7 +137,7 @@ class Descent:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Takes a state of the same descent back; the steps after it are then the same, bit for bit."""
+        """Restore a state of :meth:`state`; the following steps are then equal bit for bit."""
         self._network.load_state_dict(state["network"])
         self._optimiser.load_state_dict(state["optimiser"])
         self._rate.load_state_dict(state["rate"])
@@ -153,10 +153,10 @@ def minimise(
     schedule: Schedule,
     generator: torch.Generator,
 ) -> None:
-    """A whole descent; see :class:`Descent`.
+    """Run all steps of a :class:`Descent`.
 
     Raises:
-        TrainingError: the objective is not a finite number.
+        TrainingError: the objective is not finite.
     """
     descent = Descent(network, objective, data, schedule, generator)
     while descent.step < descent.total:
@@ -164,7 +164,7 @@ def minimise(
 
 
 def _rate(step: int, total: int) -> float:
-    """Share of the peak learning rate: up in a straight line, down as a cosine to 0."""
+    """Return the share of the peak learning rate: a linear rise, then a cosine to 0."""
     warm_up = max(1, round(WARM_UP * total))
     if step < warm_up:
         return (step + 1) / warm_up

@@ -1,4 +1,4 @@
-"""The plots of a training: learning curves, certified accuracy, and decision regions of 2-d inputs."""
+"""Plots of a training: learning curves, certified accuracy, and decision regions of 2-d inputs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from lipmodel.report.plots import (
 )
 from lipmodel.training.loop import Epoch
 
-LABEL_COLOURS = ("#2d004b", "#7f3b08")  # the ends of the field's colours
+LABEL_COLOURS = ("#2d004b", "#7f3b08")  # the ends of the radius field's colour map
 
-GRID = 201  # points along each axis of a field
+GRID = 201  # points along each axis of the radius field
 
 
 def plot_training(
@@ -34,7 +34,7 @@ def plot_training(
     history: list[Epoch],
     held_out: Dataset,
 ) -> bytes:
-    """Learning curves, certified accuracy and, of 2-d inputs, the radius as a field: a PNG file's bytes."""
+    """Return a PNG of learning curves, certified accuracy and, for 2-d inputs, the radius field."""
     flat = held_out.inputs.shape[1] == 2
     figure, axes = new_figure(3 if flat else 2, title)
     draw_learning_curves(axes[0], history)
@@ -48,10 +48,10 @@ def plot_training(
 def draw_radius_field(
     axis: Any, predictor: CertifiedPredictor, norm: Norm, data: Dataset, limit: float | None = None
 ) -> None:
-    """The certified radius at each point of the plane, signed by the label, with the data on it.
+    """Draw the certified radius at each point of the plane, signed by the label, and the data; two classes.
 
-    White is where nothing is certified; the black line is the decision frontier. Two classes. Colours
-    end at the radius ``limit``, by default the largest there is.
+    Nothing is certified in white regions; the black line is the decision boundary. The colour map ends at the
+    radius ``limit``, by default the largest radius.
     """
     low, high = data.inputs.min(axis=0) - 0.35, data.inputs.max(axis=0) + 0.35
     x, y = (np.linspace(low[k], high[k], GRID) for k in (0, 1))
@@ -77,7 +77,7 @@ def draw_radius_field(
 
 
 def draw_learning_curves(axis: Any, history: list[Epoch]) -> None:
-    """Loss and accuracies by epoch; of certified accuracy torch's estimate."""
+    """Draw loss and accuracies by epoch, with torch's estimate of certified accuracy."""
     epochs = [epoch.number for epoch in history]
     marker = "o" if len(epochs) < 20 else None
     (loss,) = axis.plot(
@@ -86,33 +86,19 @@ def draw_learning_curves(axis: Any, history: list[Epoch]) -> None:
     axis.set(xlabel="epoch", ylabel="training loss", title="Learning curves")
     axis.set_ylim(bottom=0)
     right = axis.twinx()
-    (on_train,) = right.plot(
-        epochs,
-        [e.train_accuracy for e in history],
-        color=ORANGE,
-        marker=marker,
-        ms=3,
-        label="accuracy, training",
-    )
-    (on_held_out,) = right.plot(
-        epochs,
-        [e.held_out_accuracy for e in history],
-        color=BLUE,
-        marker=marker,
-        ms=3,
-        label="accuracy, held out",
-    )
-    (estimate,) = right.plot(
-        epochs,
-        [e.estimated_certified_accuracy for e in history],
-        color=BLUE,
-        ls=":",
-        label="certified, held out (estimate)",
-    )
+    curves: list[tuple[str, str, dict[str, Any]]] = [
+        ("train_accuracy", "accuracy, training", {"color": ORANGE, "marker": marker, "ms": 3}),
+        ("held_out_accuracy", "accuracy, held out", {"color": BLUE, "marker": marker, "ms": 3}),
+        ("estimated_certified_accuracy", "certified, held out (estimate)", {"color": BLUE, "ls": ":"}),
+    ]
+    lines = [
+        right.plot(epochs, [getattr(e, field) for e in history], label=label, **style)[0]
+        for field, label, style in curves
+    ]
     right.set_ylabel("accuracy")
     right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     axis.legend(
-        handles=[loss, on_train, on_held_out, estimate],
+        handles=[loss, *lines],
         loc="upper center",
         bbox_to_anchor=(0.5, -0.14),
         ncols=2,

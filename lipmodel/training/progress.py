@@ -1,4 +1,4 @@
-"""A training as a bar on a terminal: loss, clean accuracy, an estimate of the certified one, time left."""
+"""Progress bar of a training: loss, clean accuracy, estimated certified accuracy, time left."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from lipmodel.training.loop import Status, Watch
 
 
 @contextmanager
-def training_bar(what: str, epsilon: float, console: Console) -> Iterator[Watch]:
-    """Gives a function that a training can tell how far it is; shows nothing where there is no terminal.
+def training_bar(title: str, epsilon: float, console: Console) -> Iterator[Watch]:
+    """Yield a callback that shows a training's status as a progress bar; nothing without a terminal.
 
     Args:
-        what: is done.
-        epsilon: that the estimate of certified accuracy is at.
-        console: to show it on.
+        title: text beside the bar.
+        epsilon: radius of the estimated certified accuracy.
+        console: console of the bar.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -28,14 +28,14 @@ def training_bar(what: str, epsilon: float, console: Console) -> Iterator[Watch]
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=1.0, loss="–", measured="–")
+        task = progress.add_task(title, total=1.0, loss="–", measured="–")
 
         def watch(status: Status) -> None:
             epoch, measured = status.epoch, "–"
             if epoch is not None and epoch.estimated_certified_accuracy is not None:
                 measured = (
                     f"clean {epoch.held_out_accuracy:.1%}  "
-                    f"certified at {epsilon:g} about {epoch.estimated_certified_accuracy:.1%} (estimate)"
+                    f"certified at {epsilon:g}: {epoch.estimated_certified_accuracy:.1%} (estimate)"
                 )
             progress.update(task, completed=status.share, loss=f"{status.loss:.4f}", measured=measured)
 

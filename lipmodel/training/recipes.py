@@ -1,8 +1,8 @@
-"""Recipes: everything that decides a training, read strictly from TOML.
+"""Recipes: the complete configuration of a training, read strictly from TOML.
 
-A recipe is written for l2; a table ``[norm.1]`` or ``[norm.inf]`` holds what differs in that norm.
-Settings (``training.epochs=3``) come last and change one key each. An unknown key is an error that
-names the nearest known one: nothing is silently ignored.
+A recipe is written for l2; a table ``[norm.1]`` or ``[norm.inf]`` holds the differences for that norm.
+Settings (``training.epochs=3``) are applied last and change one key each. An unknown key is an error that
+names the nearest known key: nothing is silently ignored.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True)
 class NetworkRecipe:
-    """A network.
+    """The [network] table of a recipe.
 
     Attributes:
-        widths: units of each hidden layer, or channels of each convolutional block; none for a head alone.
+        widths: units of each hidden layer, or channels of each convolutional block; empty for a head alone.
         constraint: "orthogonal" (Stiefel; l2 only) or "rows" (row norms; any norm).
-        activation: one of ``ACTIVATIONS``; "groupsort" with exactly one of the next two.
-        group_size: units a group.
-        number_of_groups: groups a layer.
-        body: what the hidden layers are, "dense" or "convolutional" (images; orthogonal only).
-        head: "linear", "normalised" (rows of one norm), or "prototypes" with the next.
-        prototypes: scores a class; they start at the k-means of each class.
-        dropout: of own prototypes in training, see ``PrototypeHead``.
-        components: principal components of the training part that the body begins with, l2 only; 0 for
-            the inputs themselves.
+        activation: one of ``ACTIVATIONS``; "groupsort" takes exactly one of group_size and number_of_groups.
+        group_size: units per group.
+        number_of_groups: groups per layer.
+        body: kind of the hidden layers, "dense" or "convolutional" (images; orthogonal only).
+        head: "linear", "normalised" (rows of equal norm), or "prototypes".
+        prototypes: scores per class, initially at the k-means of each class; for the head "prototypes".
+        dropout: dropout of target prototypes in training, see ``PrototypeHead``.
+        components: number of principal components of the training part as features of the body, l2 only; 0
+            for the inputs themselves.
     """
 
     widths: tuple[int, ...]
@@ -63,54 +63,54 @@ class NetworkRecipe:
 
     def __post_init__(self) -> None:
         if any(width < 1 for width in self.widths):
-            raise RecipeError(f"network.widths = {list(self.widths)}; widths of at least 1 are accepted")
+            raise RecipeError(f"network.widths = {list(self.widths)}; widths >= 1 are accepted")
         _check_choice("network.constraint", self.constraint, CONSTRAINTS)
         _check_choice("network.activation", self.activation, ACTIVATIONS)
         _check_choice("network.body", self.body, BODIES)
         _check_choice("network.head", self.head, HEADS)
         if self.body == "convolutional" and (self.constraint != "orthogonal" or not self.widths):
             raise RecipeError(
-                "network.body 'convolutional' takes the constraint 'orthogonal' and at least one width"
+                "network.body 'convolutional' requires network.constraint 'orthogonal' and at least one width"
             )
         if self.activation == "householder" and self.constraint != "orthogonal":
             raise RecipeError(
-                "network.activation 'householder' turns pairs, which keeps l2 alone; it takes the "
-                "constraint 'orthogonal'"
+                "network.activation 'householder' is 1-Lipschitz in l2 only and requires network.constraint "
+                "'orthogonal'"
             )
         if (self.head == "prototypes") != (self.prototypes is not None and self.prototypes >= 1):
             raise RecipeError(
-                f"network.head '{self.head}' with network.prototypes = {self.prototypes}; "
-                "'prototypes' takes a number of at least 1, the others none"
+                f"network.head '{self.head}' with network.prototypes = {self.prototypes}; the head "
+                "'prototypes' requires a number >= 1, other heads accept none"
             )
         if self.dropout and self.head != "prototypes":
-            raise RecipeError(f"network.dropout is of prototypes; network.head '{self.head}' takes none")
+            raise RecipeError(f"network.dropout is for the head 'prototypes', not for '{self.head}'")
         if self.components < 0 or (self.components and self.body == "convolutional"):
             raise RecipeError(
-                f"network.components = {self.components} before a {self.body} body; "
-                "0, or a number before a dense one, is accepted"
+                f"network.components = {self.components} with a {self.body} body; 0, or a positive number "
+                "with a dense body, is accepted"
             )
         given = sum(value is not None for value in (self.group_size, self.number_of_groups))
         if given != (self.activation == "groupsort"):
             raise RecipeError(
-                "network.activation 'groupsort' takes exactly one of group_size and number_of_groups, "
-                f"the others neither; '{self.activation}' has {given}"
+                f"network.activation '{self.activation}' with {given} of group_size and number_of_groups; "
+                "'groupsort' requires exactly one of group_size and number_of_groups, other activations none"
             )
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training, decided to the last detail.
+    """The complete configuration of a training.
 
     Attributes:
-        name: of the recipe; also of the files written.
+        name: name of the recipe and of the files written.
         data: name of the data set, see ``lipmodel.data.load.load_parts``.
-        norm: of the input, in which radii are.
-        lipschitz: bound on every score, in that norm.
-        seed: of initial weights and of the order of batches.
-        network, loss, training: the parts.
-        epsilons: where certified accuracy is reported, in that norm.
-        scaling: what inputs are divided by first, inside the network: see ``scaling.py``. Parameters
-            of the loss are in those units; radii and epsilons are in the units of what is sent.
+        norm: norm of the input and of the radii.
+        lipschitz: Lipschitz constant of every score, in that norm.
+        seed: seed of initial weights and of the order of batches.
+        network, loss, training: the tables of the recipe.
+        epsilons: radii at which certified accuracy is reported, in that norm.
+        scaling: scaling of inputs inside the network, see ``scaling.py``. Parameters of the loss are in
+            scaled units; radii and epsilons are in the units of the data.
     """
 
     name: str
@@ -127,29 +127,28 @@ class Recipe:
     def __post_init__(self) -> None:
         _check_choice("scaling", self.scaling, SCALINGS)
         if not 0.0 < self.lipschitz < math.inf:
-            raise RecipeError(
-                f"a Lipschitz constant of {self.lipschitz} makes no sense; a positive number is accepted"
-            )
+            raise RecipeError(f"lipschitz = {self.lipschitz}; a positive, finite number is accepted")
         if self.network.constraint == "orthogonal" and self.norm is not Norm.TWO:
             raise RecipeError(
-                f"orthogonal weights bound l2 only; for {self.norm.symbol} the constraint 'rows' is accepted"
+                f"network.constraint 'orthogonal' bounds l2 only; for {self.norm.symbol} 'rows' is accepted"
             )
         if self.network.components and self.norm is not Norm.TWO:
             raise RecipeError(
-                f"principal components keep l2 only; for {self.norm.symbol} 0 components are accepted"
+                f"network.components = {self.network.components} is for l2 only; for {self.norm.symbol} 0 is "
+                "accepted"
             )
         if self.seed < 0:
-            raise RecipeError(f"a seed of {self.seed} makes no sense; 0, 1, 2, … are accepted")
+            raise RecipeError(f"seed = {self.seed}; 0, 1, 2, … are accepted")
         if any(not 0.0 < e < math.inf for e in self.epsilons):
             raise RecipeError(f"epsilons = {list(self.epsilons)}; positive numbers are accepted")
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return the recipe as JSON types."""
         name = next(name for name, kind in LOSSES.items() if isinstance(self.loss, kind))
         return asdict(self) | {"norm": self.norm.value, "loss": {"name": name, **asdict(self.loss)}}
 
     def to_toml(self) -> str:
-        """As the text of a recipe that reads as this one, for its norm."""
+        """Return the text of a recipe that reads as this recipe, for its norm."""
         tables = self.to_dict()
         del tables["name"], tables["norm"]
         plain = {key: value for key, value in tables.items() if not isinstance(value, dict)}
@@ -159,13 +158,13 @@ class Recipe:
 
 
 def _lines(table: Mapping[str, Any]) -> str:
-    """Keys with values; JSON's numbers, strings and arrays are TOML's too."""
+    """Return keys with values; numbers, strings and arrays of JSON are also TOML."""
     given = {key: value for key, value in table.items() if value is not None}
     return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in given.items())
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes there are."""
+    """Return the names of the bundled recipes."""
     return sorted(f.name.removesuffix(".toml") for f in _folder().iterdir() if f.name.endswith(".toml"))
 
 
@@ -178,18 +177,18 @@ def load_recipe(
     epochs: int | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """A recipe by name or from a file, with what is given in place of what it says.
+    """Return a recipe by name or from a file, with the given values in place of its own.
 
     Args:
-        name: one of :func:`recipe_names`, or the path of a ``.toml`` file of your own.
+        name: one of :func:`recipe_names`, or the path of a ``.toml`` file.
         norm: any name that ``Norm.parse`` accepts; l2 by default.
-        lipschitz: bound on every score; short for the setting of that name.
-        seed: of the training; likewise.
-        epochs: passes over the data; short for the setting training.epochs.
+        lipschitz: Lipschitz constant of every score; short for the setting ``lipschitz``.
+        seed: seed of the training; short for the setting ``seed``.
+        epochs: passes over the data; short for the setting ``training.epochs``.
         settings: dotted keys to values, such as ``training.epochs`` to 3; see :func:`parse_settings`.
 
     Raises:
-        RecipeError: unknown recipe or norm, an unknown key, or a value that makes no sense.
+        RecipeError: an unknown recipe, norm or key, or an invalid value.
     """
     short = {"lipschitz": lipschitz, "seed": seed, "training.epochs": epochs}
     given = {key: value for key, value in short.items() if value is not None}
@@ -198,18 +197,18 @@ def load_recipe(
 
 
 def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` pairs to dotted keys and values; values are TOML, a bare word is a string.
+    """Return ``KEY=VALUE`` pairs as dotted keys and values; values are TOML, a bare word is a string.
 
     Raises:
-        RecipeError: no equals sign, a value that is not TOML, or a key given twice.
+        RecipeError: there is no equals sign, a value is not TOML, or a key is given twice.
     """
     settings: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, text = (part.strip() for part in assignment.partition("="))
         if not (key and equals and text):
-            raise RecipeError(f"the setting '{assignment}' is not understood; KEY=VALUE is accepted")
+            raise RecipeError(f"the setting '{assignment}' has no key or value; KEY=VALUE is accepted")
         if key in settings:
-            raise RecipeError(f"{key} is set twice; one value is accepted")
+            raise RecipeError(f"the setting {key} is given twice; one value is accepted")
         try:
             (settings[key],) = tomllib.loads(f"value = {text}").values()
         except (tomllib.TOMLDecodeError, ValueError):
@@ -224,13 +223,13 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
 def parse_recipe(
     text: str, name: str, *, norm: str | int = Norm.TWO, settings: Mapping[str, Any] | None = None
 ) -> Recipe:
-    """A recipe from TOML, as it stands for the norm given and with settings in place of what it says.
+    """Return a recipe from TOML, for the given norm and with the settings applied.
 
-    Setting ``loss.name`` to another loss leaves out the parameters of the one it replaces.
+    Setting ``loss.name`` to another loss drops the parameters of the replaced loss.
 
     Raises:
-        RecipeError: not TOML, a key that is missing, unknown or of the wrong type, a value that
-            makes no sense; names the key, and for an unknown one the nearest there is.
+        RecipeError: invalid TOML, a key that is missing, unknown or of the wrong type, or an invalid value;
+            the message names the key, and for an unknown key the nearest known key.
     """
     chosen = _norm(norm)
     try:
@@ -267,7 +266,7 @@ def _norm(value: object) -> Norm:
 
 
 def _read(name: str) -> tuple[str, str]:
-    """The text of a recipe and its name."""
+    """Return the text and the name of a recipe."""
     if name.endswith(".toml"):
         try:
             return Path(name).read_text(encoding="utf-8"), Path(name).stem
@@ -280,14 +279,14 @@ def _read(name: str) -> tuple[str, str]:
 
 
 def _with_settings(table: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The table with each dotted key set."""
+    """Return the table with each dotted key set."""
     nested: dict[str, Any] = {}
     for dotted, value in settings.items():
         top, _, key = dotted.partition(".")
         if key:
             nested.setdefault(top, {})[key] = value
         elif isinstance(value, dict) or top in ("network", "loss", "training"):
-            raise RecipeError(f"'{dotted}' is a table; set its keys one by one, as training.epochs=3")
+            raise RecipeError(f"'{dotted}' is a table; set its keys one by one, as in training.epochs=3")
         else:
             nested[top] = value
     loss = table.get("loss")
@@ -301,7 +300,7 @@ def _folder() -> Any:
 
 
 def _overlay(base: dict[str, Any], over: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The base with what differs; a table in it is overlaid in turn."""
+    """Return the base with the values of ``over``; tables are merged recursively."""
     result = dict(base)
     for key, value in over.items():
         if isinstance(value, dict) != isinstance(base.get(key, value), dict):
@@ -318,13 +317,13 @@ def _table(table: Mapping[str, Any], key: str) -> dict[str, Any]:
     value = table.get(key)
     if not isinstance(value, dict):
         raise RecipeError(
-            f"the table [{key}] is missing" if value is None else f"{key} = {value!r} should be a table"
+            f"the table [{key}] is missing" if value is None else f"{key} = {value!r}; a table is accepted"
         )
     return value
 
 
 def _part(where: str, kind: type[Part], table: Mapping[str, Any]) -> Part:
-    """A dataclass from a table, each value of the type the dataclass declares."""
+    """Return a dataclass from a table, with each value checked against its declared type."""
     hints = get_type_hints(kind)
     declared = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     _check_keys(where, table, declared)
@@ -333,11 +332,11 @@ def _part(where: str, kind: type[Part], table: Mapping[str, Any]) -> Part:
         return kind(**values)
     except TypeError as error:
         missing = [key for key in declared if key not in table]
-        raise RecipeError(f"the table [{where}] lacks one of {', '.join(missing)}") from error
+        raise RecipeError(f"the table [{where}] lacks a required key of {', '.join(missing)}") from error
 
 
 def _value(where: str, value: Any, kind: Any) -> Any:
-    """The value, if it is of that type; whole numbers pass for numbers, arrays for tuples."""
+    """Return the value, checked to be of that type; integers are converted to floats, arrays to tuples."""
     if get_origin(kind) is tuple:
         if not isinstance(value, list):
             raise RecipeError(f"{where} = {value!r}; an array is accepted")

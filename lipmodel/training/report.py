@@ -1,4 +1,4 @@
-"""The closing report of a training: one HTML file that needs nothing from elsewhere."""
+"""The report of a training: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from lipmodel.data.dataset import Dataset
 from lipmodel.display import certified_radius
 from lipmodel.norms import Array
 from lipmodel.report import page, plots
-from lipmodel.training.data_summary import account
+from lipmodel.training.data_summary import summarise
 from lipmodel.training.plots import draw_learning_curves, draw_radius_field
 from lipmodel.training.trained import Trained
 
 EXAMPLES = 6  # inputs shown with the smallest radius, and with the largest
-MOST_VALUES = 8  # coordinates written of an input that is no image
+MAX_VALUES = 8  # coordinates shown of an input that is not an image
 
 
 def report(trained: Trained) -> bytes:
-    """The report of a training as an HTML file's bytes."""
+    """Return the report of a training as the bytes of an HTML file."""
     recipe, data, radii = trained.recipe, trained.held_out, trained.radii
-    right = radii.label == data.labels
+    correct = radii.label == data.labels
     drawings: dict[str, page.Drawing] = {
         "Loss and accuracy by epoch. The dotted line is torch's estimate at the largest epsilon; all "
         "other figures of certified accuracy are measured from the exported file.": lambda axis: (
@@ -31,7 +31,7 @@ def report(trained: Trained) -> bytes:
         "Share of held-out inputs that no change of size ε can turn into an error; dashed, the "
         "majority-class baseline.": lambda axis: plots.draw_accuracies(axis, trained.evaluation, data.units),
         "A radius of 0 means that nothing is certified.": lambda axis: plots.draw_radius_histogram(
-            axis, right, radii.certified_radius, recipe.norm
+            axis, correct, radii.certified_radius, recipe.norm
         ),
         "Rows are labels, columns answers.": lambda axis: plots.draw_confusion(
             axis, data.labels, radii.label, data.classes
@@ -49,7 +49,7 @@ def report(trained: Trained) -> bytes:
         evaluation=trained.evaluation,
         abstentions=int((radii.certified_radius == 0).sum()),
         record=trained.record(),
-        account=account(recipe, trained.train, data),
+        summary=summarise(recipe, trained.train, data),
         figures=page.figures(drawings),
         examples=[
             ("smallest", _examples(data, radii, order[:EXAMPLES])),
@@ -60,14 +60,14 @@ def report(trained: Trained) -> bytes:
 
 
 def _examples(data: Dataset, radii: Radii, rows: Any) -> list[dict[str, Any]]:
-    """What is told of these inputs, in that order."""
+    """Return the data of these rows for the template, in order."""
     typical, spread = data.inputs.mean(axis=0), data.inputs.std(axis=0)
     names = data.columns or tuple(f"x{i + 1}" for i in range(data.inputs.shape[1]))
-    told = []
+    examples = []
     for row in rows:
         image = plots.as_image(data.inputs[row], data.input_shape)
         unusual = np.argsort(-np.abs(data.inputs[row] - typical) / np.maximum(spread, 1e-12), kind="stable")
-        told.append(
+        examples.append(
             {
                 "row": int(row),
                 "label": data.classes[data.labels[row]],
@@ -75,10 +75,10 @@ def _examples(data: Dataset, radii: Radii, rows: Any) -> list[dict[str, Any]]:
                 "right": bool(radii.label[row] == data.labels[row]),
                 "radius": certified_radius(float(radii.certified_radius[row]), 4),
                 "image": None if image is None else _image(image),
-                "values": [(names[i], float(data.inputs[row, i])) for i in np.sort(unusual[:MOST_VALUES])],
+                "values": [(names[i], float(data.inputs[row, i])) for i in np.sort(unusual[:MAX_VALUES])],
             }
         )
-    return told
+    return examples
 
 
 def _image(pixels: Array) -> str:

@@ -1,4 +1,4 @@
-"""Samples: a few held-out rows in a file beside the model, for people to look at and to begin from."""
+"""Sample files: a few held-out rows beside the model, as examples of its inputs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from lipmodel.data.dataset import Dataset
 
 MAX_NUMBERS = 100_000
-"""In all rows together: less than half a megabyte."""
+"""Limit on the numbers in a sample file: less than half a megabyte."""
 
 
 def sample_file(held_out: Dataset, count: int) -> bytes:
-    """A ``.npz`` file of so many rows at random, or fewer where each is large; always the same ones.
+    """Return a ``.npz`` file of ``count`` random rows, fewer if rows are large; equal data give equal files.
 
-    Arrays are ``inputs`` (N, *input_shape) and ``labels`` (N,): what ``lipmodel evaluate --data`` reads.
+    Arrays are ``inputs`` (N, *input_shape) and ``labels`` (N,), the format of ``lipmodel evaluate --data``.
     """
     most = max(1, MAX_NUMBERS // held_out.inputs.shape[1])
     chosen = np.random.default_rng(0).permutation(len(held_out.labels))[: min(count, most)]

@@ -1,8 +1,8 @@
-"""Inputs of any unit made even inside the network, so that radii stay in the units of what is sent.
+"""Scaling of inputs inside the network, so that radii stay in the units of the data.
 
-A network f trained on x / s is exported as  g(x) = m · f(x / s),  m = min s.  Its scores move no faster
-than f's: each coordinate of x / s moves at most 1 / m times as fast as that of x, in every l_p norm,
-and m undoes it. All scales are powers of two, so nothing of this rounds.
+A network f trained on x / s is exported as  g(x) = m · f(x / s),  m = min s.  The Lipschitz constant of g is
+at most that of f: x ↦ x / s is at most 1/m-Lipschitz in every l_p norm, and the factor m cancels this. All
+scales are powers of two, so no operation here rounds.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from lipmodel.network import ops
 from lipmodel.network.ops import Graph
 
 Scale = NDArray[np.float32]
-"""(d,): what each coordinate is divided by; powers of two."""
+"""(d,): the divisor of each coordinate, a power of two."""
 
-SMALLEST_SHARE = 0.25  # of the median spread, that a column's counts as at least
-LARGEST_EXPONENT = 60  # of a scale: keeps products of scales and weights within float32
+MIN_SHARE = 0.25  # lower limit on a column's spread, relative to the median spread
+MAX_EXPONENT = 60  # of a scale: keeps products of scales and weights within float32
 
 
 def find_scale(data: Dataset, scaling: str) -> Scale:
-    """The scale of each coordinate that a recipe's ``scaling`` asks for, from the training part.
+    """Return the scale of each coordinate by a recipe's ``scaling``, from the training part.
 
     "columns": the power of two nearest each column's standard deviation, but at least a quarter of the
-    median one (a column that hardly varies would otherwise set every radius), and 1 for columns of 0
-    and 1. "common": one for all, of the root mean square of the deviations. "none": 1.
+    median deviation (a nearly constant column would otherwise determine every radius), and 1 for columns of
+    0 and 1. "common": one scale for all, from the root mean square of the deviations. "none": 1.
     """
     spread = data.inputs.std(axis=0, dtype=np.float64)
     if scaling == "none" or not spread.any():
@@ -39,14 +39,14 @@ def find_scale(data: Dataset, scaling: str) -> Scale:
         spread[:] = np.sqrt(np.square(spread).mean())
     else:
         median = np.median(spread[spread > 0])
-        spread = np.where(spread > 0, np.maximum(spread, SMALLEST_SHARE * median), median)
+        spread = np.where(spread > 0, np.maximum(spread, MIN_SHARE * median), median)
         spread[((data.inputs == 0) | (data.inputs == 1)).all(axis=0)] = 1.0
-    exponent = np.clip(np.round(np.log2(spread)), -LARGEST_EXPONENT, LARGEST_EXPONENT)
+    exponent = np.clip(np.round(np.log2(spread)), -MAX_EXPONENT, MAX_EXPONENT)
     return np.asarray(np.exp2(exponent), dtype=np.float32)
 
 
 def in_units_of_the_data(graph: Graph, scale: Scale) -> Graph:
-    """The graph of g from that of f; unchanged where all scales are 1."""
+    """Return the graph of g from the graph of f; unchanged if all scales are 1."""
     if (scale == 1).all():
         return graph
     factor = (1.0 / scale.astype(np.float64)).reshape(graph.input_shape)
@@ -59,10 +59,10 @@ def in_units_of_the_data(graph: Graph, scale: Scale) -> Graph:
 
 
 def _times(graph: Graph, factor: float) -> Graph:
-    """The graph with its scores multiplied by a positive factor."""
+    """Return the graph with its scores multiplied by a positive factor."""
     made = {op.output: op for op in graph.ops}
     last = made[graph.output]
-    while isinstance(last, ops.ReduceExtremum | ops.Reshape):  # these can wait until after it
+    while isinstance(last, ops.ReduceExtremum | ops.Reshape):  # commute with a positive factor
         last = made[last.inputs[0]]
     if isinstance(last, ops.Dense) and len(graph.consumers()[last.output]) <= 1:
         bias = None if last.bias is None else last.bias * factor
@@ -89,11 +89,11 @@ class Times(nn.Module):
         self.register_buffer("factor", factor)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, d) to (…, d)."""
+        """Return x * factor; shape (…, d)."""
         return x * self.factor
 
 
 def scaled(network: nn.Module, scale: Scale) -> nn.Sequential:
-    """G from f, as modules."""
+    """Return the module of g from the module of f."""
     factor = torch.from_numpy(scale)
     return nn.Sequential(Times(1.0 / factor), network, Times(factor.min()))

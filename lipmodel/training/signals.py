@@ -1,4 +1,4 @@
-"""Ctrl-C (and a request to terminate) as a question a training asks between two steps."""
+"""SIGINT and SIGTERM as a stop request that a training checks between steps."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def asking_for_an_end() -> Iterator[Callable[[], bool]]:
-    """Gives a function that tells whether one of ``SIGNALS`` came; a second one acts as it always does.
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns True once one of ``SIGNALS`` was received.
 
-    For the main thread, which alone receives signals.
+    A second signal has its usual effect. For the main thread only, which receives the signals.
     """
-    asked = False
+    received = False
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
+    def receive(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        received = True
         restore()
 
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    before = {number: signal.signal(number, ask) for number in SIGNALS}
+    before = {number: signal.signal(number, receive) for number in SIGNALS}
     try:
-        yield lambda: asked
+        yield lambda: received
     finally:
         restore()

@@ -1,4 +1,4 @@
-"""One training from beginning to end: data, network, loop, export, evaluation of the file, records, plots."""
+"""A whole training: data, network, loop, export, evaluation of the file, record, plots."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from lipmodel.files import to_json, write_whole
 from lipmodel.network.metadata import Claims
 from lipmodel.network.ops import Graph
 from lipmodel.training.checkpoint import Checkpoint
-from lipmodel.training.data_summary import account
-from lipmodel.training.distributed import ALONE, Team
+from lipmodel.training.data_summary import summarise
+from lipmodel.training.distributed import SINGLE_PROCESS, ProcessGroup
 from lipmodel.training.export.onnx_export import export, largest_difference, to_graph
 from lipmodel.training.loop import Control, Fit, Labelled, deterministic
 from lipmodel.training.network import begin_, build_network
@@ -30,18 +30,18 @@ from lipmodel.training.samples import sample_file
 from lipmodel.training.scaling import find_scale, in_units_of_the_data, scaled
 from lipmodel.training.trained import Trained
 
-ENDS = (".onnx", ".json", ".png", ".html", ".samples.npz")
-"""Of the files that a training writes, or replaces."""
-COMPARED_ROWS = 10_000  # inputs on which the file is compared with torch, at most
+SUFFIXES = (".onnx", ".json", ".png", ".html", ".samples.npz")
+"""The files that a training writes, or replaces."""
+COMPARED_ROWS = 10_000  # maximum number of inputs on which the file is compared with torch
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A training that may begin: its recipe and its data, both read and checked.
+    """A training ready to start: its recipe and its data, read and checked.
 
     Attributes:
-        recipe: what to train.
-        train, held_out: the data.
+        recipe: the recipe.
+        train, held_out: the two parts of the data.
     """
 
     recipe: Recipe
@@ -49,9 +49,9 @@ class Plan:
     held_out: Dataset
 
     @property
-    def account(self) -> dict[str, str]:
-        """What was understood of the data, topic by topic."""
-        return account(self.recipe, self.train, self.held_out)
+    def summary(self) -> dict[str, str]:
+        """The summary of the data, by topic."""
+        return summarise(self.recipe, self.train, self.held_out)
 
 
 def plan(
@@ -62,17 +62,23 @@ def plan(
     data: Path | None = None,
     name: str | None = None,
 ) -> Plan:
-    """Reads a recipe and its data, or data of your own in their place.
+    """Read a recipe and its data, or custom data in place of the recipe's.
 
     Args:
         recipe_name: one of ``recipe_names()``, or a ``.toml`` file.
         overrides: any of norm, lipschitz, seed, epochs, settings; see ``load_recipe``.
-        data_dir: the folder of the recipe's data set, if it needs one.
-        data: a file or a folder of your own, see ``load_own``; scaled as suits it unless a setting says how.
-        name: of the files written; by default the recipe's, or that of your own data without its ending.
+        data_dir: the folder of the recipe's data set, if the data set needs one.
+        data: a file or folder of custom data, see ``load_own``; its scaling is chosen by the data unless a
+            setting names one.
+        name: name of the files written; by default the name of the recipe, or of the custom data's file.
+
+    Returns:
+        The plan of the training.
 
     Raises:
-        RecipeError, DataError, MissingExtraError: see each.
+        RecipeError: the recipe, an override or the name is invalid.
+        DataError: the data cannot be read.
+        MissingExtraError: reading the data needs a package that is not installed.
     """
     overrides = dict(overrides or {})
     recipe = load_recipe(recipe_name, **overrides)
@@ -80,15 +86,15 @@ def plan(
         name = data.resolve().name if data.is_dir() else data.stem
     if name is not None:
         if not name or name.startswith(".") or Path(name).name != name:
-            raise RecipeError(f"'{name}' cannot name files; a word without slashes is accepted")
+            raise RecipeError(f"'{name}' cannot name files; a name without slash or leading dot is accepted")
         recipe = replace(recipe, name=name)
     if data is None:
         return Plan(recipe, *load_parts(recipe.data, data_dir))
     if data_dir is not None:
-        raise RecipeError("--data-dir is of the recipe's own data; give it or --data, not both")
+        raise RecipeError("--data-dir is for the recipe's own data set; give --data-dir or --data, not both")
     training, held_out = load_own(data)
-    said = "scaling" in (overrides.get("settings") or {})
-    recipe = replace(recipe, data=training.name, scaling=recipe.scaling if said else training.scaling)
+    chosen = "scaling" in (overrides.get("settings") or {})
+    recipe = replace(recipe, data=training.name, scaling=recipe.scaling if chosen else training.scaling)
     return Plan(recipe, training, held_out)
 
 
@@ -98,36 +104,39 @@ def carry_out(
     *,
     control: Control | None = None,
     resume: bool = False,
-    team: Team = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
     samples: int = 0,
     force: bool = False,
 ) -> Trained:
-    """Trains; writes NAME.onnx, .json (the record), .png and .html (the report), each whole or not at all.
+    """Train, and write NAME.onnx, .json (the record), .png and .html (the report), each atomically.
 
-    Until these are written NAME.checkpoint holds the training so far.
+    During the training NAME.checkpoint holds its state.
 
     Args:
-        planned: what to train on what.
-        out_dir: folder to write to; made if it is not there.
-        control: what happens around the training; its checkpoint is set here.
+        planned: the plan of the training.
+        out_dir: folder to write to, created if missing.
+        control: callbacks of the training; its checkpoint is set here.
         resume: continue from NAME.checkpoint.
-        team: the processes that train together; this one is the first of them, the others :func:`follow`.
-        samples: how many held-out rows to write to NAME.samples.npz as well, for the service to show.
-        force: replace files of that name that an earlier training, or anything else, wrote.
+        group: the processes that train together. This process is the first; the others call :func:`follow`.
+        samples: number of held-out rows to write to NAME.samples.npz, for the service to show.
+        force: replace existing files of that name.
+
+    Returns:
+        The result of the training.
 
     Raises:
-        RecipeError: also where the folder cannot be written to, or holds files of that name, or an
-            unfinished training that is not to be resumed.
+        RecipeError: see :func:`train_recipe`; also if the folder is not writable, holds files of that name,
+            or holds an unfinished training and ``resume`` is False.
         TrainingError, TrainingInterruptedError: see ``Fit.run``.
     """
     recipe = planned.recipe
-    checkpoint = _checkpoint(planned, out_dir, team, resume, force)
+    checkpoint = _checkpoint(planned, out_dir, group, resume, force)
     try:
-        out_dir.mkdir(parents=True, exist_ok=True)  # before the work, so that it is not lost
+        out_dir.mkdir(parents=True, exist_ok=True)  # before the training, so that no result is lost
         if not os.access(out_dir, os.W_OK):
             raise PermissionError(0, "no permission")
         control = replace(control or Control(), checkpoint=checkpoint, resume=resume)
-        trained = train_recipe(recipe, planned.train, planned.held_out, control=control, team=team)
+        trained = train_recipe(recipe, planned.train, planned.held_out, control=control, group=group)
         write_whole(out_dir / f"{recipe.name}.onnx", trained.content)
         write_whole(out_dir / f"{recipe.name}.json", to_json(trained.record()))
         write_whole(out_dir / f"{recipe.name}.png", trained.plot())
@@ -135,7 +144,7 @@ def carry_out(
         kept = out_dir / f"{recipe.name}.samples.npz"
         if samples:
             write_whole(kept, sample_file(planned.held_out, samples))
-        else:  # those of the model that was replaced are of other data, perhaps
+        else:  # samples of a replaced model may be of other data
             kept.unlink(missing_ok=True)
         checkpoint.remove()
     except OSError as error:
@@ -148,20 +157,20 @@ def carry_out(
 def follow(
     planned: Plan,
     out_dir: Path,
-    team: Team,
+    group: ProcessGroup,
     *,
     control: Control | None = None,
     resume: bool = False,
     force: bool = False,
 ) -> None:
-    """What every process but the first does while that one does :func:`carry_out`: trains, writes nothing.
+    """Train as a process of rank > 0, while rank 0 runs :func:`carry_out`; writes no files.
 
     Raises:
-        RecipeError, TrainingError, TrainingInterruptedError: as the first process, which tells of it.
+        RecipeError, TrainingError, TrainingInterruptedError: as in rank 0, which reports the error.
     """
-    checkpoint = _checkpoint(planned, out_dir, team, resume, force)
+    checkpoint = _checkpoint(planned, out_dir, group, resume, force)
     control = replace(control or Control(), checkpoint=checkpoint, resume=resume)
-    fit_network(planned.recipe, planned.train, planned.held_out, control=control, team=team)
+    fit_network(planned.recipe, planned.train, planned.held_out, control=control, group=group)
 
 
 def train(
@@ -174,7 +183,7 @@ def train(
     resume: bool = False,
     force: bool = False,
 ) -> Trained:
-    """:func:`plan`, then :func:`carry_out`."""
+    """Run :func:`plan`, then :func:`carry_out`; return the result of the latter."""
     planned = plan(recipe_name, overrides=overrides, data_dir=data_dir)
     return carry_out(planned, out_dir, control=control, resume=resume, force=force)
 
@@ -185,19 +194,19 @@ def train_recipe(
     held_out: Dataset,
     *,
     control: Control | None = None,
-    team: Team = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> Trained:
-    """Trains on the data given. Same recipe, data, machine and team: the same bytes.
+    """Train on the given data; equal recipe, data, machine and group give an equal file.
 
     Raises:
-        TrainingError: the loss is no longer a number, or the file's bound exceeds the constant asked for.
-        TrainingInterruptedError: the control asked for it.
-        RecipeError: a binary loss for more than two classes; a batch larger than the data.
+        TrainingError: the loss is not finite, or the file's bound exceeds the recipe's constant.
+        TrainingInterruptedError: ``control.stop`` requested it.
+        RecipeError: a binary loss with more than two classes, or a batch larger than the data.
     """
-    network, graph, fit = fit_network(recipe, training, held_out, control=control, team=team)
+    network, graph, fit = fit_network(recipe, training, held_out, control=control, group=group)
     with deterministic(recipe.training.threads):
         content, predictor = export(graph, claims(recipe, training, None))
-        # What is measured of the file goes into the file: the same graph, written again with its figures.
+        # The evaluation of the file is recorded in the file: the graph is written again with its results.
         evaluation = evaluate(predictor, held_out.inputs, held_out.labels, recipe.norm, recipe.epsilons)
         content, predictor = export(graph, claims(recipe, training, evaluation))
         compared = torch.from_numpy(training.inputs[:COMPARED_ROWS])
@@ -212,7 +221,7 @@ def train_recipe(
         seconds=fit.seconds,
         train=training,
         held_out=held_out,
-        trained_by=team.description,
+        trained_by=group.description,
     )
 
 
@@ -222,23 +231,23 @@ def fit_network(
     held_out: Dataset | None,
     *,
     control: Control | None = None,
-    team: Team = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> tuple[nn.Sequential, Graph, Fit]:
-    """Trains a network; returns it and its graph, in the units of the data, and how it went.
+    """Train a network; return the network and its graph, both in the units of the data, and the fit.
 
     Args:
-        recipe: how.
-        training: on what.
-        held_out: for the learning curves alone; None to do without.
-        control: what happens around it.
-        team: the processes that train together; the network returned is on the CPU in any case.
+        recipe: the recipe.
+        training: the training data.
+        held_out: held-out data for the learning curves only; or None.
+        control: callbacks of the training.
+        group: the processes that train together. The network returned is on the CPU in any case.
 
     Raises:
         TrainingError, TrainingInterruptedError, RecipeError: see :func:`train_recipe`.
     """
     if recipe.loss.binary and len(training.classes) != 2:
         raise RecipeError(
-            f"the loss is for 2 classes and {training.name} has {len(training.classes)}: "
+            f"the loss is for 2 classes and {training.name} has {len(training.classes)}; "
             "set loss.name to multiclass-hinge or emma"
         )
     rows, validation = training, None
@@ -272,38 +281,38 @@ def fit_network(
             recipe.training,
             epsilon=max(recipe.epsilons, default=0.0) / float(scale.min()),
             generator=generator,
-            team=team,
+            group=group,
         )
         network = fit.run(control or Control()).cpu()
         return scaled(network, scale), in_units_of_the_data(to_graph(network), scale), fit
 
 
-def _checkpoint(planned: Plan, out_dir: Path, team: Team, resume: bool, force: bool) -> Checkpoint:
+def _checkpoint(planned: Plan, out_dir: Path, group: ProcessGroup, resume: bool, force: bool) -> Checkpoint:
     """Return the checkpoint of a training, with the values that must be the same to resume from it.
 
     Raises:
-        RecipeError: the training may not begin, or go on, since it would replace what is there.
+        RecipeError: the training would replace existing files.
     """
     identity = {
         "recipe": planned.recipe.to_dict(),
         "the training data's sha256": planned.train.digest,
         "the held-out data's sha256": planned.held_out.digest,
         "the version of torch": torch.__version__,
-        "what trained it": team.description,
+        "what trained it": group.description,
     }
     checkpoint = Checkpoint(out_dir / f"{planned.recipe.name}.checkpoint", identity)
     if checkpoint.path.exists() and not resume:
         raise RecipeError(
-            f"{checkpoint.path} holds an unfinished training: give --resume to go on with it, or delete it"
+            f"{checkpoint.path} holds an unfinished training; continue it with --resume, or delete the file"
         )
-    there = (path for path in (out_dir / f"{planned.recipe.name}{end}" for end in ENDS) if path.exists())
-    if not (force or resume) and (path := next(there, None)):
-        raise RecipeError(f"{path} is there already: give --force to replace it, or another --name")
+    paths = (out_dir / f"{planned.recipe.name}{suffix}" for suffix in SUFFIXES)
+    if not (force or resume) and (path := next((path for path in paths if path.exists()), None)):
+        raise RecipeError(f"{path} exists; replace it with --force, or choose another --name")
     return checkpoint
 
 
 def claims(recipe: Recipe, training: Dataset, evaluation: Evaluation | None) -> Claims:
-    """What the file says of itself; nothing in it depends on the time or the place."""
+    """Return the claims written into the file's metadata, independent of time and machine."""
     record: dict[str, Any] = {
         "recipe": recipe.to_dict(),
         "data_sha256": training.digest,

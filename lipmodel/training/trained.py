@@ -14,7 +14,7 @@ from lipmodel.certify.radius import Radii
 from lipmodel.data.dataset import Dataset
 from lipmodel.evaluate import Evaluation
 from lipmodel.report.plots import NORM_SYMBOL
-from lipmodel.training.data_summary import account
+from lipmodel.training.data_summary import summarise
 from lipmodel.training.loop import Epoch
 from lipmodel.training.plots import plot_training
 from lipmodel.training.recipes import Recipe
@@ -25,15 +25,15 @@ class Trained:
     """The result of a training.
 
     Attributes:
-        recipe: what was trained.
+        recipe: the recipe.
         content: the ONNX file's bytes.
-        predictor: the file as the certificate reads it.
-        evaluation: of the file, on the held-out part.
+        predictor: the file, read as for certification.
+        evaluation: evaluation of the file on the held-out part.
         history: learning curves.
-        largest_difference: of a score between the file and torch's network, on real inputs.
-        seconds: of the training loop.
-        train, held_out: the data.
-        trained_by: how many processes, on what.
+        largest_difference: largest difference of a score, file against torch's network, on training inputs.
+        seconds: duration of the training loop.
+        train, held_out: the two parts of the data.
+        trained_by: number of processes, and their kind of device.
     """
 
     recipe: Recipe
@@ -48,7 +48,7 @@ class Trained:
     trained_by: str
 
     def record(self) -> dict[str, Any]:
-        """The training record, as JSON types."""
+        """Return the training record, as JSON types."""
         bounds = self.predictor.bounds(self.recipe.norm)
         return {
             "recipe": self.recipe.to_dict(),
@@ -62,7 +62,7 @@ class Trained:
                 "columns": list(self.train.columns),
                 "train": {"samples": len(self.train.labels), "sha256": self.train.digest},
                 "held_out": {"samples": len(self.held_out.labels), "sha256": self.held_out.digest},
-                "understood": account(self.recipe, self.train, self.held_out),
+                "understood": summarise(self.recipe, self.train, self.held_out),
             },
             "model": {
                 "sha256": self.predictor.file.sha256,
@@ -78,12 +78,12 @@ class Trained:
         }
 
     def plot(self) -> bytes:
-        """Learning curves, certified accuracy and, of 2-d inputs, decision regions, as a PNG file's bytes."""
+        """Return a PNG of learning curves, certified accuracy and, for 2-d inputs, decision regions."""
         recipe = self.recipe
         title = f"{recipe.name}: {recipe.lipschitz:g}-Lipschitz in {NORM_SYMBOL[recipe.norm]}"
         return plot_training(title, self.predictor, self.evaluation, self.history, self.held_out)
 
     @cached_property
     def radii(self) -> Radii:
-        """Answers and certified radii on the held-out part."""
+        """Predictions and certified radii on the held-out part."""
         return self.predictor.predict(self.held_out.inputs, self.recipe.norm).radii

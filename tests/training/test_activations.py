@@ -142,7 +142,7 @@ def test_bad_units_and_shares_are_refused():
         with pytest.raises(RecipeError, match=f"{units} units cannot be split into pairs"):
             Householder(units)
     for share in (0.0, 1.1, float("nan")):
-        with pytest.raises(RecipeError, match="up to 1 is accepted"):
+        with pytest.raises(RecipeError, match="above 0, at most 1 is accepted"):
             AbsoluteValue(share)
 
 
@@ -154,5 +154,5 @@ def test_bad_groups_are_refused():
         RecipeError, match="10 units cannot be split into groups of 4; choose a divisor of 10"
     ):
         GroupSort(group_size=4)(torch.zeros(1, 10))
-    with pytest.raises(RecipeError, match="equal groups, numbering 4"):
+    with pytest.raises(RecipeError, match="into 4 equal groups"):
         GroupSort(number_of_groups=4).group_size(10)

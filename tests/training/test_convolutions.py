@@ -102,5 +102,5 @@ def test_bad_layers_are_refused():
         with pytest.raises(RecipeError, match="odd sizes are accepted"):
             AOLConv(2, 2, size)
     for share in (0.0, 0.3):
-        with pytest.raises(RecipeError, match=r"up to 0\.25 is accepted"):
+        with pytest.raises(RecipeError, match=r"at most 0\.25 is accepted"):
             SpatialShift(share)

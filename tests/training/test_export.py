@@ -87,7 +87,7 @@ def test_the_bound_in_l2_is_within_the_asked_constant_and_close_to_it(constraint
 
 
 def test_a_bound_above_the_claim_is_refused():
-    with pytest.raises(TrainingError, match=r"bound .* is not within the asked constant 0\.9"):
+    with pytest.raises(TrainingError, match=r"bound .* exceeds the Lipschitz constant 0\.9"):
         exported(small_network(), lipschitz=0.9)
 
 
@@ -101,7 +101,7 @@ def test_export_leaves_the_network_as_it_was_and_gives_the_same_bytes_again():
 
 def test_what_cannot_be_exported_is_refused():
     network = small_network()
-    with pytest.raises(TrainingError, match="Tanh has no exported form"):
+    with pytest.raises(TrainingError, match="Tanh has no export rule"):
         to_graph(nn.Sequential(network[0], network[1], nn.Tanh(), network[3]))
     with torch.no_grad():
         network[1].weight[0, 0] = torch.nan

@@ -210,7 +210,7 @@ def test_monotone_networks_never_fall_along_their_features():
     for features in ([], [0, 0], [5], [-1]):
         with pytest.raises(RecipeError, match="distinct indices from 0 to 4"):
             Monotone(nn.Identity(), features, inputs=5, lipschitz=1.0)
-    with pytest.raises(RecipeError, match="Lipschitz constant of 0"):
+    with pytest.raises(RecipeError, match="Lipschitz constant is 0"):
         Monotone(nn.Identity(), [0], inputs=5, lipschitz=0.0)
 
 

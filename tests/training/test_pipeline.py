@@ -139,7 +139,7 @@ def test_radii_are_in_the_units_of_raw_rows(tmp_path):
     """The classifier's own file, on raw rows, is wrong on most and yet certifies radii of hundreds."""
     pipeline = fitted(StandardScaler(), epochs=10)
     predictor = training.export_pipeline(pipeline, str(tmp_path / "model.onnx"), TRAIN.inputs)
-    with pytest.warns(UserWarning, match=r"takes rows as fit received them, with numbers from -3\S* to 1\d"):
+    with pytest.warns(UserWarning, match=r"takes rows as passed to fit, with numbers from -3\S* to 1\d"):
         alone = CertifiedPredictor(pipeline[-1].to_onnx()).predict(HELD_OUT.inputs).radii
     whole = predictor.predict(HELD_OUT.inputs).radii
     assert (whole.label == HELD_OUT.labels).mean() > 0.9 > (alone.label == HELD_OUT.labels).mean()
@@ -196,13 +196,16 @@ def test_several_classes_and_their_names(tmp_path):
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        (SimpleImputer(), r"step SimpleImputer cannot be folded .* StandardScaler.* takes no missing values"),
+        (
+            SimpleImputer(),
+            r"step SimpleImputer cannot be folded .* StandardScaler.* accepts no missing values",
+        ),
         (PolynomialFeatures(), "step PolynomialFeatures cannot be folded"),
         (OneHotEncoder(handle_unknown="ignore", sparse_output=False), "step OneHotEncoder cannot be folded"),
         (Normalizer(), "step Normalizer cannot be folded"),
         (QuantileTransformer(n_quantiles=10), "step QuantileTransformer cannot be folded"),
         (PowerTransformer(), "step PowerTransformer cannot be folded"),
-        (FunctionTransformer(np.tanh), r"FunctionTransformer\(func=<ufunc 'tanh'>\).* with func=None alone"),
+        (FunctionTransformer(np.tanh), r"FunctionTransformer\(func=<ufunc 'tanh'>\).* only with func=None"),
         (type("Derived", (StandardScaler,), {})(), "step Derived cannot be folded"),
         (
             ColumnTransformer([("a", MinMaxScaler(clip=True), [0, 1])]),
@@ -232,7 +235,7 @@ def test_what_is_no_pipeline_of_this_classifier_is_refused(tmp_path):
         with pytest.raises(TrainingError, match="a Pipeline that ends in LipschitzClassifier is accepted"):
             export_pipeline(given, tmp_path / "model.onnx", TRAIN.inputs)
     pipeline = fitted(StandardScaler())
-    with pytest.raises(TrainingError, match="X has 29 columns; the pipeline takes 30"):
+    with pytest.raises(TrainingError, match="X has 29 columns; the pipeline accepts 30"):
         export_pipeline(pipeline, tmp_path / "model.onnx", TRAIN.inputs[:, 1:])
     with pytest.raises(ValueError, match="Input contains NaN"):
         export_pipeline(
@@ -250,7 +253,7 @@ def test_rows_that_the_classifier_was_not_fitted_on_are_refused():
     for scaler in (StandardScaler(), MinMaxScaler(), RobustScaler(), MaxAbsScaler()):
         pipeline = fitted(scaler)
         with pytest.raises(
-            InputError, match=r"of 142 rows, with numbers from 0 to 3143, lie far outside .* use lipmodel"
+            InputError, match=r"of 142 rows, with numbers from 0 to 3143, are far outside .* use lipmodel"
         ):
             pipeline[-1].to_onnx(HELD_OUT.inputs)
         assert pipeline[-1].to_onnx(pipeline[:-1].transform(HELD_OUT.inputs))

@@ -113,16 +113,16 @@ def test_other_data_or_another_torch_are_refused(tmp_path, monkeypatch):
         carry_out(Plan(small_recipe(), other[0], MOONS[1]), tmp_path, resume=True)
     with pytest.raises(TrainingError, match=r"the held-out data's sha256 was"):
         carry_out(Plan(small_recipe(), MOONS[0], other[1]), tmp_path, resume=True)
-    with pytest.raises(TrainingError, match=rf"recipe.seed was {shifted(0)} and is 5 now"):
+    with pytest.raises(TrainingError, match=rf"recipe.seed was {shifted(0)} and is now 5"):
         carry_out(Plan(small_recipe(seed=5), *MOONS), tmp_path, resume=True)
     monkeypatch.setattr(torch, "__version__", "1.0")
-    with pytest.raises(TrainingError, match=r'the version of torch was ".*" and is "1.0" now'):
+    with pytest.raises(TrainingError, match=r'the version of torch was ".*" and is now "1.0"'):
         carry_out(Plan(small_recipe(), *MOONS), tmp_path, resume=True)
 
 
 def test_nothing_to_resume(tmp_path):
     with pytest.raises(
-        TrainingError, match=r"there is no .*two-moons.checkpoint to resume from; train without"
+        TrainingError, match=r"there is no checkpoint .*two-moons.checkpoint to resume from; train without"
     ):
         carry_out(Plan(small_recipe(), *MOONS), tmp_path, resume=True)
 
@@ -132,7 +132,7 @@ def test_a_truncated_checkpoint_is_refused(tmp_path, keep):
     path = interrupted(tmp_path)
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content))])
-    with pytest.raises(TrainingError, match=r"cannot be read as a checkpoint .*delete it and train anew"):
+    with pytest.raises(TrainingError, match=r"cannot be read as a checkpoint .*delete it and train again"):
         carry_out(Plan(small_recipe(), *MOONS), tmp_path, resume=True)
 
 
@@ -157,7 +157,7 @@ def test_a_checkpoint_whose_state_does_not_fit_is_refused(tmp_path):
     content = torch.load(path, weights_only=True)
     content["state"]["descent"]["network"] = {}
     torch.save(content, path)
-    with pytest.raises(TrainingError, match=r"does not fit this training's network"):
+    with pytest.raises(TrainingError, match=r"does not match this training's network"):
         carry_out(Plan(small_recipe(), *MOONS), tmp_path, resume=True)
 
 
@@ -167,7 +167,9 @@ def test_a_loss_that_is_no_number_leaves_no_checkpoint_that_leads_there_again(tm
     monkeypatch.setattr(
         HingeKantorovichRubinstein, "__call__", lambda _, scores, *__: scores.sum() * 0.0 + next(values)
     )
-    message = r"the loss is nan in epoch 2, step 1 of 3 \(the last finite one was 0.5\); a learning_rate below 0.005"
+    message = (
+        r"the loss is nan in epoch 2, step 1 of 3 \(last finite loss: 0.5\); try a learning_rate below 0.005"
+    )
     with pytest.raises(TrainingError, match=message):
         carry_out(Plan(small_recipe(), *MOONS), tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""What an exported network is written on: operations in order, each reading the tensor before it."""
+"""The graph of an exported network under construction."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from lipmodel.norms import Array
 INPUT, SCORES = "input", "scores"
 
 
-class Tape:
-    """The operations written so far, and the tensor that the next one reads.
+class GraphBuilder:
+    """The operations added so far, in order, and the tensor that the next operation reads.
 
     Attributes:
-        tensor, shape: name and shape per sample of that tensor.
-        ops: in order.
+        tensor, shape: name and shape per sample of this current tensor.
+        ops: the operations.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -35,7 +35,7 @@ class Tape:
 
     @contextmanager
     def inside(self, name: str) -> Iterator[None]:
-        """Writes a part of that name within the module; for the names of tensors and in messages."""
+        """Enter a submodule: its name is appended to tensor names and stands in messages."""
         self._path.append(name)
         try:
             yield
@@ -45,7 +45,7 @@ class Tape:
     def add(
         self, kind: type[Op], hint: str, /, *inputs: str, shape: Shape | None = None, **fields: Any
     ) -> str:
-        """Writes an operation on the inputs (the current tensor if none are named); returns its output."""
+        """Append an operation on the inputs (by default the current tensor); return its output's name."""
         name = "_".join((hint, *self._path))
         taken = {op.output for op in self.ops}
         while name in taken:
@@ -56,15 +56,15 @@ class Tape:
         return name
 
     def reshape(self, shape: Shape, hint: str = "reshaped") -> None:
-        """Writes a Reshape, where one is needed."""
+        """Append a Reshape, unless the shape is the current one."""
         if shape != self.shape:
             self.add(ops.Reshape, hint, shape=shape)
 
     def numbers(self, values: Tensor) -> Array:
-        """A parameter in float64.
+        """Return a parameter in float64.
 
         Raises:
-            TrainingError: one that is not finite.
+            TrainingError: a value is not finite.
         """
         array = np.asarray(values.detach().cpu().double().numpy())
         if not np.isfinite(array).all():
@@ -75,29 +75,34 @@ class Tape:
         return array
 
     def expect(self, module: nn.Module, fits: bool, taken: str) -> None:
-        """Checks that a module takes samples of the current shape.
+        """Check that a module accepts samples of the current shape.
+
+        Args:
+            module: the module, named in the message.
+            fits: result of the check.
+            taken: the accepted shapes, in words.
 
         Raises:
-            TrainingError: it does not; says what it takes.
+            TrainingError: the module does not accept the shape.
         """
         if not fits:
             raise TrainingError(
-                f"layer {'.'.join(self._path)} ({type(module).__name__}) takes {taken} "
-                f"and meets samples of shape {list(self.shape)}"
+                f"layer {'.'.join(self._path)} ({type(module).__name__}) accepts {taken}, "
+                f"not samples of shape {list(self.shape)}"
             )
 
     def expect_units(self, module: nn.Module, units: int) -> None:
-        """Checks for samples of shape [units]; see :meth:`expect`."""
+        """Check that samples have shape [units]; see :meth:`expect`."""
         self.expect(module, self.shape == (units,), f"samples of shape [{units}]")
 
     def expect_image(self, module: nn.Module, channels: int | None = None, blocks: int = 1) -> None:
-        """Checks for [channels, height, width], sides at least a block long; see :meth:`expect`."""
+        """Check that samples are [channels, height, width] with sides >= ``blocks``; see :meth:`expect`."""
         fits = len(self.shape) == 3 and channels in (None, self.shape[0]) and min(self.shape[1:]) >= blocks
-        least = f" of at least {blocks}×{blocks} places" if blocks > 1 else ""
+        least = f" of at least {blocks}×{blocks} pixels" if blocks > 1 else ""
         self.expect(module, fits, f"images [{channels or 'channels'}, height, width]{least}")
 
     def take_shift(self) -> Array | None:
-        """The offset of a Shift that was written last, taken back for the bias of what follows."""
+        """Remove a Shift added last and return its offset, to fold into the next bias; None without one."""
         last = self.ops[-1] if self.ops else None
         if isinstance(last, ops.Shift) and last.output == self.tensor:
             self.ops.pop()
@@ -106,7 +111,7 @@ class Tape:
         return None
 
     def graph(self) -> Graph:
-        """What was written, its last tensor renamed to ``scores``."""
+        """Return the graph, with its last tensor renamed to ``scores``."""
         last = replace(self.ops[-1], output=SCORES)
         return Graph(
             input=INPUT, input_shape=self._input_shape, ops=(*self.ops[:-1], last), output=SCORES

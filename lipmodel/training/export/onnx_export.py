@@ -1,8 +1,8 @@
-"""From a trained network to an ONNX file whose Lipschitz bound is proved before it is called done.
+"""Export of a trained network to an ONNX file with a proved Lipschitz bound.
 
-Weights are finished in float64 (exactly in their sets as float32 numbers), each module is written in
-its exported form (``forms.py``), and the file's bytes are then read back as a stranger's would be.
-The torch network is not changed.
+Weights are finished in float64 (exactly in their sets as float32 numbers), each module is written by its
+export rule (``module_to_ops``), and the file's bytes are then read back like any untrusted file. The torch
+network is not changed.
 """
 
 from __future__ import annotations
@@ -19,37 +19,38 @@ from lipmodel.network.metadata import Claims
 from lipmodel.network.ops import Graph
 from lipmodel.network.writer import set_metadata, to_bytes, write_model
 from lipmodel.training.convolutions import PointwiseConv
-from lipmodel.training.export.graph_builder import Tape
+from lipmodel.training.export.graph_builder import GraphBuilder
 from lipmodel.training.export.module_to_ops import write
 from lipmodel.training.heads import PrototypeHead
 from lipmodel.training.layers import ConstrainedDense, Monotone, Shift
 
 
 def to_graph(network: nn.Module, input_shape: Sequence[int] | None = None) -> Graph:
-    """The network with finished weights, as operations on float32 numbers.
+    """Return the network with finished weights, as operations on float32 numbers.
 
     Args:
-        network: of modules that have an exported form.
-        input_shape: of a sample: (d,), or (C, H, W) for images. A network that begins with a shift, a
-            dense layer or a monotone wrapper tells it by itself.
+        network: a module with an export rule.
+        input_shape: shape of a sample, (d,) or (C, H, W) for images; inferred for a network that begins with
+            a shift, a dense layer or a monotone wrapper.
 
     Raises:
-        TrainingError: a weight that is not finite, a module that has no exported form or does not fit
-            what comes before it, or an input shape that is not known.
+        TrainingError: a weight is not finite, a module has no export rule or does not accept the shape of
+            its input, or the input shape is unknown.
     """
-    tape = Tape(tuple(input_shape) if input_shape is not None else _input_shape(network))
-    write(network, tape)
-    if len(tape.shape) != 1 or not tape.ops:
+    builder = GraphBuilder(tuple(input_shape) if input_shape is not None else _input_shape(network))
+    write(network, builder)
+    if len(builder.shape) != 1 or not builder.ops:
         raise TrainingError(
-            f"the network makes samples of shape {list(tape.shape)}; scores of shape [classes] are accepted"
+            f"the network's output has shape {list(builder.shape)} per sample; scores of shape [classes] "
+            "are accepted"
         )
-    return tape.graph()
+    return builder.graph()
 
 
 def export(graph: Graph, claims: Claims) -> tuple[bytes, CertifiedPredictor]:
-    """The ONNX file's bytes, and the file as the certificate reads it.
+    """Return the ONNX file's bytes, and the predictor of the file read back.
 
-    The same graph and claims give the same bytes.
+    Equal graphs and claims give equal bytes.
 
     Raises:
         TrainingError: the bound proved from the file is above the claimed Lipschitz constant.
@@ -61,20 +62,24 @@ def export(graph: Graph, claims: Claims) -> tuple[bytes, CertifiedPredictor]:
     if not predictor.claim_proved:
         proved = predictor.bounds(predictor.default_norm).bound_global
         raise TrainingError(
-            f"the file's bound {proved!r} is not within the asked constant {claims.lipschitz!r}"
+            f"the bound proved from the file, {proved!r}, exceeds the Lipschitz constant {claims.lipschitz!r}"
         )
     return content, predictor
 
 
 @torch.no_grad()
 def largest_difference(network: nn.Module, predictor: CertifiedPredictor, inputs: Tensor) -> float:
-    """Max |score by the file in float64 − score by torch in float32| over the inputs (N, d)."""
+    """Return max |score of the file in float64 − score of torch in float32| over inputs (N, d)."""
     ours = predictor.predict(inputs.double().numpy()).scores
     return float(np.abs(ours - network(inputs).double().numpy()).max())
 
 
 def _input_shape(network: nn.Module) -> tuple[int, ...]:
-    """What the first module tells of the shape of a sample."""
+    """Return the shape of a sample, from the network's first module.
+
+    Raises:
+        TrainingError: the first module accepts several shapes.
+    """
     while isinstance(network, nn.Sequential) and len(network):
         network = network[0]
     if isinstance(network, Shift):
@@ -83,4 +88,4 @@ def _input_shape(network: nn.Module) -> tuple[int, ...]:
         return (network.weight.shape[1],)
     if isinstance(network, Monotone):
         return (network.direction.shape[1],)
-    raise TrainingError("the shape of an input is not known; give to_graph an input_shape")
+    raise TrainingError("the shape of a sample is unknown; pass input_shape to to_graph")

@@ -16,7 +16,7 @@ import torch
 
 from lipmodel.data.load import load_parts
 from lipmodel.errors import MissingExtraError, RecipeError
-from lipmodel.training.distributed import ALONE, FabricTeam, gather
+from lipmodel.training.distributed import SINGLE_PROCESS, FabricGroup, launch
 from lipmodel.training.train import plan, train_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,19 +86,21 @@ def test_two_processes_stop_together_and_go_on_to_the_same_file(command, tmp_pat
 
 
 def test_one_process_needs_nothing():
-    assert gather("cpu", 1) is ALONE
+    assert launch("cpu", 1) is SINGLE_PROCESS
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu():
-    with pytest.raises(RecipeError, match="each process takes a GPU: 1 asked for, 0 found; the device cpu"):
-        gather("cuda", 1)
+    with pytest.raises(
+        RecipeError, match=r"1 processes on cuda need 1 GPUs, and 0 were found; .*--device cpu"
+    ):
+        launch("cuda", 1)
 
 
 def test_without_fabric(monkeypatch):
     monkeypatch.setitem(sys.modules, "lightning_fabric", None)
     with pytest.raises(MissingExtraError, match=r"lipcert\[parallel\]"):
-        gather("cpu", 2)
+        launch("cpu", 2)
 
 
 class Two:
@@ -108,7 +110,7 @@ class Two:
 
 
 def test_shares_are_of_every_row_once_and_never_empty():
-    first, second = FabricTeam(type("One", (Two,), {"global_rank": 0})), FabricTeam(Two)
+    first, second = FabricGroup(type("One", (Two,), {"global_rank": 0})), FabricGroup(Two)
     for count in (2, 3, 7, 64):
         rows = torch.arange(count)
         assert sorted([*first.share(rows).tolist(), *second.share(rows).tolist()]) == rows.tolist()
@@ -120,7 +122,7 @@ def test_shares_are_of_every_row_once_and_never_empty():
 def test_a_gpu_trains_what_the_cpu_does():
     planned = plan("digits", overrides={"settings": SETTINGS})
     parts = load_parts("digits")
-    on_gpu = train_recipe(planned.recipe, *parts, team=gather("cuda", 1))
+    on_gpu = train_recipe(planned.recipe, *parts, group=launch("cuda", 1))
     alone = train_recipe(planned.recipe, *parts)
     assert on_gpu.predictor.claim_proved
     assert on_gpu.evaluation.clean_accuracy == pytest.approx(alone.evaluation.clean_accuracy, abs=0.01)
