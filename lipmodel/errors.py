@@ -1,20 +1,20 @@
-"""Every error that Lipcert raises on purpose.
+"""The exceptions of Lipcert.
 
     LipcertError
     ├── ModelError          an ONNX file that cannot be certified
-    │   ├── FileFormatError     not a whole, self-contained ONNX file
-    │   │   └── OtherFileError          not the file that was asked for
-    │   └── UnsupportedError    a node or a shape about which nothing is proved
+    │   ├── FileFormatError     not a complete, self-contained ONNX file
+    │   │   └── OtherFileError          not the expected file
+    │   └── UnsupportedError    a node or a shape without a proof rule
     ├── InputError          inputs that do not fit the model
     ├── CertificateError    a file that cannot be read as a certificate
-    ├── SignatureError      a signed certificate, or a set of keys, that is not to be trusted
-    ├── DataError           a data set that cannot be read as one
-    ├── RecipeError         a recipe or an option of training that makes no sense
-    ├── TrainingError       training that failed (a loss that is not a number, …)
-    │   └── TrainingInterruptedError    training that was asked to end before it was done
-    └── MissingExtraError   an optional part of the package is not installed
+    ├── SignatureError      an untrusted signed certificate, or unusable keys
+    ├── DataError           a data set that cannot be read
+    ├── RecipeError         an invalid recipe or training option
+    ├── TrainingError       failed training (a loss that is not finite, …)
+    │   └── TrainingInterruptedError    training interrupted by request
+    └── MissingExtraError   an optional dependency that is not installed
 
-Each message says what was wrong and what is accepted.
+Each message names the invalid value and the accepted values.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ from pathlib import Path
 
 
 class LipcertError(Exception):
-    """Base of all errors raised on purpose; its text is fit to show to a user."""
+    """Base class of Lipcert's errors; the message may be shown to users."""
 
 
-LONGEST_REASON = 1_000
-"""Characters of a message about a file, which may quote long lists and texts of it."""
+MAX_REASON = 1_000
+"""Characters of a message about a file, which may quote long lists and texts from the file."""
 
 
 class ModelError(LipcertError):
-    """An ONNX file that cannot be certified; it is refused, never guessed at."""
+    """An ONNX file that cannot be certified and is refused."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}…")
+        super().__init__(reason if len(reason) <= MAX_REASON else f"{reason[:MAX_REASON]}…")
 
 
 class FileFormatError(ModelError):
-    """The bytes are not a whole, self-contained ONNX model."""
+    """Content that is not a complete, self-contained ONNX model."""
 
 
 class OtherFileError(FileFormatError):
-    """A file whose digest is not the expected one: it was replaced."""
+    """A file with an unexpected digest: the file was replaced."""
 
 
 class UnsupportedError(ModelError):
-    """A part of the graph about which nothing is proved.
+    """A part of the graph without a proof rule.
 
     Attributes:
-        node: the node's name (or its first output's), empty when no node is to blame.
-        op: its ONNX operator, empty likewise.
-        reason: what is unsupported, and what is accepted in its place.
+        node: name of the node (or of its first output); empty if the error is not about one node.
+        op: ONNX operator of the node; empty if the error is not about one node.
+        reason: the unsupported property and the accepted alternatives.
     """
 
     def __init__(self, reason: str, *, node: str = "", op: str = "") -> None:
-        reason = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}…"
+        reason = reason if len(reason) <= MAX_REASON else f"{reason[:MAX_REASON]}…"
         where = f"node '{node}' ({op}): " if op else ""
         super().__init__(where + reason)
         self.node, self.op, self.reason = node, op, reason
@@ -65,7 +65,7 @@ class UnsupportedError(ModelError):
 
 @contextmanager
 def refusing_exhaustion() -> Iterator[None]:
-    """Refuse a file whose reading or bounding takes more memory or deeper recursion than there is.
+    """Refuse a file when reading or bounding it exhausts memory or the recursion limit.
 
     Raises:
         UnsupportedError: in place of MemoryError, RecursionError or OverflowError.
@@ -74,8 +74,8 @@ def refusing_exhaustion() -> Iterator[None]:
         yield
     except (MemoryError, RecursionError, OverflowError) as error:
         raise UnsupportedError(
-            f"it takes more than this process has ({type(error).__name__}: {error}); a smaller network, or "
-            "one with fewer and smaller tensors, is accepted"
+            f"the network exceeds this process's limits ({type(error).__name__}: {error}); a network of "
+            "fewer and smaller tensors is accepted"
         ) from error
 
 
@@ -89,7 +89,7 @@ class InputError(LipcertError):
     """Inputs that do not fit the model.
 
     Attributes:
-        field: which part of the input, in the caller's terms (``inputs[3]``).
+        field: the invalid part of the input, in the caller's terms (``inputs[3]``).
     """
 
     def __init__(self, reason: str, *, field: str = "inputs") -> None:
@@ -98,10 +98,10 @@ class InputError(LipcertError):
 
 
 class CertificateError(LipcertError):
-    """A file that cannot be read as a certificate; one that is read and does not hold is no error.
+    """A file that cannot be read as a certificate. A readable certificate that does not hold is no error.
 
     Attributes:
-        field: the member that is wrong (``rivals[2].bound_error``), empty where it is the whole.
+        field: the invalid member (``rivals[2].bound_error``); empty if the whole file is invalid.
     """
 
     def __init__(self, reason: str, *, field: str = "") -> None:
@@ -110,36 +110,36 @@ class CertificateError(LipcertError):
 
 
 class SignatureError(LipcertError):
-    """A signed certificate that is not to be trusted, or keys that cannot be used."""
+    """An untrusted signed certificate, or unusable keys."""
 
 
 class DataError(LipcertError):
-    """A data set that is missing, malformed or not what it claims to be."""
+    """A data set that is missing, malformed, or different from its description."""
 
 
 class RecipeError(LipcertError):
-    """A recipe, or an option given beside it, that makes no sense."""
+    """An invalid recipe or training option."""
 
 
 class TrainingError(LipcertError):
-    """Training that could not go on, or whose result did not keep its promise."""
+    """Failed training, or a trained network without the required bound."""
 
 
 class TrainingInterruptedError(TrainingError):
-    """Training that was asked to end before it was done.
+    """Training interrupted by request.
 
     Attributes:
-        checkpoint: the file that it can go on from; None if there is none.
+        checkpoint: the file from which the training can be resumed; None without one.
     """
 
     def __init__(self, epoch: int, epochs: int, checkpoint: Path | None) -> None:
-        saved = "nothing is saved" if checkpoint is None else f"{checkpoint} holds all of it"
+        saved = "nothing was saved" if checkpoint is None else f"the state is saved in {checkpoint}"
         super().__init__(f"interrupted in epoch {epoch} of {epochs}; {saved}")
         self.checkpoint = checkpoint
 
 
 class MissingExtraError(LipcertError):
-    """An optional part of the package is needed and not installed."""
+    """An optional dependency is required and not installed."""
 
-    def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs the optional part '{extra}': pip install 'lipcert[{extra}]'")
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} requires an optional dependency: pip install 'lipcert[{extra}]'")

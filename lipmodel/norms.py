@@ -1,9 +1,9 @@
-"""The norms: of vectors, of matrices as operators, and bounds on both that hold in float64.
+"""Vector norms and operator norms, with upper bounds that hold in float64.
 
-A *plain* function returns the nearest value float64 arithmetic happens to give. Its ``bound_*``
-twin returns a number that is never below the exact value: operations round to nearest, and the
-rounding is then paid for explicitly (``docs/certificate.md``, section 3). Nothing here guesses:
-an iterative estimate (power iteration) or a bare SVD is not an upper bound and has no place here.
+A *plain* function returns the result of float64 arithmetic. Its ``bound_*`` counterpart returns a number
+that is never below the exact value: operations round to nearest, and the rounding is then added explicitly
+(``docs/certificate.md``, section 3). An iterative estimate (power iteration) or a bare SVD is not an upper
+bound, and serves here only to choose the parameters of one.
 
 Notation: ``‖W‖_{p→q} = sup ‖Wx‖_q / ‖x‖_p`` for a matrix of shape (outputs m, inputs n).
 """
@@ -22,9 +22,9 @@ Array = NDArray[np.float64]
 UNIT_ROUNDOFF_64 = 2.0**-53
 MANY_ROWS = 64
 MANY_COLUMNS = 512
-"""Of matrices with more columns and rows the spectral norm is bounded by Cholesky's factor."""
+"""Sides above which the spectral norm of a matrix is bounded by Cholesky factorisation."""
 POWER_STEPS, OBSERVED_STEPS, LANCZOS_STEPS = 20, 10, 200
-LEAST_WEIGHT = 2.0**-20
+MIN_WEIGHT = 2.0**-20
 
 
 class Norm(StrEnum):
@@ -58,16 +58,16 @@ class Norm(StrEnum):
 
     @property
     def reciprocal(self) -> float:
-        """1/p, with 1/inf = 0."""
+        """The reciprocal 1/p, with 1/inf = 0."""
         return {Norm.ONE: 1.0, Norm.TWO: 0.5, Norm.INF: 0.0}[self]
 
 
-LEAST_DISTANCE = {Norm.ONE: 2.0**-960, Norm.TWO: 2.0**-480, Norm.INF: 2.0**-1000}
+MIN_DISTANCE = {Norm.ONE: 2.0**-960, Norm.TWO: 2.0**-480, Norm.INF: 2.0**-1000}
 """Shorter distances, computed in float64, may fall short of the exact ones by more than relative roundings.
 
-Where subnormal numbers are flushed to zero, up to 2⁻¹⁰²² is lost of each of d entries, in l2 of each square:
-of the distances given here less than d·2⁻⁶², of shorter ones perhaps all. The largest entry, which is the
-linf distance, is not flushed.
+If subnormal numbers are flushed to zero, up to 2⁻¹⁰²² of each of d entries is lost, in l2 of each square:
+less than d·2⁻⁶² of the distances given here, and possibly the whole of shorter distances. The largest entry,
+which is the linf distance, is not flushed.
 """
 
 
@@ -75,27 +75,31 @@ linf distance, is not flushed.
 
 
 def up(x: Any) -> Any:
-    """The next float64 above: at least the exact result of the one operation that gave ``x``."""
+    """Return the next float64 above ``x``: at least the exact result of one operation rounded to ``x``."""
     return np.nextafter(x, np.inf)
 
 
 def down(x: Any) -> Any:
-    """The next float64 below: at most the exact result of the one operation that gave ``x``."""
+    """Return the next float64 below ``x``: at most the exact result of one operation rounded to ``x``."""
     return np.nextafter(x, -np.inf)
 
 
 def inflate(x: Any, roundings: int) -> Any:
-    """An upper bound on a non-negative quantity computed as ``x`` with at most that many relative roundings.
+    """Return an upper bound on a non-negative quantity computed as ``x`` with at most k relative roundings.
 
-    The exact value is at most x/(1-u)^k <= x(1 + 2ku) for ku <= 1/2; the factor taken is twice
-    that and two roundings more, which pays for the two operations here as well. The last term
-    covers results that fell into the subnormal range.
+    The exact value is at most x/(1-u)^k <= x(1 + 2ku) for ku <= 1/2; the factor here has twice this excess
+    and two more roundings, which also covers the two operations here. The last term covers results
+    in the subnormal range.
     """
     return up(up(x * (1.0 + 4.0 * (roundings + 2) * UNIT_ROUNDOFF_64)) + 2.0**-1000)
 
 
 def gamma(k: int, unit_roundoff: float = UNIT_ROUNDOFF_64) -> float:
-    """Upper bound on γ_k = ku/(1-ku) (Higham 2002, section 3.1): the relative error of k roundings."""
+    """Return an upper bound on γ_k = ku/(1-ku) (Higham 2002, section 3.1), the relative error of k roundings.
+
+    Raises:
+        ValueError: ku >= 1/2.
+    """
     if k * unit_roundoff >= 0.5:
         raise ValueError(f"γ_{k} is not defined: {k} roundings of {unit_roundoff} are too many")
     return float(up(up(k * unit_roundoff) / down(1.0 - up(k * unit_roundoff))))
@@ -105,18 +109,18 @@ def gamma(k: int, unit_roundoff: float = UNIT_ROUNDOFF_64) -> float:
 
 
 def vector_norm(x: ArrayLike, norm: Norm, axis: int = -1) -> Array:
-    """‖x‖_1 = Σ|x_i|, ‖x‖_2 = (Σ x_i²)^½, ‖x‖_inf = max|x_i|, along ``axis``; 0 where it is empty."""
+    """Return ‖x‖_1 = Σ|x_i|, ‖x‖_2 = (Σ x_i²)^½ or ‖x‖_inf = max|x_i| along ``axis``; 0 for an empty axis."""
     a = np.asarray(x, dtype=np.float64)
     if norm is Norm.TWO:
         return np.asarray(np.sqrt(np.vecdot(a, a, axis=axis)))  # type: ignore[call-overload]  # no axis in stubs
     if norm is Norm.ONE:
         return np.asarray(np.abs(a).sum(axis=axis))
     largest = np.maximum(a.max(axis=axis, initial=0.0), -a.min(axis=axis, initial=0.0))
-    return np.asarray(np.abs(largest))  # |a| itself would be a copy of a whole layer
+    return np.asarray(np.abs(largest))  # np.abs(a) would copy a whole layer
 
 
 def bound_vector_norm(x: ArrayLike, norm: Norm, axis: int = -1) -> Array:
-    """Never below the exact :func:`vector_norm` of the float64 numbers given."""
+    """Return a number never below the exact norm of the float64 numbers; see :func:`vector_norm`."""
     a = np.asarray(x, dtype=np.float64)
     n = a.shape[axis]
     if norm is Norm.INF or n == 0:
@@ -126,7 +130,7 @@ def bound_vector_norm(x: ArrayLike, norm: Norm, axis: int = -1) -> Array:
     a = np.moveaxis(a, axis, -1)
     with np.errstate(over="ignore", under="ignore"):
         squares = np.einsum("...i,...i->...", a, a)
-    # Then the largest square is in range too, and one that underflows is below 2^-200 of the sum.
+    # Then the largest square is in range too, and a square that underflows is below 2^-200 of the sum.
     if np.all((squares > 2.0**-800) & (squares < 2.0**800)):
         return np.asarray(inflate(np.sqrt(squares), n + 2))
     largest = np.abs(a).max(axis=-1)
@@ -139,24 +143,24 @@ def bound_vector_norm(x: ArrayLike, norm: Norm, axis: int = -1) -> Array:
 
 
 def bound_pairwise_distances(rows: Array, norm: Norm) -> Array:
-    """(M, M): never below ‖row_i - row_j‖ of the float64 rows (M, n) given; 0 on the diagonal.
+    """Return numbers never below ‖row_i - row_j‖ of the float64 rows (M, n); shape (M, M), diagonal 0.
 
-    For many rows in l2, ‖a - b‖² = a·a + b·b - 2a·b: each product is off by at most γ_n ‖a‖‖b‖ and
-    the sum rounds twice more, together at most γ_{n+4} (‖a‖ + ‖b‖)².
+    For many rows in l2, ‖a - b‖² = a·a + b·b - 2a·b: the error of each product is at most γ_n ‖a‖‖b‖ and
+    the sum rounds twice more, in total at most γ_{n+4} (‖a‖ + ‖b‖)².
     """
     count, n = rows.shape
     if norm is Norm.TWO and count > MANY_ROWS:
         gram = rows @ rows.T
         squares, norms = np.diagonal(gram), bound_vector_norm(rows, norm, axis=1)
-        doubt = inflate(gamma(n + 4) * np.square(norms[:, None] + norms[None, :]), 3)
-        distances = up(np.sqrt(up(np.maximum(squares[:, None] + squares[None, :] - 2.0 * gram, 0.0) + doubt)))
+        slack = inflate(gamma(n + 4) * np.square(norms[:, None] + norms[None, :]), 3)
+        distances = up(np.sqrt(up(np.maximum(squares[:, None] + squares[None, :] - 2.0 * gram, 0.0) + slack)))
     else:
         distances = np.zeros((count, count))
         for i in range(count):
-            for start in range(i + 1, count, MANY_ROWS):  # so many at a time stay in the cache
+            for start in range(i + 1, count, MANY_ROWS):  # blocks that stay in the cache
                 part = np.subtract(rows[start : start + MANY_ROWS], rows[i])
                 distances[i, start : start + MANY_ROWS] = bound_vector_norm(part, norm, axis=1)
-        # Each difference rounds once, and what is below ‖d(1 + u)‖ is below ‖d‖(1 + u).
+        # Each difference d rounds once: the exact one is d(1 + δ), |δ| <= u, with norm at most ‖d‖(1 + u).
         distances = np.where(distances > 0.0, inflate(distances, 1), 0.0)
         distances = np.maximum(distances, distances.T)
     np.fill_diagonal(distances, 0.0)
@@ -164,7 +168,7 @@ def bound_pairwise_distances(rows: Array, norm: Norm) -> Array:
 
 
 def bound_equivalence(source: Norm, target: Norm, size: int) -> float:
-    """Never below sup ‖v‖_target / ‖v‖_source over vectors of that size: 1, or size^(1/t - 1/s) for t < s."""
+    """Return a number never below sup ‖v‖_target / ‖v‖_source: 1, or size^(1/t - 1/s) for t < s."""
     exponent = target.reciprocal - source.reciprocal
     if exponent <= 0.0:
         return 1.0
@@ -177,15 +181,20 @@ def bound_equivalence(source: Norm, target: Norm, size: int) -> float:
 def bound_operator_norm(
     weight: ArrayLike, source: Norm, target: Norm, spectral: float | None = None
 ) -> float:
-    """Never below ‖W‖_{source→target} of the float64 matrix given, shape (m, n).
+    """Return a number never below ‖W‖_{source→target} of a float64 matrix (m, n).
 
-    1→q, p→inf and 2→2 are tight to rounding. 2→1, inf→2 and inf→1 have no closed form and are the
-    least of three standard bounds: through ‖W‖_2, by rows, by columns. A bound on ‖W‖_2 that is
-    known already need not be found again.
+    1→q, p→inf and 2→2 are tight up to rounding. 2→1, inf→2 and inf→1 have no closed form; the result is the
+    smallest of three standard bounds: through ‖W‖_2, by rows, by columns.
+
+    Args:
+        weight: W.
+        source: norm of x.
+        target: norm of Wx.
+        spectral: a known bound on ‖W‖_2; None to compute one.
     """
     w = np.asarray(weight, dtype=np.float64)
     m, n = w.shape
-    if not any(map(np.any, w)):  # most often the first row tells
+    if not any(map(np.any, w)):  # the first row usually decides
         return 0.0
     if source is Norm.ONE:
         return float(bound_vector_norm(w, target, axis=0).max())
@@ -203,7 +212,7 @@ def bound_operator_norm(
 
 
 def bound_through_two(spectral: float, shape: tuple[int, int], source: Norm, target: Norm) -> float:
-    """Never below ‖W‖_{source→target} of a matrix (m, n), by a bound on its ‖W‖_2."""
+    """Return a number never below ‖W‖_{source→target} of a matrix (m, n), from a bound on ‖W‖_2."""
     if source is target is Norm.TWO:
         return spectral
     widened = up(bound_equivalence(source, Norm.TWO, shape[1]) * spectral)
@@ -211,13 +220,13 @@ def bound_through_two(spectral: float, shape: tuple[int, int], source: Norm, tar
 
 
 def bound_absolute_operator_norm(weight: ArrayLike, norm: Norm) -> float:
-    """Never below ‖ |W| ‖_{norm→norm}, entrywise absolute value.
+    """Return a number never below ‖ |W| ‖_{norm→norm}, with entrywise absolute values.
 
     In l2, for A = |W| and *any* v > 0, ‖A‖_2² = λ_max(AᵀA) <= max_i (AᵀA v)_i / v_i (Collatz 1942,
     Wielandt 1950).
 
     Raises:
-        ValueError: if an entry is not finite.
+        ValueError: an entry is not finite.
     """
     a = np.abs(np.asarray(weight, dtype=np.float64))
     if norm is not Norm.TWO or a.size == 0 or not a.any():
@@ -225,30 +234,30 @@ def bound_absolute_operator_norm(weight: ArrayLike, norm: Norm) -> float:
     if not np.isfinite(a).all():
         raise ValueError("the matrix has an entry that is not finite")
     scale = float(_power_of_two(a.max()))
-    a = a / scale  # exact, but for entries under 2^-1022, whose loss the term below covers
+    a = a / scale  # exact except for entries under 2^-1022; the term below covers their loss
     square = np.inf
     for v, image in power_method(lambda v: a.T @ (a @ v), a.shape[1]):
-        # Two sums of products of numbers >= 0 and a division; what underflows is under 2^-900 v_i.
+        # Two sums of products of numbers >= 0 and a division; the loss by underflow is under 2^-900 v_i.
         ratio = inflate((image + 2.0**-900) / v, sum(a.shape) + 2)
         square = min(square, ratio.max())
     return float(up(up(np.sqrt(square)) * scale))
 
 
 def power_method(apply: Callable[[Array], Array], size: int) -> Iterator[tuple[Array, Array]]:
-    """Vectors v > 0, and Av as computed, of a matrix A >= 0 of that size: for bounds max_i (Av)_i / v_i.
+    """Yield vectors v > 0, with Av as computed, of a square matrix A >= 0, for bounds max_i (Av)_i / v_i.
 
-    The first v is all ones, whose bound is the largest row sum; the later ones come near the dominant
-    eigenvector, whose bound is the spectral radius. No entry is below 2^-20 of the largest.
+    The first v is all ones, with the largest row sum as bound; later vectors approach the dominant
+    eigenvector, with the spectral radius as bound. No entry is below 2^-20 of the largest.
     """
     v = np.ones(size)
     for _ in range(POWER_STEPS):
         image = apply(v)
         yield v, image
-        v = image / (image.max() or 1.0) + LEAST_WEIGHT
+        v = image / (image.max() or 1.0) + MIN_WEIGHT
 
 
 def bound_spectral_norm(weight: ArrayLike) -> float:
-    """Never below ‖W‖_2: a verified bound, about 1e-12 above the exact value (after Rump 2011).
+    """Return a verified upper bound on ‖W‖_2, about 1e-12 above the exact value (after Rump 2011).
 
     With V any nearly orthogonal matrix (here: numerical right singular vectors, not trusted),
     ‖W‖ = ‖(WV)V⁻¹‖ <= ‖WV‖ / σ_min(V), σ_min(V)² >= 1 - ‖I - VᵀV‖_inf =: 1 - δ, and for the
@@ -257,10 +266,10 @@ def bound_spectral_norm(weight: ArrayLike) -> float:
         ‖W‖_2 <= (√β + ‖B̂ - WV‖_F) / √(1 - δ).
 
     Matrix products obey |fl(AB) - AB| <= γ_n |A||B| in any order of summation, with or without
-    fused multiply-add. Where |A|ᵀ|A| is needed, its entries are bounded by ‖a_i‖_2 ‖a_j‖_2.
+    fused multiply-add. The entries of |A|ᵀ|A| are bounded by ‖a_i‖_2 ‖a_j‖_2.
 
     Raises:
-        ValueError: if an entry is not finite.
+        ValueError: an entry is not finite.
     """
     w = np.asarray(weight, dtype=np.float64)
     if not np.isfinite(w).all():
@@ -268,16 +277,16 @@ def bound_spectral_norm(weight: ArrayLike) -> float:
     if w.size == 0 or not w.any():
         return 0.0
     if w.shape[0] < w.shape[1]:
-        w = w.T  # ‖Wᵀ‖_2 = ‖W‖_2, and the Gram matrices below are then the small ones
+        w = w.T  # ‖Wᵀ‖_2 = ‖W‖_2, and the Gram matrices below are then small
     n = w.shape[1]
     scale = float(_power_of_two(np.abs(w).max()))
-    w = w / scale  # exact, but for entries under 2^-1022, whose loss the last inflate covers
+    w = w / scale  # exact except for entries under 2^-1022; the last inflate covers their loss
     if n > MANY_COLUMNS and (bound := _bound_by_cholesky(w)) is not None:
         return float(up(bound * scale))
     try:
         v = np.linalg.eigh(w.T @ w)[1]
     except np.linalg.LinAlgError:
-        v = np.eye(n)  # any V is sound: a poor one costs tightness only
+        v = np.eye(n)  # any V is sound: a poor V costs tightness only
     b = w @ v
 
     v_columns, b_columns = bound_vector_norm(v, Norm.TWO, axis=0), bound_vector_norm(b, Norm.TWO, axis=0)
@@ -295,15 +304,16 @@ def bound_spectral_norm(weight: ArrayLike) -> float:
 
 
 def _bound_by_cholesky(w: Array) -> float | None:
-    """Never below ‖W‖_2 of (m, n), scaled: as tight as by eigenvectors, for less work; None if it fails.
+    """Return an upper bound on ‖W‖_2 of a scaled W (m, n), as tight as by eigenvectors but faster.
 
     With G = WᵀW and any s and R, for unit v: s - ‖Wv‖² = ‖Rᵀv‖² + vᵀ(sI - G - RRᵀ)v, so that
 
         ‖W‖_2² <= s + ‖sI - G - RRᵀ‖_2 .
 
     s is a little above what Lanczos takes for ‖G‖_2, and R is Cholesky's factor of sI - G; neither is
-    trusted (Rump 2006). The products G and RRᵀ are off by at most γ_m ‖W‖_F² and γ_n ‖R‖_F² in l2. Of G
-    as computed only the lower triangle counts: the upper one is its mirror image.
+    trusted (Rump 2006). The errors of the products G and RRᵀ are at most γ_m ‖W‖_F² and γ_n ‖R‖_F² in l2.
+    Only the lower triangle of the computed G is used, mirrored. Returns None if Lanczos does not converge or
+    the factorisation fails.
     """
     m, n = w.shape
     gram_error = float(inflate(gamma(m) * np.square(bound_vector_norm(w.ravel(), Norm.TWO)), 3))
@@ -321,19 +331,19 @@ def _bound_by_cholesky(w: Array) -> float | None:
         return None
     factor_error = gamma(n) * np.square(bound_vector_norm(factor.ravel(), Norm.TWO))
     lengths = []
-    for start in range(0, n, MANY_COLUMNS):  # of what is left the lower triangle, so many rows at a time
+    for start in range(0, n, MANY_COLUMNS):  # the lower triangle of the residual, by blocks of rows
         end = min(start + MANY_COLUMNS, n)
         left = rest[start:end, :end] - factor[start:end, :end] @ factor[:end, :end].T
         lengths.append(bound_vector_norm(left.ravel(), Norm.TWO))
-    # Both triangles are at most √2 times as long. Each difference rounded once; so did the diagonal, in l2
-    # by half a unit of its largest entry.
+    # The norm of both triangles is at most √2 times that of one. Each difference rounded once, and so did
+    # the diagonal, in l2 by half a unit of its largest entry.
     off = inflate(1.5 * bound_vector_norm(lengths, Norm.TWO), 2) + 2.0 * UNIT_ROUNDOFF_64 * diagonal
     return float(inflate(np.sqrt(inflate(shift + gram_error + factor_error + off, 8)), 1))
 
 
 @np.errstate(all="ignore")
 def observed_spectral_norm(weight: Array) -> float:
-    """About ‖W‖_2, from below and in time linear in the entries; no bound. 0 where squares overflow."""
+    """Return an estimate of ‖W‖_2 from below, in linear time; 0 if squares overflow. Not an upper bound."""
     v = np.asarray(np.random.default_rng(0).normal(size=weight.shape[1]))
     length = np.linalg.norm(v)
     for _ in range(OBSERVED_STEPS):
@@ -343,7 +353,7 @@ def observed_spectral_norm(weight: Array) -> float:
 
 
 def _lanczos(matrix: Array) -> tuple[float, float]:
-    """About the largest eigenvalue of a symmetric matrix, and about how far that is from one of them."""
+    """Return estimates of a symmetric matrix's largest eigenvalue and of its distance from the spectrum."""
     start = np.random.default_rng(0).normal(size=len(matrix))
     v = np.asarray(start / np.linalg.norm(start))
     basis = np.empty((LANCZOS_STEPS, len(v)))
@@ -368,19 +378,19 @@ def _lanczos(matrix: Array) -> tuple[float, float]:
 
 
 def _bound_gram_row_sum(a: Array, column_norms: Array, *, minus_identity: bool) -> float:
-    """Never below ‖AᵀA‖_inf, or ‖AᵀA - I‖_inf: the largest absolute row sum."""
+    """Return a number never below ‖AᵀA‖_inf, or ‖AᵀA - I‖_inf: the largest absolute row sum."""
     m, n = a.shape
     gram = a.T @ a
     if minus_identity:
         gram[np.diag_indices(n)] -= 1.0
-    # Entry (i, j) of the product is off by at most γ_m ‖a_i‖ ‖a_j‖; taking 1 away rounds once more,
-    # by at most u(‖a_i‖² + 1), which the second γ covers where the columns are near unit length.
+    # The error of entry (i, j) is at most γ_m ‖a_i‖ ‖a_j‖; subtracting 1 rounds once more, by at most
+    # u(‖a_i‖² + 1), which the second γ covers if the columns are near unit length.
     uncertainty = 2.0 * gamma(m + 2) * column_norms * float(bound_vector_norm(column_norms, Norm.ONE))
     extra = 4.0 * UNIT_ROUNDOFF_64 if minus_identity else 0.0
     return float(inflate(np.abs(gram).sum(axis=1) + inflate(uncertainty, 4) + extra, n + 3).max())
 
 
 def _power_of_two(x: Any) -> Any:
-    """The power of two at or below each positive x (1 for 0), kept away from the ends of the range."""
+    """Return the power of two at or below each positive x (1 for 0), clipped to 2^±1000."""
     exponent = np.frexp(x)[1] - 1
     return np.where(x == 0.0, 1.0, np.ldexp(1.0, np.clip(exponent, -1000, 1000)))

@@ -54,7 +54,7 @@ def test_inspect(folder):
     assert told["unchecked_claims"] == ["classes", "input_box"]
     shown = run("inspect", folder / "net.onnx").output
     assert "1.001-Lipschitz in l2: proved" in shown
-    assert "unchecked  classes, input_box: the file's word alone" in shown
+    assert "unchecked  classes, input_box: claims of the file" in shown
 
 
 def test_inspect_with_tightness(folder):
@@ -91,7 +91,7 @@ def test_inspect_of_a_claim_below_the_proof_is_a_negative_finding(folder):
     told = run_json("inspect", folder / "liar.onnx", status=1)
     assert told["status"] == "unproved"
     assert "0.3" in told["reason"]
-    assert "what is proved" in run("inspect", folder / "liar.onnx", status=1).output
+    assert "the proved bound is" in run("inspect", folder / "liar.onnx", status=1).output
 
 
 def test_inspect_of_a_refused_file_is_a_negative_finding(folder):
@@ -143,7 +143,7 @@ def test_evaluate_under_attack_and_tightened(folder):
     assert told["average_certified_radius"] > plain["average_certified_radius"]
     assert set(told["attacked_accuracy"]) == {"0.05"}
     shown = run(*arguments, "--attack", 5).output
-    assert "The 5 attacked, a random sample in which each class has its share" in shown
+    assert "5 attacked inputs: a random sample stratified by label" in shown
     assert "under attack" in shown
 
 
@@ -163,7 +163,7 @@ def test_data_in_files_of_several_kinds_give_the_same(folder):
     mapped = ("--data", folder / "x.npy", "--labels", folder / "y.npy")
     assert run_json("evaluate", model, *mapped) == expected
     assert run_json("audit", model, *mapped) == run_json("audit", model, "--data", folder / "data.npz")
-    assert "needs --labels" in run("evaluate", model, "--data", folder / "x.npy", status=2).output
+    assert "requires --labels" in run("evaluate", model, "--data", folder / "x.npy", status=2).output
     np.save(folder / "y.npy", y[:-1])
     assert "one label per row" in run("evaluate", model, *mapped, status=2).output.replace("\n", " ")
     assert run_json("audit", model, "--data", folder / "x.npy")["points"]["data"] == len(x)

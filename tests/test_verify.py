@@ -30,7 +30,7 @@ from lipmodel.network.metadata import Claims
 from lipmodel.network.ops import Graph
 from lipmodel.network.reader.read import read_onnx
 from lipmodel.network.writer import to_bytes, write_model
-from lipmodel.norms import LEAST_DISTANCE, Norm, bound_spectral_norm, vector_norm
+from lipmodel.norms import MIN_DISTANCE, Norm, bound_spectral_norm, vector_norm
 from lipmodel.verify import evaluation, proof, scaling
 from lipmodel.verify.check import verify
 from lipmodel.verify.convolution_norms import gram_iteration, kernel_spectral_norm
@@ -264,7 +264,7 @@ def test_a_radius_that_no_caller_can_measure_fails():
     for norm in Norm:
         made = certify(CertifiedPredictor(CONTENT), np.asarray([HONEST.input]), norm)[0]
         for factor, verdict in ((2.0, "holds"), (1.0, "fails"), (0.5, "fails")):
-            least = replace(made, certified_radius=LEAST_DISTANCE[norm] * factor)
+            least = replace(made, certified_radius=MIN_DISTANCE[norm] * factor)
             assert verify(least, CONTENT).verdict == verdict
 
 

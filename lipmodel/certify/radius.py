@@ -24,7 +24,7 @@ from lipmodel.certify.head import Indices
 from lipmodel.certify.lipschitz import LipschitzBounds
 from lipmodel.certify.rounding import Affine, RoundingBounds
 from lipmodel.norms import (
-    LEAST_DISTANCE,
+    MIN_DISTANCE,
     Array,
     Norm,
     bound_equivalence,
@@ -83,7 +83,7 @@ class RadiusRule:
         if self.evaluated.norm is not self.promised.norm:
             raise ValueError("both error bounds must measure inputs in the same norm")
         self.kappa = bound_equivalence(lipschitz.norm, self.promised.norm, input_size)
-        self._input_size, self._least = input_size, LEAST_DISTANCE[lipschitz.norm]
+        self._input_size, self._least = input_size, MIN_DISTANCE[lipschitz.norm]
         self._all_owned = bool((owners >= 0).all())
         self._table: Array | None = None
         self._floats: RuleInFloats | None = None

@@ -1,8 +1,8 @@
 """The ``lipmodel`` command: train, figures, inspect, certify, verify, evaluate, audit.
 
-Exit status: 0 fine; 1 a negative finding (a file refused, a claim unproved, an audit that refutes);
-2 bad use; 130 interrupted. ``--json`` prints one JSON object on standard output and nothing else;
-whatever is for people only goes to standard error. One file a group of commands.
+Exit status: 0 success; 1 a negative finding (a file refused, a claim unproved, a refuting audit); 2 usage
+error; 130 interrupted. ``--json`` prints one JSON object on standard output; messages go to standard error.
+Each module has one group of commands.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lipmodel.errors import LipcertError, ModelError, TrainingInterruptedError
 
 
 class _Group(click.Group):
-    """Shows our own errors as one line, with the exit status that fits."""
+    """Command group that prints Lipcert's errors on one line and exits with their status."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -30,8 +30,8 @@ class _Group(click.Group):
             err.print(f"refused: {error}", style="red", markup=False, soft_wrap=True)
             ctx.exit(NEGATIVE)
         except TrainingInterruptedError as error:
-            how = "" if error.checkpoint is None else ": the same command with --resume goes on from there"
-            err.print(f"{error}{how}", style="yellow", markup=False, soft_wrap=True)
+            remedy = "" if error.checkpoint is None else "; to continue, repeat the command with --resume"
+            err.print(f"{error}{remedy}", style="yellow", markup=False, soft_wrap=True)
             ctx.exit(INTERRUPTED)
         except LipcertError as error:
             err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
@@ -44,7 +44,10 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="lipmodel")
 def main() -> None:
-    """Trains Lipschitz classifiers and proves certified radii from ONNX files alone."""
+    """Train Lipschitz classifiers and prove certified radii from ONNX files alone.
+
+    Exit status: 0 success, 1 negative finding, 2 usage error, 130 interrupted.
+    """
 
 
 for _command in (train, figures, inspect, certify, verify, evaluate, audit):

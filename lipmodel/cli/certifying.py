@@ -1,4 +1,4 @@
-"""``lipmodel certify`` and ``verify``: radii of inputs, and certificates checked again."""
+"""``lipmodel certify`` and ``lipmodel verify``: certified radii, and verification of certificates."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ from lipmodel.display import certified_radius, rounded
 from lipmodel.norms import Norm
 
 MAX_ROWS_SHOWN = 20
-LONGEST_NAME = 255
-"""Of a file; what is longer can only be a signed certificate."""
+MAX_NAME = 255
+"""Characters of a file name; a longer argument can only be a signed certificate."""
 
 
 @click.command()
 @click.argument("model", type=EXISTING_FILE)
 @click.option(
     "--inputs", required=True,
-    help="Rows to certify: a .npy, .csv or .parquet. With --out .npy and .parquet files of any size, by "
-    "path, pattern ('dir/*.parquet') or URL (s3://…).",
+    help="Rows to certify: a .npy, .csv or .parquet file. With --out also several files, of any size, by "
+    "pattern ('dir/*.parquet') or URL (s3://…).",
 )  # fmt: skip
 @click.option(
     "--out",
-    help="Folder or URL for the results instead: parquet files, one row for each row, in parts that stay if "
-    "it is interrupted; the same command goes on from there.",
+    help="Folder or URL for the results as parquet files, one row per input. An interrupted command "
+    "continues when repeated.",
 )
 @click.option(
     "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
-    help="With --out: all cores of this machine, or a cluster of Ray (RAY_ADDRESS).",
+    help="With --out: run on all cores of this machine, or on a Ray cluster (RAY_ADDRESS).",
 )  # fmt: skip
-@click.option("--certificates", type=PATH, help="Folder to write one certificate a row to, for verify.")
+@click.option("--certificates", type=PATH, help="Folder for the certificates, one file per row.")
 @click.option(
     "--tighten",
     is_flag=True,
-    help="Larger radii, up to half a second a row: from mixtures of a class's scores and from local bounds. "
-    "Certificates state what mixtures prove; of local bounds there are none.",
+    help="Compute larger radii, in up to half a second per row, from mixtures of a class's scores and from "
+    "local bounds. Certificates state the radii of mixtures; there are none for local bounds.",
 )
 @norm_option
 @json_option
@@ -67,17 +67,17 @@ def certify(
     norm: Norm | None,
     as_json: bool,
 ) -> None:
-    """Predict each row of a file with the radius inside which no change alters the answer."""
+    """Predict each row of a file, with its certified radius: no smaller change alters the label."""
     from lipmodel.data.load import load_inputs
 
     predictor = CertifiedPredictor(model)
     if out is not None:
         if certificates is not None:
-            raise click.UsageError("--certificates are written for one file at a time, without --out")
+            raise click.UsageError("--certificates cannot be combined with --out; certify one file at a time")
         _certify_files(predictor, inputs, out, norm, tighten=tighten, engine=engine, as_json=as_json)
         return
     if engine != "local":
-        raise click.UsageError(f"--engine {engine} needs --out, a folder for the results")
+        raise click.UsageError(f"--engine {engine} requires --out, the folder of the results")
     rows_given = load_inputs(Path(inputs))
     result = predictor.predict(rows_given, norm, tighten=tighten)
     if certificates is not None:
@@ -127,7 +127,7 @@ def certify(
         table.add_row(str(index), str(row["label"]), *shown, rounded(row["margin"]), str(row["runner_up"]))
     stdout.print(table)
     if len(rows) > MAX_ROWS_SHOWN:
-        stdout.print(f"… and {len(rows) - MAX_ROWS_SHOWN} more; --json prints all of them")
+        stdout.print(f"… and {len(rows) - MAX_ROWS_SHOWN} more; --json prints all rows")
 
 
 def _certify_files(
@@ -143,13 +143,13 @@ def _certify_files(
     from lipmodel.bulk.run import certify_files
 
     with bar("certifying") as progress:
-        account = certify_files(predictor, inputs, out, norm, progress, tighten=tighten, engine=engine)
+        summary = certify_files(predictor, inputs, out, norm, progress, tighten=tighten, engine=engine)
     if as_json:
-        print_json(asdict(account))
+        print_json(asdict(summary))
         return
-    before = f", of which {account.found} had them before" if account.found else ""
+    before = f"; {summary.found} rows were done before" if summary.found else ""
     stdout.print(
-        f"{account.rows} rows have their results in {account.partitions} files in {escape(out)}{before}",
+        f"results of {summary.rows} rows are in {summary.partitions} files in {escape(out)}{before}",
         soft_wrap=True,
     )
 
@@ -157,11 +157,11 @@ def _certify_files(
 def _write_certificates(
     predictor: CertifiedPredictor, inputs: Any, norm: Norm | None, folder: Path, *, mix: bool
 ) -> None:
-    """One file a row, named by its number."""
+    """Write one file per row, named by the number of the row."""
     from lipmodel.certify.issue import certify as make_certificates
 
     if folder.exists() and any(folder.iterdir()):
-        raise click.UsageError(f"{folder} is not empty; certificates are written to a new or empty folder")
+        raise click.UsageError(f"{folder} is not empty; --certificates accepts a new or empty folder")
     made = make_certificates(predictor, inputs, norm, mix=mix)
     folder.mkdir(parents=True, exist_ok=True)
     for index, certificate in enumerate(made):
@@ -171,26 +171,27 @@ def _write_certificates(
 
 @click.command()
 @click.argument("certificate")
-@click.option("--model", type=EXISTING_FILE, help="The ONNX file that it speaks of.")
-@click.option("--input", "given", type=EXISTING_FILE, help="The input that was sent, as one row.")
+@click.option("--model", type=EXISTING_FILE, help="The certified ONNX file.")
+@click.option("--input", "given", type=EXISTING_FILE, help="The certified input, a file with one row.")
 @click.option(
     "--jwks",
     multiple=True,
     metavar="FILE_OR_URL",
-    help="Keys of issuers that are trusted, for a signed certificate: a JSON Web Key Set. May be repeated.",
+    help="Keys of trusted issuers, for a signed certificate: a JSON Web Key Set. Repeatable.",
 )
 @json_option
 def verify(
     certificate: str, model: Path | None, given: Path | None, jwks: tuple[str, ...], as_json: bool
 ) -> None:
-    """Check CERTIFICATE again: a file of `lipmodel certify`, or a signed one as the service gives it.
+    """Verify CERTIFICATE: a file of `lipmodel certify`, or a signed certificate of the service.
 
-    One of `lipmodel certify` is proved in exact arithmetic, every number, from the model and its input alone.
-    Without --model only its consistency can be checked: whether the radius follows from the bounds
-    that it states, not whether these are bounds; the exit status is then 1, since nothing is proved.
+    Every number in a file of `lipmodel certify` is proved in exact arithmetic, from the model and the input
+    alone. Without --model only consistency is checked: that the radius follows from the stated bounds, but
+    not that these are bounds. Since nothing is proved, the exit status is then 1.
 
-    A signed one, in a file or itself the argument, is checked against the keys of its issuer; given --model
-    and --input, every number is computed again. Without these its word is that of the key: exit status 0.
+    The signature of a signed certificate (a file, or the text itself as the argument) is checked against the
+    keys of its issuer; with --model and --input every number is also recomputed. Without these the exit
+    status is 0 for a valid signature: the statements rest on trust in the issuer.
     """
     from lipmodel.certificates.format import Certificate
     from lipmodel.data.load import load_inputs
@@ -205,19 +206,19 @@ def verify(
     _print_verdict(
         verdict.checks, f"{verdict.verdict}: {verdict.meaning}", verdict.to_dict(), as_json=as_json
     )
-    # Without the model nothing is proved: whoever tests the exit status must not take it for proof.
+    # Without the model nothing is proved, so the exit status must not read as a proof.
     sys.exit(NEGATIVE if verdict.reasons or model is None else 0)
 
 
 def _content(certificate: str) -> bytes | str:
-    """A proof certificate as bytes, a signed one as text; only the first starts with a brace."""
+    """Return a proof certificate as bytes, a signed one as text; only the former starts with a brace."""
     from lipmodel.certificates.strict_json import MAX_BYTES
 
     path = Path(certificate)
     if not _is_file(path):
-        if len(certificate) > LONGEST_NAME:
+        if len(certificate) > MAX_NAME:
             return certificate
-        raise click.UsageError(f"there is no file '{certificate}', nor is this a signed certificate")
+        raise click.UsageError(f"'{certificate}' is neither a file nor a signed certificate")
     with path.open("rb") as file:
         content = file.read(MAX_BYTES + 1)
     if content.lstrip()[:1] in (b"{", b""):
@@ -228,7 +229,7 @@ def _content(certificate: str) -> bytes | str:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # too long for a name, or with a NUL
+    except (OSError, ValueError):  # too long for a file name, or contains NUL
         return False
 
 
@@ -243,38 +244,38 @@ def _verify_signed(
         from lipmodel.signed.jws import open_signed
         from lipmodel.signed.key_sets import fetch, merge, read_public
     except ModuleNotFoundError as error:
-        raise MissingExtraError("checking signatures", "verify") from error
+        raise MissingExtraError("verifying signatures", "verify") from error
     if not jwks:
-        raise click.UsageError("a signed certificate needs --jwks, the keys of issuers that are trusted")
+        raise click.UsageError("a signed certificate requires --jwks, the keys of trusted issuers")
     keys = merge([read_public(fetch(place), place) for place in jwks])
-    told: dict[str, Any] = {"verdict": "fails", "certificate": None}
+    verdict, stated = "fails", None
     try:
         signed = open_signed(token, keys)
     except SignatureError as error:
-        checks, meaning = [Check("signature", str(error))], "nothing that it states is to be trusted"
+        checks, meaning = [Check("signature", str(error))], "none of its statements can be trusted"
     else:
         checks = [Check("signature"), *check_answer(signed.answer, model, inputs)]
-        told["certificate"] = json.loads(signed.to_json())
-        meaning = f"not every statement is what '{escape(signed.issuer)}' should have signed"
-        if all(check.passed for check in checks):
-            told["verdict"] = "holds" if model and inputs is not None else "signed"
-            more = (
-                "every number was computed again"
-                if told["verdict"] == "holds"
-                else ("with --model and --input every number is computed again")
-            )
-            meaning = f"'{escape(signed.issuer)}' signed this; {more}"
-    told |= {
+        stated, issuer = json.loads(signed.to_json()), escape(signed.issuer)
+        if not all(check.passed for check in checks):
+            meaning = f"signed by '{issuer}', but not every statement passes its check"
+        elif model and inputs is not None:
+            verdict, meaning = "holds", f"signed by '{issuer}', and every number was recomputed"
+        else:
+            verdict = "signed"
+            meaning = f"signed by '{issuer}'; to recompute every number give --model and --input"
+    report = {
+        "verdict": verdict,
+        "certificate": stated,
         "meaning": meaning,
         "checks": [{"name": c.name, "passed": c.passed, "reason": c.reason} for c in checks],
     }
-    _print_verdict(checks, f"{told['verdict']}: {meaning}", told, as_json=as_json)
-    sys.exit(NEGATIVE if told["verdict"] == "fails" else 0)
+    _print_verdict(checks, f"{verdict}: {meaning}", report, as_json=as_json)
+    sys.exit(NEGATIVE if verdict == "fails" else 0)
 
 
-def _print_verdict(checks: Any, verdict: str, told: dict[str, Any], *, as_json: bool) -> None:
+def _print_verdict(checks: Any, verdict: str, report: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        print_json(told)
+        print_json(report)
         return
     for check in checks:
         mark = "[green]✓[/green]" if check.passed else "[red]✗[/red]"

@@ -1,4 +1,4 @@
-"""What the commands share: options, the two consoles, the progress bar, exit statuses."""
+"""Shared by all commands: options, consoles, the progress bar, exit statuses."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ PATH = click.Path(path_type=Path)
 EXISTING_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 NORM = _NormType()
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 norm_option = click.option(
-    "--norm", type=NORM, help="Norm of a change of the input; by default the norm that the file names."
+    "--norm", type=NORM, help="Norm of radii; also 1, 2, inf.  [default: the norm that the file names]"
 )
-data_dir_option = click.option("--data-dir", type=PATH, help="Folder of a named data set's files.")
+data_dir_option = click.option("--data-dir", type=PATH, help="Folder with the files of a named data set.")
 
 
 @contextmanager
-def bar(what: str) -> Iterator[Callable[[float], None]]:
-    """A progress bar on standard error, on a terminal only."""
+def bar(title: str) -> Iterator[Callable[[float], None]]:
+    """Show a progress bar on standard error, if that is a terminal; yield its callback."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task(what, total=1.0)
+        task = progress.add_task(title, total=1.0)
         yield lambda share: progress.update(task, completed=share)
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """One JSON object on standard output."""
+    """Print one JSON object on standard output."""
     click.echo(json.dumps(value, allow_nan=False))

@@ -1,4 +1,4 @@
-"""``lipmodel inspect``: what is proved of a file, and its claims against that."""
+"""``lipmodel inspect``: proved Lipschitz bounds of a file, and its claims compared with them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ MAX_INPUTS_ATTACKED = 60
 
 @click.command()
 @click.argument("model", type=EXISTING_FILE)
-@click.option("--tightness", help="Data, as for evaluate: also compare radii there with the best attack.")
+@click.option("--tightness", help="Data, as for evaluate, on which radii are compared with attacks.")
 @json_option
 def inspect(model: Path, tightness: str | None, as_json: bool) -> None:
-    """Tell what is proved of MODEL: its operators, its Lipschitz bounds, its claims against the proof."""
+    """Show the operators of MODEL, its proved Lipschitz bounds, and whether these confirm its claims."""
     try:
         predictor = CertifiedPredictor(model)
     except ModelError as error:
@@ -43,7 +43,7 @@ def inspect(model: Path, tightness: str | None, as_json: bool) -> None:
         assert claims.norm is not None
         reason = (
             f"the file claims a Lipschitz constant of {claims.lipschitz!r} in {claims.norm.symbol}; "
-            f"what is proved is {bounds[claims.norm].bound_global!r}"
+            f"the proved bound is {bounds[claims.norm].bound_global!r}"
         )
     measured = _measure_tightness(predictor, tightness) if tightness else None
     if as_json:
@@ -97,7 +97,7 @@ def _show_tightness(measured: Tightness) -> None:
         title=f"Median of radius / nearest attack found, {measured.points} inputs, {measured.norm.symbol}",
         title_justify="left",
     )
-    for heading in ("bounds", "radius / attack", "seconds an input"):
+    for heading in ("bounds", "radius / attack", "seconds per input"):
         table.add_column(heading)
     table.add_row("Lipschitz", rounded(measured.lipschitz, 3), rounded(measured.lipschitz_seconds, 2))
     if measured.local is not None and measured.local_seconds is not None:
@@ -113,15 +113,15 @@ def _show_inspection(predictor: CertifiedPredictor, bounds: dict[Norm, Any], rea
     stdout.print(f"input      {list(file.graph.input_shape)} per sample, {file.dtype.__name__}")
     stdout.print(f"classes    {', '.join(predictor.class_names)}", markup=False)
     if file.folded_sha256:
-        stdout.print(f"computed   weights in the file, so no portable radius; sha256 {file.folded_sha256}")
+        stdout.print(f"computed   weights in the file, hence no portable radius; sha256 {file.folded_sha256}")
     stdout.print("operators  " + ", ".join(f"{op} × {count}" for op, count in file.operators.items()))
     table = Table(title="Proved Lipschitz bounds", title_justify="left")
     for heading in (
         "norm of the input",
-        "any score",
-        "two scores, least",
-        "two scores, largest",
-        "layer by layer",
+        "of any score",
+        "of a difference, smallest",
+        "of a difference, largest",
+        "of each layer",
     ):
         table.add_column(heading)
     for norm, bound in bounds.items():
@@ -138,7 +138,7 @@ def _show_inspection(predictor: CertifiedPredictor, bounds: dict[Norm, Any], rea
     loosest = max(layers, key=lambda layer: layer.unevenness, default=None)
     if loosest is not None:
         times = rounded(loosest.unevenness, 3)
-        stdout.print(f"loosest    '{loosest.node}': its norm is {times} × its average gain", markup=False)
+        stdout.print(f"loosest    '{loosest.node}': its norm is {times} × its mean gain", markup=False)
     claims = predictor.claims
     if claims.lipschitz is not None and claims.norm is not None:
         verdict = "[red]not proved[/red]" if reason else "[green]proved[/green]"
@@ -147,7 +147,7 @@ def _show_inspection(predictor: CertifiedPredictor, bounds: dict[Norm, Any], rea
         stdout.print("claim      none in the file")
     if claims.unchecked:
         stdout.print(
-            f"unchecked  {', '.join(claims.unchecked)}: the file's word alone, accuracies and radii included"
+            f"unchecked  {', '.join(claims.unchecked)}: claims of the file, including accuracies and radii"
         )
     for line in claims.ignored:
         stdout.print(f"ignored    {line}", markup=False)

@@ -1,4 +1,4 @@
-"""``lipmodel evaluate`` and ``audit``: what a model achieves, and evidence for or against its bounds."""
+"""``lipmodel evaluate`` and ``lipmodel audit``: a model's accuracies, and evidence about its bounds."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ MAX_PAIRS_SHOWN = 10
 
 method_option = click.option(
     "--attack-method", "methods", multiple=True, type=click.Choice(METHODS),
-    help="An attack in addition to the built-in one; repeatable.",
+    help="An attack in addition to the built-in one. Repeatable.",
 )  # fmt: skip
 report_option = click.option(
     "--report", "folder", type=PATH, help="Folder for a report in JSON, Markdown and HTML, with plots."
 )
 engine_option = click.option(
     "--engine", type=click.Choice(["local", "ray"]),
-    help="All cores of this machine, or a cluster of Ray (RAY_ADDRESS), instead of one process; the figures "
-    "are the same.",
+    help="Run on all cores of this machine, or on a Ray cluster (RAY_ADDRESS), in place of one process; the "
+    "results are equal.",
 )  # fmt: skip
-labels_option = click.option("--labels", type=EXISTING_FILE, help="Labels, .npy, where the data are a .npy.")
+labels_option = click.option("--labels", type=EXISTING_FILE, help="Labels (.npy) for a .npy of inputs.")
 
 
 @click.command()
@@ -56,17 +56,19 @@ labels_option = click.option("--labels", type=EXISTING_FILE, help="Labels, .npy,
 @click.option(
     "--data",
     required=True,
-    help="A .npz with inputs and labels, a .csv or .parquet with labels last, a .npy beside --labels, a "
-    "folder, a name, or .parquet files by pattern ('dir/*.parquet') or URL (s3://…). Of .npy, .parquet and "
-    "plain IDX files only a batch at a time is in memory.",
+    help="Labelled data: a .npz with inputs and labels, a .csv or .parquet with labels last, a .npy with "
+    "--labels, a folder, a data set's name, or .parquet files by pattern ('dir/*.parquet') or URL "
+    "(s3://…). Files in .npy, .parquet and IDX format may be larger than memory.",
 )
 @labels_option
 @data_dir_option
-@click.option("--eps", "epsilons", multiple=True, type=float, help="A size of change; may be given again.")
-@click.option("--tighten", is_flag=True, help="Prove larger radii, up to half a second a row.")
+@click.option(
+    "--eps", "epsilons", multiple=True, type=float, help="Radius for certified accuracy. Repeatable."
+)
+@click.option("--tighten", is_flag=True, help="Compute larger radii, in up to half a second per row.")
 @click.option(
     "--attack", "attacked", default=0, type=click.IntRange(0), metavar="ROWS",
-    help="Attack so many rows, a seeded random sample stratified by label, for the accuracy under attack.",
+    help="Number of rows to attack for the accuracy under attack: a random sample, stratified by label.",
 )  # fmt: skip
 @method_option
 @engine_option
@@ -87,7 +89,7 @@ def evaluate(
     norm: Norm | None,
     as_json: bool,
 ) -> None:
-    """Measure clean, certified and attacked accuracy of MODEL on labelled data."""
+    """Measure clean accuracy, certified accuracy and accuracy under attack of MODEL on labelled data."""
     from lipmodel.bulk.shard_executor import EngineExecutor
     from lipmodel.bulk.sources import find_source
     from lipmodel.evaluate import evaluate as run
@@ -96,7 +98,7 @@ def evaluate(
     source = find_source(data, data_dir, labels)
     stream = source.open()
     if Path(data).suffix == ".npy" and labels is None:
-        raise click.UsageError("a .npy of inputs needs --labels, a .npy of class indices")
+        raise click.UsageError("a .npy of inputs requires --labels, a .npy of class indices")
     with bar("evaluating") as progress:
         result = run(
             predictor, stream, None, norm, epsilons, progress,
@@ -109,7 +111,7 @@ def evaluate(
             from lipmodel.report.page import write_files
         titles = {"model": model.name, "data": stream.name}
         write_files(evaluation_files(predictor, result, **titles, units=stream.units), folder)
-        _tell_written(folder, "evaluation.html")
+        _print_written(folder, "evaluation.html")
     if as_json:
         print_json({"sha256": predictor.file.sha256, **result.to_dict()})
     else:
@@ -118,21 +120,21 @@ def evaluate(
 
 @contextmanager
 def _report_extra() -> Iterator[None]:
-    """Says what to install where the packages that make reports are not."""
+    """Raise MissingExtraError if a package for reports is not installed."""
     try:
         yield
     except ModuleNotFoundError:
         raise MissingExtraError("--report", "report") from None
 
 
-def _tell_written(folder: Path, name: str) -> None:
-    err.print(f"wrote {folder / name} and what it is made of", markup=False)
+def _print_written(folder: Path, name: str) -> None:
+    err.print(f"wrote {folder / name} and its parts", markup=False)
 
 
 def _show_evaluation(result: Evaluation) -> None:
     table = Table(title=f"{result.samples} samples, {result.norm.symbol}", title_justify="left")
-    table.add_column("what")
-    for heading in ("value", "95% interval", "mean of classes"):
+    table.add_column("metric")
+    for heading in ("value", "95% interval", "mean over classes"):
         table.add_column(heading, justify="right")
     classes = sum(part.samples > 0 for part in result.per_class.values())
     constant = f"majority-class baseline '{escape(result.majority_class)}', at every size"
@@ -151,9 +153,9 @@ def _show_evaluation(result: Evaluation) -> None:
 
 
 def _show_attacked(sample: AttackedSample, samples: int) -> None:
-    chosen = "all" if sample.samples == samples else "a random sample in which each class has its share"
-    table = Table(title=f"The {sample.samples} attacked, {chosen}", title_justify="left")
-    table.add_column("size of change")
+    chosen = "all" if sample.samples == samples else "a random sample stratified by label"
+    table = Table(title=f"{sample.samples} attacked inputs: {chosen}", title_justify="left")
+    table.add_column("epsilon")
     for heading in ("certified", "95% interval", "under attack", "95% interval"):
         table.add_column(heading, justify="right")
     table.add_row("none (clean)", *_share(sample.clean_accuracy, sample.clean_accuracy_interval))
@@ -170,15 +172,20 @@ def _share(share: float, interval: Interval, shown: Callable[[float], str] = per
 
 @click.command()
 @click.argument("model", type=EXISTING_FILE)
-@click.option("--data", help="Inputs to look at beside random ones, as for evaluate; all are looked at.")
+@click.option("--data", help="Inputs to examine in addition to random points; formats as for evaluate.")
 @labels_option
 @data_dir_option
-@click.option("--samples", default=1000, show_default=True, type=click.IntRange(0, 1_000_000))
+@click.option(
+    "--samples", default=1000, show_default=True, type=click.IntRange(0, 1_000_000),
+    help="Number of random points.",
+)  # fmt: skip
 @click.option(
     "--attack", "attacked", default=200, show_default=True, type=click.IntRange(0), metavar="ROWS",
-    help="How many inputs to attack, data first.",
+    help="Number of inputs to attack; those of --data come first.",
 )  # fmt: skip
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the random points."
+)
 @method_option
 @engine_option
 @report_option
@@ -198,7 +205,7 @@ def audit(
     norm: Norm | None,
     as_json: bool,
 ) -> None:
-    """Measure gradients of MODEL and attack its radii: evidence for or against its bounds."""
+    """Test the bounds of MODEL by its gradients, and its radii by attacks; evidence, not proof."""
     from lipmodel.audit.report import audit as run
     from lipmodel.bulk.shard_executor import EngineExecutor
     from lipmodel.bulk.sources import find_source
@@ -224,7 +231,7 @@ def audit(
             from lipmodel.report.page import write_files
         titles = {"model": model.name, "data": stream.name if stream else "random points"}
         write_files(audit_files(predictor, report, **titles), folder)
-        _tell_written(folder, "audit.html")
+        _print_written(folder, "audit.html")
     if as_json:
         print_json(report.to_dict())
     else:
@@ -234,26 +241,26 @@ def audit(
 
 def _show_audit(report: AuditReport) -> None:
     table = Table(title=f"Audit in {report.norm.symbol}", title_justify="left")
-    table.add_column("what")
+    table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_row("verdict", f"[{'red' if report.reasons else 'green'}]{report.verdict}")
     table.add_row("Lipschitz bound of a score, proved", rounded_up(report.bound, 9))
-    table.add_row("claimed", "nothing" if report.claim is None else rounded(report.claim, 9))
+    table.add_row("Lipschitz constant claimed", "none" if report.claim is None else rounded(report.claim, 9))
     table.add_row("largest gradient observed", rounded(report.observed, 9))
     table.add_row("largest slope between two inputs", rounded_down(report.observed_slope, 9))
     table.add_row("tightness (observed / bound)", rounded(report.tightness, 4))
-    table.add_row("gradients of at least 0.99 of their bound", percent(report.full_gradient_share))
+    table.add_row("gradients with at least 0.99 of their bound", percent(report.full_gradient_share))
     table.add_row(
-        "labels changed inside the certified radius", f"{report.flips} of {report.points['attacked']}"
+        "labels changed within the certified radius", f"{report.flips} of {report.points['attacked']}"
     )
     outside = f"{report.attack.reached_outside} of {report.attack.inputs}"
-    table.add_row("inputs brought to another label outside it", outside)
+    table.add_row("labels changed beyond the certified radius", outside)
     median = report.attack.ratio_quantiles.get("0.5")
     if median is not None:
-        table.add_row("radius / nearest change of label found, median", rounded(median, 4))
+        table.add_row("radius / nearest attack found, median", rounded(median, 4))
     stdout.print(table)
-    pairs = Table(title="The functionals nearest to their bounds", title_justify="left")
-    for heading in ("score or difference", "bound", "observed", "tightness", "estimate (CLEVER), not proved"):
+    pairs = Table(title="Scores and differences nearest to their bounds", title_justify="left")
+    for heading in ("score or difference", "bound", "observed", "tightness", "estimate (CLEVER)"):
         pairs.add_column(heading)
     for pair in sorted(report.per_pair, key=lambda pair: -pair.tightness)[:MAX_PAIRS_SHOWN]:
         guess = pair.extreme_value_estimate

@@ -1,4 +1,4 @@
-"""``lipmodel train`` and ``figures``: from a recipe and data to an ONNX file and its report."""
+"""``lipmodel train`` and ``lipmodel figures``: from a recipe and data to an ONNX file and its report."""
 
 from __future__ import annotations
 
@@ -15,39 +15,44 @@ from lipmodel.cli.common import NORM, PATH, bar, data_dir_option, err, json_opti
 from lipmodel.display import certified_percent, percent, rounded_up
 from lipmodel.errors import LipcertError, MissingExtraError
 
-SHOWN = 300
-"""Rows of data that are anybody's; those of your own may be somebody's."""
+DEFAULT_SAMPLES = 300
+"""Sample rows of public data sets; custom data may be confidential."""
 
 
 @click.command()
 @click.argument("recipe")
-@click.option("--out", required=True, type=PATH, help="Folder to write NAME.onnx, .json, .png and .html to.")
-@click.option("--norm", type=NORM, help="Norm of the input that the network is 1-Lipschitz in.")
-@click.option("--lipschitz", type=float, help="Lipschitz constant of each score, 1 by default.")
-@click.option("--seed", type=click.IntRange(0))
-@click.option("--epochs", type=click.IntRange(1))
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change any key of the recipe.")
+@click.option("--out", required=True, type=PATH, help="Folder for NAME.onnx, .json, .png and .html.")
+@click.option("--norm", type=NORM, help="Norm of the bound and of radii; also 1, 2, inf.  [default: l2]")
+@click.option("--lipschitz", type=float, help="Lipschitz constant of each score.  [default: the recipe's]")
+@click.option("--seed", type=click.IntRange(0), help="Seed of the training.  [default: the recipe's]")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the data.  [default: the recipe's]")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE",
+    help="Set any key of the recipe, for example training.batch_size=32. Repeatable.",
+)  # fmt: skip
 @data_dir_option
-@click.option("--data", type=PATH, help="Data of your own: .npz, .csv or .parquet (label last), or a folder.")
-@click.option("--name", help="NAME of the files written; by default the recipe's, or that of --data.")
-@click.option("--force", is_flag=True, help="Replace files of that NAME; else they are left and refused.")
+@click.option("--data", type=PATH, help="Custom data: .npz, .csv or .parquet (labels last), or a folder.")
+@click.option("--name", help="NAME of the files.  [default: the name of the recipe, or of --data]")
+@click.option("--force", is_flag=True, help="Replace existing files of that NAME.")
 @click.option(
     "--samples",
     type=click.IntRange(0),
-    help="Held-out rows to write to NAME.samples.npz, which a service shows to whoever may predict; "
-    f"{SHOWN} by default, none of data of your own.",
+    help="Number of held-out rows in NAME.samples.npz, which the service shows to clients.  "
+    f"[default: {DEFAULT_SAMPLES}, or 0 with --data]",
 )
-@click.option("--resume", is_flag=True, help="Go on with an interrupted training, from NAME.checkpoint.")
-@click.option("--log-dir", type=PATH, help="Folder to write logs to that TensorBoard reads.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted training from NAME.checkpoint.")
+@click.option("--log-dir", type=PATH, help="Folder for TensorBoard logs.")
 @click.option(
     "--device",
     type=click.Choice(["cpu", "cuda"]),
     default="cpu",
-    help="What computes: cpu, or a GPU a process.",
+    show_default=True,
+    help="Device of each process; with cuda each has a GPU.",
 )
 @click.option(
-    "--processes", type=click.IntRange(1), default=1, help="How many share each batch, on this machine."
-)
+    "--processes", type=click.IntRange(1), default=1, show_default=True,
+    help="Number of processes on this machine that share each batch.",
+)  # fmt: skip
 @json_option
 def train(
     recipe: str,
@@ -65,10 +70,10 @@ def train(
     as_json: bool,
     **overrides: Any,
 ) -> None:
-    """Train RECIPE and export it as ONNX, its bound checked in the file.
+    """Train a network by RECIPE and export it to an ONNX file with a proved Lipschitz bound.
 
     RECIPE is a name (two-moons, digits, breast-cancer; with --data-dir: mnist, fashion-mnist,
-    cifar-10, adult, spambase) or a .toml file of the same form.
+    cifar-10, adult, spambase) or a .toml file.
     """
     try:
         from lipmodel.training.distributed import launch
@@ -85,14 +90,14 @@ def train(
     planned = plan(recipe, overrides=given, data_dir=data_dir, data=data, name=name)
     group = launch(device, processes)
     if group.rank > 0:
-        with suppress(LipcertError):  # the first process tells of it
+        with suppress(LipcertError):  # reported by the first process
             follow(planned, out, group, control=Control(stop=stop_on_signals), resume=resume, force=force)
         return
     for topic, line in planned.summary.items():
         err.print(f"{topic:<11}{line}", markup=False, soft_wrap=True)
     largest = max(planned.recipe.epsilons, default=0.0)
-    what = f"training {planned.recipe.name}"
-    with tensorboard(log_dir) as log, training_bar(what, largest, err) as show:
+    title = f"training {planned.recipe.name}"
+    with tensorboard(log_dir) as log, training_bar(title, largest, err) as show:
 
         def watch(status: Status) -> None:
             show(status)
@@ -100,7 +105,7 @@ def train(
 
         control = Control(watch=watch, stop=stop_on_signals)
         if samples is None:
-            samples = SHOWN if data is None else 0
+            samples = DEFAULT_SAMPLES if data is None else 0
         trained = carry_out(
             planned, out, control=control, resume=resume, group=group, samples=samples, force=force
         )
@@ -112,7 +117,7 @@ def train(
     table = Table(
         title=f"{name}: {result.samples} held-out samples, {result.norm.symbol}", title_justify="left"
     )
-    table.add_column("what")
+    table.add_column("metric")
     table.add_column("value", justify="right")
     constant = f"majority-class baseline '{escape(result.majority_class)}', at every size"
     table.add_row(constant, percent(result.majority_share))
@@ -128,10 +133,10 @@ def train(
 
 
 @click.command()
-@click.option("--out", required=True, type=PATH, help="Folder to write the plots and figures.json to.")
+@click.option("--out", required=True, type=PATH, help="Folder for the plots and figures.json.")
 @json_option
 def figures(out: Path, as_json: bool) -> None:
-    """Repeat the experiments of Anil, Lucas and Grosse (2019): why GroupSort, why hinge."""
+    """Reproduce experiments of Anil, Lucas and Grosse (2019) on GroupSort and the hinge loss."""
     try:
         from lipmodel.training.figures import make_figures
     except ImportError as error:

@@ -11,7 +11,7 @@ from lipmodel.certify.radius import bound_input_rounding
 from lipmodel.certify.tight.mixtures import Standing
 from lipmodel.errors import InputError
 from lipmodel.network.execution import as_evaluated
-from lipmodel.norms import LEAST_DISTANCE, Array, down, up
+from lipmodel.norms import MIN_DISTANCE, Array, down, up
 from lipmodel.signed.claims import Answer, PairBounds
 
 SPARE = 2.0**-36
@@ -74,7 +74,7 @@ def answers(predictor: CertifiedPredictor, inputs: Array, predictions: Predictio
                 runner_up=names[runner_up],
                 runner_up_index=runner_up,
                 margin=float(radii.margin[row]),
-                certified_radius=radius if radius > LEAST_DISTANCE[norm] else 0.0,
+                certified_radius=radius if radius > MIN_DISTANCE[norm] else 0.0,
                 method=method,
                 bounds=bounds,
             )

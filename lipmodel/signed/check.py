@@ -22,7 +22,7 @@ from lipmodel.certify.radius import bound_input_rounding
 from lipmodel.certify.tight.mixtures import Mixer, Standing
 from lipmodel.errors import InputError, UnsupportedError
 from lipmodel.network.execution import Float, as_evaluated
-from lipmodel.norms import LEAST_DISTANCE, Array, bound_vector_norm, down, up
+from lipmodel.norms import MIN_DISTANCE, Array, bound_vector_norm, down, up
 from lipmodel.signed.answers import SPARE, nearest_rival
 from lipmodel.signed.claims import INPUT_ROUNDOFF, Answer, PairBounds, PairBounds1
 from lipmodel.verify.consistency import Check, float_slack
@@ -77,8 +77,8 @@ def _radius(answer: Answer) -> Check:
     name, radius, size = "radius from the stated bounds", answer.certified_radius, answer.input_size
     if radius == 0.0:
         return Check(name)  # certifies nothing
-    if radius <= LEAST_DISTANCE[answer.norm]:
-        least = LEAST_DISTANCE[answer.norm]
+    if radius <= MIN_DISTANCE[answer.norm]:
+        least = MIN_DISTANCE[answer.norm]
         return Check(
             name, f"states {radius!r}; distances in l{answer.norm} are computed reliably above {least!r}"
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from lipmodel.certificates.format import Certificate, Rival, digest
-from lipmodel.norms import LEAST_DISTANCE, Norm
+from lipmodel.norms import MIN_DISTANCE, Norm
 
 ROUNDED_DOWN = Fraction(1, 2**50)
 """How much, relatively, a margin may lie below the exact difference of the scores stated."""
@@ -156,8 +156,8 @@ def _radius(certificate: Certificate) -> str:
     radius = certificate.certified_radius
     if radius == 0.0:
         return ""  # nothing is promised
-    if radius <= LEAST_DISTANCE[certificate.norm]:  # and the promise is of distances computed in float64 too
-        least = LEAST_DISTANCE[certificate.norm]
+    if radius <= MIN_DISTANCE[certificate.norm]:  # and the promise is of distances computed in float64 too
+        least = MIN_DISTANCE[certificate.norm]
         return f"states {radius!r}; distances in l{certificate.norm} are computed reliably above {least!r}"
     bound = min(_reach(certificate, r) for r in certificate.rivals) * float_slack(len(certificate.input))
     # <, not <=: the ball is closed, and on its boundary the scores may be equal

@@ -254,8 +254,8 @@ def test_the_command_refuses_what_makes_no_sense(data, tmp_path, predictor):
     (tmp_path / "net.onnx").write_bytes(predictor.file.content)
     given = ["certify", str(tmp_path / "net.onnx"), "--inputs", str(data / "a.parquet")]
     for more, reason in [
-        (["--engine", "ray"], "needs --out"),
-        (["--out", "o", "--certificates", "c"], "without --out"),
+        (["--engine", "ray"], "requires --out"),
+        (["--out", "o", "--certificates", "c"], "cannot be combined with --out"),
         (["--out", "o", "--engine", "spark"], "spark"),
     ]:
         result = CliRunner().invoke(main, [*given, *more])

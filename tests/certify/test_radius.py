@@ -15,7 +15,7 @@ from lipmodel.certify.lipschitz import bound_lipschitz
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.radius import RadiusRule
 from lipmodel.certify.rounding import FORMATS, bound_rounding
-from lipmodel.norms import LEAST_DISTANCE, Norm, vector_norm
+from lipmodel.norms import MIN_DISTANCE, Norm, vector_norm
 from tests.exact import evaluate
 from tests.networks import float32, groupsort_net, linear_net, to_file
 
@@ -142,8 +142,8 @@ def test_the_least_distances_are_those_that_flushing_cannot_shorten():
     """d·2⁻¹⁰²² of l1, or of the square of l2, is less than the slack for callers, of up to 2²⁴ numbers."""
     for size in (1, 2**24):
         slack = Fraction(size + 4, 2**52) / 2
-        assert Fraction(size, 2**1022) < slack * Fraction(LEAST_DISTANCE[Norm.ONE])
-        assert Fraction(size, 2**1022) < slack * Fraction(LEAST_DISTANCE[Norm.TWO]) ** 2
+        assert Fraction(size, 2**1022) < slack * Fraction(MIN_DISTANCE[Norm.ONE])
+        assert Fraction(size, 2**1022) < slack * Fraction(MIN_DISTANCE[Norm.TWO]) ** 2
 
 
 OWNERS = {

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.errors import LONGEST_REASON, FileFormatError, ModelError, UnsupportedError
+from lipmodel.errors import MAX_REASON, FileFormatError, ModelError, UnsupportedError
 from lipmodel.network.reader import external_data as external
 from lipmodel.network.reader import read as graph_module
 from lipmodel.network.reader.read import read_onnx
@@ -129,7 +129,7 @@ def test_what_asks_for_much_is_refused_at_once(name):
     with pytest.raises(ModelError, match=reason) as refusal:
         CertifiedPredictor(content)
     assert time.process_time() - started < 5
-    assert len(str(refusal.value)) < 2 * LONGEST_REASON
+    assert len(str(refusal.value)) < 2 * MAX_REASON
 
 
 def test_what_a_file_stores_may_be_read_and_moved_some_times():
@@ -176,10 +176,10 @@ def test_running_out_is_a_refusal(error, monkeypatch):
     content = to_file(groupsort_net())
     with monkeypatch.context() as patch:
         patch.setattr(graph_module, "read_tensor", exhausted)
-        with pytest.raises(UnsupportedError, match=f"more than this process has \\({error.__name__}"):
+        with pytest.raises(UnsupportedError, match=f"exceeds this process's limits \\({error.__name__}"):
             read_onnx(content)
     monkeypatch.setattr("lipmodel.certify.predictor.bound_rounding", exhausted)
-    with pytest.raises(UnsupportedError, match="more than this process has"):
+    with pytest.raises(UnsupportedError, match="exceeds this process's limits"):
         CertifiedPredictor(content)
 
 

@@ -516,7 +516,7 @@ def test_verify_holds(files, token):
     for given in (files / "token", token):
         answer = run("verify", given, *all_of)
         assert answer.exit_code == 0, answer.output
-        assert "every number was computed again" in answer.stdout
+        assert "every number was recomputed" in answer.stdout
     told = json.loads(run("verify", token, *all_of, "--json").stdout)
     assert told["verdict"] == "holds"
     assert all(check["passed"] for check in told["checks"])
@@ -550,11 +550,11 @@ def test_verify_names_what_is_wrong(files, token, keys):
 
 def test_verify_told_wrongly_is_bad_use(files, token):
     for arguments, told in [
-        ([token], "needs --jwks"),
+        ([token], "requires --jwks"),
         ([token, "--jwks", files / "nope"], "No such file"),
         ([token, "--jwks", files / "m.onnx"], "JSON"),
-        ([files / "none"], "there is no file"),
-        (["a.b.c"], "there is no file"),
+        ([files / "none"], "is neither a file nor a signed certificate"),
+        (["a.b.c"], "is neither a file nor a signed certificate"),
     ]:
         answer = run("verify", *arguments)
         assert answer.exit_code == 2, answer.output
@@ -564,7 +564,7 @@ def test_verify_told_wrongly_is_bad_use(files, token):
 def test_issuers_and_labels_are_shown_as_text(files, keys):
     answer = replace(answer_of(), label="[red]x[/red]")
     shown = run("verify", sign(answer, keys, "[bold]me[/bold]"), "--jwks", files / "keys.json").stdout
-    assert "'[bold]me[/bold]' signed this" in shown
+    assert "signed by '[bold]me[/bold]'" in shown
 
 
 def test_a_header_with_spaces_is_still_one_form(keys, public):

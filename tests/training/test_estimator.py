@@ -105,13 +105,13 @@ def test_it_works_in_a_pipeline_and_a_search():
     ("parameters", "message"),
     [
         ({"norm": "3"}, "unknown norm '3'"),
-        ({"lipschitz": 0}, "Lipschitz constant of 0"),
+        ({"lipschitz": 0}, "lipschitz = 0"),
         ({"activation": "tanh"}, "unknown network.activation 'tanh'"),
         ({"scaling": "rows"}, "unknown scaling 'rows'"),
         ({"margin": -1}, "loss.margin = -1"),
         ({"epochs": 0}, "training.epochs = 0"),
         ({"averaging": "median"}, "unknown training.averaging 'median'"),
-        ({"widths": (0,)}, "of at least 1"),
+        ({"widths": (0,)}, "widths >= 1"),
     ],
 )
 def test_parameters_that_make_no_sense(parameters, message):

@@ -81,8 +81,8 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130(tmp_path, number):
     cut = command(tmp_path, SMALL, number, at=20)
     assert cut.returncode == 130, cut.stderr
     assert cut.stderr.splitlines()[-1] == (
-        f"interrupted in epoch 2 of 3; {tmp_path / 'two-moons.checkpoint'} holds all of it: "
-        "the same command with --resume goes on from there"
+        f"interrupted in epoch 2 of 3; the state is saved in {tmp_path / 'two-moons.checkpoint'}; "
+        "to continue, repeat the command with --resume"
     )
     assert "Traceback" not in cut.stderr
     state = torch.load(tmp_path / "two-moons.checkpoint", weights_only=True)["state"]
@@ -101,7 +101,9 @@ MOONS = two_moons(400).split()
 def interrupted(out):
     seen = []
     control = Control(watch=seen.append, stop=lambda: nullcontext(lambda: len(seen) == 4))
-    with pytest.raises(TrainingInterruptedError, match=r"interrupted in epoch 2 of 2; .* holds all of it"):
+    with pytest.raises(
+        TrainingInterruptedError, match=r"interrupted in epoch 2 of 2; the state is saved in "
+    ):
         carry_out(Plan(small_recipe(), *MOONS), out, control=control)
     return out / "two-moons.checkpoint"
 
