@@ -1,12 +1,12 @@
-# Serves certified predictions; no torch inside. Training is a target of its own: --target train.
+# Serves certified predictions, without torch. For training: --target train.
 #
-# To pin the base by digest: --build-arg PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:…
+# To pin the base image by digest: --build-arg PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:…
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
-# A virtual environment travels between stages whole, wherever its Python keeps packages.
+# A virtual environment is copied between stages as one folder.
 RUN python3 -m venv /opt/lipcert
 COPY pyproject.toml constraints.txt README.md ./
 COPY lipmodel lipmodel
@@ -15,13 +15,12 @@ COPY lipcert lipcert
 RUN /opt/lipcert/bin/pip install --constraint constraints.txt '.[serve,report,otel,postgres,stores]'
 
 FROM build AS build-train
-# On a machine without a GPU, a CPU build of torch is far smaller: give its index by
-# --build-arg PIP_EXTRA_INDEX_URL=…
+# CPU builds of torch are far smaller: set their index with --build-arg PIP_EXTRA_INDEX_URL=…
 ARG PIP_EXTRA_INDEX_URL
 RUN /opt/lipcert/bin/pip install --constraint constraints.txt '.[train]'
 
 FROM ${PYTHON_IMAGE} AS base
-# A new volume takes the owner of the folder it is mounted on: training must be able to write there.
+# A new volume inherits the owner of its mount point: training must be able to write there.
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin lipcert \
     && install -d -o lipcert -g lipcert /models \
     && install -d -o lipcert -g lipcert -m 700 /state
@@ -38,8 +37,7 @@ FROM base AS serve
 COPY --from=build /opt/lipcert /opt/lipcert
 COPY examples/models /opt/models
 COPY deploy/serve.sh /usr/local/bin/serve
-# Jobs and their results, and what is sent for them while it arrives (/tmp may be memory): writable on a
-# read-only root, too.
+# Jobs, their results and incoming uploads (/tmp may be in memory): writable also with a read-only root file system.
 ENV LIPSERVE_STATE=/state TMPDIR=/state
 VOLUME /state
 EXPOSE 8000

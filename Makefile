@@ -1,10 +1,10 @@
-# Two commands for a newcomer: make demo, make test. The rest is for those who change things.
+# make demo and make test are for users; the other targets are for developers.
 PYTHON ?= python3
 BIN := .venv/bin
 HOST ?= 127.0.0.1
 PORT ?= 8000
-# Two processes of one thread each are faster than two of two on two cores. Each begins with half of the tests as they
-# stand, so that most files, and what is dear to start for them, are one process's; who is done first takes from the other.
+# On two cores, two workers with one thread each are faster than with two. Each worker starts with half of the tests in file
+# order, so expensive fixtures are built once; an idle worker steals from the other.
 ONE_THREAD := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
 
 .PHONY: demo test lint types imports tests test-all bench soundness figures clean
@@ -33,21 +33,21 @@ tests: .venv/installed
 test-all: lint types imports
 	$(ONE_THREAD) $(BIN)/pytest -n 2 --dist worksteal
 
-# Speed in process and at the start; other servers and libraries to compare with have scripts of their own.
+# Speed in process and at start; comparisons with other servers and libraries have separate scripts.
 bench: .venv/installed
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.certificate_cost
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.cold_start
 
-# The soundness suite at full size: minutes. Its small form is part of the tests.
+# The full soundness suite takes minutes; the tests contain a small form.
 soundness: .venv/installed
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.soundness
 
 figures: .venv/installed
 	$(BIN)/lipmodel figures --out out/figures
 
-# One environment for everything; made again when what it is made of changes.
+# One environment for all targets, rebuilt when its inputs change.
 .venv/installed: pyproject.toml constraints.txt
-	@echo 'installing into .venv; the first time takes a few minutes'
+	@echo 'installing into .venv; the first installation takes a few minutes'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@

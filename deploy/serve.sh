@@ -1,6 +1,6 @@
 #!/bin/sh
-# Without a key, a token issuer or LIPSERVE_NO_AUTH=true it refuses to start: 0.0.0.0 is beyond this machine.
-# Serves the models volume if it holds any model or is to take uploads, else the demo models of the image.
+# Refuses to start without an API key, a token issuer or LIPSERVE_NO_AUTH=true, since 0.0.0.0 is not loopback.
+# Serves the models volume if it contains a model or uploads are enabled, else the demo models of the image.
 set -eu
 models=/models
 if [ "${LIPSERVE_UPLOADS:-false}" = false ] && [ -z "$(find "$models" -name '*.onnx' -print -quit)" ]; then
