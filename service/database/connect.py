@@ -1,4 +1,4 @@
-"""How databases are opened and spoken to: SQLite, or PostgreSQL by a URL."""
+"""Connections to the database: SQLite, or PostgreSQL by a URL."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError
 
 from lipmodel.errors import LipcertError
-from service.database.tables import metadata, steps
+from service.database.tables import metadata, revisions
 from service.disk import close_to_others, private_file
 
-ALONE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(5061706)"}
-"""What keeps two servers that start at once from both creating or changing the tables."""
+EXCLUSIVE = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(5061706)"}
+"""Statement by which a server holds off others while it creates or upgrades the tables."""
 CONNECT_SECONDS = 5
-"""After so long a PostgreSQL that does not answer is down."""
+"""Time limit to connect to PostgreSQL."""
 MIGRATIONS = Path(__file__).with_name("migrations")
 REVISION = "0003"
-"""The last of the migrations."""
+"""Latest of the migrations."""
 
 
 class StoreError(LipcertError):
@@ -28,10 +28,10 @@ class StoreError(LipcertError):
 
 
 class StorageError(StoreError):
-    """The disk of the database or of the state folder takes no more.
+    """The disk of the database or of the state folder cannot be written: it is full, for instance.
 
     Attributes:
-        cause: names no path or host, so callers may read it.
+        cause: safe to return to callers, without paths and hosts.
     """
 
     def __init__(self, what: str, cause: str) -> None:
@@ -56,12 +56,12 @@ def writing(what: str) -> Iterator[None]:
 
 
 NO_STORAGE = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")
-"""How the names of SQLite's errors of the disk begin."""
+"""Prefixes of the names of SQLite's disk errors."""
 POSTGRESQL_FULL = "53100"
 
 
 def unusable(error: Exception) -> StoreError:
-    """The database's own reason, in one line."""
+    """Return a database error as one of this service, with the database's reason in one line."""
     origin = getattr(error, "orig", None) or error
     reason = str(origin).strip().splitlines()[0]
     if getattr(origin, "sqlite_errorname", "").startswith(NO_STORAGE):
@@ -72,10 +72,10 @@ def unusable(error: Exception) -> StoreError:
 
 
 def open_database(url: str) -> Engine:
-    """The database, with our tables in it as they are now (:mod:`service.database.tables`).
+    """Open a database, and create or upgrade its tables (:mod:`service.database.tables`).
 
     Raises:
-        StoreError: it cannot be opened, or is of another sort.
+        StoreError: the database cannot be opened, or is not supported.
     """
     try:
         place = make_url(url)
@@ -83,19 +83,19 @@ def open_database(url: str) -> Engine:
             place = place.update_query_dict({"connect_timeout": str(CONNECT_SECONDS)})
         engine = create_engine(place, pool_pre_ping=True)
     except ArgumentError:
-        raise StoreError("the database's URL cannot be read; postgresql+psycopg://… is accepted") from None
+        raise StoreError("the database's URL is not valid; expected postgresql+psycopg://…") from None
     except ModuleNotFoundError as error:
         raise unusable(error) from error
     name = engine.dialect.name
-    if name not in ALONE:
-        raise StoreError(f"a database of {name} is not supported; PostgreSQL and SQLite are")
+    if name not in EXCLUSIVE:
+        raise StoreError(f"databases of {name} are not supported; use PostgreSQL or SQLite")
     if name == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
     try:
         if name == "sqlite" and place.database not in (None, "", ":memory:"):
             _make_private(Path(str(place.database)))
         with engine.begin() as connection:
-            connection.exec_driver_sql(ALONE[name])
+            connection.exec_driver_sql(EXCLUSIVE[name])
             _migrate(connection)
     except StoreError:
         engine.dispose()
@@ -107,7 +107,7 @@ def open_database(url: str) -> Engine:
 
 
 def _make_private(file: Path) -> None:
-    """Make the file of a database its owner's alone; SQLite makes those beside it with the same rights."""
+    """Make a database file readable for its owner alone; SQLite creates its other files with equal modes."""
     private_file(file)
     for beside in (file.with_name(f"{file.name}{end}") for end in ("-wal", "-shm")):
         if beside.exists():
@@ -115,19 +115,19 @@ def _make_private(file: Path) -> None:
 
 
 def _migrate(connection: Connection) -> None:
-    """Makes the tables of a database without any, and runs the steps that an older one has not seen.
+    """Create the tables of an empty database, or run the migrations that an older one lacks.
 
     Raises:
-        StoreError: it has seen more than there are here.
+        StoreError: the database has a later revision.
     """
     tables = set(inspect(connection).get_table_names())
     if tables.isdisjoint(metadata.tables):
         metadata.create_all(connection)
-        connection.execute(insert(steps).values(version_num=REVISION))
+        connection.execute(insert(revisions).values(version_num=REVISION))
         return
-    if steps.name in tables and connection.scalar(select(steps.c.version_num)) == REVISION:
+    if revisions.name in tables and connection.scalar(select(revisions.c.version_num)) == REVISION:
         return
-    from alembic import command  # 10 MiB and 0.1 s, for which only an older database has a use
+    from alembic import command  # 10 MiB and 0.1 s, which only an older database needs
     from alembic.config import Config
     from alembic.util import CommandError
 
@@ -137,21 +137,21 @@ def _migrate(connection: Connection) -> None:
     try:
         command.upgrade(config, REVISION)
     except CommandError:
-        raise StoreError("the database was made by a later version of lipserve; run that one") from None
+        raise StoreError("the database is of a later version of lipserve; run that version") from None
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:
-    """Readers do not wait for the writer (WAL); what is committed outlives even a power cut (FULL)."""
+    """Set pragmas: readers do not wait for the writer (WAL); commits survive even a power failure (FULL)."""
     for pragma in ("busy_timeout = 10000", "journal_mode = WAL", "synchronous = FULL"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
-    """A connection whose statements all take effect, or none.
+    """Yield a connection whose statements all take effect, or none.
 
     Raises:
-        StoreError: the database does not answer.
+        StoreError: the database does not respond.
     """
     try:
         with engine.begin() as connection:

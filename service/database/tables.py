@@ -1,4 +1,4 @@
-"""The tables of the database, as they are now; how they came to be is told in ``migrations/``."""
+"""Tables of the database, in their latest revision; ``migrations/`` upgrades older databases."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ jobs = Table(
     Column("radii", LargeBinary),
 )
 
-work = Table(
+job_data = Table(
     "work",
     metadata,
     Column("job_id", String(32), primary_key=True),
     Column("part", Integer, primary_key=True, autoincrement=False),
     Column("content", LargeBinary, nullable=False),
 )
-"""What unfinished jobs of a shared database work on, in parts: whoever takes one over needs it."""
+"""Data of the unfinished jobs of a shared database, in parts, for servers that take them over."""
 
 reports = Table(
     "reports",
@@ -70,7 +70,7 @@ verdicts = Table(
     Column("content", Text, nullable=False),
     Column("created", Float, nullable=False, index=True),
 )
-"""What the isolated checker found of model files; see :mod:`service.models.verdicts`."""
+"""Verdicts of the isolated checker on model files; see :mod:`service.models.verdicts`."""
 
-steps = Table("alembic_version", metadata, Column("version_num", String(32), primary_key=True))
-"""The last of the steps that the tables have been through; as Alembic keeps it."""
+revisions = Table("alembic_version", metadata, Column("version_num", String(32), primary_key=True))
+"""Revision of the tables, in the table of Alembic."""

@@ -1,4 +1,4 @@
-"""A job's folder as parts of an archive, as a shared database keeps it for whoever takes the job over."""
+"""A job's folder as an archive in parts, which a shared database stores for servers that take jobs over."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PART_BYTES = 2**20
 
 
 def parts_of(folder: Path) -> Iterator[bytes]:
-    """The files of the folder, packed."""
+    """Yield the parts of an archive of a folder."""
     with tempfile.TemporaryFile() as file:
         with tarfile.open(fileobj=file, mode="w") as archive:
             archive.add(folder, arcname=".")
@@ -22,11 +22,11 @@ def parts_of(folder: Path) -> Iterator[bytes]:
 
 
 def unpack(parts: Iterator[bytes], folder: Path) -> None:
-    """Makes the folder of such parts.
+    """Extract an archive in parts to a folder.
 
     Raises:
-        OSError: it cannot be written.
-        tarfile.TarError: they are not whole.
+        OSError: the folder cannot be written.
+        tarfile.TarError: the archive is incomplete or damaged.
     """
     with tempfile.TemporaryFile() as file:
         for part in parts:

@@ -1,12 +1,12 @@
-"""Long work: a bounded queue, worker processes, progress, and results that survive a restart.
+"""Queue of jobs: audits and evaluations in processes of their own, with results that survive a restart.
 
-A job runs in a process of its own (:mod:`service.sandbox.worker`): cancelling it is killing that process,
-its crash is nobody else's, and it shares no lock with predictions. What is queued when the service
-dies is run after the restart; what was running is marked ``interrupted`` and not tried again, since
-it may be what brought the service down.
+A job runs in an isolated process (:mod:`service.sandbox.worker`): it is cancelled by killing that process,
+its crash affects nothing else, and it shares no lock with predictions. Jobs that are queued when the service
+dies run after the restart; jobs that were running are marked ``interrupted`` and not repeated, since one of
+them may have brought the service down.
 
-Servers that share a database (PostgreSQL) keep there, too, what queued jobs work on. When one dies the others
-take over its jobs, those that it was running included, once; so each is done, and its result kept, once.
+Servers that share a database (PostgreSQL) also store the data of queued jobs there. When a server dies, the
+others take over its jobs, running ones included, once; so each job is done, and its result stored, once.
 """
 
 from __future__ import annotations
@@ -18,53 +18,54 @@ import math
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from lipmodel.errors import LipcertError
 from service.database.connect import StorageError, StoreError, writing
 from service.jobs.archive import parts_of, unpack
 from service.jobs.state_folder import StateFolder
 from service.jobs.store import LEASE_SECONDS, Job, State, Store
+from service.jobs.store_thread import StoreThread
 from service.models.registry import Model
 from service.sandbox.process import POLL_SECONDS, TASK_FILE, JobProcess, Outcome, problem
 
-FIRST_GUESS_SECONDS = 5.0
+TYPICAL_SECONDS = 5.0
+"""Estimated duration of a job before any has run."""
 PROBE_SECONDS = 1.0
+"""Least time between two test writes."""
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 Fill = Callable[[Path], None]
 
 
 class QueueFullError(LipcertError):
-    """As many jobs wait as may.
+    """The limit of queued jobs is reached.
 
     Attributes:
-        retry_after: seconds until one is likely to be through.
+        retry_after: estimated seconds until the queue has room.
     """
 
     def __init__(self, queued: int, retry_after: int) -> None:
-        super().__init__(f"{queued} jobs wait already, as many as may; try again in {retry_after} s")
+        super().__init__(f"limit of queued jobs reached ({queued} queued); try again in {retry_after} s")
         self.retry_after = retry_after
 
 
 @dataclass
 class _Live:
-    """What is known here alone of a job of this server that has not ended."""
+    """State of an unfinished job that only its own server has."""
 
     progress: float = 0.0
     running: bool = False
-    kept: float = 0.0
+    stored: float = 0.0
     process: JobProcess | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def announce(self) -> None:
-        """Wakes whoever watches; the next change is another event."""
+        """Wake all watchers; later changes set a new event."""
         self.changed.set()
         self.changed = asyncio.Event()
 
@@ -73,13 +74,13 @@ class Jobs:
     """The jobs of one server.
 
     Args:
-        store: where they are kept.
-        folder: where what they work on is kept.
-        workers: how many run at a time.
-        max_queued: how many may wait.
-        kept: how many are kept once they have ended.
-        seconds: how long one may run.
-        max_bytes: how much memory one may write into.
+        store: database of jobs and results.
+        folder: folder of the data of unfinished jobs.
+        workers: number of jobs that run at a time.
+        max_queued: limit of queued jobs.
+        kept: number of finished jobs that are kept.
+        seconds: time limit of a job.
+        max_bytes: limit of memory of a job.
     """
 
     def __init__(
@@ -99,31 +100,30 @@ class Jobs:
         self._live: dict[str, _Live] = {}
         self._queue: asyncio.Queue[str] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
-        self._database = ThreadPoolExecutor(1, "store")  # the event loop never waits for a disk
-        self._typical_seconds = FIRST_GUESS_SECONDS
+        self._thread = StoreThread()
+        self._typical_seconds = TYPICAL_SECONDS
         self._stopping = False
         self._probed = -math.inf
         self._fault: str | None = None
 
     async def start(self) -> None:
-        """Settles what an earlier life left behind, and begins to work."""
-        told = problem("job-interrupted", "the server stopped while the job was running")
+        """Interrupt or requeue the jobs of the run before, and start to work."""
+        interrupted = problem("job-interrupted", "the server stopped while the job was running")
         if self._store.shared:
-            await self._do(self._store.requeue_running)
-        await self._do(self._store.interrupt_running, told)
-        for job_id in await self._do(self._store.queued):
-            if self._folder.work(job_id).is_dir():
+            await self._thread.run(self._store.requeue_running)
+        await self._thread.run(self._store.interrupt_running, interrupted)
+        for job_id in await self._thread.run(self._store.queued):
+            if self._folder.job(job_id).is_dir():
                 self._live[job_id] = _Live()
                 self._queue.put_nowait(job_id)
             else:
-                told = problem("job-interrupted", "what the job works on is gone")
-                await self._do(partial(self._store.finish, problem=told), job_id, State.INTERRUPTED)
+                await self._thread.run(self._interrupt, job_id, "the data of the job is missing")
         self._folder.sweep(self._live.keys())
-        loops = [self._beat(), *(self._work() for _ in range(self._workers))]
+        loops = [self._beat(), *(self._run_queued() for _ in range(self._workers))]
         self._tasks = [asyncio.create_task(loop) for loop in loops]
 
     async def stop(self) -> None:
-        """Ends what runs; what is queued stays so for the next start. Watchers are let go."""
+        """Interrupt the running jobs and end all watches; queued jobs stay queued for the next start."""
         self._stopping = True
         for task in self._tasks:
             task.cancel()
@@ -131,13 +131,13 @@ class Jobs:
         self._tasks = []
         if self._store.shared:
             with suppress(StoreError):
-                await self._do(self._store.leave)
+                await self._thread.run(self._store.leave)
         for live in self._live.values():
             live.announce()
 
     def close(self) -> None:
-        """After ``stop``: closes the database and the folder."""
-        self._database.shutdown()
+        """Close the database and the folder, after :meth:`stop`."""
+        self._thread.close()
         self._store.close()
         self._folder.close()
 
@@ -148,15 +148,15 @@ class Jobs:
 
         Args:
             kind: "audit" or "evaluation".
-            model: to work on, as it is now.
-            parameters: kept and shown, as JSON types.
-            options: for the worker.
-            fill: puts the job's data into the folder given; runs in a thread.
+            model: to audit or evaluate, in its present version.
+            parameters: stored and returned with the job, as JSON types.
+            options: for the job's process.
+            fill: writes the job's data into a folder; called in a thread.
 
         Raises:
-            QueueFullError: too many wait.
+            QueueFullError: the limit of queued jobs is reached.
             InputError, DataError: ``fill`` refused the data.
-            StorageError: the job cannot be kept.
+            StorageError: the job cannot be stored.
         """
         queued = sum(not live.running for live in self._live.values())
         if queued >= self._max_queued:
@@ -178,9 +178,9 @@ class Jobs:
         task = json.dumps({"kind": kind, "sha256": file.sha256, "execution": execution, "options": options})
         self._live[job.id] = _Live()
         try:
-            folder = self._folder.work(job.id)
+            folder = self._folder.job(job.id)
             await asyncio.to_thread(_write, folder, file.content, task, fill)
-            await self._do(self._store.add, job, parts_of(folder) if self._store.shared else ())
+            await self._thread.run(self._store.add, job, parts_of(folder) if self._store.shared else ())
         except BaseException:
             del self._live[job.id]
             await asyncio.to_thread(self._folder.discard, job.id)
@@ -189,55 +189,57 @@ class Jobs:
         return job
 
     async def get(self, job_id: str, *, bulk: bool = True) -> Job | None:
-        """The job of that id as it is now, or None."""
-        job = await self._do(partial(self._store.get, bulk=bulk), job_id)
+        """Return a job with its present progress, or None; without ``bulk``, without result and radii."""
+        job = await self._thread.run(partial(self._store.get, bulk=bulk), job_id)
         live = self._live.get(job_id)
         return job if job is None or live is None else replace(job, progress=live.progress)
 
     async def count(self, seconds: float) -> dict[State, int] | None:
-        """How many jobs there are in each state; None where the database does not answer in that time."""
+        """Return the number of jobs in each state; None where the database does not respond in time."""
         try:
             async with asyncio.timeout(seconds):
-                return await self._do(self._store.count)
+                return await self._thread.run(self._store.count)
         except Exception:
-            log.warning("the database of jobs does not answer")
+            log.warning("the database of jobs does not respond")
             return None
 
     async def fault(self, seconds: float) -> str | None:
-        """Return why no job could be kept now, or None; logged where that changes."""
+        """Return why no job could be stored now, or None; log changes of the answer."""
         try:
             async with asyncio.timeout(seconds):
-                await self._do(self._probe)
+                await self._thread.run(self._probe)
             fault = None
         except StorageError as error:
-            fault = f"jobs cannot be kept: {error.cause}"
+            fault = f"jobs cannot be stored: {error.cause}"
         except Exception:
-            fault = "the database of jobs does not answer"
+            fault = "the database of jobs does not respond"
         if fault != self._fault:
-            log.error("%s", fault) if fault else log.warning("jobs can be kept again")
+            log.error("%s", fault) if fault else log.warning("jobs can be stored again")
             self._fault = fault
         return fault
 
     def _probe(self) -> None:
-        """Write to the database and the state folder, at most once in PROBE_SECONDS however often asked."""
+        """Write to the database and the state folder, at most once in PROBE_SECONDS."""
         if time.monotonic() - self._probed >= PROBE_SECONDS:
             self._store.beat()
             self._folder.probe()
             self._probed = time.monotonic()
 
     async def report_file(self, job_id: str, name: str) -> bytes | None:
-        """See :meth:`Store.report_file`."""
-        return await self._do(self._store.report_file, job_id, name)
+        """Return a file of a job's report, or None."""
+        return await self._thread.run(self._store.report_file, job_id, name)
 
     async def page(self, kind: str, limit: int, before: Job | None) -> list[Job]:
-        """See :meth:`Store.page`."""
-        return list(await self._do(self._store.page, kind, limit, before))
+        """Return the newest jobs of a kind, see :meth:`service.jobs.store.Store.page`."""
+        return list(await self._thread.run(self._store.page, kind, limit, before))
 
     async def watch(self, job_id: str, idle: float) -> AsyncIterator[Job]:
-        """The job at once, at every change and every ``idle`` seconds, until it ends; then once more."""
+        """Yield the job now, at every change and every ``idle`` seconds, and at its end."""
         while True:
             live = self._live.get(job_id)
-            changed = live.changed if live else None  # taken before looking, so that no change is missed
+            changed = (
+                live.changed if live else None
+            )  # taken before the job is read, so that no change is missed
             job = await self.get(job_id, bulk=False)
             if job is None:
                 return
@@ -245,14 +247,14 @@ class Jobs:
             if job.state.final or self._stopping:
                 return
             with suppress(TimeoutError):
-                if changed is None:  # another server's
+                if changed is None:  # a job of another server
                     await asyncio.sleep(POLL_SECONDS)
                 else:
                     async with asyncio.timeout(idle):
                         await changed.wait()
 
     async def wait(self, job_id: str, seconds: float) -> Job:
-        """The job once it has ended, or as it is after that time."""
+        """Return the job once it has ended, or its state after so many seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 async for _ in self.watch(job_id, seconds):
@@ -262,15 +264,15 @@ class Jobs:
         return job
 
     async def cancel(self, job_id: str) -> None:
-        """Ends a job that has not ended. One that has is left as it is."""
-        if await self._do(self._store.finish, job_id, State.CANCELLED):
+        """Cancel a job, unless it has ended."""
+        if await self._thread.run(self._store.finish, job_id, State.CANCELLED):
             live = self._live.get(job_id)
             if live is not None and live.process is not None:
                 live.process.kill()
             elif live is not None and not live.running:
-                await self._forget(job_id)  # its place in the queue is free at once
+                await self._forget(job_id)  # which frees its place in the queue
 
-    async def _work(self) -> None:
+    async def _run_queued(self) -> None:
         while True:
             await self._run(await self._queue.get())
 
@@ -281,29 +283,32 @@ class Jobs:
         live.running = True
         begun = time.monotonic()
         try:
-            if await self._surely(self._store.start, job_id):
+            if await self._thread.retry(self._store.start, job_id):
                 live.announce()
                 live.process = JobProcess(
-                    self._folder.work(job_id), seconds=self._seconds, max_bytes=self._max_bytes
+                    self._folder.job(job_id), seconds=self._seconds, max_bytes=self._max_bytes
                 )
                 try:
                     outcome = await live.process.run(partial(self._follow, job_id, live))
-                except Exception:  # no process is to be had: the queue goes on
+                except Exception:  # no process can be started: the next job may run
                     log.exception("job %s", job_id)
                     outcome = Outcome(problem=problem("job-failed", "no worker process could be run"))
                 values = vars(outcome)
                 if outcome.result is not None:
                     finish = partial(self._store.finish, progress=1.0, **values)
-                    await self._surely(finish, job_id, State.DONE)
+                    await self._thread.retry(finish, job_id, State.DONE)
                 else:
-                    await self._surely(partial(self._store.finish, **values), job_id, State.FAILED)
+                    await self._thread.retry(partial(self._store.finish, **values), job_id, State.FAILED)
                 self._typical_seconds += 0.3 * (time.monotonic() - begun - self._typical_seconds)
         except asyncio.CancelledError:
-            told = problem("job-interrupted", "the server was stopped while the job was running")
-            await self._do(partial(self._store.finish, problem=told), job_id, State.INTERRUPTED)
+            reason = "the server was stopped while the job was running"
+            await self._thread.run(self._interrupt, job_id, reason)
             raise
         finally:
             await self._forget(job_id)
+
+    def _interrupt(self, job_id: str, reason: str) -> None:
+        self._store.finish(job_id, State.INTERRUPTED, problem=problem("job-interrupted", reason))
 
     async def _forget(self, job_id: str) -> None:
         live = self._live.pop(job_id, None)
@@ -312,67 +317,49 @@ class Jobs:
             await asyncio.to_thread(self._folder.discard, job_id)
 
     async def _follow(self, job_id: str, live: _Live, share: float | None) -> bool:
-        """Takes note of progress; False where the job is to stop, cancelled by another server perhaps."""
+        """Store progress; return False where the job must stop, cancelled by another server for instance."""
         if share is not None:
             live.progress = min(max(share, live.progress), 1.0)
             live.announce()
-        if time.monotonic() - live.kept < POLL_SECONDS:
+        if time.monotonic() - live.stored < POLL_SECONDS:
             return True
-        live.kept = time.monotonic()
-        return await self._surely(self._store.tell_progress, job_id, live.progress)
+        live.stored = time.monotonic()
+        return await self._thread.retry(self._store.set_progress, job_id, live.progress)
 
     async def _beat(self) -> None:
-        """What is done now and then, and at once at the start."""
-        told = problem("job-interrupted", "the server that had the job is gone")
+        """Renew this server's lease, take over or interrupt jobs of dead servers, and prune, periodically."""
+        orphaned = problem("job-interrupted", "the job's server died")
         begun = time.monotonic()
         while True:
-            await self._surely(self._store.beat)
+            await self._thread.retry(self._store.beat)
             if self._store.shared:
                 await self._adopt()
-            # A process that shares no database is watched by its own server, which starts it again; but an
-            # earlier server may have had more of them.
+            # Without a shared database, the supervisor restarts a worker that dies, which then has its jobs
+            # again; but a previous run may have had more workers.
             if self._store.shared or time.monotonic() - begun < 2 * LEASE_SECONDS:
-                await self._surely(self._store.interrupt_orphans, told)
-            await self._surely(self._store.prune, self._kept)
+                await self._thread.retry(self._store.interrupt_orphans, orphaned)
+            await self._thread.retry(self._store.prune, self._kept)
             await asyncio.sleep(LEASE_SECONDS / 4)
 
     async def _adopt(self) -> None:
-        """Takes over jobs of servers that are dead, as many as there is room for."""
+        """Take over jobs of dead servers, up to the limit of queued jobs."""
         room = self._max_queued - sum(not live.running for live in self._live.values())
-        for job_id in await self._surely(self._store.adopt, max(room, 0)):
-            folder = self._folder.work(job_id)
+        for job_id in await self._thread.retry(self._store.adopt, max(room, 0)):
+            folder = self._folder.job(job_id)
             try:
-                await self._do(lambda id_, to: unpack(self._store.work(id_), to), job_id, folder)
-            except Exception:  # no room on the disk, perhaps
+                await self._thread.run(lambda id_, to: unpack(self._store.parts(id_), to), job_id, folder)
+            except Exception:  # a full disk, for instance
                 log.exception("job %s cannot be taken over", job_id)
-                told = problem(
-                    "job-interrupted", "the server that had the job is gone, and none took it over"
-                )
-                await self._surely(partial(self._store.finish, problem=told), job_id, State.INTERRUPTED)
+                reason = "the job's server died, and no other could take the job over"
+                await self._thread.retry(self._interrupt, job_id, reason)
                 await asyncio.to_thread(self._folder.discard, job_id)
             else:
                 self._live[job_id] = _Live()
                 self._queue.put_nowait(job_id)
 
-    async def _do(self, function: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._database, function, *arguments)
-
-    async def _surely(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Tries until the database answers: a result must not be lost to its restart."""
-        pause = 0.5
-        while True:
-            try:
-                return await self._do(function, *arguments)
-            except StorageError as error:
-                log.error("%s; trying again", error)
-            except Exception:
-                log.exception("the database of jobs does not answer; trying again")
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, 30.0)
-
 
 def _write(folder: Path, model: bytes, task: str, fill: Fill) -> None:
-    with writing("what the job works on"):
+    with writing("the data of the job"):
         folder.mkdir()
         fill(folder)
         (folder / "model.onnx").write_bytes(model)

@@ -1,17 +1,17 @@
-"""The folder where the service keeps what must outlive it: the database, and what queued jobs work on.
+"""State folder of a server: the database, and the data of unfinished jobs.
 
 ::
 
-    STATE/lock             held by the one server that uses the folder
-    STATE/probe            written to see whether anything can be
-    STATE/server           that server's identity, the same after a restart
-    STATE/jobs.sqlite      the database, unless another is given
-    STATE/loads.json       which models were loaded or unloaded last, for all of the server's processes
-    STATE/work/<job id>/   a job's model and data, until it ends
-    STATE/metrics/<run>/   metrics of the server's processes, for one another
+    STATE/lock             locked by the one server that uses the folder
+    STATE/probe            rewritten to test that the disk can be written
+    STATE/server           identity of that server, the same after a restart
+    STATE/jobs.sqlite      the database, unless the settings name another
+    STATE/loads.json       last load or unload of each model, shared by the server's processes
+    STATE/work/<job id>/   model and data of a job, until it ends
+    STATE/metrics/<run>/   metrics, shared by the server's processes
     STATE/workers/<n>/     lock, server and work of the server's further processes
 
-All of it is its owner's alone: it holds what callers sent.
+Only its owner can read the folder: it contains data of callers.
 """
 
 from __future__ import annotations
@@ -30,25 +30,26 @@ from service.disk import private_folder
 
 
 class StateFolder:
-    """A state folder, locked for as long as this object is open; the kernel unlocks it at any death.
+    """A state folder, locked until it is closed or the process ends.
 
     Args:
         path: of the folder.
-        worker: which process of a server; each has a place of its own in it, and all one database.
+        worker: number of this process of the server; each has its own subfolder, and all share a database.
 
     Attributes:
+        path: of the folder, or of this process's subfolder.
         server: identity of the process.
 
     Raises:
-        StoreError: it cannot be made or written, or another server uses it.
+        StoreError: the folder cannot be created or written, or another server uses it.
     """
 
     def __init__(self, path: Path, worker: int = 0) -> None:
         top = path
         path = top / "workers" / str(worker) if worker else top
-        self.path, self._work = path, path / "work"
+        self.path, self._jobs = path, path / "work"
         try:
-            for folder in dict.fromkeys([top, path, self._work]):
+            for folder in dict.fromkeys([top, path, self._jobs]):
                 private_folder(folder)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -61,7 +62,7 @@ class StateFolder:
             self.server = self._identity()
         except OSError as error:
             raise StoreError(
-                f"no jobs can be kept in {path}: {error.strerror}; choose a writable folder with --state"
+                f"jobs cannot be stored in {path}: {error.strerror}; choose a writable folder with --state"
             ) from error
 
     def _identity(self) -> str:
@@ -72,36 +73,36 @@ class StateFolder:
             file.write_text(found, "ascii")
         return found
 
-    def work(self, job_id: str) -> Path:
-        """Where the job's model and data are."""
-        return self._work / job_id
+    def job(self, job_id: str) -> Path:
+        """Return the folder of a job's model and data."""
+        return self._jobs / job_id
 
     def discard(self, job_id: str) -> None:
-        """Deletes what the job worked on, if it is there."""
-        shutil.rmtree(self.work(job_id), ignore_errors=True)
+        """Delete a job's model and data, if they exist."""
+        shutil.rmtree(self.job(job_id), ignore_errors=True)
 
     def sweep(self, keep: Collection[str]) -> None:
-        """Deletes what no job of those waits for: left by a server that was killed."""
-        for path in self._work.iterdir():
+        """Delete the folders of all jobs but these, left by a server that was killed."""
+        for path in self._jobs.iterdir():
             if path.name not in keep:
                 shutil.rmtree(path, ignore_errors=True)
 
     def probe(self) -> None:
-        """Write a page, as anything that is kept would be.
+        """Write a page, to test that the disk can be written.
 
         Raises:
-            StorageError: it cannot be written.
+            StorageError: the disk cannot be written.
         """
         with writing("the state folder"):
             (self.path / "probe").write_bytes(bytes(4096))
 
     def close(self) -> None:
-        """Lets another server use the folder."""
+        """Unlock the folder."""
         os.close(self._lock)
 
 
 def sweep_metrics(folder: Path) -> None:
-    """Delete the metrics of runs other than the folder's: they were killed, as the state is ours alone."""
+    """Delete the metrics of other runs, whose servers were killed: this one holds the folder's lock."""
     with suppress(FileNotFoundError):
         for path in folder.parent.iterdir():
             if path != folder:

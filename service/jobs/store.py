@@ -1,13 +1,13 @@
 """Jobs and their results in a database: SQLite in a folder, or PostgreSQL by a URL.
 
-A job's state moves one way only, but that what a server of a shared database had is taken over when it dies::
+A job's state moves forward only, except that the jobs of a dead server return to the queue of another::
 
     queued ──> running ──> done | failed
        └───────────┴─────> cancelled | interrupted
 
-Each step is one conditional UPDATE, so of two that would both take it (a result and a cancellation, two
-servers) one wins and the other is told. Only the server that has a job runs, ends or fails it; one that was
-taken for dead and was not finds out at its next step. A result is committed before anybody hears of it.
+Each step is one conditional UPDATE: of two that race (a result and a cancellation, or two servers), one takes
+effect and the other is reported as failed. Only the owner of a job runs, ends or fails it; a live server that
+was declared dead notices at its next step. A result is committed before any caller can read it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from typing import Any
 from sqlalchemy import RowMapping, delete, exists, func, insert, select, update
 
 from service.database.connect import open_database, transaction
-from service.database.tables import jobs, reports, servers, work
+from service.database.tables import job_data, jobs, reports, servers
 
 LEASE_SECONDS = 60.0
-"""A server that has not been heard of for so long is taken for dead, by those that were awake meanwhile."""
-MOST_ATTEMPTS = 2
-"""A job that was being run by so many servers when they died may be what they died of."""
+"""A server whose last heartbeat is older is declared dead, by servers that were awake meanwhile."""
+MAX_ATTEMPTS = 2
+"""Maximum attempts: a poison job, which kills the servers that run it, is then interrupted."""
 
 
 class State(StrEnum):
-    """Where a job stands."""
+    """State of a job."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -42,7 +42,7 @@ class State(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether nothing more will come of the job."""
+        """True once the job has ended."""
         return self not in UNFINISHED
 
 
@@ -51,18 +51,18 @@ UNFINISHED = (State.QUEUED, State.RUNNING)
 
 @dataclass(frozen=True)
 class Job:
-    """One row. Times are in seconds since 1970, JSON is text.
+    """A job: one row of the table. Times are in seconds since 1970.
 
     Attributes:
         kind: "audit" or "evaluation".
         model, sha256: name of the model, and digest of its file.
-        parameters: what was asked for, without bulk data (JSON).
+        parameters: of the request, without bulk data (JSON).
         progress: share done, from 0 to 1.
-        owner: the server that took the job, or took it over, and runs it.
-        attempts: how many servers began it.
-        result: the report (JSON), once done.
-        problem: of a job that failed or was interrupted: kind of the problem and detail (JSON).
-        radii: of an evaluation: certified radii as float64 bytes, which drift is measured against.
+        owner: the server that accepted the job or took it over, and runs it.
+        attempts: number of servers that started it.
+        result: of a job that is done (JSON).
+        problem: kind and detail, of a job that failed or was interrupted (JSON).
+        radii: certified radii of an evaluation as float64 bytes, the reference for drift.
     """
 
     id: str
@@ -84,45 +84,50 @@ class Job:
 
 _BULK = ("result", "radii")
 _QUEUED = {"state": State.QUEUED, "progress": 0.0, "started": None}
-_TAKEN_OVER = exists().where(work.c.job_id == jobs.c.id) & (jobs.c.attempts < MOST_ATTEMPTS)
-"""What is, of the jobs of dead servers."""
+_TAKEN_OVER = exists().where(job_data.c.job_id == jobs.c.id) & (jobs.c.attempts < MAX_ATTEMPTS)
+"""Condition of the jobs of dead servers that are taken over: their data are stored, and attempts left."""
 
 
 class Store:
-    """The database. Every method blocks for about a millisecond, and may be called from any thread.
+    """Jobs in a database. Every method blocks for about a millisecond, and may be called from any thread.
 
-    Where the database does not answer, every method raises a StoreError.
+    Every method raises StoreError where the database does not respond.
 
     Args:
         url: of SQLAlchemy: ``sqlite:///file`` or ``postgresql+psycopg://…``.
-        server: the caller's identity; the same after a restart, no other server's.
+        server: identity of this server, unique and the same after a restart.
 
     Attributes:
-        shared: whether servers on other machines may use it: then they take over one another's jobs.
+        shared: True if other servers may use the database: then they take over one another's jobs.
 
     Raises:
-        StoreError: the database cannot be opened or is not one of ours.
+        StoreError: the database cannot be opened, or its tables are not those of this service.
     """
 
     def __init__(self, url: str, server: str) -> None:
         self.server = server
         self._engine = open_database(url)
         self.shared = self._engine.dialect.name != "sqlite"
-        self._awake = self._heard = -math.inf
+        self._awake_since = self._last_beat = -math.inf
         self.beat()
 
     def add(self, job: Job, content: Iterable[bytes] = ()) -> None:
-        """Keeps a new job, and parts of what it works on for whoever may take it over."""
+        """Store a new job.
+
+        Args:
+            job: the job.
+            content: its data in parts, for a server that takes it over.
+        """
         with transaction(self._engine) as connection:
             connection.execute(insert(jobs).values(vars(job)))
             for number, part in enumerate(content):
-                connection.execute(insert(work).values(job_id=job.id, part=number, content=part))
+                connection.execute(insert(job_data).values(job_id=job.id, part=number, content=part))
 
-    def work(self, job_id: str) -> Iterator[bytes]:
-        """The parts that :meth:`add` was given, as long as the job has not ended."""
+    def parts(self, job_id: str) -> Iterator[bytes]:
+        """Yield the parts of an unfinished job's data."""
         number = 0
         while True:
-            query = select(work.c.content).where(work.c.job_id == job_id, work.c.part == number)
+            query = select(job_data.c.content).where(job_data.c.job_id == job_id, job_data.c.part == number)
             with transaction(self._engine) as connection:
                 part = connection.execute(query).scalar()
             if part is None:
@@ -131,14 +136,20 @@ class Store:
             number += 1
 
     def get(self, job_id: str, *, bulk: bool = True) -> Job | None:
-        """The job of that id, or None; without ``bulk`` its result and radii are left out."""
+        """Return a job, or None; without ``bulk``, without its result and radii."""
         columns = [c for c in jobs.c if bulk or c.name not in _BULK]
         with transaction(self._engine) as connection:
             row = connection.execute(select(*columns).where(jobs.c.id == job_id)).mappings().first()
         return None if row is None else _job(row)
 
     def page(self, kind: str, limit: int, before: Job | None = None) -> Sequence[Job]:
-        """The newest jobs of a kind, or those older than one of them; without results."""
+        """Return the newest jobs of a kind, without results and radii.
+
+        Args:
+            kind: "audit" or "evaluation".
+            limit: number of jobs.
+            before: return the newest jobs older than this one.
+        """
         query = select(*(c for c in jobs.c if c.name not in _BULK)).where(jobs.c.kind == kind)
         if before is not None:
             same = (jobs.c.created == before.created) & (jobs.c.id < before.id)
@@ -148,7 +159,7 @@ class Store:
             return [_job(row) for row in connection.execute(query).mappings()]
 
     def start(self, job_id: str) -> bool:
-        """Queued → running; False where it is no longer queued or another's, and must not be run."""
+        """Move a job from queued to running; return False where it must not run: cancelled, or not owned."""
         return self._step(
             job_id,
             (State.QUEUED,),
@@ -157,61 +168,65 @@ class Store:
             attempts=jobs.c.attempts + 1,
         )
 
-    def tell_progress(self, job_id: str, share: float) -> bool:
-        """Keeps the progress; False where the job no longer runs or is another's, and must be stopped."""
+    def set_progress(self, job_id: str, share: float) -> bool:
+        """Store the progress; return False where the job must stop: it no longer runs, or is not owned."""
         return self._step(job_id, (State.RUNNING,), progress=share)
 
     def finish(
         self, job_id: str, state: State, *, report: Mapping[str, bytes] | None = None, **values: Any
     ) -> bool:
-        """Unfinished → a final state; False where it had one already, which then stands.
+        """Move an unfinished job to a final state; return False where it already has one, which stays.
 
         A job of another server can only be cancelled.
 
         Args:
             job_id: of the job.
-            state: it came to.
-            report: files by name, kept with the job.
+            state: the final state.
+            report: files of a report, by name.
             values: of other columns.
         """
         files = [{"job_id": job_id, "name": name, "content": file} for name, file in (report or {}).items()]
         return self._step(job_id, UNFINISHED, files, state=state, finished=time.time(), **values)
 
     def report_file(self, job_id: str, name: str) -> bytes | None:
-        """One file of a job's report, or None."""
+        """Return a file of a job's report, or None."""
         columns = reports.c
         query = select(columns.content).where(columns.job_id == job_id, columns.name == name)
         with transaction(self._engine) as connection:
             return connection.execute(query).scalar()
 
     def requeue_running(self) -> int:
-        """Puts back into the queue what this server was running when it stopped; returns how many jobs."""
+        """Requeue the jobs that this server was running when it stopped; return their number."""
         mine = (jobs.c.owner == self.server) & (jobs.c.state == State.RUNNING) & _TAKEN_OVER
         with transaction(self._engine) as connection:
             return connection.execute(update(jobs).where(mine).values(**_QUEUED)).rowcount
 
-    def adopt(self, most: int) -> Sequence[str]:
-        """Takes over unfinished jobs of dead servers, the oldest first; returns their ids.
+    def adopt(self, limit: int) -> Sequence[str]:
+        """Take over unfinished jobs of dead servers, the oldest first; return their ids.
 
-        Rows are locked, and those that another server locks are passed over: a job is taken over once.
+        Rows are locked, and rows locked by another server skipped, so that one server takes over each job.
         """
         found = select(jobs.c.id).where(self._orphaned(), _TAKEN_OVER).order_by(jobs.c.created, jobs.c.id)
         with transaction(self._engine) as connection:
-            ids = connection.execute(found.limit(most).with_for_update(skip_locked=True)).scalars().all()
+            ids = connection.execute(found.limit(limit).with_for_update(skip_locked=True)).scalars().all()
             mine = update(jobs).where(jobs.c.id.in_(ids)).values(**_QUEUED, owner=self.server)
             connection.execute(mine)
         return ids
 
     def interrupt_running(self, problem: str) -> int:
-        """Marks what this server was running when it stopped; returns how many jobs."""
+        """Interrupt the jobs that this server was running when it stopped; return their number."""
         return self._interrupt((jobs.c.owner == self.server) & (jobs.c.state == State.RUNNING), problem)
 
     def interrupt_orphans(self, problem: str) -> int:
-        """Marks unfinished jobs of servers that are dead, but for those taken over; returns how many."""
+        """Interrupt the jobs of dead servers that cannot be taken over; return their number."""
         return self._interrupt(self._orphaned() & ~_TAKEN_OVER, problem)
 
     def prune(self, keep: int) -> int:
-        """Deletes the oldest jobs that have ended, all but so many; returns how many."""
+        """Delete all finished jobs but the newest; return the number deleted.
+
+        Args:
+            keep: number of finished jobs to keep.
+        """
         ended = select(jobs.c.id).where(jobs.c.state.not_in(UNFINISHED))
         oldest = ended.order_by(jobs.c.created.desc(), jobs.c.id.desc()).offset(keep)
         with transaction(self._engine) as connection:
@@ -221,39 +236,39 @@ class Store:
         return len(ids)
 
     def queued(self) -> Sequence[str]:
-        """Ids of this server's queued jobs, the oldest first."""
+        """Return the ids of this server's queued jobs, the oldest first."""
         mine = (jobs.c.owner == self.server) & (jobs.c.state == State.QUEUED)
         with transaction(self._engine) as connection:
             query = select(jobs.c.id).where(mine).order_by(jobs.c.created, jobs.c.id)
             return list(connection.execute(query).scalars())
 
     def count(self) -> dict[State, int]:
-        """How many jobs there are in each state."""
+        """Return the number of jobs in each state."""
         query = select(jobs.c.state, func.count()).group_by(jobs.c.state)
         with transaction(self._engine) as connection:
             found = {State(state): count for state, count in connection.execute(query)}
         return {state: found.get(state, 0) for state in State}
 
     def beat(self) -> None:
-        """Lets other servers know that this one is alive."""
+        """Renew this server's lease."""
         now = time.time()
         with transaction(self._engine) as connection:
             mine = update(servers).where(servers.c.id == self.server).values(heard_of=now)
             if not connection.execute(mine).rowcount:
                 connection.execute(insert(servers).values(id=self.server, heard_of=now))
-        before, self._heard = self._heard, time.time()
-        if self._heard - before > LEASE_SECONDS / 2:
-            # The machine slept, or the database was away, perhaps for the others as well: they have a whole
-            # lease from now on to be heard of.
-            self._awake = self._heard
+        before, self._last_beat = self._last_beat, time.time()
+        if self._last_beat - before > LEASE_SECONDS / 2:
+            # This machine slept, or the database was down, perhaps for the other servers as well: they get a
+            # whole lease from now on to send a heartbeat.
+            self._awake_since = self._last_beat
 
     def leave(self) -> None:
-        """Lets other servers take over this one's jobs at once."""
+        """End this server's lease, so that others take over its jobs at once."""
         with transaction(self._engine) as connection:
             connection.execute(delete(servers).where(servers.c.id == self.server))
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._engine.dispose()
 
     def _step(
@@ -266,7 +281,7 @@ class Store:
         with transaction(self._engine) as connection:
             taken = connection.execute(change).rowcount == 1
             if taken and state is not None and state.final:
-                connection.execute(delete(work).where(work.c.job_id == job_id))
+                connection.execute(delete(job_data).where(job_data.c.job_id == job_id))
             if taken and files:
                 connection.execute(insert(reports), files)
             return taken
@@ -274,7 +289,7 @@ class Store:
     def _orphaned(self) -> Any:
         lapsed = time.time() - LEASE_SECONDS
         alive = select(servers.c.id).where(
-            servers.c.heard_of > (lapsed if self._awake <= lapsed else -math.inf)
+            servers.c.heard_of > (lapsed if self._awake_since <= lapsed else -math.inf)
         )
         return jobs.c.state.in_(UNFINISHED) & jobs.c.owner.not_in(alive)
 
@@ -284,7 +299,7 @@ class Store:
             count = connection.execute(update(jobs).where(condition).values(ended)).rowcount
             if count:
                 mine = select(jobs.c.id).where(jobs.c.state == State.INTERRUPTED)
-                connection.execute(delete(work).where(work.c.job_id.in_(mine)))
+                connection.execute(delete(job_data).where(job_data.c.job_id.in_(mine)))
             return count
 
 

@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, text
 
 from service.database.connect import MIGRATIONS, REVISION, StoreError, open_database
-from service.database.tables import jobs, metadata, steps
+from service.database.tables import jobs, metadata, revisions
 from service.jobs.store import Job, State, Store
 from tests.service.conftest import new_database
 
@@ -26,10 +26,10 @@ def url(request, tmp_path):
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["made at once", "step by step"])
-def test_the_steps_lead_to_the_tables(begun, url):
+def test_the_migrations_lead_to_the_tables(begun, url):
     if begun:  # no step has been taken
         engine = create_engine(url)
-        steps.create(engine)
+        revisions.create(engine)
         engine.dispose()
     for _ in range(2):  # the second time there is nothing to do
         engine = open_database(url)
@@ -50,7 +50,7 @@ def test_the_comparison_can_tell(url):
     engine.dispose()
 
 
-def test_a_database_of_before_there_were_steps_is_taken_over_with_its_jobs(url):
+def test_a_database_from_before_migrations_is_upgraded_with_its_jobs(url):
     engine = create_engine(url)
     old = [c for c in jobs.c if c.name != "attempts"]
     with engine.begin() as connection:
@@ -83,7 +83,7 @@ def test_a_database_of_a_later_version_is_refused(url):
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     engine.dispose()
-    with pytest.raises(StoreError, match="made by a later version"):
+    with pytest.raises(StoreError, match="of a later version"):
         open_database(url)
 
 

@@ -244,9 +244,9 @@ def test_a_path_without_a_data_folder(serve):
 
 INVALID = {
     "nothing": ({}, "inputs", "is missing"),
-    "no labels": ({"inputs": [[1, 2]]}, "labels", "0 labels of 1 inputs"),
+    "no labels": ({"inputs": [[1, 2]]}, "labels", "0 labels for 1 inputs"),
     "labels alone": ({"labels": [1]}, "inputs", "is missing"),
-    "too few labels": ({"inputs": [[1, 2], [1, 2]], "labels": [1]}, "labels", "1 labels of 2 inputs"),
+    "too few labels": ({"inputs": [[1, 2], [1, 2]], "labels": [1]}, "labels", "1 labels for 2 inputs"),
     "label that is no class": ({"inputs": [[1, 2]], "labels": [2]}, "labels[0]", "0 to 1 are accepted"),
     "negative label": ({"inputs": [[1, 2]], "labels": [-1]}, "labels[0]", "0 to 1 are accepted"),
     "huge label": ({"inputs": [[1, 2]], "labels": [10**30]}, "labels[0]", "0 to 1 are accepted"),

@@ -71,7 +71,7 @@ def test_a_full_disk_is_told_logged_and_seen_by_readiness(tmp_path):
                 assert (name, answer.status_code) == (name, 507)
                 check(answer, FULL)
             ready = eventually(lambda: (a := client.get("/readyz")).status_code == 503 and a)
-            check(ready, ProblemKind.NOT_READY, reason="jobs cannot be kept: disk I/O error")
+            check(ready, ProblemKind.NOT_READY, reason="jobs cannot be stored: disk I/O error")
             assert str(tmp_path) not in ready.text
             assert client.post(f"{MODEL}/predict", json={"inputs": [[0, 0]]}).status_code == 200
         eventually(lambda: client.get("/readyz").status_code == 200)
@@ -79,10 +79,10 @@ def test_a_full_disk_is_told_logged_and_seen_by_readiness(tmp_path):
             assert (name, ask().status_code < 300) == (name, True)
         process.terminate()
         _, errors = process.communicate(timeout=30)
-    for told in ("what the job works on cannot be written: File too large", "jobs cannot be kept: disk I/O error",
+    for told in ("the data of the job cannot be written: File too large", "jobs cannot be stored: disk I/O error",
                  "the last loads and unloads cannot be written: File too large", "jobs can be kept again"):  # fmt: skip
         assert told in errors
-    assert errors.count("jobs cannot be kept") == 1
+    assert errors.count("jobs cannot be stored") == 1
     assert "Traceback" not in errors
 
 

@@ -152,7 +152,7 @@ def test_a_full_queue_is_told(models, state):
         for _ in range(2):
             assert client.post(AUDITS, json=QUICK, headers=NO_WAIT).status_code == 202
         answer = client.post(AUDITS, json=QUICK, headers=NO_WAIT)
-        check(answer, ProblemKind.QUEUE_FULL, reason="2 jobs wait already")
+        check(answer, ProblemKind.QUEUE_FULL, reason="limit of queued jobs reached (2 queued)")
         assert 1 <= int(answer.headers["retry-after"]) <= 3600
         os.kill(pid, signal.SIGCONT)
         ended(client, first)
@@ -259,7 +259,7 @@ def test_a_result_outlasts_a_database_that_does_not_answer(models, state, monkey
         url = client.post(AUDITS, json=QUICK, headers=NO_WAIT).headers["location"]
         assert ended(client, url)["state"] == "done"
     assert failures == []
-    assert caplog.text.count("does not answer; trying again") == 2
+    assert caplog.text.count("does not respond; trying again") == 2
 
 
 def test_pages_hold_every_job_once_the_newest_first(models, state):
@@ -385,7 +385,9 @@ def test_a_state_folder_that_cannot_be_used_is_told(models, state, tmp_path):
     with running(models, state=state), pytest.raises(StoreError, match="in use by another server"):
         open_jobs(Settings(models=models, state=state))
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"no jobs can be kept in .*; choose a writable folder with --state"):
+    with pytest.raises(
+        StoreError, match=r"jobs cannot be stored in .*; choose a writable folder with --state"
+    ):
         open_jobs(Settings(models=models, state=tmp_path / "file"))
     (state / "jobs.sqlite").write_bytes(b"not a database" * 100)
     with pytest.raises(StoreError, match="file is not a database"):

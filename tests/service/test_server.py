@@ -143,7 +143,7 @@ def test_readiness_tells_of_models_engine_and_database(models, monkeypatch):
         with monkeypatch.context() as patch:
             for method in ("beat", "count"):
                 patch.setattr(f"service.jobs.store.Store.{method}", fail)
-            assert client.get("/readyz").json()["detail"] == "the database of jobs does not answer"
+            assert client.get("/readyz").json()["detail"] == "the database of jobs does not respond"
             text = client.get("/metrics").text
             assert "lipserve_database_up 0.0" in text
             assert client.post("/v1/models/model/predict", json={"inputs": [[0, 1]]}).status_code == 200

@@ -81,7 +81,7 @@ def test_of_two_that_end_a_job_one_wins(stores):
     assert one.start("j1")
     assert not other.start("j1")
     assert other.finish("j1", State.CANCELLED)
-    assert not one.tell_progress("j1", 0.5)
+    assert not one.set_progress("j1", 0.5)
     assert not one.finish("j1", State.DONE, result="{}")
     assert one.get("j1").state is State.CANCELLED
     assert one.get("j1").result is None
@@ -147,19 +147,19 @@ def test_jobs_of_a_dead_server_are_taken_over_once(stores, url, monkeypatch):
     assert alive.adopt(10) == []
     a_minute_passes(monkeypatch, alive, third)
     assert list(alive.adopt(2)) == ["j0", "j1"]
-    assert list(alive.work("j1")) == [b"0", b"\1\1\1"]
+    assert list(alive.parts("j1")) == [b"0", b"\1\1\1"]
     assert list(third.adopt(10)) == ["j2", "j3", "j4", "j5"]
     assert alive.interrupt_orphans("{}") == 0
     # The one that was taken for dead goes on, and finds that it has no jobs.
-    assert not gone.tell_progress("j0", 0.5)
+    assert not gone.set_progress("j0", 0.5)
     assert not gone.finish("j0", State.FAILED)
     assert not gone.start("j1")
     assert alive.start("j0")
     assert not gone.finish("j0", State.DONE, result="{}")
     assert alive.finish("j0", State.DONE, result="{}")
-    assert list(alive.work("j0")) == []
+    assert list(alive.parts("j0")) == []
     assert gone.finish("j1", State.CANCELLED)
-    assert list(alive.work("j1")) == []
+    assert list(alive.parts("j1")) == []
     third.close()
 
 
@@ -174,7 +174,7 @@ def test_a_job_that_was_begun_twice_is_not_taken_over_again(stores, monkeypatch)
     assert list(alive.adopt(10)) == []
     assert alive.interrupt_orphans("{}") == 1
     assert gone.get("j1").state is State.INTERRUPTED
-    assert list(gone.work("j1")) == []
+    assert list(gone.parts("j1")) == []
 
 
 def test_what_a_server_that_leaves_had_is_free_at_once(stores):

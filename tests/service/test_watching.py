@@ -465,7 +465,7 @@ def test_a_damaged_file_of_loads_leaves_them_as_they_were(folder, tmp_path, capl
         models.stop()
 
     asyncio.run(go())
-    assert caplog.text.count("are not followed") == 1
+    assert caplog.text.count("of other processes cannot be read") == 1
 
 
 def test_requests_of_many_models_are_bounded(tmp_path, monkeypatch):

@@ -116,7 +116,7 @@ def test_a_worker_that_cannot_start_is_told(arguments, tmp_path):
         check=False,
     )
     assert run.returncode == 1
-    assert "no jobs can be kept in" in run.stderr
+    assert "jobs cannot be stored in" in run.stderr
     assert "Traceback" not in run.stderr
 
 
@@ -214,7 +214,7 @@ def test_many_processes_write_one_sqlite_file_and_lose_nothing(tmp_path):
         "for i in range(60):\n"
         "    id = f'{server}{i:03}'\n"
         "    store.add(Job(id, 'audit', 'm', 'x', '{}', State.QUEUED, 0.0, server, time.time()))\n"
-        "    store.beat(); assert store.start(id); store.tell_progress(id, 0.5); store.prune(10_000)\n"
+        "    store.beat(); assert store.start(id); store.set_progress(id, 0.5); store.prune(10_000)\n"
         "    assert store.finish(id, State.DONE, result='{}')\n"
     )
     url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"

@@ -1,5 +1,5 @@
-"""How the database came to be as it is, one step a file; every server runs what is new before it serves.
+"""Migrations of the database, one file each; every server runs the missing ones before it serves.
 
-Servers of the version before go on while one of the next begins, so a step only adds: what it adds is null or
-has a default, and what nobody uses any more goes a version later.
+Servers of the previous version continue while the next version starts, so a migration only adds columns,
+nullable or with a default, and tables; unused ones are removed one version later.
 """

@@ -1,4 +1,4 @@
-"""What Alembic runs: the steps that are missing, over the connection that it was given."""
+"""Environment of Alembic: runs the missing migrations over the given connection."""
 
 from __future__ import annotations
 

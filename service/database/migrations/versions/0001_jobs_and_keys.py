@@ -1,4 +1,4 @@
-"""Jobs, reports, servers and keys, as they were before there were steps; a database may have them already."""
+"""Jobs, reports, servers and keys: the tables before there were migrations, which a database may have."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ revision, down_revision = "0001", None
 
 
 def upgrade() -> None:
-    """Makes what is not there."""
+    """Create the tables that are missing."""
     op.create_table(
         "jobs",
         sa.Column("id", sa.String(32), primary_key=True),

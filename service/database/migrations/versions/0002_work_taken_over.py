@@ -1,4 +1,4 @@
-"""What jobs work on, so that another server can take them over, and how often each was begun."""
+"""Data of jobs, so that another server can take them over, and the number of attempts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ revision, down_revision = "0002", "0001"
 
 
 def upgrade() -> None:
-    """Adds a table and a column."""
+    """Add a table and a column."""
     op.create_table(
         "work",
         sa.Column("job_id", sa.String(32), primary_key=True),
