@@ -1,4 +1,4 @@
-"""The application: what ``create_app`` makes of the settings."""
+"""The application, made by ``create_app`` from the settings."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ DESCRIPTION = """\
 Predictions with **certified radii**: no change of the input within the radius changes the label,
 proved from the weights in the model's file.
 
-Whatever goes wrong is answered as a problem of RFC 9457 (`application/problem+json`), whose `type` is one of:
+Errors are reported as RFC 9457 problems (`application/problem+json`) of these types:
 
 | type | status | meaning |
 |---|---|---|
@@ -66,7 +66,7 @@ Whatever goes wrong is answered as a problem of RFC 9457 (`application/problem+j
 
 
 SPOOLED_FORMS = 4
-"""Forms of the largest size whose files may be on the disk at one time."""
+"""Number of forms of maximum size with files on disk at the same time."""
 GROUPS = (
     predict,
     infer,
@@ -85,20 +85,20 @@ GROUPS = (
 
 
 def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | None = None) -> FastAPI:
-    """The application, with those models of the folder loaded whose files were checked before.
+    """Return the application, with the models loaded that were checked by an earlier process.
 
     Args:
-        settings: of the service.
-        worker: which of its processes this is.
-        metrics_folder: where the processes keep their metrics for one another; None for only one.
+        settings: settings of the service.
+        worker: number of this process.
+        metrics_folder: folder for metrics shared between processes; None for a single process.
 
     Raises:
-        StoreError: jobs cannot be kept where the settings say.
-        MissingExtraError: the environment asks for traces, which are not installed.
-        SignatureError: keys to sign or to verify with cannot be used.
+        StoreError: the state folder or the job database cannot be used.
+        MissingExtraError: the environment configures traces, but the packages are not installed.
+        SignatureError: keys for signing or verification cannot be used.
     """
     with suppress(FileNotFoundError):
-        tempfile.gettempdir()  # writes to find out, so a disk that is full later must not be asked first
+        tempfile.gettempdir()  # writes a file once, which must not first happen on a full disk later
     traces, signer, tokens = tracing.from_environment(), open_signer(settings), open_tokens(settings)
     jobs, metrics = open_jobs(settings, worker), Metrics()
     if metrics_folder is not None and worker == 0:
@@ -156,9 +156,9 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
-        docs_url=None,  # the framework's would load scripts from elsewhere; ours is in service.api.page
+        docs_url=None,  # the framework's page loads scripts from other hosts; see service.api.page
         redoc_url=None,
-        redirect_slashes=False,  # a path that is not ours is a 404, not a redirect to a guess
+        redirect_slashes=False,  # an unknown path is a 404, not a redirect to a similar path
         telemetry={"tracing": False, "metrics": False, "logs": False},  # the middleware traces and counts
     )
     app.state.service = service
@@ -180,13 +180,13 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
 
 
 class Application(FastAPI):
-    """With no layers but ours outside of the routes."""
+    """FastAPI with no middleware outside the routes but that of this service."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        """The routes in our layers.
+        """Return the routes within the middleware that was added.
 
-        The framework puts others outside: one that answers what nobody catches, which ours do, and two that
-        are not in use here.
+        The framework would add outer layers: one for uncaught exceptions, which the instrumentation handles,
+        and two that are unused here.
         """
         app: ASGIApp = ExceptionMiddleware(
             AsyncExitStackMiddleware(self.router), handlers=self.exception_handlers

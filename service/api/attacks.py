@@ -1,4 +1,4 @@
-"""The nearest change of label that is found, beside what is certified."""
+"""Attacks on inputs: the nearest adversarial input found, beside the certified radius."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ router = APIRouter(tags=["audits"])
     router,
     "POST",
     "/attacks",
-    summary="Look for the nearest change of label of a few inputs, at once",
+    summary="Attack a few inputs: find the nearest change of label",
     response_model=AttackResponse,
     responses=problems(*BODY_PROBLEMS, *MODEL_PROBLEMS, ProblemKind.QUEUE_FULL),
     openapi_extra=json_request(AttackRequest, ATTACK_EXAMPLES),
@@ -36,7 +36,7 @@ async def attack_model(
     body: Annotated[AttackRequest, Depends(json_body(AttackRequest))],
     service: ServiceDep,
 ) -> Response:
-    """Search as an audit does, in the model's own execution. A change that it misses may still exist."""
+    """Use the attacks of an audit, in the model's own execution. A nearer change of label may still exist."""
     predictor = model.predictor
     rows = input_array(body.inputs, predictor.file.graph.input_size, service.settings.max_rows)
     norm = body.norm or predictor.default_norm

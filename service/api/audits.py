@@ -1,4 +1,4 @@
-"""Audits: what can be observed, against what is certified."""
+"""Audits: observed gradients and attacks against certified bounds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ router = APIRouter(tags=["audits"])
     router,
     "POST",
     "/audits",
-    summary="Look for a contradiction of what is certified",
+    summary="Audit a model: search for contradictions of its certified bounds",
     response_model=AuditReport,
     responses=jobs.ACCEPTED
     | problems(*BODY_PROBLEMS, *MODEL_PROBLEMS, *jobs.JOB_PROBLEMS, ProblemKind.NOT_INSTALLED),
@@ -39,16 +39,16 @@ async def audit_model(
     body: Annotated[AuditRequest, Depends(json_body(AuditRequest))],
     service: ServiceDep,
 ) -> Response:
-    """Measures gradients of the deployed graph and attacks its radii. Evidence, never a proof."""
+    """Measure gradients of the deployed graph and attack its radii. An audit is evidence, not proof."""
     settings, predictor = service.settings, model.predictor
     if body.samples > settings.max_audit_samples:
         raise InputError(
             f"is {body.samples}; at most {settings.max_audit_samples} is accepted", field="samples"
         )
     if not body.samples and body.inputs is None:
-        raise InputError("is 0; without inputs, at least 1 is accepted", field="samples")
+        raise InputError("is 0; at least 1 is required without inputs", field="samples")
     if body.box is not None and body.box.low > body.box.high:
-        raise InputError("is empty; low <= high is accepted", field="box")
+        raise InputError(f"is empty; low {body.box.low:g} exceeds high {body.box.high:g}", field="box")
     if body.report:
         require_packages()
     options = body.model_dump(mode="json", exclude={"inputs", "box"})

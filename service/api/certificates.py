@@ -1,4 +1,4 @@
-"""Signed certificates: the keys that they are verified with, and one checked."""
+"""Signed certificates: the public keys that verify them, and the check of a certificate."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ router = APIRouter(tags=["certificates"])
 
 
 class KeySet(JSONResponse):
-    """A set of keys, as its media type."""
+    """Response of the media type of JSON Web Key Sets."""
 
     media_type = "application/jwk-set+json"
 
 
 @router.get(
     "/.well-known/jwks.json",
-    summary="The public keys of signed certificates (a JSON Web Key Set)",
+    summary="Get the public keys of signed certificates (JSON Web Key Set)",
     response_model=PublicKeySet,
     response_class=KeySet,
     responses=problems(),
 )
 async def show_keys(service: ServiceDep) -> Response:
-    """None where the service does not sign. Where a `kid` is missing, the key may be newer: look again."""
+    """Empty if the service does not sign. Fetch again if a `kid` is missing, which may be newer."""
     return KeySet(
         _published(service).model_dump(), headers={"Cache-Control": f"public, max-age={MAX_AGE_SECONDS}"}
     )
@@ -59,7 +59,7 @@ async def show_keys(service: ServiceDep) -> Response:
 
 @router.post(
     "/v1/certificates/check",
-    summary="Check a signed certificate, each statement beside the number computed again",
+    summary="Check a signed certificate, each statement against a recomputed value",
     response_model=CertificateVerdict,
     responses=problems(*BODY_PROBLEMS),
     openapi_extra=json_request(CertificateRequest, CERTIFICATE_EXAMPLES),
@@ -67,12 +67,12 @@ async def show_keys(service: ServiceDep) -> Response:
 async def check_certificate(
     body: Annotated[CertificateRequest, Depends(json_body(CertificateRequest))], service: ServiceDep
 ) -> Response:
-    """As `lipmodel verify` does, against the model where it is served here; the command trusts nobody."""
+    """Like `lipmodel verify`, against the model if served here; the command needs no trust in a service."""
     return reply(await asyncio.to_thread(_check, body, service))
 
 
 def _check(body: CertificateRequest, service: Service) -> CertificateVerdict:
-    # What these import takes memory that a service that does not sign need not pay.
+    # Imported on first use: cryptography takes memory that a service without signing need not pay.
     from lipmodel.signed.check import check_answer
     from lipmodel.signed.jws import open_signed
     from lipmodel.verify.consistency import Check
@@ -81,27 +81,27 @@ def _check(body: CertificateRequest, service: Service) -> CertificateVerdict:
     try:
         signed = open_signed(body.certificate, keys)
     except SignatureError as error:
-        meaning = "nobody known here signed this, so nothing that it states is to be trusted"
-        failed = _told(Check("signature", str(error)))
+        meaning = "no trusted key signed this certificate, so do not trust its statements"
+        failed = _as_wire(Check("signature", str(error)))
         return CertificateVerdict(
             verdict="fails", meaning=meaning, checks=[failed], certificate=None, model=None
         )
-    model = _served(service, signed.answer.model_sha256)
+    model = _find_by_digest(service, signed.answer.model_sha256)
     given = None if body.input is None else np.array(body.input, dtype=np.float64)
     checks = [Check("signature"), *check_answer(signed.answer, model.predictor if model else None, given)]
     verdict: Verdict = "holds" if model and body.input is not None else "signed"
     if not all(check.passed for check in checks):
         verdict = "fails"
-    lacking = "give the input that was sent" if model else "serve its model here, or use 'lipmodel verify'"
+    lacking = "give the input" if model else "serve the model here, or use 'lipmodel verify'"
     meanings = {
-        "holds": f"'{signed.issuer}' signed this, and every statement holds by what was computed again",
-        "signed": f"'{signed.issuer}' signed this; to have its numbers computed again, {lacking}",
-        "fails": f"not every statement is what '{signed.issuer}' should have signed",
+        "holds": f"signed by '{signed.issuer}', and recomputation confirms every statement",
+        "signed": f"signed by '{signed.issuer}'; to have its numbers recomputed, {lacking}",
+        "fails": f"signed by '{signed.issuer}', but at least one statement is wrong",
     }
     return CertificateVerdict(
         verdict=verdict,
         meaning=meanings[verdict],
-        checks=[_told(check) for check in checks],
+        checks=[_as_wire(check) for check in checks],
         certificate=json.loads(signed.to_json()),
         model=ModelReference(name=model.name, version=model.version, sha256=signed.answer.model_sha256)
         if model
@@ -110,10 +110,10 @@ def _check(body: CertificateRequest, service: Service) -> CertificateVerdict:
 
 
 def _keys(body: CertificateRequest, service: Service) -> PublicKeys:
-    """Those that are trusted: of the request, or else of this service, which may have none.
+    """Return the trusted keys: those of the request, or by default those of this service, if any.
 
     Raises:
-        InputError: those of the request cannot be used.
+        InputError: the keys of the request cannot be used.
     """
     from lipmodel.signed.key_sets import read_public
 
@@ -126,7 +126,7 @@ def _keys(body: CertificateRequest, service: Service) -> PublicKeys:
     return read_public(published, "this service") if service.signer else {}
 
 
-def _told(check: Check) -> CertificateCheck:
+def _as_wire(check: Check) -> CertificateCheck:
     return CertificateCheck(
         name=check.name,
         passed=check.passed,
@@ -141,7 +141,7 @@ def _published(service: Service) -> PublicKeySet:
     return PublicKeySet(keys=[PublicKey(**key) for key in (signer.keys.published if signer else ())])
 
 
-def _served(service: Service, sha256: str) -> Model | None:
-    """The newest version of a model that is that very file."""
+def _find_by_digest(service: Service, sha256: str) -> Model | None:
+    """Return the newest served version with that file, by its digest; None if there is none."""
     served = [model for versions in service.registry.models.values() for model in versions.served.values()]
     return next((model for model in reversed(served) if model.predictor.file.sha256 == sha256), None)

@@ -1,7 +1,7 @@
-"""What routes share: the parts of the application, and the model that a path names.
+"""Dependencies of routes: the service, and the model named in the path.
 
-Dependencies are ``async`` although they wait for nothing: the framework would run plain functions
-in a thread each, at more than the cost of a prediction.
+Dependencies are ``async`` although they await nothing: the framework would run plain functions in threads,
+at more than the cost of a prediction.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 async def get_service(request: Request) -> Service:
-    """The service that ``create_app`` made."""
+    """Return the service made by ``create_app``."""
     service: Service = request.app.state.service
     return service
 
@@ -27,17 +27,17 @@ ServiceDep = Annotated[Service, Depends(get_service)]
 ModelName = Annotated[
     str,
     Path(
-        description="Name of the model: of its file without .onnx, or of its folder.",
+        description="Name of the model: its file name without .onnx, or the name of its folder.",
         openapi_examples={"demo": {"value": "two-moons"}},
     ),
 ]
 
-OF_VERSION = "Number of a version, or a label."
-ModelVersion = Annotated[str, Path(description=OF_VERSION, openapi_examples={"demo": {"value": "1"}})]
+VERSION_TEXT = "Number or label of a version."
+ModelVersion = Annotated[str, Path(description=VERSION_TEXT, openapi_examples={"demo": {"value": "1"}})]
 
 
 async def get_model(name: ModelName, request: Request, service: ServiceDep) -> Model:
-    """The model that a path names, and the version where it names one; see ``Registry.find``."""
+    """Return the model named in the path, in the version named there if any; see ``Registry.find``."""
     return service.registry.find(name, request.path_params.get("version"))
 
 
@@ -46,7 +46,7 @@ VERSION = {
     "name": "version",
     "in": "path",
     "required": True,
-    "description": OF_VERSION,
+    "description": VERSION_TEXT,
     "schema": {"type": "string"},
     "examples": {"demo": {"value": "1"}},
 }
@@ -55,7 +55,7 @@ VERSION = {
 def model_route(
     router: APIRouter, method: str, path: str, *, protocol: str = "v1", **described: Any
 ) -> Callable[[F], F]:
-    """Adds a route of a model, ``/v1/models/{name}PATH``, and the same of one of its versions."""
+    """Add a route of a model, ``/v1/models/{name}PATH``, and the corresponding route of one version."""
     extra = described.get("openapi_extra", {})
     of_version = {**extra, "parameters": [*extra.get("parameters", []), VERSION]}
 

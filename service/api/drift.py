@@ -1,4 +1,4 @@
-"""Drift: radii served lately, against those of a reference evaluation."""
+"""Drift: recently served radii against those of a reference evaluation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ router = APIRouter(tags=["drift"])
     router,
     "GET",
     "/drift",
-    summary="Radii served lately against those of an evaluation",
+    summary="Compare recently served radii with those of an evaluation",
     response_model=Drift,
     responses=problems(ProblemKind.UNKNOWN_JOB, ProblemKind.INVALID_INPUT, *MODEL_PROBLEMS),
 )
@@ -36,15 +36,15 @@ async def measure_drift(
     service: ServiceDep,
     evaluation: Annotated[str, Query(max_length=64, description="Id of the evaluation to compare with.")],
     epsilon: Annotated[
-        float, Query(ge=0, allow_inf_nan=False, description="Size of change that share_below is about.")
+        float, Query(ge=0, allow_inf_nan=False, description="Radius threshold of share_below.")
     ] = 0.0,
 ) -> Response:
-    """Both in the norm of the evaluation, from the plain tier, whether answers are right or wrong."""
+    """Radii are those of the plain tier in the norm of the evaluation, of right and wrong predictions."""
     job = await jobs.find(service, "evaluation", evaluation)
     if job.radii is None or job.result is None:
-        raise InputError(f"is {job.state.value}; one that is done is accepted", field="evaluation")
+        raise InputError(f"is {job.state.value}; it must be done", field="evaluation")
     if job.sha256 != model.predictor.file.sha256:
-        raise InputError("is of another model or another file of this one", field="evaluation")
+        raise InputError("is of another model, or of another file of this model", field="evaluation")
     norm = Norm(json.loads(job.result)["norm"])
     reference = np.frombuffer(job.radii, dtype="<f8")
     distribution = service.metrics.served_radii.of(model, norm)

@@ -27,7 +27,7 @@ from service.settings import Settings
 router = APIRouter(tags=["evaluations"])
 
 FILES = {
-    "data": "A .npz with arrays inputs and labels, or a .parquet whose last column is the label.",
+    "data": "A .npz file with arrays inputs and labels, or a .parquet file with the label as last column.",
     "images": "Instead of data: an IDX file of images, plain or gzipped; pixels are divided by 255.",
     "labels": "With images: the IDX file of their labels, plain or gzipped.",
 }
@@ -50,7 +50,7 @@ def _body() -> dict[str, Any]:
     openapi_extra=_body(),
 )
 async def evaluate_model(request: Request, model: ModelDep, service: ServiceDep) -> Response:
-    """Data come as JSON rows, as a file of the service's data folder, or as files of a form."""
+    """Data are JSON rows, a file of the service's data folder, or files of a form."""
     settings = service.settings
     if media_type_of(headers_of(request)) != "multipart/form-data":
         body = await read_json(request, EvaluationRequest, settings.max_body_bytes)
@@ -71,13 +71,13 @@ async def _submit(
     data: str | None,
     fill: Fill,
 ) -> Response:
-    most = service.settings.max_attacked
-    if body.attack > most:
-        raise InputError(f"is {body.attack}; at most {most} is accepted", field="attack")
+    limit = service.settings.max_attacked
+    if body.attack > limit:
+        raise InputError(f"is {body.attack}; at most {limit} is accepted", field="attack")
     if body.report:
         require_packages()
     folder = service.settings.data
-    under = str(folder.resolve()) if folder and body.path else None  # where the worker looks again
+    under = str(folder.resolve()) if folder and body.path else None  # opened again by the worker
     titles = {
         "model": model.name,
         "data": body.path or ("the rows sent" if data is None else "the file sent"),
@@ -95,32 +95,37 @@ async def _submit(
 
 
 def _of_json(body: EvaluationRequest, model: Model, settings: Settings) -> tuple[str | None, Fill]:
-    """Where the worker finds the data, and what puts it there."""
+    """Return the path of the data for the worker, and a function that writes data to the job's folder."""
     if body.path is not None:
         if body.inputs is not None or body.labels is not None:
-            raise InputError("is given beside inputs or labels; one or the other is accepted", field="path")
+            raise InputError(
+                "is given together with inputs or labels; only one source of data is accepted", field="path"
+            )
         data_folder.find(settings.data, body.path)
         return body.path, lambda _: None
     if body.inputs is None:
-        raise InputError("is missing; inputs and labels, a path, or a form with files are accepted")
+        raise InputError("is missing; send inputs and labels, a path, or a form with files")
     rows = input_array(body.inputs, model.predictor.file.graph.input_size, settings.max_rows)
     classes = len(model.predictor.class_names)
     return None, labelled.from_rows(model.predictor.check_inputs(rows), body.labels or [], classes)
 
 
 def _of_form(form: FormData, settings: Settings) -> tuple[EvaluationRequest, str | None, Fill]:
-    """The request, and the same of its files."""
+    """Return the request, the path of the data, and a function that writes the files to the job's folder."""
     given = form.get("request", "{}")
     if isinstance(given, UploadFile):
-        raise InputError("is a file; a field of JSON is accepted", field="request")
+        raise InputError("is a file; a JSON field is expected", field="request")
     body = parse(EvaluationRequest, given)
     if body.inputs is not None or body.labels is not None or body.path is not None:
-        raise InputError("names data beside the form's files; one or the other is accepted", field="request")
+        raise InputError(
+            "names data in addition to the files of the form; only one source of data is accepted",
+            field="request",
+        )
     names = sorted(set(form) - {"request"})
     files = {name: part.file for name in names if isinstance(part := form[name], UploadFile)}
     if sorted(files) != names or names not in (["data"], ["images", "labels"]):
         raise InputError(
-            f"the files {names} were sent; 'data', or 'images' and 'labels' are accepted", field="body"
+            f"has the files {names}; expected are 'data', or 'images' and 'labels'", field="body"
         )
     return body, *labelled.from_files(files, settings.max_data_bytes)
 

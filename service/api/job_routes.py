@@ -1,4 +1,4 @@
-"""What audits and evaluations have in common: waiting for the report, looking, following, cancelling."""
+"""Routes shared by audits and evaluations: submit, list, show, follow, cancel."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from service.problems import FieldError, Problem, ProblemKind
 DEFAULT_WAIT_SECONDS = 5
 MAX_WAIT_SECONDS = 60
 KEEP_ALIVE_SECONDS = 5.0
-"""Between events of a stream where nothing changes; its credential is verified before each."""
+"""Interval of events of a stream without changes; the credential is verified before each event."""
 PATHS = {"audit": "/v1/audits", "evaluation": "/v1/evaluations"}
-LEAST_SHARE = 0.02
-"""Done before the time left is estimated from it."""
+MIN_SHARE = 0.02
+"""Completed share from which the time left is estimated."""
 PREFER = {
     "name": "Prefer",
     "in": "header",
@@ -43,12 +43,12 @@ PREFER = {
 }
 ACCEPTED: dict[int | str, dict[str, Any]] = {
     202: {
-        "description": "The report was not ready in time; Location leads to it",
+        "description": "The report was not ready in time; Location gives the path of the job",
         "model": JobDetail,
         "headers": {"Location": {"schema": {"type": "string"}}},
     }
 }
-JobId = Annotated[str, Path(description="As Location gave it.", max_length=64)]
+JobId = Annotated[str, Path(description="Id of the job, as in the Location header.", max_length=64)]
 JOB_PROBLEMS = (
     ProblemKind.QUEUE_FULL,
     ProblemKind.JOB_FAILED,
@@ -67,10 +67,10 @@ async def submit(
     options: dict[str, Any],
     fill: Fill,
 ) -> Response:
-    """Queues a job: 200 with its report if that is ready as soon as the client wants, else 202.
+    """Queue a job; return 200 with its report if that is ready within the preferred wait, else 202.
 
     Raises:
-        Problem: 429 where too many wait; what the job failed of, if it did in that time.
+        Problem: 429, the queue is full; or the problem of a job that failed within the wait.
     """
     wait, applied = preferred_wait(request)
     try:
@@ -78,7 +78,7 @@ async def submit(
     except QueueFullError as error:
         headers = {"Retry-After": str(error.retry_after)}
         raise Problem(ProblemKind.QUEUE_FULL, str(error), headers=headers) from None
-    with suppress(StoreError):  # it is queued, whether the database answers now or not
+    with suppress(StoreError):  # the job is queued, even if the database does not answer now
         job = await jobs.wait(job.id, wait)
     place = f"{PATHS[kind]}/{job.id}"
     headers = {"Preference-Applied": applied} if applied else {}
@@ -95,9 +95,9 @@ async def submit(
 
 
 def preferred_wait(request: Request) -> tuple[float, str]:
-    """Seconds to wait, and the preference that this honours, if any (RFC 7240, section 4.3).
+    """Return the seconds to wait, and the preference applied, if any (RFC 7240, section 4.3).
 
-    A preference that cannot be understood or honoured is passed over, as the RFC demands.
+    Unknown and invalid preferences are ignored, as the RFC demands.
     """
     given = ",".join(request.headers.getlist("prefer"))
     preferences = [part.partition(";")[0].strip().lower() for part in given.split(",")]
@@ -111,10 +111,10 @@ def preferred_wait(request: Request) -> tuple[float, str]:
 
 
 async def find(service: Service, kind: str, job_id: str, *, bulk: bool = True) -> Job:
-    """The job of that kind and id; without ``bulk`` its result and radii are left out.
+    """Return the job of a kind with an id; without ``bulk``, result and radii are omitted.
 
     Raises:
-        Problem: 404 where there is none.
+        Problem: 404, there is no such job.
     """
     job = await service.jobs.get(job_id, bulk=bulk)
     if job is None or job.kind != kind:
@@ -123,7 +123,7 @@ async def find(service: Service, kind: str, job_id: str, *, bulk: bool = True) -
 
 
 def add_routes(router: APIRouter, kind: str) -> None:
-    """The routes of the jobs of one kind, once they exist."""
+    """Add the routes of existing jobs of one kind."""
     noun, path = kind, PATHS[kind]
     unknown = problems(ProblemKind.UNKNOWN_JOB, ProblemKind.INVALID_INPUT, ProblemKind.JOBS_UNAVAILABLE)
 
@@ -134,38 +134,43 @@ def add_routes(router: APIRouter, kind: str) -> None:
 
     @router.get(
         path,
-        summary=f"{noun.capitalize()}s, the newest first",
+        summary=f"List {noun}s, newest first",
         response_model=JobList,
         responses=unknown,
     )
     async def list_jobs(
         service: ServiceDep,
-        limit: Annotated[int, Query(ge=1, le=100, description="Most in one page.")] = 20,
-        before: Annotated[str | None, Query(max_length=64, description="Id to go on from.")] = None,
+        limit: Annotated[int, Query(ge=1, le=100, description="Maximum number of jobs on a page.")] = 20,
+        before: Annotated[
+            str | None, Query(max_length=64, description="Id of the job after which the page begins.")
+        ] = None,
     ) -> Response:
-        """Without their reports."""
+        """The list omits reports."""
         last = None if before is None else await find(service, kind, before)
         found = await service.jobs.page(kind, limit + 1, last)
         more = f"{path}?limit={limit}&before={found[limit - 1].id}" if len(found) > limit else None
         return reply(JobList(jobs=[JobSummary(**_summary(job)) for job in found[:limit]], next=more))
 
     @router.get(
-        path + "/{job_id}", summary=f"One {noun} and its report", response_model=JobDetail, responses=unknown
+        path + "/{job_id}",
+        summary=f"Get an {noun} and its report",
+        response_model=JobDetail,
+        responses=unknown,
     )
     async def show_job(job: Job = job_here) -> Response:
-        """State, progress, time left, and the report when there is one."""
+        """State, progress, estimated time left, and the report if done."""
         return _detail(job)
 
     @router.get(
         path + "/{job_id}/events",
-        summary=f"Follow one {noun} (server-sent events)",
+        summary=f"Follow an {noun} (server-sent events)",
         response_class=StreamingResponse,
         responses=unknown | {200: {"description": "Events", "content": {"text/event-stream": {}}}},
     )
     async def follow_job(request: Request, service: ServiceDep, job: Job = job_here) -> Response:
-        """Events `progress` until one `end`; the data of each is the job without its report.
+        """Events `progress`, then one event `end`; the data of each event is the job without its report.
 
-        The stream ends without `end` once the credential does not hold any more.
+        The stream ends without `end` when the credential is revoked or expires.
         """
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(
@@ -173,10 +178,10 @@ def add_routes(router: APIRouter, kind: str) -> None:
         )
 
     @router.delete(
-        path + "/{job_id}", summary=f"Cancel one {noun}", response_model=JobDetail, responses=unknown
+        path + "/{job_id}", summary=f"Cancel an {noun}", response_model=JobDetail, responses=unknown
     )
     async def cancel_job(service: ServiceDep, job: Job = job_here) -> Response:
-        """Ends it, wherever it stands. One that has ended already stays as it is."""
+        """Cancel a queued or running job. A finished job is unchanged."""
         await service.jobs.cancel(job.id)
         return _detail(await find(service, kind, job.id))
 
@@ -186,7 +191,7 @@ async def _events(request: Request, jobs: Jobs, job_id: str) -> AsyncIterator[st
     async for job in jobs.watch(job_id, KEEP_ALIVE_SECONDS):
         try:
             await admission.identify(request.scope)
-        except Problem:  # revoked or expired since
+        except Problem:  # credential revoked or expired meanwhile
             return
         name = "end" if job.state.final else "progress"
         yield f"event: {name}\ndata: {JobSummary(**_summary(job)).model_dump_json()}\n\n"
@@ -216,7 +221,7 @@ def _summary(job: Job) -> dict[str, Any]:
 
 
 def _seconds_left(job: Job) -> float | None:
-    if job.state is not State.RUNNING or job.started is None or job.progress < LEAST_SHARE:
+    if job.state is not State.RUNNING or job.started is None or job.progress < MIN_SHARE:
         return None
     return round(max(0.0, time.time() - job.started) * (1 - job.progress) / job.progress, 1)
 

@@ -1,4 +1,4 @@
-"""Models put into the folder over HTTP, taken out of it, and labelled."""
+"""Administration of models over HTTP: upload, removal and labels."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ router = APIRouter(tags=["models"])
 Number = Annotated[str, Path(description="Number of the version.", openapi_examples={"demo": {"value": "1"}})]
 Label = Annotated[
     str,
-    Path(description="As a name, but no number.", openapi_examples={"demo": {"value": "canary"}}),
+    Path(
+        description="A label: characters as in a model name, but not a number.",
+        openapi_examples={"demo": {"value": "canary"}},
+    ),
 ]
 Force = Annotated[
-    bool, Query(description="Serve it even where its inputs, classes or norm would break present clients.")
+    bool, Query(description="Accept a file with inputs, classes or a norm that would break present clients.")
 ]
 CHANGE_PROBLEMS = (
     ProblemKind.UPLOADS_OFF,
@@ -40,23 +43,23 @@ CHANGE_PROBLEMS = (
 FILE = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 CREATED: dict[int | str, dict[str, Any]] = {
     201: {
-        "description": "Served as a new version, to which Location leads",
+        "description": "Served as a new version; Location gives its path",
         "model": ModelDetail,
         "headers": {"Location": {"schema": {"type": "string"}}},
     }
 }
-NO_CONTENT: dict[int | str, dict[str, Any]] = {204: {"description": "It is gone"}}
+NO_CONTENT: dict[int | str, dict[str, Any]] = {204: {"description": "Removed"}}
 
 
 async def allowed(service: ServiceDep, name: ModelName) -> Service:
-    """The service, where its folder may be changed over HTTP.
+    """Return the service if its models may be changed over HTTP.
 
     Raises:
-        Problem: 403 where it may not.
-        InputError: no model can have the name.
+        Problem: 403, uploads are disabled.
+        InputError: the name is not a valid name of a model.
     """
     if not service.settings.uploads:
-        detail = "this service was not started with --uploads, so its models are not changed over HTTP"
+        detail = "uploads are disabled; start the service with --uploads to change models over HTTP"
         raise Problem(ProblemKind.UPLOADS_OFF, detail)
     try:
         check_name(name)
@@ -70,13 +73,13 @@ Allowed = Annotated[Service, Depends(allowed)]
 
 @contextmanager
 def written() -> Iterator[None]:
-    """Makes a folder that cannot be written a problem; a full disk is one everywhere."""
+    """Turn errors of writing the models folder into problems, except a full disk, handled for all routes."""
     try:
         yield
     except OSError as error:
         if full(error):
             raise
-        detail = f"the models folder cannot be written: {error.strerror or error}"
+        detail = f"cannot write the models folder: {error.strerror or error}"
         raise Problem(ProblemKind.NOT_WRITABLE, detail) from error
     except ModelError as error:
         raise Problem(ProblemKind.UPLOAD_REFUSED, f"the file is refused: {error}") from None
@@ -98,9 +101,9 @@ def written() -> Iterator[None]:
     openapi_extra={"requestBody": {"required": True, "content": FILE}},
 )
 async def upload_model(name: ModelName, request: Request, service: Allowed, force: Force = False) -> Response:
-    """Checked in a process of its own before it is served. The file that is the latest already: 200.
+    """The file is checked in a separate process before it is served. 200 if it is the latest version already.
 
-    A file with other inputs, classes or norm than the version that answers now is refused, unless forced.
+    A file with other inputs, classes or norm than the default version is refused, unless forced.
     """
     content = read_file(request, service.settings.max_model_bytes)
     with written():
@@ -114,12 +117,12 @@ async def upload_model(name: ModelName, request: Request, service: Allowed, forc
 
 @router.delete(
     "/v1/models/{name}",
-    summary="Remove a model, all its versions and settings",
+    summary="Remove a model with all versions and settings",
     status_code=204,
     responses=NO_CONTENT | problems(*CHANGE_PROBLEMS, ProblemKind.UNKNOWN_MODEL),
 )
 async def delete_model(name: ModelName, service: Allowed) -> Response:
-    """Requests that have begun are still answered."""
+    """Requests in flight are still answered."""
     with written():
         await service.admin.remove(name)
     return Response(status_code=204)
@@ -135,7 +138,7 @@ async def delete_model(name: ModelName, service: Allowed) -> Response:
     ),
 )
 async def delete_version(name: ModelName, version: Number, service: Allowed) -> Response:
-    """Its number, not a label. One that a label was given to stays."""
+    """The version is given by number, not by label. A labelled version cannot be removed."""
     with written():
         await service.admin.remove(name, version)
     return Response(status_code=204)
@@ -154,7 +157,7 @@ async def put_label(
     service: Allowed,
     body: Annotated[LabelRequest, Depends(json_body(LabelRequest))],
 ) -> Response:
-    """`latest` answers where no version is asked for: given to an older version, it rolls back."""
+    """`latest` is the default version: move it to an older version to roll back."""
     if not is_label(label):
         reason = f"is '{label[:64]}'; {ACCEPTED_NAMES}, and it is no number"
         raise InputError(reason, field="label")
@@ -166,12 +169,12 @@ async def put_label(
 
 @router.delete(
     "/v1/models/{name}/labels/{label}",
-    summary="Take a label away",
+    summary="Remove a label",
     status_code=204,
     responses=NO_CONTENT | problems(*CHANGE_PROBLEMS, ProblemKind.UNKNOWN_MODEL, ProblemKind.UNKNOWN_VERSION),
 )
 async def delete_label(name: ModelName, label: Label, service: Allowed) -> Response:
-    """`latest` goes back to the largest number."""
+    """Without a label `latest`, the version with the largest number is the default."""
     with written():
         await service.admin.label(name, label, None)
     return Response(status_code=204)

@@ -1,4 +1,4 @@
-"""Which models there are, and what is proved of each."""
+"""Models: list, proved bounds, versions and samples."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ router = APIRouter(tags=["models"])
 
 @router.get(
     "/v1/models",
-    summary="Every model, the refused ones with the reason",
+    summary="List all models, refused ones with the reason",
     response_model=ModelList,
     responses=problems(),
 )
 async def list_models(service: ServiceDep) -> Response:
-    """Models are what lies in the folder; what is changed there is noticed."""
+    """All models of the models folder, which is watched for changes."""
     registry = service.registry
     models = [
         _refused(versions)
@@ -53,12 +53,12 @@ async def list_models(service: ServiceDep) -> Response:
 
 @router.get(
     "/v1/models/{name}",
-    summary="What is proved of one model, beside what its file claims",
+    summary="Get the proved bounds of a model, beside the claims of its file",
     response_model=ModelDetail | RefusedModel,
     responses=problems(ProblemKind.UNKNOWN_MODEL),
 )
 async def show_model(name: ModelName, service: ServiceDep) -> Response:
-    """Bounds are derived from the weights in the file; claims are shown and never used."""
+    """Bounds are derived from the weights in the file; claims are displayed and never used."""
     registry = service.registry
     versions = registry.versions(name)
     return reply(_refused(versions) if versions.latest is None else detail(registry, versions.latest))
@@ -66,12 +66,12 @@ async def show_model(name: ModelName, service: ServiceDep) -> Response:
 
 @router.get(
     "/v1/models/{name}/versions/{version}",
-    summary="The same of one of its versions",
+    summary="Get the proved bounds of one version of a model",
     response_model=ModelDetail,
     responses=problems(*MODEL_PROBLEMS),
 )
 async def show_version(name: ModelName, version: ModelVersion, service: ServiceDep) -> Response:
-    """Of the version with that number or label."""
+    """The version is given by number or label."""
     registry = service.registry
     return reply(detail(registry, registry.find(name, version)))
 
@@ -80,15 +80,15 @@ async def show_version(name: ModelName, version: ModelVersion, service: ServiceD
     router,
     "GET",
     "/samples",
-    summary="Labelled inputs that lie beside the model",
+    summary="Get labelled inputs stored beside the model",
     response_model=SampleSet,
     responses=problems(*MODEL_PROBLEMS, ProblemKind.NO_SAMPLES),
 )
 async def show_samples(model: ModelDep, service: ServiceDep) -> Response:
-    """They are shown and nothing else: nothing that is certified depends on them."""
+    """Samples are for display only: no certificate depends on them."""
     samples = samples_of(service.registry, model)
     if samples is None:
-        detail = f"no samples that fit it lie beside model '{model.name}'"
+        detail = f"model '{model.name}' has no samples that fit it"
         raise Problem(ProblemKind.NO_SAMPLES, detail)
     content = {
         "model": {"name": model.name, "version": model.version, "sha256": model.predictor.file.sha256},
@@ -99,7 +99,7 @@ async def show_samples(model: ModelDep, service: ServiceDep) -> Response:
 
 
 def detail(registry: Registry, model: Model) -> ModelDetail:
-    """What is told of one version of a model."""
+    """Return the description of one version of a model."""
     predictor = model.predictor
     file, claims = predictor.file, predictor.claims
     described = input_claims(claims.record, file.graph.input_size)
@@ -132,7 +132,7 @@ def detail(registry: Registry, model: Model) -> ModelDetail:
 
 
 def samples_of(registry: Registry, model: Model) -> Samples | None:
-    """The samples beside a model, where they can be of this version of it."""
+    """Return the samples beside a model if they fit this version; None otherwise."""
     samples = registry.versions(model.name).samples
     graph, classes = model.predictor.file.graph, len(model.predictor.class_names)
     return samples if samples is not None and samples.fit(graph.input_size, classes) else None
@@ -176,7 +176,7 @@ def _versions(versions: Versions) -> list[VersionSummary]:
 
 
 def _claim(claims: Claims, bound_global: dict[Norm, float]) -> Claim | None:
-    """The claim of a constant; without a norm it says nothing that could be proved."""
+    """Return the claimed Lipschitz constant; a claim without a norm cannot be proved."""
     if claims.lipschitz is None:
         return None
     proved = claims.norm is not None and bound_global[claims.norm] <= claims.lipschitz

@@ -1,4 +1,4 @@
-"""For operators: is the process alive, is it fit to serve, what is counted, what does a problem mean."""
+"""Health, readiness, metrics, and explanations of problems."""
 
 from __future__ import annotations
 
@@ -19,34 +19,36 @@ router = APIRouter(tags=["operations"])
 DATABASE_SECONDS = 2.0
 
 
-@router.get("/healthz", summary="Is the process alive?", response_model=Health, responses=problems())
+@router.get(
+    "/healthz", summary="Check that the process is alive", response_model=Health, responses=problems()
+)
 async def health() -> Response:
-    """200 as long as the process answers at all."""
+    """Always 200."""
     return reply(Health())
 
 
 @router.get(
     "/readyz",
-    summary="Is this process fit to answer?",
+    summary="Check that the process is ready to serve",
     response_model=Readiness,
     responses=problems(ProblemKind.NOT_READY),
 )
 async def readiness(service: ServiceDep) -> Response:
-    """200 while models are served, work is taken, jobs can be kept and none said stop; else 503, and why.
+    """200 if models are served, predictions run, and jobs can be stored; else 503 with the reason.
 
-    After a start, first once every file that was there is served or refused, or after 20 s.
+    After a start, 503 until every file is served or refused, for at most 20 s; during shutdown, 503.
     """
     registry = service.registry
     if service.metrics.draining.value:
-        raise Problem(ProblemKind.NOT_READY, "the service was told to stop")
+        raise Problem(ProblemKind.NOT_READY, "the service is shutting down")
     if not service.models.settled:
-        detail = f"the service has just started; served so far: {len(registry.defaults)} models"
+        detail = f"the service is starting; models served: {len(registry.defaults)}"
         raise Problem(ProblemKind.NOT_READY, f"{detail}, being checked: {registry.checking}")
     if not registry.defaults:
         refused = "; ".join(f"{name} is refused: {reason}" for name, reason in registry.refused.items())
         raise Problem(ProblemKind.NOT_READY, registry.fault or refused)
     if not service.engine.alive():
-        raise Problem(ProblemKind.NOT_READY, "no predictions can be run")
+        raise Problem(ProblemKind.NOT_READY, "predictions cannot be run")
     if fault := await service.jobs.fault(DATABASE_SECONDS):
         raise Problem(ProblemKind.NOT_READY, fault)
     mirror = service.models.mirror
@@ -63,12 +65,12 @@ async def readiness(service: ServiceDep) -> Response:
 
 @router.get(
     "/metrics",
-    summary="What is counted, for Prometheus",
+    summary="Get metrics in the format of Prometheus",
     response_class=PlainTextResponse,
     responses=problems(),
 )
 async def metrics(service: ServiceDep) -> Response:
-    """Of all processes of the service together; margins and radii without those asked to tighten."""
+    """Sums over all processes of the service; margins and radii exclude requests with `tighten`."""
     registry, shared = service.registry, service.shared_metrics
     known = model_facts(registry) + job_facts(await service.jobs.count(DATABASE_SECONDS))
     text = exposition(shared.metrics.descriptions(), shared.total(), known)
@@ -77,13 +79,13 @@ async def metrics(service: ServiceDep) -> Response:
 
 @router.get(
     TYPE_PREFIX + "{kind}",
-    summary="What a kind of problem means",
+    summary="Explain a type of problem",
     response_class=PlainTextResponse,
     responses=problems(ProblemKind.NO_ROUTE),
 )
 async def explain_problem(kind: str) -> PlainTextResponse:
-    """Where the 'type' of a problem leads."""
+    """Return the text at the `type` URI of a problem."""
     for known in ProblemKind:
         if known.slug == kind:
             return PlainTextResponse(f"{known.status} {known.title}. {known.advice}\n")
-    raise Problem(ProblemKind.NO_ROUTE, f"no kind of problem is named '{kind}'")
+    raise Problem(ProblemKind.NO_ROUTE, f"no type of problem is named '{kind}'")

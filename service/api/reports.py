@@ -1,7 +1,7 @@
-"""The reports of audits and evaluations, as the files that ``lipmodel audit|evaluate --report`` write.
+"""Reports of audits and evaluations: the same files as those of ``lipmodel audit|evaluate --report``.
 
-A path for each file, and not one for all with ``Accept``: links between them hold, a browser that is
-pointed at the JSON still gets it, and a link can be passed on.
+Each file has its own path, without negotiation by ``Accept``: relative links between files work, a browser
+can open the JSON, and links can be shared.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from service.problems import Problem, ProblemKind
 router = APIRouter()
 
 PACKAGES = ("matplotlib", "jinja2")
-"""What makes them, in the worker."""
+"""Packages that produce a report, in the worker."""
 MEDIA_TYPES = {
     "audit": {
         "audit.html": "text/html",
@@ -36,8 +36,8 @@ MEDIA_TYPES = {
     },
 }
 HEADERS = {
-    # Names of classes and of data come from whoever made them. They are escaped; were one not, still
-    # no script would run and nothing would be fetched.
+    # Names of classes and data are untrusted. They are escaped; even if one were not, no script would run
+    # and nothing would be fetched.
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'; sandbox",
     "X-Content-Type-Options": "nosniff",
@@ -46,12 +46,12 @@ HEADERS = {
 
 
 def require_packages() -> None:
-    """Refuses a report that could not be made.
+    """Refuse a request for a report that cannot be produced.
 
     Raises:
-        Problem: 501 where the packages that make it are not installed.
+        Problem: 501, the packages that produce reports are not installed.
     """
-    if not all(map(find_spec, PACKAGES)):  # found, and not imported here
+    if not all(map(find_spec, PACKAGES)):  # located, not imported
         raise Problem(ProblemKind.NOT_INSTALLED, str(MissingExtraError("a report", "report")))
 
 
@@ -64,7 +64,7 @@ def add_route(kind: str) -> None:
     @router.get(
         PATHS[kind] + "/{job_id}/report/{file}",
         tags=[f"{kind}s"],
-        summary=f"The report of one {kind}, file by file",
+        summary=f"Get a file of the report of an {kind}",
         response_class=Response,
         responses=problems(ProblemKind.UNKNOWN_JOB, ProblemKind.INVALID_INPUT)
         | {200: {"description": "The file", "content": {media: {} for media in types.values()}}},
@@ -74,10 +74,10 @@ def add_route(kind: str) -> None:
         job_id: JobId,
         file: str = one_of,
     ) -> Response:
-        """Where one was asked for (`"report": true`), once it is done."""
+        """Available once the job is done, if requested (`"report": true`)."""
         job = await find(service, kind, job_id, bulk=False)
         if file not in types:
-            raise Problem(ProblemKind.NO_REPORT, f"'{file[:64]}' is no file of a report; those are {names}")
+            raise Problem(ProblemKind.NO_REPORT, f"a report has no file '{file[:64]}'; its files are {names}")
         content = await service.jobs.report_file(job.id, file)
         if content is None:
             raise Problem(ProblemKind.NO_REPORT, f"the {kind} is {job.state.value} and has no report")

@@ -170,7 +170,7 @@ def test_every_number_is_computed_again(serve, keys, tighten):
     told = check(client, answer["certificate"], input=given)
     assert told["verdict"] == "holds"
     assert failed(told) == []
-    assert told["meaning"].endswith("every statement holds by what was computed again")  # bounds differ
+    assert told["meaning"].endswith("recomputation confirms every statement")  # bounds differ
     assert told["model"]["name"] == "digits"
     stated = {one["name"]: (one["stated"], one["computed"]) for one in told["checks"]}
     assert (

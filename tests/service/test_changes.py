@@ -334,7 +334,9 @@ def test_uploads_are_off_unless_they_are_turned_on(serve, tmp_path):
         answer = client.request(
             method, path, content=b'{"version": 1}', headers={"Content-Type": "application/json"}
         )
-        check(answer, ProblemKind.UPLOADS_OFF, reason="was not started with --uploads")
+        check(
+            answer, ProblemKind.UPLOADS_OFF, reason="uploads are disabled; start the service with --uploads"
+        )
     assert files(tmp_path / "models") == ["two-moons.onnx"]
 
 
@@ -363,7 +365,7 @@ def test_a_folder_that_may_not_be_written(tmp_path):
             ) as process,
             httpx.Client(base_url=url_of(process)) as client,
         ):
-            reason = "the models folder cannot be written: Permission denied"
+            reason = "cannot write the models folder: Permission denied"
             check(client.put(MODEL, content=moons(1)), ProblemKind.NOT_WRITABLE, reason=reason)
             check(client.delete(MODEL), ProblemKind.NOT_WRITABLE, reason=reason)
             answer = client.put(f"{MODEL}/labels/canary", json={"version": 1})

@@ -260,7 +260,7 @@ INVALID = {
     "attack of all": ({"inputs": [[1, 2]], "labels": [0], "attack": True}, "attack", "whole number"),
     "too many attacked": ({"inputs": [[1, 2]], "labels": [0], "attack": 61}, "attack", "at most 60"),
     "report by name": ({"inputs": [[1, 2]], "labels": [0], "report": "html"}, "report", "is a string"),
-    "path and rows": ({"inputs": [[1, 2]], "labels": [0], "path": "a"}, "path", "one or the other"),
+    "path and rows": ({"inputs": [[1, 2]], "labels": [0], "path": "a"}, "path", "only one source of data"),
     "path that is no string": ({"path": 1}, "path", "a string is accepted"),
 }
 
@@ -362,7 +362,9 @@ def test_forms_that_are_refused(client):
     check(upload(client, {"images": b"x"}), invalid, "body", "'data', or 'images' and 'labels' are accepted")
     check(upload(client, {"data": GOOD, "more": b"x"}), invalid, "body")
     check(upload(client, {"request": b"{}", "data": GOOD}, request=None), invalid, "request", "is a file")
-    check(upload(client, {"data": GOOD}, request='{"path": "x"}'), invalid, "request", "one or the other")
+    check(
+        upload(client, {"data": GOOD}, request='{"path": "x"}'), invalid, "request", "only one source of data"
+    )
     check(upload(client, {"data": GOOD}, request='{"eps": 1}'), invalid, "eps", "is not a known field")
     check(upload(client, {"data": GOOD}, request="x"), ProblemKind.NOT_JSON)
     check(upload(client, {"data": b"\0" * 300_000}), ProblemKind.BODY_TOO_LARGE, reason="200000 bytes")

@@ -123,4 +123,4 @@ def test_with_keys_any_name_will_do(tmp_path):
 def test_models_are_loaded_and_unloaded_where_they_may_be_changed(client):
     for verb in ("load", "unload"):
         answer = client.post(f"/v2/repository/models/two-moons/{verb}", json={})
-        check(answer, ProblemKind.UPLOADS_OFF, reason="not started with --uploads")
+        check(answer, ProblemKind.UPLOADS_OFF, reason="start the service with --uploads")

@@ -135,7 +135,7 @@ def test_readiness_tells_of_models_engine_and_database(models, monkeypatch):
         assert client.get("/readyz").json().items() >= {"status": "ready", "served": 1, "refused": 0}.items()
         with monkeypatch.context() as patch:
             patch.setattr("service.inference.engine.Engine.alive", lambda _: False)
-            assert client.get("/readyz").json()["detail"] == "no predictions can be run"
+            assert client.get("/readyz").json()["detail"] == "predictions cannot be run"
 
         def fail(*_):
             raise OSError("gone")

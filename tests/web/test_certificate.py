@@ -41,7 +41,7 @@ def test_pasted_response_holds_with_stated_and_recomputed_numbers(visit, service
     expect(row.get_by_role("cell")).to_have_text([radius, radius, "passed"])
     expect(page.get_by_role("row").filter(has_text="Signature")).to_contain_text("passed")
     expect(page.get_by_role("row").filter(has_text="Digest of the folded weights")).to_have_count(1)
-    expect(page.get_by_text("every statement holds by what was computed again")).to_be_visible()
+    expect(page.get_by_text("recomputation confirms every statement")).to_be_visible()
     expect(page.get_by_text("float64", exact=True)).to_be_visible()
     expect(page.locator("#live")).to_have_text("Certificate holds")
 
