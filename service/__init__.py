@@ -1,36 +1,22 @@
-"""The HTTP service: serves what is proved. ``lipserve --models DIR`` runs it.
+"""The HTTP service for certified predictions; ``lipserve --models DIR`` runs it.
 
-The tour, in the order of imports:
+Packages and modules, from the outside in; each imports only those below (contracts in pyproject.toml):
 
-* ``settings``  everything that can be set, one table; ``flags`` reads it from flags, environment and a file.
-* ``errors``    every way a request can fail, as RFC 9457 problems.
-* ``store``     jobs and their results in a database.
-* ``access``    who calls: API keys (``keys``, made by ``key_commands``), ``tokens`` of an identity provider,
-                ``limits`` of each; ``scopes`` is the one table of who may do what.
-* ``schemas``   what goes over the wire.
-* ``policy``    at least how large a radius answers must have, and what becomes of the rest.
-* ``models``    a folder of ONNX files, watched → the present ``registry``: models served, and refused ones
-                with their reasons. ``model_folder`` tells what lies where, ``loading`` reads it,
-                ``model_settings`` and ``readiness`` say what is accepted.
-* ``checks``    files never seen, read by the isolated ``checker`` within what the ``container`` leaves;
-                ``verdicts`` keeps what it found.
-* ``changes``   uploads, removals, labels; ``folder_changes`` writes them to the folder.
-* ``drift``     what was served, and how it compares.
-* ``metrics``   everything that is counted; ``shared_metrics`` adds it up over processes, ``facts`` go beside.
-* ``engine``    arrays in, certified predictions out; where work runs. Knows no HTTP.
-* ``jobs``      long work (audits, evaluations): ``state_folder`` keeps what it needs, ``process`` runs
-                ``worker``, which does it.
-* ``signing``   answers signed, with keys that may change meanwhile.
-* ``labelled``  data for evaluations, admitted or refused.
-* ``batcher``   small requests are answered together.
-* ``api``       the routes, one file a group; ``guard`` is the layer that every request passes, ``direct`` the
-                short way to those asked most often.
-* ``connections`` what a connection may hold of requests that are not whole, and which go the short way.
-* ``arrivals``  requests that do not arrive are ended.
-* ``observed``  the layer around all: request ids, counts; ``logs`` and ``tracing`` are what it writes to.
-* ``server``    one process, its socket and its end; ``workers`` keeps several.
-* ``starting``  imports that take less time and memory, in processes that are all ours.
-* ``app``       ``create_app(settings)`` joins them; ``main`` is the command, which ``__main__`` imports.
+* ``cli``         the command: settings from flags, environment and a file; preflight checks; several workers.
+* ``app``         ``create_app(settings)``, which joins the parts.
+* ``api``         the routes, a file for each group; ``api.schemas`` are their wire types.
+* ``components``  ``Service``, the parts of a process, and the functions that open them.
+* ``http``        uvicorn's server and connections with limits; the fast path to predictions; instrumentation.
+* ``protocols``   requests and responses of v1 and of the Open Inference Protocol v2 as bytes.
+* ``inference``   from decoded requests to certified predictions: pipeline, batches, threads, signatures.
+* ``telemetry``   metrics, logs, traces, drift.
+* ``jobs``        audits and evaluations: queue, database, files.
+* ``auth``        credentials, scopes, rate limits, admission.
+* ``models``      the models folder: watched, checked, read; the registry of served models; administration.
+* ``sandbox``     processes with limits, in which jobs run and model files are checked.
+* ``budget``      a limit on the memory held by requests.
+* ``problems``    every kind of failure, as RFC 9457 problems.
+* ``database``    tables and migrations. ``npz``, ``disk``, ``wire``, ``settings``, ``startup``: shared.
 
 Nothing here imports torch or anything of ``lipmodel.training``.
 """

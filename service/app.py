@@ -24,7 +24,6 @@ from service.api import (
     models,
     page,
     predict,
-    reports,
     v2,
 )
 from service.api import model_admin as changes
@@ -77,7 +76,6 @@ GROUPS = (
     attacks,
     audits,
     evaluations,
-    reports,
     drift,
     ops,
     page,

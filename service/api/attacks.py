@@ -42,10 +42,9 @@ async def attack_model(
     norm = body.norm or predictor.default_norm
     search = service.attacker.attack(model, predictor.check_inputs(rows), norm, request.scope[CALLER])
     attacked = await until_gone(request, search)
-    reference = ModelReference(name=model.name, version=model.version, sha256=predictor.file.sha256)
     return reply(
         AttackResponse(
-            model=reference,
+            model=ModelReference(**model.reference),
             norm=norm,
             execution=model.settings.execution,
             findings=_findings(model, attacked),

@@ -13,25 +13,21 @@ from lipmodel.audit.findings import AuditReport
 from lipmodel.errors import InputError
 from service.api import job_routes as jobs
 from service.api.bodies import json_body
-from service.api.context import ModelDep, ServiceDep, model_route
-from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
-from service.api.reports import require_packages
+from service.api.context import ModelDep, ServiceDep
+from service.api.openapi import json_request
+from service.api.reports import add_report_route, require_packages
 from service.api.schemas.models_and_jobs import AUDIT_EXAMPLES, AuditRequest
-from service.problems import ProblemKind
 from service.protocols.bodies import input_array
 
 router = APIRouter(tags=["audits"])
 
 
-@model_route(
+@jobs.submit_route(
     router,
-    "POST",
-    "/audits",
+    "audit",
     summary="Audit a model: search for contradictions of its certified bounds",
-    response_model=AuditReport,
-    responses=jobs.ACCEPTED
-    | problems(*BODY_PROBLEMS, *MODEL_PROBLEMS, *jobs.JOB_PROBLEMS, ProblemKind.NOT_INSTALLED),
-    openapi_extra=json_request(AuditRequest, AUDIT_EXAMPLES) | {"parameters": [jobs.PREFER]},
+    report=AuditReport,
+    request=json_request(AuditRequest, AUDIT_EXAMPLES),
 )
 async def audit_model(
     request: Request,
@@ -70,3 +66,4 @@ async def audit_model(
 
 
 jobs.add_routes(router, "audit")
+add_report_route(router, "audit")

@@ -103,9 +103,7 @@ def _check(body: CertificateRequest, service: Service) -> CertificateVerdict:
         meaning=meanings[verdict],
         checks=[_as_wire(check) for check in checks],
         certificate=json.loads(signed.to_json()),
-        model=ModelReference(name=model.name, version=model.version, sha256=signed.answer.model_sha256)
-        if model
-        else None,
+        model=ModelReference(**model.reference) if model else None,
     )
 
 

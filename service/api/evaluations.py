@@ -11,15 +11,14 @@ from starlette.responses import Response
 from lipmodel.errors import InputError
 from service.api import job_routes as jobs
 from service.api.bodies import headers_of, read_form, read_json
-from service.api.context import ModelDep, ServiceDep, model_route
-from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, form_request, json_request, problems
-from service.api.reports import require_packages
+from service.api.context import ModelDep, ServiceDep
+from service.api.openapi import form_request, json_request
+from service.api.reports import add_report_route, require_packages
 from service.api.schemas.evaluations import EVALUATION_EXAMPLES, EvaluationRequest, EvaluationResult
 from service.components import Service
 from service.jobs import evaluation_data as labelled
 from service.jobs.queue import Fill
 from service.models.registry import Model
-from service.problems import ProblemKind
 from service.protocols.bodies import input_array, media_type_of, parse
 from service.sandbox import data_folder
 from service.settings import Settings
@@ -33,21 +32,16 @@ FILES = {
 }
 
 
-def _body() -> dict[str, Any]:
-    described = json_request(EvaluationRequest, EVALUATION_EXAMPLES)
-    described["requestBody"]["content"] |= form_request(EvaluationRequest, FILES)
-    return described | {"parameters": [jobs.PREFER]}
+BODY = json_request(EvaluationRequest, EVALUATION_EXAMPLES)
+BODY["requestBody"]["content"] |= form_request(EvaluationRequest, FILES)
 
 
-@model_route(
+@jobs.submit_route(
     router,
-    "POST",
-    "/evaluations",
-    summary="Clean and certified accuracy on labelled data",
-    response_model=EvaluationResult,
-    responses=jobs.ACCEPTED
-    | problems(*BODY_PROBLEMS, *MODEL_PROBLEMS, *jobs.JOB_PROBLEMS, ProblemKind.NOT_INSTALLED),
-    openapi_extra=_body(),
+    "evaluation",
+    summary="Evaluate a model: clean and certified accuracy on labelled data",
+    report=EvaluationResult,
+    request=BODY,
 )
 async def evaluate_model(request: Request, model: ModelDep, service: ServiceDep) -> Response:
     """Data are JSON rows, a file of the service's data folder, or files of a form."""
@@ -131,3 +125,4 @@ def _of_form(form: FormData, settings: Settings) -> tuple[EvaluationRequest, str
 
 
 jobs.add_routes(router, "evaluation")
+add_report_route(router, "evaluation")

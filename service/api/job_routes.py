@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -15,8 +15,8 @@ from starlette.responses import Response, StreamingResponse
 
 from lipmodel.errors import about_field
 from service.api.bodies import reply
-from service.api.context import ServiceDep
-from service.api.openapi import problems
+from service.api.context import F, ServiceDep, model_route
+from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, problems
 from service.api.schemas.models_and_jobs import JobDetail, JobList, JobModel, JobSummary
 from service.auth.admission import Admission
 from service.components import Service
@@ -50,11 +50,32 @@ ACCEPTED: dict[int | str, dict[str, Any]] = {
 }
 JobId = Annotated[str, Path(description="Id of the job, as in the Location header.", max_length=64)]
 JOB_PROBLEMS = (
-    ProblemKind.QUEUE_FULL,
-    ProblemKind.JOB_FAILED,
-    ProblemKind.JOBS_UNAVAILABLE,
-    ProblemKind.INSUFFICIENT_STORAGE,
+    *(ProblemKind.QUEUE_FULL, ProblemKind.JOB_FAILED, ProblemKind.JOBS_UNAVAILABLE),
+    *(ProblemKind.INSUFFICIENT_STORAGE, ProblemKind.NOT_INSTALLED),
 )
+
+
+def submit_route(
+    router: APIRouter, kind: str, *, summary: str, report: type[Any], request: dict[str, Any]
+) -> Callable[[F], F]:
+    """Add a route that submits a job of a kind about a model, and one about one version of a model.
+
+    Args:
+        router: router of the kind.
+        kind: kind of job.
+        summary: summary of the route.
+        report: type of the report.
+        request: OpenAPI description of the request body.
+    """
+    return model_route(
+        router,
+        "POST",
+        f"/{kind}s",
+        summary=summary,
+        response_model=report,
+        responses=ACCEPTED | problems(*BODY_PROBLEMS, *MODEL_PROBLEMS, *JOB_PROBLEMS),
+        openapi_extra=request | {"parameters": [PREFER]},
+    )
 
 
 async def submit(

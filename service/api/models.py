@@ -91,7 +91,7 @@ async def show_samples(model: ModelDep, service: ServiceDep) -> Response:
         detail = f"model '{model.name}' has no samples that fit it"
         raise Problem(ProblemKind.NO_SAMPLES, detail)
     content = {
-        "model": {"name": model.name, "version": model.version, "sha256": model.predictor.file.sha256},
+        "model": model.reference,
         "inputs": samples.inputs,
         "labels": samples.labels,
     }
@@ -141,9 +141,7 @@ def samples_of(registry: Registry, model: Model) -> Samples | None:
 def _summary(versions: Versions, model: Model) -> dict[str, Any]:
     policy = model.settings.policy
     return {
-        "name": model.name,
-        "version": model.version,
-        "sha256": model.predictor.file.sha256,
+        **model.reference,
         "versions": _versions(versions),
         "labels": dict(versions.labels),
         "policy": PolicySummary(norm=policy.norm, epsilon=policy.epsilon, action=policy.action),

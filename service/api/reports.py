@@ -17,8 +17,6 @@ from service.api.job_routes import PATHS, JobId, find
 from service.api.openapi import problems
 from service.problems import Problem, ProblemKind
 
-router = APIRouter()
-
 PACKAGES = ("matplotlib", "jinja2")
 """Packages that produce a report, in the worker."""
 MEDIA_TYPES = {
@@ -55,15 +53,14 @@ def require_packages() -> None:
         raise Problem(ProblemKind.NOT_INSTALLED, str(MissingExtraError("a report", "report")))
 
 
-def add_route(kind: str) -> None:
-    """The route of the reports of one kind of jobs."""
+def add_report_route(router: APIRouter, kind: str) -> None:
+    """Add the route of the report files of one kind of jobs."""
     types = MEDIA_TYPES[kind]
     names = ", ".join(types)
     one_of = Path(description=f"One of {names}.")
 
     @router.get(
         PATHS[kind] + "/{job_id}/report/{file}",
-        tags=[f"{kind}s"],
         summary=f"Get a file of the report of an {kind}",
         response_class=Response,
         responses=problems(ProblemKind.UNKNOWN_JOB, ProblemKind.INVALID_INPUT)
@@ -82,7 +79,3 @@ def add_route(kind: str) -> None:
         if content is None:
             raise Problem(ProblemKind.NO_REPORT, f"the {kind} is {job.state.value} and has no report")
         return Response(content, headers=HEADERS, media_type=types[file])
-
-
-for job_kind in MEDIA_TYPES:
-    add_route(job_kind)

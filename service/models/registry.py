@@ -46,6 +46,11 @@ class Model:
     multiplications: int
     settings: ModelSettings
 
+    @property
+    def reference(self) -> dict[str, str]:
+        """Name, version and digest, the reference to the model in responses."""
+        return {"name": self.name, "version": self.version, "sha256": self.predictor.file.sha256}
+
 
 def differences(old: Model, new: Model) -> str:
     """Return the differences of two versions that would break clients of the old; empty without any."""

@@ -31,7 +31,7 @@ def _decode(payload: Payload, max_rows: int, model: Model) -> DecodedRequest:
 def _encode(answers: Answers) -> tuple[bytes, list[Header]]:
     model = answers.question.model
     content = {
-        "model": {"name": model.name, "version": model.version, "sha256": model.predictor.file.sha256},
+        "model": model.reference,
         "execution": answers.part.execution,
         "predictions": _predictions(answers),
         "warnings": [warning.model_dump() for warning in answers.warnings],
