@@ -33,7 +33,7 @@ def lean_imports() -> Iterator[None]:
         gc.enable()
 
 
-def keep_what_is_loaded() -> None:
+def freeze_loaded_objects() -> None:
     """Exempt all present objects from later garbage collections.
 
     They stay anyway; collecting over them again and again delayed one response in a hundred by 50 ms.
@@ -42,7 +42,7 @@ def keep_what_is_loaded() -> None:
     gc.freeze()
 
 
-def use_little_memory(temporary: Path) -> None:
+def configure_memory(temporary: Path) -> None:
     """Return large freed blocks to the system, and put temporary files into the given folder.
 
     glibc comes to keep blocks of up to 32 MiB in its heap, fragmented by small blocks: bodies of 96 MiB left

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from lipmodel.norms import Norm
 
@@ -28,8 +29,22 @@ Rows = Annotated[
         description="One flat list of numbers (row-major) for each input; all finite, within float32.",
     ),
 ]
+
+
+def _parse_norm(value: Any) -> Any:
+    """Return the norm of any accepted spelling; other values unchanged, for the validator to refuse."""
+    with suppress(ValueError, OverflowError):  # the latter of a whole number beyond float64
+        return Norm.parse(value)
+    return value
+
+
 NormOfRadius = Annotated[
-    Norm, Field(description="Norm in which changes of the input are measured; default: the model's own.")
+    Norm,
+    BeforeValidator(_parse_norm),
+    Field(
+        description="Norm in which changes of the input are measured; default: the model's own. "
+        "'l1', 'l2', 'linf', 1 and 2 are accepted too."
+    ),
 ]
 EXECUTION = "Format that scores are computed in; labels and certified radii hold for every evaluation in it."
 

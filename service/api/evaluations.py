@@ -76,14 +76,14 @@ async def _submit(
         "model": model.name,
         "data": body.path or ("the rows sent" if data is None else "the file sent"),
     }
-    asked = body.model_dump(mode="json", exclude={"inputs", "labels", "path"})
+    parameters = body.model_dump(mode="json", exclude={"inputs", "labels", "path"})
     return await jobs.submit(
         request,
         service.jobs,
         "evaluation",
         model,
-        parameters=asked | source,
-        options=asked | {"data": data, "under": under, "titles": titles},
+        parameters=parameters | source,
+        options=parameters | {"data": data, "under": under, "titles": titles},
         fill=fill,
     )
 

@@ -46,8 +46,8 @@ def problems(*kinds: ProblemKind) -> dict[int | str, dict[str, Any]]:
     content = {MEDIA_TYPE: {"schema": {"$ref": REFERENCE.format(model=ProblemBody.__name__)}}}
     responses: dict[int | str, dict[str, Any]] = {"default": {"description": "Any other problem"}}
     for kind in kinds:
-        said = responses[kind.status]["description"] + "; or " if kind.status in responses else ""
-        responses[kind.status] = {"description": said + kind.title}
+        earlier = responses[kind.status]["description"] + "; or " if kind.status in responses else ""
+        responses[kind.status] = {"description": earlier + kind.title}
     return {status: {**response, "content": content} for status, response in responses.items()}
 
 
@@ -64,12 +64,12 @@ def array_request(described: dict[str, Any], media_type: str, options: type[Base
     """Return a JSON request body that may also be an array in its own format, with options in the query."""
     content = described["requestBody"]["content"]
     content[media_type] = {"schema": {"type": "string", "format": "binary"}}
-    what = f"Only with a body of type {media_type}; a JSON body contains its options."
+    text = f"Only with a body of type {media_type}; a JSON body contains its options."
     fields = options.model_json_schema(ref_template=REFERENCE)["properties"]
     for schema in fields.values():
         schema.pop("default", None)  # generated clients would send a default with every request
     parameters = [
-        {"name": name, "in": "query", "required": False, "description": what, "schema": schema}
+        {"name": name, "in": "query", "required": False, "description": text, "schema": schema}
         for name, schema in fields.items()
     ]
     return {**described, "parameters": parameters}
@@ -79,7 +79,7 @@ def form_request(schema: type[BaseModel], files: dict[str, str]) -> dict[str, An
     """Return the content of a form: the request as JSON, and files with their descriptions by name."""
     properties: dict[str, Any] = {"request": {"$ref": REFERENCE.format(model=schema.__name__)}}
     properties |= {
-        name: {"type": "string", "format": "binary", "description": what} for name, what in files.items()
+        name: {"type": "string", "format": "binary", "description": text} for name, text in files.items()
     }
     return {"multipart/form-data": {"schema": {"type": "object", "properties": properties}}}
 

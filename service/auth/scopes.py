@@ -104,9 +104,9 @@ def required_scopes(method: str, path: str) -> RequiredScopes | None:
         return _known[key]
     except KeyError:
         pass
-    asked = "GET" if method == "HEAD" else method
+    route_method = "GET" if method == "HEAD" else method
     for listed, pattern, scopes in _PATTERNS:
-        if listed == asked and pattern.fullmatch(path):
+        if listed == route_method and pattern.fullmatch(path):
             if len(_known) >= _REMEMBERED:
                 _known.clear()
             if len(path) <= LONGEST_PATH:

@@ -20,7 +20,7 @@ from service.cli.supervisor import Supervisor, WorkersError
 from service.http.server import Server, end_process, listen, listen_together, url_of
 from service.models.writer import sweep
 from service.settings import Settings
-from service.startup import keep_what_is_loaded, use_little_memory
+from service.startup import configure_memory, freeze_loaded_objects
 from service.telemetry import logs
 
 
@@ -83,11 +83,11 @@ def serve_here(settings: Settings, sock: socket.socket) -> None:
         app = create_app(settings)
         service = app.state.service
         refuse_exposure(service, sock)
-        use_little_memory(settings.state_folder)
+        configure_memory(settings.state_folder)
         url = url_of(sock)
 
         def ready() -> None:
-            keep_what_is_loaded()
+            freeze_loaded_objects()
             report_refusals(service)
             click.echo(ready_line(service.registry).format(url=url, workers=""))
 

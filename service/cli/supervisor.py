@@ -32,7 +32,7 @@ from lipmodel.errors import LipcertError
 from service.http.server import Server, end_process, url_of
 from service.sandbox.launch import exit_text, message_writer, module_command, module_environment
 from service.settings import Settings
-from service.startup import keep_what_is_loaded, lean_imports, use_little_memory
+from service.startup import configure_memory, freeze_loaded_objects, lean_imports
 from service.telemetry import logs
 
 MAX_DEATHS = 5
@@ -177,12 +177,12 @@ def main() -> None:
         sys.exit(1)
 
     def ready() -> None:
-        keep_what_is_loaded()
+        freeze_loaded_objects()
         if number == 0:
             report_refusals(service)
         say(ready=ready_line(service.registry))
 
-    use_little_memory(settings.state_folder)
+    configure_memory(settings.state_folder)
     server = Server(app, settings, ready, end_process)
     threading.Thread(target=_end_with_the_supervisor, args=[server], daemon=True).start()
     with sock:

@@ -72,8 +72,8 @@ class Distribution:
 
     def is_of(self, predictor: CertifiedPredictor | None = None) -> bool:
         """Return True if the distribution is the predictor's; by default, if its own is still loaded."""
-        mine = self._predictor()
-        return mine is not None and predictor in (None, mine)
+        own = self._predictor()
+        return own is not None and predictor in (None, own)
 
     @property
     def latest(self) -> Array:

@@ -53,7 +53,7 @@ INVALID = {
     "huge integer": (f'{{"inputs": [[1, {NINES}]]}}', "inputs[0][1]", "(400 digits)"),
     "too many rows": (json.dumps({"inputs": [[1, 2]] * 101}), "inputs", "has 101 rows; at most 100"),
     "unknown norm": ('{"inputs": [[1, 2]], "norm": "3"}', "norm", "'1', '2' or 'inf'"),
-    "norm as number": ('{"inputs": [[1, 2]], "norm": 2}', "norm", "is 2; one of '1', '2' or 'inf'"),
+    "norm as number": ('{"inputs": [[1, 2]], "norm": 3}', "norm", "is 3; one of '1', '2' or 'inf'"),
     "negative epsilon": ('{"inputs": [[1, 2]], "epsilon": -0.5}', "epsilon", "is -0.5; at least 0"),
     "epsilon NaN": ('{"inputs": [[1, 2]], "epsilon": NaN}', "epsilon", "a finite number is accepted"),
     "epsilon string": ('{"inputs": [[1, 2]], "epsilon": "1"}', "epsilon", "is a string"),
@@ -208,7 +208,7 @@ INVALID_AUDITS = {
     "negative seed": ('{"seed": -1}', "seed", "at least 0"),
     "huge seed": ('{"seed": 9223372036854775808}', "seed", "less than"),
     "wrong width": ('{"inputs": [[1]]}', "inputs[0]", "has 1 value; this model expects 2"),
-    "unknown norm": ('{"norm": "l2"}', "norm", "is 'l2'"),
+    "unknown norm": ('{"norm": "l3"}', "norm", "is 'l3'"),
 }
 
 

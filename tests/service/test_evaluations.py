@@ -359,7 +359,7 @@ def test_hostile_idx(client):
 
 def test_forms_that_are_refused(client):
     invalid = ProblemKind.INVALID_INPUT
-    check(upload(client, {"images": b"x"}), invalid, "body", "'data', or 'images' and 'labels' are accepted")
+    check(upload(client, {"images": b"x"}), invalid, "body", "expected are 'data', or 'images' and 'labels'")
     check(upload(client, {"data": GOOD, "more": b"x"}), invalid, "body")
     check(upload(client, {"request": b"{}", "data": GOOD}, request=None), invalid, "request", "is a file")
     check(

@@ -24,6 +24,18 @@ def test_an_answer_has_all_that_is_promised(client):
     assert prediction["certified"] is None
 
 
+@pytest.mark.parametrize(
+    ("norm", "spellings"), [("1", ["l1", "L1", 1, 1.0]), ("2", ["l2", 2]), ("inf", ["linf", "Inf"])]
+)
+def test_a_norm_may_be_spelt_in_every_way(client, norm, spellings):
+    asked = [
+        client.post("/v1/models/two-moons/predict", json={"inputs": [[1, 2]], "norm": n})
+        for n in [norm, *spellings]
+    ]
+    assert len({answer.content for answer in asked}) == 1
+    assert asked[0].json()["predictions"][0]["norm"] == norm
+
+
 @pytest.mark.parametrize("norm", list(Norm))
 @pytest.mark.parametrize(("name", "content"), [("two-moons", two_moons), ("digits", digits)])
 def test_numbers_are_those_of_the_predictor_to_the_last_bit(client, name, content, norm):

@@ -51,7 +51,7 @@ def test_without_there_are_none(client):
     check(
         client.get("/v1/models/two-moons/samples"),
         ProblemKind.NO_SAMPLES,
-        reason="lie beside model 'two-moons'",
+        reason="model 'two-moons' has no samples",
     )
     assert client.get("/v1/models/two-moons").json()["samples"] == 0
 
