@@ -128,8 +128,9 @@ def _steps(path: Path) -> Iterator[dict[str, Any]]:
         yield {"locations": _locations(path)}
         yield {"sha256": CertifiedPredictor(read_onnx(path)).ready_for_all().file.sha256}
     except LipcertError as error:
-        # The runtime reports a failed allocation in these words.
-        ran_out = any(words in str(error) for words in ("bad_alloc", "allocate memory", "MemoryError"))
+        # onnxruntime reports a failed allocation in these words.
+        exhausted = ("bad_alloc", "alloc failed", "allocate memory", "MemoryError")
+        ran_out = any(words in str(error) for words in exhausted)
         yield {"ran_out": "max_bytes"} if ran_out else {"reason": str(error)}
     except MemoryError:
         yield {"ran_out": "max_bytes"}

@@ -97,7 +97,7 @@ def test_whatever_ends_a_check_is_told_and_the_next_file_is_checked(tmp_path):
 
 def test_memory_is_what_is_left_where_that_is_less(tmp_path):
     put(tmp_path / "good.onnx", two_moons())
-    for left, accepted in [(2**20, False), (2**28, True)]:
+    for left, accepted in [(2**16, False), (2**28, True)]:
         (answer,) = answers([tmp_path / "good.onnx"], left=left)
         assert ("sha256" in answer) == accepted
         assert left < answer["max_bytes"] < left + 2**28
