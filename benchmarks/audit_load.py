@@ -3,17 +3,12 @@
     python -m benchmarks.audit_load [--seconds 10] [--rounds 3] [--model examples/models/digits.onnx]
 
 One client sends predictions of one row over one connection, one after another. In every second part
-audits keep the service's one worker busy; parts alternate, so that whatever else the machine does falls on
-both alike. Percentiles are over all rounds.
+audits keep the worker of the service busy; parts alternate, so that other load on the machine falls on both
+alike. Percentiles are over all rounds.
 """
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -21,31 +16,24 @@ import click
 import httpx
 import numpy as np
 
+from benchmarks.lipserve import EXAMPLES, served
+
 
 @click.command()
-@click.option("--seconds", default=10.0, show_default=True, help="Of one part.")
+@click.option("--seconds", default=10.0, show_default=True, help="Duration of a part.")
 @click.option("--rounds", default=3, show_default=True)
-@click.option("--model", default="examples/models/digits.onnx", show_default=True, type=Path)
+@click.option("--model", default=EXAMPLES / "digits.onnx", type=Path)
 def main(seconds: float, rounds: int, model: Path) -> None:
-    """Prints the percentiles."""
-    with tempfile.TemporaryDirectory() as folder:
-        models = Path(folder) / "models"
-        models.mkdir()
-        shutil.copy(model, models / "model.onnx")
-        command = [sys.executable, "-m", "service", "--models", str(models), "--port", "0"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            try:
-                assert process.stdout is not None
-                found = re.search(r"ready at (\S+)", process.stdout.readline())
-                assert found
-                with httpx.Client(base_url=found[1], timeout=60) as client:
-                    measure(client, seconds, rounds)
-            finally:
-                process.terminate()
+    """Print the percentiles."""
+    with (
+        served({"model": model.read_bytes()}) as server,
+        httpx.Client(base_url=server.url, timeout=60) as client,
+    ):
+        measure(client, seconds, rounds)
 
 
 def measure(client: httpx.Client, seconds: float, rounds: int) -> None:
-    """Alternates the parts and prints what they took."""
+    """Alternate the parts and print the percentiles of each."""
     size = client.get("/v1/models/model").json()["input_size"]
     rows = np.random.default_rng(0).uniform(size=(1000, size)).tolist()
     predict(client, rows, 1.0)
@@ -69,7 +57,7 @@ def measure(client: httpx.Client, seconds: float, rounds: int) -> None:
 
 
 def start_audit(client: httpx.Client) -> str:
-    """Queues one and returns where it is found."""
+    """Queue an audit and return its URL."""
     answer = client.post(
         "/v1/models/model/audits", json={"samples": 5000}, headers={"Prefer": "respond-async"}
     )
@@ -78,7 +66,7 @@ def start_audit(client: httpx.Client) -> str:
 
 
 def predict(client: httpx.Client, rows: list[list[float]], seconds: float) -> list[float]:
-    """Milliseconds that each prediction took."""
+    """Return the milliseconds of each prediction."""
     taken, end = [], time.perf_counter() + seconds
     while time.perf_counter() < end:
         body = {"inputs": [rows[len(taken) % len(rows)]]}

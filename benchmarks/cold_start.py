@@ -71,7 +71,7 @@ def serve_once(folder: Path, flags: list[str], variables: Mapping[str, str]) -> 
     try:
         while not answers(port):
             if not tree.running or time.perf_counter() - begun > LIMIT_SECONDS:
-                raise RuntimeError(f"lipserve does not answer: {tree.last_words()}")
+                raise RuntimeError(f"lipserve does not answer: {tree.last_line()}")
             time.sleep(0.005)
         seconds = time.perf_counter() - begun
         if any("libtorch" in Path(f"/proc/{pid}/maps").read_text() for pid in tree.pids()):

@@ -1,47 +1,45 @@
-"""SIGTERM under load, again and again: how many accepted requests are lost.
+"""SIGTERM under load, repeatedly: the number of accepted requests that are lost.
 
     python -m benchmarks.drain [--times 20] [--clients 32] [--workers 1] [--model examples/models/digits.onnx]
 
-A request is *accepted* once the connection that it is sent on is established: the system, if not yet
-the service, has said yes. It is *lost* if its answer then does not arrive whole, whatever the reason. Half
-of the clients keep their connections and send one request after another, until an answer says
-``Connection: close``; half open a connection for each. A connection that is refused is no loss: any client
-may try elsewhere. Also told: how soon after the signal ``/readyz`` says 503, and how long the end takes.
+A request is *accepted* once its connection is established, by the operating system if not yet by the service.
+It is *lost* if its answer then does not arrive completely, for any reason. Half of the clients keep their
+connections and send one request after another, until an answer contains ``Connection: close``; half open a
+connection for each request. A refused connection is no loss, as the client may try elsewhere. Also printed:
+the time from the signal to the first 503 of ``/readyz``, and to the end of the process.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import shutil
-import signal
 import sys
 import tempfile
 import time
-from asyncio.subprocess import PIPE
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
 import numpy as np
 
+from benchmarks.lipserve import EXAMPLES, Lipserve, raw_request
+from benchmarks.wire import PREDICT
 from lipmodel.certify.predictor import CertifiedPredictor
 
 
 @dataclass
 class Outcome:
-    """What became of the requests of one run.
+    """Requests of one run, by their outcome, and the times of the shutdown.
 
     Attributes:
-        counts: of "answered", "refused" and "lost".
-        losses: how each was lost.
+        counts: requests by "answered", "refused" and "lost".
+        losses: error or status line of each lost request.
         after_signal: requests answered after the signal.
-        unready_seconds: from the signal to the first 503 of /readyz; None where none was seen.
+        unready_seconds: from the signal to the first 503 of /readyz; None where no 503 was seen.
         end_seconds: from the signal to the end of the process.
-        status: of the process.
+        status: exit status of the process.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -53,14 +51,14 @@ class Outcome:
 
 
 class Load:
-    """Clients that go on until they are refused."""
+    """Clients that send requests until a connection is refused."""
 
     def __init__(self, port: int, request: bytes, outcome: Outcome) -> None:
         self._port, self._request, self._outcome = port, request, outcome
         self.signalled: float | None = None
 
     async def client(self, *, keep: bool) -> None:
-        """Sends one request after another."""
+        """Send one request after another, over one connection or over a connection each."""
         while True:
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
@@ -77,7 +75,7 @@ class Load:
                 writer.close()
 
     async def readiness(self) -> None:
-        """Asks on one connection after another whether the service is ready."""
+        """Poll /readyz, on a new connection each time, until it answers 503."""
         request = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         while True:
             try:
@@ -93,7 +91,7 @@ class Load:
             await asyncio.sleep(0.005)
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bool:
-        """Sends one request; whether the connection may take another."""
+        """Send one request; return True if the connection may be used for another."""
         try:
             writer.write(request)
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -114,47 +112,36 @@ class Load:
 
 
 async def drain_once(models: Path, request: bytes, *, clients: int, workers: int, seconds: float) -> Outcome:
-    """One server, loaded for that long, then told to stop."""
+    """Load a new server for so many seconds, send it SIGTERM, and return the outcome of all requests."""
     outcome = Outcome()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "service", "--models", str(models), "--port", "0"),
-        *("--workers", str(workers)),
-        stdout=PIPE,
-    )
-    try:
-        assert process.stdout is not None
-        found = re.search(rb"ready at http://127.0.0.1:(\d+) ", await process.stdout.readline())
-        assert found
-        load = Load(int(found[1]), request, outcome)
+    with Lipserve(models, "--workers", workers) as server:
+        await asyncio.to_thread(server.wait_ready)
+        load = Load(server.port, request, outcome)
         asking = [asyncio.create_task(load.client(keep=i % 2 == 0)) for i in range(clients)]
         asking.append(asyncio.create_task(load.readiness()))
         await asyncio.sleep(seconds)
-        process.send_signal(signal.SIGTERM)
+        server.root.terminate()
         load.signalled = time.perf_counter()
-        outcome.status = await process.wait()
+        outcome.status = await asyncio.to_thread(server.root.wait)
         outcome.end_seconds = time.perf_counter() - load.signalled
         await asyncio.gather(*asking)
-    finally:
-        with suppress(ProcessLookupError):
-            process.kill()
     return outcome
 
 
 def predict_request(model: Path) -> bytes:
-    """A prediction of one row, as it goes over the wire."""
+    """Return a request for a prediction of one row, as its bytes."""
     size = CertifiedPredictor(model).file.graph.input_size
-    body = json.dumps({"inputs": np.random.default_rng(0).uniform(size=(1, size)).tolist()})
-    head = "POST /v1/models/model/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+    headers, body = PREDICT.write(np.random.default_rng(0).uniform(size=(1, size)))
+    return raw_request(PREDICT.path, body, headers)
 
 
 @click.command()
 @click.option("--times", default=20, show_default=True)
 @click.option("--clients", default=32, show_default=True)
 @click.option("--workers", default=1, show_default=True)
-@click.option("--model", default="examples/models/digits.onnx", show_default=True, type=Path)
+@click.option("--model", default=EXAMPLES / "digits.onnx", type=Path)
 def main(times: int, clients: int, workers: int, model: Path) -> None:
-    """Prints a line a run; exits with 1 where any request was lost."""
+    """Print a line for each run; exit with status 1 where any request was lost."""
     rng = np.random.default_rng(0)
     total: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:

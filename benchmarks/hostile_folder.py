@@ -177,7 +177,7 @@ class Service:
     def models(self) -> dict[str, dict[str, str]]:
         """As listed now, by name; none before it answers."""
         if not self.tree.running:
-            raise RuntimeError(f"the service ended: {self.tree.last_words()}")
+            raise RuntimeError(f"the service ended: {self.tree.last_line()}")
         with suppress(OSError, IndexError):
             pages = Path(f"/proc/{self.tree.pids()[0]}/statm").read_text().split()[1]
             self.most_bytes = max(self.most_bytes, int(pages) * os.sysconf("SC_PAGESIZE"))

@@ -1,4 +1,4 @@
-"""A server as the tree of processes it is: started, paused, measured by what /proc says of it, ended."""
+"""A command and its descendants: started, paused, measured from /proc, and ended."""
 
 from __future__ import annotations
 
@@ -9,26 +9,30 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 PROC = Path("/proc")
 TICKS = os.sysconf("SC_CLK_TCK")
 GRACE_SECONDS = 10.0
-"""To end by itself."""
+"""For the command to end after SIGTERM."""
 
 
 class Tree:
     """A command and all its descendants.
 
     Args:
-        command: to run.
-        log: file for what it prints.
-        environment: beside this process's own.
+        command: program and arguments.
+        log: file for standard output and standard error.
+        environment: variables added to those of this process.
+
+    Attributes:
+        root: the process of the command itself.
     """
 
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
         self.log = log
         with log.open("wb") as output:
-            self._root = subprocess.Popen(
+            self.root = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -37,67 +41,76 @@ class Tree:
                 start_new_session=True,
             )
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
     @property
     def running(self) -> bool:
-        """Whether the command itself has not ended."""
-        return self._root.poll() is None
+        """Return True until the command itself has ended."""
+        return self.root.poll() is None
 
-    def last_words(self) -> str:
-        """The last line of what it printed."""
+    def last_line(self) -> str:
+        """Return the last line of the log."""
         lines = self.log.read_text(errors="replace").strip().splitlines()
         return lines[-1][:200] if lines else "printed nothing"
 
     def pids(self) -> list[int]:
-        """The command's and its descendants'."""
+        """Return the process ids of the command and its descendants."""
         children: dict[int, list[int]] = {}
         for entry in PROC.iterdir():
             if entry.name.isdecimal() and (fields := _stat(int(entry.name))):
                 children.setdefault(int(fields[1]), []).append(int(entry.name))
-        found = [self._root.pid]
+        found = [self.root.pid] if self.running else []
         for pid in found:
             found += children.get(pid, [])
         return found
 
     def cpu_seconds(self) -> float:
-        """Of user and system time so far."""
+        """Return the user and system time of all processes so far."""
         stats = [_stat(pid) for pid in self.pids()]
         return sum(int(fields[11]) + int(fields[12]) for fields in stats if fields) / TICKS
 
     def resident_bytes(self) -> int:
-        """Memory; pages that several of the processes share count once for each."""
-        return sum(int(fields[21]) for pid in self.pids() if (fields := _stat(pid))) * os.sysconf(
-            "SC_PAGESIZE"
-        )
+        """Return the memory of all processes; pages that several of them share count once for each."""
+        return sum(map(resident_bytes, self.pids()))
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends it to every process: SIGSTOP, so that it takes no time of others, or SIGCONT."""
+        """Send a signal to every process: SIGSTOP, so that none takes processor time, or SIGCONT."""
         for pid in self.pids():
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     def end(self) -> None:
-        """Ends every process, first by asking."""
+        """End every process: SIGTERM to the command, SIGKILL to all that is left after ``GRACE_SECONDS``."""
         self.signal(signal.SIGCONT)
         pids = self.pids()
-        self._root.terminate()
+        self.root.terminate()
         with suppress(subprocess.TimeoutExpired):
-            self._root.wait(GRACE_SECONDS)
+            self.root.wait(GRACE_SECONDS)
         for pid in pids:
-            # Of a process that outlives its parent; its number cannot yet belong to another's.
+            # A process may outlive its parent; its id cannot belong to another process yet.
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self._root.wait()
+        self.root.wait()
 
 
 def _stat(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat from the state on, numbered from 0; none where it has ended."""
+    """Return the fields of /proc/PID/stat from the state on; none of a process that has ended."""
     try:
         return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return []
 
 
+def resident_bytes(pid: int) -> int:
+    """Return the resident memory of one process; 0 once it has ended."""
+    return int(fields[21]) * os.sysconf("SC_PAGESIZE") if (fields := _stat(pid)) else 0
+
+
 def free_port() -> int:
-    """One that nobody listens on."""
+    """Return a port of 127.0.0.1 that no process listens on."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         return int(sock.getsockname()[1])

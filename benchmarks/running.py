@@ -57,7 +57,7 @@ class Running:
                 return
             last = f"answers {answer.status_code}: {answer.text[:200]}"
             time.sleep(0.1)
-        raise RuntimeError(f"{last}; {self.tree.last_words()}")
+        raise RuntimeError(f"{last}; {self.tree.last_line()}")
 
     def check(self, wire: Wire, inputs: list[Array], connections: int) -> None:
         """Asks for each input, as many at a time as there are connections, and compares the answers.
