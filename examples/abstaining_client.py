@@ -1,10 +1,10 @@
-"""Acts on certified answers alone: what is nearer to the boundary than the sensor's error goes to a person.
+"""Act on certified predictions only, and leave readings near the decision boundary to a person.
 
     make demo                                   # or lipserve --models examples/models, in another terminal
     python examples/abstaining_client.py [--url http://127.0.0.1:8000] [--epsilon 0.1] [--api-key KEY]
 
-Each reading of a sensor may be off by up to epsilon. An answer whose radius is at least epsilon would have
-been the same for the true reading; of any other nothing is known, and nothing is done.
+Each reading of a sensor has an error of up to epsilon. A prediction with a certified radius of at least
+epsilon is also the prediction for the true reading; other predictions are not used.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ READINGS = 200
 
 
 def decide(client: Client, readings: np.ndarray, epsilon: float) -> list[str | None]:
-    """A label for each reading, or None where no answer is certified at epsilon."""
+    """Return a label for each reading; None if the prediction is not certified at epsilon."""
     answers = client.predict("two-moons", readings, epsilon=epsilon)
     return [answer.label if answer.certified else None for answer in answers]
 
 
 def main() -> None:
-    """Decides on some readings, and shows that errors of the sensor would have changed nothing."""
-    parser = argparse.ArgumentParser(description="Acts on certified answers alone.")
+    """Decide on some readings, and compare with the decisions for the true values."""
+    parser = argparse.ArgumentParser(description="Act on certified predictions only.")
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--epsilon", default=0.1, type=float)
     parser.add_argument("--api-key")
@@ -39,12 +39,12 @@ def main() -> None:
     readings = truth + given.epsilon * direction / np.linalg.norm(direction, axis=1, keepdims=True)
     with Client(given.url, api_key=given.api_key) as client:
         decided = decide(client, readings, given.epsilon)
-        of_the_truth = [answer.label for answer in client.predict("two-moons", truth)]
+        true_labels = [answer.label for answer in client.predict("two-moons", truth)]
     for label, count in Counter(decided).most_common():
         print(f"{'left to a person' if label is None else label}: {count}")
-    pairs = zip(decided, of_the_truth, strict=True)
+    pairs = zip(decided, true_labels, strict=True)
     wrong = sum(None not in (label, true) and label != true for label, true in pairs)
-    print(f"decisions that the sensor's error changed: {wrong}")
+    print(f"decisions changed by the sensor's error: {wrong}")
 
 
 if __name__ == "__main__":

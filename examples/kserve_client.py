@@ -1,11 +1,10 @@
-"""Asks by the Open Inference Protocol with Triton's own client, unmodified: binary tensors in and out.
+"""Query the service by the Open Inference Protocol with Triton's own client and binary tensors.
 
     pip install 'tritonclient[http]'
     lipserve --models examples/models                                       # in another terminal
     python examples/kserve_client.py [--url 127.0.0.1:8000] [--api-key KEY]
 
-What such a client must know of a model is in its metadata; the label and its certified radius are
-outputs beside the scores.
+The model's metadata describes its inputs; the label and its certified radius are outputs beside the scores.
 """
 
 from __future__ import annotations
@@ -15,13 +14,15 @@ import argparse
 import numpy as np
 from tritonclient import http
 
+from lipmodel.display import rounded_down
+
 MODEL = "two-moons"
 READINGS = np.array([[0.5, 0.25], [0.0, 1.0], [-1.0, 0.5]], dtype=np.float32)
 
 
 def main() -> None:
-    """Prints a label and a radius for each reading."""
-    parser = argparse.ArgumentParser(description="Asks with Triton's client.")
+    """Print a label and a certified radius for each reading."""
+    parser = argparse.ArgumentParser(description="Query the service with Triton's client.")
     parser.add_argument("--url", default="127.0.0.1:8000")
     parser.add_argument("--api-key")
     given = parser.parse_args()
@@ -40,8 +41,8 @@ def main() -> None:
         )
     labels, radii, certified = map(answer.as_numpy, names)
     for reading, label, radius, enough in zip(READINGS, labels, radii, certified, strict=True):
-        name, told = label.decode() or "withheld", "certified" if enough else "not certified"
-        print(f"{reading.tolist()}: {name}, certified radius {radius:.4f}, {told} at 0.1")
+        name, verdict = label.decode() or "withheld", "certified" if enough else "not certified"
+        print(f"{reading.tolist()}: {name}, certified radius {rounded_down(radius)}, {verdict} at 0.1")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A training loop of your own: an ordinary nn.Sequential, an ordinary optimiser, a certified ONNX file.
+"""A custom training loop: an ordinary nn.Sequential, an ordinary optimiser, a certified ONNX file.
 
 ``python examples/training_loop.py digits.onnx``
 """
@@ -26,7 +26,7 @@ EPOCHS, BATCH = 20, 64
 
 
 def main(path: Path) -> None:
-    """Trains on the bundled digits and writes the file."""
+    """Train on the bundled digits and write the file."""
     torch.manual_seed(0)
     train, held_out = load_parts("digits")
     inputs, labels = torch.from_numpy(train.inputs), torch.from_numpy(train.labels)
@@ -34,10 +34,10 @@ def main(path: Path) -> None:
     body = nn.Sequential(Shift(inputs.mean(dim=0)), ConstrainedDense(64, 128, Stiefel()), max_min())
     head = PrototypeHead(128, classes=10, prototypes=10)
     network = nn.Sequential(body, head)
-    head.place_(body(inputs), labels)  # prototypes start as the k-means of each class
+    head.place_(body(inputs), labels)  # initial prototypes: the k-means of each class
 
     optimiser = torch.optim.Adam(network.parameters(), lr=0.002)
-    keep_constraints(optimiser, network)  # after each step the weights return to their sets
+    keep_constraints(optimiser, network)  # projects the weights after each step
     loss = CertifiedRadiusHinge(epsilon=1.0)
     for _ in range(EPOCHS):
         for rows in torch.randperm(len(inputs)).split(BATCH):

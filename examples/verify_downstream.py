@@ -1,12 +1,12 @@
-"""Takes over answers from others: a signed certificate is believed once it has been verified here, offline.
+"""Accept predictions from third parties after verifying their signed certificates offline.
 
     lipserve keys new-signing signing.json
     lipserve --models examples/models --signing-keys signing.json          # in another terminal
     python examples/verify_downstream.py [--url http://127.0.0.1:8000] [--api-key KEY]
 
-Whoever hands an answer on hands on its certificate, and need not be trusted: what was altered on the way is
-refused. The keys are fetched once and kept. With the model's file and the input every number could be
-computed again: ``lipmodel.signed.check.check_answer``, or ``lipmodel verify --model … --input …``.
+The third party passes on the certificate with the prediction and need not be trusted: an altered certificate
+is refused. The keys are fetched once and kept. With the model's file and the input every number can be
+recomputed: ``lipmodel.signed.check.check_answer``, or ``lipmodel verify --model … --input …``.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ READING, EPSILON = [0.0, 1.0], 0.1
 
 
 def accept(certificate: str, reading: list[float], keys: PublicKeys) -> str | None:
-    """The label to act on, or None where it is not certified at EPSILON.
+    """Return the label to act on; None if the label is not certified at EPSILON.
 
     Raises:
-        SignatureError: the certificate is not what the service signed, or of another reading.
+        SignatureError: the certificate was altered, or is of another reading.
     """
     answer = open_signed(certificate, keys).answer
     if answer.input_sha256 != digest(reading):
@@ -39,8 +39,8 @@ def accept(certificate: str, reading: list[float], keys: PublicKeys) -> str | No
 
 
 def main() -> None:
-    """Gets one certificate, acts on it, and tries altered ones."""
-    parser = argparse.ArgumentParser(description="Verifies signed certificates downstream.")
+    """Get a certificate, act on it, and show that altered certificates are refused."""
+    parser = argparse.ArgumentParser(description="Verify signed certificates downstream.")
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--api-key")
     given = parser.parse_args()

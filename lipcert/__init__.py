@@ -1,10 +1,10 @@
 """The client of the service: ``from lipcert.client import Client, AsyncClient``.
 
-Nothing here imports the service or the library, only httpx (and numpy, where arrays are sent).
+This package imports neither the service nor the library, only httpx (and numpy, to send arrays).
 
-* ``errors``   the tree of what can go wrong.
-* ``results``  what the service answers, as dataclasses.
-* ``calls``    each request, and how its answer is read: knows no network.
-* ``retries``  when to try again.
+* ``errors``   the exceptions.
+* ``results``  responses as dataclasses.
+* ``calls``    requests, and the parsing of their responses; no input or output.
+* ``retries``  the retry policy.
 * ``client``   the two clients, which send calls.
 """

@@ -1,4 +1,4 @@
-"""Each request of the service's API, and how its answer is read. Knows no network."""
+"""Requests of the service's API, and the parsing of their responses; no input or output."""
 
 from __future__ import annotations
 
@@ -25,8 +25,13 @@ class Call(Generic[T]):
     """A request.
 
     Attributes:
-        read: the answer, from a response that is none of a problem.
-        idempotent: whether sending it twice is as sending it once, so that it may be tried again.
+        method: HTTP method.
+        path: path of the URL.
+        read: parser of a successful response.
+        idempotent: whether the request may be retried: sending it twice has the effect of sending it once.
+        content: body of the request.
+        headers: headers beside those of the client.
+        query: parameters of the URL.
     """
 
     method: str
@@ -38,10 +43,10 @@ class Call(Generic[T]):
     query: Mapping[str, str] = field(default_factory=dict)
 
     def answer(self, response: httpx.Response) -> T:
-        """What the response says.
+        """Return the parsed response.
 
         Raises:
-            ProblemError: it is a problem, or nothing that this service would say.
+            ProblemError: the response has an error status.
         """
         if response.is_success:
             return self.read(response)
@@ -63,56 +68,56 @@ def predict(
     model: str,
     inputs: np.ndarray[Any, Any] | Sequence[Sequence[float]],
     *,
-    norm: str | None,
+    norm: str | int | None,
     epsilon: float | None,
     options: Mapping[str, bool],
     npy: bool,
 ) -> Call[Predictions]:
-    """Classify (N, d) inputs, as JSON or as the bytes of a .npy file."""
-    asked: dict[str, Any] = {name: value for name, value in options.items() if value}
+    """Return the call that classifies (N, d) inputs, sent as JSON or as the bytes of a .npy file."""
+    parameters: dict[str, Any] = {name: value for name, value in options.items() if value}
     if norm is not None:
-        asked["norm"] = norm
+        parameters["norm"] = norm
     if epsilon is not None:
-        asked["epsilon"] = epsilon
+        parameters["epsilon"] = epsilon
     path = f"/v1/models/{quote(model, safe='')}/predict"
     if npy:
-        query = {name: v if isinstance(v, str) else json.dumps(v) for name, v in asked.items()}
+        query = {name: v if isinstance(v, str) else json.dumps(v) for name, v in parameters.items()}
         headers = {"Content-Type": "application/x-npy"}
         return Call("POST", path, _predictions, content=_npy(inputs), headers=headers, query=query)
     rows = inputs.tolist() if hasattr(inputs, "tolist") else inputs
-    return _json("POST", path, _predictions, {"inputs": rows} | asked)
+    return _json("POST", path, _predictions, {"inputs": rows} | parameters)
 
 
 def list_models() -> Call[list[ModelSummary]]:
-    """Every model of the folder."""
+    """Return the call that lists all models."""
     return Call("GET", "/v1/models", lambda r: [read(ModelSummary, m) for m in r.json()["models"]])
 
 
 def show_model(name: str) -> Call[dict[str, Any]]:
-    """What is proved of one model, as the service writes it."""
+    """Return the call that describes a model."""
     return Call("GET", f"/v1/models/{quote(name, safe='')}", lambda r: dict(r.json()))
 
 
 def upload_model(name: str, content: bytes, force: bool) -> Call[dict[str, Any]]:
-    """A new file under that name."""
+    """Return the call that uploads a file as a model."""
     headers = {"Content-Type": "application/octet-stream"}
     path = f"/v1/models/{quote(name, safe='')}{'?force=true' if force else ''}"
     return Call("PUT", path, lambda r: dict(r.json()), content=content, headers=headers)
 
 
 def submit(kind: str, model: str, parameters: Mapping[str, Any]) -> Call[str]:
-    """A new job; its id. Not idempotent: each makes a job."""
+    """Return the call that starts a job and reads its id; not idempotent, as each call starts a job."""
     path = f"/v1/models/{quote(model, safe='')}/{kind}s"
     return _json("POST", path, _job_id, dict(parameters), idempotent=False, Prefer="respond-async")
 
 
 def show_job(kind: str, job_id: str) -> Call[Job]:
-    """One job."""
+    """Return the call that gets a job."""
     return Call("GET", f"{JOBS[kind]}/{quote(job_id, safe='')}", _job)
 
 
 def cancel_job(kind: str, job_id: str) -> Call[Job]:
-    """Ends one."""
+    """Return the call that cancels a job."""
     return Call("DELETE", f"{JOBS[kind]}/{quote(job_id, safe='')}", _job)
 
 
@@ -125,7 +130,7 @@ def _json(
     idempotent: bool = True,
     **headers: str,
 ) -> Call[T]:
-    # Not-a-number has no JSON; a ValueError here says so sooner than the service.
+    # NaN has no JSON: raise ValueError here, before the service refuses it.
     content = json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
     return Call(
         method, path, reader, idempotent, content, headers={"Content-Type": "application/json"} | headers

@@ -1,13 +1,13 @@
-"""Two clients of the service, for threads and for asyncio, that do the same.
+"""Two clients of the service with equal methods, for threads and for asyncio.
 
 ::
 
     with Client("http://127.0.0.1:8000") as client:
         for answer in client.predict("two-moons", [[0.0, 1.0]], epsilon=0.1):
-            print(answer.label if answer.certified else "nobody knows")
+            print(answer.label if answer.certified else "not certified")
 
-Connection errors, 429 and 503 are tried again, see :class:`Retries`, where sending twice is as sending
-once; everything but starting a job is. Any other problem is raised at once, see :mod:`lipcert.errors`.
+Idempotent requests (all but starting a job) are retried after connection errors, 429 and 503, see
+:class:`Retries`. Other errors are raised immediately, see :mod:`lipcert.errors`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["AsyncClient", "Client", "Retries"]
 
 T = TypeVar("T")
 Kind = Literal["audit", "evaluation"]
-AGAIN = (429, 503)
+RETRIED = (429, 503)
 POLL_SECONDS = 0.5
 
 
@@ -43,17 +43,17 @@ def _headers(api_key: str | None) -> dict[str, str]:
 def _pause(
     call: Call[Any], retries: Retries, tried: int, outcome: httpx.Response | Exception
 ) -> float | None:
-    """Seconds until the next try, or None where the outcome stands."""
+    """Return the seconds until the next try; None if the outcome is final."""
     if isinstance(outcome, httpx.Response):
-        if outcome.status_code not in AGAIN or not call.idempotent:
+        if outcome.status_code not in RETRIED or not call.idempotent:
             return None
         return retries.wait(tried, outcome.headers.get("retry-after"))
-    # A connection that could not be made has surely started nothing.
+    # A connection that failed to open has started nothing.
     return retries.wait(tried) if call.idempotent or isinstance(outcome, httpx.ConnectError) else None
 
 
 class _Calls:
-    """What both clients know."""
+    """Base class of both clients."""
 
     def __init__(self, retries: Retries) -> None:
         self._retries = retries
@@ -70,14 +70,14 @@ class _Calls:
 
 
 class Client(_Calls):
-    """A client for threads; may be shared by several, and keeps connections open.
+    """A client with persistent connections; may be shared by threads.
 
     Args:
-        url: where the service is, ``http://host:port``.
-        api_key: a key or a JWT, sent as a bearer token.
-        timeout: seconds that one try may take.
-        retries: when to try again.
-        transport: how requests are sent, where not over the network (tests).
+        url: URL of the service, ``http://host:port``.
+        api_key: an API key or a JWT, sent as a bearer token.
+        timeout: timeout of each try, in seconds.
+        retries: the retry policy.
+        transport: an httpx transport, for tests.
     """
 
     def __init__(
@@ -99,56 +99,62 @@ class Client(_Calls):
         model: str,
         inputs: np.ndarray[Any, Any] | Sequence[Sequence[float]],
         *,
-        norm: str | None = None,
+        norm: str | int | None = None,
         epsilon: float | None = None,
         npy: bool = False,
         **options: bool,
     ) -> Predictions:
-        """Classifies (N, d) inputs, each with its certified radius in the input's units.
+        """Classify (N, d) inputs; return predictions with certified radii in the units of the inputs.
 
         Args:
-            model: its name.
+            model: name of the model.
             inputs: flat rows, or an array of float32 or float64.
-            norm: "1", "2" or "inf"; the model's own by default.
-            epsilon: size of change that ``certified`` answers for.
-            npy: sends an array as it is (application/x-npy): smaller and faster than JSON.
+            norm: norm of the radii: "l1", "l2" or "linf", also "1", "2", "inf"; by default the model's norm.
+            epsilon: radius that ``certified`` refers to.
+            npy: send a binary array (application/x-npy), smaller and faster than JSON.
             options: ``tighten``, ``portable`` or ``certificate``, see the service's ``/docs``.
 
         Raises:
-            ProblemError: the service refuses or fails.
-            ServiceUnreachableError: it does not answer.
+            ProblemError: the service refuses the request or fails.
+            ServiceUnreachableError: the service does not respond.
         """
         return self._send(calls.predict(model, inputs, norm=norm, epsilon=epsilon, options=options, npy=npy))
 
     def models(self) -> list[ModelSummary]:
-        """Every model of the service, the refused ones too."""
+        """Return all models of the service, including refused ones."""
         return self._send(calls.list_models())
 
     def model(self, name: str) -> dict[str, Any]:
-        """What is proved of one model, as ``GET /v1/models/NAME`` says it."""
+        """Return the description of a model: the response of ``GET /v1/models/NAME``."""
         return self._send(calls.show_model(name))
 
     def upload(self, name: str, content: bytes, *, force: bool = False) -> dict[str, Any]:
-        """Serves an ONNX file under that name; with ``force`` even where clients of the name would break."""
+        """Upload an ONNX file as a model, and return its description.
+
+        Args:
+            name: name of the model; an existing model is replaced.
+            content: the ONNX file's bytes.
+            force: replace a model even if the change breaks its clients.
+        """
         return self._send(calls.upload_model(name, content, force))
 
     def start(self, kind: Kind, model: str, parameters: Mapping[str, Any]) -> str:
-        """Starts an audit or evaluation with the parameters that ``/docs`` lists; returns its id."""
+        """Start an audit or evaluation and return its id; ``/docs`` lists the parameters."""
         return self._send(calls.submit(kind, model, parameters))
 
     def job(self, kind: Kind, job_id: str) -> Job:
-        """How it stands."""
+        """Return the state of a job."""
         return self._send(calls.show_job(kind, job_id))
 
     def cancel(self, kind: Kind, job_id: str) -> Job:
-        """Ends it."""
+        """Cancel a job and return its state."""
         return self._send(calls.cancel_job(kind, job_id))
 
     def wait(self, kind: Kind, job_id: str, *, seconds: float = 3600.0) -> Job:
-        """The job once it has ended.
+        """Return the job after it has ended.
 
         Raises:
-            TimeoutError: it has not in that time; it goes on.
+            TimeoutError: the job is still running after that many seconds; it is not cancelled.
         """
         end = time.monotonic() + seconds
         while not (job := self.job(kind, job_id)).ended:
@@ -158,7 +164,7 @@ class Client(_Calls):
         return job
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._http.close()
 
     def __enter__(self) -> Client:
@@ -183,7 +189,7 @@ class Client(_Calls):
 
 
 class AsyncClient(_Calls):
-    """The same for asyncio; arguments and errors are those of :class:`Client`."""
+    """A client for asyncio, with the arguments, methods and errors of :class:`Client`."""
 
     def __init__(
         self,
@@ -204,49 +210,49 @@ class AsyncClient(_Calls):
         model: str,
         inputs: np.ndarray[Any, Any] | Sequence[Sequence[float]],
         *,
-        norm: str | None = None,
+        norm: str | int | None = None,
         epsilon: float | None = None,
         npy: bool = False,
         **options: bool,
     ) -> Predictions:
-        """See :meth:`Client.predict`."""
+        """Return predictions; see :meth:`Client.predict`."""
         return await self._send(
             calls.predict(model, inputs, norm=norm, epsilon=epsilon, options=options, npy=npy)
         )
 
     async def models(self) -> list[ModelSummary]:
-        """See :meth:`Client.models`."""
+        """Return all models; see :meth:`Client.models`."""
         return await self._send(calls.list_models())
 
     async def model(self, name: str) -> dict[str, Any]:
-        """See :meth:`Client.model`."""
+        """Return the description of a model; see :meth:`Client.model`."""
         return await self._send(calls.show_model(name))
 
     async def upload(self, name: str, content: bytes, *, force: bool = False) -> dict[str, Any]:
-        """See :meth:`Client.upload`."""
+        """Upload a model; see :meth:`Client.upload`."""
         return await self._send(calls.upload_model(name, content, force))
 
     async def start(self, kind: Kind, model: str, parameters: Mapping[str, Any]) -> str:
-        """See :meth:`Client.start`."""
+        """Start a job and return its id; see :meth:`Client.start`."""
         return await self._send(calls.submit(kind, model, parameters))
 
     async def job(self, kind: Kind, job_id: str) -> Job:
-        """See :meth:`Client.job`."""
+        """Return the state of a job; see :meth:`Client.job`."""
         return await self._send(calls.show_job(kind, job_id))
 
     async def cancel(self, kind: Kind, job_id: str) -> Job:
-        """See :meth:`Client.cancel`."""
+        """Cancel a job; see :meth:`Client.cancel`."""
         return await self._send(calls.cancel_job(kind, job_id))
 
     async def wait(self, kind: Kind, job_id: str, *, seconds: float = 3600.0) -> Job:
-        """See :meth:`Client.wait`."""
+        """Return the job after it has ended; see :meth:`Client.wait`."""
         async with asyncio.timeout(seconds):
             while not (job := await self.job(kind, job_id)).ended:
                 await asyncio.sleep(POLL_SECONDS)
             return job
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._http.aclose()
 
     async def __aenter__(self) -> AsyncClient:
@@ -271,14 +277,14 @@ class AsyncClient(_Calls):
 
 
 def _final(call: Call[T], outcome: httpx.Response | Exception) -> T:
-    """What the last try came to.
+    """Return the parsed response of the last try.
 
     Raises:
-        LipcertClientError: nothing good.
+        LipcertClientError: there is no response, a problem, or a response in another format.
     """
     if not isinstance(outcome, httpx.Response):
-        raise ServiceUnreachableError(f"no answer: {outcome or type(outcome).__name__}") from outcome
+        raise ServiceUnreachableError(f"no response: {outcome or type(outcome).__name__}") from outcome
     try:
         return call.answer(outcome)
-    except (ValueError, KeyError, TypeError) as error:  # of somebody else at that address
-        raise LipcertClientError(f"the answer is none of this service: {error!r}") from error
+    except (ValueError, KeyError, TypeError) as error:  # another server at this address
+        raise LipcertClientError(f"the response is not from a Lipcert service: {error!r}") from error

@@ -1,12 +1,12 @@
-"""What can go wrong.
+"""The exceptions of the client.
 
 ::
 
     LipcertClientError
-    ├── ServiceUnreachableError   no answer: refused, reset, timed out
-    └── ProblemError              an answer that is a problem (RFC 9457)
-        ├── InvalidRequestError       4xx: asking again will not help
-        ├── TryAgainError             429, 503: it may, later
+    ├── ServiceUnreachableError   no response: connection refused, reset, timed out
+    └── ProblemError              a problem response (RFC 9457)
+        ├── InvalidRequestError       4xx: a retry will not help
+        ├── TryAgainError             429, 503: a later retry may help
         └── ServiceFailedError        any other 5xx
 """
 
@@ -16,30 +16,35 @@ from dataclasses import dataclass
 
 
 class LipcertClientError(Exception):
-    """All errors of this package."""
+    """Base class of the client's errors."""
 
 
 class ServiceUnreachableError(LipcertClientError):
-    """The service gave no answer, as often as it was tried."""
+    """The service did not respond to any try."""
 
 
 @dataclass(frozen=True)
 class FieldError:
-    """A part of the request that is to blame, and why."""
+    """An invalid part of the request.
+
+    Attributes:
+        field: path of the field, ``inputs[0]``.
+        reason: the value, the limit and the remedy.
+    """
 
     field: str
     reason: str
 
 
 class ProblemError(LipcertClientError):
-    """The service answered with a problem.
+    """A problem response of the service (RFC 9457).
 
     Attributes:
-        status: of HTTP.
-        kind: the last part of the problem's type, "invalid-input"; "" where the answer has none.
-        detail: what went wrong, for people.
-        errors: the parts of the request to blame, if any.
-        request_id: by which the service's log names the request; "" where the answer has none.
+        status: HTTP status.
+        kind: last segment of the problem's type, such as "invalid-input"; "" without a type.
+        detail: description of the problem, for people.
+        errors: the invalid parts of the request, if any.
+        request_id: id of the request in the service's log; "" without one.
     """
 
     def __init__(
@@ -51,21 +56,21 @@ class ProblemError(LipcertClientError):
 
 
 class InvalidRequestError(ProblemError):
-    """The request is at fault: the same again is answered the same."""
+    """The request is invalid; repeating it does not help."""
 
 
 class TryAgainError(ProblemError):
-    """The service is busy or not ready, and was so as often as it was tried."""
+    """The service was busy or not ready on every try."""
 
 
 class ServiceFailedError(ProblemError):
-    """The service is at fault; its log, by the request id, says more."""
+    """The service failed; its log has the details under the request id."""
 
 
 def problem_error(
     status: int, kind: str, detail: str, errors: tuple[FieldError, ...], request_id: str
 ) -> ProblemError:
-    """The error of that status."""
+    """Return the error class of a status, with the problem's members."""
     if status in (429, 503):
         return TryAgainError(status, kind, detail, errors, request_id)
     chosen = ServiceFailedError if status >= 500 else InvalidRequestError

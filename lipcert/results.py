@@ -1,4 +1,4 @@
-"""What the service answers. Members that are not known here are passed over: a newer service may be asked."""
+"""Responses of the service as dataclasses; unknown members, of newer services, are ignored."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ R = TypeVar("R")
 
 
 def read(kind: type[R], answer: Mapping[str, Any]) -> R:
-    """An answer's object as that dataclass; members that the service left out are the class's defaults."""
+    """Return a response's object as a dataclass; missing members take the class's defaults."""
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: value for name, value in answer.items() if name in known})
 
 
 @dataclass(frozen=True)
 class ModelReference:
-    """Which file answered.
+    """The model of a response.
 
     Attributes:
+        name: name of the model.
+        version: its version.
         sha256: digest of the ONNX file.
     """
 
@@ -30,22 +32,22 @@ class ModelReference:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer to one input.
+    """The prediction for one input.
 
     Attributes:
-        label: name of the class; None where the model's policy abstains.
-        label_index: its index, or None likewise.
-        scores: one a class; one in all of a binary classifier.
-        margin: the answer's score less the next class's.
-        certified_radius: no change of the input within it changes the label; 0 certifies nothing.
+        label: name of the class; None if the model's policy abstains.
+        label_index: index of the class; None if the model's policy abstains.
+        scores: one score per class; a single score for a binary classifier.
+        margin: score of the label minus the score of the next class.
+        certified_radius: radius within which no change of the input changes the label; 0 certifies nothing.
         runner_up: the class that limits the radius.
-        norm: "1", "2" or "inf": of the radius.
-        method: what the radius comes from.
-        certified: whether the radius is positive and at least the epsilon asked about; None without one.
-        radius_float32_portable: the radius for every conforming runtime, where asked for.
-        certificate: signed, where asked for: JWS in its compact form.
+        norm: norm of the radius, "1", "2" or "inf".
+        method: origin of the radius: "lipschitz", "mixture" or "local".
+        certified: whether the radius is positive and at least the requested epsilon; None without an epsilon.
+        radius_float32_portable: the radius for every conforming runtime, if requested.
+        certificate: the signed certificate as a compact JWS, if requested.
         abstained: whether the policy withholds the label.
-        tightening_complete: whether the search for a larger radius was not cut short; None without one.
+        tightening_complete: whether the search for a larger radius ran to its end; None without a search.
     """
 
     label: str | None
@@ -65,12 +67,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class InputWarning:
-    """A reason to doubt that inputs are what the model was trained for. Certificates hold all the same.
+    """A warning that inputs may differ from the training data. Certificates hold regardless.
 
     Attributes:
-        kind: "outside-input-box": far outside the range that the model's file names for its inputs.
-        detail: the same in words.
-        inputs: indices of the inputs that it is about.
+        kind: "outside-input-box": far outside of the input range stated in the model's file.
+        detail: the warning in words.
+        inputs: indices of the inputs concerned.
     """
 
     kind: str
@@ -80,13 +82,14 @@ class InputWarning:
 
 @dataclass(frozen=True)
 class Predictions(Sequence[Prediction]):
-    """One prediction for each input, in order.
+    """The predictions for the inputs, in order.
 
     Attributes:
-        model: that made them.
-        warnings: about the inputs.
-        execution: "float64" or "float32", the format whose evaluations labels and radii speak of; None where
-            the service is too old to say.
+        model: the model.
+        predictions: one prediction per input.
+        warnings: warnings about the inputs.
+        execution: "float64" or "float32", the number format for which labels and radii are certified; None
+            from older services.
     """
 
     model: ModelReference
@@ -106,10 +109,14 @@ class Predictions(Sequence[Prediction]):
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """A model of the service's folder.
+    """A model of the service.
 
     Attributes:
-        status: "served", or "refused" or (not yet served) "checking" for the reason given.
+        name: name of the model.
+        status: "served"; or "refused" or "checking" (not yet served), with a reason.
+        version: version of the model, if served.
+        sha256: digest of the ONNX file, if served.
+        reason: reason of a refusal or check.
     """
 
     name: str
@@ -124,11 +131,14 @@ class Job:
     """An audit or evaluation.
 
     Attributes:
+        id: id of the job.
         kind: "audit" or "evaluation".
         state: "queued", "running", "done", "failed", "cancelled" or "interrupted".
-        progress: share done.
-        result: the report, once done.
-        problem: why it failed or was interrupted, as RFC 9457 writes it.
+        progress: share done, from 0 to 1.
+        parameters: parameters of the job.
+        seconds_left: estimated remaining time, if known.
+        result: the report of a completed job.
+        problem: cause of a failure or interruption, as an RFC 9457 problem.
     """
 
     id: str
@@ -142,5 +152,5 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come of it."""
+        """True for a job that is neither queued nor running."""
         return self.state not in ("queued", "running")

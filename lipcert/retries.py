@@ -1,4 +1,4 @@
-"""When to try again: after broken connections, 429 and 503; ever later, and no sooner than told."""
+"""The retry policy: exponential backoff after connection errors, 429 and 503, observing Retry-After."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Retries:
-    """Exponential backoff with full jitter (Brooker 2015), so that clients do not come back all at once.
+    """Exponential backoff with full jitter (Brooker 2015), so that clients do not retry simultaneously.
 
     Attributes:
-        tries: at most so many in all; 1 never tries again.
-        first: seconds waited at most before the second try; twice that before the third, and so on.
-        longest: seconds waited at most before any try, also where the service's Retry-After is longer.
+        tries: maximum number of tries; 1 disables retries.
+        first: maximum wait before the second try, in seconds; doubled for each further try.
+        longest: maximum wait before any try, in seconds, even if the service's Retry-After is longer.
     """
 
     tries: int = 4
@@ -21,11 +21,11 @@ class Retries:
     longest: float = 10.0
 
     def wait(self, tried: int, retry_after: str | None = None) -> float | None:
-        """Seconds to wait after so many tries; None to give up.
+        """Return the seconds to wait before the next try; None to give up.
 
         Args:
-            tried: how often, 1 or more.
-            retry_after: the answer's header, if any; where it is no number of seconds it is passed over.
+            tried: number of tries so far, at least 1.
+            retry_after: the Retry-After header, if any; ignored unless it is a number of seconds.
         """
         if tried >= self.tries:
             return None

@@ -1,4 +1,4 @@
-"""An end for long work: a moment, or sooner when another thread cancels it."""
+"""Deadlines for long computations, which other threads may cancel."""
 
 from __future__ import annotations
 
@@ -7,29 +7,34 @@ import time
 
 
 class OutOfTimeError(Exception):
-    """The time is up; the part of a result that is there by then may be used."""
+    """The deadline has passed; partial results may be used."""
 
 
 class CancelledError(Exception):
-    """The work was cancelled; its result is not wanted any more."""
+    """The computation was cancelled; its result is not needed."""
 
 
 class Deadline:
-    """The end of one piece of work, which calls :meth:`check` between its steps.
+    """The deadline of one computation, which calls :meth:`check` between its steps.
 
     Args:
-        seconds: that it may take from now on.
+        seconds: time limit from now.
     """
 
     def __init__(self, seconds: float = math.inf) -> None:
         self._end, self._cancelled = time.monotonic() + seconds, False
 
     def cancel(self) -> None:
-        """End the work at its next check; for any thread."""
+        """Cancel the computation at its next check; may be called from any thread."""
         self._cancelled = True
 
     def check(self) -> None:
-        """Raise CancelledError or OutOfTimeError where the work is to end."""
+        """Check the deadline.
+
+        Raises:
+            CancelledError: the computation was cancelled.
+            OutOfTimeError: the deadline has passed.
+        """
         if self._cancelled:
             raise CancelledError
         if time.monotonic() >= self._end:

@@ -1,4 +1,4 @@
-"""Writing results: whole files, readable JSON."""
+"""Atomic writing of files, and indented JSON."""
 
 from __future__ import annotations
 
@@ -10,24 +10,28 @@ from typing import Any
 
 
 def to_json(value: Any) -> bytes:
-    """Indented JSON; NaN and infinities, which JSON has not, are refused."""
+    """Return indented JSON.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON does not have.
+    """
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
-    """Writes beside the path and renames, so that no reader ever sees a part of the file.
+    """Write a temporary file beside the path and rename it, so that readers never see a partial file.
 
     Args:
-        path: of the file.
-        content: of the file.
-        mode: rights of the file, less those that the process's mask takes from any new file.
+        path: path of the file.
+        content: content of the file.
+        mode: permission bits of the file, before the process's umask.
     """
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())  # or a loss of power could leave the new name with no content
+            os.fsync(file.fileno())  # else a power loss could leave an empty file under the new name
         os.replace(draft, path)
     except BaseException:
         draft.unlink(missing_ok=True)

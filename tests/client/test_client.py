@@ -326,7 +326,7 @@ def test_arrays_go_as_they_are(kind):
 def test_another_service_is_no_crash(kind, answer):
     with (
         client_of(kind, Answers(answer)) as client,
-        pytest.raises(LipcertClientError, match="none of this service"),
+        pytest.raises(LipcertClientError, match="not from a Lipcert service"),
     ):
         client.predict("m", [[0.0]])
 
