@@ -12,6 +12,7 @@ import pytest
 from lipmodel.audit.report import audit
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.data.load import load_labelled
+from lipmodel.display import rounded_down
 from lipmodel.evaluate import evaluate
 from lipmodel.norms import Norm
 from tests.seeds import BUNDLED, bundled_models
@@ -114,14 +115,14 @@ def test_tritons_client_reads_labels_and_radii(tmp_path, monkeypatch, capsys):
     radii = predictor.predict(np.array([[0.5, 0.25], [0.0, 1.0], [-1.0, 0.5]])).radii
     assert len(lines) == 3
     for line, label, radius in zip(lines, radii.label, radii.certified_radius, strict=True):
-        assert f": {predictor.class_names[label]}, certified radius {radius:.4f}, " in line
+        assert f": {predictor.class_names[label]}, certified radius {rounded_down(radius)}, " in line
         assert ("not certified" in line) == (radius < 0.1)
 
 
 def test_an_abstaining_client_decides_nothing_that_the_sensor_could_change(tmp_path, monkeypatch, capsys):
     served(tmp_path, monkeypatch, "abstaining_client.py")
     told = capsys.readouterr().out
-    assert "decisions that the sensor's error changed: 0" in told
+    assert "decisions changed by the sensor's error: 0" in told
     counts = {line.rpartition(": ")[0]: int(line.rpartition(": ")[2]) for line in told.splitlines()}
     assert counts["left to a person"] > 0
     assert counts["lower"] + counts["upper"] > 100

@@ -12,7 +12,7 @@ import jinja2
 from matplotlib.figure import Figure
 
 from lipmodel import __version__
-from lipmodel.display import rounded_down, rounded_up
+from lipmodel.display import certified_percent, percent, rounded, rounded_down, rounded_up
 from lipmodel.errors import DataError
 from lipmodel.files import write_whole
 from lipmodel.report import plots
@@ -36,11 +36,8 @@ def render(package: str, template: str, **values: Any) -> bytes:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
-        "literal": markdown_literal,
-        "rounded_up": rounded_up,
-        "rounded_down": rounded_down,
-    }
+    filters = (rounded, rounded_up, rounded_down, percent, certified_percent)
+    environment.filters |= {"literal": markdown_literal} | {f.__name__: f for f in filters}
     return environment.get_template(template).render(version=__version__, **values).encode()
 
 

@@ -24,16 +24,18 @@ def report(trained: Trained) -> bytes:
     recipe, data, radii = trained.recipe, trained.held_out, trained.radii
     correct = radii.label == data.labels
     drawings: dict[str, page.Drawing] = {
-        "Loss and accuracy by epoch. The dotted line is torch's estimate at the largest epsilon; all "
-        "other figures of certified accuracy are measured from the exported file.": lambda axis: (
-            draw_learning_curves(axis, trained.history)
+        "Loss and accuracy by epoch. The dotted line is torch's estimate at the largest epsilon; "
+        "certified accuracy is otherwise measured from the exported file.": lambda axis: draw_learning_curves(
+            axis, trained.history
         ),
-        "Share of held-out inputs that no change of size ε can turn into an error; dashed, the "
-        "majority-class baseline.": lambda axis: plots.draw_accuracies(axis, trained.evaluation, data.units),
+        "Certified accuracy: share of held-out inputs that no change of size ε can turn into an error; "
+        "dashed, the majority-class baseline.": lambda axis: plots.draw_accuracies(
+            axis, trained.evaluation, data.units
+        ),
         "A radius of 0 means that nothing is certified.": lambda axis: plots.draw_radius_histogram(
             axis, correct, radii.certified_radius, recipe.norm
         ),
-        "Rows are labels, columns answers.": lambda axis: plots.draw_confusion(
+        "Rows are labels, columns predictions.": lambda axis: plots.draw_confusion(
             axis, data.labels, radii.label, data.classes
         ),
     }
@@ -71,8 +73,8 @@ def _examples(data: Dataset, radii: Radii, rows: Any) -> list[dict[str, Any]]:
             {
                 "row": int(row),
                 "label": data.classes[data.labels[row]],
-                "answer": data.classes[radii.label[row]],
-                "right": bool(radii.label[row] == data.labels[row]),
+                "prediction": data.classes[radii.label[row]],
+                "correct": bool(radii.label[row] == data.labels[row]),
                 "radius": certified_radius(float(radii.certified_radius[row]), 4),
                 "image": None if image is None else _image(image),
                 "values": [(names[i], float(data.inputs[row, i])) for i in np.sort(unusual[:MAX_VALUES])],

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lipmodel.data.load import digits, two_moons
+from lipmodel.display import certified_percent
 from lipmodel.report.plots import as_image
 from lipmodel.training.recipes import parse_recipe
 from lipmodel.training.report import report
@@ -65,14 +66,14 @@ def test_its_figures_are_those_of_the_file(trained, page):
     text = " ".join(re.sub(r"<[^>]*>", " ", page).split())
     assert f"{100 * trained.evaluation.clean_accuracy:.2f}% clean accuracy" in text
     for epsilon, share in trained.evaluation.certified_accuracy.items():
-        assert f"{100 * share:.2f}% certified at {epsilon}" in text
+        assert f"{certified_percent(share)} certified at {epsilon}" in text
     assert trained.predictor.file.sha256 in text
     radii = trained.predictor.predict(trained.held_out.inputs).radii.certified_radius
     shown = [float(r) for r in re.findall(r"radius ([\d.e-]+)", text.split("smallest radius")[1])]
     order = np.sort(radii)
     for told, true in zip(shown, [*order[:6], *order[::-1][:6]], strict=True):
         assert true * (1 - 1e-3) <= told <= true  # cut downwards
-    assert text.count(", right") + text.count(", wrong: it is") == 12
+    assert text.count(", correct") + text.count(", wrong: label") == 12
 
 
 def test_its_recipe_is_one(trained, page):
