@@ -21,13 +21,13 @@ from service.api import (
     drift,
     evaluations,
     infer,
+    model_admin,
     models,
+    operations,
     page,
     predict,
     v2,
 )
-from service.api import model_admin as changes
-from service.api import operations as ops
 from service.api.openapi import describe
 from service.auth.admission import Admission, AdmissionMiddleware
 from service.auth.api_keys import KeyStore
@@ -72,12 +72,12 @@ GROUPS = (
     v2,
     certificates,
     models,
-    changes,
+    model_admin,
     attacks,
     audits,
     evaluations,
     drift,
-    ops,
+    operations,
     page,
 )
 

@@ -63,7 +63,7 @@ class Authenticator:
         self._store, self._tokens = store, tokens
         self._keys: Mapping[str, ApiKey] = {}
         self._verified: dict[bytes, Caller] = {}
-        self._watching: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
         self._use(store.all())
 
     @property
@@ -116,17 +116,17 @@ class Authenticator:
         return Caller(f"token:{subject}", _all_if_admin(scopes_of(claims)), expires)
 
     async def start(self) -> None:
-        """Start to reload the keys every second."""
-        self._watching = asyncio.create_task(self._watch())
+        """Start reloading the keys every second."""
+        self._refreshing = asyncio.create_task(self._refresh())
 
     async def stop(self) -> None:
-        """Stop to reload the keys, and close the store."""
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+        """Stop reloading the keys, and close the store."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.gather(self._refreshing, return_exceptions=True)
         self._store.close()
 
-    async def _watch(self) -> None:
+    async def _refresh(self) -> None:
         failing = False
         while True:
             await asyncio.sleep(REFRESH_SECONDS)

@@ -73,9 +73,11 @@ def list_keys(settings: Settings) -> None:
     """List all API keys, valid, expired and revoked, without their secrets."""
     with _store(settings) as store:
         for key in store.all():
-            ends = "never ends" if key.expires is None else f"ends {_day(key.expires)}"
+            expiry = "never expires" if key.expires is None else f"expires {_day(key.expires)}"
             scopes = ",".join(sorted(key.scopes))
-            click.echo(f"{key.id}  {key.state:8}  {scopes}  made {_day(key.created)}, {ends}  {key.name}")
+            click.echo(
+                f"{key.id}  {key.state:8}  {scopes}  created {_day(key.created)}, {expiry}  {key.name}"
+            )
 
 
 @keys.command()
