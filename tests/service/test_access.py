@@ -83,7 +83,7 @@ def test_every_route_has_an_entry_and_every_entry_a_use(client):
     assert declared <= ROUTES.keys()
 
 
-def test_routes_are_told_apart():
+def test_routes_are_distinguished():
     assert required_scopes("GET", "/healthz") is PUBLIC
     assert required_scopes("HEAD", "/healthz") is PUBLIC
     assert required_scopes("POST", PREDICT) == {Scope.PREDICT}
@@ -96,7 +96,7 @@ def test_routes_are_told_apart():
         assert required_scopes(method, path) == ADMIN, (method, path)
 
 
-def test_what_is_remembered_of_paths_is_bounded():
+def test_the_cache_of_paths_is_bounded():
     for index in range(10_000):
         assert required_scopes("GET", f"/v1/audits/{index}") == {Scope.AUDIT}
     long = f"/v1/audits/{'a' * 2000}"
@@ -110,7 +110,7 @@ def test_what_is_remembered_of_paths_is_bounded():
 # --- keys ----------------------------------------------------------------------------------
 
 
-def test_without_any_key_anybody_on_this_machine_may_call(folder):
+def test_without_any_key_every_caller_on_this_machine_is_admitted(folder):
     with running(folder) as client:
         assert ask(client).status_code == 200
         assert ask(client, "anything").status_code == 200
@@ -244,7 +244,7 @@ def test_keys_in_postgresql_are_shared(folder, postgresql):
         (["make"], "No such command"),
     ],
 )
-def test_keys_told_wrongly(tmp_path, arguments, told):
+def test_wrong_arguments_of_keys_are_reported(tmp_path, arguments, told):
     result = command("--state", tmp_path / "s", "keys", *arguments)
     assert result.returncode in (1, 2)
     assert told in result.stderr
@@ -271,7 +271,7 @@ def test_it_does_not_listen_beyond_this_machine_unguarded(folder, state):
 
 
 @pytest.mark.parametrize("way", ["--no-auth", "environment", "key"])
-def test_it_does_where_it_is_told_to_or_guarded(folder, state, way):
+def test_a_service_with_authentication_or_no_auth_listens_beyond_loopback(folder, state, way):
     flags, variables = [], {}
     if way == "key":
         KeyStore(f"sqlite:///{state / 'jobs.sqlite'}").create("a", [Scope.PREDICT])
@@ -459,7 +459,7 @@ def test_new_keys_of_the_provider_are_fetched_when_needed_and_not_too_often(fold
         (["--signing-keys", "/nope"], "No such file"),
     ],
 )
-def test_keys_that_cannot_be_used_keep_it_from_starting(folder, flags, told):
+def test_unusable_keys_prevent_a_start(folder, flags, told):
     result = command("--models", folder, "--port", 0, *flags)
     assert result.returncode == 1
     assert told in result.stderr
@@ -521,7 +521,7 @@ def test_where_all_may_call_addresses_are_limited(folder):
 # --- requests that do not arrive -----------------------------------------------------------
 
 
-def test_what_does_not_arrive_is_ended(folder):
+def test_requests_that_do_not_arrive_are_ended(folder):
     with running(folder, request_seconds=1.0) as client, ExitStack() as stack:
         address = (client.base_url.host, client.base_url.port)
         body, head, nothing, twice = (
@@ -555,7 +555,7 @@ def test_an_idle_connection_is_not_one_on_which_something_does_not_arrive(folder
             time.sleep(3)  # it is looked at once a second
 
 
-def test_what_takes_long_to_answer_is_not_ended(folder):
+def test_slow_answers_are_not_ended(folder):
     with running(folder, request_seconds=0.5) as client:
         answer = client.post(
             "/v1/models/two-moons/audits", json={"samples": 200}, headers={"Prefer": "wait=60"}
@@ -648,7 +648,7 @@ def test_a_limit_of_open_files_leaves_room_for_all_else(folder, state):
 
 
 @pytest.mark.parametrize(("proxies", "statuses"), [(None, {200, 429}), ("127.0.0.1", {200})])
-def test_only_a_known_proxy_says_who_calls(folder, proxies, statuses):
+def test_only_a_trusted_proxy_names_the_caller(folder, proxies, statuses):
     with running(folder, requests_per_second=1.0, forwarded_allow_ips=proxies) as client:
         asked = [
             client.post(PREDICT, json=BODY, headers={"X-Forwarded-For": f"10.0.0.{i}"}) for i in range(6)

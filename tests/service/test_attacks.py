@@ -22,7 +22,7 @@ X = np.random.default_rng(3).normal(size=(5, 2))
 
 
 @pytest.mark.parametrize("norm", Norm)
-def test_what_is_found_is_what_an_audit_finds_and_has_the_label_told(client, norm):
+def test_findings_equal_those_of_an_audit_and_have_the_label_given(client, norm):
     answer = client.post(ATTACKS, json={"inputs": X.tolist(), "norm": norm.value})
     assert answer.status_code == 200
     told = answer.json()
@@ -86,12 +86,12 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_told(client, case):
+def test_bad_input_is_reported(client, case):
     body, field, reason = BAD[case]
     check(client.post(ATTACKS, content=body, headers=JSON), ProblemKind.INVALID_INPUT, field, reason)
 
 
-def test_what_takes_too_long_is_left_to_audits(client, monkeypatch):
+def test_slow_attacks_are_left_to_audits(client, monkeypatch):
     monkeypatch.setattr(attacker, "MAX_MULTIPLICATIONS", attacker.PASSES * 1000)
     answer = client.post(ATTACKS, json={"inputs": X.tolist()})
     check(answer, ProblemKind.INVALID_INPUT, "inputs", "an audit takes more")

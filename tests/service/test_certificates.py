@@ -186,7 +186,7 @@ def test_every_number_is_computed_again(serve, keys, tighten):
     assert told["certificate"]["certified_radius"] == stated["certified_radius"][0]
 
 
-def test_what_cannot_be_computed_again_is_the_word_of_the_key(serve, keys, tmp_path):
+def test_without_recomputation_the_verdict_is_signed(serve, keys, tmp_path):
     client = serve({"two-moons": two_moons()}, signing_keys=keys)
     (answer,) = signed(client, [[0.5, 1.0]])
     told = check(client, answer["certificate"])
@@ -208,7 +208,7 @@ def test_of_another_input_it_does_not_hold(serve, keys, given):
     assert "digest of the input" in failed(told)
 
 
-def test_what_nobody_known_signed_is_not_read(serve, keys, client):
+def test_a_certificate_without_a_trusted_signature_is_not_read(serve, keys, client):
     signing = serve({"two-moons": two_moons()}, signing_keys=keys)
     (answer,) = signed(signing, [[0.5, 1.0]])
     token, known = answer["certificate"], signing.get(JWKS).json()
@@ -233,7 +233,7 @@ def test_what_nobody_known_signed_is_not_read(serve, keys, client):
     [{}, {"certificate": 3}, {"certificate": "a.b.c", "input": ["x"]}, {"certificate": "a.b.c", "keys": []},
      {"certificate": "a.b.c", "keys": {"keys": [{"d": "secret"}]}}, {"certificate": "a.b.c", "more": 1}],
 )  # fmt: skip
-def test_what_is_no_request_to_check_is_told(client, body):
+def test_invalid_check_requests_are_reported(client, body):
     answer = client.post(CHECK, json=body)
     assert answer.status_code == 422
     assert answer.json()["type"] == "/problems/invalid-input"

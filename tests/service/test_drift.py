@@ -161,7 +161,7 @@ def test_another_file_under_the_name_begins_anew():
     assert [d.class_names for d in served] == [model.predictor.class_names]
 
 
-def test_versions_are_told_apart_and_kept_no_longer_than_their_models():
+def test_versions_are_distinguished_and_kept_no_longer_than_their_models():
     served = ServedRadii()
     first, second = (model_of(CertifiedPredictor(two_moons()), version) for version in "12")
     distribution = served.of(first, Norm.TWO)

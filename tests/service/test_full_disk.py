@@ -48,7 +48,7 @@ def idx(*shape):
     )
 
 
-def test_a_full_disk_is_told_logged_and_seen_by_readiness(tmp_path):
+def test_a_full_disk_is_reported_logged_and_seen_by_readiness(tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "two-moons.onnx").write_bytes(two_moons())
     arguments = ("--models", tmp_path / "models", "--state", tmp_path / "state", "--port", 0, "--uploads")
@@ -86,7 +86,7 @@ def test_a_full_disk_is_told_logged_and_seen_by_readiness(tmp_path):
     assert "Traceback" not in errors
 
 
-def test_a_full_sqlite_database_is_told_from_one_that_does_not_answer(tmp_path):
+def test_a_full_sqlite_database_is_distinguished_from_one_that_does_not_answer(tmp_path):
     engine = create_engine(f"sqlite:///{tmp_path / 'full.sqlite'}")
     with engine.connect() as connection:
         for statement in ("CREATE TABLE t (x BLOB)", "PRAGMA max_page_count = 3"):

@@ -50,7 +50,7 @@ def test_settings_come_from_the_environment_and_flags_win(tmp_path):
     assert f"{tmp_path}/bad is refused: not an ONNX model" in errors
 
 
-def test_a_port_in_use_is_told(tmp_path):
+def test_a_port_in_use_is_reported(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         result = run("--models", tmp_path, "--port", port)
@@ -250,13 +250,13 @@ def test_the_serving_process_loads_nothing_heavy(tmp_path):
     assert not loaded & heavy
 
 
-def test_what_is_made_late_is_the_same(tmp_path, client):
+def test_lean_imports_give_the_same_document(tmp_path, client):
     with lipserve("--models", tmp_path, "--port", 0) as process:
         described = httpx.get(url_of(process) + "/openapi.json").json()
     assert described == client.get("/openapi.json").json()
 
 
-def test_numpy_takes_one_thread_unless_told():
+def test_numpy_takes_one_thread_unless_set():
     script = "import os, service.app; print(os.environ['OPENBLAS_NUM_THREADS'])"
     for given, expected in [({}, "1"), ({"OPENBLAS_NUM_THREADS": "2"}, "2")]:
         environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"} | given

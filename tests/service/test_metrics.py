@@ -38,7 +38,7 @@ def test_a_sum_over_none_and_over_unlike_snapshots():
     assert total([a, {"y": {(): [1.0, 2.0]}}])["y"] == {(): [1.0, 2.0]}  # of another release
 
 
-def test_every_worker_tells_the_sum(metrics, tmp_path):
+def test_every_worker_reports_the_sum(metrics, tmp_path):
     shared = [SharedMetrics(m, tmp_path, i) for i, m in enumerate(metrics)]
     for count, (one, m) in enumerate(zip(shared, metrics, strict=True), 1):
         m.requests.of("r", "GET", "200").add(count)

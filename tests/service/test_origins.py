@@ -47,14 +47,14 @@ FOREIGN = {
 @pytest.mark.parametrize(
     "path", [PREDICT, INFER, LOAD, LOAD.replace("/load", "/unload"), AUDITS, "/v2/repository/index"]
 )
-def test_what_a_foreign_page_asks_is_refused(server, path, case):
+def test_requests_of_a_foreign_page_are_refused(server, path, case):
     answer = server.post(path, content=b"{}", headers=TYPE | FOREIGN[case])
     check(answer, ProblemKind.FOREIGN_ORIGIN)
     assert server.get("/v1/models/two-moons", headers=TYPE).status_code == 200  # it was not unloaded
 
 
 @pytest.mark.parametrize("case", ["page", "rebound name", "no name"])
-def test_nor_is_it_answered_what_it_only_reads(server, case):
+def test_reads_of_a_foreign_page_are_refused_too(server, case):
     for path in ("/v1/models", "/metrics", "/v1/audits", AUDITS.replace("audits", "samples")):
         check(server.get(path, headers=FOREIGN[case]), ProblemKind.FOREIGN_ORIGIN)
     for path in ("/healthz", "/readyz", "/", "/openapi.json"):  # these tell nothing of models

@@ -70,7 +70,7 @@ def test_nothing_of_inputs_and_credentials_is_logged(tmp_path):
         assert mark not in log
 
 
-def test_a_fault_in_a_job_tells_its_type_and_place_alone(tmp_path):
+def test_a_fault_in_a_job_logs_only_type_and_place(tmp_path):
     script = (
         "import sys, service.sandbox.worker as worker\n"
         f"def fail(*_): raise ValueError('{TEXT}')\n"

@@ -76,7 +76,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_samples_are_told_and_the_model_is_served(folder, case):
+def test_bad_samples_are_reported_and_the_model_is_served(folder, case):
     content, reason = BAD[case]
     (folder / "m.samples.npz").write_bytes(content)
     with running(folder) as client:

@@ -107,7 +107,7 @@ def test_nothing_is_traced_unless_configured(monkeypatch, environment):
     assert tracing.from_environment() is None
 
 
-def test_a_missing_extra_is_told(tmp_path, monkeypatch):
+def test_a_missing_extra_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1/v1/traces")
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(tracing.MissingExtraError, match=r"lipcert\[otel\]"):

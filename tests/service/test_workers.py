@@ -54,7 +54,7 @@ def counted(url):
     return seen
 
 
-def test_all_answer_and_any_tells_the_sum(arguments):
+def test_all_workers_answer_and_each_reports_the_sum(arguments):
     with lipserve(*arguments, "--workers", 3) as process:
         url = url_of(process)
         assert len(children(process.pid)) == 3
@@ -106,7 +106,7 @@ def test_workers_end_when_their_supervisor_is_killed(arguments):
         eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
-def test_a_worker_that_cannot_start_is_told(arguments, tmp_path):
+def test_a_worker_that_cannot_start_is_reported(arguments, tmp_path):
     (tmp_path / "state").write_text("")
     run = subprocess.run(
         [*COMMAND, *map(str, arguments), "--workers", "2"],
@@ -120,7 +120,7 @@ def test_a_worker_that_cannot_start_is_told(arguments, tmp_path):
     assert "Traceback" not in run.stderr
 
 
-def test_a_port_in_use_is_told_to_several_too(arguments):
+def test_a_port_in_use_is_reported_with_several_workers_too(arguments):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         run = subprocess.run(
