@@ -24,8 +24,7 @@ class Settings(BaseSettings):
 
     models: Path = Field(Path("models"), description="Folder of the *.onnx files to serve.")
     models_url: str | None = Field(
-        None,
-        description="Object store to mirror into the models folder: s3://…, gs://…",
+        None, description="Object store to mirror into the models folder: s3://…, gs://…"
     )
     models_url_seconds: float = Field(10, gt=0, description="Seconds between polls of the object store.")
     state: Path | None = Field(
@@ -58,9 +57,7 @@ class Settings(BaseSettings):
     threads: int = Field(1, ge=1, description="Threads of onnxruntime within one operator.")
     max_rows: int = Field(10_000, ge=1, description="Maximum inputs in one request.")
     max_tightened_rows: int = Field(
-        100,
-        ge=1,
-        description="Maximum inputs in one request with 'tighten' or 'certificate'.",
+        100, ge=1, description="Maximum inputs in one request with 'tighten' or 'certificate'."
     )
     tighten_seconds: float = Field(
         5,
@@ -124,8 +121,7 @@ class Settings(BaseSettings):
         1000, ge=1, description="Maximum open connections; beyond that, an idle connection is closed."
     )
     forwarded_allow_ips: str | None = Field(
-        None,
-        description="Comma-separated addresses of proxies to trust for X-Forwarded-For.",
+        None, description="Comma-separated addresses of proxies to trust for X-Forwarded-For."
     )
     max_header_bytes: int = Field(
         32_768, ge=1024, description="Maximum size of the headers of a request, in bytes."

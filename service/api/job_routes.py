@@ -153,12 +153,7 @@ def add_routes(router: APIRouter, kind: str) -> None:
 
     job_here = Depends(named)
 
-    @router.get(
-        path,
-        summary=f"List {noun}s, newest first",
-        response_model=JobList,
-        responses=unknown,
-    )
+    @router.get(path, summary=f"List {noun}s, newest first", response_model=JobList, responses=unknown)
     async def list_jobs(
         service: ServiceDep,
         limit: Annotated[int, Query(ge=1, le=100, description="Maximum number of jobs on a page.")] = 20,

@@ -90,11 +90,7 @@ async def show_samples(model: ModelDep, service: ServiceDep) -> Response:
     if samples is None:
         detail = f"model '{model.name}' has no samples that fit it"
         raise Problem(ProblemKind.NO_SAMPLES, detail)
-    content = {
-        "model": model.reference,
-        "inputs": samples.inputs,
-        "labels": samples.labels,
-    }
+    content = {"model": model.reference, "inputs": samples.inputs, "labels": samples.labels}
     return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type=JSON_TYPE)
 
 

@@ -93,8 +93,7 @@ def describe(app: FastAPI) -> None:
                 title=app.title, version=app.version, description=app.description, routes=app.routes
             )
             _, definitions = models_json_schema(
-                [(schema, "validation") for schema in READ_BY_HAND],
-                ref_template=REFERENCE,
+                [(schema, "validation") for schema in READ_BY_HAND], ref_template=REFERENCE
             )
             document["components"]["schemas"].update(definitions["$defs"])
             app.openapi_schema = document

@@ -20,11 +20,7 @@ from service.problems import Problem, ProblemKind
 PACKAGES = ("matplotlib", "jinja2")
 """Packages that produce a report, in the worker."""
 MEDIA_TYPES = {
-    "audit": {
-        "audit.html": "text/html",
-        "audit.md": "text/markdown",
-        "audit.json": "application/json",
-    },
+    "audit": {"audit.html": "text/html", "audit.md": "text/markdown", "audit.json": "application/json"},
     "evaluation": {
         "evaluation.html": "text/html",
         "evaluation.md": "text/markdown",
@@ -66,11 +62,7 @@ def add_report_route(router: APIRouter, kind: str) -> None:
         responses=problems(ProblemKind.UNKNOWN_JOB, ProblemKind.INVALID_INPUT)
         | {200: {"description": "The file", "content": {media: {} for media in types.values()}}},
     )
-    async def show_report(
-        service: ServiceDep,
-        job_id: JobId,
-        file: str = one_of,
-    ) -> Response:
+    async def show_report(service: ServiceDep, job_id: JobId, file: str = one_of) -> Response:
         """Available once the job is done, if requested (`"report": true`)."""
         job = await find(service, kind, job_id, bulk=False)
         if file not in types:

@@ -41,17 +41,14 @@ class RateLimits:
         """
         running = self._in_flight.get(caller, 0)
         if self._at_a_time is not None and running >= self._at_a_time:
-            raise _too_many(f"concurrency limit reached ({running} in flight; setting requests_at_a_time)", 1)
+            raise _too_many(f"concurrency limit reached ({running} in flight)", 1)
         if self._rate is not None:
             now = time.monotonic()
             left, then = self._buckets.get(caller, (self._size, now))
             left = min(self._size, left + (now - then) * self._rate)
             if left < 1.0:
                 wait = math.ceil((1.0 - left) / self._rate)
-                raise _too_many(
-                    f"the limit is {self._rate:g} requests per second (setting requests_per_second)",
-                    wait,
-                )
+                raise _too_many(f"rate limit reached ({self._rate:g} requests per second)", wait)
             if caller not in self._buckets and len(self._buckets) >= MAX_CALLERS:
                 self._forget(now)
             self._buckets[caller] = (left - 1.0, now)

@@ -12,15 +12,13 @@ import click
 
 from lipmodel import __version__
 from lipmodel.errors import LipcertError
-from service.app import create_app
 from service.cli.keys import keys
 from service.cli.options import options, read_settings, variable
-from service.cli.preflight import ready_line, refuse_exposure, report_refusals
+from service.cli.preflight import open_server
 from service.cli.supervisor import Supervisor, WorkersError
-from service.http.server import Server, end_process, listen, listen_together, url_of
+from service.http.server import listen, listen_together, url_of
 from service.models.writer import sweep
 from service.settings import Settings
-from service.startup import configure_memory, freeze_loaded_objects
 from service.telemetry import logs
 
 
@@ -80,15 +78,6 @@ def serve(settings: Settings) -> None:
 def serve_here(settings: Settings, sock: socket.socket) -> None:
     """Serve in this process."""
     with sock:
-        app = create_app(settings)
-        service = app.state.service
-        refuse_exposure(service, sock)
-        configure_memory(settings.state_folder)
         url = url_of(sock)
-
-        def ready() -> None:
-            freeze_loaded_objects()
-            report_refusals(service)
-            click.echo(ready_line(service.registry).format(url=url, workers=""))
-
-        Server(app, settings, ready, end_process).run(sockets=[sock])
+        server = open_server(settings, sock, lambda line: click.echo(line.format(url=url, workers="")))
+        server.run(sockets=[sock])

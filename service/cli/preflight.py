@@ -1,15 +1,21 @@
-"""Checks and reports of a start: before a socket is served, and once the models are settled."""
+"""The start of a serving process: checks before it serves, and reports once its models are loaded."""
 
 from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Callable
+from pathlib import Path
 
 import click
 
 from lipmodel.errors import LipcertError
+from service.app import create_app
 from service.components import Service
+from service.http.server import Server, end_process
 from service.models.registry import Registry
+from service.settings import Settings
+from service.startup import configure_memory, freeze_loaded_objects
 from service.telemetry import logs
 
 
@@ -50,3 +56,37 @@ def ready_line(registry: Registry) -> str:
     if not registry.models:
         models = "no models yet"
     return f"lipserve: ready at {{url}} ({models}{{workers}}; see {{url}}/docs)"
+
+
+def open_server(
+    settings: Settings,
+    sock: socket.socket,
+    announce: Callable[[str], None],
+    *,
+    worker: int = 0,
+    metrics_folder: Path | None = None,
+) -> Server:
+    """Return the server of this process, which announces its ready line once its models are settled.
+
+    Args:
+        settings: settings of the service.
+        sock: listening socket that the server will serve.
+        announce: called once.
+        worker: number of this process; the first also prints refused models.
+        metrics_folder: folder for metrics shared between processes; None for a single process.
+
+    Raises:
+        LipcertError: the settings cannot be followed here; gives the reason.
+    """
+    app = create_app(settings, worker=worker, metrics_folder=metrics_folder)
+    service = app.state.service
+    refuse_exposure(service, sock)
+    configure_memory(settings.state_folder)
+
+    def ready() -> None:
+        freeze_loaded_objects()
+        if worker == 0:
+            report_refusals(service)
+        announce(ready_line(service.registry))
+
+    return Server(app, settings, ready, end_process)

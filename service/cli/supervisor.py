@@ -29,10 +29,10 @@ from typing import Any
 import click
 
 from lipmodel.errors import LipcertError
-from service.http.server import Server, end_process, url_of
+from service.http.server import Server, url_of
 from service.sandbox.launch import exit_text, message_writer, module_command, module_environment
 from service.settings import Settings
-from service.startup import configure_memory, freeze_loaded_objects, lean_imports
+from service.startup import lean_imports
 from service.telemetry import logs
 
 MAX_DEATHS = 5
@@ -158,32 +158,21 @@ class Supervisor:
 def main() -> None:
     """Serve as one worker until SIGINT or SIGTERM, or until the supervisor is gone."""
     with lean_imports():
-        from service.app import create_app
-        from service.cli.preflight import ready_line, refuse_exposure, report_refusals
+        from service.cli.preflight import open_server
 
-    number = int(sys.argv[2])
     settings = Settings.model_validate_json(sys.stdin.readline())
     logs.set_up(settings.log_format)
     for signal_number in (signal.SIGINT, signal.SIGTERM):  # while models load; then the server handles both
         signal.signal(signal_number, lambda *_: sys.exit(0))
     say = message_writer()
-    sock = socket.socket(fileno=int(sys.argv[1]))
+    sock, number, folder = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), Path(sys.argv[3])
     try:
-        app = create_app(settings, worker=number, metrics_folder=Path(sys.argv[3]))
-        service = app.state.service
-        refuse_exposure(service, sock)
+        server = open_server(
+            settings, sock, lambda line: say(ready=line), worker=number, metrics_folder=folder
+        )
     except LipcertError as error:
         say(error=str(error))
         sys.exit(1)
-
-    def ready() -> None:
-        freeze_loaded_objects()
-        if number == 0:
-            report_refusals(service)
-        say(ready=ready_line(service.registry))
-
-    configure_memory(settings.state_folder)
-    server = Server(app, settings, ready, end_process)
     threading.Thread(target=_end_with_the_supervisor, args=[server], daemon=True).start()
     with sock:
         server.run(sockets=[sock])

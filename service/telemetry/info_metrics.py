@@ -21,9 +21,7 @@ def model_facts(registry: Registry) -> list[Metric]:
     )
     build.add_metric([__version__, platform.python_version(), version("onnxruntime")], 1)
     models = GaugeMetricFamily(
-        "lipserve_model_info",
-        "A served version of a model; always 1.",
-        labels=["model", "version", "sha256"],
+        "lipserve_model_info", "A served version of a model; always 1.", labels=["model", "version", "sha256"]
     )
     for versions in registry.models.values():
         for model in versions.served.values():

@@ -181,9 +181,7 @@ class Metrics:
         self._queued_rows = _gauge("queued_rows", "Inputs queued.")
         self.problems = _counter("problems", "Problems answered, by kind.", "kind")
         self.inputs_outside_box = _counter(
-            "inputs_outside_box",
-            "Inputs far outside the input box named in the model's file.",
-            "model",
+            "inputs_outside_box", "Inputs far outside the input box named in the model's file.", "model"
         )
         self._bytes_in = _counter("request_bytes", "Bytes of accepted request bodies.")
         self._bytes_out = _counter("response_bytes", "Bytes of response bodies.")
@@ -226,10 +224,7 @@ def _by_class(distribution: Distribution, *, margins: bool) -> dict[Labels, Numb
     histogram = distribution.margins if margins else distribution.certified_radii
     labels = distribution.model, distribution.version, distribution.norm.value
     return {
-        (*labels, distribution.class_names[i]): [
-            *histogram.counts[i].tolist(),
-            float(histogram.sums[i]),
-        ]
+        (*labels, distribution.class_names[i]): [*histogram.counts[i].tolist(), float(histogram.sums[i])]
         for i in np.flatnonzero(histogram.counts.any(axis=1)).tolist()
     }
 
