@@ -37,11 +37,9 @@ def test_audit_is_followed_and_shown(visit, service):
     expect(plot.locator(".bars path")).to_have_count(len(told["histogram"]["counts"]))
     expect(page.get_by_role("img", name=re.compile("All points lie above the diagonal"))).to_be_visible()
     figures = page.locator(".big")
-    expect(figures).to_contain_text(f"Label changes inside the radius0 of {told['points']['attacked']}")
+    expect(figures).to_contain_text(f"Labels changed within the radius0 of {told['points']['attacked']}")
     found = told["attack"]["found"]
-    expect(figures).to_contain_text(
-        f"outside it, attacks changed the label of {found} of {told['attack']['inputs']}"
-    )
+    expect(figures).to_contain_text(f"beyond the radius: {found} of {told['attack']['inputs']}")
     page.get_by_text("Show as table").first.click()
     rows = page.get_by_role("region", name="Gradient norms against the bound").get_by_role("row")
     expect(rows).to_have_count(1 + len(told["histogram"]["counts"]))

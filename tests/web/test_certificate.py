@@ -86,7 +86,7 @@ def test_signed_false_margin_is_found(visit, service, tmp_path):
     expect(failed).to_have_count(1)
     expect(failed).to_contain_text("Margin")
     expect(failed).to_contain_text("9.5")
-    expect(page.get_by_text(re.compile("computed again it is"))).to_be_visible()
+    expect(page.get_by_text(re.compile("recomputed it is"))).to_be_visible()
 
 
 def test_text_without_a_certificate_is_reported(visit):

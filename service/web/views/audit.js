@@ -15,8 +15,8 @@ export async function show(container, { id }) {
   return () => { stop(); figures.forEach((drawn) => drawn.remove()); };
 }
 
-/** Number of inputs with an adversarial example found outside the certified radius, and none inside. */
-const outsideCount = ({ found, inside }) => found - inside.length;
+/** Return the number of inputs with an adversarial example found beyond the certified radius, and none within. */
+const beyondCount = ({ found, inside }) => found - inside.length;
 
 /** Return the name of an audited function: a score, or the difference of two. */
 const nameOf = ([first, second]) => (second === null ? first : `${first} − ${second}`);
@@ -35,8 +35,8 @@ function keyFigures({ bound, claim, observed, observed_slope, tightness, flips, 
     cell("Proved bound", numbers.up(bound, 5), claim === null ? numbers.norm(norm) : `${numbers.norm(norm)}, claimed: ${numbers.near(claim)}`),
     cell("Largest gradient norm", numbers.near(observed, 5), `largest slope ${numbers.down(observed_slope, 5)}`),
     cell("Tightness", numbers.percent(tightness, 2), "observed / bound"),
-    cell("Label changes inside the radius", `${numbers.count(flips)} of ${numbers.count(points.attacked)}`,
-      `outside it, attacks changed the label of ${numbers.count(outsideCount(attack))} of ${numbers.count(attack.inputs)}`));
+    cell("Labels changed within the radius", `${numbers.count(flips)} of ${numbers.count(points.attacked)}`,
+      `beyond the radius: ${numbers.count(beyondCount(attack))} of ${numbers.count(attack.inputs)}`));
 }
 
 // --- gradients
@@ -110,7 +110,7 @@ function attacks({ attack, norm }, figures) {
   figures.push(drawn);
   const median = attack.ratio_quantiles["0.5"];
   return h("section", { "aria-label": "Attacks" }, h("h2", {}, "Attacks"),
-    h("p", { class: "hint" }, `Attacks changed the label of ${numbers.count(attack.inside.length)} inputs inside the certified radius, and of ${numbers.count(outsideCount(attack))} of ${numbers.count(attack.inputs)} outside it, `
+    h("p", { class: "hint" }, `Attacks changed the label of ${numbers.count(attack.inside.length)} inputs within the certified radius, and of ${numbers.count(beyondCount(attack))} of ${numbers.count(attack.inputs)} beyond it, `
       + "which no certificate excludes. On the diagonal the radius is exact",
       median === undefined ? "." : `; the median ratio of radius to distance is ${numbers.percent(median)}.`), drawn.element);
 }
@@ -140,7 +140,7 @@ function witnesses({ witnesses: all }) {
 
 function counterexamples({ attack }) {
   if (!attack.inside.length) return null;
-  return section("Counterexamples", h("div", { class: "card" }, table("Label changes inside the certified radius",
+  return section("Counterexamples", h("div", { class: "card" }, table("Labels changed within the certified radius",
     ["Label", "New label", { name: "Certified radius", numeric: true }, { name: "Distance", numeric: true }, "Inputs"],
     attack.inside.map((found) => [found.label, found.adversarial_label, numbers.down(found.certified_radius), numbers.up(found.observed_distance), inputs([["original", found.input], ["adversarial", found.adversarial]])]))));
 }

@@ -119,7 +119,7 @@ function promise(certificate, model) {
     ["Issuer", certificate.iss],
     ["Signed", new Date(1000 * certificate.iat).toISOString().replace("T", " ").slice(0, 19), " UTC"],
     ["Model", model ? h("a", { href: `#/models/${encodeURIComponent(model.name)}?version=${model.version}` }, `${model.name}, version ${model.version}`) : "not served by this service"],
-    ["Evaluated in", certificate.execution],
+    ["Execution", certificate.execution],
     ["Model digest", digest(certificate.model_sha256)],
     ["Certificate ID", h("code", {}, certificate.jti)],
   ]));

@@ -83,7 +83,7 @@ function about({ model, state, parameters, created, started, finished, result })
     ["Parameters", describe(parameters)],
     ["Started", numbers.moment(started ?? created)],
     finished && started && ["Duration", numbers.seconds(started, finished)],
-    result && ["Evaluated in", result.execution],
+    result && ["Execution", result.execution],
   ];
   return h("dl", { class: "line" }, entries.filter(Boolean).map(([term, ...value]) => h("div", {}, h("dt", {}, term), h("dd", {}, value))));
 }

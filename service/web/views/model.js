@@ -158,7 +158,7 @@ function served({ name, policy, execution }) {
     h("h2", { id: "served" }, "Serving"),
     facts([
       ["Policy", policyText(policy)],
-      ["Evaluated in", execution],
+      ["Execution", execution],
       ["Endpoint", h("code", {}, `POST ${modelPath(name)}/predict`), " ", copyButton(`${location.origin}${modelPath(name)}/predict`, "Copy URL")],
     ]),
     counters);
