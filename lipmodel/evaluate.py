@@ -114,8 +114,8 @@ class Evaluation(Accuracies):
     distances: Array
 
     @property
-    def right(self) -> Flags:
-        """(N,) whether the answer is the label."""
+    def correct(self) -> Flags:
+        """(N,) true where the predicted class is the label."""
         return np.asarray(self.answers == self.labels)
 
     def summary(self) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def test_each_class_is_an_evaluation_of_its_own_rows(predictor):
         assert part.certified_accuracy == alone.certified_accuracy
         assert part.clean_accuracy_interval == alone.clean_accuracy_interval
         assert part.average_certified_radius == pytest.approx(alone.average_certified_radius, rel=1e-12)
-        robust = (result.right & (result.distances > 0.1))[mine & np.isfinite(result.distances)]
+        robust = (result.correct & (result.distances > 0.1))[mine & np.isfinite(result.distances)]
         assert part.attacked_accuracy["0.1"] == robust.mean()
     assert sum(part.samples for part in result.per_class.values()) == 500
 
@@ -202,7 +202,7 @@ def test_intervals_are_scipys(hits, samples):
 
 def test_intervals_stand_beside_the_shares(predictor):
     result = evaluate(predictor, X, Y, Norm.TWO, [0.1], attacked=10)
-    assert result.clean_accuracy_interval == wilson_interval(int(result.right.sum()), len(Y))
+    assert result.clean_accuracy_interval == wilson_interval(int(result.correct.sum()), len(Y))
     hits = round(result.attacked_accuracy["0.1"] * 10)
     assert result.attacked_accuracy_intervals["0.1"] == wilson_interval(hits, 10)
     assert wilson_interval(0, 0) == (0.0, 1.0)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from lipmodel.audit.attacks.registry import METHODS
 from lipmodel.certify.predictor import CertifiedPredictor
@@ -26,13 +26,13 @@ from lipmodel.cli.common import (
     print_json,
     stdout,
 )  # fmt: skip
-from lipmodel.display import certified_percent, percent, rounded, rounded_down, rounded_up
 from lipmodel.errors import MissingExtraError
 from lipmodel.norms import Norm
+from lipmodel.report.tables import Table, accuracy_table, attack_tables, audit_table, pair_table
 
 if TYPE_CHECKING:
     from lipmodel.audit.findings import AuditReport
-    from lipmodel.evaluate import AttackedSample, Evaluation, Interval
+    from lipmodel.evaluate import Evaluation
 
 MAX_PAIRS_SHOWN = 10
 
@@ -132,42 +132,18 @@ def _print_written(folder: Path, name: str) -> None:
 
 
 def _show_evaluation(result: Evaluation) -> None:
-    table = Table(title=f"{result.samples} samples, {result.norm.symbol}", title_justify="left")
-    table.add_column("metric")
-    for heading in ("value", "95% interval", "mean over classes"):
-        table.add_column(heading, justify="right")
-    classes = sum(part.samples > 0 for part in result.per_class.values())
-    constant = f"majority-class baseline '{escape(result.majority_class)}', at every size"
-    table.add_row(constant, percent(result.majority_share), "", percent(1 / classes))
-    clean = _share(result.clean_accuracy, result.clean_accuracy_interval)
-    table.add_row("clean accuracy", *clean, percent(result.balanced_accuracy))
-    for epsilon, share in result.certified_accuracy.items():
-        certified = _share(share, result.certified_accuracy_intervals[epsilon], certified_percent)
-        balanced = result.balanced_certified_accuracy[epsilon]
-        table.add_row(f"certified accuracy at {epsilon}", *certified, certified_percent(balanced))
-    table.add_row("mean certified radius", rounded_down(result.average_certified_radius, 4))
-    stdout.print(table)
-    if result.attacked_sample is not None:
-        _show_attacked(result.attacked_sample, result.samples)
+    _show_tables([accuracy_table(result), *attack_tables(result)])
     _show_warnings(result.warnings)
 
 
-def _show_attacked(sample: AttackedSample, samples: int) -> None:
-    chosen = "all" if sample.samples == samples else "a random sample stratified by label"
-    table = Table(title=f"{sample.samples} attacked inputs: {chosen}", title_justify="left")
-    table.add_column("epsilon")
-    for heading in ("certified", "95% interval", "under attack", "95% interval"):
-        table.add_column(heading, justify="right")
-    table.add_row("none (clean)", *_share(sample.clean_accuracy, sample.clean_accuracy_interval))
-    for epsilon, share in sample.attacked_accuracy.items():
-        intervals = sample.certified_accuracy_intervals[epsilon]
-        certified = _share(sample.certified_accuracy[epsilon], intervals, certified_percent)
-        table.add_row(epsilon, *certified, *_share(share, sample.attacked_accuracy_intervals[epsilon]))
-    stdout.print(table)
-
-
-def _share(share: float, interval: Interval, shown: Callable[[float], str] = percent) -> tuple[str, str]:
-    return shown(share), " – ".join(percent(end) for end in interval)
+def _show_tables(tables: Iterable[Table]) -> None:
+    for table in tables:
+        shown = RichTable(title=escape(table.title), title_justify="left")
+        for index, heading in enumerate(table.headings):
+            shown.add_column(heading, justify="right" if index else "left")
+        for row in table.rows:
+            shown.add_row(*map(escape, row))
+        stdout.print(shown)
 
 
 @click.command()
@@ -240,38 +216,7 @@ def audit(
 
 
 def _show_audit(report: AuditReport) -> None:
-    table = Table(title=f"Audit in {report.norm.symbol}", title_justify="left")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    table.add_row("verdict", f"[{'red' if report.reasons else 'green'}]{report.verdict}")
-    table.add_row("Lipschitz bound of a score, proved", rounded_up(report.bound, 9))
-    table.add_row("Lipschitz constant claimed", "none" if report.claim is None else rounded(report.claim, 9))
-    table.add_row("largest gradient observed", rounded(report.observed, 9))
-    table.add_row("largest slope between two inputs", rounded_down(report.observed_slope, 9))
-    table.add_row("tightness (observed / bound)", rounded(report.tightness, 4))
-    table.add_row("gradients with at least 0.99 of their bound", percent(report.full_gradient_share))
-    table.add_row(
-        "labels changed within the certified radius", f"{report.flips} of {report.points['attacked']}"
-    )
-    outside = f"{report.attack.reached_outside} of {report.attack.inputs}"
-    table.add_row("labels changed beyond the certified radius", outside)
-    median = report.attack.ratio_quantiles.get("0.5")
-    if median is not None:
-        table.add_row("radius / nearest attack found, median", rounded(median, 4))
-    stdout.print(table)
-    pairs = Table(title="Scores and differences nearest to their bounds", title_justify="left")
-    for heading in ("score or difference", "bound", "observed", "tightness", "estimate (CLEVER)"):
-        pairs.add_column(heading)
-    for pair in sorted(report.per_pair, key=lambda pair: -pair.tightness)[:MAX_PAIRS_SHOWN]:
-        guess = pair.extreme_value_estimate
-        pairs.add_row(
-            escape(" - ".join(filter(None, pair.classes))),
-            rounded_up(pair.bound),
-            rounded(pair.observed),
-            rounded(pair.tightness, 4),
-            "" if guess is None else rounded(guess) + ", capped at the bound" * pair.extreme_value_capped,
-        )
-    stdout.print(pairs)
+    _show_tables([audit_table(report), pair_table(report, MAX_PAIRS_SHOWN, columns=6)])
     for line in report.reasons:
         err.print(line, style="red", markup=False)
     _show_warnings(report.warnings)

@@ -1,4 +1,4 @@
-"""The report of an audit: JSON, Markdown and one HTML file."""
+"""Write the report of an audit: JSON, Markdown and one HTML file."""
 
 from __future__ import annotations
 
@@ -7,99 +7,119 @@ from typing import Any
 
 import numpy as np
 
-from lipmodel.audit.findings import AuditReport
+from lipmodel.audit.findings import AuditReport, Counterexample, Witness
 from lipmodel.audit.observe import functionals
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.display import rounded_down
+from lipmodel.display import certified_radius, rounded, rounded_down, rounded_up
 from lipmodel.files import to_json
 from lipmodel.report import page, plots
+from lipmodel.report.tables import audit_table, model_table, pair_name, pair_table
 
-MOST_PAIRS = 20  # rows of the table of functionals
-MOST_VALUES = 8  # coordinates written of an input that is no image
-LEAST_SIDE = 8  # of a square that a row of numbers is drawn as
+MAX_PAIRS = 20  # rows of the table of functionals
+MAX_VALUES = 8  # coordinates shown of an input that is not an image
+MIN_SIDE = 8  # of a square in which a row of numbers is drawn
+FOUND_ON = {"data": "on the data", "box": "in the box", "ascent": "by ascent"}
 
 
 def audit_files(
     predictor: CertifiedPredictor, report: AuditReport, *, model: str, data: str
 ) -> dict[str, bytes]:
-    """The files of the report, by name.
+    """Return the files of the report, by name.
 
     Args:
         predictor: the classifier audited.
-        report: what was found.
-        model: its name, and
-        data: that of the data, or of what was looked at instead, for titles.
+        report: its audit.
+        model: name of the model, for titles.
+        data: name of the data or of the random points, for titles.
     """
-    told: dict[str, Any] = {"model": model, "data": data, **report.to_dict()}
-    values = {
-        "told": told,
-        "claims": predictor.claims,
-        "proved": predictor.claim_proved,
-        "slope": rounded_down(report.observed_slope, 9),
-        "outside": report.attack.reached_outside,
-        "pairs": sorted(told["per_pair"], key=lambda pair: -pair["tightness"])[:MOST_PAIRS],
-    }
+    told = {"model": model, "data": data, **report.to_dict()}
     shape = predictor.file.graph.input_shape
-    drawings = _drawings(predictor, report)
     return {
         "audit.json": to_json(told),
-        "audit.md": page.render("report", "audit.md", **values),
-        "audit.html": page.render(
-            "report",
-            "audit.html",
-            **values,
-            figures=page.figures(drawings),
-            witnesses=[
-                (witness, [_shown(witness[name], shape) for name in ("input", "second_input")])
-                for witness in told["witnesses"]
-            ],
-            inside=[
-                (found, [_shown(found[name], shape) for name in ("input", "adversarial")])
-                for found in told["attack"]["inside"]
+        **page.render_both(
+            "audit",
+            template="audit.html",
+            title=f"{model}: audit on {data}",
+            lead=f"Gradients of {len(report.per_pair)} scores and differences of scores, and attacks on "
+            f"certified radii, in {report.norm.symbol}. {told['note']}",
+            summary=audit_table(report),
+            wrong=bool(report.reasons),
+            alerts=[*report.reasons, *report.warnings],
+            figures=_figures(predictor, report),
+            tables=[pair_table(report, MAX_PAIRS), model_table(predictor)],
+            examples=[
+                (
+                    "Label changes within the certified radius",
+                    "Each of them refutes a radius.",
+                    [_counterexample(found, shape) for found in report.attack.inside],
+                ),
+                (
+                    "Witnesses",
+                    "Inputs where gradients come nearest to their bounds. From the first input to the second "
+                    "the score changes by at least the slope times their distance, which any runtime can "
+                    "check. audit.json has all coordinates.",
+                    [_witness(witness, shape) for witness in report.witnesses],
+                ),
             ],
         ),
     }
 
 
-def _drawings(predictor: CertifiedPredictor, report: AuditReport) -> dict[str, page.Drawing]:
+def _figures(predictor: CertifiedPredictor, report: AuditReport) -> dict[str, page.Drawing]:
     attack = report.attack
     pairs = [(1, 0) if (i, j) == (0, None) and len(report.per_pair) == 1 else (i, i if j is None else j)
              for i, j in functionals(predictor.file.graph).pairs]  # fmt: skip
-    drawings: dict[str, page.Drawing] = {
-        "Gradient norms over their bounds, at the points of the data and the box, of all scores and "
-        "differences. To the right of the red line a bound would be refuted; the dotted line is the "
-        "largest found by any search.": lambda axis: plots.draw_gradient_norms(
+    figures: dict[str, page.Drawing] = {
+        "Gradient norms / bounds of all scores and differences, at points of the data and the box. A value "
+        "right of the red line would refute a bound; the dotted line is the largest value found by "
+        "any search.": lambda axis: plots.draw_gradient_norms(
             axis,
             report.histogram["edges"],
             report.histogram["counts"],
             max(pair.tightness for pair in report.per_pair),
         ),
-        "Largest gradient norm found over its bound: of a score on the diagonal, elsewhere of the "
-        "difference of two. 1 where the bound is exact.": lambda axis: plots.draw_pairs(
+        "Largest gradient norm found / bound: of a score on the diagonal, elsewhere of a difference of two. "
+        "1 if the bound is exact.": lambda axis: plots.draw_pairs(
             axis, pairs, [pair.tightness for pair in report.per_pair], predictor.class_names
         ),
     }
     if attack.found:
-        drawings[
-            "Each input attacked: how far nothing can change its label (proved), and the nearest change "
-            "found. Below the red line a radius would be refuted; on it a radius is exact."
+        figures[
+            "Inputs attacked: certified radius (proved) and distance of the nearest adversarial input found. "
+            "A point below the red line would refute a radius; on the line a radius is exact."
         ] = lambda axis: plots.draw_radii_and_distances(
             axis,
             np.array(attack.certified_radius),
             np.array([math.inf if d is None else d for d in attack.observed_distance]),
             report.norm,
         )
-    return drawings
+    return figures
 
 
-def _shown(numbers: list[float], shape: tuple[int, ...]) -> dict[str, Any]:
-    """An input as a picture, where it is one, and else by its first coordinates."""
+def _counterexample(found: Counterexample, shape: tuple[int, ...]) -> tuple[Any, list[str]]:
+    return [_shown(found.input, shape), _shown(found.adversarial, shape)], [
+        f"{found.label} → {found.adversarial_label}",
+        f"distance {rounded_up(found.observed_distance)}",
+        f"certified radius {certified_radius(found.certified_radius)}",
+    ]
+
+
+def _witness(witness: Witness, shape: tuple[int, ...]) -> tuple[Any, list[str]]:
+    return [_shown(witness.input, shape), _shown(witness.second_input, shape)], [
+        f"{pair_name(witness.classes)}, {FOUND_ON[witness.found_on]}",
+        f"gradient {rounded(witness.observed)}, slope {rounded_down(witness.observed_slope)}",
+        f"bound {rounded_up(witness.bound)}",
+    ]
+
+
+def _shown(numbers: tuple[float, ...], shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return an input as an image if it is one, else its first coordinates."""
     pixels = plots.as_image(np.array(numbers), _square(shape))
     image = None if pixels is None else page.data_url("image/png", plots.pixels_to_png(pixels))
-    return {"image": image, "values": numbers[:MOST_VALUES], "more": len(numbers) > MOST_VALUES}
+    return {"image": image, "values": numbers[:MAX_VALUES], "more": len(numbers) > MAX_VALUES}
 
 
 def _square(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of a row of numbers the square that it fills, if any: most networks take images as rows."""
+    """Return the square that a row of numbers fills, else the shape: most networks take images as rows."""
     side = math.isqrt(math.prod(shape))
-    return (side, side) if len(shape) == 1 and side**2 == shape[0] and side >= LEAST_SIDE else shape
+    return (side, side) if len(shape) == 1 and side**2 == shape[0] and side >= MIN_SIDE else shape

@@ -1,55 +1,63 @@
-"""The report of an evaluation: JSON, Markdown, one HTML file, and the curve as SVG and PNG."""
+"""Write the report of an evaluation: JSON, Markdown, one HTML file, and the curve as SVG and PNG."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.display import rounded_down, rounded_up
 from lipmodel.evaluate import Evaluation
 from lipmodel.files import to_json
 from lipmodel.report import page, plots
+from lipmodel.report.tables import accuracy_table, attack_tables, class_table, model_table
 
 
 def evaluation_files(
     predictor: CertifiedPredictor, evaluation: Evaluation, *, model: str, data: str, units: str = ""
 ) -> dict[str, bytes]:
-    """The files of the report, by name.
+    """Return the files of the report, by name.
 
     Args:
         predictor: the classifier evaluated.
-        evaluation: what it achieved.
-        model: its name, and
-        data: that of the data, for titles.
-        units: of the inputs, for the axis of epsilon.
+        evaluation: its evaluation.
+        model: name of the model, for titles.
+        data: name of the data, for titles.
+        units: units of the inputs, for the axis of epsilon.
     """
-    bounds = predictor.bounds(evaluation.norm)
-    told: dict[str, Any] = {
-        "model": model,
-        "data": data,
-        "sha256": predictor.file.sha256,
-        "bound_global": bounds.bound_global,
-        **evaluation.to_dict(),
-    }
+    bound = predictor.bounds(evaluation.norm).bound_global
+    identity = {"model": model, "data": data, "sha256": predictor.file.sha256, "bound_global": bound}
+    symbol, tightened = evaluation.norm.symbol, ", tightened" * evaluation.tightened
+    quantiles = evaluation.certified_radius_quantiles.items()
+    model_rows = [
+        ("Lipschitz bound of a score, proved", f"{rounded_up(bound, 9)} in {symbol}"),
+        (
+            "radii of correct predictions",
+            ", ".join(f"{float(q):.0%}: {rounded_down(r, 4)}" for q, r in quantiles),
+        ),
+    ]
 
     def curve(axis: Any) -> None:
         plots.draw_accuracies(axis, evaluation, units)
 
-    drawings = {_caption(evaluation): curve, **_others(evaluation, predictor.class_names)}
-    values = {
-        "told": told,
-        "all_attacked": evaluation.attacked_samples == evaluation.samples,
-        "claims": predictor.claims,
-        "proved": predictor.claim_proved,
-    }
     return {
-        "evaluation.json": to_json(told),
-        "evaluation.md": page.render("report", "evaluation.md", **values),
-        "evaluation.html": page.render(
-            "report", "evaluation.html", **values, figures=page.figures(drawings)
+        "evaluation.json": to_json(identity | evaluation.to_dict()),
+        **page.render_both(
+            "evaluation",
+            title=f"{model}: evaluation on {data}",
+            lead=f"{evaluation.samples} inputs of {data}; radii in {symbol}{tightened}. Intervals have 95% "
+            "confidence.",
+            summary=accuracy_table(evaluation),
+            alerts=evaluation.warnings,
+            figures={_caption(evaluation): curve, **_other_figures(evaluation, predictor.class_names)},
+            tables=[
+                *attack_tables(evaluation),
+                class_table(evaluation),
+                model_table(predictor, model_rows),
+            ],
         ),
         "curve.svg": page.svg(curve),
         "curve.png": page.png(curve),
-    }  # fmt: skip
+    }
 
 
 def _caption(evaluation: Evaluation) -> str:
@@ -62,20 +70,20 @@ def _caption(evaluation: Evaluation) -> str:
     attacked = "Orange: share that withstood the attacks tried, of"
     if evaluation.attacked_samples < evaluation.samples:
         attacked += (
-            f" a sample of {evaluation.attacked_samples} inputs, drawn at random by class. Dotted: the share "
-            "certified of that sample."
+            f" a sample of {evaluation.attacked_samples} inputs, stratified by class. Dotted: certified "
+            "accuracy of the sample."
         )
     else:
         attacked += " all inputs."
-    return f"{caption} {attacked} For the inputs attacked the truth lies in the grey."
+    return f"{caption} {attacked} The true robust accuracy of the inputs attacked lies in the grey area."
 
 
-def _others(evaluation: Evaluation, classes: tuple[str, ...]) -> dict[str, page.Drawing]:
+def _other_figures(evaluation: Evaluation, classes: tuple[str, ...]) -> dict[str, page.Drawing]:
     return {
-        "How many inputs have which radius. A radius of 0 means that nothing is certified.": lambda axis: (
-            plots.draw_radius_histogram(axis, evaluation.right, evaluation.radii, evaluation.norm)
+        "Number of inputs by certified radius. A radius of 0 certifies nothing.": lambda axis: (
+            plots.draw_radius_histogram(axis, evaluation.correct, evaluation.radii, evaluation.norm)
         ),
-        "Rows are labels, columns answers.": lambda axis: plots.draw_confusion(
+        "Rows are labels, columns predictions.": lambda axis: plots.draw_confusion(
             axis, evaluation.labels, evaluation.answers, classes
         ),
     }

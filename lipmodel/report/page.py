@@ -1,4 +1,4 @@
-"""Pages from templates, each one HTML file with its pictures in it and every text escaped."""
+"""Render reports from templates: Markdown, and HTML in one file with its images, all text escaped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import jinja2
 from matplotlib.figure import Figure
 
 from lipmodel import __version__
-from lipmodel.display import certified_percent, percent, rounded, rounded_down, rounded_up
+from lipmodel.display import rounded_up
 from lipmodel.errors import DataError
 from lipmodel.files import write_whole
 from lipmodel.report import plots
@@ -21,13 +21,12 @@ Drawing = Callable[[Any], None]
 
 
 def render(package: str, template: str, **values: Any) -> bytes:
-    """A page's bytes.
+    """Return a rendered page.
 
     Args:
-        package: the part of lipmodel that the template lies in; it may extend ``base.html``.
-        template: its file name; of a name that ends in .html the values are escaped, in Markdown those
-            that the filter ``literal`` is put on.
-        values: what the template speaks of.
+        package: subpackage of lipmodel with the template, which may extend ``page.html``.
+        template: file name; values are escaped in .html templates, and in Markdown by the filter ``literal``.
+        values: variables of the template.
     """
     loaders = [jinja2.PackageLoader(f"lipmodel.{name}", "") for name in (package, "report")]
     environment = jinja2.Environment(
@@ -36,41 +35,64 @@ def render(package: str, template: str, **values: Any) -> bytes:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    filters = (rounded, rounded_up, rounded_down, percent, certified_percent)
-    environment.filters |= {"literal": markdown_literal} | {f.__name__: f for f in filters}
+    environment.filters |= {"literal": markdown_literal, "rounded_up": rounded_up}
     return environment.get_template(template).render(version=__version__, **values).encode()
 
 
+def render_both(
+    name: str,
+    *,
+    figures: Mapping[str, Drawing],
+    template: str = "page.html",
+    wrong: bool = False,
+    **values: Any,
+) -> dict[str, bytes]:
+    """Return a report as Markdown and as HTML, by file name.
+
+    Args:
+        name: stem of the files.
+        figures: drawings by caption, for HTML.
+        template: template of the HTML file.
+        wrong: true to mark the first figure of the summary as a negative finding.
+        values: title, lead, summary, alerts and tables; for HTML also the variables of the template.
+    """
+    drawn = encode_figures(figures)
+    return {
+        f"{name}.md": render("report", "page.md", name=name, **values),
+        f"{name}.html": render("report", template, figures=drawn, wrong=wrong, **values),
+    }
+
+
 def markdown_literal(text: str) -> str:
-    """Text that Markdown shows as it is, in one line: no markup, no HTML, no link, no cell's end."""
+    """Return text escaped for Markdown, in one line: no markup, HTML, link or end of a cell."""
     return re.sub(r"([\\`*_~\[\]<>&|!$])", r"\\\1", plots.one_line(text))
 
 
-def figures(drawings: Mapping[str, Drawing]) -> list[tuple[str, str]]:
-    """(source of an image element, caption) of each drawing, by its caption."""
+def encode_figures(drawings: Mapping[str, Drawing]) -> list[tuple[str, str]]:
+    """Return (source of an image element, caption) of each drawing."""
     return [(data_url("image/svg+xml", svg(draw)), caption) for caption, draw in drawings.items()]
 
 
 def svg(draw: Drawing) -> bytes:
-    """One drawing as the bytes of an SVG file."""
+    """Return a drawing as an SVG file."""
     return plots.to_svg(_drawn(draw))
 
 
 def png(draw: Drawing) -> bytes:
-    """One drawing as the bytes of a PNG file."""
+    """Return a drawing as a PNG file."""
     return plots.to_png(_drawn(draw))
 
 
 def data_url(kind: str, content: bytes) -> str:
-    """Content written into the page itself."""
+    """Return content as a data URL."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def write_files(files: dict[str, bytes], folder: Path) -> None:
-    """Writes each file whole, into a folder that is made if it is not there.
+    """Write files atomically to a folder, which is created if missing.
 
     Raises:
-        DataError: the folder cannot be written to.
+        DataError: the folder is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +100,7 @@ def write_files(files: dict[str, bytes], folder: Path) -> None:
             write_whole(folder / name, content)
     except OSError as error:
         raise DataError(
-            f"cannot write to {folder} ({error.strerror}); a writable folder is needed"
+            f"cannot write to {folder} ({error.strerror}); a writable folder is required"
         ) from error
 
 

@@ -8,9 +8,10 @@ import numpy as np
 
 from lipmodel.certify.radius import Radii
 from lipmodel.data.dataset import Dataset
-from lipmodel.display import certified_radius
+from lipmodel.display import certified_radius, rounded_up
 from lipmodel.norms import Array
 from lipmodel.report import page, plots
+from lipmodel.report.tables import Row, Table, accuracy_table, model_table
 from lipmodel.training.data_summary import summarise
 from lipmodel.training.plots import draw_learning_curves, draw_radius_field
 from lipmodel.training.trained import Trained
@@ -32,8 +33,8 @@ def report(trained: Trained) -> bytes:
         "dashed, the majority-class baseline.": lambda axis: plots.draw_accuracies(
             axis, trained.evaluation, data.units
         ),
-        "A radius of 0 means that nothing is certified.": lambda axis: plots.draw_radius_histogram(
-            axis, correct, radii.certified_radius, recipe.norm
+        "Number of inputs by certified radius. A radius of 0 certifies nothing.": lambda axis: (
+            plots.draw_radius_histogram(axis, correct, radii.certified_radius, recipe.norm)
         ),
         "Rows are labels, columns predictions.": lambda axis: plots.draw_confusion(
             axis, data.labels, radii.label, data.classes
@@ -47,18 +48,42 @@ def report(trained: Trained) -> bytes:
     return page.render(
         "training",
         "report.html",
-        recipe=recipe,
-        evaluation=trained.evaluation,
-        abstentions=int((radii.certified_radius == 0).sum()),
-        record=trained.record(),
-        summary=summarise(recipe, trained.train, data),
-        figures=page.figures(drawings),
+        title=f"{recipe.name}: training report",
+        lead=f"{recipe.lipschitz:g}-Lipschitz in {recipe.norm.symbol}; {len(trained.train.labels)} training "
+        f"inputs. Figures are of the exported file on {len(data.labels)} held-out inputs.",
+        summary=accuracy_table(trained.evaluation),
+        wrong=False,
+        alerts=trained.evaluation.warnings,
+        figures=page.encode_figures(drawings),
         examples=[
             ("smallest", _examples(data, radii, order[:EXAMPLES])),
             ("largest", _examples(data, radii, order[::-1][:EXAMPLES])),
         ],
+        columns=data.inputs.shape[1],
+        tables=[
+            Table("Data", ("", ""), list(summarise(recipe, trained.train, data).items())),
+            model_table(trained.predictor, _model_rows(trained)),
+        ],
         toml=recipe.to_toml(),
+        norm=recipe.norm.symbol,
     )
+
+
+def _model_rows(trained: Trained) -> list[Row]:
+    recipe, record = trained.recipe, trained.record()
+    bound = rounded_up(record["model"]["bound_global"], 9)
+    abstentions = (trained.radii.certified_radius == 0).sum()
+    return [
+        ("size of the file", f"{len(trained.content)} bytes"),
+        ("Lipschitz bound of a score, proved", f"{bound}; requested: {recipe.lipschitz:g}"),
+        ("inputs with nothing certified", f"{abstentions} of {len(trained.held_out.labels)}"),
+        (
+            "largest difference to torch",
+            f"{trained.largest_difference:.2g} between scores",
+        ),
+        ("training", f"{len(trained.history)} epochs in {record['seconds']:.1f} s; seed {recipe.seed}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
+    ]
 
 
 def _examples(data: Dataset, radii: Radii, rows: Any) -> list[dict[str, Any]]:

@@ -55,7 +55,7 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(made):
     for kind, content in pictures(page):
         assert kind == "data:image/svg+xml;base64"
         ElementTree.fromstring(base64.b64decode(content))
-    assert f"outside it an attack reached another for {report.attack.found} of 20" in page
+    assert f"<b>{report.attack.found} of 20</b>labels changed beyond the certified radius" in page
     for figure in (
         rounded_up(report.bound, 9),
         f"{report.tightness:.4f}",
@@ -71,8 +71,9 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(made):
 def test_markdown_has_a_row_for_each_functional(made):
     _, files = made
     rows = [line for line in files["audit.md"].decode().splitlines() if line.startswith("|")]
-    assert len(rows) == 2 + 10 + 2 + 6  # heads and rules, ten figures, three scores and three differences
-    assert all(row.replace("\\|", "").count("|") == 6 for row in rows[12:])
+    # heads and rules; eleven figures, three scores and three differences, three facts
+    assert len(rows) == 2 + 11 + 2 + 6 + 2 + 3
+    assert all(row.replace("\\|", "").count("|") == 9 for row in rows[13:21])
 
 
 def test_what_is_refuted_is_shown():
@@ -106,7 +107,7 @@ def test_no_bound_is_shown_smaller_than_it_is():
     """A bound of 1.00000005 is not 1; nor is a slope that was found shown larger."""
     report, files = made_of((6, 16, 16), 2, attacked=0)
     rows = re.findall(r"<tr><td>(.*)</td></tr>", files["audit.html"].decode())
-    shown = [[float(cell) for cell in row.split("</td><td>")[1:4:2]] for row in rows]
+    shown = [[float(cell) for cell in row.split("</td><td>")[1:4:2]] for row in rows[: len(report.per_pair)]]
     pairs = sorted(report.per_pair, key=lambda pair: -pair.tightness)
     assert any(float(f"{pair.bound:.6g}") < pair.bound for pair in pairs), "else this says nothing"
     for (bound, slope), pair in zip(shown, pairs, strict=True):

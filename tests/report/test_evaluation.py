@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from lipmodel.certify.predictor import CertifiedPredictor
+from lipmodel.display import certified_percent
 from lipmodel.errors import DataError
 from lipmodel.evaluate import evaluate
 from lipmodel.network.metadata import Claims
@@ -43,7 +44,7 @@ def test_json_is_the_evaluation(made):
     result, files = made
     told = json.loads(files["evaluation.json"])
     assert told.items() >= json.loads(json.dumps(result.to_dict())).items()
-    assert told["curve"]["certified_accuracy"][0] == ((result.radii > 0) & result.right).mean()
+    assert told["curve"]["certified_accuracy"][0] == ((result.radii > 0) & result.correct).mean()
 
 
 def test_pictures_open(made):
@@ -64,12 +65,14 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(made):
         kind, content = source.split(",", 1)
         assert kind == "data:image/svg+xml;base64"
         ElementTree.fromstring(base64.b64decode(content))
-    for share in (result.clean_accuracy, *result.certified_accuracy.values(), result.majority_share):
+    for share in (result.clean_accuracy, result.majority_share):
         assert f"<b>{share:.2%}</b>" in page
+    for share in result.certified_accuracy.values():
+        assert f"<b>{certified_percent(share)}</b>" in page
     for epsilon, share in result.attacked_accuracy.items():
         row = next(line for line in page.splitlines() if line.startswith(f"<tr><td>{epsilon}</td>"))
         certified = result.attacked_sample.certified_accuracy[epsilon]
-        assert [f"{certified:.2%}", f"{share:.2%}"] == re.findall(r"<td>([\d.]+%) <", row)
+        assert [certified_percent(certified), f"{share:.2%}"] == re.findall(r"<td>([\d.]+%)<", row)
     assert "a &amp; b" in page
     assert "<b>cat</b>" not in page
     assert "&lt;b&gt;cat&lt;/b&gt;" in page
@@ -78,12 +81,12 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(made):
 def test_markdown_has_a_row_for_each_figure_and_class(made):
     result, files = made
     lines = files["evaluation.md"].decode().splitlines()
-    assert "Answers and radii are those of evaluations in float64." in lines[-1]
+    assert "| execution | float64: predictions and radii hold for this format |" in lines
     rows = [line for line in lines if line.startswith("|")]
-    # heads and rules; the majority-class baseline, clean and certified at two sizes; none and two sizes; three classes
-    assert len(rows) == 2 + 4 + 2 + 3 + 2 + 3
-    assert f"| clean accuracy | {result.clean_accuracy:.2%} (" in "\n".join(rows)
-    assert all(row.replace("\\|", "").count("|") == rows[11].count("|") for row in rows[11:])
+    # heads and rules; five figures; none and two sizes; three classes; five facts
+    assert len(rows) == 2 + 5 + 2 + 3 + 2 + 3 + 2 + 5
+    assert f"| clean accuracy | {result.clean_accuracy:.2%} |" in rows[2]
+    assert all(row.replace("\\|", "").count("|") == 7 for row in rows[12:17])
 
 
 def test_without_attacks_nothing_is_said_of_them(made):

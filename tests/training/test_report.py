@@ -66,7 +66,7 @@ def test_its_figures_are_those_of_the_file(trained, page):
     text = " ".join(re.sub(r"<[^>]*>", " ", page).split())
     assert f"{100 * trained.evaluation.clean_accuracy:.2f}% clean accuracy" in text
     for epsilon, share in trained.evaluation.certified_accuracy.items():
-        assert f"{certified_percent(share)} certified at {epsilon}" in text
+        assert f"{certified_percent(share)} certified accuracy at {epsilon}" in text
     assert trained.predictor.file.sha256 in text
     radii = trained.predictor.predict(trained.held_out.inputs).radii.certified_radius
     shown = [float(r) for r in re.findall(r"radius ([\d.e-]+)", text.split("smallest radius")[1])]
