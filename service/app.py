@@ -38,7 +38,7 @@ from service.budget import FREE_BYTES, Budget
 from service.components import Service, open_jobs, open_mirror, open_signer, open_tokens
 from service.http.fast_path import FastPath
 from service.http.instrumentation import Instrumentation, InstrumentationMiddleware
-from service.inference.attack_search import Attacker
+from service.inference.attack_search import AttackSearch
 from service.inference.engine import Engine
 from service.inference.pipeline import PredictionPipeline
 from service.jobs.state_folder import sweep_metrics
@@ -122,7 +122,7 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
         engine,
         pipeline,
         jobs,
-        Attacker(engine.slow),
+        AttackSearch(engine.slow),
         Budget(SPOOLED_FORMS * settings.max_upload_bytes, "max_upload_bytes"),
         shared,
         authenticator,

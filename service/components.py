@@ -9,7 +9,7 @@ from lipmodel.errors import SignatureError
 from service.auth.authenticator import Authenticator
 from service.budget import Budget
 from service.database.connect import StoreError
-from service.inference.attack_search import Attacker
+from service.inference.attack_search import AttackSearch
 from service.inference.engine import Engine
 from service.inference.pipeline import PredictionPipeline
 from service.jobs.queue import Jobs
@@ -38,7 +38,7 @@ class Service:
     engine: Engine
     pipeline: PredictionPipeline
     jobs: Jobs
-    attacker: Attacker
+    attacker: AttackSearch
     spooled: Budget
     shared_metrics: SharedMetrics
     authenticator: Authenticator

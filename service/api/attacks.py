@@ -12,7 +12,7 @@ from service.api.context import ModelDep, ServiceDep, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
 from service.api.schemas.models_and_jobs import ATTACK_EXAMPLES, AttackRequest, AttackResponse, Finding
 from service.auth.admission import CALLER
-from service.inference.attack_search import Attacked
+from service.inference.attack_search import AttackSearchResult
 from service.models.registry import Model
 from service.problems import ProblemKind
 from service.protocols.bodies import input_array
@@ -52,7 +52,7 @@ async def attack_model(
     )
 
 
-def _findings(model: Model, attacked: Attacked) -> list[Finding]:
+def _findings(model: Model, attacked: AttackSearchResult) -> list[Finding]:
     names, attack = model.predictor.class_names, attacked.attack
     radii = attacked.before.radii
     return [

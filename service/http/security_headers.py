@@ -1,4 +1,4 @@
-"""Headers of every answer that keep browsers from doing with it what was not meant."""
+"""Security headers of every response, for browsers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Of pages: scripts and styles are files of this service, and none is written into a page."""
+"""Content-Security-Policy of the web page: scripts and styles are files of this service, none is inline."""
 
 
 def safe_headers(headers: Iterable[Header]) -> list[Header]:
-    """The headers of an answer with those added that it does not set itself."""
+    """Return the headers of a response, with those security headers added that it does not set."""
     own = [name for name, _ in headers if name in _NAMES]
     return [*headers, *(_SAFE if not own else (header for header in _SAFE if header[0] not in own))]

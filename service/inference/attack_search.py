@@ -1,7 +1,8 @@
-"""Searches for the nearest change of label while the client waits: the audit's own, a few inputs at a time.
+"""Attacks on a few inputs while the client waits, by the method of audits.
 
-Searches take turns with other slow work, in threads to which the system gives less of the processor:
-predictions come first. What would take longer than a person waits is an audit's work.
+Attacks take turns with other slow work, in threads of low priority: predictions come first. Larger searches
+    are
+audits.
 """
 
 from __future__ import annotations
@@ -18,25 +19,25 @@ from lipmodel.norms import Array, Norm
 from service.inference.fair_pool import FairPool
 from service.models.registry import Model
 
-if TYPE_CHECKING:  # what it takes to search is imported for the first search
+if TYPE_CHECKING:  # imported for the first search
     from lipmodel.audit.attacks.attack import AttackResult
     from lipmodel.audit.gradient import GradientEngine
 
 MAX_ROWS = 100
 PASSES = 900
-"""Ways through the network that the search for one input comes to, roughly."""
+"""Approximate number of passes through the network for one input."""
 MAX_MULTIPLICATIONS = 30_000_000_000
-"""Of one search; some seconds on one core."""
+"""Limit for one search; some seconds on one core."""
 
 
 @dataclass(frozen=True, eq=False)
-class Attacked:
-    """What a search about N inputs came to.
+class AttackSearchResult:
+    """Result of a search about N inputs.
 
     Attributes:
-        before: answers to the inputs themselves.
-        attack: the nearest change of label found of each.
-        after: answers to what it found; of an input without, to the input itself.
+        before: answers to the inputs.
+        attack: the nearest adversarial input found for each.
+        after: answers to the adversarial inputs; to the input itself where none was found.
     """
 
     before: Predictions
@@ -44,33 +45,33 @@ class Attacked:
     after: Predictions
 
 
-class Attacker:
-    """Runs searches; one a process.
+class AttackSearch:
+    """Runs the searches of a process.
 
     Args:
-        pool: to run them in.
+        pool: threads to run in.
     """
 
     def __init__(self, pool: FairPool) -> None:
         self._pool = pool
         self._engines: WeakKeyDictionary[CertifiedPredictor, GradientEngine] = WeakKeyDictionary()
 
-    async def attack(self, model: Model, inputs: Array, norm: Norm, caller: str) -> Attacked:
-        """The nearest change of label that is found of each of (N, d) inputs.
+    async def attack(self, model: Model, inputs: Array, norm: Norm, caller: str) -> AttackSearchResult:
+        """Return the nearest input with another label that is found for each of (N, d) inputs.
 
         Raises:
-            InputError: the search would take too long to wait for.
+            InputError: the search would take too long.
             Problem: 429, too much long work is queued.
         """
         most = min(MAX_ROWS, MAX_MULTIPLICATIONS // (PASSES * max(1, model.multiplications)))
         if len(inputs) > most:
-            reason = f"has {len(inputs)} rows; of this model at most {most} are searched while you wait"
-            raise InputError(f"{reason}, an audit takes more")
+            reason = f"has {len(inputs)} rows; at most {most} are searched of this model while you wait"
+            raise InputError(f"{reason}; an audit accepts more")
         return await self._pool.run(caller, partial(self._attack, model.predictor, inputs, norm))
 
     def _attack(
         self, predictor: CertifiedPredictor, inputs: Array, norm: Norm, deadline: Deadline
-    ) -> Attacked:
+    ) -> AttackSearchResult:
         from lipmodel.audit.attacks.attack import AttackTask
         from lipmodel.audit.attacks.registry import attack_radii
         from lipmodel.audit.gradient import GradientEngine
@@ -82,4 +83,4 @@ class Attacker:
         radius = before.radii.certified_radius
         attack = attack_radii(task, radius, progress=lambda _: deadline.check())
         after = predictor.predict(attack.adversarial, norm)
-        return Attacked(before, attack, after)
+        return AttackSearchResult(before, attack, after)

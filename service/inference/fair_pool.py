@@ -1,4 +1,4 @@
-"""Threads for long work: callers take turns, queues are bounded, and abandoned work ends."""
+"""Threads for long work: callers take turns, queues are bounded, and work can be cancelled."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class FairPool:
 
     Args:
         name: of the threads.
-        threads: number of pieces of work that run at a time.
-        queued: number that may wait.
-        queued_per_caller: number of these that may be one caller's.
-        niceness: added to the threads' own, so that the system prefers others.
+        threads: number of tasks that run at a time.
+        queued: limit on queued tasks.
+        queued_per_caller: limit on queued tasks of one caller.
+        niceness: added to that of the threads, to lower their priority.
     """
 
     def __init__(
@@ -35,20 +35,20 @@ class FairPool:
         self._threads = ThreadPoolExecutor(threads, name, _lower_priority, (niceness,))
         self._idle, self._queued, self._queued_per_caller = threads, queued, queued_per_caller
         self._queues: dict[str, deque[asyncio.Future[None]]] = {}
-        """By caller, the next one first; none is empty."""
+        """Queues by caller, in turn; none is empty."""
         self._running: set[Deadline] = set()
         self.open = True
 
     async def run(self, caller: str, work: Callable[[Deadline], T], seconds: float = math.inf) -> T:
         """Return the result of work done in a thread, once it is the caller's turn.
 
-        Where the task that waits is cancelled, work that is queued is dropped at once and work that runs
-        ends at its next check. A thread is free when its work has really ended.
+        If the awaiting task is cancelled, queued work is dropped immediately, and running work ends at its
+        next check. A thread is free only once its work has ended.
 
         Args:
-            caller: identity to take turns by.
-            work: to do by the deadline that it is given.
-            seconds: from its start to that deadline.
+            caller: identity; callers take turns.
+            work: function of the deadline.
+            seconds: from the start of the work to its deadline.
 
         Raises:
             Problem: 429, the queue is full.
@@ -57,7 +57,7 @@ class FairPool:
         deadline, loop = Deadline(seconds), asyncio.get_running_loop()
 
         def ended(_: Future[T]) -> None:
-            with suppress(RuntimeError):  # the loop has ended before it
+            with suppress(RuntimeError):  # the loop has ended earlier
                 loop.call_soon_threadsafe(self._free, deadline)
 
         self._running.add(deadline)
@@ -69,7 +69,7 @@ class FairPool:
             deadline.cancel()
 
     def close(self) -> None:
-        """Take no more work, drop what is queued, and end what runs at its next check."""
+        """Accept no more work, drop queued work, and end running work at its next check."""
         self.open = False
         for deadline in self._running:
             deadline.cancel()
@@ -84,13 +84,13 @@ class FairPool:
         if self._idle:
             self._idle -= 1
             return
-        mine = len(self._queues.get(caller, ()))
-        for count, limit, whose in (
-            (mine, self._queued_per_caller, "of yours "),
+        own = len(self._queues.get(caller, ()))
+        for count, limit, of in (
+            (own, self._queued_per_caller, "of this caller "),
             (sum(map(len, self._queues.values())), self._queued, ""),
         ):
             if count >= limit:
-                detail = f"{count} long requests {whose}are queued; the limit is {limit}"
+                detail = f"{count} long requests {of}are queued; the limit is {limit}"
                 wait = "1" if seconds == math.inf else str(math.ceil(seconds))
                 raise Problem(ProblemKind.QUEUE_FULL, detail, headers={"Retry-After": wait})
         turn = asyncio.get_running_loop().create_future()
@@ -100,16 +100,16 @@ class FairPool:
         except asyncio.CancelledError:
             if turn.cancelled():
                 queue = self._queues.get(caller, deque())
-                with suppress(ValueError):  # passed over already
+                with suppress(ValueError):  # skipped already
                     queue.remove(turn)
                     if not queue:
                         del self._queues[caller]
-            else:  # cancelled when its turn had just come
+            else:  # cancelled just after its turn had come
                 self._pass_on()
             raise
 
     def _free(self, deadline: Deadline) -> None:
-        """Take back the thread of work that has ended."""
+        """Free the thread of work that has ended."""
         self._running.discard(deadline)
         self._pass_on()
 
@@ -121,14 +121,14 @@ class FairPool:
             turn = queue.popleft()
             if queue:
                 self._queues[caller] = queue
-            if not turn.cancelled():  # in this turn of the loop, so that its task has yet to take it out
+            if not turn.cancelled():  # in this iteration of the loop: its task has yet to remove it
                 turn.set_result(None)
                 return
         self._idle += 1
 
 
 def _lower_priority(niceness: int) -> None:
-    """Lower the priority of this thread, which Linux takes for a process."""
-    with suppress(OSError):  # of systems where threads have no priority of their own
+    """Lower the priority of this thread, which Linux schedules as a process."""
+    with suppress(OSError):  # on systems where threads have no priority of their own
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + niceness)

@@ -1,4 +1,4 @@
-"""Wire types of predict requests and responses, and the reference to a model that others share."""
+"""Wire types of predict requests and responses, and the reference to a model that other types share."""
 
 from __future__ import annotations
 
@@ -19,51 +19,51 @@ class PredictRequest(PredictOptions):
 
 
 class Prediction(Wire):
-    """The answer to one input, and how far from it the answer is proved to stay the same."""
+    """The answer to one input, and the radius within which it is proved constant."""
 
-    label: str | None = Field(description="Name of the class of the largest score; null in an abstention.")
+    label: str | None = Field(description="Name of the class with the largest score; null if withheld.")
     label_index: int | None = Field(
-        description="Its index among the classes, and in 'scores' where there is one score a class."
+        description="Index of the label among the classes, and in 'scores' if these have one score per class."
     )
     abstained: bool = Field(
-        description="Whether the model's policy withholds the label, as too small a radius is certified."
+        description="Whether the model's policy withholds the label: the certified radius is too small."
     )
     scores: list[float] = Field(
-        description="One a class; a binary classifier has one, and answers class 1 where it is positive."
+        description="One per class; a binary classifier has one score, which is positive for class 1."
     )
     margin: float = Field(
-        description="The answer's score less the next class's, rounded down; of a binary classifier, |score|."
+        description="Largest score minus the runner-up's, rounded down; of a binary classifier, |score|."
     )
     certified_radius: float = Field(
-        description="No change of the input within this distance changes the label, rounding of the "
+        description="No change of the input within this distance changes the label, rounding errors of the "
         "execution included. 0: nothing is certified."
     )
     method: Literal["lipschitz", "mixture", "local"] = Field(
-        description="What the radius comes from: constants of the largest score against each other, or of "
-        "mixtures of the scores of its class, or bounds local to a ball."
+        description="Proof of the radius: by Lipschitz constants of the largest score minus each other "
+        "score, by those of mixtures of the scores of its class, or by bounds local to a ball."
     )
     radius_float32_portable: float | None = Field(
         description="The radius for every runtime that evaluates the file as it is, 0 where the file "
-        "computes weights from others; null unless asked for."
+        "computes weights from others; null unless requested."
     )
     runner_up: str = Field(description="The class that limits the radius.")
     norm: Norm = Field(description="Norm of the radius.")
     certified: bool | None = Field(
-        description="Whether certified_radius is positive and at least epsilon, the request's or else the "
-        "policy's; null without either."
+        description="Whether certified_radius is positive and at least epsilon (of the request, else of the "
+        "policy); null without an epsilon."
     )
     certificate: str | None = Field(
-        description="The answer signed, a compact JWS that `lipmodel verify` takes; null unless asked for."
+        description="The signed answer, a compact JWS for `lipmodel verify`; null unless requested."
     )
     tightening_complete: bool | None = Field(
         default=None,
-        description="Only with 'tighten': whether the search came to its end. If not, the radius is what was "
-        "proved within the setting tighten_seconds, and more time may prove a larger one.",
+        description="Only with 'tighten': whether the search completed. If not, the radius was proved within "
+        "the setting tighten_seconds, and more time may prove a larger one.",
     )
 
 
 class ModelReference(Wire):
-    """Which file answered."""
+    """The model file that answered."""
 
     name: str
     version: str
@@ -71,12 +71,12 @@ class ModelReference(Wire):
 
 
 class PredictResponse(Wire):
-    """One prediction for each input, in order."""
+    """Predictions in the order of the inputs."""
 
     model: ModelReference
     execution: Execution = Field(description=EXECUTION)
     predictions: list[Prediction]
-    warnings: list[InputWarning] = Field(description="About the inputs; empty where there is none.")
+    warnings: list[InputWarning] = Field(description="About the inputs; empty without warnings.")
 
 
 PREDICT_EXAMPLES: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol v2 sends and gets. Strict, as the types of our own protocol."""
+"""Wire types of the Open Inference Protocol v2, as strict as those of the service's own protocol."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Size = Annotated[int, Field(ge=0, le=MAX_LENGTH)]
 
 
 class TensorParameters(Wire):
-    """How a tensor is sent."""
+    """Encoding of a tensor."""
 
-    binary_data_size: Size | None = Field(default=None, description="Bytes of it, after the JSON.")
+    binary_data_size: Size | None = Field(default=None, description="Number of its bytes after the JSON.")
 
 
 class InputTensor(Wire):
@@ -24,32 +24,32 @@ class InputTensor(Wire):
 
     name: str
     shape: list[Size] = Field(min_length=1, max_length=MAX_DIMENSIONS)
-    datatype: Literal["FP32", "FP64"] = Field(description="FP32 numbers are taken as float32 rounds them.")
+    datatype: Literal["FP32", "FP64"] = Field(description="FP32 numbers are rounded to float32.")
     parameters: TensorParameters = TensorParameters()
     data: list[Any] | None = None
 
 
 class OutputParameters(Wire):
-    """How an output is wanted."""
+    """Encoding of a requested output."""
 
     binary_data: bool | None = None
 
 
 class WantedOutput(Wire):
-    """An output that is wanted."""
+    """A requested output."""
 
     name: str
     parameters: OutputParameters = OutputParameters()
 
 
 class InferParameters(PredictOptions):
-    """What may be asked beside the inputs."""
+    """Options of a request."""
 
-    binary_data_output: bool = Field(default=False, description="Whether outputs are binary unless they say.")
+    binary_data_output: bool = Field(default=False, description="Whether outputs are binary by default.")
 
 
 class InferRequest(Wire):
-    """Inputs to classify, by the Open Inference Protocol."""
+    """Inputs to classify by the Open Inference Protocol."""
 
     id: str | None = None
     parameters: InferParameters = InferParameters()
@@ -58,7 +58,7 @@ class InferRequest(Wire):
 
 
 class OutputTensor(Wire):
-    """One output of every input; binary ones have no data here."""
+    """One output for all inputs; the data of a binary output follows the JSON."""
 
     name: str
     datatype: Literal["FP64", "INT64", "BOOL", "BYTES"]
@@ -68,16 +68,16 @@ class OutputTensor(Wire):
 
 
 class InferResponseParameters(Wire):
-    """Parameters of a response, beside its outputs."""
+    """Parameters of a response."""
 
     execution: Execution = Field(description=EXECUTION)
     warnings: str | None = Field(
-        default=None, description="About the inputs, in words; only where there is a warning."
+        default=None, description="Warnings about the inputs, in words; missing without warnings."
     )
 
 
 class InferResponse(Wire):
-    """Outputs, in the order asked for."""
+    """Outputs in the order requested."""
 
     model_name: str
     model_version: str
@@ -87,7 +87,7 @@ class InferResponse(Wire):
 
 
 class ServerMetadata(Wire):
-    """Who answers."""
+    """Name, version and extensions of the server."""
 
     name: str
     version: str
@@ -103,7 +103,7 @@ class TensorMetadata(Wire):
 
 
 class ModelMetadata(Wire):
-    """What a model takes and gives."""
+    """Inputs and outputs of a model."""
 
     name: str
     versions: list[str]
@@ -113,20 +113,20 @@ class ModelMetadata(Wire):
 
 
 class ModelReady(Wire):
-    """The model answers."""
+    """A model that is served."""
 
     name: str
     ready: Literal[True] = True
 
 
 class IndexRequest(Wire):
-    """Which models to list."""
+    """Filter of the models to list."""
 
-    ready: bool = Field(default=False, description="Only those that answer.")
+    ready: bool = Field(default=False, description="List served versions only.")
 
 
 class IndexEntry(Wire):
-    """A version of a model in the folder."""
+    """One version of a model in the folder."""
 
     name: str
     version: str
@@ -135,18 +135,18 @@ class IndexEntry(Wire):
 
 
 class LoadRequest(Wire):
-    """Nothing can be set about loading."""
+    """Parameters of a load request; none are supported."""
 
     parameters: dict[str, Any] = Field(default={}, max_length=0)
 
 
 class UnloadParameters(Wire):
-    """As Triton's clients send them."""
+    """Parameters of an unload request, as sent by Triton's clients."""
 
-    unload_dependents: bool = Field(default=False, description="No model has any.")
+    unload_dependents: bool = Field(default=False, description="Has no effect: no model has dependents.")
 
 
 class UnloadRequest(Wire):
-    """What Triton's clients send to unload."""
+    """An unload request, as sent by Triton's clients."""
 
     parameters: UnloadParameters = UnloadParameters()

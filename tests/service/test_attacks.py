@@ -94,11 +94,11 @@ def test_bad_input_is_reported(client, case):
 def test_slow_attacks_are_left_to_audits(client, monkeypatch):
     monkeypatch.setattr(attacker, "MAX_MULTIPLICATIONS", attacker.PASSES * 1000)
     answer = client.post(ATTACKS, json={"inputs": X.tolist()})
-    check(answer, ProblemKind.INVALID_INPUT, "inputs", "an audit takes more")
+    check(answer, ProblemKind.INVALID_INPUT, "inputs", "an audit accepts more")
 
 
 def test_a_model_that_is_gone_is_not_held(client):
-    held = attacker.Attacker(FairPool("slow", 1, queued=1, queued_per_caller=1))
+    held = attacker.AttackSearch(FairPool("slow", 1, queued=1, queued_per_caller=1))
     model = Model("m", "1", CertifiedPredictor(two_moons()), 1, None)
     held._attack(model.predictor, X, Norm.TWO, Deadline())
     assert len(held._engines) == 1

@@ -15,7 +15,7 @@ from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.deadline import CancelledError, Deadline
 from lipmodel.norms import Norm
 from service.inference import engine
-from service.inference.attack_search import Attacker
+from service.inference.attack_search import AttackSearch
 from service.inference.fair_pool import FairPool
 from service.models.registry import Model
 from service.problems import Problem, ProblemKind
@@ -109,7 +109,7 @@ def test_slow_work_keeps_no_ordinary_batch_waiting_and_its_queue_is_bounded(serv
 
 
 def test_an_attack_that_is_cancelled_ends():
-    attacker, model = Attacker(FairPool("slow", 1, queued=1, queued_per_caller=1)), Model("m", "1", CertifiedPredictor(two_moons()), 1, None)  # fmt: skip
+    attacker, model = AttackSearch(FairPool("slow", 1, queued=1, queued_per_caller=1)), Model("m", "1", CertifiedPredictor(two_moons()), 1, None)  # fmt: skip
     deadline = Deadline()
     deadline.cancel()
     with pytest.raises(CancelledError):
@@ -187,7 +187,7 @@ def test_queues_are_bounded_by_caller_and_together():
         return details
 
     assert asyncio.run(run()) == [
-        "2 long requests of yours are queued; the limit is 2",
+        "2 long requests of this caller are queued; the limit is 2",
         "3 long requests are queued; the limit is 3",
         "3 long requests are queued; the limit is 3",
     ]
