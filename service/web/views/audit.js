@@ -91,14 +91,14 @@ function attacks({ attack, norm }, figures) {
     title: "Nearest adversarial examples found", name: "attacks",
     alt: `Scatter plot of ${found.length} inputs: distance to the nearest adversarial example found against certified radius. ${attack.inside.length ? `${attack.inside.length} points lie below the diagonal.` : "All points lie above the diagonal."}`,
     columns: ["Input", { name: "Certified radius", numeric: true }, { name: "Distance", numeric: true }, { name: "Radius / distance", numeric: true }],
-    rows: all.map(({ radius, distance }, index) => [String(index + 1), numbers.down(radius), numbers.up(distance), numbers.percent(attack.ratio[index])]),
+    rows: all.map(({ radius, distance }, index) => [String(index + 1), numbers.down(radius), numbers.up(distance), numbers.percentDown(attack.ratio[index])]),
     build: (colours) => ({
       data: [
         { type: "scatter", mode: "lines", x: [0, end], y: [0, end], fill: "tozeroy", fillcolor: `${colours.certified}22`, line: { color: colours.certified, width: 1.5 }, hoverinfo: "skip", name: "proved: none below" },
         {
           type: "scatter", mode: "markers", x: found.map(({ radius }) => radius), y: found.map(({ distance }) => distance), name: "found by attack",
           marker: { color: found.map(({ radius, distance }) => (distance <= radius ? colours.bad : colours.observed)), size: 7, opacity: 0.75 },
-          hovertemplate: "radius %{x:.4f}, distance %{y:.4f}<extra></extra>",
+          text: found.map(({ radius, distance }) => `radius ${numbers.down(radius)}, distance ${numbers.up(distance)}`), hovertemplate: "%{text}<extra></extra>",
         },
       ],
       layout: {
@@ -112,7 +112,7 @@ function attacks({ attack, norm }, figures) {
   return h("section", { "aria-label": "Attacks" }, h("h2", {}, "Attacks"),
     h("p", { class: "hint" }, `Attacks changed the label of ${numbers.count(attack.inside.length)} inputs within the certified radius, and of ${numbers.count(beyondCount(attack))} of ${numbers.count(attack.inputs)} beyond it, `
       + "which no certificate excludes. On the diagonal the radius is exact",
-      median === undefined ? "." : `; the median ratio of radius to distance is ${numbers.percent(median)}.`), drawn.element);
+      median === undefined ? "." : `; the median ratio of radius to distance is ${numbers.percentDown(median)}.`), drawn.element);
 }
 
 // --- details

@@ -91,7 +91,8 @@ function traces(result, label, dash, fills, colours) {
   const [last, end] = [curve.epsilon.at(-1), (sample ?? result).curve.epsilon.at(-1)];
   const further = end > last ? [[end], [0]] : [[], []]; // beyond the largest radius nothing is certified
   const line = (x, y, name, style, more = {}) => ({ type: "scatter", mode: "lines", x, y, name: name + label, line: style, ...more });
-  const certified = (x, y, name, style) => line(x, y, name, { color: colours.certified, shape: "vh", ...style }, { hovertemplate: "%{y:.1%} certified at %{x:.4g}<extra></extra>" });
+  const certified = (x, y, name, style) => line(x, y, name, { color: colours.certified, shape: "vh", ...style },
+    { text: y.map((share) => numbers.percentDown(share)), hovertemplate: "%{text} certified at %{x:.4g}<extra></extra>" });
   return [
     certified([...curve.epsilon, ...further[0]], [...curve.certified_accuracy, ...further[1]], "certified", { width: 2.5, dash }),
     sample && sample.samples < result.samples && certified(sample.curve.epsilon, sample.curve.certified_accuracy, "certified, attacked inputs", { width: 1.5, dash: "dot" }),

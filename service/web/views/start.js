@@ -54,14 +54,14 @@ function auditForm(models, named) {
   const seed = h("input", { type: "number", min: 0, value: 0, required: true });
   const rows = h("textarea", { class: "code", rows: 3, spellcheck: "false", placeholder: "0.5, 0.25" });
   const report = h("input", { type: "checkbox" });
-  const own = h("input", { type: "checkbox", checked: true });
-  const ownLabel = h("label", { class: "check" }, own, h("span", {}));
+  const include = h("input", { type: "checkbox", checked: true });
+  const includeLabel = h("label", { class: "check" }, include, h("span", {}));
   onModelChosen((number) => {
-    ownLabel.hidden = !number;
-    fill(ownLabel.lastChild, `Include the ${numbers.count(number)} stored samples of the model`);
+    includeLabel.hidden = !number;
+    fill(includeLabel.lastChild, `Include the ${numbers.count(number)} stored samples of the model`);
   });
   return form("Start audit", ready, async () => {
-    const inputs = [...(own.checked && !ownLabel.hidden ? (await storedSamples()).inputs : []), ...(rows.value.trim() ? rowsOf(rows.value) : [])];
+    const inputs = [...(include.checked && !includeLabel.hidden ? (await storedSamples()).inputs : []), ...(rows.value.trim() ? rowsOf(rows.value) : [])];
     return request("POST", `${path()}/audits`, {
       json: { norm: norm(), samples: Number(samples.value), seed: Number(seed.value), report: report.checked, ...(inputs.length ? { inputs } : {}) },
       headers: NOW,
@@ -71,7 +71,7 @@ function auditForm(models, named) {
     field("Random points", samples, "Drawn from the input range that the file states."),
     field("Seed", seed, "Equal seeds give equal results.")),
   h("details", {}, h("summary", {}, "Additional inputs"), field("One input per line", rows, "Numbers separated by commas or spaces, audited in addition to the random points.")),
-  ownLabel, reportBox(report));
+  includeLabel, reportBox(report));
 }
 
 function evaluationForm(models, named) {
