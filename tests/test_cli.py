@@ -1,4 +1,4 @@
-"""The lipmodel command: what it prints for people and machines, and its exit status."""
+"""The lipmodel command: output for people and machines, and exit statuses."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def run_json(*arguments, status=0):
 
 
 def test_inspect(folder):
-    told = run_json("inspect", folder / "net.onnx")
-    assert told["status"] == "proved"
-    assert told["reason"] is None
-    assert told["ops"]["Gemm"] == 3
-    assert set(told["bounds"]) == {"1", "2", "inf"}
-    assert told["bounds"]["2"]["global"] == pytest.approx(1, abs=1e-6)
-    assert len(told["bounds"]["2"]["per_pair"]) == 3
-    assert told["claim"] == {"norm": "2", "lipschitz": 1.001, "proved": True}
-    assert told["unchecked_claims"] == ["classes", "input_box"]
+    output = run_json("inspect", folder / "net.onnx")
+    assert output["status"] == "proved"
+    assert output["reason"] is None
+    assert output["ops"]["Gemm"] == 3
+    assert set(output["bounds"]) == {"1", "2", "inf"}
+    assert output["bounds"]["2"]["global"] == pytest.approx(1, abs=1e-6)
+    assert len(output["bounds"]["2"]["per_pair"]) == 3
+    assert output["claim"] == {"norm": "2", "lipschitz": 1.001, "proved": True}
+    assert output["unchecked_claims"] == ["classes", "input_box"]
     shown = run("inspect", folder / "net.onnx").output
     assert "1.001-Lipschitz in l2: proved" in shown
     assert "unchecked  classes, input_box: claims of the file" in shown
@@ -60,10 +60,10 @@ def test_inspect(folder):
 def test_inspect_with_tightness(folder):
     x = np.load(folder / "x.npy")[:3]
     np.savez(folder / "few.npz", inputs=x, labels=np.arange(3))
-    told = run_json("inspect", folder / "net.onnx", "--tightness", folder / "few.npz")["tightness"]
-    assert 0.0 < told["lipschitz"] <= told["local"] <= 1.0
-    assert told["norm"] == "2"
-    assert told["points"] == 3
+    output = run_json("inspect", folder / "net.onnx", "--tightness", folder / "few.npz")["tightness"]
+    assert 0.0 < output["lipschitz"] <= output["local"] <= 1.0
+    assert output["norm"] == "2"
+    assert output["points"] == 3
     assert "radius / attack" in run("inspect", folder / "net.onnx", "--tightness", folder / "few.npz").output
 
 
@@ -88,28 +88,28 @@ def test_certificates_of_tightened_radii_hold_what_mixtures_prove(folder):
 
 
 def test_inspect_of_a_claim_below_the_proof_is_a_negative_finding(folder):
-    told = run_json("inspect", folder / "liar.onnx", status=1)
-    assert told["status"] == "unproved"
-    assert "0.3" in told["reason"]
+    output = run_json("inspect", folder / "liar.onnx", status=1)
+    assert output["status"] == "unproved"
+    assert "0.3" in output["reason"]
     assert "the proved bound is" in run("inspect", folder / "liar.onnx", status=1).output
 
 
 def test_inspect_of_a_refused_file_is_a_negative_finding(folder):
-    told = run_json("inspect", folder / "bad.onnx", status=1)
-    assert told["status"] == "refused"
-    assert "not an ONNX model" in told["reason"]
+    output = run_json("inspect", folder / "bad.onnx", status=1)
+    assert output["status"] == "refused"
+    assert "not an ONNX model" in output["reason"]
     assert "refused: not an ONNX model" in run("inspect", folder / "bad.onnx", status=1).output
     assert "does not exist" in run("inspect", folder / "gone.onnx", status=2).output
 
 
 @pytest.mark.parametrize(("name", "norm"), [("1", Norm.ONE), ("l2", Norm.TWO), ("LINF", Norm.INF)])
 def test_certify(folder, name, norm):
-    told = run_json("certify", folder / "net.onnx", "--inputs", folder / "x.npy", "--norm", name)
+    output = run_json("certify", folder / "net.onnx", "--inputs", folder / "x.npy", "--norm", name)
     radii = CertifiedPredictor(folder / "net.onnx").predict(np.load(folder / "x.npy"), norm).radii
-    assert [p["certified_radius"] for p in told["predictions"]] == radii.certified_radius.tolist()
+    assert [p["certified_radius"] for p in output["predictions"]] == radii.certified_radius.tolist()
     portable = CertifiedPredictor(folder / "net.onnx").portable_radii(np.load(folder / "x.npy"), norm)
-    assert [p["radius_float32_portable"] for p in told["predictions"]] == portable.tolist()
-    assert told["norm"] == norm.value
+    assert [p["radius_float32_portable"] for p in output["predictions"]] == portable.tolist()
+    assert output["norm"] == norm.value
     shown = run("certify", folder / "net.onnx", "--inputs", folder / "x.npy", "--norm", name).output
     assert f"radii in {norm.symbol}" in shown
     assert "10 more" in shown
@@ -126,22 +126,22 @@ def test_evaluate(folder):
         "--eps",
         "1.58",
     )
-    told = run_json(*arguments)
-    assert told["clean_accuracy"] == 1.0
-    assert set(told["certified_accuracy"]) == {"0.1", "1.58"}
+    output = run_json(*arguments)
+    assert output["clean_accuracy"] == 1.0
+    assert set(output["certified_accuracy"]) == {"0.1", "1.58"}
     shown = run(*arguments).output
     assert "certified accuracy at 0.1" in shown
-    assert f"{told['majority_share']:.2%}" in shown
+    assert f"{output['majority_share']:.2%}" in shown
 
 
 def test_evaluate_under_attack_and_tightened(folder):
     arguments = ("evaluate", folder / "net.onnx", "--data", folder / "data.npz", "--eps", "0.05")
     plain = run_json(*arguments)
-    told = run_json(*arguments, "--tighten", "--attack", 5)
-    assert told["tightened"]
-    assert told["attacked_samples"] == 5
-    assert told["average_certified_radius"] > plain["average_certified_radius"]
-    assert set(told["attacked_accuracy"]) == {"0.05"}
+    output = run_json(*arguments, "--tighten", "--attack", 5)
+    assert output["tightened"]
+    assert output["attacked_samples"] == 5
+    assert output["average_certified_radius"] > plain["average_certified_radius"]
+    assert set(output["attacked_accuracy"]) == {"0.05"}
     shown = run(*arguments, "--attack", 5).output
     assert "5 attacked inputs: a random sample stratified by label" in shown
     assert "under attack" in shown
@@ -149,9 +149,9 @@ def test_evaluate_under_attack_and_tightened(folder):
 
 def test_evaluate_writes_a_report(folder):
     arguments = ("evaluate", folder / "net.onnx", "--data", folder / "data.npz", "--report", folder / "out")
-    told = run_json(*arguments)
+    output = run_json(*arguments)
     written = json.loads((folder / "out" / "evaluation.json").read_text())
-    assert written.items() >= told.items()
+    assert written.items() >= output.items()
     assert "net.onnx" in (folder / "out" / "evaluation.html").read_text()
 
 
@@ -178,19 +178,19 @@ def test_attacks_of_foolbox(folder, monkeypatch):
 
 def test_audit_writes_a_report(folder):
     run("audit", folder / "net.onnx", "--samples", 50, "--report", folder / "audited")
-    told = json.loads((folder / "audited" / "audit.json").read_text())
-    assert told["verdict"] == "consistent"
-    assert told["data"] == "random points"
+    output = json.loads((folder / "audited" / "audit.json").read_text())
+    assert output["verdict"] == "consistent"
+    assert output["data"] == "random points"
     assert "net.onnx" in (folder / "audited" / "audit.html").read_text()
     run("audit", folder / "liar.onnx", "--samples", 50, "--report", folder / "lied", status=1)
     assert "refuted" in (folder / "lied" / "audit.md").read_text()
 
 
 def test_audit(folder):
-    told = run_json("audit", folder / "net.onnx", "--samples", 50)
-    assert told["verdict"] == "consistent"
-    assert told["observed"] <= told["bound"]
-    assert 0 < told["tightness"] <= 1
+    output = run_json("audit", folder / "net.onnx", "--samples", 50)
+    assert output["verdict"] == "consistent"
+    assert output["observed"] <= output["bound"]
+    assert 0 < output["tightness"] <= 1
     with_data = run_json("audit", folder / "net.onnx", "--samples", 0, "--data", folder / "data.npz")
     assert with_data["points"]["data"] == 30
     assert "refuted" in run("audit", folder / "liar.onnx", "--samples", 50, status=1).output
@@ -198,8 +198,10 @@ def test_audit(folder):
 
 def test_train_and_its_errors(tmp_path):
     pytest.importorskip("torch")
-    told = run_json("train", "two-moons", "--out", tmp_path, "--epochs", 1, "--norm", "inf", "--lipschitz", 2)
-    assert told["model"]["bound_global"] <= 2
+    output = run_json(
+        "train", "two-moons", "--out", tmp_path, "--epochs", 1, "--norm", "inf", "--lipschitz", 2
+    )
+    assert output["model"]["bound_global"] <= 2
     assert (tmp_path / "two-moons.onnx").exists()
     shown = load_labelled(tmp_path / "two-moons.samples.npz")
     assert shown.inputs.shape == (300, 2)
@@ -224,7 +226,7 @@ def test_train_on_data_of_your_own(tmp_path):
     arguments = ["train", "digits", "--data", tmp_path / "mine.csv", "--out", tmp_path, "--epochs", 40, "--set", "network.widths=[16]", "--set", "training.batch_size=15",
                  "--set", "loss.name=multiclass-hinge"]  # fmt: skip
     result = run(*arguments)
-    told = " ".join(result.stderr.split())
+    output = " ".join(result.stderr.split())
     for part in (
         "data mine.csv: 60 inputs of 2 numbers",
         "rows 45 to train on, 15 (25%) held out",
@@ -233,7 +235,7 @@ def test_train_on_data_of_your_own(tmp_path):
         "units radii and epsilons are in the units of the inputs: as in the file",
         "columns width, height",
     ):
-        assert part in told
+        assert part in output
     record = json.loads((tmp_path / "mine.json").read_text())
     assert (record["recipe"]["data"], record["recipe"]["scaling"]) == ("mine.csv", "columns")
     assert record["recipe"]["training"]["batch_size"] == 15
@@ -255,13 +257,13 @@ def test_train_on_data_of_your_own(tmp_path):
 
 
 @pytest.mark.parametrize("end", ["onnx", "json", "png", "html", "samples.npz"])
-def test_training_replaces_no_file_unasked(tmp_path, end):
+def test_training_replaces_files_only_with_force(tmp_path, end):
     pytest.importorskip("torch")
     path = tmp_path / f"two-moons.{end}"
     path.write_bytes(b"somebody's")
     refused = run("train", "two-moons", "--out", tmp_path, "--epochs", 1, status=2)
-    told = " ".join(refused.output.split())
-    assert f"two-moons.{end} exists; replace it with --force, or choose another --name" in told
+    output = " ".join(refused.output.split())
+    assert f"two-moons.{end} exists; replace it with --force, or choose another --name" in output
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert path.read_bytes() == b"somebody's"
 
@@ -293,7 +295,7 @@ def test_training_replaces_all_that_belongs_to_a_model(tmp_path):
         (["--set", "loss.name=emma", "--set", "training.threads=0"], "training.threads = 0"),
     ],
 )
-def test_bad_use_of_train_is_one_line_that_says_what_to_do(tmp_path, monkeypatch, more, message):
+def test_a_usage_error_of_train_is_one_line_with_the_remedy(tmp_path, monkeypatch, more, message):
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     result = run("train", "two-moons", "--out", tmp_path / "out", *more, status=2)
@@ -305,8 +307,8 @@ def test_bad_use_of_train_is_one_line_that_says_what_to_do(tmp_path, monkeypatch
 
 def test_a_named_set_in_a_folder_can_be_evaluated(folder):
     run("evaluate", folder / "net.onnx", "--data", "adult", status=2)
-    told = run("evaluate", folder / "net.onnx", "--data", "adult", "--data-dir", folder, status=2).output
-    assert "neither adult.data nor adult.data.gz" in " ".join(told.split())
+    output = run("evaluate", folder / "net.onnx", "--data", "adult", "--data-dir", folder, status=2).output
+    assert "neither adult.data nor adult.data.gz" in " ".join(output.split())
 
 
 @pytest.mark.parametrize(

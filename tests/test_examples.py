@@ -1,4 +1,4 @@
-"""The bundled models are what their records say, and what their recipes make."""
+"""The bundled models agree with their records and their recipes; the examples run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_there_are_two():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_bundled_model_is_what_its_record_says(name):
+def test_a_bundled_model_agrees_with_its_record(name):
     written = record(name)
     predictor = CertifiedPredictor(BUNDLED / f"{name}.onnx")
     assert predictor.file.sha256 == written["model"]["sha256"]
@@ -65,7 +65,7 @@ def test_a_training_loop_of_ones_own(tmp_path, monkeypatch, capsys):
 
 
 def test_retraining_gives_the_same_model(tmp_path):
-    """Bit for bit on the machine that made it; elsewhere arithmetic may differ, and the figures agree."""
+    """Training reproduces the file bit for bit on the machine that made it; elsewhere the results agree."""
     pytest.importorskip("torch")
     from lipmodel.training.train import train
 
@@ -80,7 +80,7 @@ def test_retraining_gives_the_same_model(tmp_path):
 
 
 def served(tmp_path, monkeypatch, example, host=False, **settings):
-    """Runs an example against a server of the bundled models."""
+    """Run an example against a server of the bundled models."""
     from tests.service.conftest import running
 
     script = runpy.run_path(str(EXAMPLES / example))
@@ -121,8 +121,8 @@ def test_tritons_client_reads_labels_and_radii(tmp_path, monkeypatch, capsys):
 
 def test_an_abstaining_client_decides_nothing_that_the_sensor_could_change(tmp_path, monkeypatch, capsys):
     served(tmp_path, monkeypatch, "abstaining_client.py")
-    told = capsys.readouterr().out
-    assert "decisions changed by the sensor's error: 0" in told
-    counts = {line.rpartition(": ")[0]: int(line.rpartition(": ")[2]) for line in told.splitlines()}
+    output = capsys.readouterr().out
+    assert "decisions changed by the sensor's error: 0" in output
+    counts = {line.rpartition(": ")[0]: int(line.rpartition(": ")[2]) for line in output.splitlines()}
     assert counts["left to a person"] > 0
     assert counts["lower"] + counts["upper"] > 100

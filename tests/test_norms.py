@@ -1,4 +1,4 @@
-"""Norms re-derived naively, and bounds held against exact rational arithmetic."""
+"""Norms re-derived naively, and bounds compared with exact rational arithmetic."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ moderate = st.floats(-1e6, 1e6, width=32)
 
 
 def exact_norm_is_at_most(values, norm, bound):
-    """Exact: Σ|x|, Σx² against bound², max|x|."""
+    """Decide exactly: Σ|x|, Σx² against bound², max|x|."""
     x, b = [abs(Fraction(float(v))) for v in values], Fraction(float(bound))
     if norm is Norm.ONE:
         return sum(x) <= b
@@ -112,7 +112,7 @@ def test_gamma_is_never_below_the_exact_one(k):
     assert exact <= Fraction(gamma(k)) <= exact * (1 + Fraction(1, 10**14))
 
 
-def test_gamma_refuses_what_it_is_not_defined_for():
+def test_gamma_refuses_too_many_roundings():
     with pytest.raises(ValueError, match="too many"):
         gamma(2**24, 2.0**-24)
 
@@ -183,7 +183,7 @@ def matrices():
 
 
 def test_spectral_bound_is_never_below_the_exact_norm():
-    """Against an exact LDLᵀ of s²I - WᵀW; a bare SVD fails the same test, so the test can fail."""
+    """Compare with an exact LDLᵀ of s²I - WᵀW; a bare SVD fails this test, so the test can fail."""
     svd_failures = 0
     for w in matrices():
         assert bounds_spectral_norm(w, bound_spectral_norm(w)), w
@@ -206,7 +206,7 @@ def test_spectral_bound_of_orthogonal_layers_is_tight(n):
 
 
 def by_cholesky(monkeypatch):
-    """Lets every matrix of two columns and rows be bounded so; the results, as they are found."""
+    """Bound every matrix of two columns and rows by Cholesky; return the list that collects the results."""
     found, bound = [], norms._bound_by_cholesky
     monkeypatch.setattr(norms, "MANY_COLUMNS", 1)
     monkeypatch.setattr(norms, "_bound_by_cholesky", lambda w: found.append(bound(w)) or found[-1])
@@ -268,7 +268,7 @@ def test_observed_spectral_norm_comes_near_from_below(shape):
     assert observed_spectral_norm(np.zeros(shape)) == observed_spectral_norm(w * 1e200) == 0.0
 
 
-def test_spectral_bound_refuses_what_is_not_finite():
+def test_spectral_bound_refuses_entries_that_are_not_finite():
     for bad in (np.nan, np.inf):
         with pytest.raises(ValueError, match="not finite"):
             bound_spectral_norm(np.array([[1.0, bad]]))
@@ -281,7 +281,7 @@ def test_absolute_operator_bound(norm):
 
 
 def test_absolute_spectral_bound_is_never_below_the_exact_norm():
-    """Full, sparse, in blocks that do not mix, with columns of zeros, and of all sizes; and tight."""
+    """Bounds hold and are tight for full, sparse, block and zero-column matrices of all sizes."""
     rng = np.random.default_rng(6)
     for _ in range(150):
         w = rng.normal(size=rng.integers(1, 8, 2)) * (rng.random() < 0.7 or 10.0 ** rng.integers(-150, 150))

@@ -1,4 +1,4 @@
-"""The client against the real service; and against a server that misbehaves, for what the service never does."""
+"""The client against the real service, and against a misbehaving server."""
 
 import asyncio
 import dataclasses
@@ -42,7 +42,7 @@ def url(tmp_path_factory):
 
 
 class Waited:
-    """An async client that is used like the sync one: what is true of one is shown of the other."""
+    """An async client behind the interface of the sync client, so that each test covers both."""
 
     def __init__(self, *arguments, **options):
         self._loop = asyncio.new_event_loop()
@@ -125,7 +125,7 @@ def test_options_are_passed_on(kind, url):
 
 
 @both
-def test_a_problem_is_an_error_that_tells_what_is_wrong(kind, url):
+def test_a_problem_is_an_error_with_its_members(kind, url):
     with made(kind, url) as client:
         with pytest.raises(InvalidRequestError, match=r"has 3 values; this model expects 2") as error:
             client.predict("two-moons", [[1, 2, 3]])
@@ -144,7 +144,7 @@ def test_a_problem_is_an_error_that_tells_what_is_wrong(kind, url):
 
 @both
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_json_cannot_say_is_not_sent(kind, url, value):
+def test_numbers_without_json_are_not_sent(kind, url, value):
     with made(kind, url) as client, pytest.raises(ValueError, match="JSON"):
         client.predict("two-moons", [[value, 0.0]])
 
@@ -174,7 +174,7 @@ def test_jobs_are_started_waited_for_and_cancelled(kind, url, monkeypatch):
 
 
 class Answers:
-    """A transport that answers what it is told, one after another, and notes what was asked."""
+    """A transport that returns scripted responses in turn and records the requests."""
 
     def __init__(self, *answers):
         self.answers, self.requests = list(answers), []
@@ -188,7 +188,7 @@ class Answers:
 
 
 def problem(status, kind="queue-full", **headers):
-    body = {"type": f"/problems/{kind}", "title": "", "status": status, "detail": "told so"}
+    body = {"type": f"/problems/{kind}", "title": "", "status": status, "detail": "busy"}
     return httpx.Response(status, json=body, headers=headers)
 
 
@@ -213,7 +213,7 @@ def client_of(kind, answers, **options):
         httpx.ReadTimeout(""),
     ],
 )
-def test_what_may_pass_is_tried_again(kind, failure):
+def test_temporary_failures_are_retried(kind, failure):
     answers = Answers(failure, failure, GOOD)
     with client_of(kind, answers) as client:
         assert len(client.predict("m", [[0.0]])) == 0
@@ -224,7 +224,7 @@ def test_what_may_pass_is_tried_again(kind, failure):
 def test_in_the_end_it_is_given_up(kind):
     with (
         client_of(kind, Answers(*[problem(503)] * 3)) as client,
-        pytest.raises(TryAgainError, match="told so"),
+        pytest.raises(TryAgainError, match="busy"),
     ):
         client.models()
     with (
@@ -238,7 +238,7 @@ def test_in_the_end_it_is_given_up(kind):
 @pytest.mark.parametrize(
     ("status", "error"), [(400, InvalidRequestError), (422, InvalidRequestError), (500, ServiceFailedError)]
 )
-def test_what_will_not_pass_is_not(kind, status, error):
+def test_permanent_failures_are_not_retried(kind, status, error):
     answers = Answers(problem(status))
     with client_of(kind, answers) as client, pytest.raises(error):
         client.predict("m", [[0.0]])

@@ -28,7 +28,7 @@ def small_network(
     seed=0,
     **activation,
 ):
-    """Untrained, with its weights somewhat moved, as a step of the optimiser would."""
+    """Return an untrained network with perturbed weights, as after an optimiser step."""
     constraint = constraint or ("orthogonal" if norm is Norm.TWO else "rows")
     generator = torch.Generator().manual_seed(shifted(seed))
     return build_network(

@@ -20,7 +20,7 @@ from tests.seeds import shifted
 
 
 def naive(x, group_size):
-    """Each group sorted by itself, by the layout's words: unit i is in group i mod n/G."""
+    """Sort each group separately, by the definition of the layout: unit i is in group i mod n/G."""
     n = len(x)
     groups = n // group_size
     y = np.empty(n)
@@ -98,7 +98,7 @@ def test_the_others_are_1_lipschitz_and_keep_the_norm_of_gradients(name):
 
 
 @given(st.floats(-7, 7), st.tuples(st.floats(-5, 5), st.floats(-5, 5)))
-def test_householder_reflects_what_lies_beyond_its_line(angle, pair):
+def test_householder_reflects_pairs_beyond_its_line(angle, pair):
     activation = Householder(2).double()
     with torch.no_grad():
         activation.angle.fill_(angle)

@@ -20,7 +20,7 @@ rows = arrays(
 
 
 def l1_projection_by_bisection(row, radius):
-    """The threshold of the soft thresholding found by halving, instead of by sorting."""
+    """Find the threshold of the soft thresholding by bisection, not by sorting."""
     if np.abs(row).sum() <= radius:
         return row
     low, high = 0.0, np.abs(row).max()
@@ -34,7 +34,7 @@ def l1_projection_by_bisection(row, radius):
 
 
 @given(rows, st.floats(0.1, 3))
-def test_l1_projection_is_the_one_found_by_bisection(weight, radius):
+def test_l1_projection_equals_bisection(weight, radius):
     ours = project_rows_l1(torch.from_numpy(weight), radius).numpy()
     for row, projected in zip(weight, ours, strict=True):
         assert np.allclose(projected, l1_projection_by_bisection(row, radius), atol=1e-9)

@@ -19,7 +19,7 @@ from tests.seeds import shifted
 
 
 def matrix_of(function, shape):
-    """The matrix of a linear map of images: its value at every unit vector."""
+    """Return the matrix of a linear map of images: its value at every unit vector."""
     basis = torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape)
     with torch.no_grad():
         return (function(basis) - function(torch.zeros(1, *shape, dtype=torch.float64))).flatten(1).T.numpy()
@@ -31,7 +31,7 @@ def isometric(matrix, *, rows):
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(4, 4), (4, 9), (9, 4)])
-def test_a_pointwise_convolution_is_orthogonal_as_a_whole(inputs, outputs):
+def test_a_pointwise_convolution_is_orthogonal(inputs, outputs):
     layer = PointwiseConv(
         inputs, outputs, Stiefel(), generator=torch.Generator().manual_seed(shifted(0))
     ).double()
@@ -75,7 +75,7 @@ def test_almost_orthogonal_convolutions_never_raise_the_l2_norm(size, inputs, ou
 
 
 def test_the_rescaling_is_the_papers():
-    """Σ over shifts and channels of the kernel's correlation with itself, by loops."""
+    """Sum the kernel's correlation with itself over shifts and channels, by loops."""
     free = np.random.default_rng(0).normal(size=(4, 3, 3, 3))
     padded = np.pad(free, ((0, 0), (0, 0), (2, 2), (2, 2)))
     sums = np.zeros(3)

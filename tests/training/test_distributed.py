@@ -1,4 +1,4 @@
-"""Two processes train what one trains, to rounding; what is missing is said."""
+"""Two processes train the network of one up to rounding; missing devices and packages are named."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ needs_fabric = pytest.mark.skipif(
 
 @pytest.fixture
 def command(tmp_path):
-    """``lipmodel train digits`` by two processes; Fabric starts the second by the file that the first was."""
+    """Run ``lipmodel train digits`` by two processes; Fabric starts the second from the first's script."""
     script = tmp_path / "command.py"
     script.write_text("from lipmodel.cli import main\nmain()\n")
 
@@ -47,14 +47,14 @@ def command(tmp_path):
 
 
 @needs_fabric
-def test_two_processes_train_what_one_does(command, tmp_path):
+def test_two_processes_train_the_network_of_one(command, tmp_path):
     running = command(tmp_path / "two", "--json")
     planned = plan("digits", overrides={"settings": SETTINGS})
     alone = train_recipe(planned.recipe, planned.train, planned.held_out)
-    said, told = running.communicate(timeout=WAIT)
-    assert running.returncode == 0, told
+    said, output = running.communicate(timeout=WAIT)
+    assert running.returncode == 0, output
     record = json.loads(said)  # of the first process; the second says nothing
-    assert told.count("rows  ") == 1
+    assert output.count("rows  ") == 1
     assert record["trained_by"] == "2 processes on cpu"
     assert alone.record()["trained_by"] == "1 process on cpu"
     assert record["model"]["bound_global"] <= 1.0
@@ -73,14 +73,14 @@ def test_two_processes_stop_together_and_go_on_to_the_same_file(command, tmp_pat
     cut.stderr.readline()  # what was understood of the data: both processes are there
     time.sleep(1.0)
     os.killpg(cut.pid, signal.SIGINT)
-    _, told = cut.communicate(timeout=WAIT)
-    assert cut.returncode == 130, told
-    assert told.count("--resume") == 1
+    _, output = cut.communicate(timeout=WAIT)
+    assert cut.returncode == 130, output
+    assert output.count("--resume") == 1
     assert (tmp_path / "cut" / "digits.checkpoint").is_file()
     for out, more in (("cut", ["--resume"]), ("whole", [])):
         running = command(tmp_path / out, *more, settings=long)
-        _, told = running.communicate(timeout=WAIT)
-        assert running.returncode == 0, told
+        _, output = running.communicate(timeout=WAIT)
+        assert running.returncode == 0, output
     cut_off, whole = (tmp_path / out / "digits.onnx" for out in ("cut", "whole"))
     assert cut_off.read_bytes() == whole.read_bytes()
 
@@ -104,7 +104,7 @@ def test_without_fabric(monkeypatch):
 
 
 class Two:
-    """What Fabric is to the second of two processes."""
+    """Stand-in for Fabric in the second of two processes."""
 
     device, world_size, global_rank = torch.device("cpu"), 2, 1
 
@@ -119,7 +119,7 @@ def test_shares_are_of_every_row_once_and_never_empty():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_gpu_trains_what_the_cpu_does():
+def test_a_gpu_trains_the_network_of_the_cpu():
     planned = plan("digits", overrides={"settings": SETTINGS})
     parts = load_parts("digits")
     on_gpu = train_recipe(planned.recipe, *parts, group=launch("cuda", 1))

@@ -22,8 +22,8 @@ from tests.seeds import shifted
 SMALL = {"epochs": 10, "widths": (16, 16), "random_state": shifted(0)}
 
 
-def test_scikit_learn_takes_it_for_one_of_its_own():
-    """All checks of scikit-learn; those skipped need pandas or another kind of array."""
+def test_scikit_learn_accepts_the_estimator():
+    """All checks of scikit-learn pass; the skipped checks need pandas or other kinds of arrays."""
     results = check_estimator(LipschitzClassifier(**SMALL), on_skip=None, on_fail=None)
     assert [r["check_name"] for r in results if r["status"] not in ("passed", "skipped")] == []
     assert sum(r["status"] == "passed" for r in results) > 50
@@ -54,7 +54,7 @@ def test_answers_and_radii_are_those_of_the_file(fitted):
     assert np.median(model.certified_radius(x)) > 0.03
 
 
-def test_a_change_inside_the_radius_alters_nothing_and_one_outside_may(fitted):
+def test_only_changes_beyond_the_radius_may_alter_the_label(fitted):
     model, x = fitted
     radius, rng = model.certified_radius(x), np.random.default_rng(0)
     for _ in range(20):
@@ -67,7 +67,7 @@ def test_a_change_inside_the_radius_alters_nothing_and_one_outside_may(fitted):
 
 @pytest.mark.parametrize("norm", ["1", "2", "inf"])
 def test_raw_units_and_every_norm(norm):
-    """Measures from 0.001 to 4000: what evens them out is in the file, and the constant holds in their units."""
+    """Columns range from 0.001 to 4000: their scaling is in the file, and the constant holds in their units."""
     data = breast_cancer()
     model = LipschitzClassifier(norm, lipschitz=2.0, margin=0.5, **SMALL).fit(data.inputs, data.labels)
     predictor = model.predictor_
@@ -114,7 +114,7 @@ def test_it_works_in_a_pipeline_and_a_search():
         ({"widths": (0,)}, "widths >= 1"),
     ],
 )
-def test_parameters_that_make_no_sense(parameters, message):
+def test_invalid_parameters(parameters, message):
     with pytest.raises((RecipeError, ValueError), match=message):
         LipschitzClassifier(**parameters).fit(np.eye(4), [0, 1, 0, 1])
 

@@ -33,7 +33,7 @@ def exported(network, norm=Norm.TWO, lipschitz=1.0):
 
 
 def weights_in_order(content):
-    """The matrices of a file's Gemm nodes, by onnx alone."""
+    """Return the matrices of a file's Gemm nodes, by onnx alone."""
     graph = onnx.load_model_from_string(content).graph
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     return [values[node.input[1]] for node in graph.node if node.op_type == "Gemm"]
@@ -41,7 +41,7 @@ def weights_in_order(content):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("outputs", [1, 4])
-def test_the_file_computes_what_torch_computes(activation, outputs):
+def test_the_file_computes_the_scores_of_torch(activation, outputs):
     network = small_network(outputs=outputs, **activation)
     inputs = torch.randn(10_000, 6, generator=torch.Generator().manual_seed(shifted(1)))
     content, predictor = exported(network)
@@ -63,8 +63,8 @@ def test_small_groups_become_comparators_and_large_ones_top_k():
 
 @pytest.mark.parametrize("norm", [Norm.ONE, Norm.INF])
 @pytest.mark.parametrize("lipschitz", [1.0, 0.3, 5.0])
-def test_the_bound_is_within_the_asked_constant_in_exact_arithmetic(norm, lipschitz):
-    """Rational numbers only: ‖W1‖_{p→inf} · ∏‖Wi‖_{inf→inf} of the file's weights, from its bytes."""
+def test_the_bound_is_within_the_constant_in_exact_arithmetic(norm, lipschitz):
+    """Compute ‖W1‖_{p→inf} · ∏‖Wi‖_{inf→inf} in rational numbers, from the file's bytes."""
     content, predictor = exported(small_network(norm, lipschitz=lipschitz), norm, lipschitz)
     first, *rest = [[[abs(Fraction(float(v))) for v in row] for row in w] for w in weights_in_order(content)]
     bound = max(max(row) if norm is Norm.ONE else sum(row) for row in first)
@@ -75,7 +75,7 @@ def test_the_bound_is_within_the_asked_constant_in_exact_arithmetic(norm, lipsch
 
 
 @pytest.mark.parametrize("constraint", ["orthogonal", "rows"])
-def test_the_bound_in_l2_is_within_the_asked_constant_and_close_to_it(constraint):
+def test_the_bound_in_l2_is_within_the_constant_and_close_to_it(constraint):
     for lipschitz in (1.0, 0.3, 5.0):
         _, predictor = exported(
             small_network(constraint=constraint, lipschitz=lipschitz), Norm.TWO, lipschitz
@@ -99,7 +99,7 @@ def test_export_leaves_the_network_as_it_was_and_gives_the_same_bytes_again():
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
-def test_what_cannot_be_exported_is_refused():
+def test_networks_that_cannot_be_exported_are_refused():
     network = small_network()
     with pytest.raises(TrainingError, match="Tanh has no export rule"):
         to_graph(nn.Sequential(network[0], network[1], nn.Tanh(), network[3]))

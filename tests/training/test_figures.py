@@ -1,4 +1,4 @@
-"""The experiments, shortened; their claims are checked where they hold after little training."""
+"""The experiments, shortened; claims that hold after little training are checked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def short(monkeypatch):
     monkeypatch.setattr(figures, "load_recipe", lambda name, seed: load_recipe(name, seed=seed, epochs=8))
 
 
-def test_the_three_experiments_say_what_the_paper_says(short, tmp_path):
+def test_the_three_experiments_reproduce_the_paper(short, tmp_path):
     shares = []
     numbers = figures.make_figures(tmp_path / "figures", shares.append)
     assert json.loads((tmp_path / "figures" / "figures.json").read_text()) == numbers

@@ -34,7 +34,7 @@ def batch(samples=40, inputs=5, classes=3):
 
 
 def chosen_by_hand(head, x, label):
-    """The candidates, and of each other class the prototype nearest to the largest own score's region."""
+    """Find the candidates, and each other class's prototype nearest to the region of the largest target score."""
     weight, bias = head.weight.detach().numpy(), head.bias.detach().numpy()
     owner, scores = np.arange(len(weight)) // head.prototypes, weight @ x + bias
     own = np.array(sorted(np.flatnonzero(owner == label), key=lambda i: -scores[i])[: head.candidates])
@@ -101,7 +101,7 @@ def test_gradients_are_those_of_the_formula_over_all_pairs():
 
 
 def test_gradients_through_mixtures_are_finite_differences():
-    """The weights are held constant, as the envelope theorem allows at their best; so nearly only."""
+    """Weights are constant in the gradient, by the envelope theorem exact at the optimum; here approximate."""
     head = prototype_head(candidates=4)
     x, labels = batch(samples=12)
     certified_radius(*_compared(head, x, labels)).sum().backward()
@@ -162,7 +162,7 @@ def test_distances_of_all_to_all_are_never_formed():
 
 
 def k_means(x, labels, classes, k, generator):
-    """Lloyd's algorithm, class by class, from the same samples."""
+    """Lloyd's algorithm, class by class, from equal initial samples."""
     found = []
     for c in range(classes):
         own = x[labels == c]
@@ -177,7 +177,7 @@ def k_means(x, labels, classes, k, generator):
 
 
 def test_prototypes_left_out_in_training_do_not_answer_and_foreign_ones_stay():
-    """Other own ones answer, mostly less well; the same seed leaves out the same; none is left out in eval."""
+    """Other target prototypes replace the omitted ones; a seed omits the same prototypes; eval mode omits none."""
     head = prototype_head(inputs=5, classes=3, prototypes=6, candidates=1, dropout=0.5)
     x, labels = batch(samples=40)
     whole = certified_radius(*_compared(head.eval(), x, labels))

@@ -104,7 +104,7 @@ def test_removed_hooks_project_no_more_and_a_second_network_is_left_alone():
     assert first[6].weight.norm(dim=1).max() > 1.1
 
 
-def test_weights_return_after_every_second_step_where_that_is_asked():
+def test_weights_are_projected_every_second_step_if_requested():
     network = dense_network()
     steps = torch.optim.SGD(network.parameters(), lr=5.0)
     keep_constraints(steps, network, every=2)

@@ -1,4 +1,4 @@
-"""Averages of weights, early stopping, estimates: against their definitions."""
+"""Averaged weights, early stopping and estimates, compared with their definitions."""
 
 from __future__ import annotations
 
@@ -89,11 +89,11 @@ def test_weights_return_to_their_sets_after_every_second_step_and_at_the_end_of_
 
 
 def test_patience_stops_and_keeps_the_weights_of_the_lowest_loss(monkeypatch):
-    told, weights = iter([3.0, 1.0, 2.0, 1.5, 0.5]), []
+    output, weights = iter([3.0, 1.0, 2.0, 1.5, 0.5]), []
 
     def watched(network, *_):
         weights.append(copy.deepcopy(network.state_dict()))
-        return next(told)
+        return next(output)
 
     monkeypatch.setattr(loop, "mean_loss", watched)
     network = small_network(inputs=2, outputs=1)
@@ -134,7 +134,7 @@ def test_a_batch_larger_than_the_data():
 
 @pytest.mark.parametrize("norm", list(Norm))
 @pytest.mark.parametrize("outputs", [1, 2, 4])
-def test_the_estimate_is_close_to_what_is_certified(norm, outputs):
+def test_the_estimate_is_close_to_the_certified_accuracy(norm, outputs):
     network = small_network(norm, outputs=outputs)
     inputs = torch.randn(400, 6, generator=torch.Generator().manual_seed(shifted(1)))
     labels = torch.arange(400) % max(2, outputs)

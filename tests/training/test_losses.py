@@ -128,7 +128,7 @@ def test_losses_about_radii_need_bounds(loss):
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
-def test_each_falls_with_a_larger_margin_and_says_what_it_is_for(name):
+def test_each_loss_falls_with_a_larger_margin(name):
     loss = LOSSES[name]()
     if loss.binary:
         low, high = (loss(torch.tensor([[s]]), torch.tensor([1]), NO_BOUNDS) for s in (-1.0, 5.0))

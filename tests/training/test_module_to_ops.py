@@ -1,4 +1,4 @@
-"""Every module as it is exported: the same function, and a proved bound of no more than it promises."""
+"""Every exported module computes its function, with a proved bound within its constant."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ L2 = Norm.TWO
 
 
 def seeded(build):
-    """The module, its parameters moved from where they start, and back into their sets."""
+    """Return the module with perturbed parameters, projected onto their constraints."""
     torch.manual_seed(shifted(0))
     module = build()
     with torch.no_grad():
@@ -161,7 +161,7 @@ def test_the_file_computes_the_same_and_its_bound_is_1(build, shape):
 
 
 def matrix_of(op):
-    """The matrix of a Dense, or of a convolution: its value at every unit vector, by torch."""
+    """Return the matrix of a Dense or a convolution: its value at every unit vector, by torch."""
     if isinstance(op, ops.Dense):
         return op.weight
     size = (op.kernel.shape[1], *op.window.spatial)
@@ -183,7 +183,7 @@ def matrix_of(op):
         lambda: ConstrainedDense(8, 8, Stiefel()),
     ],
 )
-def test_what_keeps_norms_loses_nothing_of_the_bound(build):
+def test_norm_preserving_modules_lose_nothing_of_the_bound(build):
     network = seeded(lambda: nn.Sequential(Stiefel7(), build(), head(8)))
     _, predictor = export(to_graph(network), Claims(norm=L2, lipschitz=1.0))
     longest = network[2].weight.norm(dim=1).max().item()
@@ -233,7 +233,7 @@ def test_images_in_linf():
 
 @pytest.mark.parametrize("outputs", [8, 5])
 def test_large_almost_orthogonal_convolutions_are_exported_as_they_are(outputs):
-    """Too large to be written out as matrices: proved at once to have the norm that they are scaled to."""
+    """Kernels too large to be unrolled are proved directly to have the norm of their scaling."""
     layer = AOLConv(8, outputs)
     with torch.no_grad():
         layer.free.copy_(torch.randn(layer.free.shape, generator=torch.Generator().manual_seed(shifted(3))))
@@ -342,7 +342,7 @@ def test_a_shift_goes_into_the_bias_of_what_follows():
         (lambda: nn.Sequential(NActivation(4)), (6,), r"\(NActivation\) accepts 4 units"),
     ],
 )
-def test_what_does_not_fit_is_refused(network, shape, message):
+def test_modules_that_do_not_fit_are_refused(network, shape, message):
     with pytest.raises(TrainingError, match=message):
         to_graph(network(), shape)
 

@@ -1,4 +1,4 @@
-"""One file of a pipeline: scores as the pipeline's, radii in the units of raw rows."""
+"""One file per pipeline, with the scores of the pipeline and radii in the units of raw rows."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_every_step_of_the_table_is_tried():
 
 
 def test_radii_are_in_the_units_of_raw_rows(tmp_path):
-    """The classifier's own file, on raw rows, is wrong on most and yet certifies radii of hundreds."""
+    """On raw rows the classifier's own file is mostly wrong and yet certifies radii of hundreds."""
     pipeline = fitted(StandardScaler(), epochs=10)
     predictor = training.export_pipeline(pipeline, str(tmp_path / "model.onnx"), TRAIN.inputs)
     with pytest.warns(UserWarning, match=r"takes rows as passed to fit, with numbers from -3\S* to 1\d"):
@@ -162,7 +162,7 @@ def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch):
 
 
 def test_the_constant_is_that_of_the_product_in_exact_arithmetic(tmp_path):
-    """Norm inf of a pipeline with one linear layer: the row sum of its weights over the deviations."""
+    """The linf constant of a pipeline with one linear layer is the row sum of weights over deviations."""
     pipeline = fitted(StandardScaler(), norm="inf", widths=())
     predictor = export_pipeline(pipeline, tmp_path / "model.onnx", TRAIN.inputs)
     (dense,) = [op for op in predictor.file.graph.ops if hasattr(op, "weight")]
@@ -174,7 +174,7 @@ def test_the_constant_is_that_of_the_product_in_exact_arithmetic(tmp_path):
 
 
 def test_columns_far_from_zero_lose_no_digits(tmp_path):
-    """Seconds since 1970 among the columns: the file takes their centre away before it rounds."""
+    """A column has seconds since 1970: the file subtracts the centre before rounding."""
     x = HELD_OUT.inputs.astype(np.float64) * 16
     x[:, :5] += 2.0**31
     pipeline = make_pipeline(StandardScaler(), LipschitzClassifier(epochs=3, widths=(16,)))
@@ -229,7 +229,7 @@ def test_a_file_that_differs_from_the_pipeline_is_not_written(tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_no_pipeline_of_this_classifier_is_refused(tmp_path):
+def test_other_pipelines_and_estimators_are_refused(tmp_path):
     other = make_pipeline(StandardScaler(), LINEAR).fit(TRAIN.inputs, TRAIN.labels)
     for given in (other, other[-1], LipschitzClassifier()):
         with pytest.raises(TrainingError, match="a Pipeline that ends in LipschitzClassifier is accepted"):
@@ -249,7 +249,7 @@ def test_what_is_no_pipeline_of_this_classifier_is_refused(tmp_path):
 
 
 def test_rows_that_the_classifier_was_not_fitted_on_are_refused():
-    """Sent raw rows, a classifier behind a scaler certifies what it has never seen; its own rows it takes."""
+    """Raw rows are refused by a classifier fitted behind a scaler; the scaled rows are accepted."""
     for scaler in (StandardScaler(), MinMaxScaler(), RobustScaler(), MaxAbsScaler()):
         pipeline = fitted(scaler)
         with pytest.raises(

@@ -44,7 +44,7 @@ def test_the_bundled_recipes_hold_for_every_norm():
     assert isinstance(load_recipe("digits").loss, EfficientMarginMaximization)
 
 
-def test_what_is_given_beside_a_recipe_overrides_it():
+def test_arguments_override_the_recipe():
     recipe = load_recipe("digits", norm="inf", lipschitz=2, seed=7, epochs=3)
     assert (recipe.norm, recipe.lipschitz, recipe.seed, recipe.training.epochs) == (Norm.INF, 2, 7, 3)
     assert recipe.to_dict()["loss"]["name"] == "emma"
@@ -126,7 +126,7 @@ def test_mistakes_in_a_norms_table_are_named():
         ({"epochs": 0}, "training.epochs = 0"),
     ],
 )
-def test_options_that_make_no_sense(arguments, message):
+def test_invalid_options(arguments, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe("digits", **arguments)
 
@@ -164,7 +164,7 @@ def test_settings_are_read_as_toml_and_bare_words_as_strings():
         (["seed=1\nlipschitz=2"], "the value of seed"),
     ],
 )
-def test_settings_that_are_none(given, message):
+def test_malformed_settings(given, message):
     with pytest.raises(RecipeError, match=message):
         parse_settings(given)
 
@@ -209,7 +209,7 @@ def test_another_loss_starts_from_its_own_parameters():
         ),
     ],
 )
-def test_settings_that_make_no_sense(settings, message):
+def test_invalid_settings(settings, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe("digits", settings=settings)
 

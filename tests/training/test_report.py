@@ -50,7 +50,7 @@ def test_it_needs_nothing_from_elsewhere(page):
     assert "@import" not in page
 
 
-def test_its_pictures_are_whole(page):
+def test_its_images_are_complete(page):
     sources = Attributes(page).sources
     drawings = [base64.b64decode(s.split(",")[1]) for s in sources if s.startswith("data:image/svg")]
     assert len(drawings) == 4
@@ -71,8 +71,8 @@ def test_its_figures_are_those_of_the_file(trained, page):
     radii = trained.predictor.predict(trained.held_out.inputs).radii.certified_radius
     shown = [float(r) for r in re.findall(r"radius ([\d.e-]+)", text.split("smallest radius")[1])]
     order = np.sort(radii)
-    for told, true in zip(shown, [*order[:6], *order[::-1][:6]], strict=True):
-        assert true * (1 - 1e-3) <= told <= true  # cut downwards
+    for output, true in zip(shown, [*order[:6], *order[::-1][:6]], strict=True):
+        assert true * (1 - 1e-3) <= output <= true  # cut downwards
     assert text.count(", correct") + text.count(", wrong: label") == 12
 
 

@@ -1,4 +1,4 @@
-"""A training that is cut off goes on bit for bit; what is no checkpoint of it is refused."""
+"""An interrupted training resumes bit for bit; other checkpoints are refused."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ main(sys.argv[3:])
 
 
 def command(out, settings, send, at):
-    """``lipmodel train two-moons`` in a process of its own, which sends itself a signal at a step."""
+    """Run ``lipmodel train two-moons`` in a process that sends itself a signal at a step."""
     given = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     return subprocess.run(
         [sys.executable, "-c", COMMAND, str(int(send)), str(at), "train", "two-moons", "--out", str(out), *given],
@@ -77,7 +77,7 @@ def test_killed_and_resumed_is_the_same_file(tmp_path, more):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130(tmp_path, number):
+def test_ctrl_c_saves_names_the_remedy_and_exits_with_130(tmp_path, number):
     cut = command(tmp_path, SMALL, number, at=20)
     assert cut.returncode == 130, cut.stderr
     assert cut.stderr.splitlines()[-1] == (
@@ -88,7 +88,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130(tmp_path, number):
     state = torch.load(tmp_path / "two-moons.checkpoint", weights_only=True)["state"]
     assert state["descent"]["step"] == 20  # the step that was under way is in it
     with pytest.raises(
-        RecipeError, match="unfinished training: give --resume to go on with it, or delete it"
+        RecipeError, match="unfinished training; continue it with --resume, or delete the file"
     ):
         carry_out(plan("two-moons", overrides={"settings": SMALL}), tmp_path)
 

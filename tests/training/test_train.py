@@ -36,7 +36,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not():
 
 @pytest.mark.parametrize("name", ["two-moons", "digits"])
 @pytest.mark.parametrize("norm", ["1", "2", "inf"])
-def test_both_recipes_train_in_every_norm_and_keep_the_asked_constant(name, norm):
+def test_both_recipes_train_in_every_norm_within_the_constant(name, norm):
     trained = train_recipe(small_recipe(name, norm=norm, lipschitz=2.5, epochs=3), *load_parts(name))
     record = trained.record()
     assert 0 < record["model"]["bound_global"] <= 2.5
@@ -68,7 +68,7 @@ def test_bodies_and_heads_of_recipes_train_and_keep_the_constant(network):
 
 
 def _as_toml(recipe):
-    """What the record holds of a recipe, as a recipe again."""
+    """Return the recipe in a training record."""
     lines = [f"data = '{recipe['data']}'", f"epsilons = {list(recipe['epsilons'])}"]
     for part in ("network", "loss", "training"):
         lines.append(f"[{part}]")
@@ -88,7 +88,7 @@ def test_every_loss_learns(name):
     assert trained.predictor.file.graph.output_shape == ((1,) if loss.binary else (2,))
 
 
-def test_the_record_is_what_the_file_gives_when_measured_again(tmp_path):
+def test_the_record_equals_a_new_evaluation_of_the_file(tmp_path):
     trained = train("two-moons", tmp_path / "new", overrides={"epochs": 2})
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [
         "two-moons.html", "two-moons.json", "two-moons.onnx", "two-moons.png",
@@ -142,13 +142,13 @@ def test_bad_use_is_found_before_the_work(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(RecipeError, match=r"cannot write to .*file"):
         train("two-moons", tmp_path / "file")
-    with pytest.raises(DataError, match="mnist needs the folder of its files"):
+    with pytest.raises(DataError, match="mnist needs --data-dir, the folder of its files"):
         train("mnist", tmp_path)
     with pytest.raises(RecipeError, match="unknown recipe"):
         train("moons", tmp_path)
 
 
-def test_progress_is_told_after_each_step():
+def test_progress_is_reported_after_each_step():
     seen: list[Status] = []
     train_recipe(small_recipe(), *MOONS, control=Control(watch=seen.append))
     shares = [status.share for status in seen]
@@ -166,7 +166,7 @@ def test_the_bar_shows_on_a_terminal_only(terminal):
         watch(Status(1, 0.5, 0.25, None))
         watch(Status(2, 1.0, 0.125, Epoch(1, 0.2, 0.8, 0.75, 0.625)))
     shown = " ".join(capture.get().split())
-    expected = ("digits", "0.1250", "clean 75.0%", "certified at 0.5 about 62.5% (estimate)", "0:00:0")
+    expected = ("digits", "0.1250", "clean 75.0%", "certified at 0.5: 62.5% (estimate)", "0:00:0")
     assert [part in shown for part in expected] == [terminal] * len(expected)
 
 
