@@ -81,7 +81,7 @@ def refusing_exhaustion() -> Iterator[None]:
 
 def about_field(field: str, reason: str) -> str:
     """Return "inputs[0] has 3 values" for a reason that is a predicate, "data: no such file" for others."""
-    predicate = reason.startswith(("is ", "are ", "has ", "names "))
+    predicate = reason.startswith(("is ", "are ", "has ", "must ", "names "))
     return f"{field} {reason}" if predicate else f"{field}: {reason}"
 
 

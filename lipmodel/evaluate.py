@@ -1,4 +1,4 @@
-"""Labelled data to clean, certified and attacked accuracy."""
+"""Evaluate a classifier on labelled data: clean accuracy, certified accuracy and accuracy under attack."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lipmodel.progress import Progress, part, silent
 
 BATCH_ROWS, TIGHTENED_ROWS = 1000, 20
 SAMPLE_SEED = 0
-"""Of the choice of inputs to attack: the same of the same labels."""
+"""Seed of the choice of inputs to attack: equal labels give an equal choice."""
 CURVE_POINTS = 201
 CONFIDENCE = 0.95
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -35,17 +35,19 @@ Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Shares of N inputs, all of them or those of one class.
+    """Accuracies on N inputs: all inputs, those of one class, or those attacked.
 
     Attributes:
-        samples: N; ``attacked_samples``: how many of them were attacked, see :func:`sample`.
-        clean_accuracy: share answered with the right label.
-        certified_accuracy: for each epsilon, share answered right with a radius of at least epsilon.
-        attacked_accuracy: for each epsilon, share of the inputs attacked that are answered right and for
-            which no change within epsilon was found to alter that; no less than the true robust accuracy.
-        clean_accuracy_interval, certified_accuracy_intervals, attacked_accuracy_intervals: the same as 95%
-            confidence intervals (Wilson 1927) for the population that the inputs were drawn from.
-        average_certified_radius: mean radius, counting 0 where the answer is wrong (Zhai et al. 2020).
+        samples: N, number of inputs.
+        attacked_samples: number of inputs attacked, see :func:`sample`.
+        clean_accuracy: share of correct predictions.
+        certified_accuracy: share of correct predictions with a radius of at least epsilon, by epsilon.
+        attacked_accuracy: accuracy under attack, by epsilon: share of the inputs attacked whose prediction
+            is correct and for which no change of it within epsilon was found; never below the true robust
+            accuracy.
+        clean_accuracy_interval, certified_accuracy_intervals, attacked_accuracy_intervals: 95% confidence
+            intervals (Wilson 1927) for the population from which the inputs were drawn.
+        average_certified_radius: mean certified radius, counting wrong predictions as 0 (Zhai et al. 2020).
     """
 
     samples: int
@@ -61,11 +63,11 @@ class Accuracies:
 
 @dataclass(frozen=True)
 class AttackedSample(Accuracies):
-    """Figures of the inputs that were attacked, which certified and attacked accuracy can be compared over.
+    """Accuracies on the inputs attacked, where certified accuracy and accuracy under attack are comparable.
 
     Attributes:
-        curve: certified and attacked accuracy over epsilon, at 201 even steps up to the largest radius of all
-            inputs or the largest epsilon asked for.
+        curve: certified accuracy and accuracy under attack at 201 equally spaced epsilons, up to the largest
+            radius of all inputs or the largest requested epsilon.
     """
 
     curve: dict[str, list[float]]
@@ -73,26 +75,28 @@ class AttackedSample(Accuracies):
 
 @dataclass(frozen=True, eq=False)
 class Evaluation(Accuracies):
-    """What a classifier achieves on labelled data.
+    """Evaluation of a classifier on labelled data.
 
     Attributes:
-        norm: the norm that radii and epsilons are in.
-        execution: the format that was evaluated in: answers and radii are those of evaluations in it.
-        tightened: whether radii are those of the slower tier.
-        majority_share: share of the most common class, ``majority_class``: the majority-class baseline, which
-            is also its certified accuracy at every epsilon.
-        balanced_accuracy, balanced_certified_accuracy: means of the classes' clean accuracies, and of the
-            certified ones for each epsilon, over the classes that occur; the majority-class baseline has one
-            over their number.
-        attacked_sample: the figures of these inputs alone; None where none were attacked.
-        inputs_outside_box: how many inputs lie far outside the box that the file names.
-        warnings: reasons to doubt that the inputs are what the model was trained for, in words.
-        certified_radius_quantiles: 0.05, 0.25, 0.5, 0.75, 0.95 of the radii of right answers.
-        curve: certified accuracy over epsilon, at 201 even steps up to the largest radius.
-        per_class: the same figures by the true class.
-        labels: (N,) the true classes; answers: (N,) those given; radii: (N,) certified, in that order.
-        distances: (N,) of inputs attacked, to the nearest change of label found, infinite without one; NaN of
-            the others.
+        norm: norm of radii and epsilons.
+        execution: floating-point format; predictions and radii hold for evaluations in this format.
+        tightened: true if the radii are tightened.
+        majority_share: majority-class baseline: share of the most common class, which is also the certified
+            accuracy, at every epsilon, of the classifier that always predicts this class.
+        majority_class: the most common class.
+        balanced_accuracy, balanced_certified_accuracy: means over the classes that occur of clean accuracy
+            and, by epsilon, of certified accuracy; with k classes the majority-class baseline has 1/k.
+        attacked_sample: accuracies on the inputs attacked; None if none were.
+        inputs_outside_box: number of inputs far outside the input box in the file's metadata.
+        warnings: signs that the inputs differ from those that the model was trained for.
+        certified_radius_quantiles: 5, 25, 50, 75 and 95% quantiles of the radii of correct predictions.
+        curve: certified accuracy at 201 equally spaced epsilons up to the largest radius.
+        per_class: accuracies by label.
+        labels: (N,) labels.
+        predictions: (N,) predicted classes.
+        radii: (N,) certified radii.
+        certified_radius_quantiles: quantiles of the radii of correct predictions, at ``LEVELS``.
+            not attacked.
     """
 
     norm: Norm
@@ -109,23 +113,23 @@ class Evaluation(Accuracies):
     curve: dict[str, list[float]]
     per_class: dict[str, Accuracies]
     labels: Indices
-    answers: Indices
+    predictions: Indices
     radii: Array
     distances: Array
 
     @property
     def correct(self) -> Flags:
-        """(N,) true where the predicted class is the label."""
-        return np.asarray(self.answers == self.labels)
+        """(N,) true where the prediction is the label."""
+        return np.asarray(self.predictions == self.labels)
 
     def summary(self) -> dict[str, Any]:
-        """The figures of the whole, as JSON types: short enough for a model's metadata."""
+        """Return the main figures as JSON types, short enough for a model's metadata."""
         names = ("tightened", "samples", "majority_share", "clean_accuracy", "balanced_accuracy",
                  "certified_accuracy", "average_certified_radius", "certified_radius_quantiles")  # fmt: skip
         return {"norm": self.norm.value} | {name: getattr(self, name) for name in names}
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the arrays, as JSON types."""
+        """Return everything except the arrays, as JSON types."""
         return {
             **self.summary(),
             **_accuracies(self),
@@ -155,47 +159,47 @@ def evaluate(
     methods: tuple[str, ...] = (),
     executor: ShardExecutor | None = None,
 ) -> Evaluation:
-    """Certified accuracy on labelled data.
+    """Return the evaluation of a classifier on labelled data.
 
     Args:
         predictor: the classifier.
-        inputs: (N, d) or (N, *input_shape), perhaps a memory map; or a stream of inputs and labels.
-        labels: (N,) class indices; none beside a stream, which has its own.
-        norm: of the radii; the predictor's own by default.
-        epsilons: sizes >= 0 to give the certified accuracy at.
-        progress: told the share done.
+        inputs: (N, d) or (N, *input_shape), possibly a memory map; or a stream of inputs and labels.
+        labels: (N,) class indices; None for a stream, which contains them.
+        norm: norm of the radii; the predictor's default if None.
+        epsilons: sizes of change >= 0 at which to report certified accuracy.
+        progress: callback for the share done.
         tighten: prove larger radii, slowly; see ``CertifiedPredictor.predict``.
-        attacked: how many inputs to attack for the accuracy under attack; which, :func:`sample` says.
+        attacked: number of inputs to attack for the accuracy under attack; :func:`sample` chooses them.
         methods: attacks in addition to the built-in one; see ``lipmodel.audit.attacks.registry``.
         executor: runs the work on a stream in several processes; the figures are the same.
 
     Raises:
-        InputError: inputs that do not fit; labels that are not class indices; a bad epsilon; a
-            negative number of inputs to attack; an unknown attack, or one of another norm.
-        MissingExtraError: attacks of foolbox, which is not installed.
+        InputError: inputs do not fit the model; a label is not a class index; an epsilon or the number of
+            inputs to attack is negative; an attack is unknown or does not work in the norm.
+        MissingExtraError: a package that an attack needs is not installed.
     """
     norm = norm or predictor.default_norm
     sizes = sorted({float(e) for e in epsilons})
     if any(not 0.0 <= e < np.inf for e in sizes):
-        raise InputError("finite numbers of at least 0 are accepted", field="epsilons")
+        raise InputError("must be finite numbers of at least 0", field="epsilons")
     if attacked < 0:
-        raise InputError(f"{attacked} inputs to attack; 0 or more is accepted", field="attacked")
+        raise InputError(f"{attacked} inputs to attack: at least 0 is required", field="attacked")
     check_methods(methods, norm)
     data = inputs if isinstance(inputs, Stream) else _arrays(inputs, labels)
     if not data.rows:
-        raise InputError("is empty; at least one row is accepted")
+        raise InputError("has no rows; at least one is required")
     attacked = min(attacked, data.rows)
     share = data.rows / (data.rows + ATTACK_COST * attacked)
-    measuring, attacking = part(progress, 0.0, share), part(progress, share, 1.0)
-    measure = EvaluationTask(norm, tighten)
+    evaluating, attacking = part(progress, 0.0, share), part(progress, share, 1.0)
+    task = EvaluationTask(norm, tighten)
     if executor is None:
-        parts = [measure(predictor, data, range(data.rows), measuring)]
+        parts = [task(predictor, data, range(data.rows), evaluating)]
     else:
-        parts = list(executor(measure, cut(data.rows, measure.step, data.starts), measuring))
-    measured = RowResults(*map(np.concatenate, zip(*parts, strict=True)))
+        parts = list(executor(task, cut(data.rows, task.step, data.starts), evaluating))
+    results = RowResults(*map(np.concatenate, zip(*parts, strict=True)))
     distances = np.full(data.rows, np.nan)
     if attacked:
-        rows = sample(measured.labels, attacked)
+        rows = sample(results.labels, attacked)
         attack = AttackRowsTask(norm, methods, tuple(rows.tolist()))
         if executor is None:
             found = [attack(predictor, data, range(attacked), attacking)]
@@ -204,14 +208,14 @@ def evaluate(
                 executor(attack, cut(attacked, BATCH_ROWS, range(0, attacked, BATCH_ROWS)), attacking)
             )
         distances[rows] = np.concatenate(found)
-    return _evaluation(predictor, norm, sizes, tighten, measured, distances)
+    return _evaluation(predictor, norm, sizes, tighten, results, distances)
 
 
 def sample(labels: Indices, count: int) -> Indices:
-    """Return which rows are attacked, in ascending order: a seeded random choice, stratified by label.
+    """Return the rows to attack, in ascending order: a seeded random sample, stratified by label.
 
-    Every class has its share of the sample, to within one row: of the rows ordered by class, and at random
-    within one, those at even distances are taken.
+    Every class has its share of the sample, to within one row: rows are ordered by class, at random within
+    each class, and rows at equal distances are chosen.
     """
     shuffled = np.random.default_rng(SAMPLE_SEED).permutation(len(labels))
     ordered = shuffled[np.argsort(labels[shuffled], kind="stable")]
@@ -219,26 +223,28 @@ def sample(labels: Indices, count: int) -> Indices:
 
 
 class RowResults(NamedTuple):
-    """What is measured of n rows.
+    """Results of n rows.
 
     Attributes:
-        labels: (n,) the true classes; answers: (n,) those given; radii: (n,) certified.
-        outside: (n,) whether the input lies far outside the box that the file names.
+        labels: (n,) labels.
+        predictions: (n,) predicted classes.
+        radii: (n,) certified radii.
+        outside: (n,) true for inputs far outside the input box in the file's metadata.
     """
 
     labels: Indices
-    answers: Indices
+    predictions: Indices
     radii: Array
     outside: Flags
 
 
 @dataclass(frozen=True)
 class EvaluationTask:
-    """Measures rows, batch by batch.
+    """A :class:`~lipmodel.data.shards.ShardTask` that evaluates rows, batch by batch.
 
     Attributes:
-        norm: of the radii.
-        tighten: whether radii are those of the slower tier.
+        norm: norm of the radii.
+        tighten: true to tighten the radii.
     """
 
     norm: Norm
@@ -246,16 +252,16 @@ class EvaluationTask:
 
     @property
     def step(self) -> int:
-        """Rows of a batch."""
+        """Number of rows of a batch."""
         return TIGHTENED_ROWS if self.tighten else BATCH_ROWS
 
     def __call__(
         self, predictor: CertifiedPredictor, data: Stream | None, rows: range, progress: Progress
     ) -> RowResults:
-        """What is measured of some consecutive rows, from the beginning of a batch on.
+        """Return the results of consecutive rows that begin at the start of a batch.
 
         Raises:
-            InputError: inputs that do not fit; labels that are not class indices.
+            InputError: inputs do not fit the model, or a label is not a class index.
         """
         assert data is not None
         parts: list[RowResults] = []
@@ -272,12 +278,12 @@ class EvaluationTask:
 
 @dataclass(frozen=True)
 class AttackRowsTask:
-    """Attacks chosen rows of the data, group by group: where an attack begins depends on its group.
+    """A :class:`~lipmodel.data.shards.ShardTask` that attacks chosen rows, in groups with one seed.
 
     Attributes:
-        norm: that distances are measured in.
-        methods: attacks of foolbox beside our own.
-        rows: their numbers, in ascending order.
+        norm: norm of distances.
+        methods: attacks in addition to the built-in one.
+        rows: indices of the chosen rows, in ascending order.
     """
 
     norm: Norm
@@ -287,13 +293,13 @@ class AttackRowsTask:
     def __call__(
         self, predictor: CertifiedPredictor, data: Stream | None, rows: range, progress: Progress
     ) -> Array:
-        """Return (n,) distances to the nearest change of label found; infinite without one.
+        """Return distances (n,) to the nearest adversarial inputs found; infinite if none was.
 
         Args:
             predictor: the classifier.
-            data: to read from.
-            rows: places among the rows chosen, from the beginning of a group on.
-            progress: told the share done.
+            data: data to read from.
+            rows: positions among the chosen rows, beginning at the start of a group.
+            progress: callback for the share done.
         """
         assert data is not None
         engine, distances = GradientEngine(predictor.file.graph), []
@@ -307,9 +313,10 @@ class AttackRowsTask:
 
 
 def wilson_interval(hits: int, samples: int, confidence: float = CONFIDENCE) -> Interval:
-    """Confidence interval of a probability from ``hits`` of ``samples`` independent trials (Wilson 1927).
+    """Return the confidence interval of a probability, from ``hits`` in ``samples`` trials (Wilson 1927).
 
-    The probabilities p for which |hits/samples - p| <= z sqrt(p(1 - p) / samples); (0, 1) of no trials.
+    It consists of the probabilities p with |hits/samples - p| <= z sqrt(p(1 - p) / samples); (0, 1) for no
+    trials.
     """
     if not samples:
         return 0.0, 1.0
@@ -327,20 +334,20 @@ def _arrays(inputs: Any, labels: Any) -> Stream:
     y = np.asarray(labels)
     rows = len(inputs) if inputs.ndim else 0
     if y.shape != (rows,):
-        raise InputError(f"{rows} class indices are accepted, not {y.dtype} {list(y.shape)}", field="labels")
+        raise InputError(f"must be {rows} class indices, not {y.dtype} {list(y.shape)}", field="labels")
     return in_memory("inputs", inputs, y)
 
 
 def _check_labels(labels: Any, rows: int, classes: int, data: Stream, first: int) -> Indices:
     if labels is None:
-        raise InputError("are missing; a class index for each input is needed", field="labels")
+        raise InputError("are missing; one class index per input is required", field="labels")
     y = np.asarray(labels)
     if y.shape != (rows,) or y.dtype.kind not in "iu":
-        raise InputError(f"{rows} class indices are accepted, not {y.dtype} {list(y.shape)}", field="labels")
+        raise InputError(f"must be {rows} class indices, not {y.dtype} {list(y.shape)}", field="labels")
     wrong = np.flatnonzero((y < 0) | (y >= classes))
     if len(wrong):
-        told = f"{y[wrong[0]]} of {data.place(first + int(wrong[0]))}"
-        raise InputError(f"class indices from 0 to {classes - 1} are accepted, not {told}", field="labels")
+        label = f"{y[wrong[0]]} of {data.place(first + int(wrong[0]))}"
+        raise InputError(f"must be class indices from 0 to {classes - 1}, not {label}", field="labels")
     return y.astype(np.intp)
 
 
@@ -349,16 +356,16 @@ def _evaluation(
     norm: Norm,
     sizes: list[float],
     tighten: bool,
-    measured: RowResults,
+    results: RowResults,
     distances: Array,
 ) -> Evaluation:
-    labels, answers, radii, outside = measured
-    right, tried = answers == labels, ~np.isnan(distances)
-    certified = np.where(right, radii, 0.0)  # a radius of 0 certifies nothing
+    labels, predictions, radii, outside = results
+    correct, tried = predictions == labels, ~np.isnan(distances)
+    certified = np.where(correct, radii, 0.0)  # a radius of 0 certifies nothing
     grid = np.linspace(0.0, float(certified.max()), CURVE_POINTS)
-    quantiles = np.quantile(radii[right], LEVELS) if right.any() else np.zeros(len(LEVELS))
+    quantiles = np.quantile(radii[correct], LEVELS) if correct.any() else np.zeros(len(LEVELS))
     names, counts = predictor.class_names, np.bincount(labels, minlength=len(predictor.class_names))
-    shares = partial(_shares, right, radii, distances, sizes)
+    shares = partial(_shares, correct, radii, distances, sizes)
     per_class = {name: Accuracies(**shares(labels == k)) for k, name in enumerate(names)}
     present = [part for part in per_class.values() if part.samples]
     whole = np.ones(len(labels), dtype=np.bool_)
@@ -368,7 +375,7 @@ def _evaluation(
         curve = {
             "epsilon": longer.tolist(),
             "certified_accuracy": _share_of_at_least(certified[tried], longer),
-            "attacked_accuracy": _share_of_more(np.where(right, distances, 0.0)[tried], longer),
+            "attacked_accuracy": _share_of_more(np.where(correct, distances, 0.0)[tried], longer),
         }
         attacked_sample = AttackedSample(**shares(tried), curve=curve)
     far = int(outside.sum())
@@ -390,37 +397,37 @@ def _evaluation(
         curve={"epsilon": grid.tolist(), "certified_accuracy": _share_of_at_least(certified, grid)},
         per_class=per_class,
         labels=labels,
-        answers=answers,
+        predictions=predictions,
         radii=radii,
         distances=distances,
     )
 
 
 def _share_of_at_least(radii: Array, grid: Array) -> list[float]:
-    """Return the share of radii that are positive and at least each number of an ascending grid."""
+    """Return the shares of radii that are positive and at least each number of an ascending grid."""
     reached = np.sort(radii[radii > 0.0])
     counts = len(reached) - np.searchsorted(reached, grid, side="left")
     return list((counts / len(radii)).tolist())
 
 
 def _share_of_more(distances: Array, grid: Array) -> list[float]:
-    """Return the share of distances that are more than each number of an ascending grid."""
+    """Return the shares of distances that exceed each number of an ascending grid."""
     counts = len(distances) - np.searchsorted(np.sort(distances), grid, side="right")
     return list((counts / len(distances)).tolist())
 
 
 def _shares(
-    right: Flags, radii: Array, distances: Array, sizes: list[float], chosen: Flags
+    correct: Flags, radii: Array, distances: Array, sizes: list[float], chosen: Flags
 ) -> dict[str, Any]:
-    """The fields of :class:`Accuracies` for the inputs chosen; zeros where there are none."""
+    """Return the fields of :class:`Accuracies` for the inputs chosen; zeros if there are none."""
     attacked = chosen & ~np.isnan(distances)
-    safe, fine = distances[attacked], right[attacked]
-    right, radii = right[chosen], radii[chosen]
-    clean = int(right.sum())
-    certified = {f"{e:g}": int((right & (radii >= e) & (radii > 0.0)).sum()) for e in sizes}
+    nearest, clean_attacked = distances[attacked], correct[attacked]
+    correct, radii = correct[chosen], radii[chosen]
+    clean = int(correct.sum())
+    certified = {f"{e:g}": int((correct & (radii >= e) & (radii > 0.0)).sum()) for e in sizes}
     any_attacked = not np.isnan(distances).all()
-    withstood = {f"{e:g}": int((fine & (safe > e)).sum()) for e in sizes} if any_attacked else {}
-    samples, tried = len(right), len(safe)
+    withstood = {f"{e:g}": int((clean_attacked & (nearest > e)).sum()) for e in sizes} if any_attacked else {}
+    samples, tried = len(correct), len(nearest)
     return {
         "samples": samples,
         "attacked_samples": tried,
@@ -430,12 +437,12 @@ def _shares(
         "clean_accuracy_interval": wilson_interval(clean, samples),
         "certified_accuracy_intervals": {e: wilson_interval(h, samples) for e, h in certified.items()},
         "attacked_accuracy_intervals": {e: wilson_interval(h, tried) for e, h in withstood.items()},
-        "average_certified_radius": float(np.where(right, radii, 0.0).mean()) if samples else 0.0,
+        "average_certified_radius": float(np.where(correct, radii, 0.0).mean()) if samples else 0.0,
     }
 
 
 def _accuracies(shares: Accuracies) -> dict[str, Any]:
-    """Its fields as JSON types, those of :class:`Accuracies` alone."""
+    """Return the fields of :class:`Accuracies` as JSON types."""
     intervals = ("certified_accuracy_intervals", "attacked_accuracy_intervals")
     return {
         **{name: getattr(shares, name) for name in Accuracies.__dataclass_fields__},

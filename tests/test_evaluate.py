@@ -173,8 +173,8 @@ def test_majority_share_is_the_share_of_the_most_common_class(sorted_by_class):
     assert result.majority_share == counts.max() / 400
     assert result.majority_class == predictor.class_names[counts.argmax()]
     metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
-    assert result.balanced_accuracy == pytest.approx(metrics.balanced_accuracy_score(y, result.answers))
-    certified = np.where(result.radii >= 0.1, result.answers, (y + 1) % 3)
+    assert result.balanced_accuracy == pytest.approx(metrics.balanced_accuracy_score(y, result.predictions))
+    certified = np.where(result.radii >= 0.1, result.predictions, (y + 1) % 3)
     balanced = result.balanced_certified_accuracy["0.1"]
     assert balanced == pytest.approx(metrics.balanced_accuracy_score(y, certified))
     assert {"majority_share", "balanced_accuracy"} < set(result.summary())
@@ -234,7 +234,7 @@ def test_a_bad_number_is_named_by_its_row_in_the_whole(predictor):
 
 
 def test_no_rows_are_refused(predictor):
-    with pytest.raises(InputError, match="empty"):
+    with pytest.raises(InputError, match="has no rows"):
         evaluate(predictor, np.empty((0, 4)), np.empty(0, dtype=int))
 
 

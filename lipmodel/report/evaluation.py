@@ -84,6 +84,6 @@ def _other_figures(evaluation: Evaluation, classes: tuple[str, ...]) -> dict[str
             plots.draw_radius_histogram(axis, evaluation.correct, evaluation.radii, evaluation.norm)
         ),
         "Rows are labels, columns predictions.": lambda axis: plots.draw_confusion(
-            axis, evaluation.labels, evaluation.answers, classes
+            axis, evaluation.labels, evaluation.predictions, classes
         ),
     }

@@ -62,7 +62,7 @@ def files(rows, tmp_path):
 def same(one, other):
     """Whether two evaluations are the same to the last sample."""
     assert one.to_dict() == other.to_dict()
-    for name in ("labels", "answers", "radii", "distances"):
+    for name in ("labels", "predictions", "radii", "distances"):
         assert np.array_equal(getattr(one, name), getattr(other, name), equal_nan=True), name
 
 
@@ -153,7 +153,7 @@ def bad_rows(folder, inputs, labels):
     return {
         "nan": r"nan/1\.parquet: row 803, column 3 is not a finite number",
         "half": r"half/1\.parquet: labels must be class indices.*not 2\.5 of row 803",
-        "many": r"labels: class indices from 0 to 9 are accepted, not 10 of row 803 of .*many/1\.parquet",
+        "many": r"labels must be class indices from 0 to 9, not 10 of row 803 of .*many/1\.parquet",
         "less": r"not -1 of row 803 of .*less/1\.parquet",
     }
 
