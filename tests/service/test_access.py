@@ -194,7 +194,7 @@ def test_a_running_server_notices_keys_made_and_revoked(folder, state):
         assert ask(client, key).status_code == 200
         listed = command("--state", state, "keys", "list").stdout
         key_id = key.split("_")[1]
-        assert listed.startswith(f"{key_id}  valid     predict  made ")
+        assert listed.startswith(f"{key_id}  valid     predict  created ")
         assert key.split("_", 2)[2] not in listed
         assert command("--state", state, "keys", "revoke", key_id).returncode == 0
         eventually(lambda: ask(client, key).status_code == 401, 5)
@@ -398,7 +398,7 @@ def test_other_tokens_are_refused_with_the_reason(folder, tmp_path):
             (good[:-3] + "AAA", "ignature"), (good + "A", ""), (good.rsplit(".", 1)[0] + ".", ""), (good[1:], ""),
             *((token(**{claim: odd}), "") for claim in ("exp", "nbf", "iat")
               for odd in (10**400, float("inf"), float("nan"), [1], {}, "", "soon")),
-            (token(exp=10**400), "not understood"), (token(sub=["a"]), "ubject"),
+            (token(exp=10**400), "malformed"), (token(sub=["a"]), "ubject"),
             ("A" * 20_000, "longer than"), ("a.b.c", "neither"), ("!.!.!", "neither"),
         ]:  # fmt: skip
             answer = ask(client, given)

@@ -80,7 +80,7 @@ def test_a_full_disk_is_reported_logged_and_seen_by_readiness(tmp_path):
         process.terminate()
         _, errors = process.communicate(timeout=30)
     for told in ("the data of the job cannot be written: File too large", "jobs cannot be stored: disk I/O error",
-                 "the last loads and unloads cannot be written: File too large", "jobs can be kept again"):  # fmt: skip
+                 "the file of loads and unloads cannot be written: File too large", "jobs can be stored again"):  # fmt: skip
         assert told in errors
     assert errors.count("jobs cannot be stored") == 1
     assert "Traceback" not in errors

@@ -60,9 +60,9 @@ BAD = {
     "external-data": (external_data, "external"),
     "nan-weight": (nan_weight, "finite"),
     "two-inputs": (two_inputs, "2 inputs ('input', 'other')"),
-    "bad name": (two_moons, "the name of the file"),
-    "-dash": (two_moons, "the name of the file"),
-    "x" * 65: (two_moons, "the name of the file"),
+    "bad name": (two_moons, "the file's name"),
+    "-dash": (two_moons, "the file's name"),
+    "x" * 65: (two_moons, "the file's name"),
 }
 
 
