@@ -9,7 +9,8 @@ import click
 import numpy as np
 from scipy.stats import binom
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.lipserve import ROOT
+
 TREES = ("before", "now")
 ROUNDS = 10
 Costs = Mapping[str, float]
@@ -64,3 +65,8 @@ def table(found: Pairs, unit: str) -> str:
 def environment(tree: Path) -> dict[str, str]:
     """Return the variables with which Python imports that tree and not the present folder."""
     return {"PYTHONPATH": str(tree), "PYTHONSAFEPATH": "1"}
+
+
+def environments(baseline: Path) -> dict[str, dict[str, str]]:
+    """Return the variables for each of ``TREES``."""
+    return dict(zip(TREES, (environment(baseline), environment(ROOT)), strict=True))

@@ -27,8 +27,9 @@ import click
 import numpy as np
 
 from benchmarks import ours
-from benchmarks.alternating import ROOT, ROUNDS, TREES, Pairs, baseline_option, environment, in_rounds
+from benchmarks.alternating import ROUNDS, Pairs, baseline_option, environments, in_rounds
 from benchmarks.alternating import table as ratios
+from benchmarks.lipserve import raw_request
 from benchmarks.wire import PREDICT, PREDICT_NPY, V2_BINARY, V2_JSON, Array, Wire
 from lipmodel.certify.predictor import CertifiedPredictor
 from service.app import create_app
@@ -112,9 +113,9 @@ async def _measure(model: str, content: bytes, execution: str, rows: int, turns:
         predictor.answer(x, norm, execution=dtype)
 
     with tempfile.TemporaryDirectory() as name:
-        flags = ours.prepare(Path(name) / "service", content, execution)
-        key = ours.make_key(flags)
-        settings = Settings(models=Path(flags[1]))
+        models = ours.prepare(Path(name) / "service", content, execution)
+        key = ours.make_key(models)
+        settings = Settings(models=models)
         app: Any = create_app(settings)
         server = Server(app, settings)
         server.config.load()
@@ -163,13 +164,7 @@ class Wires(asyncio.Transport):
 def request(server: Server, wire: Wire, inputs: Array, key: str) -> Callable[[], Awaitable[None]]:
     """Sends a request and waits for the answer."""
     headers, body = wire.write(inputs)
-    headers = {
-        "Host": "localhost",
-        "Authorization": f"Bearer {key}",
-        "Content-Length": str(len(body)),
-    } | headers
-    lines = [f"POST {wire.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
-    sent = "\r\n".join(lines).encode() + body
+    sent = raw_request(wire.path, body, {"Authorization": f"Bearer {key}", **headers})
     transport = Wires()
     connection = Connection(server.config, server.server_state, {})
     connection.connection_made(transport)
@@ -227,12 +222,12 @@ def against(baseline: Path, model: str, content: bytes, rounds: int) -> Pairs:
         running = {
             name: subprocess.Popen(
                 command,
-                env=os.environ | environment(tree),
+                env=os.environ | variables,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
             )
-            for name, tree in zip(TREES, (baseline, ROOT), strict=True)
+            for name, variables in environments(baseline).items()
         }
 
         def take_turn(tree: str) -> dict[str, float]:

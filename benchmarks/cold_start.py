@@ -24,9 +24,9 @@ from typing import NamedTuple
 
 import click
 
-from benchmarks.alternating import ROOT, TREES, baseline_option, environment, in_rounds, table
-from benchmarks.ours import COMMAND, prepare
-from benchmarks.processes import Tree, free_port
+from benchmarks.alternating import baseline_option, environments, in_rounds, table
+from benchmarks.lipserve import Lipserve
+from benchmarks.ours import prepare
 from tests.networks import groupsort_net, to_file
 
 BASELINE = """
@@ -55,30 +55,26 @@ class Measured(NamedTuple):
 def serve_twice(content: bytes, variables: Mapping[str, str]) -> tuple[Measured, Measured]:
     """Measure a start with a file that was never seen, and another with the same."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "service"
-        flags = prepare(folder, content, "float64")
-        return serve_once(folder, flags, variables), serve_once(folder, flags, variables)
+        models = prepare(Path(name) / "service", content, "float64")
+        return serve_once(models, variables), serve_once(models, variables)
 
 
-def serve_once(folder: Path, flags: list[str], variables: Mapping[str, str]) -> Measured:
+def serve_once(models: Path, variables: Mapping[str, str]) -> Measured:
     """Start a server, with variables of the environment, ask it once, and end it.
 
     Raises:
         RuntimeError: there is none, or torch is loaded.
     """
-    port, begun = free_port(), time.perf_counter()
-    tree = Tree([*COMMAND, *flags, "--port", str(port)], folder / "log", variables)
-    try:
-        while not answers(port):
-            if not tree.running or time.perf_counter() - begun > LIMIT_SECONDS:
-                raise RuntimeError(f"lipserve does not answer: {tree.last_line()}")
+    begun = time.perf_counter()
+    with Lipserve(models, environment=variables) as server:
+        while not answers(server.port):
+            if not server.running or time.perf_counter() - begun > LIMIT_SECONDS:
+                raise RuntimeError(f"lipserve does not answer: {server.last_line()}")
             time.sleep(0.005)
         seconds = time.perf_counter() - begun
-        if any("libtorch" in Path(f"/proc/{pid}/maps").read_text() for pid in tree.pids()):
+        if any("libtorch" in Path(f"/proc/{pid}/maps").read_text() for pid in server.pids()):
             raise RuntimeError("lipserve has loaded torch")
-        return Measured(seconds, tree.resident_bytes() / MIB, tree.cpu_seconds())
-    finally:
-        tree.end()
+        return Measured(seconds, server.resident_bytes() / MIB, server.cpu_seconds())
 
 
 def answers(port: int) -> bool:
@@ -106,7 +102,7 @@ def least_once(content: bytes) -> tuple[float, float]:
 
 def against(baseline: Path, content: bytes, rounds: int) -> str:
     """Return the ratios to another tree, as Markdown."""
-    trees = dict(zip(TREES, (environment(baseline), environment(ROOT)), strict=True))
+    trees = environments(baseline)
 
     def measure(tree: str) -> dict[str, float]:
         starts = zip(("new", "known"), serve_twice(content, trees[tree]), strict=True)

@@ -1,10 +1,10 @@
-"""A models folder with 200 hostile files, of which 20 take for ever, before 20 good ones.
+"""A models folder with 200 hostile files, 20 of which take too long to check, before 20 good ones.
 
     python -m benchmarks.hostile_folder [--check-seconds 5]
 
-Four runs of ``lipserve``: from nothing, killed in the middle and started again, with every file known, and
-with the good files alone while each hostile one is dropped beside them under load. Prints when the good
-models answered, what became of the others, how large the serving process was, and the times of predictions.
+Four runs of ``lipserve``: from nothing; killed in the middle and restarted; with every file known; with the
+good files alone while each hostile one is added under load. Prints the seconds until the good models are
+served, the reasons given for the others, the memory of the serving process, and the latency of predictions.
 Fails where a good model takes over 30 s, a hostile one has no reason in the end, or a prediction fails.
 """
 
@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -30,13 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from benchmarks.ours import COMMAND
-from benchmarks.processes import Tree, free_port
+from benchmarks.lipserve import Lipserve, clients
+from benchmarks.processes import resident_bytes
 from tests.networks import groupsort_net, to_file
 
 HANGS, GOOD, ALL = 20, 20, 200
-MOST_SECONDS = 30.0
-MOST_MIB = 400
+MAX_SECONDS = 30.0
+MAX_MIB = 400
 END_SECONDS = 1800.0
 BODY = {"inputs": [[0.5, 0.25]]}
 
@@ -44,7 +42,7 @@ BODY = {"inputs": [[0.5, 0.25]]}
 def file_of(
     nodes: list[NodeProto], constants: dict[str, NDArray[np.generic]], shape: tuple[int, ...] = (2,)
 ) -> bytes:
-    """A file whose nodes lead from ``x`` to ``y``."""
+    """Return an ONNX file with nodes that compute ``y`` from ``x``."""
     graph = helper.make_graph(
         nodes,
         "g",
@@ -56,13 +54,13 @@ def file_of(
 
 
 def division(number: int) -> bytes:
-    """The least integer by -1: natively divided it ends the process (SIGFPE)."""
+    """Divide the least integer by -1, which ends the process natively (SIGFPE)."""
     nodes = [helper.make_node("Div", ["a", "b"], ["c"]), helper.make_node("Reshape", ["x", "c"], ["y"])]
     return file_of(nodes, {"a": np.array([-(2**63), number]), "b": np.array([-1, 1])})
 
 
 def split(number: int) -> bytes:
-    """A constant Split into another number of parts than it says: natively it ends the process (SIGABRT)."""
+    """Split a constant into too few parts, which ends the process natively (SIGABRT)."""
     nodes = [
         helper.make_node("Split", ["a"], ["c", "d"], num_outputs=7),
         helper.make_node("Gemm", ["x", "c"], ["y"]),
@@ -71,7 +69,7 @@ def split(number: int) -> bytes:
 
 
 def chain(number: int) -> bytes:
-    """A shape multiplied by itself again and again."""
+    """Multiply a shape by itself repeatedly."""
     nodes = [helper.make_node("Shape", ["x"], ["s0"])]
     nodes += [helper.make_node("Mul", [f"s{i}", f"s{i}"], [f"s{i + 1}"]) for i in range(40 + number)]
     nodes += [helper.make_node("Reshape", ["x", f"s{40 + number}"], ["y"])]
@@ -79,14 +77,14 @@ def chain(number: int) -> bytes:
 
 
 def bomb(number: int) -> bytes:
-    """Weights that are doubled and doubled again."""
+    """Join weights with themselves repeatedly."""
     nodes = [helper.make_node("Concat", [f"w{i}"] * 16, [f"w{i + 1}"], axis=0) for i in range(9)]
     nodes += [helper.make_node("Gemm", ["x", "w9"], ["y"], transB=1)]
     return file_of(nodes, {"w0": np.full((1, 2), number, dtype=np.float32)})
 
 
 def wide(number: int) -> bytes:
-    """Inputs of the most numbers that are accepted: one row, computed with, is 128 MiB."""
+    """Read inputs of the maximum size: one row takes 128 MiB in float64."""
     nodes = [
         helper.make_node("AveragePool", ["x"], ["p"], kernel_shape=[2048, 2048], strides=[2048, 2048]),
         helper.make_node("Flatten", ["p"], ["f"]),
@@ -96,7 +94,7 @@ def wide(number: int) -> bytes:
 
 
 def nested(number: int) -> bytes:
-    """Graphs within graphs."""
+    """Nest graphs within graphs."""
     content = b""
     for tag in [1, 5, 6] * (2000 + number) + [7]:
         length, rest = b"", len(content)
@@ -107,17 +105,17 @@ def nested(number: int) -> bytes:
 
 
 def truncated(number: int) -> bytes:
-    """A good file cut short."""
+    """Return a good file cut short."""
     return good(number)[: 100 + number]
 
 
 def garbage(number: int) -> bytes:
-    """Random bytes."""
+    """Return random bytes."""
     return np.random.default_rng(number).bytes(1000)
 
 
 def convolutions(number: int) -> bytes:
-    """A small file of an honest network on large images, whose bounds take minutes."""
+    """Return a small file of a regular network on large images, which takes minutes to bound."""
     rng, channels, side = np.random.default_rng(number), 8, 128
     nodes, constants, last = [], {}, "x"
     for i in range(12):
@@ -134,7 +132,7 @@ def convolutions(number: int) -> bytes:
 
 
 def good(number: int) -> bytes:
-    """A small certified network."""
+    """Return a small certified network."""
     return to_file(groupsort_net((2, 64, 64), 1, seed=number))
 
 
@@ -142,7 +140,7 @@ QUICK = (division, split, chain, bomb, wide, nested, truncated, garbage)
 
 
 def hostile() -> Iterator[tuple[str, bytes]]:
-    """Names and contents, in the order in which a folder lists them."""
+    """Yield names and contents, in the order in which a folder lists them."""
     for i in range(HANGS):
         yield f"a-hang-{i:03}", convolutions(i)
     for i in range(ALL - HANGS):
@@ -150,90 +148,75 @@ def hostile() -> Iterator[tuple[str, bytes]]:
         yield f"b-{make.__name__}-{i:03}", make(i)
 
 
-class Service:
-    """A running ``lipserve``."""
+class Service(Lipserve):
+    """A ``lipserve`` with limits on checks, and the statuses of its models."""
 
-    def __init__(self, folder: Path, check_seconds: float) -> None:
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        flags = [
-            "--models",
-            str(folder / "models"),
-            "--port",
-            str(port),
-            "--check-seconds",
-            f"{check_seconds:g}",
-        ]
+    def __init__(self, models: Path, check_seconds: float) -> None:
         self.begun = time.monotonic()
-        self.tree = Tree([*COMMAND, *flags], folder / "log", {})
+        super().__init__(models, "--check-seconds", f"{check_seconds:g}")
         self.client = httpx.Client(base_url=self.url, timeout=60)
-        self.most_bytes = 0
+        self.max_bytes = 0
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Return the seconds since the start."""
         return time.monotonic() - self.begun
 
-    def models(self) -> dict[str, dict[str, str]]:
-        """As listed now, by name; none before it answers."""
-        if not self.tree.running:
-            raise RuntimeError(f"the service ended: {self.tree.last_line()}")
-        with suppress(OSError, IndexError):
-            pages = Path(f"/proc/{self.tree.pids()[0]}/statm").read_text().split()[1]
-            self.most_bytes = max(self.most_bytes, int(pages) * os.sysconf("SC_PAGESIZE"))
+    def statuses(self) -> dict[str, dict[str, str]]:
+        """Return the list of models, by name; nothing until the server answers."""
+        if not self.running:
+            raise RuntimeError(f"the service ended: {self.last_line()}")
+        self.max_bytes = max(self.max_bytes, resident_bytes(self.root.pid))
         with suppress(httpx.TransportError):
             return {model["name"]: model for model in self.client.get("/v1/models").json()["models"]}
         return {}
 
-    def until(self, condition: str, count: int, seconds: float) -> float:
-        """Seconds since the start until so many models have that status."""
-        while sum(model["status"] == condition for model in self.models().values()) < count:
+    def until(self, status: str, count: int, seconds: float) -> float:
+        """Wait until so many models have a status; return the seconds since the start."""
+        while sum(model["status"] == status for model in self.statuses().values()) < count:
             if self.seconds > seconds:
-                raise RuntimeError(f"after {seconds:g} s fewer than {count} are {condition}")
+                raise RuntimeError(f"after {seconds:g} s fewer than {count} are {status}")
             time.sleep(0.1)
         return self.seconds
 
     def kill(self) -> None:
-        """Ends it as a crash would."""
-        os.kill(self.tree.pids()[0], signal.SIGKILL)
-        self.tree.end()
+        """Kill the server, as a crash would."""
+        self.root.kill()
+        self.end()
 
 
-async def ask(url: str, stop: asyncio.Event) -> list[float]:
-    """Milliseconds of predictions, one after the other; raises where one fails."""
-    times = []
-    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-        while not stop.is_set():
-            begun = time.perf_counter()
-            answer = await client.post("/v1/models/z-good-000/predict", json=BODY)
-            if answer.status_code != 200 or not answer.json()["predictions"][0]["certified_radius"] > 0:
-                raise RuntimeError(f"a prediction failed: {answer.status_code} {answer.text[:200]}")
-            times.append((time.perf_counter() - begun) * 1000)
-            await asyncio.sleep(0.005)
-    return times
+async def under_load(service: Service) -> tuple[list[float], list[float]]:
+    """Return milliseconds of predictions, one after another: before, and while hostile files are added.
 
+    Raises:
+        RuntimeError: a prediction failed.
+    """
+    phases: list[list[float]] = []
 
-async def under_load(service: Service, models: Path) -> tuple[list[float], list[float]]:
-    """Times of predictions before, and while each hostile file is dropped into the folder."""
-    phases = []
-    for dropping in (False, True):
-        stop = asyncio.Event()
-        asking = asyncio.create_task(ask(service.url, stop))
-        if dropping:
-            for name, content in await asyncio.to_thread(lambda: [*hostile()]):
-                (models / f".{name}").write_bytes(content)
-                (models / f".{name}").rename(models / f"{name}.onnx")
+    async def ask(client: httpx.AsyncClient) -> None:
+        begun = time.perf_counter()
+        answer = await client.post("/v1/models/z-good-000/predict", json=BODY)
+        if answer.status_code != 200 or not answer.json()["predictions"][0]["certified_radius"] > 0:
+            raise RuntimeError(f"a prediction failed: {answer.status_code} {answer.text[:200]}")
+        phases[-1].append((time.perf_counter() - begun) * 1000)
+        await asyncio.sleep(0.005)
+
+    for files in ([], await asyncio.to_thread(lambda: [*hostile()])):
+        phases.append([])
+        async with clients(service.url, ask):
+            for name, content in files:
+                draft = service.models / f".{name}"
+                draft.write_bytes(content)
+                draft.rename(service.models / f"{name}.onnx")
                 await asyncio.sleep(0.1)
-        await asyncio.sleep(10)
-        stop.set()
-        phases.append(await asking)
+            await asyncio.sleep(10)
     return phases[0], phases[1]
 
 
 @click.command()
 @click.option("--check-seconds", default=5.0, show_default=True)
 def main(check_seconds: float) -> None:
-    """Prints what happened; exits with 1 where it should not have."""
+    """Print the figures; exit with status 1 where memory or latency exceeds its limit."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         models = folder / "models"
@@ -242,43 +225,43 @@ def main(check_seconds: float) -> None:
             (models / f"{file}.onnx").write_bytes(content)
         for i in range(GOOD):
             (models / f"z-good-{i:03}.onnx").write_bytes(good(i))
-        service = Service(folder, check_seconds)
-        service.until("served", GOOD // 2, MOST_SECONDS)
+        service = Service(models, check_seconds)
+        service.until("served", GOOD // 2, MAX_SECONDS)
         service.kill()
         print(f"killed {service.seconds:.1f} s after the start, {GOOD // 2} or more served")
-        service = Service(folder, check_seconds)
-        seconds = service.until("served", GOOD, MOST_SECONDS)
-        left = Counter(model["status"] for model in service.models().values())
+        service = Service(models, check_seconds)
+        seconds = service.until("served", GOOD, MAX_SECONDS)
+        left = Counter(model["status"] for model in service.statuses().values())
         print(f"started again: {GOOD} served after {seconds:.1f} s, {left['checking']} being checked then")
         seconds = service.until("refused", ALL, END_SECONDS)
         reasons = {
-            model["name"]: model["reason"] for model in service.models().values() if model.get("reason")
+            model["name"]: model["reason"] for model in service.statuses().values() if model.get("reason")
         }
         print(f"{len(reasons)} refused after {seconds:.0f} s; the serving process: "
-              f"{service.most_bytes / 2**20:.0f} MiB at most")  # fmt: skip
+              f"{service.max_bytes / 2**20:.0f} MiB at most")  # fmt: skip
         shown = Counter((name.split("-")[1], reason[:100]) for name, reason in sorted(reasons.items()))
         for (kind, reason), count in shown.items():
             print(f"  {count:3} {kind}: {reason}")
-        largest = service.most_bytes
+        largest = service.max_bytes
         service.kill()
-        service = Service(folder, check_seconds)
-        print(f"every file known: {GOOD} served after {service.until('served', GOOD, MOST_SECONDS):.1f} s, "
-              f"{ALL} refused after {service.until('refused', ALL, MOST_SECONDS):.1f} s")  # fmt: skip
-        service.tree.end()
+        service = Service(models, check_seconds)
+        print(f"every file known: {GOOD} served after {service.until('served', GOOD, MAX_SECONDS):.1f} s, "
+              f"{ALL} refused after {service.until('refused', ALL, MAX_SECONDS):.1f} s")  # fmt: skip
+        service.end()
         for path in models.glob("[ab]-*.onnx"):
             path.unlink()
         shutil.rmtree(folder / "models.state")
-        service = Service(folder, check_seconds)
-        service.until("served", GOOD, MOST_SECONDS)
-        before, while_dropped = asyncio.run(under_load(service, models))
+        service = Service(models, check_seconds)
+        service.until("served", GOOD, MAX_SECONDS)
+        before, while_dropped = asyncio.run(under_load(service))
         tails = [quantiles(times, n=100)[98] for times in (before, while_dropped)]
         print(f"{len(before)} predictions before, p99 {tails[0]:.1f} ms; {len(while_dropped)} while "
               f"{ALL} files are dropped, p99 {tails[1]:.1f} ms; none failed")  # fmt: skip
         service.until("refused", ALL, END_SECONDS)
-        largest = max(largest, service.most_bytes)
-        service.tree.end()
+        largest = max(largest, service.max_bytes)
+        service.end()
         print(json.dumps({"resident_mib": largest / 2**20, "p99_ratio": tails[1] / tails[0]}))
-        sys.exit(int(largest > MOST_MIB * 2**20 or tails[1] > 3 * tails[0]))
+        sys.exit(int(largest > MAX_MIB * 2**20 or tails[1] > 3 * tails[0]))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples" / "models"
 COMMAND = [sys.executable, "-m", "service"]
 START_SECONDS = 120.0
-NO_VARIABLES: Mapping[str, str] = {}
 
 
 class Lipserve(Tree):
@@ -36,7 +35,7 @@ class Lipserve(Tree):
         self,
         models: Path,
         *flags: object,
-        environment: Mapping[str, str] = NO_VARIABLES,
+        environment: Mapping[str, str] | None = None,
         wrapper: Sequence[str] = (),
     ) -> None:
         self.models, self.port = models, free_port()

@@ -1,44 +1,42 @@
-"""``lipserve`` as benchmarks run it: a process of its own, one model named 'model'."""
+"""``lipserve`` with one model named 'model' and an API key, as it is compared with peers."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.processes import Tree
+from benchmarks.lipserve import COMMAND, Lipserve
 from benchmarks.wire import PREDICT, PREDICT_NPY, V2_BINARY, V2_JSON, Answers, Array, Wire
 from lipmodel.certify.predictor import CertifiedPredictor
 
-COMMAND = [sys.executable, "-m", "service"]
 DTYPES = {"float64": np.float64, "float32": np.float32}
 
 
 @dataclass(frozen=True)
 class Ours:
-    """One way to run it."""
+    """One configuration of ``lipserve``."""
 
     name: str
     wires: tuple[Wire, ...]
     execution: str = "float64"
     workers: int = 1
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] | None = None
     kind = "ours"
 
-    def start(self, content: bytes, folder: Path, port: int, log: Path) -> tuple[Tree, dict[str, str]]:
-        """The server, which may not listen yet, and the headers that it asks for."""
-        flags = prepare(folder, content, self.execution)
-        headers = {"Authorization": f"Bearer {make_key(flags, self.environment)}"}
-        workers = ["--workers", str(self.workers)] if self.workers > 1 else []
-        return Tree([*COMMAND, *flags, "--port", str(port), *workers], log, self.environment), headers
+    def start(self, content: bytes, folder: Path) -> tuple[Lipserve, dict[str, str]]:
+        """Return a server, which may not listen yet, and the headers with which it accepts requests."""
+        models = prepare(folder, content, self.execution)
+        headers = {"Authorization": f"Bearer {make_key(models, self.environment)}"}
+        workers = ["--workers", self.workers] if self.workers > 1 else []
+        return Lipserve(models, *workers, environment=self.environment), headers
 
     def expected(self, content: bytes) -> Callable[[Array], Answers]:
-        """The true answers to inputs."""
+        """Return a function of inputs (N, d): their answers, computed in process."""
         predictor = CertifiedPredictor(content)
 
         def answers(x: Array) -> Answers:
@@ -60,17 +58,18 @@ OURS = (
 )
 
 
-def prepare(folder: Path, content: bytes, execution: str) -> list[str]:
-    """Puts a model in a new folder; the flags that name it."""
+def prepare(folder: Path, content: bytes, execution: str) -> Path:
+    """Return a new folder of models, below a folder, with one model."""
     models = folder / "models"
     models.mkdir(parents=True)
     (models / "model.onnx").write_bytes(content)
     (models / "model.toml").write_text(f'[serving]\nexecution = "{execution}"\n')
-    return ["--models", str(models)]
+    return models
 
 
-def make_key(flags: list[str], environment: Mapping[str, str] | None = None) -> str:
-    """Return a key for predictions; from then on every request needs one."""
-    command = [*COMMAND, *flags, "keys", "create", "--name", "benchmark", "--scope", "predict"]
-    variables = os.environ | dict(environment or {})
+def make_key(models: Path, environment: Mapping[str, str] | None = None) -> str:
+    """Return a new API key for predictions; after this, the server accepts no request without a key."""
+    command = [*COMMAND, "--models", str(models)]
+    command += ["keys", "create", "--name", "benchmark", "--scope", "predict"]
+    variables = {**os.environ, **(environment or {})}
     return subprocess.run(command, capture_output=True, text=True, check=True, env=variables).stdout.strip()

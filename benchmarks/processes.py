@@ -29,15 +29,21 @@ class Tree:
         root: the process of the command itself.
     """
 
-    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
-        self.log = log
-        with log.open("wb") as output:
+    def __init__(
+        self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.log, self._command, self._variables = log, command, {**os.environ, **(environment or {})}
+        self.start()
+
+    def start(self) -> None:
+        """Start the command, or start it again once it has ended."""
+        with self.log.open("wb") as output:
             self.root = subprocess.Popen(
-                command,
+                self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, **environment},
+                env=self._variables,
                 start_new_session=True,
             )
 

@@ -100,16 +100,14 @@ def start(server: Server, content: bytes, folder: Path, peers: Path) -> Running:
         RuntimeError: it is not installed.
     """
     folder.mkdir()
-    port, log = free_port(), folder / "log"
     if isinstance(server, Ours):
-        tree, headers = server.start(content, folder, port, log)
-        expected = server.expected(content)
-    else:
-        model = folder / "model.onnx"
-        model.write_bytes(content)
-        tree, headers = Tree(server.command(peers, model, port), log, server.variables(peers, model)), {}
-        expected = _echo if server.kind == "limit" else _scores(content)
-    return Running(server, tree, f"http://127.0.0.1:{port}", headers, expected)
+        tree, headers = server.start(content, folder)
+        return Running(server, tree, tree.url, headers, server.expected(content))
+    port, model = free_port(), folder / "model.onnx"
+    model.write_bytes(content)
+    command, variables = server.command(peers, model, port), server.variables(peers, model)
+    expected = _echo if server.kind == "limit" else _scores(content)
+    return Running(server, Tree(command, folder / "log", variables), f"http://127.0.0.1:{port}", {}, expected)
 
 
 def _echo(x: Array) -> Answers:

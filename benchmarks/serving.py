@@ -84,8 +84,8 @@ def against(baseline: Path, model: str, content: bytes, seconds: int, rounds: in
     started: dict[str, Running] = {}
     with tempfile.TemporaryDirectory() as folder:
         try:
-            for name, tree in zip(alternating.TREES, (baseline, alternating.ROOT), strict=True):
-                server = Ours(name, (PREDICT, V2_BINARY), environment=alternating.environment(tree))
+            for name, variables in alternating.environments(baseline).items():
+                server = Ours(name, (PREDICT, V2_BINARY), environment=variables)
                 started[name] = start(server, content, Path(folder) / name, Path())
             os.sched_setaffinity(0, cores[-1:])
             inputs = random_inputs(model, 1, BODIES[1])

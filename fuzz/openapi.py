@@ -13,7 +13,6 @@ Exits with 1 where anything is found.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -26,9 +25,9 @@ from typing import Any
 import click
 import httpx
 
+from benchmarks.lipserve import EXAMPLES, Lipserve
 from lipmodel.signed.key_sets import add_signing_key
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "models"
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 
@@ -85,32 +84,24 @@ def main(examples: int, workers: int) -> None:
         shutil.copytree(EXAMPLES, models)
         shutil.copy(EXAMPLES / "digits.onnx", models / "untouched.onnx")
         add_signing_key(Path(folder) / "keys")
-        command = [sys.executable, "-m", "service", "--models", str(models), "--port", "0"]
-        command += ["--workers", str(workers), "--max-queued", "1000", "--uploads"]
-        command += ["--signing-keys", str(Path(folder) / "keys")]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        flags = ["--workers", workers, "--max-queued", 1000, "--uploads", "--signing-keys", f"{folder}/keys"]
+        with Lipserve(models, *flags) as server, httpx.Client(base_url=server.url, timeout=90) as client:
+            server.wait_ready()
+            document = strict(client.get("/openapi.json").json(), existing(client))
+            file = Path(folder) / "openapi.json"
+            file.write_text(json.dumps(document))
+            run = [sys.executable, "-m", "schemathesis.cli", "run", str(file), "--url", server.url]
+            run += ["--checks", CHECKS, "--max-examples", str(examples), "--continue-on-failure"]
+            run += ["--phases", "examples,coverage,fuzzing", "--request-timeout", "60"]
+            stop = threading.Event()
+            putting = threading.Thread(target=put_back, args=[client, models, stop])
+            putting.start()
             try:
-                assert process.stdout is not None
-                found = re.search(r"ready at (\S+)", process.stdout.readline())
-                assert found
-                with httpx.Client(base_url=found[1], timeout=90) as client:
-                    document = strict(client.get("/openapi.json").json(), existing(client))
-                    file = Path(folder) / "openapi.json"
-                    file.write_text(json.dumps(document))
-                    run = [sys.executable, "-m", "schemathesis.cli", "run", str(file), "--url", found[1]]
-                    run += ["--checks", CHECKS, "--max-examples", str(examples), "--continue-on-failure"]
-                    run += ["--phases", "examples,coverage,fuzzing", "--request-timeout", "60"]
-                    stop = threading.Event()
-                    putting = threading.Thread(target=put_back, args=[client, models, stop])
-                    putting.start()
-                    try:
-                        status = subprocess.run(run, check=False, cwd=folder).returncode
-                    finally:
-                        stop.set()
-                        putting.join()
-                sys.exit(status)
+                status = subprocess.run(run, check=False, cwd=folder).returncode
             finally:
-                process.terminate()
+                stop.set()
+                putting.join()
+        sys.exit(status)
 
 
 if __name__ == "__main__":
