@@ -95,8 +95,8 @@ class Evaluation(Accuracies):
         labels: (N,) labels.
         predictions: (N,) predicted classes.
         radii: (N,) certified radii.
-        certified_radius_quantiles: quantiles of the radii of correct predictions, at ``LEVELS``.
-            not attacked.
+        distances: (N,) distances to the nearest adversarial inputs found, infinite if none was; NaN where no
+            attack ran.
     """
 
     norm: Norm

@@ -296,10 +296,10 @@ class _Backward:
 
     def _max_pool(self, op: ops.MaxPool, x: str, g: str, shape: Shape) -> str:
         """Return the input's cotangent, shared equally by the entries that attain a window's maximum."""
-        seen = self.b.windows(op.window, self.seen(x), op.shape[0], -np.inf)
+        entries = self.b.windows(op.window, self.seen(x), op.shape[0], -np.inf)
         column = [op.shape[0], 1, len(op.window.positions)]
         largest, g = (self.b.batch_last(name, column) for name in (self.seen(op.output), g))
-        mask = self.node("Cast", self.node("Equal", seen, largest), to=self.b.tensor_type)
+        mask = self.node("Cast", self.node("Equal", entries, largest), to=self.b.tensor_type)
         count = self.node("ReduceSum", mask, self.b.integers([1], "axes"), keepdims=1)
         given = self.node("Mul", mask, self.node("Div", g, count))
         return self._to_positions(self._pad_place(given), op.window, shape)

@@ -23,7 +23,7 @@ from lipmodel.network.ops import Graph, missing_rule
 from lipmodel.norms import Array, Norm, bound_vector_norm, down, gamma, up, vector_norm
 
 CHUNK_ROWS = 256
-BLOCK_ROWS = 32  # points whose largest gradient norm makes one block maximum
+BLOCK_ROWS = 32  # points of one block maximum
 FULL = 0.99  # a gradient norm of at least this share of its bound counts as full
 MAX_CLASSES_FOR_ALL_PAIRS = 20
 

@@ -130,9 +130,9 @@ def find_file(folder: Path, *names: str) -> Path:
     raise DataError(f"{folder} has neither {wanted}; put the file there (nothing is downloaded)")
 
 
-def read_bytes(path: Path, what: str) -> bytes:
+def read_bytes(path: Path, expected: str) -> bytes:
     """Return the content of a file, decompressed if its name ends in ``.gz``."""
-    with reading(path, what):
+    with reading(path, expected):
         return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
 
 

@@ -23,7 +23,7 @@ from lipmodel.errors import DataError
 Array = np.ndarray[Any, np.dtype[Any]]
 Batch = tuple[Array, Array | None]
 ROWS_APART = 65_536
-"""Distance of the starts of a stream whose reading can begin at any row."""
+"""Distance of the starts of a stream that can be read from any row."""
 
 
 class Batches(Protocol):

@@ -21,7 +21,7 @@ ADULT_COLUMNS = (
     "relationship", "race", "sex", "capital-gain", "capital-loss", "hours-per-week", "native-country",
 )  # fmt: skip
 ADULT_NUMBERS = ("age", "education-num", "capital-gain", "capital-loss", "hours-per-week")
-ADULT_LEFT_OUT = ("fnlwgt", "education")  # number of people a row stands for; education-num in words
+ADULT_LEFT_OUT = ("fnlwgt", "education")  # weight of a row; education-num in words
 ADULT_CLASSES = ("<=50K", ">50K")
 SPAMBASE_COLUMNS = 57
 
@@ -72,7 +72,7 @@ def adult(folder: Path) -> tuple[Dataset, Dataset]:
 
     Five columns of numbers, and a column of 0 and 1 for each category of the training part (an unknown
     value, "?", is a category; one that only the test part has is 0 throughout). Left out: fnlwgt, the
-    number of people a row stands for, and education, which is education-num in words.
+    a row's weight in the population, and education, which is education-num in words.
 
     Raises:
         DataError: a file is missing or malformed.

@@ -32,16 +32,16 @@ def audit_files(
         model: name of the model, for titles.
         data: name of the data or of the random points, for titles.
     """
-    told = {"model": model, "data": data, **report.to_dict()}
+    content = {"model": model, "data": data, **report.to_dict()}
     shape = predictor.file.graph.input_shape
     return {
-        "audit.json": to_json(told),
+        "audit.json": to_json(content),
         **page.render_both(
             "audit",
             template="audit.html",
             title=f"{model}: audit on {data}",
             lead=f"Gradients of {len(report.per_pair)} scores and differences of scores, and attacks on "
-            f"certified radii, in {report.norm.symbol}. {told['note']}",
+            f"certified radii, in {report.norm.symbol}. {content['note']}",
             summary=audit_table(report),
             wrong=bool(report.reasons),
             alerts=[*report.reasons, *report.warnings],

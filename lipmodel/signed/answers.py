@@ -40,18 +40,20 @@ def answers(predictor: CertifiedPredictor, inputs: Array, predictions: Predictio
     """
     norm, execution = predictions.norm, predictions.execution
     mixer, names, radii = predictor.mixer(norm, execution), predictor.class_names, predictions.radii
-    seen = as_evaluated(inputs, execution)
+    evaluated = as_evaluated(inputs, execution)
     rounds = execution is np.float32
-    raw = predictor.scores_in_float64(seen) if rounds else predictions.raw_scores
-    taken = bound_input_rounding(inputs, seen, norm) if rounds else np.zeros(len(inputs))
-    most = mixer.rule.overflow_radius(seen)
+    raw = predictor.scores_in_float64(evaluated) if rounds else predictions.raw_scores
+    input_rounding = bound_input_rounding(inputs, evaluated, norm) if rounds else np.zeros(len(inputs))
+    overflow = mixer.rule.overflow_radius(evaluated)
     stated = []
     for row, label in enumerate(radii.label.tolist()):
         scores, x, radius = raw[row], inputs[row], float(radii.certified_radius[row])
         method = "lipschitz" if predictions.tightening is None else str(predictions.tightening.method[row])
-        standing = mixer.stand(scores, seen[row], label, mix=method == "mixture")
+        standing = mixer.stand(scores, evaluated[row], label, mix=method == "mixture")
         nearest = nearest_rival(standing, scores)
-        bounds = _bounds(standing, nearest, mixer.rule.kappa, float(taken[row]), float(most[row]))
+        bounds = _bounds(
+            standing, nearest, mixer.rule.kappa, float(input_rounding[row]), float(overflow[row])
+        )
         stated_bounds = [value for name, value in vars(bounds).items() if name != "mixture"]
         if not np.isfinite([*stated_bounds, *scores, radii.margin[row]]).all():
             raise InputError("the scores or their bounds are not finite", field=f"inputs[{row}]")
@@ -88,7 +90,7 @@ def nearest_rival(standing: Standing, scores: Array) -> int:
     return nearest if standing.reach[nearest] > 0.0 else int(scores[standing.foreign].argmax())
 
 
-def _bounds(standing: Standing, at: int, ratio: float, taken: float, most: float) -> PairBounds:
+def _bounds(standing: Standing, at: int, ratio: float, input_rounding: float, overflow: float) -> PairBounds:
     """Return the bounds of the rival at a position, each weaker by ``SPARE``."""
     weights = standing.weights[at]
 
@@ -103,6 +105,6 @@ def _bounds(standing: Standing, at: int, ratio: float, taken: float, most: float
         bound_error=above(standing.bound_error[at]),
         bound_error_slope=above(standing.bound_error_slope[at]),
         bound_norm_ratio=ratio,
-        bound_input_rounding=above(taken),
-        bound_overflow_radius=float(down(most * (1.0 - SPARE))),
+        bound_input_rounding=above(input_rounding),
+        bound_overflow_radius=float(down(overflow * (1.0 - SPARE))),
     )

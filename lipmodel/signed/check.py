@@ -102,15 +102,17 @@ def _recompute(answer: Answer, predictor: CertifiedPredictor, x: Array) -> list[
     ]
     if answer.label_index != label:
         return checks  # the rest refers to another class
-    seen = as_evaluated(checked, execution)
-    mixer, scores = predictor.mixer(norm, execution), predictor.scores_in_float64(seen)[0]
+    evaluated = as_evaluated(checked, execution)
+    mixer, scores = predictor.mixer(norm, execution), predictor.scores_in_float64(evaluated)[0]
     if not np.isfinite(scores).all():
         raise InputError("the scores are not finite")
-    standing = mixer.stand(scores, seen[0], label, mix=answer.method != "lipschitz")
-    checks.append(_margin(answer, float(radii.margin[0]), mixer, scores, seen[0]))
-    taken = 0.0 if execution is np.float64 else float(bound_input_rounding(checked, seen, norm)[0])
-    most = float(mixer.rule.overflow_radius(seen)[0])
-    checks.append(_proved_radius(answer, predictor, standing, seen[0], taken, most))
+    standing = mixer.stand(scores, evaluated[0], label, mix=answer.method != "lipschitz")
+    checks.append(_margin(answer, float(radii.margin[0]), mixer, scores, evaluated[0]))
+    input_rounding = (
+        0.0 if execution is np.float64 else float(bound_input_rounding(checked, evaluated, norm)[0])
+    )
+    overflow = float(mixer.rule.overflow_radius(evaluated)[0])
+    checks.append(_proved_radius(answer, predictor, standing, evaluated[0], input_rounding, overflow))
     stated, owners = answer.bounds, mixer.head.owners
     own_scores = np.flatnonzero(owners == label).tolist()
     mixture = _mixture(answer, own_scores)
@@ -125,7 +127,7 @@ def _recompute(answer: Answer, predictor: CertifiedPredictor, x: Array) -> list[
         return [*checks, Check("bounds.mixture", mixture), Check("bounds.rival", rival)]
     own = np.array([share.score for share in stated.mixture])
     weights = np.array([[share.weight for share in stated.mixture]])
-    found = mixer.standing(scores, seen[0], own, weights, np.array([stated.rival]))
+    found = mixer.standing(scores, evaluated[0], own, weights, np.array([stated.rival]))
     checks.append(Check("bounds.mixture"))
     checks += _rival(answer, standing, scores, names, int(owners[stated.rival]))
     if isinstance(stated, PairBounds1):
@@ -134,31 +136,38 @@ def _recompute(answer: Answer, predictor: CertifiedPredictor, x: Array) -> list[
         checks.append(_at_most("bounds.bound_lead", stated.bound_lead, float(down(float(margin)))))
     else:
         checks.append(_at_most("bounds.bound_margin", stated.bound_margin, float(found.bound_margin[0])))
-        checks.append(_at_least("bounds.bound_input_rounding", stated.bound_input_rounding, taken))
+        checks.append(_at_least("bounds.bound_input_rounding", stated.bound_input_rounding, input_rounding))
     for name in ("bound_lipschitz", "bound_error", "bound_error_slope"):
         checks.append(_at_least(f"bounds.{name}", getattr(stated, name), float(getattr(found, name)[0])))
     checks.append(_at_least("bounds.bound_norm_ratio", stated.bound_norm_ratio, mixer.rule.kappa))
-    checks.append(_at_most("bounds.bound_overflow_radius", stated.bound_overflow_radius, most))
+    checks.append(_at_most("bounds.bound_overflow_radius", stated.bound_overflow_radius, overflow))
     return checks
 
 
 def _proved_radius(
-    answer: Answer, predictor: CertifiedPredictor, standing: Standing, x: Array, taken: float, most: float
+    answer: Answer,
+    predictor: CertifiedPredictor,
+    standing: Standing,
+    x: Array,
+    input_rounding: float,
+    overflow: float,
 ) -> Check:
     """Check that the label is proved on the ball of the radius, measurement and rounding included."""
     name, radius = "certified_radius", answer.certified_radius
     if radius == 0.0:
         return Compared(name, "", radius, radius)
     slack, u = float_slack(answer.input_size), INPUT_ROUNDOFF[answer.execution]
-    change = (1 + u) * Fraction(radius) / slack + Fraction(taken)
+    change = (1 + u) * Fraction(radius) / slack + Fraction(input_rounding)
     proved = False
-    if change <= most:  # therefore in the range of float64
+    if change <= overflow:  # therefore in the range of float64
         ball = float(up(float(change)))
         proved = bool((standing.reach > ball).all())
         if not proved and answer.method == "local":
             proved = predictor.tightener(answer.norm, predictor.execution).proves(standing, x, ball)
-    least = min(float(standing.reach.min()), most)
-    found = float((Fraction(least) - Fraction(taken)) * slack / (1 + u)) if np.isfinite(least) else 0.0
+    least = min(float(standing.reach.min()), overflow)
+    found = (
+        float((Fraction(least) - Fraction(input_rounding)) * slack / (1 + u)) if np.isfinite(least) else 0.0
+    )
     shown = radius if proved else max(0.0, found)
     return Compared(name, "" if proved else f"states {radius!r}; proved here is {shown!r}", radius, shown)
 

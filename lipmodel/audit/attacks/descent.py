@@ -36,7 +36,7 @@ class ProjectedGradientDescent:
         inputs, norm = task.inputs, task.norm
         flipped = np.zeros(len(inputs), dtype=np.bool_)
         adversarial = inputs.copy()
-        inside = self.budget * (1.0 - 1e-12)  # what rounding of x + δ could add
+        inside = self.budget * (1.0 - 1e-12)  # allows for the rounding of x + δ
 
         def note(points: Array) -> None:
             new = task.changed(points) & (task.distances(points) <= self.budget) & ~flipped
@@ -101,7 +101,7 @@ class MinimumNormDescent:
                 known = np.isfinite(nearest)
                 margin, gradient = _margin_gradient(task, points)
                 gain = vector_norm(gradient, norm.dual)
-                # Where the margin would vanish were it linear.
+                # The distance at which a linear margin would vanish.
                 linear = np.divide(np.abs(margin), gain, out=np.zeros_like(gain), where=gain > 0)
                 change = 0.002 + 0.1 * decay
                 tighter = np.where(
