@@ -1,17 +1,17 @@
-"""Fuzzes what reads the bodies of requests and signed certificates, guided by coverage (Atheris, libFuzzer).
+"""Fuzz the readers of request bodies and signed certificates, guided by coverage (Atheris, libFuzzer).
 
     pip install atheris
     python -m fuzz.bodies [--seconds 1800] [--target json …] [--seed 0]
 
-Whatever the bytes, a reader gives what they mean or one of its own errors, within the time limit. Moreover:
+For any bytes, a reader returns a value or raises one of its own errors, within the time limit. Moreover:
 
-* ``json``, ``v2``: the fast readers give what the strict one gives, to the bit, or the same error;
-* ``npy``: what is read is what ``numpy.load`` reads;
+* ``json``, ``v2``: the fast readers return the values of the strict one, to the bit, or raise the same error;
+* ``npy``: the array read is that of ``numpy.load``;
 * ``form``: parts are read, or the form is refused;
-* ``token``: no certificate is accepted but those that were signed;
-* ``claims``, ``keys``: what is read is written as it was read.
+* ``token``: only the certificates that were signed are accepted;
+* ``claims``, ``keys``: values read are written as they were read.
 
-Each target is a process of its own. Exits with 1 where any of them ended early; its input is kept, and told.
+Each target runs in a new process. Exit status 1 where a process ended early; its input is kept and printed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import click
 import numpy as np
 
 with atheris.instrument_imports(
-    include=["service.api", "lipmodel.signed", "lipmodel.certificates.strict_json", "numpy.lib"]
+    include=["service.api", "service.protocols", "lipmodel.signed", "lipmodel.certificates", "numpy.lib"]
 ):
     from lipmodel.certify.predictor import CertifiedPredictor
     from lipmodel.errors import CertificateError, InputError, SignatureError
@@ -51,7 +51,8 @@ with atheris.instrument_imports(
     from service.wire import HEADERS
 from starlette.requests import Request
 
-MODEL = Path(__file__).resolve().parents[1] / "examples" / "models" / "two-moons.onnx"
+from benchmarks.lipserve import EXAMPLES
+
 SIZE, ROWS, LONGEST, SLOW_SECONDS = 2, 100, 4096, 5
 WORDS = r"""
 { } [ ] , : " \u005b \ud800 null true false NaN 1e999 -0 1e-400 18446744073709551616 9007199254740993
@@ -64,7 +65,7 @@ Content-Disposition: form-data; filename= --b --b--
 
 
 def outcome(read: Callable[[], Any]) -> tuple[Any, ...]:
-    """What a reader of bodies came to."""
+    """Return the values of a reader of bodies, or its error."""
     try:
         return ("read", *read())
     except (Problem, InputError) as error:
@@ -72,7 +73,7 @@ def outcome(read: Callable[[], Any]) -> tuple[Any, ...]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal, arrays to the bit but for the sign of zero."""
+    """Return True for equal values; arrays must be equal but for the sign of zero."""
     if isinstance(a, np.ndarray):
         return (
             isinstance(b, np.ndarray) and a.shape == b.shape and a.dtype == b.dtype and bool((a == b).all())
@@ -81,13 +82,13 @@ def same(a: Any, b: Any) -> bool:
 
 
 def compare(found: tuple[Any, ...], wanted: tuple[Any, ...]) -> None:
-    """Raises where they differ."""
+    """Raise AssertionError where two outcomes differ."""
     if len(found) != len(wanted) or not all(map(same, found, wanted)):
-        raise AssertionError(f"{found} is read; {wanted} is meant")
+        raise AssertionError(f"read {found}; expected {wanted}")
 
 
 def read_json(body: bytes) -> None:
-    """The body of a predict request."""
+    """Read the body of a predict request."""
 
     def strict() -> tuple[Any, ...]:
         request = parse(PredictRequest, body)
@@ -101,7 +102,7 @@ def read_json(body: bytes) -> None:
 
 
 def read_v2(content: bytes) -> None:
-    """The body of an infer request; the first two bytes tell how long its JSON is."""
+    """Read the body of an infer request; the first two bytes are the length of its JSON."""
     length, body = int.from_bytes(content[:2], "little"), content[2:]
     found = outcome(lambda: v2.read_infer(body, None if length > len(body) else length))
     quick = v2._read_fast(body) if length > len(body) else None
@@ -117,7 +118,7 @@ def read_v2(content: bytes) -> None:
 
 
 def read_npy(body: bytes) -> None:
-    """A body of application/x-npy."""
+    """Read a body of application/x-npy."""
     found = outcome(lambda: arrays.read_npy_inputs(body, {}, ROWS))
     if found[0] == "read":
         meant = np.load(io.BytesIO(body), allow_pickle=False)
@@ -126,7 +127,7 @@ def read_npy(body: bytes) -> None:
 
 
 def read_multipart(body: bytes) -> None:
-    """A form, with one part after another."""
+    """Read a form, in parts of 100 bytes."""
 
     async def read() -> tuple[Any, ...]:
         waiting = [body[i : i + 100] for i in range(0, len(body), 100)]
@@ -151,10 +152,10 @@ def read_multipart(body: bytes) -> None:
 
 
 class Tokens:
-    """Signed certificates, and the one key that they are to be opened with."""
+    """Signed certificates, and the public key that opens them."""
 
     def __init__(self) -> None:
-        predictor = CertifiedPredictor(MODEL)
+        predictor = CertifiedPredictor(EXAMPLES / "two-moons.onnx")
         x = predictor.check_inputs([[0.5, 0.25], [-1.0, 0.5]])
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "keys"
@@ -166,7 +167,7 @@ class Tokens:
         self.payloads = [open_signed(token, self.public).to_json() for token in self.signed]
 
     def read(self, content: bytes) -> None:
-        """A token."""
+        """Open a signed certificate."""
         token = content.decode("utf-8", "surrogateescape")
         try:
             open_signed(token, self.public)
@@ -175,7 +176,7 @@ class Tokens:
         assert token in self.signed, "a forged certificate is accepted"
 
     def read_claims(self, content: bytes) -> None:
-        """What a key signed, whoever had it do so."""
+        """Read the payload of a certificate."""
         try:
             certificate = SignedCertificate.from_json(content)
         except CertificateError:
@@ -183,7 +184,7 @@ class Tokens:
         assert SignedCertificate.from_json(certificate.to_json()) == certificate
 
     def read_keys(self, content: bytes) -> None:
-        """A key set."""
+        """Read a key set."""
         try:
             keys = read_public(content, "here")
         except SignatureError:
@@ -192,7 +193,7 @@ class Tokens:
 
 
 def targets() -> dict[str, tuple[Callable[[bytes], None], list[bytes]]]:
-    """By name: what takes the bytes, and inputs to begin with."""
+    """Return, by name, the readers and the inputs to begin with."""
     tokens = Tokens()
     bodies = [
         {"inputs": [[0.1, -2], [1e-300, 3]]},
@@ -228,7 +229,7 @@ def targets() -> dict[str, tuple[Callable[[bytes], None], list[bytes]]]:
 
 
 def fuzz(target: str, seconds: float, seed: int) -> None:
-    """In this process, which libFuzzer ends."""
+    """Fuzz one target in this process, which libFuzzer ends."""
     warnings.simplefilter("ignore")
     read, seeds = targets()[target]
     folder = Path(tempfile.mkdtemp(prefix=f"fuzz-{target}-"))
@@ -253,12 +254,12 @@ def fuzz(target: str, seconds: float, seed: int) -> None:
 
 
 @click.command()
-@click.option("--seconds", default=1800.0, show_default=True, help="In all.")
-@click.option("--target", "names", multiple=True, help="Which; all by default.")
+@click.option("--seconds", default=1800.0, show_default=True, help="Duration of all targets together.")
+@click.option("--target", "names", multiple=True, help="A target; all by default.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--here", is_flag=True, hidden=True)
 def main(seconds: float, names: tuple[str, ...], seed: int, here: bool) -> None:
-    """Runs each for its share of the time, one after another."""
+    """Run each target for its share of the time, one after another."""
     if here:
         fuzz(names[0], seconds, seed)
     chosen, failed = names or tuple(targets()), []
@@ -266,15 +267,15 @@ def main(seconds: float, names: tuple[str, ...], seed: int, here: bool) -> None:
         command = [sys.executable, "-m", "fuzz.bodies", "--here", "--target", name]
         command += ["--seconds", str(seconds / len(chosen)), "--seed", str(seed)]
         ended = subprocess.run(command, check=False, capture_output=True, text=True)
-        told = ended.stdout + ended.stderr
-        done = [line for line in told.splitlines() if "number_of_executed_units" in line]
+        output = ended.stdout + ended.stderr
+        done = [line for line in output.splitlines() if "number_of_executed_units" in line]
         print(
             f"{name}: {done[-1].split()[-1] if done else '?'} inputs, status {ended.returncode}", flush=True
         )
         if ended.returncode:
             failed.append(name)
-            told = "\n".join(line for line in told.splitlines() if "Instrumenting" not in line)
-            print(told[-5000:], flush=True)
+            output = "\n".join(line for line in output.splitlines() if "Instrumenting" not in line)
+            print(output[-5000:], flush=True)
     sys.exit(bool(failed))
 
 

@@ -1,20 +1,14 @@
-"""Fuzzes the folding of constants against onnxruntime and ONNX's own reference evaluator.
+"""Fuzz the folding of constants against onnxruntime and the reference evaluator of ONNX.
 
-    python -m fuzz.folding --seconds 60 [--seed 0]
+    python -m fuzz.folding --seconds 60 [--seed 0] [--keep FOLDER]
 
-Each file adds to its input a tensor V that some random operators make of random constants of every type. What
-is read as portable must be the same, bit for bit, in onnxruntime and in the reference; where it is said to
-be computed in floating point, its digest must be that of what onnxruntime computes when it runs the file.
+Each file adds to its input a tensor V that random operators compute from random constants of every type. A V
+read as portable must be the same, bit for bit, in onnxruntime and in the reference; the digest of a V read as
+computed in floating point must be that of the V that onnxruntime computes when it runs the file.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-import time
-from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
@@ -22,6 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from fuzz.loop import Isolated, Random, fuzz
 from lipmodel.errors import ModelError
 from lipmodel.network import ops
 from lipmodel.network.reader.constants import FOLDS
@@ -37,26 +32,15 @@ FINE = {
     "computed, of that digest",
 }
 OTHER = [
-    "Mod",
-    "Round",
-    "Floor",
-    "Sign",
-    "CastLike",
-    "Where",
-    "Range",
-    "Tile",
-    "ConstantOfShape",
-    "BitShift",
-    "Not",
-]
+    "Mod", "Round", "Floor", "Sign", "CastLike", "Where", "Range", "Tile", "ConstantOfShape",
+    "BitShift", "Not",
+]  # fmt: skip
 TYPES = [np.float32, np.float64, np.int64, np.int32, np.bool_]
 EXTREMES: dict[str, list[Any]] = {
     "f": [0.0, -0.0, 1.0, 0.1, -2.5, 1e-40, 1e-310, 2.0**24 + 1, 2.0**31, 2.0**63, 3e38, 1e300, 1 / 3],
     "i": [0, 1, -1, 2, 3, -7, 4, 2**24 + 1, 2**31 - 1, -(2**31), 2**53 + 1, 2**63 - 1, -(2**63)],
     "b": [True, False],
 }
-
-Random = np.random.Generator
 
 
 def constant(rng: Random, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
@@ -96,38 +80,17 @@ def attributes(op: str, rng: Random) -> dict[str, Any]:
 
 
 UNARY = {
-    "Identity",
-    "Shape",
-    "Transpose",
-    "Flatten",
-    "Cast",
-    "Neg",
-    "Abs",
-    "Sqrt",
-    "Relu",
-    "Reciprocal",
-    *OTHER[1:4],
-    "Not",
-}
+    "Identity", "Shape", "Transpose", "Flatten", "Cast", "Neg", "Abs", "Sqrt", "Relu", "Reciprocal", "Round",
+    "Floor", "Sign", "Not",
+}  # fmt: skip
 BY_INTEGERS = {
-    "Reshape",
-    "Expand",
-    "Gather",
-    "Squeeze",
-    "Unsqueeze",
-    "Slice",
-    "Split",
-    "ReduceSum",
-    "Tile",
-    "ReduceMean",
-    "ReduceL1",
-    "ReduceL2",
-    "ReduceSumSquare",
-}
+    "Reshape", "Expand", "Gather", "Squeeze", "Unsqueeze", "Slice", "Split", "Tile",
+    "ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare",
+}  # fmt: skip
 
 
 def make(rng: Random) -> bytes:
-    """Return a file whose input is shifted by a tensor that it makes of constants."""
+    """Return a file that shifts its input by a tensor computed from constants."""
     dtype = np.dtype(TYPES[rng.integers(len(TYPES))])
     constants = {f"c{i}": constant(rng, dtype) for i in range(rng.integers(1, 4))}
     integers = {f"i{i}": rng.integers(-1, 3, size=rng.choice([1, 1, 2, 3])) for i in range(4)}
@@ -157,7 +120,7 @@ def make(rng: Random) -> bytes:
     ]
     opsets = [helper.make_opsetid("", int(rng.choice([7, 11, 13, 18, 21])))]
     size = 4
-    for _ in range(2):  # once to learn how many numbers there are
+    for _ in range(2):  # first to learn the size of V
         x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", size])
         y = onnx.ValueInfoProto(name="y")
         graph = helper.make_graph(nodes, "g", [x], [y], tensors)
@@ -165,7 +128,7 @@ def make(rng: Random) -> bytes:
         try:
             with np.errstate(all="ignore"):
                 size = int(reference(model).size)
-        except Exception:  # the reader is asked all the same
+        except Exception:  # the reader is tried all the same
             break
     return bytes(model.SerializeToString())
 
@@ -179,7 +142,7 @@ def reference(model: onnx.ModelProto) -> np.ndarray[Any, Any]:
 
 
 def trial(content: bytes) -> str:
-    """Return what became of one file."""
+    """Return the outcome of reading and running one file."""
     try:
         file = read_onnx(content)
     except ModelError:
@@ -212,33 +175,11 @@ def trial(content: bytes) -> str:
     return "portable, as in both" if same else "portable, but the reference differs"
 
 
-def main() -> None:
-    """Run until the time is up; exit 1 if any file was read as what it is not."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=0)
-    options: Any = parser.parse_args()
-    rng, outcomes = np.random.default_rng(options.seed), Counter[str]()
-    operators: dict[str, set[str]] = {outcome: set() for outcome in FINE}
-    end, pool = time.monotonic() + options.seconds, ProcessPoolExecutor(1)
-    while time.monotonic() < end:
-        content = make(rng)
-        try:
-            outcome = pool.submit(trial, content).result()
-        except BrokenProcessPool:
-            outcome, pool = "died", ProcessPoolExecutor(1)
-        except Exception as error:
-            outcome = f"{type(error).__name__}: {error}"[:200]
-        outcomes[outcome] += 1
-        used = {node.op_type for node in onnx.load_model_from_string(content).graph.node}
-        if outcome in FINE:
-            operators[outcome] |= used
-        else:
-            print(f"{outcome}: {sorted(used)}: {content.hex()}", flush=True)
-    for outcome, count in outcomes.most_common():
-        print(f"{count:7} {outcome}; operators: {', '.join(sorted(operators.get(outcome, ())))}")
-    sys.exit(bool(set(outcomes) - FINE))
+def with_operators(rng: Random) -> tuple[bytes, set[str]]:
+    """Return a random file and its operators."""
+    content = make(rng)
+    return content, {node.op_type for node in onnx.load_model_from_string(content).graph.node}
 
 
 if __name__ == "__main__":
-    main()
+    fuzz(__doc__, with_operators, Isolated(trial), FINE)

@@ -1,13 +1,13 @@
-"""Every route of the OpenAPI document, fuzzed by schemathesis: server errors and undocumented statuses.
+"""Fuzz every route of the OpenAPI document by schemathesis: server errors and undocumented statuses.
 
     pip install schemathesis
     python -m fuzz.openapi [--examples 50] [--workers 1]
 
-The document is the served one but for two things: ``default`` responses are taken out, so that a status
-counts as documented only where its route names it, and names of models, versions and ids of jobs may be
-ones that exist, so that routes are reached behind their 404. Models may be uploaded, removed and unloaded;
-those that are gone are put back, and one is never touched, so that there always is one to be ready with.
-Exits with 1 where anything is found.
+The document is the served one except that ``default`` responses are removed, so that a status counts as
+documented only where its route names it, and that names of models, versions and ids of jobs may be existing
+ones, so that requests pass the 404 of their routes. Models may be uploaded, removed and unloaded; missing
+ones are restored, and one is never touched, so that the server always has a model. Exit status 1 where
+schemathesis reports a failure.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,re
 
 
 def strict(document: dict[str, Any], known: dict[str, list[str]]) -> dict[str, Any]:
-    """The document without ``default`` responses, and with values for parameters of paths and queries."""
+    """Remove ``default`` responses, and add known values for parameters of paths and queries."""
     for methods in document["paths"].values():
         for operation in methods.values():
             operation["responses"].pop("default", None)
@@ -44,7 +44,7 @@ def strict(document: dict[str, Any], known: dict[str, list[str]]) -> dict[str, A
 
 
 def existing(client: httpx.Client) -> dict[str, list[str]]:
-    """Values that lead somewhere, once they have been made."""
+    """Make an audit and an evaluation; return existing values of parameters, by name."""
     body = {"inputs": [[0.5, 0.25], [-1.0, 0.5]], "labels": [0, 1], "epsilons": [0.1], "report": True}
     made = [
         client.post(f"/v1/models/two-moons/{path}", json=json, headers={"Prefer": "wait=60"})
@@ -65,7 +65,7 @@ def existing(client: httpx.Client) -> dict[str, list[str]]:
 
 
 def put_back(client: httpx.Client, models: Path, stop: threading.Event) -> None:
-    """Whatever example was removed or unloaded, again and again."""
+    """Restore examples that were removed or unloaded, every second."""
     while not stop.wait(1.0):
         for path in EXAMPLES.glob("*.onnx"):
             if not (models / path.name).exists():
@@ -75,10 +75,10 @@ def put_back(client: httpx.Client, models: Path, stop: threading.Event) -> None:
 
 
 @click.command()
-@click.option("--examples", default=50, show_default=True, help="Of each route.")
+@click.option("--examples", default=50, show_default=True, help="Requests for each route.")
 @click.option("--workers", default=1, show_default=True, help="Processes of the server.")
 def main(examples: int, workers: int) -> None:
-    """Runs it against a server of its own."""
+    """Run schemathesis against a new server."""
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder) / "models"
         shutil.copytree(EXAMPLES, models)

@@ -1,26 +1,21 @@
-"""Fuzzes the reader of ONNX files: whatever the bytes, a model is read or refused, never a crash or a hang.
+"""Fuzz the reader of ONNX files: for any bytes, a model is read or refused, without a crash or a hang.
 
-    python -m fuzz.reader --seconds 60 [--seed 0]
+    python -m fuzz.reader --seconds 60 [--seed 0] [--keep FOLDER]
 
 Half of the trials flip bytes of a file, half change its structure (operators, attributes, shapes, wiring,
-types). What is read is also run: a file that onnxruntime runs as something other than what was read is
-refused by the predictor, so a silent misreading would show here as "misread".
+types). A model that was read is also run: the predictor refuses a file if onnxruntime computes something
+other than the model read, so a misreading has the outcome "misread".
 """
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 import time
-from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
-from typing import Any
+from functools import cache
 
 import numpy as np
 import onnx
 
+from fuzz.loop import Isolated, Random, fuzz
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import ModelError
 from lipmodel.network.reader.handlers import HANDLERS
@@ -31,16 +26,17 @@ SLOW_SECONDS = 10.0
 FINE = {"refused", "refused when run", "certified"}
 
 
+@cache
 def seeds() -> list[bytes]:
-    """Small files with every accepted operator in them."""
+    """Return small files that together have every accepted operator."""
     from tests.certify.test_graph import READ
     from tests.certify.test_head import HEADS
 
     return [*READ.values(), *(content for content, _ in HEADS.values())]
 
 
-def flip_bytes(content: bytes, rng: np.random.Generator) -> bytes:
-    """A few bytes changed, cut out or doubled."""
+def flip_bytes(content: bytes, rng: Random) -> bytes:
+    """Change, cut out or double a few bytes."""
     changed = bytearray(content)
     for _ in range(int(rng.integers(1, 5))):
         position = int(rng.integers(len(changed)))
@@ -56,8 +52,8 @@ def flip_bytes(content: bytes, rng: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
-def change_structure(content: bytes, rng: np.random.Generator) -> bytes:
-    """One to three changes that leave a well-formed protobuf."""
+def change_structure(content: bytes, rng: Random) -> bytes:
+    """Make one to three changes that leave a well-formed protobuf."""
     model = onnx.load_model_from_string(content)
     graph = model.graph
     for _ in range(int(rng.integers(1, 4))):
@@ -101,8 +97,22 @@ def change_structure(content: bytes, rng: np.random.Generator) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def make(rng: Random) -> tuple[bytes, set[str]]:
+    """Return a changed file and the kind of change."""
+    content = seeds()[int(rng.integers(len(seeds())))]
+    change = flip_bytes if rng.integers(2) else change_structure
+    return change(content, rng), {change.__name__}
+
+
 def trial(content: bytes) -> str:
-    """What became of one file."""
+    """Return the outcome of one file; "slow" where it takes more than ``SLOW_SECONDS``."""
+    started = time.monotonic()
+    outcome = read_and_predict(content)
+    return "slow" if time.monotonic() - started > SLOW_SECONDS else outcome
+
+
+def read_and_predict(content: bytes) -> str:
+    """Return the outcome of reading and running one file."""
     try:
         read_onnx(content)
     except ModelError:
@@ -119,36 +129,5 @@ def trial(content: bytes) -> str:
     return "certified"
 
 
-def main() -> None:
-    """Runs until the time is up; exits 1 if anything but reading and refusing happened."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=0)
-    options: Any = parser.parse_args()
-    rng, files, outcomes = np.random.default_rng(options.seed), seeds(), Counter[str]()
-    end = time.monotonic() + options.seconds
-    pool = ProcessPoolExecutor(1)  # a crash of the runtime's own code takes the process with it
-    while time.monotonic() < end:
-        content = files[int(rng.integers(len(files)))]
-        content = (flip_bytes if rng.integers(2) else change_structure)(content, rng)
-        started = time.monotonic()
-        try:
-            outcome = pool.submit(trial, content).result()
-        except BrokenProcessPool:
-            outcome, pool = "died", ProcessPoolExecutor(1)
-        except Exception as error:
-            outcome = f"crash: {type(error).__name__}: {error}"[:200]
-        if time.monotonic() - started > SLOW_SECONDS:
-            outcome = "slow"
-        if outcome not in FINE:
-            path = Path(tempfile.gettempdir()) / f"fuzz-{outcomes.total()}.onnx"
-            path.write_bytes(content)
-            print(f"{outcome}; the file is {path}", flush=True)
-        outcomes[outcome.split(":")[0]] += 1
-    pool.shutdown()
-    print(dict(outcomes))
-    raise SystemExit(not set(outcomes) <= FINE)
-
-
 if __name__ == "__main__":
-    main()
+    fuzz(__doc__, make, Isolated(trial), FINE)

@@ -1,42 +1,35 @@
-"""Fuzzes the reader with sizes: small files that ask for much are refused before they take it.
+"""Fuzz the reader with sizes: small files that ask for much memory or time are refused early.
 
     python -m fuzz.sizes --seconds 60 [--seed 0] [--keep FOLDER]
 
-Each file is read and run beside its graph (``CertifiedPredictor``) in a process of its own with 1 GiB of
-memory that it may write into and 10 s of a processor. It must be certified or refused with a reason; a
-signal, a traceback, another exception or a limit reached without a refusal is a failure, and ``--keep`` keeps
-its file.
+Each file is read and run (``CertifiedPredictor``) in a new process with 1 GiB of writable memory and 10 s of
+processor time. It must be certified or refused with a reason; a signal, another exception, or a limit reached
+without a refusal is a failure, whose file is kept in the folder of ``--keep``.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import resource
 import select
 import signal
-import sys
-import tempfile
-import time
-from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from fuzz.loop import Random, fuzz
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import ModelError
 
 BYTES, SECONDS = 2**30, 10
 PATIENCE_SECONDS = 60.0
-"""For what sleeps; the processor may be shared with others."""
+"""Limit of elapsed time, for a process that sleeps; the processor may be shared."""
 FINE = {"certified", "refused"}
 
-Random = np.random.Generator
 Family = Callable[[Random], bytes]
 FAMILIES: list[Family] = []
 
@@ -75,14 +68,14 @@ def model(
 
 
 def chain(op: str, first: str, count: int, **attributes: Any) -> list[onnx.NodeProto]:
-    """Return nodes that each take the one before twice; the last makes t{count}."""
+    """Return nodes that each take the preceding output twice; the last output is t{count}."""
     names = [first, *(f"t{i}" for i in range(1, count + 1))]
     return [node(op, [a, a], [b], **attributes) for a, b in itertools.pairwise(names)]
 
 
 @family
 def powers_of_shapes(rng: Random) -> bytes:
-    """A shape multiplied by, added to or joined with itself."""
+    """Multiply, add or join a shape with itself."""
     op, count = str(rng.choice(["Mul", "Add", "Max", "Concat"])), int(rng.integers(1, 60))
     steps = chain(op, "s", count, **({"axis": 0} if op == "Concat" else {}))
     return model([node("Shape", ["x"], ["s"]), *steps, node("Reshape", ["x", f"t{count}"], ["y"])])
@@ -90,7 +83,7 @@ def powers_of_shapes(rng: Random) -> bytes:
 
 @family
 def constants_that_double(rng: Random) -> bytes:
-    """A constant joined with or multiplied by itself, in floats or integers."""
+    """Join or multiply a constant with itself, in floats or integers."""
     op, count = str(rng.choice(["Mul", "Concat", "MatMul", "Gemm", "Add"])), int(rng.integers(1, 40))
     start = rng.choice([np.float32(1), np.float32(0.5), 3]) * np.ones((upto(rng, 10),) * 2)
     start = start.astype(rng.choice([np.float32, np.float64, np.int64]))
@@ -100,7 +93,7 @@ def constants_that_double(rng: Random) -> bytes:
 
 @family
 def expanded(rng: Random) -> bytes:
-    """A number expanded to a tensor, which is then weights, a bias or a factor, or moved about."""
+    """Expand a number to a tensor; use it as weights, bias or factor, or move its axes."""
     shape = [upto(rng, 18) for _ in range(rng.integers(1, 4))]
     after = str(rng.choice(["Gemm", "MatMul", "Add", "Mul", "Transpose", "ReduceL2", "Pow", "Gather"]))
     inputs = ["x", "e"] if after in ("Gemm", "MatMul", "Add", "Mul") else ["e", "i"]
@@ -115,7 +108,7 @@ def expanded(rng: Random) -> bytes:
 
 @family
 def products_of_expanded(rng: Random) -> bytes:
-    """Products of large constants made of small ones, many of them."""
+    """Compute many products of large constants that are expanded from small ones."""
     m, k, n = (upto(rng, 14) for _ in range(3))
     count = upto(rng, 8)
     nodes = [node("Expand", ["c", "s"], ["a"]), node("Expand", ["c", "t"], ["b"])]
@@ -128,7 +121,7 @@ def products_of_expanded(rng: Random) -> bytes:
 
 @family
 def shared_weights(rng: Random) -> bytes:
-    """One constant read by many layers."""
+    """Read one constant in many layers."""
     size, count = upto(rng, 13), upto(rng, 13)
     layers = [node("MatMul", [f"h{i}", "w"], [f"h{i + 1}"]) for i in range(count)]
     nodes = [node("Expand", ["c", "s"], ["w"]), node("Identity", ["x"], ["h0"]), *layers]
@@ -137,7 +130,7 @@ def shared_weights(rng: Random) -> bytes:
 
 @family
 def integers(rng: Random) -> bytes:
-    """Arithmetic of extreme integers."""
+    """Compute with extreme integers."""
     ends = np.array([-(2**63), -(2**63) + 1, -(2**31), -1, 0, 1, 2**31, 2**62, 2**63 - 1])
     ops = [str(op) for op in rng.choice(["Div", "Mul", "Add", "Sub", "Neg", "Abs", "Max", "Min"], size=3)]
     nodes = [
@@ -155,7 +148,7 @@ def integers(rng: Random) -> bytes:
 
 @family
 def many_outputs(rng: Random) -> bytes:
-    """A chain of layers, each of them an output."""
+    """Chain layers, each of which is an output."""
     count = upto(rng, 12)
     nodes = [node("Relu", ["x" if i == 0 else f"y{i - 1}"], [f"y{i}"]) for i in range(count)]
     ends = [node("Softmax", [f"y{i}"], [f"p{i}"]) for i in range(count)] if rng.integers(2) else []
@@ -165,7 +158,7 @@ def many_outputs(rng: Random) -> bytes:
 
 @family
 def many_nodes(rng: Random) -> bytes:
-    """A long chain of one operator on the network's tensor."""
+    """Chain one operator on the network's tensor."""
     op, count = (
         str(rng.choice(["Relu", "Add", "Neg", "Sub", "Max", "Concat", "Split", "Transpose"])),
         upto(rng, 14),
@@ -182,7 +175,7 @@ def many_nodes(rng: Random) -> bytes:
 
 @family
 def folded_nodes(rng: Random) -> bytes:
-    """A long chain of constants."""
+    """Chain operators on constants."""
     op, count = str(rng.choice(["Sqrt", "Neg", "ReduceSum", "Transpose", "Cast", "Identity"])), upto(rng, 14)
     attributes = {"Cast": {"to": 1}, "ReduceSum": {"keepdims": 1}}.get(op, {})
     nodes = [node(op, [f"c{i}"], [f"c{i + 1}"], **attributes) for i in range(count)]
@@ -192,7 +185,7 @@ def folded_nodes(rng: Random) -> bytes:
 
 @family
 def wide_inputs(rng: Random) -> bytes:
-    """Inputs of up to 2^26 numbers, reduced to few scores or not at all."""
+    """Read inputs of up to 2^26 numbers, reduced to few scores or not at all."""
     size, batch = upto(rng, 26), rng.choice(["N", str(upto(rng, 34))])
     fixed = int(batch) if batch != "N" else "N"
     if rng.integers(2):
@@ -203,7 +196,7 @@ def wide_inputs(rng: Random) -> bytes:
 
 @family
 def many_axes(rng: Random) -> bytes:
-    """Tensors, targets and lists of many axes."""
+    """Give tensors, targets and lists many axes."""
     count = upto(rng, 17)
     match int(rng.integers(5)):
         case 0:
@@ -227,7 +220,7 @@ def many_axes(rng: Random) -> bytes:
 
 @family
 def windows(rng: Random) -> bytes:
-    """Convolutions and pooling with large kernels, pads, strides, dilations; many of them."""
+    """Convolve and pool, repeatedly, with large kernels, pads, strides and dilations."""
     axes = int(rng.integers(1, 4))
     channels, spatial = upto(rng, 8), [upto(rng, 22 / axes) for _ in range(axes)]
     size = [upto(rng, 16 / axes) for _ in range(axes)]
@@ -260,7 +253,7 @@ def windows(rng: Random) -> bytes:
 
 @family
 def selections(rng: Random) -> bytes:
-    """Gather, Slice and Split of long axes, many times."""
+    """Gather, slice and split long axes, many times."""
     size, count = upto(rng, 23), upto(rng, 12)
     match int(rng.integers(3)):
         case 0:
@@ -284,7 +277,7 @@ def selections(rng: Random) -> bytes:
 
 @family
 def doubling(rng: Random) -> bytes:
-    """The network's tensor joined with itself or added up."""
+    """Join the network's tensor with itself repeatedly."""
     count = int(rng.integers(1, 40))
     nodes = chain("Concat", "x", count, axis=1)
     return model(
@@ -294,7 +287,7 @@ def doubling(rng: Random) -> bytes:
 
 @family
 def many_classes(rng: Random) -> bytes:
-    """Thousands of scores, or of scores that a class owns."""
+    """Give the network thousands of scores, or a class thousands of prototypes."""
     size, classes = upto(rng, 5), upto(rng, 17)
     weight = np.ones((classes, size), np.float32)
     nodes = [node("Gemm", ["x", "w"], ["z"], transB=1)]
@@ -308,7 +301,7 @@ def many_classes(rng: Random) -> bytes:
 
 @family
 def long_texts(rng: Random) -> bytes:
-    """Long names and metadata, many entries."""
+    """Write long names, long metadata or many entries."""
     content = onnx.load_model_from_string(model([node("Relu", ["x"], ["y"])]))
     long, count = "a" * upto(rng, 22), upto(rng, 16)
     match int(rng.integers(6)):
@@ -330,7 +323,7 @@ def long_texts(rng: Random) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """Return a length as protobuf writes it."""
+    """Return a length as a varint of protobuf."""
     digits = []
     while number > 127:
         digits.append(number & 127 | 128)
@@ -340,7 +333,7 @@ def _varint(number: int) -> bytes:
 
 @family
 def nested(rng: Random) -> bytes:
-    """Graphs within attributes within graphs, lists of them."""
+    """Nest graphs in attributes of graphs, and lists of graphs."""
     graph = helper.make_graph([], "g", [], [])
     if rng.integers(2):  # by hand, as protobuf writes no more than 100 levels
         content = b""
@@ -357,7 +350,7 @@ def nested(rng: Random) -> bytes:
 
 @family
 def repeated_fields(rng: Random) -> bytes:
-    """Millions of empty messages and numbers in few bytes."""
+    """Write millions of empty messages or numbers in few bytes."""
     content = model([node("Relu", ["x"], ["y"])])
     field = int(rng.choice([14, 8, 25, 20]))  # metadata, opsets, functions, training
     return content + bytes(
@@ -367,7 +360,7 @@ def repeated_fields(rng: Random) -> bytes:
 
 @family
 def bounds_of_layers(rng: Random) -> bytes:
-    """Networks of honest files, larger than they are usual."""
+    """Write a network with its weights, larger than usual."""
     sizes = [upto(rng, 12) for _ in range(int(rng.integers(2, 8)))]
     constants = {
         f"w{i}": np.ones((m, n), np.float32) / 64 for i, (m, n) in enumerate(itertools.pairwise(sizes))
@@ -378,7 +371,7 @@ def bounds_of_layers(rng: Random) -> bytes:
 
 
 def outcome(content: bytes) -> str:
-    """Read a file in a process of its own; return what became of it."""
+    """Return the outcome of reading a file in a new process."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if not child:
@@ -387,49 +380,28 @@ def outcome(content: bytes) -> str:
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         try:
             CertifiedPredictor(content)
-            told = "certified"
+            result = "certified"
         except ModelError as error:
-            told = "refused" if len(str(error)) < 2_000 else "refused at length"
+            result = "refused" if len(str(error)) < 2_000 else "refused at length"
         except BaseException as error:
-            told = f"{type(error).__name__}: {error}"[:300]
-        os.write(write_end, told.encode())
+            result = f"{type(error).__name__}: {error}"[:300]
+        os.write(write_end, result.encode())
         os._exit(0)
     os.close(write_end)
     ready, _, _ = select.select([read_end], [], [], PATIENCE_SECONDS)
-    told = os.read(read_end, 1000).decode() if ready else "too slow"
+    result = os.read(read_end, 1000).decode() if ready else "too slow"
     os.close(read_end)
     if not ready:
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    return told or f"signal {os.WTERMSIG(status)}"
+    return result or f"signal {os.WTERMSIG(status)}"
 
 
-def main() -> None:
-    """Run until the time is up; exit 1 if anything but certifying and refusing happened."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()))
-    options: Any = parser.parse_args()
-    rng, outcomes, slowest = np.random.default_rng(options.seed), Counter[str](), (0.0, "")
-    end, number = time.monotonic() + options.seconds, 0
-    while time.monotonic() < end:
-        make = FAMILIES[number % len(FAMILIES)]
-        content = make(rng)
-        started = time.monotonic()
-        told = outcome(content)
-        slowest = max(slowest, (time.monotonic() - started, make.__name__))
-        outcomes[told if told in FINE else f"{make.__name__}: {told}"] += 1
-        if told not in FINE:
-            kept = options.keep / f"fuzz-sizes-{options.seed}-{number}.onnx"
-            kept.write_bytes(content)
-            print(f"{make.__name__}: {told}: {kept}", flush=True)
-        number += 1
-    print(f"{number} files in {options.seconds:g} s, slowest {slowest[0]:.1f} s ({slowest[1]})")
-    for told, count in outcomes.most_common():
-        print(f"{count:7} {told}")
-    sys.exit(bool(set(outcomes) - FINE))
+def make(rng: Random) -> tuple[bytes, set[str]]:
+    """Return a file of a random family, and the family's name."""
+    chosen = FAMILIES[int(rng.integers(len(FAMILIES)))]
+    return chosen(rng), {chosen.__name__}
 
 
 if __name__ == "__main__":
-    main()
+    fuzz(__doc__, make, outcome, FINE)
