@@ -42,6 +42,12 @@ class Call(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of ``httpx.Client.request``."""
+        sent = {"content": self.content, "headers": self.headers, "params": self.query or None}
+        return {"method": self.method, "url": self.path} | sent
+
     def answer(self, response: httpx.Response) -> T:
         """Return the parsed response.
 

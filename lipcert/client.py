@@ -52,24 +52,7 @@ def _pause(
     return retries.wait(tried) if call.idempotent or isinstance(outcome, httpx.ConnectError) else None
 
 
-class _Calls:
-    """Base class of both clients."""
-
-    def __init__(self, retries: Retries) -> None:
-        self._retries = retries
-
-    @staticmethod
-    def _request(call: Call[Any]) -> dict[str, Any]:
-        return {
-            "method": call.method,
-            "url": call.path,
-            "content": call.content,
-            "headers": call.headers,
-            "params": call.query or None,
-        }
-
-
-class Client(_Calls):
+class Client:
     """A client with persistent connections; may be shared by threads.
 
     Args:
@@ -89,7 +72,7 @@ class Client(_Calls):
         retries: Retries | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        super().__init__(retries or Retries())
+        self._retries = retries or Retries()
         self._http = httpx.Client(
             base_url=url, headers=_headers(api_key), timeout=timeout, transport=transport
         )
@@ -179,7 +162,7 @@ class Client(_Calls):
             tried += 1
             outcome: httpx.Response | Exception
             try:
-                outcome = self._http.request(**self._request(call))
+                outcome = self._http.request(**call.arguments)
             except httpx.TransportError as error:
                 outcome = error
             pause = _pause(call, self._retries, tried, outcome)
@@ -188,7 +171,7 @@ class Client(_Calls):
             time.sleep(pause)
 
 
-class AsyncClient(_Calls):
+class AsyncClient:
     """A client for asyncio, with the arguments, methods and errors of :class:`Client`."""
 
     def __init__(
@@ -200,7 +183,7 @@ class AsyncClient(_Calls):
         retries: Retries | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        super().__init__(retries or Retries())
+        self._retries = retries or Retries()
         self._http = httpx.AsyncClient(
             base_url=url, headers=_headers(api_key), timeout=timeout, transport=transport
         )
@@ -267,7 +250,7 @@ class AsyncClient(_Calls):
             tried += 1
             outcome: httpx.Response | Exception
             try:
-                outcome = await self._http.request(**self._request(call))
+                outcome = await self._http.request(**call.arguments)
             except httpx.TransportError as error:
                 outcome = error
             pause = _pause(call, self._retries, tried, outcome)

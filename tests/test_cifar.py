@@ -11,7 +11,7 @@ import pytest
 from lipmodel.data import load as data
 from lipmodel.data.cifar import CLASSES, cifar10
 from lipmodel.errors import DataError
-from lipmodel.training.train import train
+from lipmodel.training.train import carry_out, plan
 
 NAMES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
 
@@ -129,7 +129,7 @@ def test_the_recipe_trains_on_a_small_folder(tmp_path, norm):
     widths = [4, 6, 8, 8] if norm == "2" else [8]
     settings = {"network.widths": widths, "training.batch_size": 25}
     overrides = {"norm": norm, "epochs": 1, "settings": settings}
-    trained = train("cifar-10", tmp_path / "out", overrides=overrides, data_dir=tmp_path)
+    trained = carry_out(plan("cifar-10", overrides=overrides, data_dir=tmp_path), tmp_path / "out")
     assert trained.predictor.file.graph.input_size == 3072
     assert trained.predictor.claim_proved
     assert trained.evaluation.samples == 10

@@ -67,9 +67,9 @@ def test_a_training_loop_of_ones_own(tmp_path, monkeypatch, capsys):
 def test_retraining_gives_the_same_model(tmp_path):
     """Training reproduces the file bit for bit on the machine that made it; elsewhere the results agree."""
     pytest.importorskip("torch")
-    from lipmodel.training.train import train
+    from lipmodel.training.train import carry_out, plan
 
-    trained = train("two-moons", tmp_path)
+    trained = carry_out(plan("two-moons"), tmp_path)
     written = record("two-moons")
     assert abs(trained.evaluation.clean_accuracy - written["clean_accuracy"]) < 0.01
     assert abs(trained.evaluation.average_certified_radius - written["average_certified_radius"]) < 0.02

@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 from rich.markup import escape
-from rich.table import Table
 
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.cli.common import (
@@ -22,10 +21,12 @@ from lipmodel.cli.common import (
     json_option,
     norm_option,
     print_json,
+    print_tables,
     stdout,
 )
 from lipmodel.display import certified_radius, rounded
 from lipmodel.norms import Norm
+from lipmodel.report.tables import Table
 
 MAX_ROWS_SHOWN = 20
 MAX_NAME = 255
@@ -83,7 +84,9 @@ def certify(
     if certificates is not None:
         _write_certificates(predictor, rows_given, norm, certificates, mix=tighten)
     radii, names = result.radii, predictor.class_names
-    rows = [
+    columns = (radii.label, result.scores, radii.margin, radii.certified_radius)
+    portable_radii = predictor.portable_radii(rows_given, norm)
+    rows: list[dict[str, Any]] = [
         {
             "label": names[label],
             "label_index": int(label),
@@ -94,13 +97,7 @@ def certify(
             "runner_up": names[runner_up],
         }
         for label, scores, margin, radius, portable, runner_up in zip(
-            radii.label,
-            result.scores,
-            radii.margin,
-            radii.certified_radius,
-            predictor.portable_radii(rows_given, norm),
-            radii.runner_up,
-            strict=True,
+            *columns, portable_radii, radii.runner_up, strict=True
         )
     ]
     tightening = result.tightening
@@ -110,22 +107,15 @@ def certify(
         if tightening.reason:
             err.print(f"no local bounds: {tightening.reason}", markup=False)
     if as_json:
-        print_json(
-            {
-                "sha256": predictor.file.sha256,
-                "norm": result.norm.value,
-                "execution": result.execution.__name__,
-                "predictions": rows,
-            }
-        )
+        file = {"sha256": predictor.file.sha256, "norm": result.norm.value}
+        print_json(file | {"execution": result.execution.__name__, "predictions": rows})
         return
-    table = Table(title=f"{len(rows)} inputs, radii in {result.norm.symbol}", title_justify="left")
-    for heading in ("row", "label", "certified radius", "portable radius", "margin", "runner-up"):
-        table.add_column(heading)
+    headings = ("row", "label", "certified radius", "portable radius", "margin", "runner-up")
+    shown = []
     for index, row in enumerate(rows[:MAX_ROWS_SHOWN]):
-        shown = [certified_radius(row[key]) for key in ("certified_radius", "radius_float32_portable")]
-        table.add_row(str(index), str(row["label"]), *shown, rounded(row["margin"]), str(row["runner_up"]))
-    stdout.print(table)
+        limits = [certified_radius(row[key]) for key in ("certified_radius", "radius_float32_portable")]
+        shown.append((str(index), row["label"], *limits, rounded(row["margin"]), row["runner_up"]))
+    print_tables(Table(f"{len(rows)} inputs, radii in {result.norm.symbol}", headings, shown))
     if len(rows) > MAX_ROWS_SHOWN:
         stdout.print(f"… and {len(rows) - MAX_ROWS_SHOWN} more; --json prints all rows")
 

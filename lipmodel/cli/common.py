@@ -10,9 +10,12 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table as RichTable
 
 from lipmodel.norms import Norm
+from lipmodel.report.tables import Table
 
 NEGATIVE, BAD_USE, INTERRUPTED = 1, 2, 130
 
@@ -53,6 +56,17 @@ def bar(title: str) -> Iterator[Callable[[float], None]]:
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task(title, total=1.0)
         yield lambda share: progress.update(task, completed=share)
+
+
+def print_tables(*tables: Table) -> None:
+    """Print tables on standard output, with the first column left-justified."""
+    for table in tables:
+        shown = RichTable(title=escape(table.title), title_justify="left")
+        for index, heading in enumerate(table.headings):
+            shown.add_column(heading, justify="right" if index else "left")
+        for row in table.rows:
+            shown.add_row(*map(escape, row))
+        stdout.print(shown)
 
 
 def print_json(value: dict[str, Any]) -> None:

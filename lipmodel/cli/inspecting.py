@@ -93,12 +93,8 @@ def _measure_tightness(predictor: CertifiedPredictor, data: str) -> Tightness:
 
 
 def _show_tightness(measured: Tightness) -> None:
-    table = Table(
-        title=f"Median of radius / nearest attack found, {measured.points} inputs, {measured.norm.symbol}",
-        title_justify="left",
-    )
-    for heading in ("bounds", "radius / attack", "seconds per input"):
-        table.add_column(heading)
+    title = f"Median of radius / nearest attack found, {measured.points} inputs, {measured.norm.symbol}"
+    table = Table("bounds", "radius / attack", "seconds per input", title=title, title_justify="left")
     table.add_row("Lipschitz", rounded(measured.lipschitz, 3), rounded(measured.lipschitz_seconds, 2))
     if measured.local is not None and measured.local_seconds is not None:
         table.add_row("local (--tighten)", rounded(measured.local, 3), rounded(measured.local_seconds, 2))
@@ -115,24 +111,14 @@ def _show_inspection(predictor: CertifiedPredictor, bounds: dict[Norm, Any], rea
     if file.folded_sha256:
         stdout.print(f"computed   weights in the file, hence no portable radius; sha256 {file.folded_sha256}")
     stdout.print("operators  " + ", ".join(f"{op} × {count}" for op, count in file.operators.items()))
-    table = Table(title="Proved Lipschitz bounds", title_justify="left")
-    for heading in (
-        "norm of the input",
-        "of any score",
-        "of a difference, smallest",
-        "of a difference, largest",
-        "of each layer",
-    ):
-        table.add_column(heading)
+    headings = ("norm", "of any score", "of a difference, smallest", "largest", "of each layer")
+    table = Table(*headings, title="Proved Lipschitz bounds", title_justify="left")
     for norm, bound in bounds.items():
         pairs = bound.bound_per_pair
         between = pairs[~np.eye(len(pairs), dtype=bool)]
         layers = " · ".join(rounded_up(layer.bound, 4) for layer in bound.layers)
-        table.add_row(
-            norm.symbol,
-            *(rounded_up(b, 9) for b in (bound.bound_global, between.min(), between.max())),
-            layers,
-        )
+        shown = (rounded_up(b, 9) for b in (bound.bound_global, between.min(), between.max()))
+        table.add_row(norm.symbol, *shown, layers)
     stdout.print(table)
     layers = bounds[predictor.default_norm].layers
     loosest = max(layers, key=lambda layer: layer.unevenness, default=None)

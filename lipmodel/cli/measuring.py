@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.markup import escape
-from rich.table import Table as RichTable
 
 from lipmodel.audit.attacks.registry import METHODS
 from lipmodel.certify.predictor import CertifiedPredictor
@@ -24,11 +22,11 @@ from lipmodel.cli.common import (
     json_option,
     norm_option,
     print_json,
-    stdout,
+    print_tables,
 )  # fmt: skip
 from lipmodel.errors import MissingExtraError
 from lipmodel.norms import Norm
-from lipmodel.report.tables import Table, accuracy_table, attack_tables, audit_table, pair_table
+from lipmodel.report.tables import accuracy_table, attack_tables, audit_table, pair_table
 
 if TYPE_CHECKING:
     from lipmodel.audit.findings import AuditReport
@@ -132,18 +130,8 @@ def _print_written(folder: Path, name: str) -> None:
 
 
 def _show_evaluation(result: Evaluation) -> None:
-    _show_tables([accuracy_table(result), *attack_tables(result)])
+    print_tables(accuracy_table(result), *attack_tables(result))
     _show_warnings(result.warnings)
-
-
-def _show_tables(tables: Iterable[Table]) -> None:
-    for table in tables:
-        shown = RichTable(title=escape(table.title), title_justify="left")
-        for index, heading in enumerate(table.headings):
-            shown.add_column(heading, justify="right" if index else "left")
-        for row in table.rows:
-            shown.add_row(*map(escape, row))
-        stdout.print(shown)
 
 
 @click.command()
@@ -216,7 +204,7 @@ def audit(
 
 
 def _show_audit(report: AuditReport) -> None:
-    _show_tables([audit_table(report), pair_table(report, MAX_PAIRS_SHOWN, columns=6)])
+    print_tables(audit_table(report), pair_table(report, MAX_PAIRS_SHOWN, columns=6))
     for line in report.reasons:
         err.print(line, style="red", markup=False)
     _show_warnings(report.warnings)

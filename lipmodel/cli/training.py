@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.markup import escape
-from rich.table import Table
 
-from lipmodel.cli.common import NORM, PATH, bar, data_dir_option, err, json_option, print_json, stdout
-from lipmodel.display import certified_percent, percent, rounded_up
+from lipmodel.cli.common import (
+    NORM,
+    PATH,
+    bar,
+    data_dir_option,
+    err,
+    json_option,
+    print_json,
+    print_tables,
+    stdout,
+)
+from lipmodel.display import rounded_up
 from lipmodel.errors import LipcertError, MissingExtraError
+from lipmodel.report.tables import accuracy_table
 
 DEFAULT_SAMPLES = 300
 """Sample rows of public data sets; custom data may be confidential."""
@@ -113,21 +123,12 @@ def train(
     if as_json:
         print_json(record)
         return
-    result, name = trained.evaluation, trained.recipe.name
-    table = Table(
-        title=f"{name}: {result.samples} held-out samples, {result.norm.symbol}", title_justify="left"
-    )
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    constant = f"majority-class baseline '{escape(result.majority_class)}', at every size"
-    table.add_row(constant, percent(result.majority_share))
-    table.add_row("clean accuracy", percent(result.clean_accuracy))
-    table.add_row("balanced accuracy", percent(result.balanced_accuracy))
-    for epsilon, share in result.certified_accuracy.items():
-        table.add_row(f"certified accuracy at {epsilon}", certified_percent(share))
-    table.add_row("proved Lipschitz bound of a score", rounded_up(record["model"]["bound_global"], 9))
-    table.add_row("seconds of training", f"{trained.seconds:.1f}")
-    stdout.print(table)
+    name = trained.recipe.name
+    table = accuracy_table(trained.evaluation)
+    bound = rounded_up(record["model"]["bound_global"], 9)
+    more = [("Lipschitz bound of a score, proved", bound), ("seconds of training", f"{trained.seconds:.1f}")]
+    rows = [*table.rows, *((*row, "", "") for row in more)]
+    print_tables(replace(table, title=f"{name}: {table.title}, held out", rows=rows))
     written = ".onnx, .json, .png, .html and .samples.npz" if samples else ".onnx, .json, .png and .html"
     stdout.print(f"wrote {out / name}{written}", markup=False)
 

@@ -17,6 +17,7 @@ from lipmodel.files import write_whole
 
 INTERVAL = 30.0  # seconds between checkpoints: costs a fraction of a percent, and loses little
 FORMAT = 1
+UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, pickle.PickleError)
 
 
 class Checkpoint:
@@ -63,15 +64,7 @@ class Checkpoint:
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']}, not {FORMAT}")
             theirs, state = json.loads(content["identity"]), dict(content["state"])
-        except (
-            OSError,
-            EOFError,
-            RuntimeError,
-            ValueError,
-            TypeError,
-            KeyError,
-            pickle.PickleError,
-        ) as error:
+        except UNREADABLE as error:
             raise TrainingError(
                 f"{self.path} cannot be read as a checkpoint ({type(error).__name__}); "
                 "delete it and train again"

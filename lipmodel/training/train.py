@@ -173,21 +173,6 @@ def follow(
     fit_network(planned.recipe, planned.train, planned.held_out, control=control, group=group)
 
 
-def train(
-    recipe_name: str,
-    out_dir: Path,
-    *,
-    overrides: Mapping[str, Any] | None = None,
-    data_dir: Path | None = None,
-    control: Control | None = None,
-    resume: bool = False,
-    force: bool = False,
-) -> Trained:
-    """Run :func:`plan`, then :func:`carry_out`; return the result of the latter."""
-    planned = plan(recipe_name, overrides=overrides, data_dir=data_dir)
-    return carry_out(planned, out_dir, control=control, resume=resume, force=force)
-
-
 def train_recipe(
     recipe: Recipe,
     training: Dataset,

@@ -19,7 +19,7 @@ from lipmodel.training.loop import Control, Epoch, Status, deterministic
 from lipmodel.training.losses import LOSSES, Hinge, Loss
 from lipmodel.training.progress import training_bar
 from lipmodel.training.recipes import load_recipe, parse_recipe
-from lipmodel.training.train import train, train_recipe
+from lipmodel.training.train import carry_out, plan, train_recipe
 from tests.seeds import shifted
 from tests.training.small import small_recipe
 
@@ -89,7 +89,7 @@ def test_every_loss_learns(name):
 
 
 def test_the_record_equals_a_new_evaluation_of_the_file(tmp_path):
-    trained = train("two-moons", tmp_path / "new", overrides={"epochs": 2})
+    trained = carry_out(plan("two-moons", overrides={"epochs": 2}), tmp_path / "new")
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [
         "two-moons.html", "two-moons.json", "two-moons.onnx", "two-moons.png",
     ]  # fmt: skip
@@ -141,11 +141,11 @@ def test_bad_use_is_found_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, "train_recipe", lambda *_, **__: pytest.fail("trained all the same"))
     (tmp_path / "file").write_text("")
     with pytest.raises(RecipeError, match=r"cannot write to .*file"):
-        train("two-moons", tmp_path / "file")
+        carry_out(plan("two-moons"), tmp_path / "file")
     with pytest.raises(DataError, match="mnist needs --data-dir, the folder of its files"):
-        train("mnist", tmp_path)
+        plan("mnist")
     with pytest.raises(RecipeError, match="unknown recipe"):
-        train("moons", tmp_path)
+        plan("moons")
 
 
 def test_progress_is_reported_after_each_step():
