@@ -78,7 +78,7 @@ class Jobs:
         folder: folder of the data of unfinished jobs.
         workers: number of jobs that run at a time.
         max_queued: limit of queued jobs.
-        kept: number of finished jobs that are kept.
+        kept: number of finished jobs to keep.
         seconds: time limit of a job.
         max_bytes: limit of memory of a job.
     """
@@ -254,7 +254,7 @@ class Jobs:
                         await changed.wait()
 
     async def wait(self, job_id: str, seconds: float) -> Job:
-        """Return the job once it has ended, or its state after so many seconds."""
+        """Return the job once it has ended, or as it is after ``seconds``."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 async for _ in self.watch(job_id, seconds):

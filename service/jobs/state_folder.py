@@ -102,7 +102,7 @@ class StateFolder:
 
 
 def sweep_metrics(folder: Path) -> None:
-    """Delete the metrics of other runs, whose servers were killed: this one holds the folder's lock."""
+    """Delete the metrics of other runs: their servers were killed, as this one holds the lock."""
     with suppress(FileNotFoundError):
         for path in folder.parent.iterdir():
             if path != folder:

@@ -197,9 +197,9 @@ class Store:
 
     def requeue_running(self) -> int:
         """Requeue the jobs that this server was running when it stopped; return their number."""
-        mine = (jobs.c.owner == self.server) & (jobs.c.state == State.RUNNING) & _TAKEN_OVER
+        running = (jobs.c.owner == self.server) & (jobs.c.state == State.RUNNING) & _TAKEN_OVER
         with transaction(self._engine) as connection:
-            return connection.execute(update(jobs).where(mine).values(**_QUEUED)).rowcount
+            return connection.execute(update(jobs).where(running).values(**_QUEUED)).rowcount
 
     def adopt(self, limit: int) -> Sequence[str]:
         """Take over unfinished jobs of dead servers, the oldest first; return their ids.
@@ -209,8 +209,7 @@ class Store:
         found = select(jobs.c.id).where(self._orphaned(), _TAKEN_OVER).order_by(jobs.c.created, jobs.c.id)
         with transaction(self._engine) as connection:
             ids = connection.execute(found.limit(limit).with_for_update(skip_locked=True)).scalars().all()
-            mine = update(jobs).where(jobs.c.id.in_(ids)).values(**_QUEUED, owner=self.server)
-            connection.execute(mine)
+            connection.execute(update(jobs).where(jobs.c.id.in_(ids)).values(**_QUEUED, owner=self.server))
         return ids
 
     def interrupt_running(self, problem: str) -> int:
@@ -237,9 +236,9 @@ class Store:
 
     def queued(self) -> Sequence[str]:
         """Return the ids of this server's queued jobs, the oldest first."""
-        mine = (jobs.c.owner == self.server) & (jobs.c.state == State.QUEUED)
+        queued = (jobs.c.owner == self.server) & (jobs.c.state == State.QUEUED)
         with transaction(self._engine) as connection:
-            query = select(jobs.c.id).where(mine).order_by(jobs.c.created, jobs.c.id)
+            query = select(jobs.c.id).where(queued).order_by(jobs.c.created, jobs.c.id)
             return list(connection.execute(query).scalars())
 
     def count(self) -> dict[State, int]:
@@ -253,8 +252,8 @@ class Store:
         """Renew this server's lease."""
         now = time.time()
         with transaction(self._engine) as connection:
-            mine = update(servers).where(servers.c.id == self.server).values(heard_of=now)
-            if not connection.execute(mine).rowcount:
+            renewed = update(servers).where(servers.c.id == self.server).values(heard_of=now)
+            if not connection.execute(renewed).rowcount:
                 connection.execute(insert(servers).values(id=self.server, heard_of=now))
         before, self._last_beat = self._last_beat, time.time()
         if self._last_beat - before > LEASE_SECONDS / 2:
@@ -298,8 +297,8 @@ class Store:
         with transaction(self._engine) as connection:
             count = connection.execute(update(jobs).where(condition).values(ended)).rowcount
             if count:
-                mine = select(jobs.c.id).where(jobs.c.state == State.INTERRUPTED)
-                connection.execute(delete(job_data).where(job_data.c.job_id.in_(mine)))
+                interrupted = select(jobs.c.id).where(jobs.c.state == State.INTERRUPTED)
+                connection.execute(delete(job_data).where(job_data.c.job_id.in_(interrupted)))
             return count
 
 

@@ -46,13 +46,13 @@ def assemble(
     former: Registry,
     fault: str | None,
 ) -> Registry:
-    """Return the registry of the models that consist of these parts.
+    """Return a registry of models from their parts.
 
     Args:
         parts: contents by slot.
         checking: slots whose files are being checked.
         unloaded: names of models that are not to be served.
-        former: the registry before, whose unchanged models are kept.
+        former: the previous registry; unchanged models are taken from it.
         fault: reason against the folder, or None.
     """
     parts_of: defaultdict[str, dict[str, Part]] = defaultdict(dict)

@@ -30,7 +30,7 @@ SLICES = (0.5, 4.0)
 PROCESSES = 2
 """Checker processes; only the first takes the last slice."""
 IDLE_SECONDS = 2.0
-"""An idle checker process is ended after so long: it holds some 60 MiB."""
+"""Time after which an idle checker process is ended: it holds some 60 MiB."""
 RETRY_FACTOR = 1.5
 """A check that ran out of memory is repeated once the limit has grown by this factor."""
 

@@ -21,7 +21,7 @@ MAX_ROWS_NAMED = 10
 
 
 class Action(StrEnum):
-    """Action on an answer whose certified radius is below the policy's epsilon."""
+    """Action on an answer with a certified radius below the policy's epsilon."""
 
     FLAG = "flag"
     """Return the answer, marked as not certified."""

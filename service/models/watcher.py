@@ -43,7 +43,7 @@ from service.models.verdicts import Verdict
 MAX_READ_SECONDS = 2.0
 """Longest that one poll reads files, small ones first, before other calls; the next poll continues."""
 SETTLE_SECONDS = 20.0
-"""The service is ready after so long, even if files are still being checked."""
+"""Time after which the service is ready even if files are still being checked."""
 MIN_WAIT_SECONDS = 0.1
 """Least time between two polls."""
 

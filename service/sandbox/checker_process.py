@@ -15,7 +15,7 @@ from service.sandbox.checker import CLOCK_FACTOR
 from service.sandbox.launch import module_command, module_environment
 
 GRACE_SECONDS = 5.0
-"""The checker itself ends a check that is late; so many seconds later, the checker is killed."""
+"""The checker itself ends a check at its limit; this long after, the checker is killed."""
 
 
 class CheckerProcess:

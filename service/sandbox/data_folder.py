@@ -1,4 +1,4 @@
-"""The data folder, whose files evaluations name by path; links that lead out of it are refused."""
+"""Files of the data folder, for evaluations that name them by path; links out of the folder are refused."""
 
 from __future__ import annotations
 

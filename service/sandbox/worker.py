@@ -37,7 +37,7 @@ from service.sandbox.resources import lower_priority, within
 
 SECONDS_BETWEEN_PROGRESS = 0.1
 MAX_RADII = 10_000
-"""Radii of an evaluation that are stored as reference for drift: all, or a random sample of so many."""
+"""Largest number of radii stored as reference for drift; of larger evaluations, a random sample."""
 
 
 def main() -> None:

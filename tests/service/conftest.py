@@ -63,7 +63,7 @@ def state_beside(folder: Path) -> Path:
 
 
 class Approved(Checks):
-    """Approves of every file: what is wrong with it is found where it is read."""
+    """Accepts every file without a check: errors are raised where the file is read."""
 
     def __init__(self) -> None:
         pass
@@ -194,7 +194,7 @@ def workers(state: Path) -> list[int]:
 
 
 def eventually(look: Callable[[], T], seconds: float = 60) -> T:
-    """What ``look`` gives as soon as it is true."""
+    """Call ``look`` until its result is true, and return that."""
     end = time.monotonic() + seconds
     while not (seen := look()):
         assert time.monotonic() < end, "it did not happen in time"

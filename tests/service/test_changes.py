@@ -237,7 +237,7 @@ def test_a_check_that_takes_too_much_memory_or_time_is_the_files_fault_alone(ser
         assert predict(client)
 
 
-def test_what_may_not_be_sent(client):
+def test_uploads_that_are_not_accepted(client):
     def refused(kind, reason, path=MODEL, content=b"x", **headers):
         check(client.put(path, content=content, headers=headers), kind, reason=reason)
 
@@ -402,7 +402,7 @@ def test_where_no_process_can_be_run_the_file_is_not_blamed(client, monkeypatch)
     assert client.get(MODEL).json()["version"] == "1"
 
 
-def test_what_a_killed_service_left_is_swept_away_at_once_and_what_is_under_way_is_not(tmp_path):
+def test_a_sweep_removes_leftovers_of_killed_services_alone(tmp_path):
     for name in (".upload-1", ".removed-2", "m"):
         put(tmp_path / name / "model.onnx", b"x")
     put(tmp_path / ".removed-3", b"x")

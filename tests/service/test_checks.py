@@ -1,4 +1,4 @@
-"""Files that were never seen: what they do to the process that reads them happens to the checker alone."""
+"""New files: whatever harm they do to the process that reads them is limited to the isolated checker."""
 
 import asyncio
 import json
@@ -58,11 +58,11 @@ real = checker.read_onnx
 checker.read_onnx = lambda path: HARM.get(path.stem, real)(path)
 checker.main()
 """
-"""A checker whose reader does what the name of the file says."""
+"""A checker with a reader that does the harm named by the file."""
 
 
 def answers(paths, seconds=20.0, left=2**30, script=HARMFUL):
-    """What one process says of each."""
+    """Return one checker's answers on several files."""
     command = [sys.executable, "-c", script]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -76,7 +76,7 @@ def answers(paths, seconds=20.0, left=2**30, script=HARMFUL):
         assert process.wait(30) == 0
 
 
-def test_whatever_ends_a_check_is_told_and_the_next_file_is_checked(tmp_path):
+def test_a_crash_of_a_check_is_reported_and_the_next_file_is_checked(tmp_path):
     expected = {
         **{
             name: {"reason": f"reading it crashes the process that checks it ({name})"}
@@ -95,7 +95,7 @@ def test_whatever_ends_a_check_is_told_and_the_next_file_is_checked(tmp_path):
         assert ("sha256" in answer) == (name == "good"), name
 
 
-def test_memory_is_what_is_left_where_that_is_less(tmp_path):
+def test_memory_is_limited_to_what_the_container_has_left(tmp_path):
     put(tmp_path / "good.onnx", two_moons())
     for left, accepted in [(2**16, False), (2**28, True)]:
         (answer,) = answers([tmp_path / "good.onnx"], left=left)
@@ -183,7 +183,7 @@ def test_a_verdict_is_of_the_files_content_and_is_kept(checks, verdicts, tmp_pat
     other._verdicts.close()
 
 
-def test_weights_beside_a_file_are_part_of_what_a_verdict_speaks_of(checks, tmp_path):
+def test_a_verdict_covers_the_weight_files_beside_a_model(checks, tmp_path):
     content, weights = external(moons(1), "weights.bin")
     put(tmp_path / "m.onnx", content)
     assert "cannot be read" in look(checks, tmp_path / "m.onnx").reason  # and is not, ever after:
@@ -205,7 +205,7 @@ def test_weights_behind_links_in_a_circle_are_refused_once(checks, tmp_path):
     assert "cannot be read" in checks.look_up(tmp_path / "m.onnx").verdict.reason
 
 
-def test_what_cannot_be_checked_waits_for_the_next_look(checks, tmp_path, monkeypatch, caplog):
+def test_a_check_that_fails_is_repeated_by_the_next_poll(checks, tmp_path, monkeypatch, caplog):
     asked = []
 
     def ask(self, path, **limits):
@@ -224,7 +224,7 @@ def test_what_cannot_be_checked_waits_for_the_next_look(checks, tmp_path, monkey
     assert "m.onnx could not be checked: no process can be run" in caplog.text
 
 
-def test_a_caller_who_gives_up_does_not_cancel_what_others_wait_for(checks, tmp_path):
+def test_a_cancelled_wait_does_not_cancel_the_check(checks, tmp_path):
     put(tmp_path / "m.onnx", two_moons())
     verdict = checks.submit(checks.look_up(tmp_path / "m.onnx"))
 
@@ -252,9 +252,7 @@ def test_a_file_that_is_replaced_while_it_is_checked_has_no_verdict(checks, verd
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
-def test_what_is_put_in_the_place_of_a_file_while_it_is_checked_blocks_nobody(
-    checks, tmp_path, monkeypatch, kind
-):
+def test_a_pipe_in_place_of_a_file_being_checked_does_not_block(checks, tmp_path, monkeypatch, kind):
     """A pipe would be waited for, and a device read, for ever: no other file would be checked."""
     put(tmp_path / "m.onnx", two_moons())
     ask = CheckerProcess.check
@@ -273,7 +271,7 @@ def test_what_is_put_in_the_place_of_a_file_while_it_is_checked_blocks_nobody(
     assert look(checks, tmp_path / "other.onnx") == Verdict()
 
 
-def test_what_ran_into_a_limit_is_checked_again_once_there_is_more(tmp_path, verdicts):
+def test_files_that_ran_into_a_limit_are_checked_again_under_a_larger_one(tmp_path, verdicts):
     put(tmp_path / "m.onnx", two_moons())
     small = Checks(verdicts, seconds=1, max_bytes=2**28)
     digest = small.look_up(tmp_path / "m.onnx").digest
@@ -314,7 +312,7 @@ def test_verdicts_that_cannot_be_written_stand_here_and_are_written_later(verdic
     assert [verdicts.get(f"{i}" * 64) for i in range(3)] == [Verdict("bad"), Verdict(), None]
 
 
-def test_what_was_checked_while_the_database_took_nothing_is_known_to_others_afterwards(tmp_path):
+def test_verdicts_reached_without_a_database_are_written_later(tmp_path):
     put(tmp_path / "models" / "m.onnx", two_moons())
     url = f"sqlite:///{tmp_path / 'state' / 'jobs.sqlite'}"
     with running(tmp_path / "models", state=tmp_path / "state", poll_seconds=0.05) as client:
@@ -332,7 +330,7 @@ def test_what_was_checked_while_the_database_took_nothing_is_known_to_others_aft
 
 
 def test_quick_files_do_not_wait_for_slow_ones_and_nothing_is_checked_twice(verdicts, tmp_path, monkeypatch):
-    """Twenty that never end and come first, two that are quick; time stands for the slices that are asked."""
+    """Twenty files that hang come first, then two quick ones; the requested slices stand for time."""
     asked, lock = [], threading.Lock()
 
     def ask(self, path, *, seconds, **limits):
@@ -397,7 +395,7 @@ def division():
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString()
 
 
-def test_a_file_that_ends_whoever_reads_it_ends_no_server(tmp_path):
+def test_a_file_that_crashes_its_reader_does_not_crash_the_server(tmp_path):
     """Dropped while it serves, and there at the next start; the checker's reader dies of one by its name."""
     put(tmp_path / "models" / "m.onnx", two_moons())
     arguments = ["--models", tmp_path / "models", "--port", 0, "--poll-seconds", 0.1]
@@ -416,7 +414,7 @@ def test_a_file_that_ends_whoever_reads_it_ends_no_server(tmp_path):
             assert process.poll() is None
 
 
-def test_new_files_are_told_as_being_checked_and_known_ones_are_served_meanwhile(tmp_path, monkeypatch):
+def test_new_files_are_reported_as_checking_while_known_ones_are_served(tmp_path, monkeypatch):
     go_on = threading.Event()
     ask = CheckerProcess.check
 

@@ -205,7 +205,7 @@ def test_a_link_put_there_while_the_job_waits_is_not_followed(serve, tmp_path, s
     assert str(tmp_path) not in ended["problem"]["detail"]
 
 
-def test_what_was_opened_is_read_whatever_is_put_there_later(tmp_path):
+def test_a_pinned_file_is_read_even_if_replaced(tmp_path):
     data = tmp_path / "data"
     (data / "sets").mkdir(parents=True)
     (data / "sets" / "rows.csv").write_text("1,2,0\n")
@@ -216,7 +216,7 @@ def test_what_was_opened_is_read_whatever_is_put_there_later(tmp_path):
     assert opened.read_text() == "1,2,0\n"
 
 
-def test_a_link_put_there_between_the_look_and_the_opening_is_refused(tmp_path, monkeypatch):
+def test_a_link_created_between_check_and_opening_is_refused(tmp_path, monkeypatch):
     data = tmp_path / "data"
     (data / "sets").mkdir(parents=True)
     (data / "sets" / "rows.csv").write_text("1,2,0\n")

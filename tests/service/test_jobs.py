@@ -102,7 +102,7 @@ def events(client, url):
                 yield name, json.loads(line.removeprefix("data: "))
 
 
-def test_events_tell_progress_until_the_end(models, state):
+def test_events_report_progress_until_the_end(models, state):
     with running(models, state=state) as client:
         url = client.post(AUDITS, json={"samples": 3000}, headers=NO_WAIT).headers["location"]
         seen = list(events(client, url))
@@ -116,7 +116,7 @@ def test_events_tell_progress_until_the_end(models, state):
         assert list(events(client, url)) == [seen[-1]]  # of what has ended, the end alone
 
 
-def test_a_follower_who_leaves_harms_nobody(models, state, capsys):
+def test_a_disconnected_watcher_does_not_affect_others(models, state, capsys):
     with running(models, state=state) as client:
         url = client.post(AUDITS, json=QUICK, headers=NO_WAIT).headers["location"]
         for _ in range(3):
@@ -139,13 +139,13 @@ def test_cancelling_stops_the_work(models, state):
         assert [client.get(url).json()["state"] for url in (queued_url, running_url)] == ["cancelled"] * 2
 
 
-def test_cancelling_what_has_ended_changes_nothing(client):
+def test_cancelling_a_finished_job_changes_nothing(client):
     url = client.post(AUDITS, json=QUICK, headers={"Prefer": "wait=60"}).headers["content-location"]
     before = client.get(url).json()
     assert client.delete(url).json() == before == client.get(url).json()
 
 
-def test_a_full_queue_is_told(models, state):
+def test_a_full_queue_is_reported(models, state):
     with running(models, state=state, max_queued=2) as client:
         first = client.post(AUDITS, json=QUICK, headers=NO_WAIT).headers["location"]
         pid = stopped_worker(state)
@@ -186,7 +186,7 @@ def test_a_worker_that_cannot_be_started_fails_its_job_alone(models, state, monk
     assert "FileNotFoundError" in caplog.text
 
 
-def test_who_waits_for_a_job_that_fails_is_told(models, state):
+def test_a_waiting_request_gets_the_problem_of_a_failed_job(models, state):
     with running(models, state=state) as client:
         answers = []
         thread = Thread(
@@ -279,7 +279,7 @@ def test_pages_hold_every_job_once_the_newest_first(models, state):
 
 
 @pytest.mark.parametrize("path", ["/v1/audits/nope", "/v1/audits/nope/events", "/v1/evaluations/nope"])
-def test_an_unknown_job_is_told(client, path):
+def test_an_unknown_job_is_reported(client, path):
     check(client.get(path), ProblemKind.UNKNOWN_JOB, reason="has the id 'nope'")
 
 
@@ -288,7 +288,7 @@ def test_an_audit_is_no_evaluation(client):
     check(client.get(url.replace("audits", "evaluations")), ProblemKind.UNKNOWN_JOB)
 
 
-def test_a_stop_interrupts_what_runs_and_keeps_what_is_queued(models, state):
+def test_a_stop_interrupts_running_jobs_and_keeps_queued_ones(models, state):
     with running(models, state=state) as client:
         first, second = (
             client.post(AUDITS, json=QUICK, headers=NO_WAIT).headers["location"] for _ in range(2)
@@ -381,7 +381,7 @@ def test_a_worker_dies_with_its_server(models, state):
         eventually(lambda: pid not in workers(state))
 
 
-def test_a_state_folder_that_cannot_be_used_is_told(models, state, tmp_path):
+def test_an_unusable_state_folder_is_reported(models, state, tmp_path):
     with running(models, state=state), pytest.raises(StoreError, match="in use by another server"):
         open_jobs(Settings(models=models, state=state))
     (tmp_path / "file").write_text("")

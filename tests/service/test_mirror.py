@@ -25,7 +25,7 @@ def store():
     memory.rm("/", recursive=True)
 
 
-def test_what_changes_in_the_store_changes_in_the_folder(store, tmp_path):
+def test_changes_of_the_store_are_mirrored_in_the_folder(store, tmp_path):
     folder = tmp_path / "models"
     mirror = Mirror("memory://bucket/models", folder, seconds=1e-9)
     store.pipe("/bucket/models/a.onnx", b"1")
@@ -44,7 +44,7 @@ def test_what_changes_in_the_store_changes_in_the_folder(store, tmp_path):
     assert mirror.fault is None
 
 
-def test_a_store_that_fails_leaves_what_there_is_and_is_told(store, tmp_path, monkeypatch):
+def test_a_store_that_fails_leaves_the_folder_and_is_reported(store, tmp_path, monkeypatch):
     folder = tmp_path / "models"
     mirror = Mirror("memory://bucket/models", folder, seconds=1e-9)
     store.pipe("/bucket/models/a.onnx", b"1")
@@ -69,7 +69,7 @@ def test_a_store_that_fails_leaves_what_there_is_and_is_told(store, tmp_path, mo
     assert (folder / "a.onnx").read_bytes() == (folder / "b.onnx").read_bytes() == b"22"
 
 
-def test_replicas_say_what_they_serve(tmp_path):
+def test_replicas_report_the_digest_of_their_models(tmp_path):
     place = tmp_path / "store"
     place.mkdir()
     (place / "two-moons.onnx").write_bytes(two_moons())

@@ -15,7 +15,7 @@ def test_the_list_names_every_model(client):
     assert body["fault"] is None
 
 
-def test_what_is_proved_is_told_for_every_norm(client):
+def test_bounds_are_returned_for_every_norm(client):
     predictor = CertifiedPredictor(two_moons())
     body = client.get("/v1/models/two-moons").json()
     for norm in Norm:

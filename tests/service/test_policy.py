@@ -27,7 +27,7 @@ epsilons = st.none() | st.sampled_from([0.0, 5e-324, 0.1, 0.5, 7.0, 8.0])
 
 
 @given(radii, epsilons, epsilons, st.sampled_from(Action), st.sampled_from(Norm))
-def test_the_policy_is_what_it_says_of_each_answer(radii, wanted, asked, action, norm):
+def test_the_policy_is_applied_to_each_answer(radii, wanted, asked, action, norm):
     policy = Policy(Norm.TWO, wanted, action)
     binding = wanted is not None and action is not Action.FLAG
     if binding:
@@ -118,7 +118,7 @@ def test_reject_names_the_rows(serve, tmp_path):
     assert client.post(PREDICT, json={"inputs": good}).status_code == 200
 
 
-def test_the_policys_norm_is_what_a_request_without_one_is_answered_in(serve, tmp_path):
+def test_a_request_without_a_norm_is_answered_in_the_policys(serve, tmp_path):
     client = served_with(serve, tmp_path, '[policy]\nnorm = "inf"')
     assert {p["norm"] for p in ask(client)} == {"inf"}
 

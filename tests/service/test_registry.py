@@ -66,7 +66,7 @@ BAD = {
 }
 
 
-def test_good_models_are_served_and_each_bad_one_is_told(serve):
+def test_good_models_are_served_and_bad_ones_reported(serve):
     client = serve({"good": two_moons(), **{name: content() for name, (content, _) in BAD.items()}})
     listed = {m["name"]: m for m in client.get("/v1/models").json()["models"]}
     assert listed.keys() == {"good", *BAD}
@@ -106,7 +106,7 @@ def test_a_folder_of_bad_files_alone_is_not_ready_and_says_why(serve):
     assert "bad is refused: not an ONNX model" in answer.json()["detail"]
 
 
-def test_what_is_no_regular_file_or_lies_elsewhere_is_refused(tmp_path):
+def test_irregular_files_and_links_out_of_the_folder_are_refused(tmp_path):
     folder, elsewhere = tmp_path / "models", tmp_path / "elsewhere.onnx"
     folder.mkdir()
     elsewhere.write_bytes(two_moons())

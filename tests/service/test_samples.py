@@ -104,7 +104,7 @@ def test_a_link_out_of_the_folder_is_not_followed(folder):
         assert "outside the models folder" in client.get("/v1/models/m").json()["fault"]
 
 
-def test_changes_are_taken_up_and_go_with_the_model(folder):
+def test_samples_are_reloaded_and_removed_with_the_model(folder):
     with running(folder, poll_seconds=0.02, uploads=True) as client:
         (folder / ".beside").write_bytes(npz(inputs=X, labels=Y))
         (folder / ".beside").rename(folder / "m.samples.npz")

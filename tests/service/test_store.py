@@ -177,7 +177,7 @@ def test_a_job_that_was_begun_twice_is_not_taken_over_again(stores, monkeypatch)
     assert list(gone.parts("j1")) == []
 
 
-def test_what_a_server_that_leaves_had_is_free_at_once(stores):
+def test_jobs_of_a_server_that_stops_are_free_at_once(stores):
     leaving, staying = stores
     add(leaving, "j1", work=[b"x"])
     leaving.leave()
@@ -257,7 +257,7 @@ def test_two_servers_share_a_database(postgresql, tmp_path):
         assert one.post(AUDITS, json={"samples": 5}, headers={"Prefer": "wait=60"}).status_code == 200
 
 
-def test_a_database_that_is_down_is_told_and_comes_back(tmp_path):
+def test_a_database_that_is_down_is_reported_and_recovers(tmp_path):
     (tmp_path / "two-moons.onnx").write_bytes(two_moons())
     with (
         PostgreSQL() as server,

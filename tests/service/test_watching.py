@@ -1,4 +1,4 @@
-"""What is changed in the models folder is taken up while it is served, whole or not at all."""
+"""Changes of the models folder are reloaded while it is served, completely or not at all."""
 
 import asyncio
 import gc
@@ -143,7 +143,7 @@ def test_a_file_that_changes_while_it_is_read_is_waited_for(folder, monkeypatch)
     assert sha(models.current) == CertifiedPredictor(last).file.sha256
 
 
-def test_removed_files_go_a_look_later(folder):
+def test_removed_files_are_dropped_by_the_next_poll(folder):
     put(folder / "m.onnx", two_moons())
     put(folder / "n.onnx", digits())
     models = models_of(folder)
@@ -162,7 +162,7 @@ def test_removed_files_go_a_look_later(folder):
         models.current.find("m")
 
 
-def test_garbage_in_the_place_of_a_model_leaves_it_serving_and_is_told(folder, caplog):
+def test_a_model_replaced_by_garbage_stays_served_and_is_reported(folder, caplog):
     put(folder / "m.onnx", two_moons())
     with (
         running(folder, poll_seconds=0.02) as client,
@@ -221,7 +221,7 @@ def test_weights_beside_a_file_belong_to_it(folder):
     assert scores.tolist() == CertifiedPredictor(moons(2)).predict(x).scores.tolist()
 
 
-def test_what_is_replaced_is_freed(folder):
+def test_replaced_models_are_freed(folder):
     contents = [to_file(linear_net(RNG.normal(size=(2, 2)))) for _ in range(2)]
     put(folder / "m.onnx", contents[0])
     models = models_of(folder)
@@ -261,7 +261,7 @@ def test_thousands_of_reloads_leak_nothing(folder):
     assert reload(2000) - settled < 4 * 2**20
 
 
-def test_settings_are_taken_up_without_loading_the_model_again(folder):
+def test_settings_are_reloaded_without_reading_the_model_again(folder):
     put(folder / "m.onnx", two_moons())
     models = models_of(folder)
     predictor = models.current.find("m").predictor
@@ -371,7 +371,7 @@ def test_links_out_of_the_folder_are_not_followed(folder, tmp_path):
         assert "it is a link to a file outside the models folder" in registry.refused[name]
 
 
-def test_a_folder_that_goes_away_leaves_what_it_held(folder):
+def test_models_of_a_removed_folder_stay_served(folder):
     put(folder / "m.onnx", two_moons())
     models = models_of(folder)
     folder.rename(folder.with_name("gone"))
