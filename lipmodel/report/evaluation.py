@@ -43,6 +43,7 @@ def evaluation_files(
         "evaluation.json": to_json(identity | evaluation.to_dict()),
         **page.render_both(
             "evaluation",
+            files=("curve.svg",),
             title=f"{model}: evaluation on {data}",
             lead=f"{evaluation.samples} inputs of {data}; radii in {symbol}{tightened}. Intervals have 95% "
             "confidence.",

@@ -43,6 +43,7 @@ def render_both(
     name: str,
     *,
     figures: Mapping[str, Drawing],
+    files: tuple[str, ...] = (),
     template: str = "page.html",
     wrong: bool = False,
     **values: Any,
@@ -52,13 +53,15 @@ def render_both(
     Args:
         name: stem of the files.
         figures: drawings by caption, for HTML.
+        files: further files to link from Markdown.
         template: template of the HTML file.
         wrong: true to mark the first figure of the summary as a negative finding.
         values: title, lead, summary, alerts and tables; for HTML also the variables of the template.
     """
+    links = (f"{name}.json", f"{name}.html", *files)
     drawn = encode_figures(figures)
     return {
-        f"{name}.md": render("report", "page.md", name=name, **values),
+        f"{name}.md": render("report", "page.md", files=links, **values),
         f"{name}.html": render("report", template, figures=drawn, wrong=wrong, **values),
     }
 

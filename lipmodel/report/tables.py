@@ -56,8 +56,7 @@ def attack_tables(evaluation: Evaluation) -> list[Table]:
     sample = evaluation.attacked_sample
     if sample is None:
         return []
-    every = sample.samples == evaluation.samples
-    chosen = "all" if every else "a random sample stratified by label"
+    chosen = ": a random sample stratified by label" * (sample.samples < evaluation.samples)
     note = (
         "The true robust accuracy of these inputs lies between certified accuracy and accuracy under attack."
     )
@@ -67,7 +66,7 @@ def attack_tables(evaluation: Evaluation) -> list[Table]:
         for epsilon in sample.attacked_accuracy
     ]
     headings = ("epsilon", "certified", "95% interval", "under attack", "95% interval")
-    return [Table(f"{sample.samples} attacked inputs: {chosen}", headings, rows, note)]
+    return [Table(f"{sample.samples} attacked inputs{chosen}", headings, rows, note)]
 
 
 def class_table(evaluation: Evaluation) -> Table:
@@ -77,10 +76,10 @@ def class_table(evaluation: Evaluation) -> Table:
     headings = (
         "class",
         "inputs",
-        "clean accuracy",
-        *(f"certified accuracy at {epsilon}" for epsilon in sizes),
-        *(f"accuracy under attack at {epsilon}" for epsilon in attacked),
-        "mean certified radius",
+        "clean",
+        *(f"certified at {epsilon}" for epsilon in sizes),
+        *(f"under attack at {epsilon}" for epsilon in attacked),
+        "mean radius",
     )
     rows = [
         (
@@ -93,7 +92,9 @@ def class_table(evaluation: Evaluation) -> Table:
         )
         for name, part in evaluation.per_class.items()
     ]
-    return Table("By class", headings, rows, "95% intervals in brackets.")
+    return Table(
+        "By class", headings, rows, "Accuracies with 95% intervals in brackets, and mean certified radii."
+    )
 
 
 def audit_table(report: AuditReport) -> Table:
@@ -188,4 +189,4 @@ def _share(share: float, interval: Interval, shown: Callable[[float], str]) -> t
 
 
 def _joined(share: tuple[str, str]) -> str:
-    return f"{share[0]} ({share[1]})"
+    return f"{share[0]} ({share[1].replace('%', '')})"

@@ -145,7 +145,11 @@ def test_names_are_text_in_markdown(made):
     page = Elements(rendered)
     tags = {tag for tag, _ in page.found}
     assert tags == {"h1", "p", "a", "table", "thead", "tbody", "tr", "th", "td", "h2"}
-    assert [a["href"] for tag, a in page.found if tag == "a"] == ["evaluation.json", "evaluation.html"]
+    assert [a["href"] for tag, a in page.found if tag == "a"] == [
+        "evaluation.json",
+        "evaluation.html",
+        "curve.svg",
+    ]
     shown = {"".join(c if c.isprintable() else " " for c in name) for name in NAMES}
     assert shown <= set(page.text)
 
