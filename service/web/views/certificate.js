@@ -8,7 +8,7 @@ const NAMES = {
   signature: "Signature", "radius from the stated bounds": "Radius from the stated bounds", "digest of the model": "Model digest", "digest of the folded weights": "Digest of the folded weights",
   "size of the input": "Input size", "digest of the input": "Input digest", label: "Label", label_index: "Label index",
   runner_up: "Runner-up", runner_up_index: "Runner-up index", method: "Method", margin: "Margin", certified_radius: "Certified radius",
-  "bounds.rival": "Competitor that determines the radius", "bounds.mixture": "Target scores against it", "bounds.bound_margin": "Exact margin, lower bound (M)", "bounds.bound_lead": "Computed margin (m)", "bounds.bound_input_rounding": "Input rounding (T)", "bounds.bound_lipschitz": "Lipschitz constant (L)",
+  "bounds.rival": "Competitor that determines the radius", "bounds.mixture": "Target scores", "bounds.bound_margin": "Exact margin, lower bound (M)", "bounds.bound_lead": "Computed margin (m)", "bounds.bound_input_rounding": "Input rounding (T)", "bounds.bound_lipschitz": "Lipschitz constant (L)",
   "bounds.bound_error": "Rounding error (E)", "bounds.bound_error_slope": "Growth of the rounding error (B)", "bounds.bound_norm_ratio": "Norm ratio (κ)",
   "bounds.bound_overflow_radius": "Overflow-free radius (R)", answer: "Prediction",
 };
