@@ -97,7 +97,7 @@ def test_data_plots_and_report_are_downloaded(visit):
     page.get_by_label(re.compile("^One input per line")).fill("0.0, 1.0, 0\n1.0 -0.5 1\n")
     page.get_by_label("Also create a report").check()
     page.get_by_role("button", name="Start evaluation").click()
-    expect(page.locator(".trace.scatter")).to_have_count(3)
+    expect(page.locator(".trace.scatter")).to_have_count(3, timeout=60_000)  # the report takes seconds
     with page.expect_download() as data:
         page.get_by_role("button", name="Data (JSON)").click()
     assert json.loads(data.value.path().read_text())["result"]["samples"] == 2
@@ -155,6 +155,19 @@ def test_invalid_parameters_are_reported(visit, kind, fill, message):
     page.get_by_role("button", name=re.compile("^Start (audit|evaluation)$")).click()
     expect(page.get_by_role("alert")).to_contain_text(message)
     visit.expected("422")
+
+
+def test_edited_fields_keep_their_values_when_the_model_arrives(visit):
+    page = visit.open("/#/models")
+
+    def edit_first(route):
+        page.get_by_label("Inputs to attack").fill("7")
+        route.continue_()
+
+    page.route("**/v1/models/two-moons", edit_first)
+    page.goto("/#/audits?kind=evaluation&model=two-moons")
+    expect(page.get_by_label("Largest perturbation size")).not_to_have_value("")
+    expect(page.get_by_label("Inputs to attack")).to_have_value("7")
 
 
 def test_invalid_rows_are_reported_before_they_are_sent(visit):

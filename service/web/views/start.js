@@ -76,20 +76,20 @@ function auditForm(models, named) {
 
 function evaluationForm(models, named) {
   const { fields, path, norm, samples, onModelChosen, ready } = common(models, named);
-  const largest = h("input", { type: "number", min: 0, step: "any", required: true });
-  const attack = h("input", { type: "number", min: 0, value: 200, required: true });
+  const largest = suggestedNumber({ step: "any" });
+  const attack = suggestedNumber({ value: 200 });
   const tighten = h("input", { type: "checkbox" });
   const report = h("input", { type: "checkbox" });
   const data = dataChoice(samples);
   onModelChosen((number, record) => {
-    if (number) attack.value = Math.min(MAX_ATTACKED, number);
-    largest.value = suggestion(record);
+    if (number) attack.suggest(Math.min(MAX_ATTACKED, number));
+    largest.suggest(largestSize(record));
     data.update(number);
   });
   return form("Start evaluation", ready, async () => {
-    const top = Number(largest.value);
+    const top = Number(largest.input.value);
     const parameters = {
-      norm: norm(), attack: Number(attack.value), tighten: tighten.checked, report: report.checked,
+      norm: norm(), attack: Number(attack.input.value), tighten: tighten.checked, report: report.checked,
       epsilons: top ? Array.from({ length: STEPS }, (_, step) => Number(((top * (step + 1)) / STEPS).toPrecision(6))) : [],
     };
     const { json, files } = await data.read();
@@ -100,14 +100,21 @@ function evaluationForm(models, named) {
     return request("POST", `${path()}/evaluations`, { body, headers: NOW });
   },
   h("div", { class: "fields" }, fields,
-    field("Largest perturbation size", largest, `Accuracy is computed at ${STEPS} equal steps up to this size.`),
-    field("Inputs to attack", attack, "Stratified random sample for accuracy under attack.")),
+    field("Largest perturbation size", largest.input, `Accuracy is computed at ${STEPS} equal steps up to this size.`),
+    field("Inputs to attack", attack.input, "Stratified random sample for accuracy under attack.")),
   data.element,
   h("div", { class: "row" }, h("label", { class: "check" }, tighten, "Tighten: prove larger radii (slow)")), reportBox(report));
 }
 
-/** Suggest a largest perturbation size: beyond the radii that the file claims, so that the curve under attack falls as well. */
-function suggestion({ held_out: held }) {
+/** Build a number field with `suggest(value)`, which has no effect once the user has edited the field. */
+function suggestedNumber(attributes) {
+  let edited = false;
+  const input = h("input", { type: "number", min: 0, required: true, ...attributes, oninput: () => { edited = true; } });
+  return { input, suggest: (value) => { if (!edited) input.value = value; } };
+}
+
+/** Return a largest perturbation size to suggest: beyond the radii that the file claims, so that the curve under attack falls as well. */
+function largestSize({ held_out: held }) {
   const far = held?.certified_radius_quantiles?.["0.95"];
   return far ? Number((1.6 * far).toPrecision(2)) : 0.5;
 }
