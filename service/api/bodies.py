@@ -74,7 +74,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Return the result of work for a request whose body was read; cancel it if the client leaves first.
+    """Return the result of work for a request after its body; cancel it if the client leaves first.
 
     Raises:
         ClientDisconnect: the client has left.

@@ -52,8 +52,9 @@ async def respond(request: Request, service: Service, model: Model, codec: Codec
     codec.check_media_type(headers)
     body = await read_body(request, service.settings.max_body_bytes)
     payload = Payload(headers, dict(request.query_params), body)
-    question = codec.question(pipeline, model, payload, request.scope[CALLER], lease_of(request), begun)
-    del body, payload  # which may be large
+    decoded = codec.decode(payload, service.settings.max_rows, model)
+    question = pipeline.question(model, decoded, request.scope[CALLER], lease_of(request), begun)
+    del body, payload, decoded  # which may be large
     answer = pipeline.answer(question)
     answers = await (until_gone(request, answer) if question.long else answer)
     content, described = codec.response(pipeline, answers)

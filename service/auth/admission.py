@@ -74,17 +74,16 @@ class Admission:
         headers: Headers,
         client: tuple[str, int] | None,
     ) -> str | None:
-        """Return the identity of the caller of a POST request, counted as by :meth:`admit`.
+        """Return the identity of a POST request's caller, counted as by :meth:`admit`.
+
+        Returns None where :meth:`admit` has to decide: the credential is yet to be verified, the request is
+        to be refused, or it counts against the limits of an address, which may be that of a proxy.
 
         Args:
             scopes: of which the caller needs one.
             raw: headers in the order sent.
-            headers: the same by name.
+            headers: by name.
             client: address and port.
-
-        Returns:
-            None where :meth:`admit` has to decide: the credential is yet to be verified, the request is to be
-            refused, or it counts against the limits of an address, which may be that of a proxy.
         """
         try:
             self._check_size(raw)

@@ -4,7 +4,7 @@ httptools keeps a URL, header or trailer until its end, and uvicorn queues each 
 the previous response (pipelining); without limits one client could fill the memory.
 
 All that rests on classes that uvicorn does not document is in this module; ``tests/service/test_uvicorn.py``
-says what that is, and fails where a release of uvicorn changes it.
+lists these parts, and fails where a release of uvicorn changes one.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ class Connection(HttpToolsProtocol):
             or self.parser.get_http_version() != "1.1"
         ):
             return False
-        exchange = fast_path.accept(self, target, headers, self.parser.should_keep_alive())
+        exchange = fast_path.accept(self, target, headers)
         if exchange is None:
             return False
         self.cycle = self._fast_request = exchange  # type: ignore[assignment]
@@ -271,7 +271,7 @@ class Connection(HttpToolsProtocol):
             self._fast_request = None
 
     def _refuse_body(self, problem: Problem) -> None:
-        """Refuse a request whose body exceeds the memory budget, and discard the rest of that body.
+        """Refuse a body that exceeds the memory budget, and discard the rest of it.
 
         The connection stays open meanwhile: closed with bytes unread, the kernel would drop the response.
         """
@@ -328,7 +328,7 @@ class Connection(HttpToolsProtocol):
 
 
 class ResponseCycle(RequestResponseCycle):
-    """A request to the application; a response whose body is one small message is a single write.
+    """A request to the application; a response with one small message as its body is a single write.
 
     uvicorn writes head and body separately, and the kernel carries each all the way to the client, which
     takes as much CPU as the rest of HTTP. All other responses uvicorn sends, a large body in pieces, each
@@ -414,9 +414,9 @@ class FastExchange(ABC):
     message_event = asyncio.Event()
     """Set by uvicorn to wake tasks that read from a cycle; no task reads from an exchange."""
 
-    def __init__(self, connection: Connection, headers: Headers, keep_alive: bool) -> None:
-        self.connection, self.headers, self.keep_alive = connection, headers, keep_alive
-        self.lease = connection.lease
+    def __init__(self, connection: Connection, headers: Headers) -> None:
+        self.connection, self.headers, self.lease = connection, headers, connection.lease
+        self.keep_alive: bool = connection.parser.should_keep_alive()
         self.body = bytearray()  # one that grows: many parts would fragment the heap
         self.more_body = True
         self.response_started = self.response_complete = self.disconnected = False

@@ -89,16 +89,11 @@ class FastPath:
         """Return the target of a POST to a URL; None leaves it to the application."""
         return target_of(url.partition(b"?")[0]) if len(url) <= LONGEST_PATH and b"#" not in url else None
 
-    def accept(
-        self, connection: Connection, target: Target, headers: Headers, keep_alive: bool
-    ) -> FastPrediction | None:
+    def accept(self, connection: Connection, target: Target, headers: Headers) -> FastPrediction | None:
         """Return a request whose body is still to come; None leaves it to the application."""
-        identity = self.admission.try_admit(PREDICT_SCOPES, connection.headers, headers, connection.client)
-        return (
-            None
-            if identity is None
-            else FastPrediction(self, connection, target, headers, keep_alive, identity)
-        )
+        raw, client = connection.headers, connection.client
+        identity = self.admission.try_admit(PREDICT_SCOPES, raw, headers, client)
+        return None if identity is None else FastPrediction(self, connection, target, headers, identity)
 
 
 class FastPrediction(FastExchange):
@@ -107,15 +102,9 @@ class FastPrediction(FastExchange):
     __slots__ = ("_identity", "_path", "_query", "_question", "_record", "_target")
 
     def __init__(
-        self,
-        path: FastPath,
-        connection: Connection,
-        target: Target,
-        headers: Headers,
-        keep_alive: bool,
-        identity: str,
+        self, path: FastPath, connection: Connection, target: Target, headers: Headers, identity: str
     ) -> None:
-        super().__init__(connection, headers, keep_alive)
+        super().__init__(connection, headers)
         self._path, self._target, self._identity = path, target, identity
         self._query = connection.url.partition(b"?")[2]
         self._record = path.instrumentation.open("POST", target.path, headers)
@@ -127,18 +116,18 @@ class FastPrediction(FastExchange):
 
     def begin(self) -> None:
         """Decode the request and start its answer."""
-        path, (codec, name, version, *_) = self._path, self._target
-        pipeline = path.pipeline
+        path, codec, pipeline = self._path, self._target.codec, self._path.pipeline
         started: asyncio.Future[Part] | asyncio.Task[Answers] | None
         try:
             body = self.take_body()
             self._record.received = len(body)
-            model = path.models.current.find(name, version)
+            model = path.models.current.find(self._target.name, self._target.version)
             codec.check_media_type(self.headers)
             body = decompressed(body, self.headers, path.max_body_bytes, self.lease)
             payload = Payload(self.headers, QueryParams(self._query) if self._query else {}, body)
-            self._question = question = codec.question(
-                pipeline, model, payload, self._identity, self.lease, self._record.begun
+            decoded = codec.decode(payload, pipeline.settings.max_rows, model)
+            self._question = question = pipeline.question(
+                model, decoded, self._identity, self.lease, self._record.begun
             )
             started = pipeline.start(question)
             if started is None:

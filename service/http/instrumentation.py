@@ -42,7 +42,7 @@ class Instrumentation:
     """
 
     def __init__(self, metrics: Metrics, *, access_log: bool = False) -> None:
-        self.metrics, self._access_log = metrics, access_log
+        self.metrics, self.access_log = metrics, access_log
         self._process, self._count = os.urandom(8).hex().encode(), count()
         self._bound: dict[tuple[str, str, int], tuple[Value, Histogram]] = {}
 
@@ -54,30 +54,8 @@ class Instrumentation:
             request_id = b"%b-%x" % (self._process, next(self._count))  # unique, and cheaper than random
         return RequestRecord(self, method, path, request_id)
 
-    def close(self, record: RequestRecord, status: int, sent: int, problem: str | None) -> None:
-        """Count and log a request; see :meth:`RequestRecord.close`."""
-        seconds, metrics, method = perf_counter() - record.begun, self.metrics, record.method
-        metrics.in_flight.value -= 1
-        metrics.bytes_out.value += sent
-        if 200 <= status < 400:  # a refused body may not have been read to its announced end
-            metrics.bytes_in.value += record.received
-        requests, times = self._children(record.route, method if method in METHODS else "other", status)
-        requests.value += 1
-        times.observe(seconds)
-        if problem is not None:
-            metrics.problems.of(problem).add()
-        if self._access_log:
-            fields = {
-                "request_id": record.id.decode(),
-                "method": method,
-                "path": record.path,
-                "status": status,
-                "milliseconds": round(1000 * seconds, 3),
-                "bytes": sent,
-            }
-            access.info("request", extra={"fields": fields})
-
-    def _children(self, route: str, method: str, status: int) -> tuple[Value, Histogram]:
+    def counters(self, route: str, method: str, status: int) -> tuple[Value, Histogram]:
+        """Return the counter and the histogram of requests with these labels."""
         found = self._bound.get((route, method, status))
         if found is None:
             requests = self.metrics.requests.of(route, method, str(status))
@@ -130,7 +108,27 @@ class RequestRecord:
             sent: bytes of the response's body.
             problem: kind of the problem sent, if any.
         """
-        self._instrumentation.close(self, status, sent, problem)
+        seconds, metrics = perf_counter() - self.begun, self._instrumentation.metrics
+        metrics.in_flight.value -= 1
+        metrics.bytes_out.value += sent
+        if 200 <= status < 400:  # a refused body may not have been read to its announced end
+            metrics.bytes_in.value += self.received
+        method = self.method if self.method in METHODS else "other"
+        requests, times = self._instrumentation.counters(self.route, method, status)
+        requests.value += 1
+        times.observe(seconds)
+        if problem is not None:
+            metrics.problems.of(problem).add()
+        if self._instrumentation.access_log:
+            fields = {
+                "request_id": self.id.decode(),
+                "method": self.method,
+                "path": self.path,
+                "status": status,
+                "milliseconds": round(1000 * seconds, 3),
+                "bytes": sent,
+            }
+            access.info("request", extra={"fields": fields})
 
 
 class InstrumentationMiddleware:

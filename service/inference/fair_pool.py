@@ -114,7 +114,7 @@ class FairPool:
         self._pass_on()
 
     def _pass_on(self) -> None:
-        """Give a free thread to the caller whose turn it is, and put that caller last."""
+        """Give a free thread to the next caller, and put that caller last."""
         while self._queues:
             caller = next(iter(self._queues))
             queue = self._queues.pop(caller)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -74,13 +75,23 @@ class PredictionPipeline:
         self._engine, self._signer = engine, signer
         self.settings, self.metrics = settings, metrics
 
-    def question(self, model: Model, decoded: DecodedRequest, caller: str, lease: Lease) -> Question:
+    def question(
+        self, model: Model, decoded: DecodedRequest, caller: str, lease: Lease, begun: float
+    ) -> Question:
         """Return the question of a request, with memory held for its arrays in place of its body.
+
+        Args:
+            model: that answers.
+            decoded: the request.
+            caller: identity.
+            lease: holds memory for the request.
+            begun: start of the request, by ``perf_counter``.
 
         Raises:
             InputError: the inputs do not fit the model, or are too many for the options.
             Problem: 501, no signing keys; 413 or 503, the inputs or the response exceed the memory budget.
         """
+        self.metrics.parse_seconds.observe(perf_counter() - begun)
         inputs, options, context = decoded
         settings, policy = self.settings, model.settings.policy
         if (options.tighten or options.certificate) and len(inputs) > settings.max_tightened_rows:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import NamedTuple
 
-from service.budget import Lease
 from service.inference.pipeline import Answers, PredictionPipeline
-from service.inference.request import DecodedRequest, Question
+from service.inference.request import DecodedRequest
 from service.models.registry import Model
 from service.protocols.bodies import check_media_type
 from service.wire import Header, Headers
@@ -47,32 +46,6 @@ class Codec(NamedTuple):
     def check_media_type(self, headers: Headers) -> None:
         """Raise a 415 unless the protocol has requests of this media type."""
         check_media_type(headers, *self.media_types, missing=self.default_media_type)
-
-    def question(
-        self,
-        pipeline: PredictionPipeline,
-        model: Model,
-        payload: Payload,
-        caller: str,
-        lease: Lease,
-        begun: float,
-    ) -> Question:
-        """Decode a payload, and return the pipeline's question.
-
-        Args:
-            pipeline: to ask.
-            model: that answers.
-            payload: of the request.
-            caller: identity.
-            lease: holds memory for the request.
-            begun: start of the request, by ``perf_counter``.
-
-        Raises:
-            Problem, InputError: the request is invalid, or exceeds a limit.
-        """
-        decoded = self.decode(payload, pipeline.settings.max_rows, model)
-        pipeline.metrics.parse_seconds.observe(perf_counter() - begun)
-        return pipeline.question(model, decoded, caller, lease)
 
     def response(self, pipeline: PredictionPipeline, answers: Answers) -> tuple[bytes, list[Header]]:
         """Encode answers; return the body of the response and the headers that describe it."""
