@@ -50,8 +50,11 @@ ACCEPTED: dict[int | str, dict[str, Any]] = {
 }
 JobId = Annotated[str, Path(description="Id of the job, as in the Location header.", max_length=64)]
 JOB_PROBLEMS = (
-    *(ProblemKind.QUEUE_FULL, ProblemKind.JOB_FAILED, ProblemKind.JOBS_UNAVAILABLE),
-    *(ProblemKind.INSUFFICIENT_STORAGE, ProblemKind.NOT_INSTALLED),
+    ProblemKind.QUEUE_FULL,
+    ProblemKind.JOB_FAILED,
+    ProblemKind.JOBS_UNAVAILABLE,
+    ProblemKind.INSUFFICIENT_STORAGE,
+    ProblemKind.NOT_INSTALLED,
 )
 
 

@@ -70,7 +70,7 @@ def create(settings: Settings, name: str, scopes: tuple[str, ...], expires: floa
 @keys.command("list")
 @click.pass_obj
 def list_keys(settings: Settings) -> None:
-    """List all API keys, valid, expired and revoked, without their secrets."""
+    """List all API keys and their state, without secrets."""
     with _store(settings) as store:
         for key in store.all():
             expiry = "never expires" if key.expires is None else f"expires {_day(key.expires)}"
