@@ -1,4 +1,4 @@
-"""Data sets are read as they are, and whatever cannot be one is refused in one line that says what to do."""
+"""Data sets are read exactly; unusable files are refused in one line that names the remedy."""
 
 from __future__ import annotations
 

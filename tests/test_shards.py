@@ -53,7 +53,7 @@ def test_a_stream_is_read_from_the_middle(kind, tmp_path):
         assert (np.concatenate([given for _, given in parts]) == classes[first:]).all()
 
 
-def test_rows_that_are_gone_are_told():
+def test_rows_that_are_gone_are_reported():
     stream = replace(in_memory("data", X, Y), rows=2400)
     assert [first for first, _, _ in batches_within(stream, range(1000, 2000), 500)] == [1000, 1500]
     with pytest.raises(DataError, match="data was modified while it was being read"):

@@ -1,4 +1,4 @@
-"""Data read by batches: bit for bit what is read whole, and never more than a batch of it at a time."""
+"""Data read by batches equal data read whole, bit for bit, with one batch in memory."""
 
 from __future__ import annotations
 

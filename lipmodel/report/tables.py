@@ -126,9 +126,9 @@ def pair_table(report: AuditReport, count: int, columns: int | None = None) -> T
         "at least 0.99", "median",
     )  # fmt: skip
     note = (
-        "The bound is proved. Gradients and slopes observed are lower bounds on the true constant. The "
-        "estimate, from random points, may err to either side; it is capped at the bound. Last columns: "
-        "share of gradients with at least 0.99 of the bound, and median of gradient / bound."
+        "The bound is proved. The slope is a lower bound on the true constant, as is the gradient up to "
+        "rounding. The estimate, from random points, may err to either side; it is capped at the bound. Last "
+        "columns: share of gradients with at least 0.99 of the bound, and median of gradient / bound."
     )
     rows = [_pair(pair)[:columns] for pair in pairs]
     return Table("Scores and differences nearest to their bounds", headings[:columns], rows, note)
@@ -189,4 +189,5 @@ def _share(share: float, interval: Interval, shown: Callable[[float], str]) -> t
 
 
 def _joined(share: tuple[str, str]) -> str:
-    return f"{share[0]} ({share[1].replace('%', '')})"
+    value, interval = share
+    return f"{value} ({interval.replace('%', '').replace(' ', chr(0xA0))})"  # wraps before the interval only

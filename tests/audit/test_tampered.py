@@ -31,7 +31,7 @@ def base(seed):
 
 
 def honest(graph, norm=TWO):
-    """What is proved of a file, and no more, as its claim."""
+    """Return claims equal to the proved constant."""
     return Claims(norm=norm, lipschitz=CertifiedPredictor(to_file(graph)).bounds(norm).bound_global)
 
 
@@ -95,7 +95,7 @@ def other_norm(seed):
 
 
 def steeper(slope, seed):
-    """An activation replaced by one that stretches what is negative."""
+    """Replace an activation by one that stretches negative numbers."""
     graph = base(seed)
     leaky = ops.LeakyRelu(output="z1", inputs=("a1",), shape=(6,), slope=np.asarray(float32(slope)))
     return replace(

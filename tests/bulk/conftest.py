@@ -1,4 +1,4 @@
-"""Files of rows, a model, and what it gives them in process."""
+"""Files of rows, a model, and its results in process."""
 
 from __future__ import annotations
 

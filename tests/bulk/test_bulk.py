@@ -185,7 +185,7 @@ def parquet(path, columns, **options):
 
 
 def bad_inputs(folder):
-    """By what is said of it: a source of inputs that cannot be certified."""
+    """Return sources of inputs that cannot be certified, with the message about each."""
     good = {f"x{k}": np.zeros(1500) for k in range(SIZE)}
     parquet(folder / "nan.parquet", good | {"x2": np.where(np.arange(1500) == 1203, np.nan, 0.0)})
     parquet(folder / "null.parquet", good | {"x0": [None] + [1.0] * 1499})
@@ -220,7 +220,7 @@ def bad_inputs(folder):
     }
 
 
-def test_bad_inputs_are_told(predictor, tmp_path):
+def test_bad_inputs_are_reported(predictor, tmp_path):
     for name, reason in bad_inputs(tmp_path).items():
         with pytest.raises(DataError, match=reason):
             certify_files(predictor, str(tmp_path / name), str(tmp_path / f"out-{name}"))
@@ -242,7 +242,7 @@ def test_rows_before_a_bad_one_are_kept(predictor, data, tmp_path):
     assert certify_files(predictor, f"{data}/*.parquet", str(tmp_path / "out")).rows == 5002
 
 
-def test_a_file_that_shrinks_while_it_is_read_is_told(predictor, data, tmp_path):
+def test_a_file_that_shrinks_while_it_is_read_is_reported(predictor, data, tmp_path):
     partition = replace(find_partitions(str(data / "a.parquet"))[0], rows=GROUP_ROWS + 1)
     key = ResultsKey(predictor.file.sha256, "2", False)
     with pytest.raises(DataError, match="modified while it was being read"):
@@ -263,7 +263,7 @@ def test_the_command_refuses_what_makes_no_sense(data, tmp_path, predictor):
         assert reason in result.output
 
 
-def test_what_is_not_installed_is_told(predictor, data, tmp_path, monkeypatch):
+def test_missing_packages_are_reported(predictor, data, tmp_path, monkeypatch):
     for module in ("fsspec.core", "ray"):
         with monkeypatch.context() as patched:
             patched.setitem(sys.modules, module, None)

@@ -46,7 +46,7 @@ def test_a_worker_that_is_killed_changes_nothing(long_work, tmp_path):
     assert contents(out) == contents(here)
 
 
-def test_a_bad_row_is_told(tmp_path, predictor, data):
+def test_a_bad_row_is_reported(tmp_path, predictor, data):
     (tmp_path / "net.onnx").write_bytes(predictor.file.content)
     pq.write_table(pa.table({f"x{k}": [0.0, np.nan] for k in range(4)}), data / "z.parquet")
     program = [sys.executable, "-c", "from lipmodel.cli import main; main()", "certify"]

@@ -1,4 +1,4 @@
-"""Evaluations and audits by several processes: the figures of one, and one line about what goes wrong."""
+"""Evaluations and audits by several processes equal those of one; each failure is one line."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_an_audit_of_random_points_alone(model):
 
 
 def test_what_is_found_inside_a_radius_comes_back(model, rows, files):
-    """Were radii wrong, it would be told in the same words: make them larger behind its back."""
+    """Wrong radii give the same report: bounds are lowered behind the predictor's back."""
     small = CertifiedPredictor(to_file(groupsort_net((64, 16, 16), 10)))
     bounds = small.bounds(Norm.TWO)
     vars(bounds)["bound_per_score_pair"] = bounds.bound_per_score_pair / 20
@@ -143,7 +143,7 @@ def test_the_commands(model, files, tmp_path):
 
 
 def bad_rows(folder, inputs, labels):
-    """By what is said of it: a pattern of files, of which the second has a bad row."""
+    """Return patterns of files by the message about the second, which has a bad row."""
     for name, column, value in (("nan", 3, np.nan), ("half", 64, 2.5), ("many", 64, 10), ("less", 64, -1)):
         (folder / name).mkdir()
         table = np.column_stack([inputs, labels])
@@ -158,7 +158,7 @@ def bad_rows(folder, inputs, labels):
     }
 
 
-def test_a_bad_row_is_told_with_its_file(model, rows, tmp_path):
+def test_a_bad_row_is_reported_with_its_file(model, rows, tmp_path):
     for name, reason in bad_rows(tmp_path, *rows).items():
         source = find_source(str(tmp_path / name / "*.parquet"))
         with pytest.raises(LipcertError, match=reason):
@@ -170,7 +170,7 @@ def test_a_bad_row_is_told_with_its_file(model, rows, tmp_path):
         evaluate(model, source.open(), executor=executor)
 
 
-def test_files_that_do_not_fit_are_told(model, rows, tmp_path):
+def test_files_that_do_not_fit_are_reported(model, rows, tmp_path):
     inputs, labels = rows
     write(tmp_path / "good.parquet", inputs, labels)
     np.save(tmp_path / "x.npy", inputs)

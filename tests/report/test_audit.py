@@ -1,4 +1,4 @@
-"""The report of an audit: its files open, and say what the audit says."""
+"""The files of an audit's report open and agree with the audit."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_markdown_has_a_row_for_each_functional(made):
 
 
 def test_what_is_refuted_is_shown():
-    """The claim is a hundredth of the truth: the reason is told, and the verdict."""
+    """The claim is a hundredth of the true constant: reason and verdict are shown."""
     report, files = made_of((4, 8), 3, Claims(norm=Norm.TWO, lipschitz=0.01))
     assert report.verdict == "refuted"
     for file in ("audit.html", "audit.md"):

@@ -1,4 +1,4 @@
-"""The report's files: they open, and say what the evaluation says."""
+"""The files of an evaluation's report open and agree with the evaluation."""
 
 from __future__ import annotations
 

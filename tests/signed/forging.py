@@ -45,7 +45,7 @@ def spare_bits(part: str) -> str | None:
 
 
 def tricks(token: str, keys: SigningKeys) -> Iterator[tuple[str, str]]:
-    """(reason, token): what has been tried against other verifiers, some of it signed by the right key."""
+    """Yield (reason, token): attacks known against other verifiers, some signed by the right key."""
     header, payload, signature = token.split(".")
     body = decode(payload)
     public = keys.private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)

@@ -1,4 +1,4 @@
-"""Signed certificates: what is signed can be opened and is computed again; nothing else is accepted."""
+"""Signed certificates can be opened and recomputed; every forgery is refused."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_the_radius_is_the_predictors_and_follows_from_the_bounds():
     assert not bounds.supports(np.nextafter(answer.certified_radius, np.inf), size, "float64")
 
 
-def test_mixtures_and_local_bounds_are_told():
+def test_mixtures_and_local_bounds_are_reported():
     methods = set()
     for content in (CONTENT, *(content for content, _ in HEADS.values())):
         predictor = CertifiedPredictor(content)
@@ -163,8 +163,8 @@ def test_no_edited_claim_is_accepted(token, public):
             open_signed(one, public)
 
 
-def test_edited_claims_that_the_key_signed_are_told_by_recomputing():
-    """What a signature does not guard against: an issuer that lies."""
+def test_edited_claims_that_the_key_signed_are_found_by_recomputing():
+    """A signature does not guard against an issuer that lies; recomputing does."""
     answer = answer_of()
     more, less = 1 + 2.0**-34, 1 - 2.0**-34
     inflating = {"bound_margin": more, "bound_overflow_radius": more, "bound_norm_ratio": less}
@@ -216,7 +216,7 @@ def test_a_score_of_large_weights_hides_no_lie_about_the_others(execution):
     assert all(check.passed for check in check_answer(answer, content, x[0]))
 
 
-def test_the_largest_radius_is_told_like_any_other():
+def test_the_largest_radius_is_stated_like_any_other():
     for method in ("lipschitz", "local"):
         lie = replace(answer_of(), certified_radius=float(np.finfo(float).max), method=method)
         assert "certified_radius" in [c.name for c in check_answer(lie, CONTENT, INPUT) if not c.passed]
@@ -233,7 +233,7 @@ def test_scores_that_overflow_in_float32_are_not_stated():
 
 
 @pytest.mark.parametrize("clipped", [False, True])
-def test_an_answer_where_the_model_overflows_is_told(clipped):
+def test_an_answer_where_the_model_overflows_is_reported(clipped):
     """Whether its scores overflow, or something before them whose bounds do."""
     nodes = [n("MatMul", ["x", "A"], "a"), n("MatMul", ["a", "A"], "b"), n("Clip", ["b", "", "one"], "y")]
     constants = {"A": np.eye(2) * 1e150, "one": np.ones(())}
@@ -251,7 +251,7 @@ EXECUTIONS = (np.float64, np.float32)
 @pytest.mark.parametrize("share", [2.0**-k for k in range(30, 52, 3)])
 @pytest.mark.parametrize("execution", EXECUTIONS)
 def test_no_radius_is_inflated_by_a_hair(share, execution):
-    """By the key's holder, who lowers L as well, so that the radius follows from what is stated."""
+    """The key's holder lowers L as well, so that the radius follows from the stated bounds."""
     predictor = CertifiedPredictor(CONTENT).executing(execution)
     (answer,) = answers(predictor, INPUT, predictor.predict(INPUT))
     found = check_answer(replace(answer, certified_radius=1.0), CONTENT, INPUT)
@@ -267,7 +267,7 @@ def test_no_radius_is_inflated_by_a_hair(share, execution):
 @pytest.mark.parametrize("execution", EXECUTIONS)
 @pytest.mark.parametrize("content", [CONTENT, BINARY, PROTOTYPES], ids=["groupsort", "binary", "prototypes"])
 def test_what_another_processor_signed_holds(content, execution, tighten, monkeypatch):
-    """One whose bounds come out smaller by 2⁻³⁸, and whose scores are off by half of what they may be."""
+    """A processor with bounds smaller by 2⁻³⁸, and with scores off by half of the error allowed."""
     predictor = CertifiedPredictor(content).executing(execution)
     rng = np.random.default_rng(3)
     x = rng.normal(size=(3 if tighten else 12, predictor.file.graph.input_size))
@@ -297,7 +297,7 @@ def test_what_another_processor_signed_holds(content, execution, tighten, monkey
 
 @pytest.mark.parametrize("execution", EXECUTIONS)
 def test_near_the_boundary_what_is_signed_holds(execution):
-    """Down to inputs that are not told apart; of those nothing is certified."""
+    """Down to inputs that cannot be distinguished, for which nothing is certified."""
     predictor = CertifiedPredictor(CONTENT).executing(execution)
     points = np.random.default_rng(0).normal(size=(1000, 4)) * np.geomspace(1.0, 1000.0, 1000)[:, None]
     labels = predictor.predict(points).radii.label
@@ -317,7 +317,7 @@ def test_near_the_boundary_what_is_signed_holds(execution):
         assert signed[0].certified_radius > 0 == signed[-1].certified_radius
 
 
-def test_the_other_execution_is_told():
+def test_the_other_execution_is_reported():
     """Labels of float64 under the name of float32 are other labels somewhere, and other radii everywhere."""
     answer = answer_of()
     failed = [
@@ -360,7 +360,7 @@ def test_format_1_still_verifies(keys, public):
         open_signed(sign(replace(old, execution="float32"), keys, "t"), public)
 
 
-def test_another_input_or_model_is_told():
+def test_another_input_or_model_is_reported():
     answer = answer_of()
     (size, digest) = [c for c in check_answer(answer, CONTENT, INPUT + 1e-9) if "input" in c.name]
     assert size.passed
@@ -486,7 +486,7 @@ def test_keys_come_from_files_and_https_alone(place):
         fetch(place)
 
 
-def test_missing_keys_are_told(tmp_path):
+def test_missing_keys_are_reported(tmp_path):
     with pytest.raises(SignatureError, match="No such file"):
         fetch(str(tmp_path / "none"))
     with pytest.raises(SignatureError, match="cannot be read"):
@@ -548,7 +548,7 @@ def test_verify_names_what_is_wrong(files, token, keys):
     assert run("verify", files / "token", "--jwks", files / "keys.json").exit_code == 1
 
 
-def test_verify_told_wrongly_is_bad_use(files, token):
+def test_verify_with_wrong_arguments_is_bad_use(files, token):
     for arguments, told in [
         ([token], "requires --jwks"),
         ([token, "--jwks", files / "nope"], "No such file"),
