@@ -84,7 +84,9 @@ def audit(
     if attacked < 0:
         raise InputError(f"{attacked} inputs to attack: at least 0 is required", field="attacked")
     check_methods(methods, norm)
-    data = inputs if isinstance(inputs, Stream) or inputs is None else _stream(predictor, inputs)
+    data = inputs
+    if inputs is not None and not isinstance(inputs, Stream):
+        data = in_memory("inputs", predictor.check_inputs(inputs))
     rows = data.rows if data is not None else 0
     task = AuditTask(norm, rows, (low, high), seed, attacked, methods)
     observing = part(progress, 0.0, 0.8)
@@ -104,7 +106,7 @@ def audit(
     if attack.inside:
         reasons.append(f"{len(attack.inside)} inputs changed label inside their certified radius")
     progress(1.0)
-    ratios, slopes = found.ratios(found.observed), found.slopes
+    ratios, slopes = found.points.ratios(found.observed), found.slopes
     order = np.argsort(-ratios, kind="stable")[:MAX_WITNESSES]
     witnesses = tuple(_witness(found, int(index), names) for index in order)
     counts = coarse(found.points.counts)
@@ -133,7 +135,7 @@ def audit(
                 quantiles=binned_quantiles(
                     found.points.counts[i],
                     found.points.least[i],
-                    float(found.ratios(found.points.largest)[i]),
+                    float(found.points.ratios(found.points.largest)[i]),
                 ),
                 histogram=tuple(counts[i].tolist()),
                 **_estimate(found, i),
@@ -143,7 +145,7 @@ def audit(
         quantiles=binned_quantiles(
             found.points.counts.sum(axis=0),
             float(found.points.least.min()),
-            float(found.ratios(found.points.largest).max()),
+            float(found.points.ratios(found.points.largest).max()),
         ),
         histogram={
             "edges": np.linspace(0.0, 1.0, HISTOGRAM_BINS + 1).tolist(),
@@ -160,10 +162,6 @@ def audit(
         warnings=(predictor.claims.outside_warning(far, rows),) if far else (),
         attack=attack,
     )
-
-
-def _stream(predictor: CertifiedPredictor, inputs: Any) -> Stream:
-    return in_memory("inputs", predictor.check_inputs(inputs))
 
 
 def _names(predictor: CertifiedPredictor, pair: tuple[int, int | None]) -> tuple[str, str | None]:

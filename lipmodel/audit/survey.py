@@ -58,10 +58,6 @@ class Survey:
     slopes: Array
     estimates: list[float | None]
 
-    def ratios(self, norms: Array) -> Array:
-        """Return gradient norms / bounds; 0 where the bound is 0."""
-        return self.points.ratios(norms)
-
     def found_on(self, index: int) -> FoundOn:
         """Return the search that found the witness of a functional."""
         if self.by_ascent[index]:

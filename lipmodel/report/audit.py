@@ -114,8 +114,7 @@ def _witness(witness: Witness, shape: tuple[int, ...]) -> tuple[Any, list[str]]:
 
 def _shown(numbers: tuple[float, ...], shape: tuple[int, ...]) -> dict[str, Any]:
     """Return an input as an image if it is one, else its first coordinates."""
-    pixels = plots.as_image(np.array(numbers), _square(shape))
-    image = None if pixels is None else page.data_url("image/png", plots.pixels_to_png(pixels))
+    image = page.image_url(numbers, _square(shape))
     return {"image": image, "values": numbers[:MAX_VALUES], "more": len(numbers) > MAX_VALUES}
 
 

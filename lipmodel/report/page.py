@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from lipmodel import __version__
 from lipmodel.display import rounded_up
@@ -84,6 +86,12 @@ def svg(draw: Drawing) -> bytes:
 def png(draw: Drawing) -> bytes:
     """Return a drawing as a PNG file."""
     return plots.to_png(_drawn(draw))
+
+
+def image_url(numbers: ArrayLike, shape: tuple[int, ...]) -> str | None:
+    """Return an input as the data URL of an image; None if its shape is not that of an image."""
+    pixels = plots.as_image(np.asarray(numbers), shape)
+    return None if pixels is None else data_url("image/png", plots.pixels_to_png(pixels))
 
 
 def data_url(kind: str, content: bytes) -> str:

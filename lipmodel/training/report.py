@@ -9,7 +9,6 @@ import numpy as np
 from lipmodel.certify.radius import Radii
 from lipmodel.data.dataset import Dataset
 from lipmodel.display import certified_radius, rounded_up
-from lipmodel.norms import Array
 from lipmodel.report import page, plots
 from lipmodel.report.tables import Row, Table, accuracy_table, model_table
 from lipmodel.training.data_summary import summarise
@@ -92,7 +91,6 @@ def _examples(data: Dataset, radii: Radii, rows: Any) -> list[dict[str, Any]]:
     names = data.columns or tuple(f"x{i + 1}" for i in range(data.inputs.shape[1]))
     examples = []
     for row in rows:
-        image = plots.as_image(data.inputs[row], data.input_shape)
         unusual = np.argsort(-np.abs(data.inputs[row] - typical) / np.maximum(spread, 1e-12), kind="stable")
         examples.append(
             {
@@ -101,12 +99,8 @@ def _examples(data: Dataset, radii: Radii, rows: Any) -> list[dict[str, Any]]:
                 "prediction": data.classes[radii.label[row]],
                 "correct": bool(radii.label[row] == data.labels[row]),
                 "radius": certified_radius(float(radii.certified_radius[row]), 4),
-                "image": None if image is None else _image(image),
+                "image": page.image_url(data.inputs[row], data.input_shape),
                 "values": [(names[i], float(data.inputs[row, i])) for i in np.sort(unusual[:MAX_VALUES])],
             }
         )
     return examples
-
-
-def _image(pixels: Array) -> str:
-    return page.data_url("image/png", plots.pixels_to_png(pixels))

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
 from lipmodel.audit.gradient import GradientEngine
+from lipmodel.certify.head import Indices
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Array, Norm, bound_vector_norm
 from lipmodel.progress import Progress
 
 Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
-Indices = np.ndarray[tuple[int], np.dtype[np.intp]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +62,6 @@ class AttackTask:
             np.where(changed[:, None], points, self.inputs),
             np.where(changed, self.distances(points), np.inf),
         )
-
-    def rows(self, rows: Indices) -> AttackTask:
-        """Return the task of some of the inputs."""
-        return replace(self, inputs=self.inputs[rows])
 
 
 @dataclass(frozen=True, eq=False)

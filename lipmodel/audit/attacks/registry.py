@@ -7,6 +7,8 @@ every entry. Every result is judged by the predictor, so an attack that errs cos
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from lipmodel.audit.attacks.attack import Attack, AttackResult, AttackTask
@@ -92,7 +94,7 @@ def attack_radii(
     certified = np.flatnonzero(radius > 0.0)
     if len(certified):
         attack = ProjectedGradientDescent(radius[certified], steps=15)
-        inside = attack(task.rows(certified), part(progress, 0.7, 1.0))
+        inside = attack(replace(task, inputs=task.inputs[certified]), part(progress, 0.7, 1.0))
         adversarial, distance = task.inputs.copy(), np.full(len(radius), np.inf)
         adversarial[certified], distance[certified] = inside.adversarial, inside.distance
         found = found.nearer(AttackResult(adversarial, distance))
