@@ -134,8 +134,8 @@ def bound_vector_norm(x: ArrayLike, norm: Norm, axis: int = -1) -> Array:
     if np.all((squares > 2.0**-800) & (squares < 2.0**800)):
         return np.asarray(inflate(np.sqrt(squares), n + 2))
     largest = np.abs(a).max(axis=-1)
-    # An exact power of two brings the squares into range; an entry that this makes subnormal, or
-    # whose square underflows, is smaller than 2^-500 of the largest: the slack of inflate covers it.
+    # An exact power of two brings the squares into range. Entries that become subnormal, or have squares
+    # that underflow, are smaller than 2^-500 of the largest: the slack of inflate covers them.
     scale = _power_of_two(largest)
     squares = np.square(a / scale[..., None]).sum(axis=-1)
     bound = up(inflate(np.sqrt(squares), n + 2) * scale)
@@ -310,7 +310,7 @@ def _bound_by_cholesky(w: Array) -> float | None:
 
         ‖W‖_2² <= s + ‖sI - G - RRᵀ‖_2 .
 
-    s is a little above what Lanczos takes for ‖G‖_2, and R is Cholesky's factor of sI - G; neither is
+    s is a little above the Lanczos estimate of ‖G‖_2, and R is the Cholesky factor of sI - G; neither is
     trusted (Rump 2006). The errors of the products G and RRᵀ are at most γ_m ‖W‖_F² and γ_n ‖R‖_F² in l2.
     Only the lower triangle of the computed G is used, mirrored. Returns None if Lanczos does not converge or
     the factorisation fails.

@@ -229,8 +229,8 @@ def test_train_on_data_of_your_own(tmp_path):
     output = " ".join(result.stderr.split())
     for part in (
         "data mine.csv: 60 inputs of 2 numbers",
-        "rows 45 to train on, 15 (25%) held out",
-        "classes 3, with their numbers of training rows: 0 (15), 1 (15), 2 (15)",
+        "rows 45 for training, 15 (25%) held out",
+        "classes 3; training rows: 0 (15), 1 (15), 2 (15)",
         "scaling inside the network, each column is centred and divided by about its standard deviation",
         "units radii and epsilons are in the units of the inputs: as in the file",
         "columns width, height",

@@ -18,7 +18,7 @@ def summarise(recipe: Recipe, training: Dataset, held_out: Dataset) -> dict[str,
     summary = {
         "data": f"{training.name}: {rows} inputs of {shape} numbers, from {training.inputs.min():g} to "
         f"{training.inputs.max():g}",
-        "rows": f"{len(training.labels)} to train on, "
+        "rows": f"{len(training.labels)} for training, "
         f"{len(held_out.labels)} ({len(held_out.labels) / rows:.0%}) held out",
         "classes": _classes(training),
         "scaling": _scaling(recipe, training),
@@ -34,7 +34,7 @@ def summarise(recipe: Recipe, training: Dataset, held_out: Dataset) -> dict[str,
 def _classes(training: Dataset) -> str:
     counts = np.bincount(training.labels, minlength=len(training.classes))
     named = _few([f"{name} ({count})" for name, count in zip(training.classes, counts, strict=True)])
-    return f"{len(counts)}, with their numbers of training rows: {named}"
+    return f"{len(counts)}; training rows: {named}"
 
 
 def _scaling(recipe: Recipe, training: Dataset) -> str:

@@ -178,7 +178,7 @@ class PrototypeHead(ConstrainedModule):
     def _nearest(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return row numbers of the candidates (N, t), largest score first, and of one prototype per class.
 
-        The latter are (N, K); in the label's column stands the first candidate.
+        The latter are (N, K); the label's column has the first candidate.
         """
         scores = linear(features, self.weight, self.bias)
         samples = torch.arange(len(features), device=labels.device)

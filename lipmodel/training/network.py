@@ -80,7 +80,7 @@ def compare(network: nn.Sequential, inputs: Tensor, labels: Tensor) -> tuple[Ten
 
 
 @torch.no_grad()
-def begin_(network: nn.Sequential, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> None:
+def initialise_(network: nn.Sequential, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> None:
     """Initialise principal components and prototypes from the training data, in place.
 
     Raises:

@@ -362,7 +362,7 @@ def _check_choice(where: str, value: Any, choices: Iterable[str]) -> None:
         raise RecipeError(_unknown(where, str(value), choices))
 
 
-def _unknown(what: str, value: str, known: Iterable[str]) -> str:
+def _unknown(kind: str, value: str, known: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(value, list(known), n=1)
     hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
-    return f"unknown {what} '{value}'{hint}; {', '.join(known)} are accepted"
+    return f"unknown {kind} '{value}'{hint}; {', '.join(known)} are accepted"

@@ -23,7 +23,7 @@ from lipmodel.training.data_summary import summarise
 from lipmodel.training.distributed import SINGLE_PROCESS, ProcessGroup
 from lipmodel.training.export.onnx_export import export, largest_difference, to_graph
 from lipmodel.training.loop import Control, Fit, Labelled, deterministic
-from lipmodel.training.network import begin_, build_network
+from lipmodel.training.network import build_network, initialise_
 from lipmodel.training.recipes import Recipe, load_recipe
 from lipmodel.training.report import report
 from lipmodel.training.samples import sample_file
@@ -256,7 +256,7 @@ def fit_network(
             generator=generator,
             input_shape=training.input_shape,
         )
-        begin_(network, inputs, labels, generator)
+        initialise_(network, inputs, labels, generator)
         fit = Fit(
             network,
             recipe.loss,

@@ -8,7 +8,7 @@ from lipmodel.errors import RecipeError
 from lipmodel.norms import Norm
 from lipmodel.training.layers import ConstrainedDense, PositionalBias, project_
 from lipmodel.training.losses import certified_radius
-from lipmodel.training.network import begin_, build_network, compare
+from lipmodel.training.network import build_network, compare, initialise_
 from lipmodel.training.recipes import NetworkRecipe
 from tests.seeds import shifted
 from tests.training.small import small_network
@@ -87,7 +87,7 @@ def test_recipes_choose_heads_and_activations_that_keep_the_constant(name, norm,
     generator = torch.Generator().manual_seed(shifted(2))
     x = torch.randn(500, 6, generator=generator, dtype=torch.float64)
     y = x + torch.randn(500, 6, generator=generator, dtype=torch.float64) / 10
-    begin_(network, x, torch.arange(500) % 4, generator)
+    initialise_(network, x, torch.arange(500) % 4, generator)
     moved = network(x) - network(y)
     size = torch.linalg.vector_norm(x - y, ord=ORDER[norm], dim=1)[:, None]
     assert (moved.abs() <= 2.0 * size * (1 + 1e-4)).all()

@@ -35,7 +35,7 @@ class GraphBuilder:
 
     @contextmanager
     def inside(self, name: str) -> Iterator[None]:
-        """Enter a submodule: its name is appended to tensor names and stands in messages."""
+        """Enter a submodule, to append its name to tensor names and show it in messages."""
         self._path.append(name)
         try:
             yield
