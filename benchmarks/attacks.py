@@ -9,24 +9,22 @@ Where the extra ``attacks`` is not installed, foolbox may lie in a folder of its
     pip install --no-deps --target FOLDER foolbox eagerpy GitPython gitdb smmap
     pip install --no-deps --target FOLDER requests urllib3 certifi charset_normalizer idna
 
-Whatever a method returns is judged by the predictor itself: a success is an input that it labels
-otherwise, at its distance rounded up. Every 250 points are kept under --out, and a second run goes
-on from there. Radii are in l2.
+The predictor itself judges the inputs that a method returns: a success is an input with another label, at its
+distance rounded up. Every 250 points are kept under --out, and a second run continues from there. Radii are
+in l2.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.tables import show, write
 from lipmodel.audit.attacks.attack import AttackTask
 from lipmodel.audit.attacks.descent import MinimumNormDescent, ProjectedGradientDescent
 from lipmodel.audit.attacks.registry import ATTACKS
@@ -41,14 +39,14 @@ NORM = Norm.TWO
 
 
 def ascent(predictor, engine, x, radius):
-    """Ours, in two ways: (changed inputs, one or more of each input)."""
+    """Return inputs changed by our two attacks: inside the radius, and nearest."""
     task = AttackTask(predictor, engine, x, NORM)
     inside = ProjectedGradientDescent(np.maximum(radius, 1e-12))(task)
     return [inside.adversarial, MinimumNormDescent()(task).adversarial]
 
 
 def by_foolbox(name):
-    """One of foolbox's minimum-norm attacks."""
+    """Return a minimum-norm attack of foolbox."""
 
     def attack(predictor, engine, x, radius):
         return [ATTACKS[name](AttackTask(predictor, engine, x, NORM), silent).adversarial]
@@ -60,7 +58,7 @@ METHODS = {"ascent": ascent, "ddn": by_foolbox("ddn"), "deepfool": by_foolbox("d
 
 
 def judge(predictor, x, label, candidates):
-    """(N,) the distance of the nearest candidate that gets another label; inf where none does."""
+    """Return (N,) distances of the nearest candidate with another label; inf where no candidate has one."""
     distance = np.full(len(x), np.inf)
     for points in candidates:
         changed = predictor.predict(points, NORM).radii.label != label
@@ -70,7 +68,7 @@ def judge(predictor, x, label, candidates):
 
 
 def measure(predictor, engine, x, method, folder):
-    """Radii and distances of a chunk, kept; and the seconds it took."""
+    """Return radii and distances of a chunk, and the seconds it took; they are kept in a file."""
     if folder.exists():
         with np.load(folder) as kept:
             return kept["radius"], kept["distance"], float(kept["seconds"])
@@ -86,7 +84,7 @@ def measure(predictor, engine, x, method, folder):
 
 
 def main():
-    """Attacks and prints one table; exit status 1 where anything changed inside its radius."""
+    """Attack and print one table; exit with status 1 where a label changed inside its radius."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", required=True, help="as for lipmodel evaluate")
@@ -126,14 +124,8 @@ def main():
                 "seconds": sum(part[2] for part in parts),
             }
         )
-    table = Table(title=f"{args.model.name}: label changes found, l2")
-    for heading in rows[0]:
-        table.add_column(heading)
-    for row in rows:
-        table.add_row(*(f"{v:.6g}" if isinstance(v, float) else str(v) for v in row.values()))
-    Console(width=140).print(table)
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=2))
+    show(f"{args.model.name}: label changes found, l2", rows)
+    write(args.json, rows)
     sys.exit(1 if any(row["inside"] for row in rows) else 0)
 
 

@@ -4,7 +4,7 @@
 
 Three hidden layers of one width, 64 inputs and 10 scores. Weights are from a normal distribution; or in every
 row the absolute values add up to 1, three quarters of that in one entry, much like in networks trained for
-l-infinity. Each size and norm is read and bounded in a process of its own. Exponents are those of the
+l-infinity. Each size and norm is read and bounded in a new process. Exponents are those of the
 processor time between one size and the one before: 1 is linear. Last, a certificate, 1,000 at a time.
 """
 
@@ -36,14 +36,14 @@ TABLES = (("rows", Norm.INF), ("normal", Norm.INF), ("normal", Norm.TWO))
 
 
 def width_of(parameters: float) -> int:
-    """Of the hidden layers, for about so many parameters."""
+    """Return the width of the hidden layers for about so many parameters."""
     b, c = INPUTS + SCORES, -parameters
     a = HIDDEN - 1
     return max(8, round((-b + math.sqrt(b * b - 4 * a * c)) / (2 * a)))
 
 
 def weights_of(rng: np.random.Generator, m: int, n: int, kind: str) -> NDArray[np.float32]:
-    """(m, n) weights of either kind."""
+    """Return (m, n) weights of a kind of ``TABLES``."""
     weight = rng.standard_normal((m, n), np.float32)
     if kind == "normal":
         return weight / np.float32(math.sqrt(n))
@@ -53,7 +53,7 @@ def weights_of(rng: np.random.Generator, m: int, n: int, kind: str) -> NDArray[n
 
 
 def write_network(path: Path, width: int, kind: str) -> int:
-    """A ReLU network; returns the number of its parameters."""
+    """Write a ReLU network; return the number of its parameters."""
     rng = np.random.default_rng(0)
     sizes = [INPUTS, *[width] * HIDDEN, SCORES]
     nodes, weights, name = [], [], "input"
@@ -82,12 +82,12 @@ def write_network(path: Path, width: int, kind: str) -> int:
 
 
 def measure(path: Path, norm: Norm) -> dict[str, float]:
-    """Seconds of each step, and memory, in this process."""
-    told, last = {}, time.process_time()
+    """Return the seconds of each step, and memory, measured in this process."""
+    measured, last = {}, time.process_time()
 
     def lap(name: str) -> None:
         nonlocal last
-        told[name], last = time.process_time() - last, time.process_time()
+        measured[name], last = time.process_time() - last, time.process_time()
 
     def mebibytes() -> float:
         # Not ru_maxrss, which a process begins with that of the one that started it.
@@ -96,11 +96,11 @@ def measure(path: Path, norm: Norm) -> dict[str, float]:
 
     file = read_onnx(path)
     lap("read")
-    told["read_mib"] = mebibytes()
+    measured["read_mib"] = mebibytes()
     bound = bound_lipschitz(file.graph, norm)
     assert bound.bound_per_score_pair.shape == (SCORES, SCORES)
     lap("bound")
-    told["mib"] = mebibytes()
+    measured["mib"] = mebibytes()
     predictor = CertifiedPredictor(file)
     predictor.rounding()
     lap("rounding")
@@ -109,7 +109,7 @@ def measure(path: Path, norm: Norm) -> dict[str, float]:
     last = time.process_time()
     predictor.predict(rows, norm)
     lap("row")
-    return told
+    return measured
 
 
 @click.command()
@@ -117,7 +117,7 @@ def measure(path: Path, norm: Norm) -> dict[str, float]:
 @click.option("--norm", type=Norm)
 @click.option("--parameters", multiple=True, type=float, default=[1e4, 1e5, 1e6, 1e7, 1e8], show_default=True)
 def main(file: Path | None, norm: Norm, parameters: tuple[float, ...]) -> None:
-    """Prints the tables; of a FILE, what a process of its own measures."""
+    """Print the tables; with FILE, the JSON of one measurement."""
     if file is not None:
         print(json.dumps(measure(file, norm)))
         return

@@ -33,7 +33,7 @@ IN_MEMORY_ROWS = 200_000
 
 
 def write_rows(folder: Path, rows: int) -> None:
-    """The files, one at a time in memory."""
+    """Write the files, one at a time in memory."""
     rng = np.random.default_rng(0)
     for number in range(FILES):
         values = rng.normal(size=(rows // FILES, WIDTH)).astype(np.float32)
@@ -42,7 +42,7 @@ def write_rows(folder: Path, rows: int) -> None:
 
 
 def in_memory(content: bytes) -> float:
-    """Rows a second of one process."""
+    """Return the rows a second of one process."""
     predictor = CertifiedPredictor(content)
     rows = np.random.default_rng(0).normal(size=(IN_MEMORY_ROWS, WIDTH)).astype(np.float32)
     predictor.predict(rows[:BATCH_ROWS])
@@ -53,7 +53,7 @@ def in_memory(content: bytes) -> float:
 
 
 def start(folder: Path, out: Path, engine: str) -> subprocess.Popen[str]:
-    """The command."""
+    """Start the command that certifies the files."""
     program = [sys.executable, "-c", "from lipmodel.cli import main; main()", "certify"]
     given = ["--inputs", str(folder / "*.parquet"), "--out", str(out), "--engine", engine, "--json"]
     return subprocess.Popen(
@@ -65,7 +65,7 @@ def start(folder: Path, out: Path, engine: str) -> subprocess.Popen[str]:
 
 
 def ray_workers() -> list[int]:
-    """Processes of Ray that certify."""
+    """Return the ids of Ray's worker processes."""
     found = []
     for command in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -78,10 +78,10 @@ def ray_workers() -> list[int]:
 
 
 def run(folder: Path, out: Path, engine: str, *, kill: bool = False) -> float:
-    """Seconds from start to end of the command.
+    """Return the seconds from the start to the end of the command.
 
     Raises:
-        RuntimeError: it did not do all of it.
+        RuntimeError: the command failed, or left partitions out.
     """
     begun = time.perf_counter()
     with start(folder, out, engine) as process:
@@ -91,20 +91,20 @@ def run(folder: Path, out: Path, engine: str, *, kill: bool = False) -> float:
                 click.echo(f"killed one of {len(workers)} workers", err=True)
                 break
             time.sleep(0.02)
-        told = process.stdout.read() if process.stdout else ""
+        output = process.stdout.read() if process.stdout else ""
     if process.returncode:
         raise RuntimeError(f"{engine} ended with status {process.returncode}")
-    account = json.loads(told)
-    if (account["partitions"], account["found"]) != (FILES * GROUPS, 0):
-        raise RuntimeError(f"{engine} did {account}")
+    summary = json.loads(output)
+    if (summary["partitions"], summary["found"]) != (FILES * GROUPS, 0):
+        raise RuntimeError(f"{engine} reported {summary}")
     return time.perf_counter() - begun
 
 
 def check(out: Path, other: Path, rows: int) -> None:
-    """Whether both hold the same bytes, one result for each row.
+    """Check that two folders have the same bytes and one result for each row.
 
     Raises:
-        RuntimeError: they do not.
+        RuntimeError: they differ, or a row has no result or several.
     """
     names = sorted(path.name for path in out.iterdir())
     if names != sorted(path.name for path in other.iterdir()) or len(names) != FILES * GROUPS:
@@ -123,7 +123,7 @@ def check(out: Path, other: Path, rows: int) -> None:
 @click.option("--rows", default=1_000_000, show_default=True, type=click.IntRange(FILES * GROUPS))
 @click.option("--engine", "engines", multiple=True, default=["local", "ray"], show_default=True)
 def main(rows: int, engines: tuple[str, ...]) -> None:
-    """Prints the table."""
+    """Print the table."""
     rows -= rows % FILES
     content = to_file(groupsort_net((WIDTH, 256, 256), 10))
     with tempfile.TemporaryDirectory() as name:
@@ -131,7 +131,7 @@ def main(rows: int, engines: tuple[str, ...]) -> None:
         (folder / "net.onnx").write_bytes(content)
         write_rows(folder, rows)
         limit = in_memory(content)
-        print("| what | s | rows/s | of one process in memory |\n|---|---|---|---|")
+        print("| engine | s | rows/s | of one process in memory |\n|---|---|---|---|")
         print(f"| one process, in memory | {rows / limit:.1f} | {limit:,.0f} | 1.00 |", flush=True)
         for engine in engines:
             seconds = run(folder, folder / engine, engine)
@@ -146,8 +146,8 @@ def main(rows: int, engines: tuple[str, ...]) -> None:
             for engine in ("ray", "killed"):
                 check(folder / engines[0], folder / engine, rows)
             print(f"\nAll {rows:,} rows have one result, and the files are the same byte for byte.")
-    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
-    print(f"Most memory of one process: {most:.0f} MiB.")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
+    print(f"Most memory of one process: {peak:.0f} MiB.")
 
 
 if __name__ == "__main__":

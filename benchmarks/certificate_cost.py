@@ -2,10 +2,10 @@
 
     python -m benchmarks.certificate_cost [--baseline ../old]
 
-A request goes through all of the service (HTTP, authentication, metrics, validation), from the bytes that
-come to those that are written, but alone: no socket, nothing to be answered together with. Parts are timed in
-turns; medians of process time. With ``--baseline`` another tree is measured in turns with this one, each by
-its own ``benchmarks.certificate_cost`` in a process of its own.
+A request passes the whole service (HTTP, authentication, metrics, validation), from the bytes read to those
+written, without a socket or a batch. Parts are timed in turns; medians of process time. With ``--baseline``
+another tree is measured in turns with this one, each by its own ``benchmarks.certificate_cost`` in a new
+process.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ certificate_cost.certificate_cost(sys.argv[1], Path(sys.argv[2]).read_bytes())
 
 @dataclass(frozen=True)
 class Cost:
-    """µs of CPU.
+    """CPU time in µs.
 
     Attributes:
-        scores: of scores alone.
-        radius: that label and certified radius add.
-        requests: of a request, by wire.
+        scores: time of scores alone.
+        radius: additional time of label and certified radius.
+        requests: time of a request, by wire.
     """
 
     model: str
@@ -88,12 +88,12 @@ class Cost:
 
     @property
     def share(self) -> float:
-        """Of the radius in the cheapest request."""
+        """Return the share of the radius in the cheapest request."""
         return self.radius / min(self.requests.values())
 
 
 def certificate_cost(model: str, content: bytes, turns: int = 15) -> list[Cost]:
-    """Every execution and number of rows of a model."""
+    """Return the costs of a model in every execution and number of rows."""
     return [
         asyncio.run(_measure(model, content, execution, rows, turns))
         for execution in ("float64", "float32")
@@ -137,32 +137,32 @@ async def _measure(model: str, content: bytes, execution: str, rows: int, turns:
 
 
 class Wires(asyncio.Transport):
-    """A connection without a network, one request at a time."""
+    """A transport without a network, for one request at a time."""
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Nothing is buffered."""
+        """Do nothing: nothing is buffered."""
 
     def __init__(self) -> None:
         super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
         self.answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def write(self, data: Any) -> None:
-        """The answer, or the first part of it."""
+        """Keep the answer, or the first part of it."""
         if not self.answered.done():
             self.answered.set_result(bytes(data))
 
     def is_closing(self) -> bool:
-        """Never."""
+        """Return False."""
         return False
 
     def pause_reading(self) -> None:
-        """All of a request is read at once."""
+        """Do nothing: all of a request is read at once."""
 
     resume_reading = pause_reading
 
 
 def request(server: Server, wire: Wire, inputs: Array, key: str) -> Callable[[], Awaitable[None]]:
-    """Sends a request and waits for the answer."""
+    """Return a function that sends a request and waits for the answer."""
     headers, body = wire.write(inputs)
     sent = raw_request(wire.path, body, {"Authorization": f"Bearer {key}", **headers})
     transport = Wires()
@@ -179,7 +179,7 @@ def request(server: Server, wire: Wire, inputs: Array, key: str) -> Callable[[],
 
 
 async def in_turns(parts: dict[str, Callable[[], Awaitable[None]]], turns: int) -> dict[str, list[float]]:
-    """µs of each part, in every turn."""
+    """Return the µs of each part in every turn."""
     counts: dict[str, int] = {}
     for name, part in parts.items():
         await part()
@@ -197,7 +197,7 @@ async def in_turns(parts: dict[str, Callable[[], Awaitable[None]]], turns: int) 
 
 
 def table(costs: list[Cost]) -> str:
-    """As markdown."""
+    """Return the costs as Markdown."""
     names = [wire.name for wire in WIRES]
     lines = ["CPU in process, µs:", ""]
     lines.append(

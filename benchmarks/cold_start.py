@@ -3,9 +3,9 @@
     python -m benchmarks.cold_start [--rounds 5]
     python -m benchmarks.cold_start --rounds 10 --baseline ../old
 
-In turns with the least that could answer: Python that imports numpy and onnxruntime, opens the same file and
-runs it once. Medians, of a file that was never seen and is checked first, and of one that was. Fails if a
-server has loaded torch. With ``--baseline`` another tree's server is measured in turns with this one.
+In turns with the minimum that could answer: Python that imports numpy and onnxruntime, opens the same file
+and runs it once. Medians, of a new file, which is checked first, and of a known one. Fails if a server has
+loaded torch. With ``--baseline`` another tree's server is measured in turns with this one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MIB = 2**20
 
 
 class Measured(NamedTuple):
-    """A start: until the first answer, and memory then."""
+    """Time until the first answer, and memory and processor time at that moment."""
 
     seconds: float
     mib: float
@@ -53,7 +53,7 @@ class Measured(NamedTuple):
 
 
 def serve_twice(content: bytes, variables: Mapping[str, str]) -> tuple[Measured, Measured]:
-    """Measure a start with a file that was never seen, and another with the same."""
+    """Measure a start with a new file, and a second start with the same file."""
     with tempfile.TemporaryDirectory() as name:
         models = prepare(Path(name) / "service", content, "float64")
         return serve_once(models, variables), serve_once(models, variables)
@@ -63,7 +63,7 @@ def serve_once(models: Path, variables: Mapping[str, str]) -> Measured:
     """Start a server, with variables of the environment, ask it once, and end it.
 
     Raises:
-        RuntimeError: there is none, or torch is loaded.
+        RuntimeError: the server does not answer, or has loaded torch.
     """
     begun = time.perf_counter()
     with Lipserve(models, environment=variables) as server:
@@ -78,7 +78,7 @@ def serve_once(models: Path, variables: Mapping[str, str]) -> Measured:
 
 
 def answers(port: int) -> bool:
-    """Whether a prediction is answered with a radius."""
+    """Return True if a prediction is answered with a radius."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_SECONDS)
     with suppress(OSError):
         body, headers = json.dumps({"inputs": [[0.5, 0.25]]}), {"Content-Type": "application/json"}

@@ -1,4 +1,4 @@
-"""What one tree makes and answers, over its commands and HTTP; run by ``benchmarks.compare_commits``.
+"""The files and answers of one tree, over its commands and HTTP; run by ``benchmarks.compare_commits``.
 
     PYTHONPATH=TREE python -P benchmarks/commit_answers.py FOLDER
 
@@ -46,6 +46,8 @@ HELP = frozenset({"help", "short_help", "epilog"})
 
 NORMS = ("1", "2", "inf")
 SECONDS = 60
+WAIT = {"Prefer": f"wait={SECONDS}"}
+BINARY = {"Content-Type": "application/octet-stream"}
 TRAININGS = {
     "moons": "two-moons --epochs 3",
     "moons-l1": "two-moons --norm 1 --epochs 2 --lipschitz 2 --seed 7",
@@ -133,10 +135,8 @@ class Tree:
         for program, group in (("lipmodel", self.lipmodel), ("lipserve", service_command())):
             info = group.to_info_dict(click.Context(group))
             for name, command in {"": info, **nested(info)}.items():
-                yield (
-                    f"{program}{name}",
-                    [command["name"], command["hidden"], sorted(command.get("commands", ()))],
-                )
+                commands = sorted(command.get("commands", ()))
+                yield f"{program}{name}", [command["name"], command["hidden"], commands]
                 for flag in command["params"]:
                     described = {key: value for key, value in flag.items() if key not in HELP}
                     described["setting"] = re.findall(r"\[.*environment: .*\]", flag.get("help") or "")
@@ -183,9 +183,8 @@ class Tree:
                 x = rows(int(np.prod(found["json"]["input_shape"])), 6)
                 np.save(f"rows/{path.stem}.npy", x)
                 np.save(f"rows/{path.stem}-1.npy", x[:1])
-                np.savez(
-                    f"rows/{path.stem}.npz", inputs=x, labels=np.arange(6) % len(found["json"]["classes"])
-                )
+                labels = np.arange(6) % len(found["json"]["classes"])
+                np.savez(f"rows/{path.stem}.npz", inputs=x, labels=labels)
 
     def few(self) -> list[str]:
         """Return the models for slow commands: of the corpus every twelfth."""
@@ -223,10 +222,8 @@ class Tree:
             command = f"evaluate models/{name}.onnx --eps 0.2 --report report-{name} --json --data"
             yield f"{name} samples", self.run(command, f"models/{name}.samples.npz")
             yield f"{name} report", sorted(path.name for path in Path(f"report-{name}").iterdir())
-            yield (
-                f"{name} report in JSON",
-                masked(json.loads(Path(f"report-{name}/evaluation.json").read_text())),
-            )
+            report = json.loads(Path(f"report-{name}/evaluation.json").read_text())
+            yield f"{name} report in JSON", masked(report)
 
     def audits(self) -> Found:
         """Audits, one with its report."""
@@ -439,14 +436,8 @@ class Exchanges:
         array = io.BytesIO()
         np.save(array, x)
         npy = {"Content-Type": "application/x-npy"}
-        options: list[Values] = [
-            {},
-            {"epsilon": 0.1},
-            {"portable": True},
-            {"certificate": True},
-            {"tighten": True},
-        ]
-        for given in options + [{"norm": norm} for norm in NORMS]:
+        options: list[Values] = [{name: True} for name in ("portable", "certificate", "tighten")]
+        for given in [{}, {"epsilon": 0.1}, *options, *({"norm": norm} for norm in NORMS)]:
             body, label = {"inputs": x.tolist(), **given}, json.dumps(given)
             yield self._ask("POST", f"{model}/predict", label, json=body)
             yield self._ask("POST", f"{model}/versions/1/predict", label, json=body)
@@ -458,18 +449,13 @@ class Exchanges:
             tensor["parameters"] = {"binary_data_size": x.nbytes}
             infer = {"inputs": [tensor], "parameters": {"binary_data_output": True, **given}}
             head = json.dumps(infer).encode()
-            binary = {
-                "Inference-Header-Content-Length": str(len(head)),
-                "Content-Type": "application/octet-stream",
-            }
+            binary = BINARY | {"Inference-Header-Content-Length": str(len(head))}
             sent = {"content": head + x.tobytes(), "headers": binary}
             yield self._ask("POST", f"{v2}/infer", f"binary {label}", **sent)
         labelled = {"inputs": x.tolist(), "labels": [0, 1, 0], "epsilons": [0.1], "attack": 2}
-        sent = {"json": labelled | {"report": name == "digits"}, "headers": {"Prefer": f"wait={SECONDS}"}}
+        sent = {"json": labelled | {"report": name == "digits"}, "headers": WAIT}
         yield self._ask("POST", f"{model}/evaluations", "labelled", **sent)
-        yield self._ask(
-            "POST", f"{model}/audits", json={"samples": 40}, headers={"Prefer": f"wait={SECONDS}"}
-        )
+        yield self._ask("POST", f"{model}/audits", json={"samples": 40}, headers=WAIT)
         yield self._ask("POST", f"{model}/attacks", json={"inputs": x[:1].tolist()})
 
     def _rows(self, name: str, count: int) -> np.ndarray:
@@ -485,29 +471,27 @@ class Exchanges:
             {"epsilon": "a"},
             {"tighten": "yes"},
         ]
-        more += [
-            {"quick": True},
-            {"inputs": None},
-            {"inputs": []},
-            {"inputs": [[1]]},
-            {"inputs": [[1, 2, 3]]},
+        inputs: list[Any] = [
+            None,
+            [],
+            3,
+            [[1]],
+            [[1, 2, 3]],
+            [["a", 2]],
+            [[1e39, 0]],
+            [[True, 2]],
+            [[None, 2]],
         ]
-        more += [
-            {"inputs": x} for x in ([["a", 2]], 3, [[1e39, 0]], [[0.5, 1]] * 51, [[True, 2]], [[None, 2]])
-        ]
+        more += [{"quick": True}, *({"inputs": x} for x in (*inputs, [[0.5, 1]] * 51))]
         for body in ([], {}, *({"inputs": [[1, 2]]} | part for part in more)):
             yield self._ask("POST", f"{model}/predict", json=body)
         tensor = {"name": "input", "shape": [1, 2], "datatype": "FP32", "data": [0.0, 1.0]}
         parts: list[Values] = [{"name": "x"}, {"shape": [2, 2]}, {"shape": [1, 3]}, {"data": []}]
         parts += [{"datatype": "FP31"}, {"datatype": "BYTES"}]
         infers: list[Values] = [{"inputs": [tensor | part]} for part in parts]
-        infers += [
-            {},
-            {"inputs": []},
-            {"inputs": [tensor] * 2},
-            {"inputs": [tensor], "outputs": [{"name": "none"}]},
-        ]
-        infers += [{"inputs": [tensor], "outputs": [{"name": "label"}, {"name": "margin"}]}]
+        infers += [{}, {"inputs": []}, {"inputs": [tensor] * 2}]
+        for names in (["none"], ["label", "margin"]):
+            infers.append({"inputs": [tensor], "outputs": [{"name": name} for name in names]})
         for number, body in enumerate(infers):
             yield self._ask("POST", v2, f"refused {number}", json=body)
         typed = {"Content-Type": "application/json"}
@@ -538,11 +522,11 @@ class Exchanges:
         yield self._ask("PATCH", model)
 
     def _jobs(self) -> Found:
-        wait, place = {"Prefer": f"wait={SECONDS}"}, "/v1/models/two-moons/evaluations"
-        yield self._ask("POST", place, json={"path": "two-moons.npz", "epsilons": [0.1]}, headers=wait)
+        place = "/v1/models/two-moons/evaluations"
+        yield self._ask("POST", place, json={"path": "two-moons.npz", "epsilons": [0.1]}, headers=WAIT)
         form = {"data": ("test.npz", Path("data/two-moons.npz").read_bytes())}
         request = {"request": '{"epsilons": [0.1], "norm": "inf"}'}
-        yield self._ask("POST", place, "a form", files=form, data=request, headers=wait)
+        yield self._ask("POST", place, "a form", files=form, data=request, headers=WAIT)
         for kind in ("audit", "evaluation"):
             found = self._client.get(f"/v1/{kind}s?limit=100").json()["jobs"]
             for number, job in enumerate(reversed(found)):
@@ -579,7 +563,7 @@ class Exchanges:
                 yield self._ask("POST", "/v1/certificates/check", f"{name} {given} computed", json=sent)
 
     def _changes(self) -> Found:
-        model, binary = "/v1/models/new", {"Content-Type": "application/octet-stream"}
+        model = "/v1/models/new"
         first, other = (Path(f"models/{name}.onnx").read_bytes() for name in ("made-groupsort", "two-moons"))
         for query, content in (
             ("", b"garbage"),
@@ -588,7 +572,7 @@ class Exchanges:
             ("", other),
             ("?force=true", other),
         ):
-            yield self._ask("PUT", model + query, content=content, headers=binary)
+            yield self._ask("PUT", model + query, content=content, headers=BINARY)
         for label, version in (("canary", 1), ("latest", 1), ("none", 9), ("1", 1)):
             yield self._ask("PUT", f"{model}/labels/{label}", json={"version": version})
         yield self._ask("GET", model)
@@ -608,10 +592,7 @@ class Exchanges:
         keys = {"none": ""}
         for scope in ("predict", "audit", "metrics", "admin"):
             command = f"-P -m service {FLAGS} keys create --name {scope} --scope {scope}"
-            made = subprocess.run(
-                [sys.executable, *command.split()], capture_output=True, text=True, check=True
-            )
-            keys[scope] = made.stdout.strip()
+            keys[scope] = subprocess.check_output([sys.executable, *command.split()], text=True).strip()
 
         def ask(method: str, path: str, scope: str) -> httpx.Response:
             headers = {"Authorization": f"Bearer {keys[scope]}"} if keys[scope] else {}

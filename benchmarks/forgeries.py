@@ -1,4 +1,4 @@
-"""Forges signed certificates in every way of ``tests/signed/forging.py``, and counts how many pass: 0.
+"""Forge signed certificates in every way of ``tests/signed/forging.py``, and count those accepted: 0.
 
     python -m benchmarks.forgeries --forgeries 100000
 
@@ -34,7 +34,7 @@ Forgeries = Iterator[tuple[str, str]]
 
 
 def signed(keys: SigningKeys, count: int) -> list[str]:
-    """Certificates of answers to random inputs of three models in three norms."""
+    """Return certificates for random inputs of three models in three norms."""
     rng = np.random.default_rng(0)
     tokens = []
     for shape, outputs in (((2, 16, 16), 1), ((4, 16, 16), 3), ((16, 32), 10)):
@@ -46,7 +46,7 @@ def signed(keys: SigningKeys, count: int) -> list[str]:
 
 
 def forgeries(tokens: list[str], keys: SigningKeys, others: SigningKeys, public: object) -> Forgeries:
-    """(kind, forged certificate), the kinds with few first."""
+    """Yield (kind, forged certificate), the kinds with few first."""
     for token in tokens:
         header, payload, signature = token.split(".")
         yield from (("trick", forged) for _, forged in tricks(token, keys))
@@ -66,7 +66,7 @@ def forgeries(tokens: list[str], keys: SigningKeys, others: SigningKeys, public:
 
 
 def main() -> None:
-    """Prints counts by kind and by reason; exit status 1 if any was accepted."""
+    """Print counts by kind and by reason; exit with status 1 if a forgery was accepted."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--forgeries", type=int, default=100_000)
     count = parser.parse_args().forgeries

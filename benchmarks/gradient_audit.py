@@ -19,16 +19,14 @@ The toolbox is no requirement of Lipcert; its folder is made by
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.tables import show, write
 from lipmodel.audit.ascent import ascend
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.network import ops
@@ -46,7 +44,7 @@ CLEVER_RADIUS = 5.0
 
 
 def by_ascent(engine, rng):
-    """The largest gradient norm, and the seconds it took to find."""
+    """Return the largest gradient norm found by ascent, and the seconds it took."""
     started = time.perf_counter()
     starts = rng.uniform(-1.0, 1.0, size=(STARTS, engine.graph.input_size))
     found, _ = ascend(engine, np.ones((STARTS, 1)), starts, Norm.TWO, scale=2.0, steps=STEPS, rng=rng)
@@ -54,7 +52,7 @@ def by_ascent(engine, rng):
 
 
 def by_sampling(engine, rng, seconds):
-    """The largest at uniform points of the same box, for as long."""
+    """Return the largest gradient norm at uniform points of the same box, in the same time."""
     largest, started = 0.0, time.perf_counter()
     while time.perf_counter() - started < seconds:
         points = rng.uniform(-1.0, 1.0, size=(256, engine.graph.input_size))
@@ -64,14 +62,14 @@ def by_sampling(engine, rng, seconds):
 
 
 def by_clever(engine, seconds):
-    """The toolbox's estimate, of twice as many points until it has taken as long; and that time."""
+    """Return the toolbox's estimate and its time, with points doubled until that is at least ``seconds``."""
     from art.estimators.classification import ClassifierMixin
     from art.estimators.classification.classifier import ClassGradientsMixin
     from art.estimators.estimator import BaseEstimator
     from art.metrics import clever_t
 
     class Estimator(ClassGradientsMixin, ClassifierMixin, BaseEstimator):
-        """f as two classes with scores f - f(0) + 0.001 and 0, so that 0 is answered the first."""
+        """Classifier of two classes with scores f - f(0) + 0.001 and 0, so that 0 has the first class."""
 
         estimator_params = BaseEstimator.estimator_params
         input_shape = (engine.graph.input_size,)
@@ -101,7 +99,7 @@ def by_clever(engine, seconds):
 
 
 def measure_search(peers):
-    """One row a network."""
+    """Return a row for each network: largest gradient norms over the true constant."""
     np.random.seed(0)  # the toolbox draws from numpy's global state
     rows = []
     for name, make in KNOWN.items():
@@ -117,13 +115,13 @@ def measure_search(peers):
     return rows
 
 
-# --- the speed of a gradient ---------------------------------------------------------------------
+# --- the time of a gradient -----------------------------------------------------------------------
 
 
 def convolutional(rng):
-    """16 by 16 pixels, 16 channels, MaxMin, 32 channels of stride 2, MaxMin, means, dense."""
+    """Return a network of 16 by 16 pixels: 16 channels, MaxMin, 32 of stride 2, MaxMin, means, dense."""
 
-    def look(side, stride):
+    def window(side, stride):
         one = (1, 1)
         return Window(
             spatial=(side, side), size=(3, 3), strides=(stride, stride), dilations=one, begin=one, end=one
@@ -140,10 +138,10 @@ def convolutional(rng):
     return graph_of(
         256,
         ops.Conv(output="a", inputs=("input",), shape=(16, 16, 16), kernel=rng.normal(size=(16, 1, 3, 3)) / 3,
-                 bias=rng.normal(size=16), window=look(16, 1)),
+                 bias=rng.normal(size=16), window=window(16, 1)),
         maxmin("b", "a", (16, 16, 16)),
         ops.Conv(output="c", inputs=("b",), shape=(32, 8, 8), kernel=rng.normal(size=(32, 16, 3, 3)) / 12,
-                 bias=rng.normal(size=32), window=look(16, 2)),
+                 bias=rng.normal(size=32), window=window(16, 2)),
         maxmin("d", "c", (32, 8, 8)),
         ops.AveragePool(output="e", inputs=("d",), shape=(32, 4, 4), window=mean, count_padding=False),
         ops.Reshape(output="f", inputs=("e",), shape=(512,)),
@@ -153,7 +151,7 @@ def convolutional(rng):
 
 
 def in_torch(graph):
-    """The same network as a torch function of a batch."""
+    """Return a network as a torch function of a batch."""
     constants = {}
     for op in graph.ops:
         weight = getattr(op, "weight", getattr(op, "kernel", None))
@@ -190,9 +188,9 @@ def in_torch(graph):
 
 
 def least_times(functions, points, cotangents):
-    """Gradients of all points by each function, BATCH at a time, and the least processor seconds of five.
+    """Return gradients of all points by each function, BATCH at a time, and the least processor time of five.
 
-    The functions take turns, so that whatever else the machine does falls on all alike.
+    The functions take turns, so that other load on the machine falls on all alike.
     """
     found, best = [None] * len(functions), [np.inf] * len(functions)
     for _ in range(5):
@@ -208,7 +206,7 @@ def least_times(functions, points, cotangents):
 
 
 def measure_speed(count):
-    """One row a network."""
+    """Return a row for each network: differences and times of gradients."""
     rows = []
     for name, graph in {
         "MLP 784-256-256-10": groupsort_net((784, 256, 256), 10),
@@ -250,18 +248,8 @@ def measure_speed(count):
     return rows
 
 
-def show(title, rows):
-    """A table of rows alike."""
-    table = Table(title=title)
-    for heading in rows[0]:
-        table.add_column(heading)
-    for row in rows:
-        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
-    Console(width=150).print(table)
-
-
 def main():
-    """Both measurements."""
+    """Print both measurements."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peers", help="folder that the toolbox was installed to")
     parser.add_argument("--points", type=int, default=10_000)
@@ -274,8 +262,7 @@ def main():
     show("largest gradient norm found or estimated, over the true constant", search)
     speed = measure_speed(args.points)
     show("gradients in float64, one thread", speed)
-    if args.json:
-        args.json.write_text(json.dumps({"search": search, "speed": speed}, indent=2))
+    write(args.json, {"search": search, "speed": speed})
 
 
 if __name__ == "__main__":

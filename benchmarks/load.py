@@ -34,11 +34,11 @@ function done(summary, latency)
     errors.connect + errors.read + errors.write + errors.timeout))
 end
 """
-"""Sends bodies in turn; tells requests, µs, p50 and p99 in µs, answers without success, other failures."""
+"""Sends bodies in turn; prints requests, µs, p50 and p99 in µs, answers without success, other failures."""
 
 
 class Load(NamedTuple):
-    """What one window came to."""
+    """Requests and latency of one window."""
 
     requests: int
     seconds: float
@@ -47,7 +47,7 @@ class Load(NamedTuple):
 
 
 def check_wrk() -> None:
-    """Raises SystemExit where wrk is not installed."""
+    """Raise SystemExit where wrk is not installed."""
     if shutil.which("wrk") is None:
         raise SystemExit("wrk is not installed; it is what sends the requests (apt-get install wrk)")
 
@@ -61,10 +61,10 @@ def put_load(
     connections: int,
     seconds: int,
 ) -> Load:
-    """Posts bodies in turn over some connections, one request after another on each.
+    """Post bodies in turn over some connections, one request after another on each.
 
     Raises:
-        RuntimeError: a request failed, or was not answered with success.
+        RuntimeError: a request failed, or had an error status.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

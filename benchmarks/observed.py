@@ -1,8 +1,8 @@
-"""What the outermost layer costs a request: an ASGI application that only answers, with and without it.
+"""Cost of the outermost layer for each request: a minimal ASGI application with and without it.
 
     python -m benchmarks.observed [--requests 20000] [--rounds 7]
 
-In one process, without a network; rounds alternate, the median of the processor time of each is told.
+In one process, without a network; rounds alternate, and the median processor time of each is printed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from service.budget import LEASE, Budget, Lease
 from service.http.instrumentation import Instrumentation, InstrumentationMiddleware
 from service.telemetry.metrics import Metrics
 
@@ -30,6 +31,7 @@ SCOPE = {
         (b"content-length", b"1234"),
         (b"content-type", b"application/json"),
     ],
+    LEASE: Lease(Budget(2**30, "")),
 }
 START = {
     "type": "http.response.start",
@@ -40,23 +42,23 @@ BODY = {"type": "http.response.body", "body": b"{}"}
 
 
 async def answer(scope: Any, receive: Any, send: Any) -> None:
-    """Reads nothing and says nothing."""
+    """Answer with an empty object."""
     await receive()
     await send(START)
     await send(BODY)
 
 
 async def receive() -> dict[str, Any]:
-    """A body at once."""
+    """Return an empty body."""
     return {"type": "http.request", "body": b"", "more_body": False}
 
 
 async def send(_: Any) -> None:
-    """To nobody."""
+    """Discard a message."""
 
 
 async def microseconds(app: Any, requests: int) -> float:
-    """Of one request."""
+    """Return the processor time of one request."""
     begun = process_time()
     for _ in range(requests):
         await app(dict(SCOPE), receive, send)
@@ -67,7 +69,7 @@ async def microseconds(app: Any, requests: int) -> float:
 @click.option("--requests", default=20_000, show_default=True)
 @click.option("--rounds", default=7, show_default=True)
 def main(requests: int, rounds: int) -> None:
-    """Prints the medians."""
+    """Print the medians."""
 
     async def measure() -> None:
         observed = InstrumentationMiddleware(answer, instrumentation=Instrumentation(Metrics()))

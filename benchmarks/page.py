@@ -1,9 +1,9 @@
-"""The page in Chromium, against ``lipserve`` on the same machine: how fast it is, and pictures of it.
+"""The page in Chromium, against ``lipserve`` on the same machine: its speed, and pictures of it.
 
     python -m benchmarks.page [--rounds 5] [--pictures FOLDER]
 
-The first view, with 20 models: from the navigation of a browser that has nothing kept until all of them are
-there. A point dragged on the map of two-moons: certificates shown, counted by the page itself, a second of
+The first view, with 20 models: from the navigation of a browser with an empty cache until all of them are
+shown. A point dragged on the map of two-moons: certificates shown, counted by the page itself, a second of
 dragging. Medians. The pictures are of every view in light, dark and at the width of a phone.
 """
 
@@ -39,7 +39,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 @contextmanager
 def served(count: int) -> Iterator[str]:
-    """A service with the bundled models, and so many in all."""
+    """Serve the bundled models, and others up to a count; yield the URL."""
     with tempfile.TemporaryDirectory() as name:
         models, keys = Path(name) / "models", Path(name) / "keys.json"
         shutil.copytree(bundled_models(), models)
@@ -52,7 +52,7 @@ def served(count: int) -> Iterator[str]:
 
 
 def first_view(browser: Any, url: str) -> float:
-    """Milliseconds until every model is there, in a browser that has kept nothing."""
+    """Return the milliseconds until every model is shown, with an empty cache."""
     context = browser.new_context(**LOOKS["light"])
     page = context.new_page()
     begun = time.perf_counter()
@@ -64,7 +64,7 @@ def first_view(browser: Any, url: str) -> float:
 
 
 def dragged(browser: Any, url: str) -> float:
-    """Certificates a second shown while the point is dragged."""
+    """Return the certificates a second shown while the point is dragged."""
     context = browser.new_context(**LOOKS["light"])
     page = context.new_page()
     page.goto(f"{url}/#/try/two-moons")
@@ -85,7 +85,7 @@ def dragged(browser: Any, url: str) -> float:
 
 
 def take_pictures(browser: Any, url: str, folder: Path) -> None:
-    """Of every view with something to show, as ``VIEW-LOOK.png``."""
+    """Take a picture of every view in every look, as ``VIEW-LOOK.png``."""
     folder.mkdir(parents=True, exist_ok=True)
     with httpx.Client(base_url=f"{url}/v1/models/digits", headers={"Prefer": "wait=60"}, timeout=90) as api:
         samples = api.get("/samples").json()
@@ -119,16 +119,16 @@ def take_pictures(browser: Any, url: str, folder: Path) -> None:
         context.close()
 
 
-def tell(what: str, values: list[float]) -> None:
-    """The median, and between which ends it lies."""
-    click.echo(f"{what}: {median(values):.0f} ({min(values):.0f} to {max(values):.0f})")
+def show(title: str, values: list[float]) -> None:
+    """Print the median and the range of values."""
+    click.echo(f"{title}: {median(values):.0f} ({min(values):.0f} to {max(values):.0f})")
 
 
 @click.command()
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--pictures", type=click.Path(path_type=Path), help="Folder to put them into.")
 def main(rounds: int, pictures: Path | None) -> None:
-    """Measures the page, and takes pictures of it."""
+    """Measure the page, and take pictures of it."""
     from playwright.sync_api import sync_playwright
 
     found = next(path for path in map(shutil.which, BROWSERS) if path)
@@ -136,8 +136,8 @@ def main(rounds: int, pictures: Path | None) -> None:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         views = [first_view(browser, url) for _ in range(rounds)]
         rates = [dragged(browser, url) for _ in range(rounds)]
-        tell(f"first view with {MODELS} models, ms", views)
-        tell("certificates shown a second while dragging", rates)
+        show(f"first view with {MODELS} models, ms", views)
+        show("certificates shown a second while dragging", rates)
         browser.close()
     if pictures is not None:
         with sync_playwright() as playwright, served(2) as url:

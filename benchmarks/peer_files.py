@@ -1,4 +1,4 @@
-"""Files by peers' own exporters: are they read, and is the constant they claim the one that is proved?
+"""Files by the exporters of peers: the proved Lipschitz constant beside the claimed one.
 
     python -m benchmarks.peer_files        (needs deel-torchlip, monotonicnetworks, orthogonium, onnxscript,
                                             skl2onnx beside this project; none is one of its requirements)
@@ -38,16 +38,16 @@ STEPS = 200
 
 
 class MaxMin(nn.Module):
-    """As a user writes it."""
+    """MaxMin as a user writes it."""
 
     def forward(self, x: Any) -> Any:
-        """Max and min of the two halves."""
+        """Return max and min of the two halves."""
         a, b = x.chunk(2, dim=1)
         return torch.cat([torch.maximum(a, b), torch.minimum(a, b)], dim=1)
 
 
 def networks() -> Iterator[tuple[str, Norm, Any, tuple[int, ...]]]:
-    """Name, norm of the claim, network and shape of an input."""
+    """Yield name, norm of the claim, network and shape of an input."""
     linear, free = torchlip.SpectralLinear, {"eps_bjorck": None}
     yield (
         "deel-torchlip, Björck",
@@ -88,7 +88,7 @@ def networks() -> Iterator[tuple[str, Norm, Any, tuple[int, ...]]]:
 
 
 def train(network: Any, shape: tuple[int, ...]) -> None:
-    """A few steps towards a function that is steeper than the network may be."""
+    """Train a few steps towards a function steeper than the network may be."""
     generator = torch.Generator().manual_seed(0)
     optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
     for _ in range(STEPS):
@@ -101,13 +101,13 @@ def train(network: Any, shape: tuple[int, ...]) -> None:
 
 
 def dynamo(network: Any, x: Any, path: Path) -> None:
-    """The exporter by torch.export."""
+    """Export by torch.export."""
     shapes = ({0: torch.export.Dim("batch")},)
     torch.onnx.export(network, (x,), str(path), dynamo=True, dynamic_shapes=shapes, verbose=False)
 
 
 def torchscript(network: Any, x: Any, path: Path) -> None:
-    """The older exporter."""
+    """Export by the older exporter, TorchScript."""
     names: dict[str, Any] = {"input_names": ["x"], "output_names": ["y"]}
     torch.onnx.export(
         network, (x,), str(path), dynamo=False, dynamic_axes={"x": {0: "b"}, "y": {0: "b"}}, **names
@@ -115,7 +115,7 @@ def torchscript(network: Any, x: Any, path: Path) -> None:
 
 
 def folded(network: Any, x: Any, path: Path) -> None:
-    """As deel's vanilla_export and torch's remove_parametrizations leave it: weights as plain tensors."""
+    """Export with weights as plain tensors, by deel's vanilla_export or torch's remove_parametrizations."""
     if hasattr(network, "vanilla_export"):
         network = network.vanilla_export()
     for module in network.modules():
@@ -126,7 +126,7 @@ def folded(network: Any, x: Any, path: Path) -> None:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Nothing on the terminal: exporters print whole graphs, some of them from C++."""
+    """Discard output: exporters print whole graphs, some of them from C++."""
     kept = os.dup(1), os.dup(2)
     with open(os.devnull, "w", encoding="utf-8") as nothing:
         for descriptor in (1, 2):
@@ -140,8 +140,8 @@ def silence() -> Iterator[None]:
                 os.close(former)
 
 
-def told(path: Path, norm: Norm, *, claims: bool) -> str:
-    """What the certificate makes of a file."""
+def result_of(path: Path, norm: Norm, *, claims: bool) -> str:
+    """Return the proved Lipschitz constant of a file, or the reason of its refusal."""
     try:
         predictor = CertifiedPredictor(path)
     except ModelError as error:
@@ -153,7 +153,7 @@ def told(path: Path, norm: Norm, *, claims: bool) -> str:
 
 
 def main() -> None:
-    """Prints one row a file."""
+    """Print one row for each file."""
     warnings.filterwarnings("ignore")
     torch.manual_seed(0)
     exporters: list[Callable[[Any, Any, Path], None]] = [dynamo, torchscript, folded]
@@ -169,13 +169,13 @@ def main() -> None:
                 except Exception as error:
                     result = f"its exporter fails: {type(error).__name__}"
                 else:
-                    result = told(path, norm, claims=not name.startswith("torch"))
+                    result = result_of(path, norm, claims=not name.startswith("torch"))
                 print(f"| {name} | {exporter.__name__} | l{norm} | {result} |", flush=True)
         x, y = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32), np.arange(300) % 3
         for model in (MLPClassifier((16,), max_iter=30), MLPRegressor(hidden_layer_sizes=(16,), max_iter=30)):
             path = Path(folder) / "sklearn.onnx"
             path.write_bytes(to_onnx(model.fit(x, y), x[:1]).SerializeToString())
-            result = told(path, Norm.TWO, claims=False)
+            result = result_of(path, Norm.TWO, claims=False)
             print(f"| scikit-learn {type(model).__name__} | skl2onnx | l2 | {result} |")
 
 

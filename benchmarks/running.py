@@ -1,4 +1,4 @@
-"""Servers that run: ours or a peer's, each checked against what is computed in process."""
+"""Running servers, ours or a peer's, with answers checked against those computed in process."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Server = Ours | Peer
 
 @dataclass(frozen=True)
 class Running:
-    """A server that was started.
+    """A started server.
 
     Attributes:
-        headers: that every request needs.
-        expected: the true answers to inputs.
+        headers: headers of every request.
+        expected: function of inputs that returns their true answers.
     """
 
     server: Server
@@ -40,10 +40,10 @@ class Running:
     expected: Callable[[Array], Answers]
 
     def wait(self, x: Array) -> None:
-        """Until it answers.
+        """Wait until the server answers.
 
         Raises:
-            RuntimeError: it ended, or that takes too long.
+            RuntimeError: the server ended, or does not answer within ``START_SECONDS``.
         """
         wire, end, last = self.server.wires[0], time.monotonic() + START_SECONDS, "does not listen"
         headers, body = wire.write(x)
@@ -60,10 +60,10 @@ class Running:
         raise RuntimeError(f"{last}; {self.tree.last_line()}")
 
     def check(self, wire: Wire, inputs: list[Array], connections: int) -> None:
-        """Asks for each input, as many at a time as there are connections, and compares the answers.
+        """Send each input, as many at a time as there are connections, and compare the answers.
 
         Raises:
-            RuntimeError: one is not what it should be.
+            RuntimeError: an answer is wrong.
         """
         asked = inputs * -(-connections // len(inputs))
         tolerance = 0.0 if isinstance(self.server, Ours) else TOLERANCE
@@ -94,10 +94,10 @@ class Running:
 
 
 def start(server: Server, content: bytes, folder: Path, peers: Path) -> Running:
-    """Starts one, in a new folder; it does not answer yet.
+    """Start a server, in a new folder; it may not listen yet.
 
     Raises:
-        RuntimeError: it is not installed.
+        RuntimeError: the server is not installed.
     """
     folder.mkdir()
     if isinstance(server, Ours):

@@ -5,7 +5,7 @@
     python -m benchmarks.serving --baseline ../old --seconds 1 --rounds 10
 
 All servers of a model run at the same time, but all except the one measured are stopped (SIGSTOP) and take
-no time; a round visits each load with one server after another, so that what else the machine does falls on
+no time; a round visits each load with one server after another, so that other load on the machine falls on
 all alike. Before each window answers at that load are compared with those computed in process: ours bit
 for bit, label and radius too, a peer's scores within 1e-5. Ours runs with authentication, validation and
 metrics. Everything has one onnxruntime thread and one worker, unless it says otherwise. wrk sends different
@@ -16,7 +16,6 @@ their CPU for each request is compared. They run on one core, and wrk on another
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 import signal
@@ -38,6 +37,7 @@ from benchmarks.ours import OURS, Ours
 from benchmarks.peers import PEERS
 from benchmarks.running import Running, Server, start
 from benchmarks.serving_tables import Row, against_one, figures, load_name, medians, ratios
+from benchmarks.tables import write
 from benchmarks.wire import PREDICT, V2_BINARY, Array, Wire
 from tests.networks import groupsort_net, to_file
 
@@ -50,7 +50,7 @@ BODIES = {1: 16, 64: 4}
 def window(
     running: Running, wire: Wire, model: str, inputs: list[Array], connections: int, seconds: int
 ) -> Row:
-    """Checks, then measures.
+    """Check the answers, then measure one window.
 
     Raises:
         RuntimeError: an answer is wrong, or a request failed.
@@ -111,14 +111,14 @@ def against(baseline: Path, model: str, content: bytes, seconds: int, rounds: in
 
 
 class Run:
-    """All of it.
+    """Measurement of all servers.
 
     Args:
         peers: folder of the peers' environments.
-        only: regular expression that a window's name must match, where that is given.
+        only: regular expression that a window's name must match, where given.
 
     Attributes:
-        left_out: why a server, or one of its windows, is not measured.
+        left_out: reasons for which a server, or one of its windows, is not measured.
     """
 
     def __init__(self, peers: Path, seconds: int, rounds: int, only: str | None) -> None:
@@ -127,7 +127,7 @@ class Run:
         self._only = re.compile(only or "")
 
     def install(self) -> None:
-        """Makes the environments of the peers that are wanted."""
+        """Make the environments of the selected peers."""
         for peer in PEERS:
             if any(self._wanted(model, load, peer) for model in MODELS for load in LOADS):
                 progress(f"installing {peer.name}")
@@ -135,11 +135,11 @@ class Run:
                     self.left_out[peer.name] = reason
 
     def _wanted(self, model: str, load: tuple[int, int], server: Server) -> list[Wire]:
-        """Ways to ask a server that are to be measured at a load."""
+        """Return the selected wires of a server at a load."""
         return [wire for wire in server.wires if self._only.search(title(model, load, server, wire))]
 
     def measure(self, model: str, content: bytes) -> Iterator[Row]:
-        """The windows of one model."""
+        """Yield the windows of one model."""
         with tempfile.TemporaryDirectory() as folder:
             started: list[Running] = []
             try:
@@ -163,7 +163,7 @@ class Run:
                     self._leave_out(server.name, error)
 
     def _answers(self, one: Running, x: Array) -> bool:
-        """Whether it comes up; it is stopped then."""
+        """Return True once a server answers, and pause it; False if it does not."""
         try:
             one.wait(x)
         except RuntimeError as error:
@@ -191,26 +191,26 @@ class Run:
 
 
 def title(model: str, load: tuple[int, int], server: Server, wire: Wire) -> str:
-    """Of a window."""
+    """Return the name of a window."""
     return f"{model} {load_name(*load)} {server.name} {wire.name}"
 
 
 def random_inputs(model: str, rows: int, count: int) -> list[Array]:
-    """Some arrays (rows, d) in float32, the same every time."""
+    """Return arrays (rows, d) in float32, the same every time."""
     rng, size = np.random.default_rng(0), MODELS[model][0][0]
     return [rng.random((rows, size), dtype=np.float32) for _ in range(count)]
 
 
 def progress(text: str) -> None:
-    """What is done now."""
+    """Print progress to standard error."""
     click.echo(text, err=True)
 
 
 @click.command()
 @click.option("--peers", type=Path, help="Folder of the peers' environments.")
 @alternating.baseline_option
-@click.option("--install", is_flag=True, help="Make those that are not there yet.")
-@click.option("--seconds", default=3, show_default=True, help="Of one window.")
+@click.option("--install", is_flag=True, help="Make missing environments of peers.")
+@click.option("--seconds", default=3, show_default=True, help="Duration of a window.")
 @click.option("--rounds", default=1, show_default=True, help="Windows of each cell; their median counts.")
 @click.option(
     "--only", help="Regular expression; a window's name is like '2-64-64-1 c16 lipserve v2 binary'."
@@ -245,13 +245,8 @@ def main(
         if only is None:
             progress(f"{model} in process")
             costs += certificate_cost(model, content)
-    if output is not None:
-        document = {
-            "windows": list(map(asdict, rows)),
-            "in_process": list(map(asdict, costs)),
-            "left_out": run.left_out,
-        }
-        output.write_text(json.dumps(document, indent=1))
+    windows, in_process = (list(map(asdict, found)) for found in (rows, costs))
+    write(output, {"windows": windows, "in_process": in_process, "left_out": run.left_out})
     middle = medians(rows)
     parts = [figures(middle), ratios(middle), *(against_one(middle, one.name) for one in OURS[1:])]
     parts += [table(costs)] if costs else []

@@ -1,4 +1,4 @@
-"""What ``serving.py`` measured, as tables in markdown."""
+"""The measurements of ``benchmarks.serving`` as tables in Markdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import median
 
 @dataclass(frozen=True)
 class Row:
-    """One window. Of a server all its processes are meant.
+    """One window; CPU and memory are those of all processes of the server.
 
     Attributes:
         kind: "ours", "peer" or "limit".
@@ -30,12 +30,12 @@ class Row:
 
     @property
     def load(self) -> str:
-        """For people."""
+        """Return the name of the load."""
         return load_name(self.inputs, self.connections)
 
 
 def load_name(inputs: int, connections: int) -> str:
-    """Connections, and inputs in a request where they are several."""
+    """Return the name of a load: connections, and inputs in a request where there are several."""
     return f"c{connections}" if inputs == 1 else f"batch-{inputs} c{connections}"
 
 
@@ -43,7 +43,7 @@ MEASURED = ("requests_per_second", "p50_ms", "p99_ms", "cpu_us", "resident_mib")
 
 
 def medians(rows: Iterable[Row]) -> list[Row]:
-    """One row for each cell, over the rounds."""
+    """Return one row for each cell: the medians over the rounds."""
     cells: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
         cells.setdefault((row.model, row.load, row.server, row.wire), []).append(row)
@@ -54,7 +54,7 @@ def medians(rows: Iterable[Row]) -> list[Row]:
 
 
 def figures(rows: Sequence[Row]) -> str:
-    """A table for each model: a line for each server and wire, a column for each load."""
+    """Return a table for each model: a line for each server and wire, a column for each load."""
     parts = []
     for model in dict.fromkeys(row.model for row in rows):
         mine = [row for row in rows if row.model == model]
@@ -81,16 +81,16 @@ def _cell(row: Row) -> str:
 
 
 def ratios(rows: Sequence[Row]) -> str:
-    """Ours with one worker against the best peer asked likewise, JSON or binary, and the best of all."""
+    """Return a table of ours with one worker over the best peer: in the same encoding, and in any."""
     lines = [
-        "| model | load | | ours | best peer likewise | ratio | best peer at all | ratio |",
+        "| model | load | | ours | best peer, same encoding | ratio | best peer | ratio |",
         "|---" * 8 + "|",
     ]
     for model, load, binary in dict.fromkeys((row.model, row.load, row.binary) for row in rows):
         mine = [row for row in rows if (row.model, row.load) == (model, load)]
         peers = [row for row in mine if row.kind == "peer"]
         ours = _best(row for row in mine if row.server == "lipserve" and row.binary == binary)
-        likewise, best = _best(row for row in peers if row.binary == binary), _best(peers)
+        same_encoding, best = _best(row for row in peers if row.binary == binary), _best(peers)
         if ours is None:
             continue
         cells = " | ".join(
@@ -98,7 +98,7 @@ def ratios(rows: Sequence[Row]) -> str:
             f"| {ours.requests_per_second / peer.requests_per_second:.2f}"
             if peer
             else " | "
-            for peer in (likewise, best)
+            for peer in (same_encoding, best)
         )
         encoding = "binary" if binary else "JSON"
         lines.append(
@@ -112,7 +112,7 @@ def _best(rows: Iterable[Row]) -> Row | None:
 
 
 def against_one(rows: Sequence[Row], server: str) -> str:
-    """Another way to run ours, against lipserve with one worker in float64, asked the same way."""
+    """Return a table of another configuration of ours over lipserve with one worker in float64, by wire."""
     plain = {(r.model, r.load, r.wire): r.requests_per_second for r in rows if r.server == "lipserve"}
     lines = [f"| {server} / lipserve | load | wire | ratio |", "|---" * 4 + "|"]
     for row in rows:

@@ -1,8 +1,8 @@
-"""The soundness suite at full size: claims and violations by suite and rule, and what soundness costs.
+"""The soundness suite at full size: claims and violations by suite and rule, and the cost of soundness.
 
     python -m benchmarks.soundness [--count 2500] [--workers 2]
 
-The inputs are those of ``tests/soundness``, which runs a small part of them; exits with 1 where a
+The inputs are those of ``tests/soundness``, which runs a small part of them; exit status 1 where a
 rule of ours is violated, where a suite breaks no naive rule, or where too little is certified.
 """
 
@@ -31,7 +31,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "models"
 
 
 def main() -> int:
-    """Prints two tables in markdown."""
+    """Print two tables in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=2500, help="inputs for each suite, network and norm")
     parser.add_argument("--workers", type=int, default=2)
@@ -110,7 +110,7 @@ def _print_costs():
 
 
 def _networks(rng):
-    """Name, graph and 1,000 float32 inputs: of the suites, the trained examples, and a wide one."""
+    """Yield name, graph and 1,000 float32 inputs: of the suites, the trained examples, and a wide network."""
     for name in nets.NETS:
         graph = nets.make(name).graph
         yield name, graph, float32(rng.normal(size=(1000, graph.input_size)))
@@ -125,13 +125,13 @@ def _networks(rng):
 
 
 def _analyse(graph, norm, working):
-    """What is bounded once a model and norm, with nothing remembered from before."""
+    """Return the bounds derived once for each model and norm, without caches."""
     graph = nets.fresh(graph)
     return bound_lipschitz(graph, norm), bound_rounding(graph, working, FORMATS[np.float64])
 
 
 def _seconds(function, times):
-    """The median of some runs."""
+    """Return the median seconds of some calls."""
     taken = []
     for _ in range(times):
         start = time.perf_counter()

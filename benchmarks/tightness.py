@@ -1,4 +1,4 @@
-"""How tight is a radius: ours, the tighter tier, CROWN, α-CROWN and smoothing, beside the best attack.
+"""Tightness of radii: ours, the tighter tier, CROWN, α-CROWN and smoothing, beside the best attack.
 
     python -m benchmarks.tightness [--points 60] [--peers FOLDER] [--json FILE]
 
@@ -32,10 +32,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
+from benchmarks.tables import show, write
 from lipmodel.audit.attacks.attack import AttackTask
 from lipmodel.audit.attacks.registry import find_nearest
 from lipmodel.audit.gradient import GradientEngine
@@ -57,7 +56,7 @@ HELP = "pip install --no-deps --target FOLDER auto_LiRPA appdirs tqdm, then --pe
 
 
 def recipe_net(name, norm, *, activation=None, loss=None):
-    """A recipe of ours, perhaps with another activation or loss."""
+    """Return the file of a recipe, with another activation or loss if given."""
     recipe = load_recipe(name, norm=norm)
     if activation:
         recipe = replace(recipe, network=replace(recipe.network, activation=activation))
@@ -67,7 +66,7 @@ def recipe_net(name, norm, *, activation=None, loss=None):
 
 
 def plain_net():
-    """An ordinary ReLU network, trained for accuracy alone: not a Lipschitz one."""
+    """Return the file of an ordinary ReLU network, trained for accuracy alone."""
     data = load_parts("digits", None)[0]
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
@@ -110,7 +109,7 @@ NETS = {
 
 
 def cached(title, make):
-    """The ONNX file of a network, made once."""
+    """Return the ONNX file of a network, made once."""
     path = CACHE / f"{title.replace(',', '').replace(' ', '-')}.onnx"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +128,7 @@ class Smoothing:
         self.rng = np.random.default_rng(0)
 
     def radius(self, x, label):
-        """The radius about x if the label is the likelier one there, else 0."""
+        """Return the radius about x if the label is the likelier one there, else 0."""
         noise = self.rng.normal(size=(self.samples, len(x))) * self.sigma
         labels = self.predictor.predict(x + noise).radii.label
         hits = int((labels == label).sum())
@@ -138,7 +137,7 @@ class Smoothing:
 
 
 def clopper_pearson(hits, samples, alpha=0.001):
-    """The exact lower confidence bound of a share: the p at which so many hits or more have probability α."""
+    """Return the exact lower confidence bound of a share: p at which so many hits or more have chance α."""
     low, high = 0.0, hits / samples
     logs = [
         math.lgamma(samples + 1) - math.lgamma(k + 1) - math.lgamma(samples - k + 1)
@@ -169,7 +168,7 @@ class Crown:
         self.count = graph.output_shape[0]
 
     def proves(self, x, label, radius, method):
-        """Whether the label is proved on the ball."""
+        """Return True if the label is proved on the ball."""
         from auto_LiRPA import BoundedTensor, PerturbationLpNorm
 
         if self.count == 1:
@@ -182,7 +181,7 @@ class Crown:
         return bool((below > 0).all())
 
     def radius(self, x, label, low, high, method, steps):
-        """Bisected between a radius that is proved and one that is not."""
+        """Return a proved radius, by bisection between a proved and an unproved one."""
         x = torch.from_numpy(x).float()[None]
         for _ in range(steps):
             middle = (low + high) / 2.0
@@ -205,12 +204,12 @@ class MaxMin(nn.Module):
         self.bent = linear(torch.cat([sides[k][1] * torch.eye(half) for k in op.joined]))
 
     def forward(self, z):
-        """Max and min, joined."""
+        """Return max and min, joined."""
         return self.passed(z) + self.bent(torch.relu(self.difference(z)))
 
 
 def linear(weight, bias=None):
-    """A torch layer with the weights given."""
+    """Return a torch layer with the weights given."""
     layer = nn.Linear(weight.shape[1], weight.shape[0])
     layer.weight.data = torch.as_tensor(weight).float().contiguous()
     layer.bias.data = torch.zeros(len(weight)) if bias is None else torch.as_tensor(bias).float()
@@ -218,7 +217,7 @@ def linear(weight, bias=None):
 
 
 def to_torch(graph):
-    """The network as torch layers, for peers that want that."""
+    """Return a network as torch layers."""
     layers = []
     for op in graph.ops:
         match op:
@@ -237,9 +236,9 @@ def to_torch(graph):
 
 
 def use_peers(folder):
-    """Makes auto_LiRPA 0.3 importable beside the torch and numpy that we have; None if it is not there.
+    """Make auto_LiRPA 0.3 importable with the installed torch and numpy; return its version, else None.
 
-    Three names that it wants from them are gone or hidden: they are given back, nothing else changes.
+    Three names that it imports from them are gone or hidden: they are restored, nothing else changes.
     """
     if folder:
         sys.path.append(folder)
@@ -264,13 +263,13 @@ def use_peers(folder):
 
 
 def timed(function, *args):
-    """A result and the seconds it took."""
+    """Return a result and the seconds it took."""
     started = time.perf_counter()
     return function(*args), time.perf_counter() - started
 
 
 def measure(title, points, peers):
-    """Median ratios to the best attack and times per point, of every method on one network."""
+    """Return median ratios to the best attack and times per point, of every method on one network."""
     data, name, make = NETS[title]
     norm = Norm(name)
     predictor = CertifiedPredictor(cached(title, make))
@@ -313,7 +312,7 @@ def measure(title, points, peers):
 
 
 def main():
-    """Measures and prints one table."""
+    """Measure and print one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--points", type=int, default=60, help="held-out inputs of each network")
     parser.add_argument("--peers", help="folder that auto_LiRPA was installed to")
@@ -321,27 +320,24 @@ def main():
     parser.add_argument("--nets", nargs="*", choices=list(NETS), default=list(NETS))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # of what auto_LiRPA still uses
+    warnings.simplefilter("ignore")  # of auto_LiRPA
     version = use_peers(args.peers)
     rows = []
     for title in args.nets:
         rows.append(measure(title, args.points, version))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     methods = ["lipschitz", "local", "crown", "alpha-crown", "smoothing"]
-    table = Table(
-        title="median radius / best attack · seconds a point "
-        f"(auto_LiRPA {version}; α-CROWN on the first {ALPHA_POINTS} points)"
-    )
-    for heading in ("network", "points", *methods):
-        table.add_column(heading)
-    for row in rows:
-        cells = [
-            f"{row['ratio'][m]:.3f} · {row['seconds'][m]:.2g}" if m in row["ratio"] else "–" for m in methods
-        ]
-        table.add_row(row["network"], str(row["points"]), *cells)
-    Console(width=150).print(table)
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=2))
+    shown = [
+        {"network": row["network"], "points": row["points"]}
+        | {
+            m: f"{row['ratio'][m]:.3f} · {row['seconds'][m]:.2g}" if m in row["ratio"] else "–"
+            for m in methods
+        }
+        for row in rows
+    ]
+    version = f"auto_LiRPA {version}; α-CROWN on the first {ALPHA_POINTS} points"
+    show(f"median radius / best attack · seconds a point ({version})", shown)
+    write(args.json, rows)
 
 
 if __name__ == "__main__":

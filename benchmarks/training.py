@@ -34,12 +34,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 from torch.nn.functional import cross_entropy, linear
 from torch.nn.utils import parametrizations
 
+from benchmarks.tables import show
+from benchmarks.tables import write as write_json
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.data.load import digits
 from lipmodel.evaluate import evaluate
@@ -75,42 +75,42 @@ PLAIN = "GroupSort, no constraint"
 
 
 def body(first, layer, last, width, activation=max_min):
-    """64-width-width-10 of three kinds of layers."""
+    """Return a network 64-width-width-10 of three kinds of layers."""
     hidden = [first(64, width), activation(), layer(width, width), activation()]
     return nn.Sequential(*hidden, last(width, 10))
 
 
 def alike(layer, activation=max_min):
-    """The same kind of layer three times."""
+    """Return a maker of networks with one kind of layer."""
     return lambda width: body(layer, layer, layer, width, activation)
 
 
 def ours(first, layer, norm):
-    """Two constrained layers and a head for features measured in the dual of ``norm``."""
+    """Return a maker of networks: two constrained layers, and a head for features in the dual of ``norm``."""
     first, layer = (partial(ConstrainedDense, constraint=c) for c in (first, layer))
     return lambda width: body(first, layer, partial(LinearHead, constraint=RowNorm(norm=norm)), width)
 
 
 def prototypes(width):
-    """Orthogonal layers under prototypes."""
+    """Return a network of orthogonal layers and a head of prototypes."""
     dense = partial(ConstrainedDense, constraint=Stiefel())
     head = partial(PrototypeHead, prototypes=PROTOTYPES, candidates=2, dropout=0.5)
     return body(dense, dense, head, width)
 
 
 def monotonic(width):
-    """Row norms for inputs in l2: ‖row‖_2, then ‖row‖_1."""
+    """Return a network with row norms for inputs in l2: ‖row‖_2, then ‖row‖_1."""
     first, rest = (partial(lmn.LipschitzLinear, kind=kind) for kind in ("two-inf", "inf"))
     return body(first, rest, rest, width)
 
 
 def spectral(inputs, outputs):
-    """By torch's spectral_norm."""
+    """Return a layer by torch's spectral_norm."""
     return parametrizations.spectral_norm(nn.Linear(inputs, outputs))
 
 
 def orthogonal(inputs, outputs):
-    """By torch's orthogonal."""
+    """Return a layer by torch's orthogonal."""
     return parametrizations.orthogonal(nn.Linear(inputs, outputs))
 
 
@@ -128,23 +128,32 @@ NETWORKS = {
     "torch, spectral_norm": alike(spectral),
     "torch, orthogonal": alike(orthogonal),
 }
+COLUMNS = {
+    "step × GroupSort": ("step", ".2f"),
+    "step × ReLU": ("step_relu", ".2f"),
+    "clean": ("clean", ".1%"),
+    "certified": ("certified", ".1%"),
+    "bound": ("bound", ".7f"),
+    "training s": ("seconds", ".1f"),
+}
+"""Key and format of each column."""
 UNCONSTRAINED = ("ReLU, no constraint", PLAIN)
 BY_ROWS = ("ours, rows", "monotonicnetworks")  # features measured in linf, rows of the head in l1
 
 
 @write.register
 def _(module: nn.Linear, builder):
-    """A peer's layer, its weight as the forward pass has it (all of them derive from torch's)."""
+    """Write a peer's layer with the weight of its forward pass (all of them derive from torch's)."""
     plain = ConstrainedDense(*module.weight.T.shape, AsItIs())
     plain.weight.data, plain.bias.data = module.weight.detach().clone(), module.bias.detach().clone()
     write(plain, builder)
 
 
 class AsItIs(Stiefel):
-    """No constraint: what the certificate proves of a peer's weights is what they are."""
+    """No constraint: the certificate is about a peer's weights as they are."""
 
     def finish(self, weight):
-        """The weight."""
+        """Return the weight unchanged."""
         return weight
 
 
@@ -152,7 +161,7 @@ class AsItIs(Stiefel):
 
 
 def stepper(make, x, y):
-    """A function that trains a network of width 256 for a few steps and returns the seconds a step."""
+    """Return a function that trains a network of width 256 for a few steps and returns the seconds a step."""
     torch.manual_seed(0)
     network = make(256)
     optimiser = torch.optim.Adam(network.parameters(), lr=RATE)
@@ -167,12 +176,12 @@ def stepper(make, x, y):
             optimiser.step()
         return (time.perf_counter() - started) / STEPS
 
-    seconds()  # what the first call alone does
+    seconds()  # the first call allocates
     return seconds
 
 
 def objective_of(network, otherwise):
-    """The prototypes' own loss, or the one given."""
+    """Return the loss of prototypes, or the one given."""
     head = network[-1]
     if not isinstance(head, PrototypeHead):
         return partial(otherwise, network)
@@ -186,7 +195,7 @@ def objective_of(network, otherwise):
 
 
 def step_times(rounds, x, y):
-    """Name to (median ratio to the unconstrained net, median seconds a step)."""
+    """Return, by name, (median ratio to the unconstrained net, median seconds a step)."""
     steppers = {name: stepper(make, x[:BATCH], y[:BATCH]) for name, make in NETWORKS.items()}
     plain = stepper(NETWORKS[PLAIN], x[:BATCH], y[:BATCH])
     pairs = {name: [] for name in NETWORKS}
@@ -203,7 +212,7 @@ def step_times(rounds, x, y):
 
 
 def trained(name, x, y, schedule, loss, seed):
-    """A network of width 128 after a training, in eval."""
+    """Return a trained network of width 128, in eval mode."""
     torch.manual_seed(seed)
     network = NETWORKS[name](128)
     head = network[-1]
@@ -222,7 +231,7 @@ def trained(name, x, y, schedule, loss, seed):
 
 
 def accuracy(name, x, y, folds, schedule, loss):
-    """Clean and certified accuracy (means over folds), largest proved bound, seconds of a training."""
+    """Return clean and certified accuracy (means over folds), largest proved bound, seconds of a training."""
     fold_of = np.random.default_rng(0).permutation(len(x)) % FOLDS
     results = []
     for fold in range(folds):
@@ -251,7 +260,7 @@ def accuracy(name, x, y, folds, schedule, loss):
 
 
 def main():
-    """Measures everything and prints one table."""
+    """Measure everything and print one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, help="of training; by default the recipe's")
     parser.add_argument("--rounds", type=int, default=100, help="of timing")
@@ -273,23 +282,15 @@ def main():
             row |= dict(zip(("clean", "certified", "bound", "seconds"), figures, strict=True))
         rows.append(row)
         print(json.dumps(row), file=sys.stderr, flush=True)
-    show(rows, schedule.epochs)
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=2))
-
-
-def show(rows, epochs):
-    """One table, and what the requirement on step time comes to."""
-    table = Table(title=f"step time, and accuracy on digits after {epochs} epochs (l2, ε = {EPSILON})")
-    for heading in ("layers", "step × GroupSort", "step × ReLU", "clean", "certified", "bound", "training s"):
-        table.add_column(heading)
-    for row in rows:
-        cells = [row["network"], f"{row['step']:.2f}", f"{row['step_relu']:.2f}"]
-        if "clean" in row:
-            cells += [f"{row['clean']:.1%}", f"{row['certified']:.1%}", f"{row['bound']:.7f}"]
-            cells.append(f"{row['seconds']:.1f}")
-        table.add_row(*cells)
-    Console(width=130).print(table)
+    write_json(args.json, rows)
+    show(
+        f"step time, and accuracy on digits after {schedule.epochs} epochs (l2, ε = {EPSILON})",
+        [
+            {"layers": row["network"]}
+            | {title: f"{row[key]:{form}}" if key in row else "" for title, (key, form) in COLUMNS.items()}
+            for row in rows
+        ],
+    )
     step = {row["network"]: row["step"] for row in rows}
     own = step["ours, orthogonal"]
     print(

@@ -1,4 +1,4 @@
-"""What goes over the wire: inputs as bodies of requests, and answers as arrays."""
+"""Encodings: inputs as bodies of requests, and answers as arrays."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Answers = dict[str, Array]
 
 @dataclass(frozen=True)
 class Wire:
-    """A way to ask.
+    """Encoding of requests and answers.
 
     Attributes:
-        name: for people.
-        binary: whether numbers are sent as bytes.
-        path: of the URL.
-        write: headers and body of a request with (N, d) float32 inputs.
-        read: the answers: scores, and of ours label_index and certified_radius; from headers and body.
+        name: displayed name.
+        binary: True if numbers are sent as bytes.
+        path: path of the URL.
+        write: function of (N, d) float32 inputs that returns headers and body of a request.
+        read: function of headers and body that returns scores, and of ours label_index and certified_radius.
     """
 
     name: str
@@ -38,18 +38,18 @@ class Wire:
 
 
 def write_rows(x: Array) -> tuple[dict[str, str], bytes]:
-    """An object with rows."""
+    """Return inputs as an object with rows."""
     return JSON, json.dumps({"inputs": x.tolist()}).encode()
 
 
 def read_scores(headers: Mapping[str, str], body: bytes) -> Answers:
-    """Rows, or an object with them."""
+    """Return scores from rows, or from an object with rows."""
     answer = json.loads(body)
     return {"scores": np.array(answer["scores"] if isinstance(answer, dict) else answer)}
 
 
 def read_predictions(headers: Mapping[str, str], body: bytes) -> Answers:
-    """As lipserve answers predict."""
+    """Return scores, label and radius from an answer of lipserve to predict."""
     rows = json.loads(body)["predictions"]
     return {
         name: np.array([row[name] for row in rows]) for name in ("scores", "label_index", "certified_radius")
@@ -57,20 +57,20 @@ def read_predictions(headers: Mapping[str, str], body: bytes) -> Answers:
 
 
 def write_npy(x: Array) -> tuple[dict[str, str], bytes]:
-    """What numpy.save writes."""
+    """Return inputs in the npy format."""
     buffer = io.BytesIO()
     np.save(buffer, x)
     return {"Content-Type": "application/x-npy"}, buffer.getvalue()
 
 
 def write_v2_json(x: Array) -> tuple[dict[str, str], bytes]:
-    """A tensor of the Open Inference Protocol, flat, as its documents show it."""
+    """Return inputs as a flat tensor of the Open Inference Protocol in JSON."""
     tensor = {"name": "input", "shape": list(x.shape), "datatype": "FP32", "data": x.ravel().tolist()}
     return JSON, json.dumps({"inputs": [tensor]}).encode()
 
 
 def write_v2_binary(x: Array) -> tuple[dict[str, str], bytes]:
-    """The same as bytes, to be answered with bytes."""
+    """Return inputs as a binary tensor of the Open Inference Protocol, and ask for a binary answer."""
     tensor = {"name": "input", "shape": list(x.shape), "datatype": "FP32"}
     tensor["parameters"] = {"binary_data_size": x.nbytes}
     header = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
@@ -79,7 +79,7 @@ def write_v2_binary(x: Array) -> tuple[dict[str, str], bytes]:
 
 
 def read_v2(headers: Mapping[str, str], body: bytes) -> Answers:
-    """Every output that holds numbers, in JSON or bytes."""
+    """Return every output with numbers, in JSON or bytes."""
     end = int(headers.get(LENGTH, len(body)))
     answers: Answers = {}
     for output in json.loads(body[:end])["outputs"]:

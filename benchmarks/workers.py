@@ -1,10 +1,10 @@
-"""Throughput of one, two and three workers, each held to a share of one core, so that the load has room.
+"""Throughput of one, two and three workers, each limited to a share of one core.
 
     python -m benchmarks.workers [--share 0.3] [--seconds 4] [--rounds 3]
 
-On a machine of few cores a second worker takes them from the load, and what it gains cannot be seen. Here
-each process of the server has a control group of its own that gives it that share of a core (as root, with
-version 1 of Linux's cpu controller). wrk sends to each number of workers in turns; answers are compared with
+On a machine of few cores a second worker takes them from the load, and its gain is not visible. Here a
+control group limits each process of the server to that share of a core (as root, with version 1 of Linux's
+cpu controller). wrk sends to each number of workers in turns; answers are compared with
 those in process before each window.
 """
 
@@ -29,13 +29,13 @@ from tests.networks import groupsort_net, to_file
 
 CONTROLLER = Path("/sys/fs/cgroup/cpu")
 PERIOD = 20_000
-"""µs over which a share is kept to."""
+"""Period of the limit in µs."""
 COUNTS, CONNECTIONS = (1, 2, 3), 64
 
 
 @contextmanager
 def held_to(share: float, pid: int) -> Iterator[None]:
-    """A process, with all its threads, has that share of a core."""
+    """Limit a process, with all its threads, to a share of a core."""
     group = CONTROLLER / f"lipcert-{pid}"
     group.mkdir()
     try:
@@ -50,14 +50,14 @@ def held_to(share: float, pid: int) -> Iterator[None]:
 
 
 @click.command()
-@click.option("--share", default=0.3, show_default=True, help="Of a core, that each worker has.")
-@click.option("--seconds", default=4, show_default=True, help="Of one window.")
+@click.option("--share", default=0.3, show_default=True, help="Share of a core for each worker.")
+@click.option("--seconds", default=4, show_default=True, help="Duration of a window.")
 @click.option("--rounds", default=3, show_default=True, help="Windows of each; their median counts.")
 def main(share: float, seconds: int, rounds: int) -> None:
-    """Prints requests a second."""
+    """Print requests a second."""
     check_wrk()
     if not (CONTROLLER / "cgroup.procs").exists():
-        sys.exit(f"{CONTROLLER} is not there; this takes version 1 of the cpu controller")
+        sys.exit(f"{CONTROLLER} does not exist; this takes version 1 of the cpu controller")
     print(
         f"| {CONNECTIONS} connections, {share:g} of a core a worker | " + " | ".join(map(str, COUNTS)) + " |"
     )
@@ -82,8 +82,8 @@ def main(share: float, seconds: int, rounds: int) -> None:
                 rates = [
                     median(row.requests_per_second for row in column) for column in zip(*taken, strict=True)
                 ]
-                told = " | ".join(f"{rate:.0f} ({rate / rates[0]:.2f})" for rate in rates)
-                print(f"| {model}, {wire.name} | {told} |", flush=True)
+                cells = " | ".join(f"{rate:.0f} ({rate / rates[0]:.2f})" for rate in rates)
+                print(f"| {model}, {wire.name} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

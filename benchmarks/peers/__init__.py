@@ -19,15 +19,15 @@ APPS = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Peer:
-    """How to run one.
+    """Server of a peer.
 
     Attributes:
-        name: for people.
-        app: its file here.
-        requirement: what its environment holds beside onnxruntime; None for what this one has.
-        wires: ways to ask it.
-        batched: whether it merges requests, where that is to be asked for.
-        kind: "peer", or "limit" where it runs no model: what no server can be better than.
+        name: displayed name.
+        app: its file in this folder.
+        requirement: package of its environment beside onnxruntime; None for this environment.
+        wires: encodings of requests.
+        batched: ask the server to merge requests, where that is an option.
+        kind: "peer", or "limit" for a server without a model, which no server can exceed.
     """
 
     name: str
@@ -38,14 +38,14 @@ class Peer:
     kind: str = "peer"
 
     def environment(self, folder: Path) -> Path:
-        """Where its own is, below that of all."""
+        """Return its environment, below the folder of all."""
         return folder.resolve() / self.app.removesuffix("_app.py")
 
     def command(self, folder: Path, model: Path, port: int) -> list[str]:
-        """What serves a model on a port.
+        """Return the command that serves a model on a port.
 
         Raises:
-            RuntimeError: its environment is not there.
+            RuntimeError: its environment does not exist.
         """
         if self.requirement is None:
             python = Path(sys.executable)
@@ -59,13 +59,13 @@ class Peer:
         return [str(python), str(APPS / self.app), str(model), str(port), *["batched"] * self.batched]
 
     def variables(self, folder: Path, model: Path) -> dict[str, str]:
-        """Of its environment: for BentoML the arguments, for all their own commands first and no tracking."""
+        """Return environment variables: its own commands first, no tracking, and the arguments of BentoML."""
         commands = {"PATH": f"{self.environment(folder) / 'bin'}:/usr/bin:/bin"} if self.requirement else {}
         quiet = {"BENTOML_DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": ""}
         return commands | quiet | {"MODEL": str(model)} | ({"BATCHED": "1"} if self.batched else {})
 
     def install(self, folder: Path) -> str | None:
-        """Makes its environment, if there is none yet; why that failed, or None."""
+        """Make its environment unless it exists; return the reason of a failure, else None."""
         environment = self.environment(folder)
         if self.requirement is None or (environment / "bin" / "python").exists():
             return None

@@ -13,7 +13,7 @@ Rows = Annotated[np.ndarray, DType("float32")]
 
 @bentoml.service(workers=1)
 class Service:
-    """Rows in, scores out."""
+    """Service that returns the scores of rows."""
 
     def __init__(self) -> None:
         options = onnxruntime.SessionOptions()
@@ -22,5 +22,5 @@ class Service:
 
     @bentoml.api(batchable="BATCHED" in os.environ, max_batch_size=256)
     def predict(self, inputs: Rows) -> Rows:
-        """Runs the model."""
+        """Run the model."""
         return self.session.run(None, {"input": inputs})[0]

@@ -1,4 +1,4 @@
-"""The least an HTTP server in Python can do: uvicorn alone sends back what it got."""
+"""The minimum of an HTTP server in Python: uvicorn sends the body back."""
 
 import sys
 
@@ -6,7 +6,7 @@ import uvicorn
 
 
 async def app(scope, receive, send):
-    """Sends back the body."""
+    """Send the body back."""
     assert scope["type"] == "http"
     body, more = b"", True
     while more:

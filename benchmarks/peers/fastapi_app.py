@@ -28,7 +28,7 @@ class Answer(BaseModel):
 
 @app.post("/predict")
 def predict(request: Request) -> Answer:
-    """Runs the model."""
+    """Run the model."""
     x = np.array(request.inputs, dtype=np.float32)
     return Answer(scores=session.run(None, {"input": x})[0].tolist())
 

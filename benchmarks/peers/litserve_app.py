@@ -8,33 +8,33 @@ import onnxruntime
 
 
 class Api(litserve.LitAPI):
-    """Rows in, scores out."""
+    """Model that returns the scores of rows."""
 
     def setup(self, device):
-        """Loads the model."""
+        """Load the model."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(sys.argv[1], options)
 
     def decode_request(self, request):
-        """An array."""
+        """Return rows as an array."""
         return np.array(request["inputs"], dtype=np.float32)
 
     def batch(self, inputs):
-        """Requests together."""
+        """Join the rows of requests."""
         self.ends = np.cumsum([len(x) for x in inputs])[:-1]
         return np.concatenate(inputs)
 
     def predict(self, x):
-        """Runs the model."""
+        """Run the model."""
         return self.session.run(None, {"input": x})[0]
 
     def unbatch(self, output):
-        """Answers one by one."""
+        """Return the scores of each request."""
         return np.split(output, self.ends)
 
     def encode_response(self, output):
-        """Scores as rows."""
+        """Return scores as rows."""
         return {"scores": output.tolist()}
 
 

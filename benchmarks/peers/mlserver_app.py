@@ -11,17 +11,17 @@ from mlserver.types import InferenceRequest, InferenceResponse
 
 
 class Runtime(MLModel):
-    """One tensor in, one out."""
+    """Model with one tensor in and one out."""
 
     async def load(self) -> bool:
-        """Loads the model."""
+        """Load the model."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(sys.argv[1], options)
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """Runs the model."""
+        """Run the model."""
         x = NumpyCodec.decode_input(payload.inputs[0])
         scores = self.session.run(None, {"input": x})[0]
         output = NumpyCodec.encode_output("scores", scores)
@@ -29,7 +29,7 @@ class Runtime(MLModel):
 
 
 async def main() -> None:
-    """Serves."""
+    """Serve the model."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         grpc_port = sock.getsockname()[1]
     server = MLServer(

@@ -20,32 +20,32 @@ class Scorer:
         self.session = onnxruntime.InferenceSession(path, options)
 
     def run(self, x):
-        """Scores of rows."""
+        """Return the scores of rows."""
         return self.session.run(None, {"input": x})[0]
 
 
 @serve.deployment(num_replicas=1, max_ongoing_requests=256)
 class Plain(Scorer):
-    """One request after another."""
+    """Replica that runs the model for each request."""
 
     async def __call__(self, request):
-        """Rows in, scores out."""
+        """Answer one request."""
         x = np.array((await request.json())["inputs"], dtype=np.float32)
         return {"scores": self.run(x).tolist()}
 
 
 @serve.deployment(num_replicas=1, max_ongoing_requests=256)
 class Batched(Scorer):
-    """Requests together."""
+    """Replica that runs the model for several requests at once."""
 
     @serve.batch(max_batch_size=64)
     async def run_batch(self, inputs):
-        """Scores of several requests."""
+        """Return the scores of several requests."""
         ends = np.cumsum([len(x) for x in inputs])[:-1]
         return np.split(self.run(np.concatenate(inputs)), ends)
 
     async def __call__(self, request):
-        """Rows in, scores out."""
+        """Answer one request."""
         x = np.array((await request.json())["inputs"], dtype=np.float32)
         return {"scores": (await self.run_batch(x)).tolist()}
 

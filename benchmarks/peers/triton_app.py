@@ -18,12 +18,12 @@ session = onnxruntime.InferenceSession(sys.argv[1], options)
 
 @batch
 def infer(**inputs):
-    """Runs the model."""
+    """Run the model."""
     return session.run(None, inputs)
 
 
 def tensor(of):
-    """Name and shape of an input or output, without the batch."""
+    """Return name and shape of an input or output, without the batch."""
     return Tensor(name=of.name, dtype=np.float32, shape=tuple(of.shape[1:]))
 
 
