@@ -104,12 +104,12 @@ def evaluate(
             executor=EngineExecutor(predictor.file, source, engine) if engine else None,
         )  # fmt: skip
     if folder is not None:
-        with _report_extra():
+        with _writing_report(folder, "evaluation.html"):
             from lipmodel.report.evaluation import evaluation_files
             from lipmodel.report.page import write_files
-        titles = {"model": model.name, "data": stream.name}
-        write_files(evaluation_files(predictor, result, **titles, units=stream.units), folder)
-        _print_written(folder, "evaluation.html")
+
+            titles = {"model": model.name, "data": stream.name}
+            write_files(evaluation_files(predictor, result, **titles, units=stream.units), folder)
     if as_json:
         print_json({"sha256": predictor.file.sha256, **result.to_dict()})
     else:
@@ -117,16 +117,13 @@ def evaluate(
 
 
 @contextmanager
-def _report_extra() -> Iterator[None]:
-    """Raise MissingExtraError if a package for reports is not installed."""
+def _writing_report(folder: Path, page: str) -> Iterator[None]:
+    """Name the missing extra if a package for reports is not installed, and the page once it is written."""
     try:
         yield
     except ModuleNotFoundError:
         raise MissingExtraError("--report", "report") from None
-
-
-def _print_written(folder: Path, name: str) -> None:
-    err.print(f"wrote {folder / name} and its parts", markup=False)
+    err.print(f"wrote {folder / page} and its parts", markup=False)
 
 
 def _show_evaluation(result: Evaluation) -> None:
@@ -190,12 +187,12 @@ def audit(
             executor=EngineExecutor(predictor.file, source, engine) if engine else None,
         )
     if folder is not None:
-        with _report_extra():
+        with _writing_report(folder, "audit.html"):
             from lipmodel.report.audit import audit_files
             from lipmodel.report.page import write_files
-        titles = {"model": model.name, "data": stream.name if stream else "random points"}
-        write_files(audit_files(predictor, report, **titles), folder)
-        _print_written(folder, "audit.html")
+
+            titles = {"model": model.name, "data": stream.name if stream else "random points"}
+            write_files(audit_files(predictor, report, **titles), folder)
     if as_json:
         print_json(report.to_dict())
     else:
