@@ -22,10 +22,9 @@ from pathlib import Path
 
 import click
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
+from fuzz.sizes import model, node
 from lipmodel.certify.lipschitz import bound_lipschitz
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.network.reader.read import read_onnx
@@ -56,28 +55,12 @@ def write_network(path: Path, width: int, kind: str) -> int:
     """Write a ReLU network; return the number of its parameters."""
     rng = np.random.default_rng(0)
     sizes = [INPUTS, *[width] * HIDDEN, SCORES]
-    nodes, weights, name = [], [], "input"
+    nodes, weights, last = [], {}, "x"
     for i, (n, m) in enumerate(pairwise(sizes)):
-        weight = weights_of(rng, m, n, kind)
-        weights += [
-            numpy_helper.from_array(weight, f"w{i}"),
-            numpy_helper.from_array(np.zeros(m, np.float32), f"b{i}"),
-        ]
-        last = i == HIDDEN
-        nodes.append(
-            helper.make_node("Gemm", [name, f"w{i}", f"b{i}"], ["scores" if last else f"h{i}"], transB=1)
-        )
-        if not last:
-            nodes.append(helper.make_node("Relu", [f"h{i}"], [f"r{i}"]))
-        name = f"r{i}"
-    graph = helper.make_graph(
-        nodes,
-        "net",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", INPUTS])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", SCORES])],
-        weights,
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+        weights |= {f"w{i}": weights_of(rng, m, n, kind), f"b{i}": np.zeros(m, np.float32)}
+        nodes.append(node("Gemm", [last, f"w{i}", f"b{i}"], [f"h{i}"], transB=1))
+        nodes.append(node("Relu", [f"h{i}"], [last := f"r{i}"]))
+    path.write_bytes(model(nodes[:-1], weights, ("N", INPUTS), (f"h{HIDDEN}",)))
     return sum(m * (n + 1) for n, m in pairwise(sizes))
 
 

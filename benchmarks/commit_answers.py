@@ -174,7 +174,7 @@ class Tree:
             shutil.copy(path, f"models/trained-{path.name}")
 
     def inspections(self) -> Found:
-        """What is proved of each file, or that it is refused."""
+        """Bounds proved of each file, or its refusal."""
         Path("rows").mkdir()
         for path in sorted(Path("models").glob("*.onnx")):
             yield path.stem, (found := self.run("inspect --json", path))

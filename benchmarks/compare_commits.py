@@ -58,7 +58,7 @@ def write_models(folder: Path) -> None:
 
 
 def found_of(trees: list[Path], work: Path) -> list[dict[str, Values]]:
-    """Return what each tree makes, both at work at the same time.
+    """Return the findings of each tree; both run at the same time.
 
     Raises:
         SystemExit: a tree cannot do what is asked of it; it has said why.

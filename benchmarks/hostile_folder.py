@@ -25,11 +25,10 @@ from statistics import quantiles
 import click
 import httpx
 import numpy as np
-from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from benchmarks.lipserve import Lipserve, clients
 from benchmarks.processes import resident_bytes
+from fuzz.sizes import model, node, varint
 from tests.networks import groupsort_net, to_file
 
 HANGS, GOOD, ALL = 20, 20, 200
@@ -39,68 +38,51 @@ END_SECONDS = 1800.0
 BODY = {"inputs": [[0.5, 0.25]]}
 
 
-def file_of(
-    nodes: list[NodeProto], constants: dict[str, NDArray[np.generic]], shape: tuple[int, ...] = (2,)
-) -> bytes:
-    """Return an ONNX file with nodes that compute ``y`` from ``x``."""
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", *shape])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString()
-
-
 def division(number: int) -> bytes:
     """Divide the least integer by -1, which ends the process natively (SIGFPE)."""
-    nodes = [helper.make_node("Div", ["a", "b"], ["c"]), helper.make_node("Reshape", ["x", "c"], ["y"])]
-    return file_of(nodes, {"a": np.array([-(2**63), number]), "b": np.array([-1, 1])})
+    nodes = [node("Div", ["a", "b"], ["c"]), node("Reshape", ["x", "c"], ["y"])]
+    return model(nodes, {"a": np.array([-(2**63), number]), "b": np.array([-1, 1])}, ("N", 2))
 
 
 def split(number: int) -> bytes:
     """Split a constant into too few parts, which ends the process natively (SIGABRT)."""
     nodes = [
-        helper.make_node("Split", ["a"], ["c", "d"], num_outputs=7),
-        helper.make_node("Gemm", ["x", "c"], ["y"]),
+        node("Split", ["a"], ["c", "d"], num_outputs=7),
+        node("Gemm", ["x", "c"], ["y"]),
     ]
-    return file_of(nodes, {"a": np.full((4, 2), number, dtype=np.float32)})
+    return model(nodes, {"a": np.full((4, 2), number, dtype=np.float32)}, ("N", 2))
 
 
 def chain(number: int) -> bytes:
     """Multiply a shape by itself repeatedly."""
-    nodes = [helper.make_node("Shape", ["x"], ["s0"])]
-    nodes += [helper.make_node("Mul", [f"s{i}", f"s{i}"], [f"s{i + 1}"]) for i in range(40 + number)]
-    nodes += [helper.make_node("Reshape", ["x", f"s{40 + number}"], ["y"])]
-    return file_of(nodes, {})
+    nodes = [node("Shape", ["x"], ["s0"])]
+    nodes += [node("Mul", [f"s{i}", f"s{i}"], [f"s{i + 1}"]) for i in range(40 + number)]
+    nodes += [node("Reshape", ["x", f"s{40 + number}"], ["y"])]
+    return model(nodes, shape=("N", 2))
 
 
 def bomb(number: int) -> bytes:
     """Join weights with themselves repeatedly."""
-    nodes = [helper.make_node("Concat", [f"w{i}"] * 16, [f"w{i + 1}"], axis=0) for i in range(9)]
-    nodes += [helper.make_node("Gemm", ["x", "w9"], ["y"], transB=1)]
-    return file_of(nodes, {"w0": np.full((1, 2), number, dtype=np.float32)})
+    nodes = [node("Concat", [f"w{i}"] * 16, [f"w{i + 1}"], axis=0) for i in range(9)]
+    nodes += [node("Gemm", ["x", "w9"], ["y"], transB=1)]
+    return model(nodes, {"w0": np.full((1, 2), number, dtype=np.float32)}, ("N", 2))
 
 
 def wide(number: int) -> bytes:
     """Read inputs of the maximum size: one row takes 128 MiB in float64."""
     nodes = [
-        helper.make_node("AveragePool", ["x"], ["p"], kernel_shape=[2048, 2048], strides=[2048, 2048]),
-        helper.make_node("Flatten", ["p"], ["f"]),
-        helper.make_node("Add", ["f", "b"], ["y"]),
+        node("AveragePool", ["x"], ["p"], kernel_shape=[2048, 2048], strides=[2048, 2048]),
+        node("Flatten", ["p"], ["f"]),
+        node("Add", ["f", "b"], ["y"]),
     ]
-    return file_of(nodes, {"b": np.full(4, number, dtype=np.float32)}, (1, 4096, 4096))
+    return model(nodes, {"b": np.full(4, number, dtype=np.float32)}, ("N", 1, 4096, 4096))
 
 
 def nested(number: int) -> bytes:
     """Nest graphs within graphs."""
     content = b""
     for tag in [1, 5, 6] * (2000 + number) + [7]:
-        length, rest = b"", len(content)
-        while rest >= 128:
-            length, rest = length + bytes([rest % 128 | 128]), rest // 128
-        content = bytes([tag << 3 | 2]) + length + bytes([rest]) + content
+        content = bytes([tag << 3 | 2]) + varint(len(content)) + content
     return content
 
 
@@ -122,13 +104,13 @@ def convolutions(number: int) -> bytes:
         constants[f"k{i}"] = (
             rng.normal(size=(channels, 1 if i == 0 else channels, 3, 3)).astype(np.float32) / 9
         )
-        nodes.append(helper.make_node("Conv", [last, f"k{i}"], [f"c{i}"], pads=[1, 1, 1, 1]))
-        nodes.append(helper.make_node("Relu", [f"c{i}"], [f"r{i}"]))
+        nodes.append(node("Conv", [last, f"k{i}"], [f"c{i}"], pads=[1, 1, 1, 1]))
+        nodes.append(node("Relu", [f"c{i}"], [f"r{i}"]))
         last = f"r{i}"
     constants["end"] = rng.normal(size=(2, channels, 8, 8)).astype(np.float32)
-    nodes.append(helper.make_node("Conv", [last, "end"], ["e"], strides=[120, 120], pads=[0, 0, 0, 0]))
-    nodes.append(helper.make_node("Flatten", ["e"], ["y"]))
-    return file_of(nodes, constants, (1, side, side))
+    nodes.append(node("Conv", [last, "end"], ["e"], strides=[120, 120], pads=[0, 0, 0, 0]))
+    nodes.append(node("Flatten", ["e"], ["y"]))
+    return model(nodes, constants, ("N", 1, side, side))
 
 
 def good(number: int) -> bytes:

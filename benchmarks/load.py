@@ -1,4 +1,4 @@
-"""Requests by wrk, which costs less than any server: so many connections for so many seconds."""
+"""Requests by wrk, which costs less than any server: connections that send for some seconds."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class Smoothing:
 
 
 def clopper_pearson(hits, samples, alpha=0.001):
-    """Return the exact lower confidence bound of a share: p at which so many hits or more have chance α."""
+    """Return the exact lower confidence bound p of a share: so many hits or more have probability α at p."""
     low, high = 0.0, hits / samples
     logs = [
         math.lgamma(samples + 1) - math.lgamma(k + 1) - math.lgamma(samples - k + 1)

@@ -322,7 +322,7 @@ def long_texts(rng: Random) -> bytes:
     return bytes(content.SerializeToString())
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
     """Return a length as a varint of protobuf."""
     digits = []
     while number > 127:
@@ -339,8 +339,8 @@ def nested(rng: Random) -> bytes:
         content = b""
         for level in range(upto(rng, 14)):
             tag = b"\x0a\x2a\x32"[level % 3 : level % 3 + 1]  # a graph's node, its attribute, the graph in it
-            content = tag + _varint(len(content)) + content
-        return model([node("Relu", ["x"], ["y"])]) + b"\x3a" + _varint(len(content)) + content
+            content = tag + varint(len(content)) + content
+        return model([node("Relu", ["x"], ["y"])]) + b"\x3a" + varint(len(content)) + content
     for depth in range(upto(rng, 4.9)):
         graph = helper.make_graph([node("If", ["c"], ["d"], then_branch=graph)], f"g{depth}", [], [])
     wide = [graph] * upto(rng, 8)
