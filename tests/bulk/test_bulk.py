@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from lipmodel.errors import DataError, MissingExtraError
 from lipmodel.norms import Norm
 from tests.bulk.conftest import GROUP_ROWS, ROWS, SIZE, check_results, read_rows
 from tests.networks import groupsort_net, to_file
+from tests.service.conftest import eventually
 
 PARTS = ["a.parquet.000000", "a.parquet.000001", "a.parquet.000002", "sub/b.parquet.000000",
          "sub/c.parquet.000000"]  # fmt: skip
@@ -127,14 +127,6 @@ def workers_of(pid):
     """The processes of a command that certify."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
-
-
-def eventually(look, seconds=60):
-    end = time.monotonic() + seconds
-    while not (seen := look()):
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
-    return seen
 
 
 @pytest.mark.parametrize("victim", ["command", "worker", "interrupt"])

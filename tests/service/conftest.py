@@ -139,6 +139,15 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         yield start
 
 
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A folder of models with 'two-moons'."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "two-moons.onnx").write_bytes(two_moons())
+    return folder
+
+
 @pytest.fixture(scope="session")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A client of a server with 'two-moons' and 'digits'; for tests that change nothing."""
@@ -257,6 +266,14 @@ def postgresql() -> Iterator[str]:
     """URL of a server that lives as long as the tests."""
     with PostgreSQL() as server:
         yield server.url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+    return new_database(request.getfixturevalue("postgresql"))
 
 
 def new_database(server: str) -> str:

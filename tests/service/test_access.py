@@ -40,10 +40,7 @@ BODY = {"inputs": [[0.5, 0.25]]}
 
 
 @pytest.fixture
-def folder(tmp_path):
-    models = tmp_path / "models"
-    models.mkdir()
-    (models / "two-moons.onnx").write_bytes(two_moons())
+def folder(models):
     return models
 
 

@@ -40,13 +40,10 @@ def budgets(monkeypatch):
 
 
 @pytest.fixture
-def server(tmp_path, budgets):
+def server(models, budgets):
     """Whatever a test does, in the end nothing is held."""
-    folder = tmp_path / "models"
-    folder.mkdir()
-    (folder / "two-moons.onnx").write_bytes(two_moons())
-    (folder / "digits.onnx").write_bytes(digits())
-    with running(folder, max_buffered_bytes=LIMIT, max_upload_bytes=50_000, uploads=True) as client:
+    (models / "digits.onnx").write_bytes(digits())
+    with running(models, max_buffered_bytes=LIMIT, max_upload_bytes=50_000, uploads=True) as client:
         yield client
         eventually(lambda: [budget.held for budget in budgets] == [0, 0], 20)
 

@@ -284,10 +284,8 @@ def test_uploads_at_once_each_get_a_version_of_their_own(client):
         assert predict(client, answer.headers["location"]) == CertifiedPredictor(content).file.sha256
 
 
-def test_servers_of_one_folder_lose_nothing_of_one_another(tmp_path):
-    folder = tmp_path / "models"
-    folder.mkdir()
-    (folder / "two-moons.onnx").write_bytes(two_moons())
+def test_servers_of_one_folder_lose_nothing_of_one_another(models, tmp_path):
+    folder = models
     labels = [f"label{i}" for i in range(20)]
     with ExitStack() as stack:  # processes, as servers are: threads of one would share the framework's state
         one, other = (

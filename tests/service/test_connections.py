@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from service.http.connection import MAX_PIPELINED
-from tests.service.conftest import eventually, running, two_moons
+from tests.service.conftest import eventually, running
 
 ASK = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 PREDICT = (
@@ -19,11 +19,8 @@ PREDICT = (
 
 
 @pytest.fixture
-def server(tmp_path):
-    folder = tmp_path / "models"
-    folder.mkdir()
-    (folder / "two-moons.onnx").write_bytes(two_moons())
-    with running(folder, max_header_bytes=2048, request_seconds=1.0) as client:
+def server(models):
+    with running(models, max_header_bytes=2048, request_seconds=1.0) as client:
         yield client
 
 

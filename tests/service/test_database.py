@@ -14,15 +14,6 @@ from sqlalchemy import create_engine, inspect, text
 from service.database.connect import MIGRATIONS, REVISION, StoreError, open_database
 from service.database.tables import jobs, metadata, revisions
 from service.jobs.store import Job, State, Store
-from tests.service.conftest import new_database
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
-    """URL of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'jobs.sqlite'}"
-    return new_database(request.getfixturevalue("postgresql"))
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["made at once", "step by step"])

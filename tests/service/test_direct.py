@@ -183,12 +183,10 @@ def test_a_body_that_never_comes_is_no_request_in_flight(client):
     eventually(lambda: value(samples(client), "lipserve_in_flight_requests") == before)
 
 
-def test_a_body_that_never_comes_does_not_outlast_the_server(tmp_path):
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "two-moons.onnx").write_bytes(two_moons())
+def test_a_body_that_never_comes_does_not_outlast_the_server(models):
     with socket.socket() as sock:
         sock.settimeout(20)
-        with running(tmp_path / "models", shutdown_seconds=1) as client:
+        with running(models, shutdown_seconds=1) as client:
             sock.connect((client.base_url.host, client.base_url.port))
             sock.sendall(post()[:-5])
             eventually(lambda: value(samples(client), "lipserve_in_flight_requests") == 2)
@@ -233,7 +231,7 @@ def test_a_connection_that_stays_open_keeps_no_body(client, monkeypatch):
     assert [exchange.body for exchange in exchanges] == [b""]
 
 
-def test_long_work_holds_up_nobody_and_is_done_before_the_end(tmp_path, monkeypatch):
+def test_long_work_delays_no_other_request_and_is_done_before_the_end(models, monkeypatch):
     begun, ended = threading.Event(), threading.Event()
     answer = PredictionPipeline.answer
 
@@ -243,11 +241,9 @@ def test_long_work_holds_up_nobody_and_is_done_before_the_end(tmp_path, monkeypa
         ended.set()
         return await answer(pipeline, question)
 
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "two-moons.onnx").write_bytes(two_moons())
     with socket.socket() as sock:
         sock.settimeout(20)
-        with running(tmp_path / "models", shutdown_seconds=10) as server:
+        with running(models, shutdown_seconds=10) as server:
             assert server.post(PREDICT, json=BODY).status_code == 200  # the first one prepares the model
             monkeypatch.setattr(PredictionPipeline, "answer", slow)
             sock.connect((server.base_url.host, server.base_url.port))

@@ -48,10 +48,8 @@ def idx(*shape):
     )
 
 
-def test_a_full_disk_is_reported_logged_and_seen_by_readiness(tmp_path):
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "two-moons.onnx").write_bytes(two_moons())
-    arguments = ("--models", tmp_path / "models", "--state", tmp_path / "state", "--port", 0, "--uploads")
+def test_a_full_disk_is_reported_logged_and_seen_by_readiness(models, tmp_path):
+    arguments = ("--models", models, "--state", tmp_path / "state", "--port", 0, "--uploads")
     with lipserve(*arguments) as process, httpx.Client(base_url=url_of(process), timeout=60) as client:
         asked = {
             "audit": lambda: client.post(f"{MODEL}/audits", json={"samples": 5}),

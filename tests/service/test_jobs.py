@@ -25,7 +25,6 @@ from tests.service.conftest import (
     new_database,
     running,
     stopped_worker,
-    two_moons,
     url_of,
     workers,
 )
@@ -34,13 +33,6 @@ from tests.service.test_bad_input import check
 AUDITS, EVALUATIONS = (f"/v1/models/two-moons/{kind}" for kind in ("audits", "evaluations"))
 NO_WAIT = {"Prefer": "wait=0"}
 QUICK = {"samples": 5}
-
-
-@pytest.fixture
-def models(tmp_path):
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "two-moons.onnx").write_bytes(two_moons())
-    return tmp_path / "models"
 
 
 @pytest.fixture

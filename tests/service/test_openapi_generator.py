@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.service.conftest import running, two_moons
+from tests.service.conftest import running
 
 pytest.importorskip("openapi_python_client", reason="pip install openapi-python-client")
 
@@ -29,10 +29,7 @@ assert kinds == [RefusedModel, ServedSummary], kinds
 """
 
 
-def test_a_generated_client_predicts(tmp_path):
-    models = tmp_path / "models"
-    models.mkdir()
-    (models / "two-moons.onnx").write_bytes(two_moons())
+def test_a_generated_client_predicts(models, tmp_path):
     (models / "bad.onnx").write_bytes(b"x")
     with running(models) as client:
         (tmp_path / "openapi.json").write_text(json.dumps(client.get("/openapi.json").json()))

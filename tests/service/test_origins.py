@@ -106,14 +106,11 @@ def test_json_is_said_to_be_json(server, given):
         check(server.post(path, content=BODY, headers=given), ProblemKind.UNSUPPORTED_MEDIA_TYPE)
 
 
-def test_with_keys_any_name_will_do(tmp_path):
-    folder = tmp_path / "models"
-    folder.mkdir()
-    (folder / "two-moons.onnx").write_bytes(two_moons())
-    state = state_beside(folder)
-    store = KeyStore.beside_jobs(Settings(models=folder, state=state))
+def test_with_keys_any_name_will_do(models):
+    state = state_beside(models)
+    store = KeyStore.beside_jobs(Settings(models=models, state=state))
     key = store.create("a", [Scope.PREDICT])
-    with running(folder, state=state) as client:
+    with running(models, state=state) as client:
         headers = TYPE | FOREIGN["rebound name and page"]
         assert client.post(PREDICT, content=BODY, headers=headers).status_code == 401
         headers |= {"Authorization": f"Bearer {key}"}

@@ -12,17 +12,14 @@ import numpy as np
 
 from service.auth.api_keys import KeyStore
 from service.auth.scopes import Scope
-from tests.service.conftest import eventually, lipserve, state_beside, two_moons, url_of
+from tests.service.conftest import eventually, lipserve, state_beside, url_of
 
 NUMBER, TEXT = 0.7071234567890123, "marked-by-the-test"
 JSON = {"Content-Type": "application/json"}
 MARKS = ("7071234567890123", TEXT)
 
 
-def test_nothing_of_inputs_and_credentials_is_logged(tmp_path):
-    models = tmp_path / "models"
-    models.mkdir()
-    (models / "two-moons.onnx").write_bytes(two_moons())
+def test_nothing_of_inputs_and_credentials_is_logged(models):
     state = state_beside(models)
     key = KeyStore(f"sqlite:///{state / 'jobs.sqlite'}").create("a", [Scope.ADMIN])
     secret = key.split("_", 2)[2]
@@ -87,7 +84,7 @@ def test_a_fault_in_a_job_logs_only_type_and_place(tmp_path):
     assert TEXT.encode() not in log + said
 
 
-def test_a_name_of_a_file_forges_no_line_of_the_log(tmp_path):
+def test_a_name_of_a_file_forges_no_line_of_the_log(models):
     forged = "2026-01-01T00:00:00.000+00:00 info service.auth.authenticator request status=200"
     names = [
         f"a\n{forged}",
@@ -97,9 +94,6 @@ def test_a_name_of_a_file_forges_no_line_of_the_log(tmp_path):
         f"e\x85{forged}",
         os.fsdecode(b"\xff"),
     ]
-    models = tmp_path / "models"
-    models.mkdir()
-    (models / "two-moons.onnx").write_bytes(two_moons())
     for name in names[::2]:
         (models / f"{name}.onnx").write_bytes(b"x")
     with lipserve("--models", models, "--port", 0, "--poll-seconds", 0.05) as process:

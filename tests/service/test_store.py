@@ -26,14 +26,6 @@ from tests.service.test_bad_input import check
 AUDITS = "/v1/models/two-moons/audits"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
-    """URL of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'jobs.sqlite'}"
-    return new_database(request.getfixturevalue("postgresql"))
-
-
 @pytest.fixture
 def stores(url):
     """The database as two servers see it."""

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.service.conftest import COMMAND, eventually, lipserve, two_moons, url_of
+from tests.service.conftest import COMMAND, eventually, lipserve, url_of
 
 PREDICT = "/v1/models/two-moons/predict"
 AUDITS = "/v1/models/two-moons/audits"
@@ -20,10 +20,8 @@ BODY = {"inputs": [[0.5, 0.25]]}
 
 
 @pytest.fixture
-def arguments(tmp_path):
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "two-moons.onnx").write_bytes(two_moons())
-    return ["--models", tmp_path / "models", "--state", tmp_path / "state", "--port", 0, "--drain-seconds", 0]
+def arguments(models, tmp_path):
+    return ["--models", models, "--state", tmp_path / "state", "--port", 0, "--drain-seconds", 0]
 
 
 def children(pid):
