@@ -25,9 +25,9 @@ from lipmodel.certify.tight import functionals as backward
 from lipmodel.certify.tight import local_bounds as local
 from lipmodel.certify.tight import primitives as pieces
 from lipmodel.certify.tight import slope_gradients as ascent
-from lipmodel.certify.tight.functionals import Way
+from lipmodel.certify.tight.functionals import BackwardPass
 from lipmodel.certify.tight.local_bounds import LocalBounds
-from lipmodel.certify.tight.primitives import Piece
+from lipmodel.certify.tight.primitives import Primitive
 from lipmodel.network import ops
 from lipmodel.network.ops import Graph, Op
 from lipmodel.network.window import Window
@@ -85,7 +85,7 @@ class Toy(Op):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ToyPiece(Piece):
+class ToyPrimitive(Primitive):
     """The same of the primitives of the tight tier."""
 
 
@@ -133,7 +133,7 @@ TABLES = {
     "gradient rounding errors": lambda graph: observe._roundings(graph.ops[0]),
     "absolute weights": lambda graph: observe.bound_gradient_error(graph, Norm.TWO),
     "scaled norms": groups,
-    "primitives": pieces.take_apart,
+    "primitives": pieces.decompose,
     "verified entrywise slopes": lambda graph: verified_lipschitz.lipschitz_constants(
         graph, layers(graph), Norm.TWO
     ),
@@ -160,9 +160,9 @@ def written_backward(op):
 def through_toy(table):
     """Calls a table of the tight tier on a network whose one primitive has no rule."""
     bounds = LocalBounds(EXAMPLES[ops.Negate], Norm.TWO)
-    way = Way(bounds.ball(bounds.centre(np.zeros(3)), 1.0), 1, np.eye(3))
+    way = BackwardPass(bounds.ball(bounds.centre(np.zeros(3)), 1.0), 1, np.eye(3))
     way.rows[0] = np.eye(3)
-    bounds.pieces[1] = ToyPiece(inputs=(0,), size=3, like=0)
+    bounds.primitives[1] = ToyPrimitive(inputs=(0,), size=3, like=0)
     table(bounds, way)
 
 
@@ -174,10 +174,14 @@ OTHER_TABLES = {
     "verified rounding errors of a head": lambda: verified_rounding._Recursion({}, Norm.TWO).score(
         TOY.ops[0], 3, []
     ),
-    "magnitudes": lambda: through_toy(lambda bounds, way: backward.bound_reach(bounds.pieces[1], [1.0])),
+    "magnitudes": lambda: through_toy(
+        lambda bounds, way: backward.bound_magnitude(bounds.primitives[1], [1.0])
+    ),
     "relaxations": lambda: through_toy(lambda bounds, way: bounds._step(1, way, "nearest")),
-    "nonlinearities": lambda: local._arguments(ToyPiece(size=3), 3, np.arange(3)),
-    "slope gradients": lambda: through_toy(lambda bounds, way: ascent.ascent(bounds.pieces, way, Norm.TWO)),
+    "nonlinearities": lambda: local._arguments(ToyPrimitive(size=3), 3, np.arange(3)),
+    "slope gradients": lambda: through_toy(
+        lambda bounds, way: ascent.slope_gradients(bounds.primitives, way, Norm.TWO)
+    ),
     "rearranged primitives": lambda: through_toy(lambda bounds, way: bounds.centre(np.zeros(3))),
 }
 """Those that an operation reaches only with rules in another, and those over primitives: without a rule."""
@@ -186,7 +190,7 @@ OTHER_TABLES = {
 def test_every_operation_has_an_example_and_none_is_matched_as_another():
     assert set(EXAMPLES) == set(kinds(Op))
     assert set(kinds(Op)) <= set(Op.__subclasses__()), "a table would take an operation for its parent"
-    assert set(kinds(Piece)) <= set(Piece.__subclasses__())
+    assert set(kinds(Primitive)) <= set(Primitive.__subclasses__())
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -209,28 +213,28 @@ def test_every_primitive_has_a_rule_in_every_table_of_the_tight_tier():
     for graph in EXAMPLES.values():
         bounds = LocalBounds(graph, Norm.TWO)
         ball = bounds.ball(bounds.centre(np.linspace(-1.0, 1.0, graph.input_size)), 0.5)
-        size = bounds.pieces[-1].size
+        size = bounds.primitives[-1].size
         assert np.isfinite(bounds.bound_below(ball, np.eye(size), wanted=np.inf)).all()
-        seen |= {type(piece) for piece in bounds.pieces[1:]}
-    assert seen == set(kinds(Piece))
+        seen |= {type(piece) for piece in bounds.primitives[1:]}
+    assert seen == set(kinds(Primitive))
 
 
 def test_a_new_operation_is_found():
     """The guard itself: a class that a package adds is walked, and has no example here."""
     assert kinds(Op, __name__) == [Toy]
-    assert kinds(Piece, __name__) == [ToyPiece]
+    assert kinds(Primitive, __name__) == [ToyPrimitive]
 
 
 @pytest.mark.parametrize("table", [*TABLES, *OTHER_TABLES])
 def test_an_operation_without_a_rule_is_refused_by_each_table_in_the_same_words(table):
     message = f"has no rule in the table of {table}: see CONTRIBUTING.md, 'Add an operator'"
     call = partial(TABLES[table], TOY) if table in TABLES else OTHER_TABLES[table]
-    with pytest.raises(NotImplementedError, match=rf"^Toy(Piece)? {re.escape(message)}$"):
+    with pytest.raises(NotImplementedError, match=rf"^Toy(Primitive)? {re.escape(message)}$"):
         call()
 
 
 def test_no_table_has_a_default_and_each_is_tried_here():
-    names = {kind.__name__ for kind in (*kinds(Op), *kinds(Piece))}
+    names = {kind.__name__ for kind in (*kinds(Op), *kinds(Primitive))}
     tables, passed_on = [], []
     for path in Path(lipmodel.__file__).parent.rglob("*.py"):
         for match in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Match)):

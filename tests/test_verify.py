@@ -402,7 +402,7 @@ def test_any_weights_prove_a_true_constant(seed, spread):
     norm = Norm(rng.choice(list(Norm)))
     scaled = scaling.scaled(head.body, tuple(entries), proof.Proof(file).layers, norm)
     begin = bound_tensors(head.body, norm)[file.graph.input]
-    bounds = witness.prove(layers, weights).measure(head, begin).bound_pairs()
+    bounds = witness.prove(layers, weights).feature_bound(head, begin).bound_pairs()
     engine, x = GradientEngine(file.graph), rng.normal(size=(50, 4)) * 3.0
     for i, j in ((0, 1), (1, 2)):
         cotangent = np.eye(3)[i] - np.eye(3)[j]

@@ -8,10 +8,10 @@ mixture λ of the scores i of the answered class (mostly the largest of them alo
 
 with L_j = ``bound_lipschitz``, E_j = ``bound_error``, B_j = ``bound_error_slope`` of the rival and
 κ = ``bound_norm_ratio`` (``radius.py``, ``mixtures.py``). L_j may rest on ``scaling``, weights with which
-norms of dense layers multiply up to less (``witness.py``); whatever they are, they prove something. The
-first factor pays for a caller who measures distances in float64. Numbers are written with as many digits as
-give the same float64 back, so that none is ever rounded up. ``issue.py`` makes them; what it takes for one
-to hold stands in ``lipmodel/verify``.
+norms of dense layers have a smaller product (``scaling/bound.py``); any weights prove a bound. The
+first factor pays for a caller that measures distances in float64. Numbers are written with as many digits as
+give the same float64 back, so that none is ever rounded up. ``certify/issue.py`` makes certificates; the
+conditions under which one holds are in ``lipmodel/verify``.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ SMALLEST_WEIGHT = 2.0**-20
 
 @dataclass(frozen=True)
 class Share:
-    """An own score, by its index among the raw scores, and its weight in a mixture."""
+    """A score of the answered class, by its index among the raw scores, and its weight in a mixture."""
 
     score: int
     weight: float
@@ -65,14 +65,14 @@ class Share:
 
 @dataclass(frozen=True)
 class Rival:
-    """A raw score of another class than the answered one, and what is proved of the difference.
+    """A raw score of another class than the answered one, and bounds on the difference.
 
     Attributes:
-        score: its index among the raw scores.
-        mixture: the scores of the answered class that stand against it; weights add up to 1.
-        bound_lipschitz: L, how fast the difference of the mixture and this score may move.
-        bound_error: E(ρ), how far that difference, as computed at the input, may be from the exact one.
-        bound_error_slope: B, how much this grows per unit of the input's size.
+        score: index among the raw scores.
+        mixture: scores of the answered class compared with this one; weights add up to 1.
+        bound_lipschitz: L, at least the Lipschitz constant of the mixture less this score.
+        bound_error: E(ρ), at least the rounding error of that difference as computed at the input.
+        bound_error_slope: B, at least the growth of that error per unit of the input's size.
     """
 
     score: int
@@ -87,9 +87,9 @@ class Scaling:
     """Weights for the groups of a dense layer's numbers that are sorted next, each one by itself if none are.
 
     Attributes:
-        tensor: what the layer makes, in the ONNX graph.
-        mean: a, what the mean of each group is multiplied with, in order of the groups' first entries.
-        rest: b, the same of what is left of each entry.
+        tensor: output of the layer in the ONNX graph.
+        mean: a, the weight of the mean of each group, in order of the groups' first entries.
+        rest: b, the weight of each entry less the mean.
     """
 
     tensor: str
@@ -99,19 +99,19 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Certificate:
-    """One answer of one model, and what is proved of it.
+    """One answer of one model, and the bounds proved of it.
 
     Attributes:
-        lipcert_version: what made it.
+        lipcert_version: version of Lipcert that made the certificate.
         model_sha256: digest of the ONNX file, in hexadecimal.
         folded_weights_sha256: digest of the weights that the file computes by floating-point arithmetic, as
             they were computed where the certificate was made (``graph.digest_tensors``); None where it
             computes none.
         input: the d float64 numbers answered to, in row-major order.
-        input_sha256: digest of these as little-endian float64.
+        input_sha256: digest of the input as little-endian float64.
         norm: the norm of the radius.
         label, label_index: name and number of the answered class.
-        runner_up, runner_up_index: the same of the class that sets the radius, or the margin where
+        runner_up, runner_up_index: name and number of the class that sets the radius, or the margin where
             nothing is certified.
         score_tensor: the tensor of the ONNX graph that the raw scores were taken from.
         scores: the M raw scores as computed, with the 0 of a binary classifier in front. The score
@@ -148,30 +148,32 @@ class Certificate:
     rivals: tuple[Rival, ...]
 
     def to_json(self) -> str:
-        """One line of JSON that :meth:`from_json` reads back to the last bit."""
+        """Return one line of JSON that :meth:`from_json` reads back to the last bit."""
         return json.dumps({"format": FORMAT, **_CONSTANTS[FORMAT], **asdict(self)}, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Certificate:
-        """Reads what :meth:`to_json` wrote, now or in the older format, and nothing else.
+        """Read a certificate that :meth:`to_json` wrote, now or in the older format, and nothing else.
 
-        The older format promises what it does without naming folded weights, so it is read as stating that
-        there are none.
+        The promise of the older format does not name folded weights, so it is read as stating that there are
+        none.
 
         Raises:
-            CertificateError: names the member that is missing, unknown, given twice or not of its kind.
+            CertificateError: names the member that is missing, unknown, given twice or not of its type.
         """
         members = parse_object(text)
         if "format" not in members:
             raise CertificateError("is missing", field="format")
         written = members.pop("format")
         if written not in (FORMAT, OLDER_FORMAT):
-            raise CertificateError(f"{shown(written)} is not known; {FORMAT!r} is", field="format")
+            raise CertificateError(f"{shown(written)} is not supported; expected {FORMAT!r}", field="format")
         for name, value in _CONSTANTS[written].items():
             if name not in members:
                 raise CertificateError("is missing", field=name)
             if (given := members.pop(name)) != value:
-                raise CertificateError(f"{shown(given)} is not known; {shown(value)} is", field=name)
+                raise CertificateError(
+                    f"{shown(given)} is not supported; expected {shown(value)}", field=name
+                )
         if written == OLDER_FORMAT:
             if "folded_weights_sha256" in members:
                 raise CertificateError("is unknown", field="folded_weights_sha256")
@@ -189,7 +191,7 @@ class Certificate:
 
 
 def digest(values: Sequence[float]) -> str:
-    """SHA-256 of numbers as little-endian float64, in hexadecimal."""
+    """Return the SHA-256 of numbers as little-endian float64, in hexadecimal."""
     return hashlib.sha256(np.asarray(values, dtype="<f8").tobytes()).hexdigest()
 
 
@@ -213,7 +215,7 @@ def _weight(value: Any, field: str) -> float:
 
 
 def share(value: Any, field: str) -> Share:
-    """Reads a share of a mixture."""
+    """Read a share of a mixture."""
     return Share(**read_members(value, readers_of(Share, {}), f"{field}."))
 
 

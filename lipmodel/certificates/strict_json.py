@@ -1,6 +1,6 @@
 """Strict reading of JSON: each member by its reader; none missing, none unknown, none twice.
 
-A reader takes a value and the name of its field, and returns what was read or raises
+A reader takes a value and the name of its field, and returns the value read or raises
 :class:`~lipmodel.errors.CertificateError`.
 """
 
@@ -18,15 +18,15 @@ from lipmodel.norms import Norm
 
 MAX_BYTES = 2**28
 SURROGATE = re.compile("[\ud800-\udfff]")
-"""Half a character, which JSON can hold and nobody can write down."""
+"""A lone surrogate, which JSON can hold and UTF-8 cannot."""
 Reader = Callable[[Any, str], Any]
 
 
 def parse_object(text: str | bytes) -> dict[str, Any]:
-    """One JSON object; at most ``MAX_BYTES``.
+    """Parse one JSON object of at most ``MAX_BYTES``.
 
     Raises:
-        CertificateError: it is none, names a member twice, or holds NaN or an infinity.
+        CertificateError: the text is not a JSON object, names a member twice, or holds NaN or an infinity.
     """
     if len(text) > MAX_BYTES:
         raise CertificateError(f"is larger than {MAX_BYTES} bytes")
@@ -55,7 +55,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def read_members(members: Any, readers: dict[str, Reader], prefix: str) -> dict[str, Any]:
-    """Each member by its reader; none may be missing, none may be left over."""
+    """Return each member as read by its reader; none may be missing, none may be left over."""
     if not isinstance(members, dict):
         raise CertificateError(f"is {shown(members)}; an object is accepted", field=prefix.rstrip("."))
     for name in (*readers, *members):
@@ -67,34 +67,34 @@ def read_members(members: Any, readers: dict[str, Reader], prefix: str) -> dict[
 
 
 def shown(value: Any) -> str:
-    """A value for a message, cut off where it is long."""
+    """Return a value as shown in a message, cut off where it is long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is a finite float64, or an integer that is one exactly."""
+    """Return whether a value is a finite float64, or an integer that is one exactly."""
     if isinstance(value, int) and not isinstance(value, bool):
         return abs(value) <= 2**53
     return isinstance(value, float) and math.isfinite(value)
 
 
 def number(value: Any, field: str) -> float:
-    """A finite float64."""
+    """Read a finite float64."""
     if not _is_number(value):
         raise CertificateError(f"is {shown(value)}; a finite float64 is accepted", field=field)
     return float(value)
 
 
 def bound(value: Any, field: str) -> float:
-    """A finite float64, not below 0."""
+    """Read a finite float64, not below 0."""
     if number(value, field) < 0.0:
         raise CertificateError(f"is {shown(value)}, below 0", field=field)
     return float(value)
 
 
 def integer(least: int, end: int = 2**31) -> Reader:
-    """Reads integers from ``least`` on, below ``end``."""
+    """Return a reader of integers from ``least`` on, below ``end``."""
 
     def read(value: Any, field: str) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value < end:
@@ -105,33 +105,33 @@ def integer(least: int, end: int = 2**31) -> Reader:
 
 
 def text(value: Any, field: str) -> str:
-    """A string."""
+    """Read a string."""
     if not isinstance(value, str) or SURROGATE.search(value):
         raise CertificateError(f"is {shown(value)}; a string is accepted", field=field)
     return value
 
 
 def sha256(value: Any, field: str) -> str:
-    """A digest, in lower-case hexadecimal."""
+    """Read a SHA-256 digest, in lower-case hexadecimal."""
     if len(text(value, field)) != 64 or set(value) - set("0123456789abcdef"):
         raise CertificateError(f"is {shown(value)}; 64 hexadecimal digits are accepted", field=field)
     return str(value)
 
 
 def optional(read: Reader) -> Reader:
-    """Reads null as None, anything else as ``read`` does."""
+    """Return a reader of null as None, and of anything else by ``read``."""
     return lambda value, field: None if value is None else read(value, field)
 
 
 def norm(value: Any, field: str) -> Norm:
-    """The name of a norm."""
+    """Read the name of a norm."""
     if value not in [norm.value for norm in Norm]:
         raise CertificateError(f"is {shown(value)}; '1', '2' and 'inf' are accepted", field=field)
     return Norm(value)
 
 
 def list_of(read: Reader, least: int = 1) -> Reader:
-    """Reads lists of so many entries at least, as tuples."""
+    """Return a reader of lists of at least ``least`` entries, as tuples."""
 
     def read_list(value: Any, field: str) -> tuple[Any, ...]:
         if not isinstance(value, list) or len(value) < least:
@@ -143,6 +143,6 @@ def list_of(read: Reader, least: int = 1) -> Reader:
 
 
 def readers_of(kind: type, special: dict[str, Reader]) -> dict[str, Reader]:
-    """One reader a member: by its name where its type does not say enough, else by its type."""
+    """Return one reader per field of a dataclass: a special one by name, else one by type."""
     by_type = {"str": text, "int": integer(0), "float": bound, "Norm": norm}
     return {f.name: special.get(f.name) or by_type[str(f.type)] for f in fields(kind)}

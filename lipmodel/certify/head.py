@@ -1,7 +1,7 @@
-"""The end of a network, where the constants of *differences* of scores come from.
+"""Head of a network, for the Lipschitz constants of *differences* of scores.
 
 Most networks end in a linear layer: score = row of weights · features + bias. Some have several
-scores a class and answer the class of the largest (prototypes): a maximum over groups comes last.
+scores per class and answer the class of the largest (prototypes): a maximum over groups comes last.
 Both are one :class:`Head`: raw scores, each owned by a class, linear in one tensor.
 """
 
@@ -32,8 +32,8 @@ class Head:
         body: the graph that makes the features.
         ops: the operations from features to raw scores: at most one Dense, then Scale and Shift.
         scores: the tensor of raw scores in the graph (without the 0 of a binary classifier).
-        rows: (M, n), each off by at most γ times its own norm, γ that of as many roundings as
-        roundings: says; 0 where the rows are the weights themselves.
+        rows: (M, n) rows of weights, each off by at most γ_k times its own norm.
+        roundings: k; 0 where the rows are the weights themselves.
         owners: (M,) the class of each raw score; -1 where it belongs to none.
         binary: whether the graph has the one output of a binary classifier.
     """
@@ -48,7 +48,7 @@ class Head:
 
     @property
     def classes(self) -> int:
-        """How many classes there are."""
+        """Return the number of classes."""
         return int(self.owners.max()) + 1
 
     @cached_property
@@ -56,32 +56,32 @@ class Head:
         return np.array_equal(self.owners, np.arange(self.classes))
 
     def row_norms(self, norm: Norm) -> Array:
-        """(M,): never below the norm of each exact row."""
+        """Return (M,) upper bounds on the norm of each exact row."""
         return np.asarray(inflate(bound_vector_norm(self.rows, norm, axis=1), self.roundings))
 
     def distances(self, norm: Norm) -> Array:
-        """(M, M): never below the norm of each difference of two exact rows; computed once a norm."""
+        """Return (M, M) upper bounds on the norm of each difference of two exact rows; cached."""
         if norm not in self._distances:
             distances = bound_pairwise_distances(self.rows, norm)
             if self.roundings:  # each row is off by at most γ times its own norm
-                doubt = inflate(gamma(self.roundings) * self.row_norms(norm), 2)
-                distances = up(distances + up(doubt[:, None] + doubt[None, :]))
+                rounding_slack = inflate(gamma(self.roundings) * self.row_norms(norm), 2)
+                distances = up(distances + up(rounding_slack[:, None] + rounding_slack[None, :]))
             self._distances[norm] = distances
         return self._distances[norm]
 
     _distances: dict[Norm, Array] = field(default_factory=dict, repr=False)
 
     def raw_scores(self, computed: Array) -> Array:
-        """(N, M) raw scores from what the tensor ``scores`` held; the 0 of a binary classifier in front."""
+        """Return raw scores (N, M) from the tensor ``scores``: the 0 of a binary classifier in front."""
         flat = computed.reshape(len(computed), -1)
         return np.hstack([np.zeros((len(flat), 1)), flat]) if self.binary else flat
 
     def best(self, raw: Array) -> Indices:
-        """(N,) index of the largest raw score that a class owns, the first of equals."""
+        """Return (N,) the index of the largest raw score that a class owns, the first of equals."""
         return np.asarray(np.where(self.owners >= 0, raw, -np.inf).argmax(axis=1), dtype=np.intp)
 
     def class_scores(self, raw: Array) -> Array:
-        """(N, K) largest raw score of each class."""
+        """Return (N, K) the largest raw score of each class."""
         if self._one_each:
             return raw
         return np.stack([raw[:, self.owners == k].max(axis=1) for k in range(self.classes)], axis=1)
@@ -93,11 +93,11 @@ class Head:
 
 
 @dataclass(frozen=True, eq=False)
-class Measure:
-    """A norm s of the features, how fast they move in it, and so how fast scores and their differences do.
+class FeatureBound:
+    """Lipschitz constant of the features in a norm s, and thereby of scores and their differences.
 
     Attributes:
-        head: its rows, in the coordinates in which features are measured.
+        head: head with rows in the coordinates in which features are measured.
         norm: s.
         constant: L_s, never below ‖t(x) - t(x')‖_s / ‖x - x'‖_p.
     """
@@ -107,27 +107,29 @@ class Measure:
     constant: float
 
     def bound_scores(self) -> Array:
-        """(M,): never below the Lipschitz constant of each raw score, ‖w_i‖_{s*} L_s."""
+        """Return (M,) upper bounds on the Lipschitz constant of each raw score, ‖w_i‖_{s*} L_s."""
         return np.asarray(up(self.head.row_norms(self.norm.dual) * self.constant))
 
     def bound_pairs(self) -> Array:
-        """(M, M): the same of their differences, ‖w_i - w_j‖_{s*} L_s."""
+        """Return (M, M) upper bounds on the constants of differences of raw scores, ‖w_i - w_j‖_{s*} L_s."""
         return np.asarray(up(self.head.distances(self.norm.dual) * self.constant))
 
-    def bound_mixtures(self, own: Indices, weights: Array, foreign: Indices) -> Array:
-        """(J,): the same of Σ λ_i F_i - F_j, for weights (J, I) of scores i (I,) against scores j (J,)."""
+    def bound_mixtures(self, targets: Indices, weights: Array, competitors: Indices) -> Array:
+        """Return (J,) upper bounds on the constants of Σ λ_i F_i - F_j, with weights λ (J, I)."""
         head, dual = self.head, self.norm.dual
-        rows = weights @ head.rows[own] - head.rows[foreign]
+        rows = weights @ head.rows[targets] - head.rows[competitors]
         # Off by at most γ_k of Σ λ_i |w_i| + |w_j|; in norm, of that of their norms.
         sizes = bound_vector_norm(head.rows, dual, axis=1)
-        roundings = len(own) + 2 + head.roundings
-        doubt = inflate(gamma(roundings) * (weights @ sizes[own] + sizes[foreign]), len(own) + 3)
-        return np.asarray(up(up(bound_vector_norm(rows, dual, axis=1) + doubt) * self.constant))
+        roundings = len(targets) + 2 + head.roundings
+        rounding_slack = inflate(
+            gamma(roundings) * (weights @ sizes[targets] + sizes[competitors]), len(targets) + 3
+        )
+        return np.asarray(up(up(bound_vector_norm(rows, dual, axis=1) + rounding_slack) * self.constant))
 
 
 @lru_cache(maxsize=4)  # bounds in several norms and formats ask for the head of the same graph
 def linear_head(graph: Graph) -> Head:
-    """Walks back from the output: over a maximum a class, then over Scale and Shift to a Dense.
+    """Return the head of a graph: from the output back over a maximum, then over Scale and Shift to a Dense.
 
     A graph that does not end so has the identity for its rows: still sound, less tight.
     """
@@ -175,7 +177,7 @@ def linear_head(graph: Graph) -> Head:
 
 
 def _before_the_maximum(graph: Graph, made: dict[str, Op]) -> tuple[str, Indices]:
-    """The tensor of raw scores, and an array of its shape that says which class owns each of them.
+    """Return the tensor of raw scores, and an array of its shape with the class that owns each.
 
     Follows the output back through reshapes and transposes to one maximum over groups (ReduceMax, a
     TopK of one, or Max of slices) and through reshapes and transposes again to a tensor of one axis.
@@ -215,7 +217,7 @@ def _before_the_maximum(graph: Graph, made: dict[str, Op]) -> tuple[str, Indices
 def _slices(
     op: Op, owners: Indices, made: dict[str, Op], shapes: dict[str, Shape]
 ) -> tuple[str, Indices] | None:
-    """The tensor whose disjoint slices a maximum is over, and the owners of its entries; else None."""
+    """Return the tensor whose disjoint slices a maximum is over, and the owners of its entries, or None."""
     if not isinstance(op, ops.Extremum) or op.kind != "max":
         return None
     slices = [made.get(name) for name in op.inputs]

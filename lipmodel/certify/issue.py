@@ -1,4 +1,4 @@
-"""Certificates issued: what a predictor answers to inputs, with all that the radius follows from."""
+"""Issuing of certificates: answers of a predictor, with all bounds that the radius follows from."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from lipmodel import __version__
 from lipmodel.certificates.format import Certificate, Rival, Scaling, Share, digest
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.radius import for_clients
-from lipmodel.certify.scaling.bound import Witness
-from lipmodel.certify.tight.mixtures import Standing
+from lipmodel.certify.scaling.bound import ScaledBound
+from lipmodel.certify.tight.mixtures import ClassMargins
 from lipmodel.errors import InputError
 from lipmodel.norms import Norm, bound_vector_norm
 
@@ -19,18 +19,18 @@ from lipmodel.norms import Norm, bound_vector_norm
 def certify(
     predictor: CertifiedPredictor, inputs: Any, norm: Norm | None = None, *, mix: bool = False
 ) -> list[Certificate]:
-    """One certificate for each of (N, d) or (N, *input_shape) inputs.
+    """Return one certificate for each of the inputs (N, d) or (N, *input_shape).
 
     Args:
         predictor: the classifier.
-        inputs: to answer.
-        norm: of the radii; the predictor's own by default.
-        mix: larger radii, where classes own several scores, by mixtures of them. What local bounds
-            prove (``tighten.py``) has no certificate.
+        inputs: inputs to answer.
+        norm: norm of the radii; the predictor's own by default.
+        mix: whether to prove larger radii by mixtures of scores, where classes own several. Radii from local
+            bounds (``tight/tightener.py``) have no certificate.
 
     Raises:
-        InputError: see ``CertifiedPredictor.check_inputs``; also where a score or a bound is no
-            finite number, so that there is nothing to state.
+        InputError: see ``CertifiedPredictor.check_inputs``; also where a score or a bound is not finite, so
+            that there is nothing to state.
     """
     predictor = predictor.executing(np.float64)  # the execution that certificates speak of
     x = predictor.check_inputs(inputs)
@@ -38,17 +38,17 @@ def certify(
     rule, mixer = predictor.rule(result.norm), predictor.mixer(result.norm)
     head, names, radii = predictor.head, predictor.class_names, result.radii
     size, most = bound_vector_norm(x, rule.promised.norm, axis=1), rule.overflow_radius(x)
-    scaling = _scaling(rule.lipschitz.witness)
+    scaling = _scaling(rule.lipschitz.scaled_bound)
     certificates = []
     for row, label in enumerate(radii.label):
         scores, radius, runner_up = result.raw_scores[row], radii.certified_radius[row], radii.runner_up[row]
-        standing = mixer.stand(scores, x[row], int(label), mix=mix and radius > 0.0)
-        bounds = (standing.bound_lipschitz, standing.bound_error, standing.bound_error_slope)
+        margins = mixer.class_margins(scores, x[row], int(label), mix=mix and radius > 0.0)
+        bounds = (margins.bound_lipschitz, margins.bound_error, margins.bound_error_slope)
         if not (np.isfinite(bounds).all() and np.isfinite(scores).all()):
             raise InputError("its scores or their bounds are not finite", field=f"inputs[{row}]")
-        nearest = standing.reach.argmin()
-        if (mixed := for_clients(min(standing.reach[nearest], most[row]), x.shape[1])) > radius:
-            radius, runner_up = mixed, head.owners[standing.foreign[nearest]]
+        nearest = margins.pair_radius.argmin()
+        if (mixed := for_clients(min(margins.pair_radius[nearest], most[row]), x.shape[1])) > radius:
+            radius, runner_up = mixed, head.owners[margins.competitors[nearest]]
         values = x[row].tolist()
         certificates.append(
             Certificate(
@@ -71,25 +71,25 @@ def certify(
                 bound_input_norm=float(size[row]),
                 bound_norm_ratio=rule.kappa,
                 scaling=scaling,
-                rivals=_rivals(standing),
+                rivals=_rivals(margins),
             )
         )
     return certificates
 
 
-def _scaling(witness: Witness | None) -> tuple[Scaling, ...]:
-    if witness is None:
+def _scaling(scaled: ScaledBound | None) -> tuple[Scaling, ...]:
+    if scaled is None:
         return ()
-    tensors = [layer.dense.output for layer in witness.layers]
-    weights = [tuple(map(tuple, w.tolist())) for w in witness.weights]
+    tensors = [layer.dense.output for layer in scaled.layers]
+    weights = [tuple(map(tuple, w.tolist())) for w in scaled.weights]
     return tuple(Scaling(tensor, mean, rest) for tensor, (mean, rest) in zip(tensors, weights, strict=True))
 
 
-def _rivals(standing: Standing) -> tuple[Rival, ...]:
-    bounds = np.stack([standing.bound_lipschitz, standing.bound_error, standing.bound_error_slope], axis=1)
+def _rivals(margins: ClassMargins) -> tuple[Rival, ...]:
+    bounds = np.stack([margins.bound_lipschitz, margins.bound_error, margins.bound_error_slope], axis=1)
     rivals = []
-    for foreign, weights, stated in zip(standing.foreign, standing.weights, bounds, strict=True):
+    for competitors, weights, stated in zip(margins.competitors, margins.weights, bounds, strict=True):
         used = np.flatnonzero(weights)
-        mixture = tuple(Share(int(standing.own[i]), float(weights[i])) for i in used)
-        rivals.append(Rival(int(foreign), mixture, *stated.tolist()))
+        mixture = tuple(Share(int(margins.targets[i]), float(weights[i])) for i in used)
+        rivals.append(Rival(int(competitors), mixture, *stated.tolist()))
     return tuple(rivals)

@@ -1,4 +1,4 @@
-"""From a graph and a norm to sound upper bounds on how fast scores, and differences of scores, move.
+"""Sound upper bounds on the Lipschitz constants of scores and of differences of scores.
 
 For a threat norm p each tensor t carries, for every norm s in {1, 2, inf}, a number L_s with
 
@@ -22,9 +22,9 @@ from itertools import product
 
 import numpy as np
 
-from lipmodel.certify.head import Head, Measure, linear_head
+from lipmodel.certify.head import FeatureBound, Head, linear_head
 from lipmodel.certify.norms.layers import bound_norm, least_norm
-from lipmodel.certify.scaling.bound import Witness, find_witness
+from lipmodel.certify.scaling.bound import ScaledBound, find_scaled_bound
 from lipmodel.network import ops
 from lipmodel.network.ops import Graph, Op, missing_rule
 from lipmodel.norms import (
@@ -42,13 +42,13 @@ Constants = Mapping[Norm, float]
 
 @dataclass(frozen=True)
 class LayerBound:
-    """One operation with weights, by itself.
+    """Operator norm of one operation with weights.
 
     Attributes:
         node: its name in the file.
         bound: its operator norm, from the norm of the input for those that read it, else within l2
             (linf where the input is measured in linf).
-        unevenness: how much larger that norm is than what the operation does on average: ‖W‖_2 over the
+        unevenness: ratio of that norm to the average effect of the operation: ‖W‖_2 over the
             root mean square of its singular values, or the largest row sum over the mean one. 1 loses
             nothing; the layer where it is largest is the one to train or constrain better.
     """
@@ -75,36 +75,36 @@ class Entrywise:
 
 @dataclass(frozen=True, eq=False)
 class LipschitzBounds:
-    """What is proved of one graph in one norm.
+    """Proved Lipschitz constants of one graph in one norm.
 
     Attributes:
         norm: the norm p of the input.
         bound_global: no score moves by more than this times the l_p size of a change.
         head: where the scores come from.
-        measures: how fast the tensor moves that raw scores are linear in, in each norm that is of use.
-        witness: what the last of these comes from, where it is a scaled norm.
-        layers: each operation with weights by itself, in order.
+        feature_bounds: Lipschitz constant of the features, in each norm that is of use.
+        scaled_bound: source of the last feature bound, where that is in a scaled norm.
+        layers: operator norm of each operation with weights, in order.
     """
 
     norm: Norm
     bound_global: float
     head: Head
-    measures: tuple[Measure, ...]
-    witness: Witness | None
+    feature_bounds: tuple[FeatureBound, ...]
+    scaled_bound: ScaledBound | None
     layers: tuple[LayerBound, ...]
 
     @cached_property
     @np.errstate(over="ignore", invalid="ignore")
     def bound_per_score_pair(self) -> Array:
-        """(M, M), symmetric, zero diagonal: the same of each difference of raw scores (``head.py``)."""
+        """Return (M, M) the constant of each difference of raw scores (``head.py``); zero diagonal."""
         # |<row, t(x) - t(x')>| <= ‖row‖_{s*} L_s ‖x - x'‖_p, whichever s is best.
-        pairs = np.min([measure.bound_pairs() for measure in self.measures], axis=0)
+        pairs = np.min([feature_bound.bound_pairs() for feature_bound in self.feature_bounds], axis=0)
         np.fill_diagonal(pairs, 0.0)
         return np.asarray(pairs)
 
     @cached_property
     def bound_per_pair(self) -> Array:
-        """(K, K), symmetric, zero diagonal: the same of each difference of scores of classes.
+        """Return (K, K) the constant of each difference of class scores; symmetric, zero diagonal.
 
         A binary classifier [batch, 1] counts as two classes with scores 0 and f.
         """
@@ -113,7 +113,7 @@ class LipschitzBounds:
 
 @np.errstate(over="ignore", invalid="ignore")  # an infinite bound is a bound: nothing is certified with it
 def bound_lipschitz(graph: Graph, norm: Norm) -> LipschitzBounds:
-    """Bounds the Lipschitz constants of the scores and of their differences, in the norm given."""
+    """Return bounds on the Lipschitz constants of scores and of their differences, in a norm."""
     head = linear_head(graph)
     constants = bound_tensors(head.body, norm)
     layers: list[LayerBound] = []
@@ -123,24 +123,24 @@ def bound_lipschitz(graph: Graph, norm: Norm) -> LipschitzBounds:
             bound = _bound_linear(op, source, _working(norm))
             layers.append(LayerBound(op.node or op.output, bound, _unevenness(op, norm)))
     before = constants[head.body.output]
-    measures = [Measure(head, s, before[s]) for s in useful_norms(before, head.rows.shape[1])]
-    witness = None
-    if found := find_witness(head, constants, measures):
-        witness, scaled = found
-        measures.append(scaled)
-    scores = np.min([measure.bound_scores() for measure in measures], axis=0)
+    feature_bounds = [FeatureBound(head, s, before[s]) for s in useful_norms(before, head.rows.shape[1])]
+    scaled_bound = None
+    if found := find_scaled_bound(head, constants, feature_bounds):
+        scaled_bound, scaled = found
+        feature_bounds.append(scaled)
+    scores = np.min([feature_bound.bound_scores() for feature_bound in feature_bounds], axis=0)
     return LipschitzBounds(
         norm=norm,
         bound_global=float(scores[head.owners >= 0].max()),
         head=head,
-        measures=tuple(measures),
-        witness=witness,
+        feature_bounds=tuple(feature_bounds),
+        scaled_bound=scaled_bound,
         layers=tuple(layers),
     )
 
 
 def bound_tensors(graph: Graph, norm: Norm) -> dict[str, Constants]:
-    """The constants of every tensor of a graph, by name, for inputs measured in the norm given."""
+    """Return the constants of every tensor of a graph, by name, for inputs measured in a norm."""
     constants: dict[str, Constants] = {
         graph.input: {s: bound_equivalence(norm, s, graph.input_size) for s in Norm}
     }
@@ -157,7 +157,7 @@ def bound_tensors(graph: Graph, norm: Norm) -> dict[str, Constants]:
 
 
 def useful_norms(constants: Constants, size: int) -> list[Norm]:
-    """The norms s that min over s of ‖row‖_{s*} L_s needs to look at, for rows of that size.
+    """Return the norms s that can attain the minimum over s of ‖row‖_{s*} L_s, for rows of a size.
 
     ‖row‖_{s*} is least for s = 1 and largest for s = inf, so a norm whose constant is no better than
     the next is left out.
@@ -171,7 +171,7 @@ def useful_norms(constants: Constants, size: int) -> list[Norm]:
 
 
 def _class_pairs(pairs: Array, head: Head) -> Array:
-    """(K, K): a difference of two maxima moves no faster than the fastest of what they are over."""
+    """Return (K, K): the constant of a difference of maxima is at most the largest of its pairs."""
     if (head.owners == np.arange(len(head.owners))).all():
         return pairs
     result = np.zeros((head.classes, head.classes))
@@ -198,12 +198,12 @@ def _unevenness(op: ops.Dense | ops.Conv | ops.Scale, norm: Norm) -> float:
 
 
 def _working(norm: Norm) -> Norm:
-    """The norm that layers after the first are usually bounded in: inf for inf, else 2."""
+    """Return the norm that layers after the first are usually bounded in: inf for inf, else 2."""
     return Norm.INF if norm is Norm.INF else Norm.TWO
 
 
 def _entrywise(op: Op, inputs: list[Entrywise]) -> Entrywise | None:
-    """The output, entry by entry, as functions of one tensor; None where the inputs are not all such of one.
+    """Return the output as entrywise functions of one tensor, or None.
 
     Functions of one number that are joined again count by their slopes: the maximum of several is as
     steep as the steepest, where a Concat of as many tensors would count them all.
@@ -233,7 +233,7 @@ def _entrywise(op: Op, inputs: list[Entrywise]) -> Entrywise | None:
 
 
 def _propagate(op: Op, inputs: list[Constants]) -> Constants:
-    """The three constants of an operation's output from those of its inputs, where it is not entrywise."""
+    """Return the three constants of an operation's output from those of its inputs, unless entrywise."""
     match op:
         case ops.Dense() | ops.Conv():
             return _through(op, inputs[0])
@@ -260,9 +260,9 @@ def _propagate(op: Op, inputs: list[Constants]) -> Constants:
 
 
 def _through(op: ops.Dense | ops.Conv, before: Constants) -> Constants:
-    """The three constants after a linear operation, each from the best of the three before.
+    """Return the three constants after a linear operation, each from the best of the three before.
 
-    What has a closed form comes first. The rest may take a spectral norm, in time that grows with the third
+    Norms with a closed form come first. The rest may take a spectral norm, in time that grows with the third
     power of the width; a network whose rows are bounded for linf does not need it. So a bound is found only
     where the least that it can come to would gain.
     """
@@ -276,7 +276,7 @@ def _through(op: ops.Dense | ops.Conv, before: Constants) -> Constants:
 
 
 def _bound_linear(op: ops.Dense | ops.Conv | ops.Scale, source: Norm, target: Norm) -> float:
-    """Operator norm source→target of a Scale, or of a Dense, which may act on many rows at once."""
+    """Return a bound on the operator norm source→target; a Dense may act on many rows at once."""
     if isinstance(op, ops.Scale):
         factor = inflate(1.0 / np.abs(op.factor).min(), 1) if op.divide else np.abs(op.factor).max()
         return _times(float(factor), bound_equivalence(source, target, op.size))
@@ -288,7 +288,7 @@ def _bound_linear(op: ops.Dense | ops.Conv | ops.Scale, source: Norm, target: No
 
 
 def bound_average(op: ops.AveragePool, norm: Norm) -> float:
-    """Operator norm of averaging: rows sum to at most 1, columns to what windows share."""
+    """Return a bound on the operator norm of averaging: rows sum to at most 1, columns to shared windows."""
     shares = np.append(1.0 / np.repeat(op.counts, op.window.taps), 0.0)
     columns = float(inflate(shares[op.window.readers].sum(axis=1).max(), op.window.readers.shape[1] + 1))
     return {Norm.INF: 1.0, Norm.ONE: columns, Norm.TWO: float(up(np.sqrt(columns)))}[norm]
@@ -299,12 +299,12 @@ def _joined(norm: Norm, constants: list[float]) -> float:
 
 
 def _tighten(constants: Constants, size: int) -> Constants:
-    """Lets each constant follow from another: ‖v‖_s <= equivalence(r, s) ‖v‖_r."""
+    """Return constants, each at most as implied by another: ‖v‖_s <= equivalence(r, s) ‖v‖_r."""
     return {s: min(_times(bound_equivalence(r, s, size), constants[r]) for r in Norm) for s in Norm}
 
 
 def _times(a: float, b: float) -> float:
-    """A product rounded upwards; exact where a factor is 0 (even if the other overflowed) or 1."""
+    """Return a product rounded upwards; exact where a factor is 0 (even if the other overflowed) or 1."""
     if a == 0.0 or b == 0.0:
         return 0.0
     return a * b if a == 1.0 or b == 1.0 else float(up(a * b))

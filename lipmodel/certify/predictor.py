@@ -1,4 +1,4 @@
-"""A classifier read from an ONNX file, and everything the certificate knows of it, behind one class."""
+"""A certified classifier read from an ONNX file: scores, bounds and radii behind one class."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from lipmodel.norms import Array, Norm, bound_vector_norm
 
 
 class Predictions(NamedTuple):
-    """Answers to N inputs, each with what is certified of it.
+    """Answers to N inputs, each with its certified radius.
 
     Attributes:
-        norm: the norm of the radii.
-        execution: the format that scores are computed in, and that radii speak of evaluations in.
-        scores: (N, K) as computed; (N, 1) of a binary classifier.
-        raw_scores: (N, M) what the scores of classes are the largest of, see :class:`Head`.
+        norm: norm of the radii.
+        execution: format of the evaluations, of this one and of those that radii speak of.
+        scores: (N, K) scores as computed; (N, 1) of a binary classifier.
+        raw_scores: (N, M) raw scores, of which class scores are maxima, see :class:`Head`.
         radii: label, margin, certified radius and runner-up, see :class:`Radii`.
-        tightening: how the radii were made larger; None where that was not asked for.
+        tightening: record of the slower tier; None where radii were not tightened.
     """
 
     norm: Norm
@@ -56,7 +56,7 @@ class Predictions(NamedTuple):
     tightening: Tightening | None = None
 
     def rows(self, which: slice | NDArray[np.bool_]) -> Predictions:
-        """The answers to some of the inputs alone."""
+        """Return the answers to a selection of the inputs."""
         tightening = self.tightening
         if tightening is not None:
             parts = {n: getattr(tightening, n)[which] for n in ("method", "seconds", "probes", "complete")}
@@ -125,12 +125,12 @@ class CertifiedPredictor:
 
     @property
     def default_norm(self) -> Norm:
-        """The norm that radii are in when none is asked for: the one the file names, else l2."""
+        """Return the default norm of radii: the one that the file names, else l2."""
         return self.claims.norm or Norm.TWO
 
     @property
     def claim_proved(self) -> bool | None:
-        """Whether the claimed Lipschitz constant is at least the one proved; None without a claim."""
+        """Return whether the claimed Lipschitz constant is at least the one proved; None without a claim."""
         claims = self.claims
         if claims.lipschitz is None or claims.norm is None:
             return None
@@ -138,11 +138,11 @@ class CertifiedPredictor:
 
     @cached_property
     def head(self) -> Head:
-        """Where the classes' scores come from."""
+        """Return the head of the network."""
         return linear_head(self.file.graph)
 
     def _execution(self, dtype: Float) -> Execution:
-        """The program that computes raw scores in a format; opened once."""
+        """Return the program that computes raw scores in a format; opened once."""
         if dtype not in self._executions:
             self.check_execution(dtype)
             graph = replace(self.file.graph, output=self.head.scores).pruned()
@@ -153,21 +153,21 @@ class CertifiedPredictor:
         return self.head.raw_scores(self._execution(dtype).scores(x))
 
     def scores_in_float64(self, x: Array) -> Array:
-        """(N, M) raw scores of (N, d) inputs, whatever the predictor's own execution."""
+        """Return raw scores (N, M) of inputs (N, d), in float64 in any case."""
         return self._raw_scores(x, np.float64)
 
     def bounds(self, norm: Norm) -> LipschitzBounds:
-        """Proved Lipschitz constants; computed once a norm."""
+        """Return proved Lipschitz constants; computed once per norm."""
         if norm not in self._lipschitz:
             with refusing_exhaustion():
                 self._lipschitz[norm] = bound_lipschitz(self.file.graph, norm)
         return self._lipschitz[norm]
 
     def rounding(self, dtype: Float = np.float64, measured: Norm | None = None) -> RoundingBounds:
-        """Proved error of evaluation in a format; computed once.
+        """Return the proved error of evaluation in a format; computed once.
 
-        Inputs may be measured in l2 or linf: either gives a sound bound, and where none is asked for the
-        one is taken that is smaller for an input spread evenly over [-1, 1].
+        Inputs may be measured in l2 or linf: either gives a sound bound. By default the norm is the one with
+        the smaller bound for an input spread evenly over [-1, 1].
         """
         if measured is None:
             even = np.linspace(-1.0, 1.0, self.file.graph.input_size)[None, :]
@@ -185,12 +185,12 @@ class CertifiedPredictor:
         return self._rounding[dtype, measured]
 
     def rule(self, norm: Norm, promised: Float = np.float64, evaluated: Float = np.float64) -> RadiusRule:
-        """The formula that turns scores into radii, made once.
+        """Return the formula from scores to radii; made once.
 
         Args:
-            norm: of the radii.
-            promised: the format of the evaluations that radii speak of.
-            evaluated: the format that the scores were computed in.
+            norm: norm of the radii.
+            promised: format of the evaluations that radii speak of.
+            evaluated: format that the scores were computed in.
         """
         key = norm, promised, evaluated
         if key not in self._rules:
@@ -240,7 +240,7 @@ class CertifiedPredictor:
         return self
 
     def check_inputs(self, inputs: Any, first_row: int = 0) -> Array:
-        """Inputs as a float64 array (N, d); errors count rows from ``first_row``.
+        """Return inputs as a float64 array (N, d); errors count rows from ``first_row``.
 
         Raises:
             InputError: not numbers, wrong shape, no rows, NaN, an infinity, or beyond float32.
@@ -273,7 +273,7 @@ class CertifiedPredictor:
         return Mixer(self.head, self.rule(norm, execution))
 
     def tightener(self, norm: Norm, execution: Float = np.float64) -> Tightener:
-        """The slower, tighter tier for radii about evaluations in a format; made once."""
+        """Return the slower, tighter tier for radii about evaluations in a format; made once."""
         if (norm, execution) not in self._tighteners:
             if norm not in self._local:  # it bounds the exact function, whatever evaluates it
                 graph = replace(self.file.graph, output=self.head.scores).pruned()
@@ -292,7 +292,7 @@ class CertifiedPredictor:
         tighten: bool = False,
         execution: Float | None = None,
     ) -> Predictions:
-        """Scores, labels and certified radii of (N, d) or (N, *input_shape) inputs.
+        """Return scores, labels and certified radii of inputs (N, d) or (N, *input_shape).
 
         With ``tighten`` each radius is the largest of the Lipschitz bound's, the one that mixtures of a
         class's own scores prove and the one that local bounds prove, sound in the same sense; it takes
@@ -303,10 +303,10 @@ class CertifiedPredictor:
         every radius speaks of float32 evaluations, this one and every other: see :meth:`portable_radii`.
 
         Args:
-            inputs: to answer.
-            norm: of the radii; by default the one that the file names.
+            inputs: inputs to answer.
+            norm: norm of the radii; by default the one that the file names.
             tighten: whether to prove larger radii.
-            execution: the format to evaluate in; by default the predictor's own.
+            execution: format to evaluate in; by default the predictor's own.
 
         Raises:
             InputError: see :meth:`check_inputs`.
@@ -342,7 +342,7 @@ class CertifiedPredictor:
         return Predictions(norm, execution, self.head.output(raw), raw, radii, tightening)
 
     def check_execution(self, execution: Float) -> None:
-        """Raises UnsupportedError where a program in that format would not be the file's.
+        """Raise UnsupportedError where a program in a format would not be the file's.
 
         Float32 execution takes a file that computes in float32 throughout, with weights that all are float32
         numbers: behind a Cast to float64 they need not be.
@@ -363,7 +363,7 @@ class CertifiedPredictor:
                 )
 
     def portable_radii(self, inputs: Any, norm: Norm | None = None) -> Array:
-        """(N,) radii that hold for every conforming runtime of the file, in the file's own format.
+        """Return (N,) radii that hold for every conforming runtime of the file, in the file's own format.
 
         They speak of float32 evaluations of a float32 file, whose error bound is larger than that of
         this predictor's float64 evaluation, so they are smaller than the served radii; the scores they

@@ -35,17 +35,17 @@ from lipmodel.norms import (
 )
 
 FEW_SCORES = 512
-"""Up to so many scores what depends on no input is kept for every pair; beyond, it is computed again."""
+"""Maximum scores for which the terms of every pair are kept; with more they are computed again."""
 SCORES_IN_FLOATS = 32
-"""Up to so many scores one input alone is cheaper in Python's floats than in numpy's arrays."""
+"""Maximum scores for which one input alone is cheaper in Python's floats than in numpy's arrays."""
 
 
 class Radii(NamedTuple):
-    """What is certified of N inputs.
+    """Certified radii of N inputs.
 
     Attributes:
         label: (N,) index of the class of the largest score (the first of equals).
-        margin: (N,) its score less the largest of another class, rounded down.
+        margin: (N,) score of that class less the largest score of another class, rounded down.
         certified_radius: (N,) in the l_p norm of the input; 0 means that nothing is certified.
         runner_up: (N,) index of the class that sets the radius; where nothing is certified, the
             class of the second largest score.
@@ -58,13 +58,13 @@ class Radii(NamedTuple):
 
 
 class RadiusRule:
-    """The formula for one model and norm; what depends on no input is computed once.
+    """The radius formula for one model and norm; terms that depend on no input are computed once.
 
     Attributes:
         owners: (M,) the class of each raw score; -1 for one that belongs to none; see ``head.py``.
-        lipschitz: bounds in the norm p that radii are wanted in.
-        evaluated: error bounds for the format that scores were computed in, E°.
-        promised: the same for the evaluations that the radius speaks of, E; often the same bounds. Both
+        lipschitz: bounds in the norm p of the radii.
+        evaluated: error bounds E° for the format that scores were computed in.
+        promised: error bounds E for the evaluations that the radius speaks of, often the same bounds. Both
             measure the size ρ of an input in one norm q.
         kappa: κ.
     """
@@ -90,15 +90,15 @@ class RadiusRule:
 
     @property
     def ready(self) -> bool:
-        """Whether what depends on no input is known; for thousands of scores that takes seconds."""
+        """Return whether the terms that depend on no input are known: they may take seconds."""
         return self._table is not None or "bound_per_score_pair" in vars(self.lipschitz)
 
     def __call__(self, scores: Array, inputs: Array) -> Radii:
-        """Certifies a batch.
+        """Return the certified radii of a batch.
 
         Args:
             scores: (N, M) raw scores as computed.
-            inputs: (N, d), the float64 numbers that they were computed from.
+            inputs: (N, d) float64 inputs that the scores were computed from.
         """
         if self._floats is not None and len(scores) == 1:
             x = inputs[0]  # in l2 its size is one call of BLAS, the one that vecdot makes
@@ -114,156 +114,160 @@ class RadiusRule:
             scores = np.where(self.owners >= 0, scores, -np.inf)
         best = scores.argmax(axis=1)
         terms, size = self._terms_of(best), self._size(inputs)
-        leads = scores.max(axis=1, keepdims=True) - scores
-        leads += terms.own
-        reach = terms.reach(leads, size[:, None])
-        radius = for_clients(np.minimum(reach.min(axis=1), self._overflow_radius(size)), self._input_size)
-        runner_up = reach.argmin(axis=1)
+        margins = scores.max(axis=1, keepdims=True) - scores
+        margins += terms.excluded
+        pair_radius = terms.pair_radius(margins, size[:, None])
+        radius = for_clients(
+            np.minimum(pair_radius.min(axis=1), self._overflow_radius(size)), self._input_size
+        )
+        runner_up = pair_radius.argmin(axis=1)
         certified = radius > self._least  # NaN compares false
         if not certified.all():
             radius = np.where(certified, radius, 0.0)
-            runner_up = np.where(certified, runner_up, leads.argmin(axis=1))
+            runner_up = np.where(certified, runner_up, margins.argmin(axis=1))
         return Radii(
             label=self.owners[best],
-            margin=leads.min(axis=1) * (1.0 - 2.0**-52),
+            margin=margins.min(axis=1) * (1.0 - 2.0**-52),
             certified_radius=radius,
             runner_up=self.owners[runner_up],
         )
 
     @np.errstate(all="ignore")
-    def reach_of_pairs(self, scores: Array, x: Array, first: Indices, second: Indices) -> Array:
-        """How far a change of one input x (d,) must go before score j may pass score i.
+    def pair_radii(self, scores: Array, x: Array, first: Indices, second: Indices) -> Array:
+        """Return radii about one input x (d,) within which score j stays below score i.
 
         Args:
-            scores: (M,) at x.
+            scores: (M,) raw scores at x.
             x: the input.
             first: i, and
             second: j: arrays that broadcast against one another to the shape of the result.
         """
-        return self._terms(first, second).reach(scores[first] - scores[second], self._size(x[None]))
+        return self._terms(first, second).pair_radius(scores[first] - scores[second], self._size(x[None]))
 
     @np.errstate(all="ignore")
     def overflow_radius(self, inputs: Array) -> Array:
-        """(N,) the largest r for which nothing overflows: peak(ρ + κr) < limit, and at x itself for E°."""
+        """Return (N,) the largest r without overflow: magnitude(ρ + κr) < limit, and at x itself for E°."""
         return self._overflow_radius(self._size(inputs))
 
     def _overflow_radius(self, size: Array) -> Array:
-        room: Array = self._room.constant - self._room.slope * size
+        slack: Array = self._overflow_slack.constant - self._overflow_slack.slope * size
         if self.evaluated is self.promised:
-            return room
-        return np.where(self.evaluated.peak.at(size) < self.evaluated.limit / 2.0, room, 0.0)
+            return slack
+        return np.where(self.evaluated.magnitude.at(size) < self.evaluated.limit / 2.0, slack, 0.0)
 
     @cached_property
-    def _room(self) -> Affine:
-        """(limit - peak(ρ)) / (slope of the peak · κ), as constant - slope·ρ, both rounded to safety."""
-        peak, limit = self.promised.peak, self.promised.limit
-        most = down(down(down(limit - peak.constant) / peak.slope) / self.kappa)
-        return Affine(most, inflate(1.0 / self.kappa, self._input_size + 4))
+    def _overflow_slack(self) -> Affine:
+        """Return (limit - magnitude(ρ)) / (slope of magnitude · κ), constant - slope·ρ, rounded to safety."""
+        magnitude, limit = self.promised.magnitude, self.promised.limit
+        largest = down(down(down(limit - magnitude.constant) / magnitude.slope) / self.kappa)
+        return Affine(largest, inflate(1.0 / self.kappa, self._input_size + 4))
 
     def _size(self, inputs: Array) -> Array:
-        """(N,) ‖x‖_q as computed; what it may lack is paid for where it is used, see ``_terms``."""
+        """Return (N,) ‖x‖_q as computed; its rounding is paid for in :meth:`_terms`."""
         return vector_norm(inputs, self.promised.norm, axis=1)
 
-    def _terms_of(self, best: Indices) -> Terms:
-        """Those of scores (N,) against every score; of a model with few scores looked up."""
+    def _terms_of(self, best: Indices) -> PairTerms:
+        """Return the terms of scores (N,) against every score; with few scores from a table."""
         if len(self.owners) > FEW_SCORES:
             return self._terms(best, None)
         if self._table is None:
             self._table = np.stack(self._terms(np.arange(len(self.owners)), None), axis=1)
             if self.evaluated is self.promised and len(self.owners) <= SCORES_IN_FLOATS:
                 self._floats = rule_in_floats(
-                    self.owners, self._table, self._room, self._input_size, self._least
+                    self.owners, self._table, self._overflow_slack, self._input_size, self._least
                 )
         found = self._table.take(best, axis=0)
-        return Terms(found[:, 0], found[:, 1], found[:, 2], found[:, 3])
+        return PairTerms(found[:, 0], found[:, 1], found[:, 2], found[:, 3])
 
-    def _terms(self, first: Indices, second: Indices | None) -> Terms:
-        """For pairs as in ``RoundingBounds.pair_line``.
+    def _terms(self, first: Indices, second: Indices | None) -> PairTerms:
+        """Return the terms for pairs as in ``RoundingBounds.pair_coefficients``.
 
-        E is inflated for the roundings of A + Bρ and for what ρ lacks: those of its own sum, and
+        E is inflated for the roundings of A + Bρ and for the error of ρ: roundings of its own sum, and
         squares that fell below the smallest normal number, together less than 2^-490. The denominator is
         inflated for the roundings of the numerator and of the quotient, and to be strictly inside,
         which covers ties.
         """
-        promised = self.promised.pair_line(first, second)
+        promised = self.promised.pair_coefficients(first, second)
         same = self.evaluated is self.promised
-        error = promised + (promised if same else self.evaluated.pair_line(first, second))
-        speed = self.lipschitz.bound_per_score_pair[first if second is None else (first, second)]
+        error = promised + (promised if same else self.evaluated.pair_coefficients(first, second))
+        lipschitz = self.lipschitz.bound_per_score_pair[first if second is None else (first, second)]
         theirs = self.owners if second is None else self.owners[second]
-        own = (self.owners[first[:, None] if second is None else first] == theirs) | (theirs < 0)
+        excluded = (self.owners[first[:, None] if second is None else first] == theirs) | (theirs < 0)
         roundings = self._input_size + 6
-        return Terms(
-            constant=np.where(own, 0.0, inflate(error.constant + up(error.slope * 2.0**-490), roundings)),
-            slope=np.where(own, 0.0, inflate(error.slope, roundings)),
-            speed=np.where(own, 1.0, inflate(speed + up(self.kappa * promised.slope), 6)),
-            own=np.where(own, np.inf, 0.0),
+        return PairTerms(
+            constant=np.where(
+                excluded, 0.0, inflate(error.constant + up(error.slope * 2.0**-490), roundings)
+            ),
+            slope=np.where(excluded, 0.0, inflate(error.slope, roundings)),
+            lipschitz=np.where(excluded, 1.0, inflate(lipschitz + up(self.kappa * promised.slope), 6)),
+            excluded=np.where(excluded, np.inf, 0.0),
         )
 
 
-class Terms(NamedTuple):
-    """What the formula takes for pairs of scores i and j; arrays of one shape.
+class PairTerms(NamedTuple):
+    """Terms of the formula for pairs of scores i and j; arrays of one shape.
 
     Attributes:
         constant, slope: E°_ij + E_ij, as a function of ρ.
-        speed: L_ij + κB_ij.
-        own: infinity where j is of i's class, or of none, so that it never sets the radius; else 0.
+        lipschitz: L_ij + κB_ij.
+        excluded: infinity where j is of i's class, or of none, so that it never sets the radius; else 0.
     """
 
     constant: Array
     slope: Array
-    speed: Array
-    own: Array
+    lipschitz: Array
+    excluded: Array
 
-    def reach(self, leads: Array, size: Array) -> Array:
-        """(m - E° - E) / (L + κB), rounded down, of leads ŷ_i - ŷ_j as computed and inputs of size ρ.
+    def pair_radius(self, margins: Array, size: Array) -> Array:
+        """Return (m - E° - E) / (L + κB), rounded down, for margins ŷ_i - ŷ_j as computed and sizes ρ.
 
-        The lead rounded once and is taken down by four half units, the fourth for this product.
+        The margin rounded once and is taken down by four half units, the fourth for this product.
         """
         error = self.slope * size
         error += self.constant
-        room = leads * (1.0 - 2.0**-51)
-        room -= error
-        room /= self.speed
-        return room
+        pair_radius = margins * (1.0 - 2.0**-51)
+        pair_radius -= error
+        pair_radius /= self.lipschitz
+        return pair_radius
 
 
 class RuleInFloats(NamedTuple):
     """The formula for one input and few scores: the operations of :class:`RadiusRule`, one by one.
 
-    Python's floats are the same IEEE 754 doubles as numpy's, so each number is the same bit for bit; what is
-    saved is the start of twenty array operations, which on one row is nearly all that they cost.
+    Python's floats are the same IEEE 754 doubles as numpy's, so each number is the same bit for bit; this
+    saves the start of twenty array operations, which on one row is nearly all that they cost.
 
     Attributes:
-        owners: of the scores.
-        pairs: for every score i, of the scores j of other classes in turn: j, and the terms of i and j.
-        room: that of the largest r for which nothing overflows.
-        factor: what :func:`for_clients` multiplies by.
+        owners: class of each score.
+        pairs: for every score i, j and the terms of i and j for each score j of another class.
+        slack: the largest r without overflow, as constant - slope·ρ.
+        factor: factor of :func:`for_clients`.
         least: radii up to this are given as 0.
     """
 
     owners: list[int]
     pairs: list[list[tuple[int, float, float, float]]]
-    room: Affine
+    slack: Affine
     factor: float
     least: float
 
     def __call__(self, scores: list[float], size: float) -> Radii | None:
-        """Certifies one input of that size; None where its scores are not all finite."""
+        """Return the radius of one input of a size; None where its scores are not all finite."""
         if not isfinite(sum(scores)):
             return None
         top = max(scores)
         best = scores.index(top)
-        margin = reach = inf
+        margin = least_radius = inf
         second = nearest = 0
-        for j, constant, slope, speed in self.pairs[best]:
-            lead = top - scores[j]
-            if lead < margin:
-                margin, second = lead, j
+        for j, constant, slope, lipschitz in self.pairs[best]:
+            pair_margin = top - scores[j]
+            if pair_margin < margin:
+                margin, second = pair_margin, j
             # Never a NaN, which "<" would pass over: terms are finite, so at most an error overflows.
-            room = (lead * (1.0 - 2.0**-51) - (slope * size + constant)) / speed
-            if room < reach:
-                reach, nearest = room, j
-        radius = min(reach, self.room.constant - self.room.slope * size) * self.factor
+            pair_radius = (pair_margin * (1.0 - 2.0**-51) - (slope * size + constant)) / lipschitz
+            if pair_radius < least_radius:
+                least_radius, nearest = pair_radius, j
+        radius = min(least_radius, self.slack.constant - self.slack.slope * size) * self.factor
         if not radius > self.least:
             radius, nearest = 0.0, second
         return Radii(
@@ -275,44 +279,48 @@ class RuleInFloats(NamedTuple):
 
 
 def rule_in_floats(
-    owners: Indices, table: Array, room: Affine, input_size: int, least: float
+    owners: Indices, table: Array, slack: Affine, input_size: int, least: float
 ) -> RuleInFloats | None:
-    """That of (M, 4, M) terms; None where they are not all finite numbers, or a score belongs to no class.
+    """Return the rule of (M, 4, M) terms; None where a term is not finite, or a score belongs to no class.
 
-    Of those the formula is left to arrays, in which whatever is no number certifies nothing.
+    Then the formula is left to arrays, in which NaN certifies nothing.
     """
-    constant, slope, speed, own = (table[:, i] for i in range(4))
-    terms = constant, slope, speed, np.array([room.constant, room.slope])
-    if not all(np.isfinite(term).all() for term in terms) or not (speed > 0.0).all() or (owners < 0).any():
+    constant, slope, lipschitz, excluded = (table[:, i] for i in range(4))
+    terms = constant, slope, lipschitz, np.array([slack.constant, slack.slope])
+    if (
+        not all(np.isfinite(term).all() for term in terms)
+        or not (lipschitz > 0.0).all()
+        or (owners < 0).any()
+    ):
         return None
-    columns = [term.tolist() for term in (constant, slope, speed)]
-    others = [np.flatnonzero(row == 0.0).tolist() for row in own]
+    columns = [term.tolist() for term in (constant, slope, lipschitz)]
+    others = [np.flatnonzero(row == 0.0).tolist() for row in excluded]
     pairs = [[(j, *(column[i][j] for column in columns)) for j in row] for i, row in enumerate(others)]
     if not all(pairs):
         return None
-    line = Affine(float(room.constant), float(room.slope))
-    return RuleInFloats(owners.tolist(), pairs, line, for_clients(1.0, input_size), least)
+    slack = Affine(float(slack.constant), float(slack.slope))
+    return RuleInFloats(owners.tolist(), pairs, slack, for_clients(1.0, input_size), least)
 
 
 def for_clients(radius: Any, size: int) -> Any:
-    """A radius less what a caller who measures distance in float64 may find it short by, in that size.
+    """Return a radius less the error of a distance of ``size`` numbers that a caller computes in float64.
 
-    It is that of (size + 4) half units twice, and two more for the roundings here and before.
+    The error is (size + 4) half units, taken twice, and two more for the roundings here and before.
     """
     return radius * (1.0 - (size + 6) * 2.0**-52)
 
 
 def bound_input_rounding(given: Array, rounded: Array, norm: Norm) -> Array:
-    """Never below how much farther a change may be once float32 has rounded x and x', but for u of it.
+    """Return bounds on how much farther a change may be once float32 has rounded x and x', but for u of it.
 
     x' within r of x as doubles lies, rounded, within r(1 + u) + ‖x - fl(x)‖ + u‖x‖ + d^{1/p} 2⁻¹⁴⁹
     of fl(x) (u = 2⁻²⁴; the last term covers subnormal results). Where no input of a row needed
     rounding the same holds, since x' may.
 
     Args:
-        given: (N, d) as sent.
-        rounded: (N, d) as evaluated.
-        norm: of the radii.
+        given: (N, d) inputs as sent.
+        rounded: (N, d) inputs as evaluated.
+        norm: norm of the radii.
 
     Returns:
         (N,) bounds on all of this but r(1 + u).

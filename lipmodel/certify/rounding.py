@@ -1,11 +1,11 @@
-"""How far a floating-point evaluation strays from the exact function: an a priori bound.
+"""A priori bounds on the rounding error of a floating-point evaluation.
 
 For every conforming evaluation (each product, sum and fused multiply-add rounded to nearest, in
 any order, gradual underflow or flush to zero) of every input x with ‖x‖_q <= ρ,
 
     |(ŷ_i - ŷ_j) - (y_i - y_j)| <= E_ij(ρ) = A_ij + B_ij ρ.
 
-Per tensor the recursion carries V >= ‖ẑ‖_q, the size of what was computed, and D >= ‖ẑ - z‖_q,
+Per tensor the recursion carries V >= ‖ẑ‖_q, the size of the computed value, and D >= ‖ẑ - z‖_q,
 its distance from the exact value, both affine in ρ. A step z -> Wz + b adds a local error in terms
 of the *computed* input, so that D' = ‖W‖ D + local holds exactly: no second-order term is dropped.
 One dot product of n terms with its bias: at most γ_{n+2}(|W||ẑ| + |b|) + η, Higham 2002, section
@@ -63,15 +63,15 @@ class Affine:
         return Affine(up(self.constant + other.constant), up(self.slope + other.slope))
 
     def plus(self, constant: float | Array) -> Affine:
-        """Plus a constant."""
+        """Return the sum with a constant."""
         return Affine(up(self.constant + constant), self.slope)
 
     def at(self, size: Array) -> Array:
-        """The value for ρ = size."""
+        """Return the value for ρ = size."""
         return np.asarray(up(self.constant + up(self.slope * size)))
 
     def times(self, factor: float | Array) -> Affine:
-        """Times a factor >= 0."""
+        """Return the product with a factor >= 0."""
         return Affine(up(self.constant * factor), up(self.slope * factor))
 
 
@@ -84,29 +84,29 @@ class RoundingBounds:
 
     Attributes:
         norm: the norm q in which ρ measures the input.
-        head: where the scores come from.
+        head: head of the network.
         inherited: D, the error of the features.
-        local: (M,) e, what the linear end adds.
-        peak: affine bound on every intermediate result and partial sum, for the guard against overflow.
-        limit: the peak must stay below this.
+        local: (M,) e, the error that the head adds.
+        magnitude: affine bound on every intermediate result and partial sum, for the guard against overflow.
+        limit: the magnitude must stay below this.
     """
 
     norm: Norm
     head: Head
     inherited: Affine
     local: Affine
-    peak: Affine
+    magnitude: Affine
     limit: float
 
     @property
     def distances(self) -> Array:
-        """(M, M) ‖w_i - w_j‖_{q*}; zeros where the features are exact, so that it does not matter."""
+        """Return (M, M) ‖w_i - w_j‖_{q*}; zeros where the features are exact, so that it does not matter."""
         if self.inherited == ZERO:
             return np.broadcast_to(0.0, (len(self.head.owners),) * 2)
         return self.head.distances(self.norm.dual)
 
-    def pair_line(self, first: Indices, second: Indices | None) -> Affine:
-        """A_ij and B_ij of E_ij(ρ) = A_ij + B_ij ρ for pairs of scores.
+    def pair_coefficients(self, first: Indices, second: Indices | None) -> Affine:
+        """Return A_ij and B_ij of E_ij(ρ) = A_ij + B_ij ρ for pairs of scores.
 
         Args:
             first: i, and
@@ -127,11 +127,11 @@ class RoundingBounds:
         return Affine(constant, slope)
 
     def pair_error(self, first: Indices, second: Indices | None, size: Array) -> Array:
-        """E_ij(ρ) for pairs as in :meth:`pair_line`, of inputs of size ρ, (N,) without ``second``."""
-        return self.pair_line(first, second).at(size[:, None] if second is None else size)
+        """Return E_ij(ρ) for pairs as in :meth:`pair_coefficients`, for sizes ρ, (N,) without ``second``."""
+        return self.pair_coefficients(first, second).at(size[:, None] if second is None else size)
 
     def score_error(self, size: Array) -> Array:
-        """(N, M): the error of each raw score by itself."""
+        """Return (N, M) the error of each raw score by itself."""
         inherited = up(self.head.row_norms(self.norm.dual) * self.inherited.at(size)[:, None])
         return np.asarray(up(inherited + self.local.at(size[:, None])))
 
@@ -140,8 +140,8 @@ class RoundingBounds:
         owned = self.head.owners >= 0
         return EvaluationBounds(
             norm=self.norm,
-            constant=float(self.peak.constant),
-            slope=float(self.peak.slope),
+            constant=float(self.magnitude.constant),
+            slope=float(self.magnitude.slope),
             limit=self.limit,
             score_error=lambda size: self.score_error(size)[:, owned].max(axis=1),
         )
@@ -156,12 +156,12 @@ class Track:
 
 
 def bound_rounding(graph: Graph, norm: Norm, execution: Format) -> RoundingBounds:
-    """Bounds the rounding error of the differences of scores, for evaluation in the format given."""
+    """Return bounds on the rounding error of differences of scores, for evaluation in a format."""
     return _rounding(graph, _Recursion(norm, execution))
 
 
 def least_rounding(graph: Graph, norm: Norm, execution: Format) -> RoundingBounds:
-    """About the least that :func:`bound_rounding` can come to, in time linear in the weights; no bound."""
+    """Return about the least that :func:`bound_rounding` can be, in time linear in the weights; no bound."""
     return _rounding(graph, _Recursion(norm, execution, least=True))
 
 
@@ -174,13 +174,13 @@ def _rounding(graph: Graph, recursion: _Recursion) -> RoundingBounds:
         head=head,
         inherited=track.error,
         local=recursion.scores(head, track),
-        peak=recursion.peak,
+        magnitude=recursion.magnitude,
         limit=recursion.execution.largest / 4.0,
     )
 
 
 def bound_tensors(graph: Graph, norm: Norm, execution: Format) -> dict[str, Track]:
-    """Size and error of every tensor of a graph, by name, in the norm q that ρ is in."""
+    """Return size and error of every tensor of a graph, by name, in the norm q that ρ is in."""
     return _Recursion(norm, execution).tracks(graph)
 
 
@@ -189,23 +189,23 @@ class _Recursion:
 
     def __init__(self, norm: Norm, execution: Format, *, least: bool = False) -> None:
         self.norm, self.execution, self.least = norm, execution, least
-        self.peak = Affine(0.0, 1.0)
+        self.magnitude = Affine(0.0, 1.0)
 
     def gamma(self, k: int) -> float:
-        """γ_k of the execution format."""
+        """Return γ_k of the execution format."""
         return gamma(k, self.execution.unit_roundoff)
 
     def see(self, size: Affine) -> None:
-        """Notes a bound on intermediate results."""
-        self.peak = Affine(
-            np.maximum(self.peak.constant, np.max(size.constant)),
-            np.maximum(self.peak.slope, np.max(size.slope)),
+        """Record a bound on intermediate results."""
+        self.magnitude = Affine(
+            np.maximum(self.magnitude.constant, np.max(size.constant)),
+            np.maximum(self.magnitude.slope, np.max(size.slope)),
         )
 
     def underflow(self, terms: int, weight: float, size: Affine, outputs: int) -> Affine:
         """η of one result, (4n+4) τ (1 + max|W| + ‖ẑ‖), taken over all outputs in the norm q.
 
-        2n + 2 results may fall below τ, and what is lost may grow by 1 + γ <= 2 on the way to the sum.
+        2n + 2 results may fall below τ, and their loss may grow by 1 + γ <= 2 on the way to the sum.
 
         ‖ẑ‖_inf <= ‖ẑ‖_q, so the size in the norm q serves.
         """
@@ -214,19 +214,19 @@ class _Recursion:
         return size.plus(up(1.0 + weight)).times(float(up(up(each) * spread)))
 
     def local(self, k: int, magnitude: Affine, eta: Affine) -> Affine:
-        """γ_k·magnitude + η, with the magnitude seen as a bound on partial sums."""
+        """Return γ_k·magnitude + η, and record the magnitude as a bound on partial sums."""
         self.see(magnitude.times(float(up(1.0 + self.gamma(k)))) + eta)
         return magnitude.times(self.gamma(k)) + eta
 
     def tracks(self, graph: Graph) -> dict[str, Track]:
-        """Every tensor's track, by name."""
+        """Return every tensor's track, by name."""
         tracks = {graph.input: Track(size=Affine(0.0, 1.0), error=ZERO)}
         for op in graph.ops:
             tracks[op.output] = self.step(op, [tracks[name] for name in op.inputs])
         return tracks
 
     def step(self, op: Op, inputs: Sequence[Track]) -> Track:
-        """Size and error of an operation's output from those of its inputs."""
+        """Return size and error of an operation's output from those of its inputs."""
         first = inputs[0]
         match op:
             case ops.Dense():
@@ -302,7 +302,7 @@ class _Recursion:
         return Track(x.size.times(norm).plus(offset) + local, x.error.times(norm) + local)
 
     def scores(self, head: Head, track: Track) -> Affine:
-        """Per score, the error that the linear end itself adds to what it is given: (K,) each.
+        """Return per score, (K,), the error that the head adds to that of the features.
 
         ‖|w_c|+|w_j|‖ <= ‖w_c‖ + ‖w_j‖: the errors of two scores are bounded one by one and added.
         """
@@ -330,7 +330,7 @@ class _Recursion:
         return error
 
     def _whole(self, values: Array, shape: Shape) -> float:
-        """Norm of a constant spread over a whole tensor."""
+        """Return the norm of a constant spread over a whole tensor."""
         return float(bound_vector_norm(np.broadcast_to(values, shape).ravel(), self.norm))
 
     def _join(self, parts: Sequence[Affine]) -> Affine:

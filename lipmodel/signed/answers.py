@@ -8,7 +8,7 @@ from lipmodel import __version__
 from lipmodel.certificates.format import Share, digest
 from lipmodel.certify.predictor import CertifiedPredictor, Predictions
 from lipmodel.certify.radius import bound_input_rounding
-from lipmodel.certify.tight.mixtures import Standing
+from lipmodel.certify.tight.mixtures import ClassMargins
 from lipmodel.errors import InputError
 from lipmodel.network.execution import as_evaluated
 from lipmodel.norms import MIN_DISTANCE, Array, down, up
@@ -49,11 +49,9 @@ def answers(predictor: CertifiedPredictor, inputs: Array, predictions: Predictio
     for row, label in enumerate(radii.label.tolist()):
         scores, x, radius = raw[row], inputs[row], float(radii.certified_radius[row])
         method = "lipschitz" if predictions.tightening is None else str(predictions.tightening.method[row])
-        standing = mixer.stand(scores, evaluated[row], label, mix=method == "mixture")
-        nearest = nearest_rival(standing, scores)
-        bounds = _bounds(
-            standing, nearest, mixer.rule.kappa, float(input_rounding[row]), float(overflow[row])
-        )
+        margins = mixer.class_margins(scores, evaluated[row], label, mix=method == "mixture")
+        nearest = nearest_rival(margins, scores)
+        bounds = _bounds(margins, nearest, mixer.rule.kappa, float(input_rounding[row]), float(overflow[row]))
         stated_bounds = [value for name, value in vars(bounds).items() if name != "mixture"]
         if not np.isfinite([*stated_bounds, *scores, radii.margin[row]]).all():
             raise InputError("the scores or their bounds are not finite", field=f"inputs[{row}]")
@@ -84,26 +82,28 @@ def answers(predictor: CertifiedPredictor, inputs: Array, predictions: Predictio
     return stated
 
 
-def nearest_rival(standing: Standing, scores: Array) -> int:
+def nearest_rival(margins: ClassMargins, scores: Array) -> int:
     """Return the position of the rival that sets the radius; if none does, of the largest rival score."""
-    nearest = int(standing.reach.argmin())
-    return nearest if standing.reach[nearest] > 0.0 else int(scores[standing.foreign].argmax())
+    nearest = int(margins.pair_radius.argmin())
+    return nearest if margins.pair_radius[nearest] > 0.0 else int(scores[margins.competitors].argmax())
 
 
-def _bounds(standing: Standing, at: int, ratio: float, input_rounding: float, overflow: float) -> PairBounds:
+def _bounds(
+    margins: ClassMargins, at: int, ratio: float, input_rounding: float, overflow: float
+) -> PairBounds:
     """Return the bounds of the rival at a position, each weaker by ``SPARE``."""
-    weights = standing.weights[at]
+    weights = margins.weights[at]
 
     def above(bound: float) -> float:
         return float(up(bound * (1.0 + SPARE))) if bound else 0.0
 
     return PairBounds(
-        rival=int(standing.foreign[at]),
-        mixture=tuple(Share(int(standing.own[i]), float(weights[i])) for i in np.flatnonzero(weights)),
-        bound_margin=float(down(standing.bound_margin[at] - standing.bound_score_error[at])),
-        bound_lipschitz=above(standing.bound_lipschitz[at]),
-        bound_error=above(standing.bound_error[at]),
-        bound_error_slope=above(standing.bound_error_slope[at]),
+        rival=int(margins.competitors[at]),
+        mixture=tuple(Share(int(margins.targets[i]), float(weights[i])) for i in np.flatnonzero(weights)),
+        bound_margin=float(down(margins.bound_margin[at] - margins.bound_score_error[at])),
+        bound_lipschitz=above(margins.bound_lipschitz[at]),
+        bound_error=above(margins.bound_error[at]),
+        bound_error_slope=above(margins.bound_error_slope[at]),
         bound_norm_ratio=ratio,
         bound_input_rounding=above(input_rounding),
         bound_overflow_radius=float(down(overflow * (1.0 - SPARE))),

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from lipmodel.certificates.format import digest
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.radius import bound_input_rounding
-from lipmodel.certify.tight.mixtures import Mixer, Standing
+from lipmodel.certify.tight.mixtures import ClassMargins, Mixer
 from lipmodel.errors import InputError, UnsupportedError
 from lipmodel.network.execution import Float, as_evaluated
 from lipmodel.norms import MIN_DISTANCE, Array, bound_vector_norm, down, up
@@ -106,13 +106,13 @@ def _recompute(answer: Answer, predictor: CertifiedPredictor, x: Array) -> list[
     mixer, scores = predictor.mixer(norm, execution), predictor.scores_in_float64(evaluated)[0]
     if not np.isfinite(scores).all():
         raise InputError("the scores are not finite")
-    standing = mixer.stand(scores, evaluated[0], label, mix=answer.method != "lipschitz")
+    margins = mixer.class_margins(scores, evaluated[0], label, mix=answer.method != "lipschitz")
     checks.append(_margin(answer, float(radii.margin[0]), mixer, scores, evaluated[0]))
     input_rounding = (
         0.0 if execution is np.float64 else float(bound_input_rounding(checked, evaluated, norm)[0])
     )
     overflow = float(mixer.rule.overflow_radius(evaluated)[0])
-    checks.append(_proved_radius(answer, predictor, standing, evaluated[0], input_rounding, overflow))
+    checks.append(_proved_radius(answer, predictor, margins, evaluated[0], input_rounding, overflow))
     stated, owners = answer.bounds, mixer.head.owners
     own_scores = np.flatnonzero(owners == label).tolist()
     mixture = _mixture(answer, own_scores)
@@ -127,9 +127,9 @@ def _recompute(answer: Answer, predictor: CertifiedPredictor, x: Array) -> list[
         return [*checks, Check("bounds.mixture", mixture), Check("bounds.rival", rival)]
     own = np.array([share.score for share in stated.mixture])
     weights = np.array([[share.weight for share in stated.mixture]])
-    found = mixer.standing(scores, evaluated[0], own, weights, np.array([stated.rival]))
+    found = mixer.margins_of(scores, evaluated[0], own, weights, np.array([stated.rival]))
     checks.append(Check("bounds.mixture"))
-    checks += _rival(answer, standing, scores, names, int(owners[stated.rival]))
+    checks += _rival(answer, margins, scores, names, int(owners[stated.rival]))
     if isinstance(stated, PairBounds1):
         margin = sum(Fraction(s.weight) * Fraction(float(scores[s.score])) for s in stated.mixture)
         margin -= Fraction(float(scores[stated.rival]))
@@ -147,7 +147,7 @@ def _recompute(answer: Answer, predictor: CertifiedPredictor, x: Array) -> list[
 def _proved_radius(
     answer: Answer,
     predictor: CertifiedPredictor,
-    standing: Standing,
+    margins: ClassMargins,
     x: Array,
     input_rounding: float,
     overflow: float,
@@ -161,10 +161,10 @@ def _proved_radius(
     proved = False
     if change <= overflow:  # therefore in the range of float64
         ball = float(up(float(change)))
-        proved = bool((standing.reach > ball).all())
+        proved = bool((margins.pair_radius > ball).all())
         if not proved and answer.method == "local":
-            proved = predictor.tightener(answer.norm, predictor.execution).proves(standing, x, ball)
-    least = min(float(standing.reach.min()), overflow)
+            proved = predictor.tightener(answer.norm, predictor.execution).proves(margins, x, ball)
+    least = min(float(margins.pair_radius.min()), overflow)
     found = (
         float((Fraction(least) - Fraction(input_rounding)) * slack / (1 + u)) if np.isfinite(least) else 0.0
     )
@@ -201,18 +201,18 @@ def _mixture(answer: Answer, own: list[int]) -> str:
 
 
 def _rival(
-    answer: Answer, standing: Standing, scores: Array, names: tuple[str, ...], owner: int
+    answer: Answer, margins: ClassMargins, scores: Array, names: tuple[str, ...], owner: int
 ) -> list[Check]:
     """Check that the rival is the nearest, up to rounding, and that the runner-up is its class."""
-    at = int(np.flatnonzero(standing.foreign == answer.bounds.rival)[0])
-    first, radii, margin = nearest_rival(standing, scores), standing.reach, -scores[standing.foreign]
-    error = 2.0 * standing.bound_error
+    at = int(np.flatnonzero(margins.competitors == answer.bounds.rival)[0])
+    first, radii, margin = nearest_rival(margins, scores), margins.pair_radius, -scores[margins.competitors]
+    error = 2.0 * margins.bound_error
     with np.errstate(divide="ignore", invalid="ignore"):
-        away = np.nan_to_num(error / standing.bound_lipschitz, nan=0.0)  # 0 / 0: exact and constant
+        away = np.nan_to_num(error / margins.bound_lipschitz, nan=0.0)  # 0 / 0: exact and constant
     near = at == first or radii[at] - away[at] <= radii[first] * (1.0 + SPARE) + away[first]
     if not near and (radii - away).min() <= 0.0:  # nothing may be certified: then the least margin counts
         near = bool((margin[at] - error[at] <= margin + error).all())
-    rival = int(standing.foreign[first])
+    rival = int(margins.competitors[first])
     reason = "" if near else f"states {answer.bounds.rival}; the nearest is {rival}"
     checks: list[Check] = [Compared("bounds.rival", reason, answer.bounds.rival, rival)]
     # In format 1 the runner-up of a local radius is that of the local bounds.

@@ -17,11 +17,11 @@ from lipmodel.verify.consistency import Check, check_consistency
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found of a certificate.
+    """Result of the verification of a certificate.
 
     Attributes:
-        checks: its statements, one by one, see the package's documentation.
-        against_model: whether the model was given; without it nothing is proved of the answer.
+        checks: one check per statement, see the package's documentation.
+        against_model: whether the model was given; without a model nothing is proved of the answer.
     """
 
     checks: tuple[Check, ...]
@@ -29,19 +29,19 @@ class Verdict:
 
     @property
     def verdict(self) -> str:
-        """``holds``; ``consistent`` where no more could be checked without the model; ``fails``."""
+        """Return ``holds``, ``consistent`` (all that can be checked without the model) or ``fails``."""
         if not all(check.passed for check in self.checks):
             return "fails"
         return "holds" if self.against_model else "consistent"
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why it fails; empty where it does not."""
+        """Return the reasons of failure; empty where no check fails."""
         return tuple(f"{check.name}: {check.reason}" for check in self.checks if not check.passed)
 
     @property
     def meaning(self) -> str:
-        """The verdict in a sentence."""
+        """Return the verdict in a sentence."""
         return {
             "holds": "every statement is proved from the model and the input",
             "consistent": "the statements agree with one another, which is all that was checked; "
@@ -50,7 +50,7 @@ class Verdict:
         }[self.verdict]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the verdict as a JSON object."""
         return {
             "verdict": self.verdict,
             "meaning": self.meaning,
@@ -62,12 +62,16 @@ class Verdict:
 def verify(
     certificate: Certificate, model: Path | bytes | None = None, inputs: ArrayLike | None = None
 ) -> Verdict:
-    """Checks every statement of a certificate, in exact arithmetic.
+    """Check every statement of a certificate, in exact arithmetic.
 
     Args:
-        certificate: see :class:`Certificate`.
-        model: the ONNX file that it speaks of, or its bytes; without it only consistency is checked.
-        inputs: what was sent, if it shall be compared with the input stated: d numbers in any shape.
+        certificate: certificate to verify.
+        model: the ONNX file that the certificate is about, or its bytes; without a model only consistency is
+            checked.
+        inputs: the input that was sent, d numbers in any shape, to compare with the one stated.
+
+    Returns:
+        The verdict, with one check per statement.
 
     Raises:
         MissingExtraError: a model is given and python-flint is not installed.

@@ -1,4 +1,4 @@
-"""Whether what a certificate states follows from what it states: in rational numbers, without the model."""
+"""Check of a certificate's statements against one another: in rational numbers, without the model."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SAME = Fraction(1, 2**40)
 
 @dataclass(frozen=True)
 class Check:
-    """One statement of a certificate.
+    """Check of one statement of a certificate.
 
     Attributes:
-        name: what was checked.
-        reason: why it is not proved; empty where it is.
+        name: name of the statement.
+        reason: reason of failure; empty where the statement is proved.
     """
 
     name: str
@@ -30,12 +30,12 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether it is proved."""
+        """Return whether the statement is proved."""
         return not self.reason
 
 
 def check_consistency(certificate: Certificate) -> list[Check]:
-    """The statements that can be checked without the model."""
+    """Return checks of the statements that need no model."""
     return [
         Check("digest of the input", _input_digest(certificate)),
         Check("size of the input", _input_size(certificate)),
@@ -48,7 +48,7 @@ def check_consistency(certificate: Certificate) -> list[Check]:
 
 
 def float_slack(size: int) -> Fraction:
-    """1 - (d + 4) 2⁻⁵²: a distance computed in float64 may fall short of the exact one by so much."""
+    """Return 1 - (d + 4) 2⁻⁵²: a distance computed in float64 may fall short by this factor."""
     return 1 - Fraction(size + 4, 2**52)
 
 
@@ -61,7 +61,7 @@ def nearest_float(value: Fraction | float) -> float:
 
 
 def answered_score(certificate: Certificate) -> int:
-    """The index of the largest raw score, the first of equals; that of the answered class, if all is well."""
+    """Return the index of the largest raw score that a class owns, the first of equals."""
     owned = [i for i, owner in enumerate(certificate.owners) if owner >= 0]
     return max(owned, key=lambda i: certificate.scores[i], default=0)
 
@@ -72,7 +72,7 @@ def _input_digest(certificate: Certificate) -> str:
 
 
 def _input_size(certificate: Certificate) -> str:
-    """ρ >= ‖x‖_q, by squares in l2; κ >= ‖v‖_q / ‖v‖_p, which is size^(1/q - 1/p) where that is above 1."""
+    """Check ρ >= ‖x‖_q, by squares in l2, and κ >= ‖v‖_q / ‖v‖_p, at most size^(1/q - 1/p) where above 1."""
     values = [abs(Fraction(v)) for v in certificate.input]
     stated = Fraction(certificate.bound_input_norm)
     if certificate.error_norm is Norm.TWO:
@@ -103,7 +103,7 @@ def _label(certificate: Certificate) -> str:
 
 
 def _mixtures(certificate: Certificate) -> str:
-    """Weights > 0 of different scores of the answered class, 1 together."""
+    """Check that weights are > 0, of different scores of the answered class, with the sum 1."""
     for rival in certificate.rivals:
         shares = rival.mixture
         if any(certificate.owners[share.score] != certificate.label_index for share in shares):
@@ -116,7 +116,7 @@ def _mixtures(certificate: Certificate) -> str:
 
 
 def mixed(values: Sequence[float] | Sequence[Fraction], rival: Rival) -> Fraction:
-    """Σ λ_i v_i over the scores i that stand against a rival."""
+    """Return Σ λ_i v_i over the scores i of a rival's mixture."""
     return sum((Fraction(s.weight) * Fraction(values[s.score]) for s in rival.mixture), Fraction(0))
 
 
@@ -130,20 +130,20 @@ def _margin(certificate: Certificate) -> str:
     return f"states {certificate.margin!r}; the difference of the scores stated is {nearest_float(exact)!r}"
 
 
-def _lead(certificate: Certificate, rival: Rival) -> Fraction:
+def _rival_margin(certificate: Certificate, rival: Rival) -> Fraction:
     return mixed(certificate.scores, rival) - Fraction(certificate.scores[rival.score])
 
 
-def _reach(certificate: Certificate, rival: Rival) -> Fraction | float:
-    """(m - 2E) / (L + κB): how far a change must go before this rival may win."""
+def _rival_radius(certificate: Certificate, rival: Rival) -> Fraction | float:
+    """Return (m - 2E) / (L + κB), the radius within which this rival cannot win."""
     slope = Fraction(certificate.bound_norm_ratio) * Fraction(rival.bound_error_slope)
-    speed = Fraction(rival.bound_lipschitz) + slope
-    room = _lead(certificate, rival) - 2 * Fraction(rival.bound_error)
-    return room / speed if speed else math.inf if room > 0 else -math.inf
+    growth = Fraction(rival.bound_lipschitz) + slope
+    slack = _rival_margin(certificate, rival) - 2 * Fraction(rival.bound_error)
+    return slack / growth if growth else math.inf if slack > 0 else -math.inf
 
 
 def _runner_up(certificate: Certificate) -> str:
-    measure = _reach if certificate.certified_radius > 0.0 else _lead
+    measure = _rival_radius if certificate.certified_radius > 0.0 else _rival_margin
     owners, second = certificate.owners, certificate.runner_up_index
     nearest = min(measure(certificate, rival) for rival in certificate.rivals)
     own = [measure(certificate, r) for r in certificate.rivals if owners[r.score] == second]
@@ -159,7 +159,9 @@ def _radius(certificate: Certificate) -> str:
     if radius <= MIN_DISTANCE[certificate.norm]:  # and the promise is of distances computed in float64 too
         least = MIN_DISTANCE[certificate.norm]
         return f"states {radius!r}; distances in l{certificate.norm} are computed reliably above {least!r}"
-    bound = min(_reach(certificate, r) for r in certificate.rivals) * float_slack(len(certificate.input))
+    bound = min(_rival_radius(certificate, r) for r in certificate.rivals) * float_slack(
+        len(certificate.input)
+    )
     # <, not <=: the ball is closed, and on its boundary the scores may be equal
     if Fraction(radius) < bound:
         return ""

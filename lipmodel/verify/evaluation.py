@@ -22,7 +22,7 @@ from lipmodel.verify.exact_numbers import (
 
 
 def evaluate(graph: Graph, inputs: tuple[float, ...], tensor: str) -> Exact:
-    """What a tensor of the graph holds for one input of exactly these numbers."""
+    """Return the exact value of a tensor of the graph for one input."""
     values = {graph.input: _shaped(exact(inputs), graph.input_shape)}
     for op in graph.ops:
         if tensor in values:

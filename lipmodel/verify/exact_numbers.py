@@ -1,6 +1,6 @@
 """Exact numbers: float64 arrays as integers over a denominator, and flint's balls.
 
-An :class:`Exact` is what the network is evaluated in: no operation on it rounds. A bound is a *ball*
+Networks are evaluated in :class:`Exact` numbers, on which no operation rounds. A bound is a *ball*
 (``flint.arb``, 256 bits): it encloses the exact value of its formula, and a comparison of balls is
 true only where it holds of every pair of numbers in them. So nothing is ever decided by rounding.
 """

@@ -1,8 +1,8 @@
-"""Where the scores come from: which classes own them, and which rows of weights make them.
+"""Head of a network: the classes that own the raw scores, and the rows of weights that make them.
 
 A certificate names the tensor of raw scores. Whether class k is the largest of the scores that it
 says are k's is found by sending sets through the graph: each entry of the tensor is the set of its
-own index, a maximum is the union, and what is neither a maximum nor a rearrangement is refused.
+own index, a maximum is the union, and any operation but maxima and rearrangements is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _union = np.frompyfunc(frozenset.union, 2, 1)
 
 
 def owners(graph: Graph, tensor: str) -> list[int] | None:
-    """The class of each raw score, -1 where it has none; None where classes are not maxima of them.
+    """Return the class of each raw score, -1 where it has none; None where classes are not maxima of them.
 
     A binary classifier has the 0 in front, which class 0 owns.
     """
@@ -50,7 +50,7 @@ def owners(graph: Graph, tensor: str) -> list[int] | None:
 
 
 def _send(op: Op, inputs: list[Any]) -> Any:
-    """Sets through a maximum or a rearrangement; None where it is neither."""
+    """Send sets through a maximum or a rearrangement; return None where the operation is neither."""
     x = inputs[0]
     match op:
         case ops.Reshape():
@@ -95,7 +95,7 @@ class LinearEnd:
 
 
 def linear_end(graph: Graph, tensor: str) -> LinearEnd:
-    """Walks back from the tensor of raw scores as far as one Dense, over Scale and Shift."""
+    """Return the linear end: from the raw scores back over Scale and Shift to at most one Dense."""
     graph = replace(graph, output=tensor).pruned()
     made, consumers, size = {op.output: op for op in graph.ops}, graph.consumers(), graph.output_shape[0]
     name = tensor

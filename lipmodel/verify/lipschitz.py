@@ -1,4 +1,4 @@
-"""How fast tensors move, layer by layer: the rule table of ``docs/certificate.md``, section 2, in balls.
+"""Lipschitz constants of tensors, layer by layer: the rules of ``docs/certificate.md``, section 2, in balls.
 
 A tensor carries, for each norm s, a bound L_s on ‖t(x) - t(x')‖_s / ‖x - x'‖_p.
 """
@@ -23,7 +23,7 @@ Layers = dict[str, MatrixNorms | ConvolutionNorms]
 
 
 def lipschitz_constants(graph: Graph, layers: Layers, norm: Norm) -> Constants:
-    """At least the three Lipschitz constants of the graph's output, for changes measured in that norm."""
+    """Return upper bounds on the three Lipschitz constants of the output, for changes measured in a norm."""
     constants = {graph.input: {s: norm_ratio(norm, s, graph.input_size) for s in Norm}}
     slopes: dict[str, tuple[str, arb]] = {}
     for op in graph.ops:
@@ -41,7 +41,7 @@ def lipschitz_constants(graph: Graph, layers: Layers, norm: Norm) -> Constants:
 
 
 def _slope(op: Op, before: list[arb]) -> arb | None:
-    """How steep each entry is at most as a function of one number, from how steep the inputs' are in it."""
+    """Return a bound on the slope of each entry as a function of one number, from those of the inputs."""
     match op:
         case ops.Shift() | ops.Clip() | ops.Abs() | ops.Negate() | ops.Extremum():
             return largest(before)  # one of several functions, wherever: never steeper than all of them
@@ -88,7 +88,7 @@ def _after(op: Op, inputs: list[Constants], layers: Layers) -> Constants:
 
 
 def factors(op: ops.Scale) -> list[arb]:
-    """What a Scale multiplies each entry's size with."""
+    """Return the absolute factors of a Scale."""
     value = reciprocal(op.factor) if op.divide else exact(op.factor)
     return [abs(v) for v in value.balls()]
 
@@ -99,7 +99,7 @@ def steepest(op: ops.LeakyRelu) -> arb:
 
 
 def shared(op: ops.MaxPool) -> int:
-    """How many windows may look at one entry: the maxima are those of so many copies of it."""
+    """Return the maximum number of windows that read one entry: their maxima are those of so many copies."""
     seen = positions(op)
     return int(np.bincount(seen[seen >= 0]).max())
 

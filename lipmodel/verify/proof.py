@@ -1,4 +1,4 @@
-"""What is proved of a model, and whether the statements of a certificate are within it."""
+"""Proof of a certificate's statements from its model and input."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from lipmodel.verify.scaling import ScalingError, scaled
 
 
 class Proof:
-    """Exact checks of certificates against one ONNX file; what is proved of its layers is proved once."""
+    """Exact checks of certificates against one ONNX file; bounds on its layers are computed once."""
 
     def __init__(self, file: OnnxFile) -> None:
         self.file = file
@@ -49,7 +49,7 @@ class Proof:
 
     @cached_property
     def layers(self) -> Layers:
-        """The norms of the layers."""
+        """Return the norms of each Dense and Conv."""
         return {
             op.output: layer_norms(op) for op in self.file.graph.ops if isinstance(op, ops.Dense | ops.Conv)
         }
@@ -80,7 +80,7 @@ class Proof:
         )
 
     def check(self, certificate: Certificate) -> list[Check]:
-        """The statements that need the model; after one that the rest stands on has failed, no more."""
+        """Return checks of the statements that need the model, up to a failure that others depend on."""
         with flint.ctx.workprec(PRECISION):
             checks = []
             for name, statement in (
@@ -138,7 +138,7 @@ class Proof:
         return ""
 
     def _bounds(self, certificate: Certificate) -> list[Check]:
-        """Scores, bounds and radius against what is proved here."""
+        """Check scores, bounds and radius against the bounds proved here."""
         try:
             proved = _Proved(self, certificate)
         except ScalingError as unfit:
@@ -172,7 +172,7 @@ class Proof:
 
 
 class _Proved:
-    """What is proved of one answer."""
+    """Bounds proved for one answer."""
 
     def __init__(self, proof: Proof, certificate: Certificate) -> None:
         graph, tensor = proof.file.graph, certificate.score_tensor
@@ -192,11 +192,11 @@ class _Proved:
         self.size, self.ratio = arb(certificate.bound_input_norm), arb(certificate.bound_norm_ratio)
 
     def margin(self, rival: Rival) -> arb:
-        """How far the mixture of exact own scores is above the exact score of the rival."""
+        """Return the exact margin of a rival's mixture over the rival's score."""
         return _ball(mixed(self.exact, rival) - self.exact[rival.score])
 
     def lipschitz(self, rival: Rival) -> arb:
-        """L: ‖Σ λ_i w_i - w_j‖_{s*} L_s for the best s, or in the scaled norm."""
+        """Return L: ‖Σ λ_i w_i - w_j‖_{s*} L_s for the best s, or in the scaled norm."""
         row = [-entry for entry in self.rows[rival.score]]
         for share in rival.mixture:
             weight = arb(share.weight)
@@ -205,7 +205,7 @@ class _Proved:
         return bound if self.scaled is None else min(bound, self.scaled.lipschitz(row))
 
     def error(self, rival: Rival) -> Affine:
-        """E: Σ λ_i (‖w_i - w_j‖_{q*} D + e_i + e_j)."""
+        """Return E: Σ λ_i (‖w_i - w_j‖_{q*} D + e_i + e_j)."""
         total = NOTHING
         for share in rival.mixture:
             pairs = zip(self.rows[share.score], self.rows[rival.score], strict=True)
@@ -215,7 +215,7 @@ class _Proved:
         return total
 
     def scores_reason(self) -> str:
-        """Why some computed score is none; empty if all are."""
+        """Return the reason why a stated score is not one of the file's; empty if all are."""
         for index, (stated, exact) in enumerate(zip(self.certificate.scores, self.exact, strict=True)):
             reach = self.rounding.features * vector_norm(self.rows[index], self.norm.dual) + self.local[index]
             away = Fraction(stated) - exact

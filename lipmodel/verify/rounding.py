@@ -1,6 +1,6 @@
-"""How far a floating-point evaluation strays: the recursion of ``docs/certificate.md``, section 4, in balls.
+"""Rounding errors of an evaluation: the recursion of ``docs/certificate.md``, section 4, in balls.
 
-For every input with ‖x‖_q <= ρ, each tensor carries V >= ‖ẑ‖_q, the size of what is computed, and
+For every input with ‖x‖_q <= ρ, each tensor carries V >= ‖ẑ‖_q, the size of the computed value, and
 D >= ‖ẑ - z‖_q, its distance from the exact value, both of the form constant + slope·ρ.
 """
 
@@ -35,12 +35,12 @@ class Affine:
         return Affine(self.constant * factor, self.slope * factor)
 
     def at(self, size: arb) -> arb:
-        """The value for ρ = size."""
+        """Return the value for ρ = size."""
         return self.constant + self.slope * size
 
 
 def constant(value: arb) -> Affine:
-    """The same for every ρ."""
+    """Return a constant function of ρ."""
     return Affine(value, arb(0))
 
 
@@ -49,11 +49,11 @@ NOTHING = constant(arb(0))
 
 @dataclass(frozen=True)
 class Rounding:
-    """What is proved of the rounding of one network, in one norm q.
+    """Proved rounding errors of one network, in one norm q.
 
     Attributes:
         features: D of the features.
-        scores: one a raw score, what the linear end adds to that.
+        scores: error that the linear head adds, one per raw score.
         magnitudes: bounds on every intermediate result and partial sum.
         limit: what these must stay below, a quarter of the format's largest number.
     """
@@ -105,7 +105,7 @@ class _Recursion:
         return added
 
     def flush(self, op: Op, steps: int = 1) -> Affine:
-        """Of operations that only choose: subnormal numbers may be taken for 0, once a step."""
+        """Return the error of operations that only choose: subnormals may be flushed to 0, once a step."""
         each = 2 * steps * arb(float(self.format.smallest_normal))
         return constant(each * norm_ratio(Norm.INF, self.norm, op.size))
 
@@ -171,7 +171,7 @@ class _Recursion:
         return Affine(vector_norm(constants, self.norm), vector_norm(slopes, self.norm))
 
     def scores(self, end: LinearEnd, features: Affine) -> list[Affine]:
-        """What the operations of the linear end add, score by score."""
+        """Return the errors that the operations of the linear head add, score by score."""
         count = len(end.rows)
         sizes, errors = [features] * count, [NOTHING] * count
         for op in end.ops:
@@ -180,7 +180,7 @@ class _Recursion:
         return errors
 
     def score(self, op: Op, count: int, sizes: list[Affine]) -> list[tuple[arb, Affine, Affine]]:
-        """Per score: what its size is multiplied with, what is added, and the local error."""
+        """Return per score the factor of its size, the term added to it, and the local error."""
         norms, constants = [arb(1)] * count, None
         match op:
             case ops.Dense():

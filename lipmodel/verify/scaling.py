@@ -77,7 +77,7 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Scaled:
-    """What is proved: the features move, in the norm ‖T_k ·‖_2, by at most a constant."""
+    """Proved Lipschitz constant of the features in the norm ‖T_k ·‖_2."""
 
     features: Weighted
     constant: arb
@@ -88,7 +88,7 @@ class Scaled:
 
 
 def scaled(body: Graph, scaling: tuple[Scaling, ...], layers: Layers, norm: Norm) -> Scaled | None:
-    """Proves what weights give for a network that makes features; nothing where there are none.
+    """Return the bound that weights prove for a network that makes features; None without weights.
 
     Raises:
         ScalingError: they are not for the dense layers that the features come from.

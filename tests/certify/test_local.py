@@ -21,7 +21,7 @@ from lipmodel.certify.tight import functionals as backward
 from lipmodel.certify.tight import local_bounds as local
 from lipmodel.certify.tight.local_bounds import LocalBounds
 from lipmodel.certify.tight.mixtures import Mixer
-from lipmodel.certify.tight.relaxations import relax, swing
+from lipmodel.certify.tight.relaxations import relax, relax_secant
 from lipmodel.deadline import CancelledError, Deadline, OutOfTimeError
 from lipmodel.network import ops
 from lipmodel.network.ops import Graph
@@ -115,7 +115,7 @@ def violations(graph, norm, radius, seed=0):
     rng = np.random.default_rng(seed)
     bounds = LocalBounds(graph, norm)
     x = np.round(rng.normal(size=graph.input_size) * 2**10) / 2**10
-    size = bounds.pieces[-1].size
+    size = bounds.primitives[-1].size
     rows = rng.permutation(np.vstack([np.eye(size), -np.eye(size), rng.normal(size=(2, size))]))[:4]
     never = np.full(len(rows), np.inf)  # so that lines are adjusted to the end
     below = bounds.bound_below(bounds.ball(bounds.centre(x), radius), rows, never)
@@ -176,7 +176,7 @@ def test_lines_are_below_the_kink_exactly(bend, ends, at, alpha, share):
     arrays = [np.array([v]) for v in (low, high)]
     with np.errstate(all="ignore"):  # a NaN would prove nothing
         below = relax(np.array([[bend]]), *arrays, np.array([alpha]))
-        through = swing(np.array([[bend]]), *arrays, np.array([at]))
+        through = relax_secant(np.array([[bend]]), *arrays, np.array([at]))
     slope, constant = (Fraction(float(v.item())) for v in below)
     swung, doubt = (Fraction(float(v.item())) for v in through)
     exact, centre = Fraction(bend), Fraction(at)
@@ -320,11 +320,11 @@ def test_the_error_in_the_ball_is_that_of_inputs_in_its_own_norm(monkeypatch):
     assert mixer.rule.promised.norm is Norm.TWO
     size = np.linalg.norm(np.abs(x) + radius)
     scores, (label,) = predictor.predict(x[None]).raw_scores[0], predictor.predict(x[None]).radii.label
-    standing = mixer.stand(scores, x, label, mix=False)
-    error = mixer.error(standing.own, standing.weights, standing.foreign, size)
+    standing = mixer.class_margins(scores, x, label, mix=False)
+    error = mixer.error(standing.targets, standing.weights, standing.competitors, size)
     monkeypatch.setattr(LocalBounds, "bound_below", lambda *_: error)
-    near, local = np.arange(len(standing.foreign)), tightener.local
-    assert (tightener._room(local, standing, near, local.ball(local.centre(x), radius)) <= 0.0).all()
+    near, local = np.arange(len(standing.competitors)), tightener.local
+    assert (tightener._slack(local, standing, near, local.ball(local.centre(x), radius)) <= 0.0).all()
 
 
 def test_scores_that_are_the_input_keep_their_radii():
@@ -391,7 +391,7 @@ def test_mutants_of_the_lines_are_caught(name, monkeypatch):
 
 @pytest.mark.parametrize("name", SWING_MUTANTS)
 def test_mutants_of_the_secants_are_caught(name, monkeypatch):
-    monkeypatch.setattr(local, "swing", lambda *args: SWING_MUTANTS[name](*swing(*args)))
+    monkeypatch.setattr(local, "relax_secant", lambda *args: SWING_MUTANTS[name](*relax_secant(*args)))
     assert caught()
 
 
@@ -423,7 +423,7 @@ def broken_by_rounding(graph):
     rows = np.vstack([np.eye(2), -np.eye(2)])
     broken = 0
     for x in float32(np.random.default_rng(1).normal(size=(20, 4))):
-        below = bounds.bound_below(bounds.ball([x, *(None for _ in bounds.pieces[1:])], 0.0), rows)
+        below = bounds.bound_below(bounds.ball([x, *(None for _ in bounds.primitives[1:])], 0.0), rows)
         scores = evaluate(graph, x)
         exact = [*scores, *(-s for s in scores)]
         broken += sum(value < Fraction(float(limit)) for value, limit in zip(exact, below, strict=True))
@@ -433,7 +433,7 @@ def broken_by_rounding(graph):
 def test_rounding_of_coefficients_is_paid_for(monkeypatch):
     graph = cancelling(2.0**20, 0.0)
     assert broken_by_rounding(graph) == 0
-    monkeypatch.setattr(backward.Way, "_pay", lambda *args: None)
+    monkeypatch.setattr(backward.BackwardPass, "_pay", lambda *args: None)
     assert broken_by_rounding(graph) > 0
 
 

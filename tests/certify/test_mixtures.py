@@ -83,16 +83,18 @@ def test_reach_is_at_most_the_distance_to_where_the_rival_wins(norm):
     raw, label = PREDICTOR.predict(X, norm).raw_scores, PREDICTOR.predict(X, norm).radii.label
     gained = 0
     for scores, x, answered in zip(raw, X, label, strict=True):
-        mixed, alone = (PREDICTOR.mixer(norm).stand(scores, x, answered, mix=mix) for mix in (True, False))
-        assert (mixed.reach >= alone.reach).all()
-        nearest = mixed.reach.argmin()
-        own = np.flatnonzero(PREDICTOR.head.owners == PREDICTOR.head.owners[mixed.own[0]])
-        j = mixed.foreign[nearest]
+        mixed, alone = (
+            PREDICTOR.mixer(norm).class_margins(scores, x, answered, mix=mix) for mix in (True, False)
+        )
+        assert (mixed.pair_radius >= alone.pair_radius).all()
+        nearest = mixed.pair_radius.argmin()
+        own = np.flatnonzero(PREDICTOR.head.owners == PREDICTOR.head.owners[mixed.targets[0]])
+        j = mixed.competitors[nearest]
         exact = distance(norm, ROWS[own] - ROWS[j], scores[own] - scores[j])
-        assert mixed.reach[nearest] <= exact * (1 + 1e-6) + 1e-9
+        assert mixed.pair_radius[nearest] <= exact * (1 + 1e-6) + 1e-9
         if norm is Norm.TWO:
-            assert mixed.reach[nearest] == pytest.approx(exact, rel=1e-5)
-        gained += alone.reach.min() < 0.999 * mixed.reach.min()
+            assert mixed.pair_radius[nearest] == pytest.approx(exact, rel=1e-5)
+        gained += alone.pair_radius.min() < 0.999 * mixed.pair_radius.min()
     assert gained > (5 if norm is Norm.TWO else 0)
 
 

@@ -88,7 +88,7 @@ def test_peak_bounds_every_intermediate_result(norm):
             ).pruned()
             values[op.output] = Execution(prefix, np.float64).scores(row[None])[0]
         peak = max(np.abs(v).max() for v in values.values())
-        assert peak <= bound.peak.constant + bound.peak.slope * bound_vector_norm(row, norm)
+        assert peak <= bound.magnitude.constant + bound.magnitude.slope * bound_vector_norm(row, norm)
 
 
 def test_the_sum_of_an_average_pool_is_guarded_against_overflow():

@@ -155,7 +155,7 @@ def test_what_stands_between_is_1_lipschitz_in_every_weighted_norm(name):
 def test_a_chain_begins_after_what_no_weights_are_known_for(name):
     graph = net(BARRED[name])
     assert witness.chain(linear_head(graph).body) == ()
-    assert bound_lipschitz(graph, Norm.TWO).witness is None
+    assert bound_lipschitz(graph, Norm.TWO).scaled_bound is None
 
 
 def test_a_chain_may_begin_in_the_middle():
@@ -164,7 +164,7 @@ def test_a_chain_may_begin_in_the_middle():
     layers[1] = ops.LeakyRelu(output="z0", inputs=("a0",), shape=(8,), slope=np.array(2.0))
     graph = uneven(replace(graph, ops=tuple(layers)), spread=1.5)
     bounds = bound_lipschitz(graph, Norm.TWO)
-    assert [layer.dense.output for layer in bounds.witness.layers] == ["a1", "a2"]
+    assert [layer.dense.output for layer in bounds.scaled_bound.layers] == ["a1", "a2"]
     assert bounds.bound_global < 0.9 * plainly(graph, Norm.TWO)[1].max()
 
 
@@ -179,7 +179,7 @@ def test_norms_are_never_below_the_exact_ones(name):
         assert is_bound(exactly(layers, weights, 1), proved.bound_hidden)
         assert not is_bound(exactly(layers, weights, 1), proved.bound_hidden * (1 - 1e-10))
         first = exactly(layers, weights, 0)
-        assert is_bound(first, bound_norm(proved.first, Norm.TWO, Norm.TWO) + proved.doubt)
+        assert is_bound(first, bound_norm(proved.first, Norm.TWO, Norm.TWO) + proved.rounding_slack)
 
 
 def test_roundings_of_scaled_entries_are_paid_for():
@@ -200,7 +200,7 @@ def test_rows_of_the_head_are_those_of_the_inverse_weights():
         head = linear_head(net(BETWEEN["groups of 4"], seed=seed))
         layers = witness.chain(head.body)
         weights = random_weights(layers, np.random.default_rng(seed), spread=3.0)
-        scaled = witness.prove(layers, weights).measure(head, dict.fromkeys(NORMS, 1.0)).head
+        scaled = witness.prove(layers, weights).feature_bound(head, dict.fromkeys(NORMS, 1.0)).head
         a, b = rational(weights[-1])
         expected = groups_exactly(rational(head.rows), layers[-1].after, 1 / a, 1 / b)
         error = Fraction(gamma(scaled.roundings))
@@ -234,7 +234,7 @@ def test_whatever_the_weights_no_slope_is_steeper(name, seed, spread, norm):
     layers = witness.chain(head.body)
     weights = random_weights(layers, rng, spread)
     begin = bound_tensors(head.body, norm)[graph.input]
-    bound = witness.prove(layers, weights).measure(head, begin).bound_pairs()
+    bound = witness.prove(layers, weights).feature_bound(head, begin).bound_pairs()
     observed = steepest(graph, rng.normal(size=(200, 3)) * 3.0, norm).max(axis=0)
     assert (observed <= bound * (1 + 1e-12)).all()
 
@@ -250,7 +250,7 @@ def test_slopes_attain_the_bound_where_weights_are_right():
             before = vector_norm(layer.dense.weight * before, Norm.TWO)
             weights.append(np.tile(4.0 / before[layer.before[:, 0]], (2, 1)))
         begin = dict.fromkeys(NORMS, 1.0) | {Norm.ONE: 8**0.5}
-        bound = witness.prove(layers, tuple(weights)).measure(head, begin).bound_pairs()
+        bound = witness.prove(layers, tuple(weights)).feature_bound(head, begin).bound_pairs()
         observed = steepest(graph, np.random.default_rng(seed).normal(size=(20, 8)), Norm.TWO).max(axis=0)
         assert (observed <= bound * (1 + 1e-12)).all()
         assert (observed >= bound * (1 - 1e-5) - 1e-12).all()
@@ -261,7 +261,7 @@ def test_slopes_attain_the_bound_where_weights_are_right():
 def test_slopes_climbed_to_stay_below_what_is_found(name, norm):
     graph = uneven(net(BETWEEN[name], widths=(4, 16, 16)), spread=1.5)
     bounds = bound_lipschitz(graph, norm)
-    assert bounds.witness is not None
+    assert bounds.scaled_bound is not None
     rng = np.random.default_rng(1)
     x, best = rng.normal(size=(400, 4)), np.zeros((3, 3))
     for _ in range(15):  # from where slopes are steepest to places nearby, and so on
@@ -279,7 +279,9 @@ def test_slopes_climbed_to_stay_below_what_is_found(name, norm):
 def plainly(graph, norm):
     """Bounds with and without the witness, of pairs of different classes."""
     bounds = bound_lipschitz(graph, norm)
-    ordinary = [m for m in bounds.measures if bounds.witness is None or m is not bounds.measures[-1]]
+    ordinary = [
+        m for m in bounds.feature_bounds if bounds.scaled_bound is None or m is not bounds.feature_bounds[-1]
+    ]
     without = np.min([m.bound_pairs() for m in ordinary], axis=0)
     different = ~np.eye(len(without), dtype=bool)
     return bounds.bound_per_score_pair[different], without[different]
@@ -341,7 +343,7 @@ def test_factors_of_groups_are_found(size):
     ],
 )  # fmt: skip
 def test_nothing_changes_where_layers_are_orthogonal(graph, norm):
-    assert bound_lipschitz(graph, norm).witness is None
+    assert bound_lipschitz(graph, norm).scaled_bound is None
     with_it, without = plainly(graph, norm)
     assert (with_it == without).all()
 
@@ -364,14 +366,14 @@ def test_read_back_from_a_file_it_is_the_same():
     graph = uneven(groupsort_net((4, 8, 8), 3))
     ours, read = bound_lipschitz(graph, Norm.TWO), bound_lipschitz(read_onnx(to_file(graph)).graph, Norm.TWO)
     assert (ours.bound_per_pair == read.bound_per_pair).all()
-    for a, b in zip(ours.witness.weights, read.witness.weights, strict=True):
+    for a, b in zip(ours.scaled_bound.weights, read.scaled_bound.weights, strict=True):
         assert (a == b).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_mixtures_are_measured_alike(norm):
     graph = uneven(groupsort_net((4, 8, 8), 6), spread=1.5)
-    scaled = bound_lipschitz(graph, norm).measures[-1]
+    scaled = bound_lipschitz(graph, norm).feature_bounds[-1]
     weights = np.array([[0.25, 0.5, 0.25], [1.0, 0.0, 0.0]])
     bound = scaled.bound_mixtures(np.array([0, 1, 2]), weights, np.array([4, 5]))
     rows = rational(weights) @ rational(scaled.head.rows[:3]) - rational(scaled.head.rows[[4, 5]])

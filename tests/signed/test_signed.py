@@ -271,14 +271,14 @@ def test_what_another_processor_signed_holds(content, execution, tighten, monkey
     predictor = CertifiedPredictor(content).executing(execution)
     rng = np.random.default_rng(3)
     x = rng.normal(size=(3 if tighten else 12, predictor.file.graph.input_size))
-    hair, standing = 2.0**-38, Mixer.standing
+    hair, standing = 2.0**-38, Mixer.margins_of
 
     def elsewhere(*arguments):
         own = standing(*arguments)
         smaller = ("bound_lipschitz", "bound_error", "bound_error_slope", "bound_score_error")
         return replace(
             own,
-            reach=own.reach * (1 + hair),
+            pair_radius=own.pair_radius * (1 + hair),
             bound_margin=own.bound_margin + 0.5 * own.bound_score_error,
             **{name: getattr(own, name) * (1 - hair) for name in smaller},
         )
@@ -288,7 +288,7 @@ def test_what_another_processor_signed_holds(content, execution, tighten, monkey
         radii = predictions.radii
         longer = radii._replace(certified_radius=radii.certified_radius * (1 + hair))
         with monkeypatch.context() as other:
-            other.setattr(Mixer, "standing", elsewhere)
+            other.setattr(Mixer, "margins_of", elsewhere)
             signed = answers(predictor, x, predictions._replace(radii=longer))
         for answer, row in zip(signed, x, strict=True):
             assert [check for check in check_answer(answer, content, row) if not check.passed] == []
@@ -336,13 +336,15 @@ def test_format_1_still_verifies(keys, public):
     predictor = CertifiedPredictor(CONTENT)
     predictions = predictor.predict(INPUT)
     answer, radii, scores = answer_of(), predictions.radii, predictions.raw_scores[0]
-    standing = predictor.mixer(Norm.TWO).stand(scores, INPUT[0], int(radii.label[0]), mix=False)
-    at = standing.reach.argmin()
+    standing = predictor.mixer(Norm.TWO).class_margins(scores, INPUT[0], int(radii.label[0]), mix=False)
+    at = standing.pair_radius.argmin()
     stated = ("bound_lipschitz", "bound_error", "bound_error_slope")
     bounds = PairBounds1(
-        rival=int(standing.foreign[at]),
+        rival=int(standing.competitors[at]),
         mixture=answer.bounds.mixture,
-        bound_lead=float(np.nextafter(scores[standing.own[0]] - scores[standing.foreign[at]], -np.inf)),
+        bound_lead=float(
+            np.nextafter(scores[standing.targets[0]] - scores[standing.competitors[at]], -np.inf)
+        ),
         bound_norm_ratio=answer.bounds.bound_norm_ratio,
         bound_overflow_radius=float(predictor.rule(Norm.TWO).overflow_radius(INPUT)[0]),
         **{name: float(getattr(standing, name)[at]) for name in stated},

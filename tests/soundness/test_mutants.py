@@ -134,19 +134,19 @@ SVD = """def bound_spectral_norm(weight):
 
 MUTANTS = {
     "E divided by ten": Mutant(
-        RoundingBounds.pair_line, {LINE: SMALLER.format(factor=0.1)}, (FORMULA, ONE_SIGN)
+        RoundingBounds.pair_coefficients, {LINE: SMALLER.format(factor=0.1)}, (FORMULA, ONE_SIGN)
     ),
     "E dropped": Mutant(
-        RoundingBounds.pair_line, {LINE: SMALLER.format(factor=0.0)}, (FORMULA, CANCELLING, NEAR)
+        RoundingBounds.pair_coefficients, {LINE: SMALLER.format(factor=0.0)}, (FORMULA, CANCELLING, NEAR)
     ),
     "2E is E": Mutant(RULE._terms, {"promised if same else": "promised.times(0.0) if same else"}, (RADIUS,)),
     "B left out of the denominator": Mutant(
-        RULE._terms, {"speed + up(self.kappa * promised.slope)": "speed"}, (RADIUS, KAPPA)
+        RULE._terms, {"lipschitz + up(self.kappa * promised.slope)": "lipschitz"}, (RADIUS, KAPPA)
     ),
     "κ is 1": Mutant(RULE._terms, {"self.kappa * promised.slope": "promised.slope"}, (KAPPA,)),
     "the float64 error at the centre left out": Mutant(
         RULE._terms,
-        {"self.evaluated.pair_line(first, second)": "promised.times(0.0)"},
+        {"self.evaluated.pair_coefficients(first, second)": "promised.times(0.0)"},
         (TWO_FORMATS,),
     ),
     "the float32 error in the ball left out": Mutant(
@@ -160,13 +160,15 @@ MUTANTS = {
         RULE_IN_FLOATS, {"not radius > self.least": "not radius > 0.0"}, (SMALLEST,)
     ),
     "E of a tightened ball in the ball's own norm": Mutant(
-        Tightener._room,
+        Tightener._slack,
         {"bound_vector_norm(x, rule.promised.norm)": "bound_vector_norm(x, local._working)"},
         (OWN_NORM,),
     ),
     "E forgotten of one input": Mutant(RULE_IN_FLOATS, {"slope * size + constant": "0.0"}, (ALONE,)),
     "overflow forgotten of one input": Mutant(
-        RULE_IN_FLOATS, {"min(reach, self.room.constant - self.room.slope * size)": "reach"}, (ALONE,)
+        RULE_IN_FLOATS,
+        {"min(least_radius, self.slack.constant - self.slack.slope * size)": "least_radius"},
+        (ALONE,),
     ),
     "γ_{n+2} is γ_n in hidden layers": Mutant(
         RECURSION._linear, {"local(terms + 2": "local(terms"}, (FORMULA,)
@@ -264,7 +266,7 @@ MUTANTS = {
     "a join costs its largest part": Mutant(
         lipschitz._joined, {"bound_vector_norm(np.asarray(constants), norm)": "max(constants)"}, (COPIES,)
     ),
-    "own scores are not left out": Mutant(
+    "scores of the same class are not left out": Mutant(
         RULE._terms,
         {
             "(self.owners[first[:, None] if second is None else first] == theirs)": "(first[:, None] == np.arange(len(theirs)))"
@@ -272,18 +274,18 @@ MUTANTS = {
         (PROTOTYPES,),
     ),
     "a mixture moves as its largest share does": Mutant(
-        Mixer.standing,
-        {"np.where(pair, speeds, self._bound_lipschitz(own, weights, foreign))": "speeds"},
+        Mixer.margins_of,
+        {"np.where(pair, lipschitz, self._bound_lipschitz(targets, weights, competitors))": "lipschitz"},
         (Killer(test_mixtures.test_reach_is_at_most_the_distance_to_where_the_rival_wins, (TWO,)),),
     ),
     "rows of a mixture rounded for free": Mutant(
-        head.Measure.bound_mixtures,
-        {"bound_vector_norm(rows, dual, axis=1) + doubt": "bound_vector_norm(rows, dual, axis=1)"},
+        head.FeatureBound.bound_mixtures,
+        {"bound_vector_norm(rows, dual, axis=1) + rounding_slack": "bound_vector_norm(rows, dual, axis=1)"},
         (Killer(test_mixtures.test_constant_of_a_mixture_whose_rows_cancel, (TWO,)),),
     ),
     "error of a mixture dropped": Mutant(
         Mixer._error_of,
-        {"inflate((weights * pairs).sum(axis=1), len(own) + 2)": "np.zeros(len(foreign))"},
+        {"inflate((weights * pairs).sum(axis=1), len(targets) + 2)": "np.zeros(len(competitors))"},
         (
             Killer(
                 test_verify.test_certificates_by_mixtures_hold_and_little_more_fails,
@@ -291,7 +293,7 @@ MUTANTS = {
             ),
         ),
     ),
-    "foreign scores forgotten": Mutant(
+    "scores of no class are not left out": Mutant(
         RULE._terms,
         {"| (theirs < 0)": "| (np.arange(len(theirs)) % 2 == 1)"},
         (PROTOTYPES,),
@@ -300,18 +302,20 @@ MUTANTS = {
         witness._scaled, {"3.0 * gamma(roundings) * largest": "0.0"}, (SCALED_ROUNDINGS,)
     ),
     "weights not inverted on the head": Mutant(
-        witness.Witness.measure, {"1.0 / weights": "weights"}, (SCALED_ROWS, ATTAINED)
+        witness.ScaledBound.feature_bound, {"1.0 / weights": "weights"}, (SCALED_ROWS, ATTAINED)
     ),
     "weights not inverted on the next layer": Mutant(
         witness._scaled, {"1.0 / weights": "weights"}, (SCALED_NORMS, ATTAINED)
     ),
     "rows of the scaled head rounded for free": Mutant(
-        witness.Witness.measure,
+        witness.ScaledBound.feature_bound,
         {"int(spread * (head.roundings + 3 * (last.after.shape[1] + 5))) + 1": "0"},
         (SCALED_ROWS,),
     ),
     "the first scaled layer left out": Mutant(
-        witness.Witness.measure, {"up(min(ways) * self.bound_hidden)": "self.bound_hidden"}, (ATTAINED,)
+        witness.ScaledBound.feature_bound,
+        {"up(min(bounds) * self.bound_hidden)": "self.bound_hidden"},
+        (ATTAINED,),
     ),
     "mean and rest exchanged": Mutant(
         witness.weigh, {"b * picked + (a - b)": "a * picked + (b - a)"}, (SCALED_NORMS, SCALED_ROWS)
@@ -338,7 +342,7 @@ MUTANTS = {
     ),
     "no guard against overflow": Mutant(
         RULE._overflow_radius,
-        {"return room": "return np.full(len(size), np.inf)"},
+        {"return slack": "return np.full(len(size), np.inf)"},
         (Killer(test_radius.test_nothing_is_certified_where_it_might_overflow),),
     ),
 }

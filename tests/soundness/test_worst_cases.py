@@ -70,7 +70,7 @@ HEAD = linear_head(linear_net(np.zeros((2, 1))))
 def errors_of_a_pair(norm, constant, slope):
     return RoundingBounds(
         norm=norm, head=HEAD, inherited=Affine(0.0, 0.0),
-        local=Affine(np.array([0.0, constant]), np.array([0.0, slope])), peak=Affine(0.0, 1.0), limit=1e300,
+        local=Affine(np.array([0.0, constant]), np.array([0.0, slope])), magnitude=Affine(0.0, 1.0), limit=1e300,
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
-"""The scaled witness: one more norm of the features, in which a chain of dense layers is often tighter.
+"""Scaled bounds: one more norm of the features, in which a chain of dense layers is often tighter.
 
-What stands between two dense layers is 1-Lipschitz in more norms than l2. Sorting a group of numbers v
-keeps their mean and brings what is left of two groups no further apart; so for any a, b > 0 a group, with
+The maps between two dense layers are 1-Lipschitz in more norms than l2. Sorting a group of numbers v
+keeps their mean and brings the residuals of two groups no further apart; so for any a, b > 0 per group, with
 
     T v = a mean(v) + b (v - mean(v)),        ‖T sort(v) - T sort(v')‖_2 <= ‖T v - T v'‖_2 .
 
@@ -11,8 +11,8 @@ layers W_1, …, W_k with such maps T_1, …, T_k after them and rows w of the h
     ‖T_k⁻¹ (w_i - w_j)‖_2  ∏_{l>1} ‖T_l W_l T_{l-1}⁻¹‖_2  ‖T_1 W_1‖_{s→2} L_s
 
 for each unit of change of the input, L_s the constants of what the chain begins at. The best T gives the
-bound of LipSDP (Fazlyab et al. 2019; for sorted groups Pauli et al. 2024); any gives a bound. So they are
-found in plain float32 (``witness_search.py``), and only the norms are proved.
+bound of LipSDP (Fazlyab et al. 2019; for sorted groups Pauli et al. 2024); any T gives a bound. So T is
+found in plain float32 (``search.py``), and only the norms are proved.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from lipmodel.certify.head import Head, Indices, Measure
+from lipmodel.certify.head import FeatureBound, Head, Indices
 from lipmodel.certify.norms.layers import bound_norm, least_norm
 from lipmodel.certify.scaling.search import find_weights
 from lipmodel.network import ops
@@ -39,10 +39,10 @@ from lipmodel.norms import (
     vector_norm,
 )
 
-LEAST_GAIN, MOST_LOSS = 1e-3, 1.5
-"""It must gain so much for some pair; it is not sought where the product is so far above the best bound,"""
+MIN_GAIN, MAX_LOSS = 1e-3, 1.5
+"""Minimum relative gain for some pair; maximum ratio of product to best bound for a search."""
 EVEN = 1e-3
-"""nor where ‖W‖_2 of every layer is so little above the root mean square of its singular values."""
+"""No search where ‖W‖_2 of every layer is so little above the root mean square of its singular values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +51,8 @@ class Layer:
 
     Attributes:
         dense: the layer.
-        before: (g, G) which of its numbers each group is of, in order of the first of them.
-        after: (g, G) where these are in the tensor that the next layer reads.
+        before: (g, G) indices of each group in the layer's output, in order of the first of them.
+        after: (g, G) indices of the same entries in the tensor that the next layer reads.
     """
 
     dense: ops.Dense
@@ -61,12 +61,12 @@ class Layer:
 
 
 @dataclass(frozen=True, eq=False)
-class Witness:
-    """Weights of groups, and what is proved with them.
+class ScaledBound:
+    """Weights of groups, and the norms proved with them.
 
     Attributes:
         layers: the chain.
-        weights: (2, g) a layer: a and b of each group.
+        weights: (2, g) per layer: a and b of each group.
         first: T_1 W_1 as computed.
         doubt: how far that may be from the exact one, in the Frobenius norm.
         bound_hidden: never below the product of the other layers' norms.
@@ -75,34 +75,34 @@ class Witness:
     layers: tuple[Layer, ...]
     weights: tuple[Array, ...]
     first: ops.Dense
-    doubt: float
+    rounding_slack: float
     bound_hidden: float
 
-    def measure(self, head: Head, begin: Mapping[Norm, float]) -> Measure:
-        """The norm ‖T_k ·‖_2 of the features, for the constants of what the chain begins at."""
+    def feature_bound(self, head: Head, begin: Mapping[Norm, float]) -> FeatureBound:
+        """Return the bound in the norm ‖T_k ·‖_2, from the constants where the chain begins."""
         size = self.first.weight.shape[1]
-        ways = []
+        bounds = []
         for s in [_source(begin)] if _source(begin) is Norm.ONE else [Norm.TWO, Norm.INF]:
-            widened = up(self.doubt * bound_equivalence(s, Norm.TWO, size))
-            ways.append(up(up(bound_norm(self.first, s, Norm.TWO) + widened) * begin[s]))
+            widened = up(self.rounding_slack * bound_equivalence(s, Norm.TWO, size))
+            bounds.append(up(up(bound_norm(self.first, s, Norm.TWO) + widened) * begin[s]))
         last, weights = self.layers[-1], self.weights[-1]
-        # ‖v‖ <= max(a, b) ‖T⁻¹v‖: what a row is off by, relative to itself in the new coordinates.
+        # ‖v‖ <= max(a, b) ‖T⁻¹v‖: the error of a row, relative to the row in the new coordinates.
         spread = float(weights.max() / weights.min()) * (1.0 + 2.0**-50)
         roundings = int(spread * (head.roundings + 3 * (last.after.shape[1] + 5))) + 1
         rows = weigh(head.rows, last.after, 1.0 / weights)
         scaled = replace(head, rows=rows, roundings=roundings, _distances={})
-        return Measure(scaled, Norm.TWO, float(up(min(ways) * self.bound_hidden)))
+        return FeatureBound(scaled, Norm.TWO, float(up(min(bounds) * self.bound_hidden)))
 
 
-def find_witness(
-    head: Head, constants: Mapping[str, Mapping[Norm, float]], measures: Sequence[Measure]
-) -> tuple[Witness, Measure] | None:
-    """Weights that prove less than is proved without them, for some pair; None where none are found.
+def find_scaled_bound(
+    head: Head, constants: Mapping[str, Mapping[Norm, float]], feature_bounds: Sequence[FeatureBound]
+) -> tuple[ScaledBound, FeatureBound] | None:
+    """Return a scaled bound below the other bounds for some pair; None where the search finds none.
 
     Args:
-        head: of the graph.
-        constants: L_s of every tensor of its body.
-        measures: what is proved without.
+        head: head of the graph.
+        constants: L_s of every tensor of the graph's body.
+        feature_bounds: bounds in other norms.
     """
     layers = chain(head.body)
     if not layers:
@@ -113,26 +113,30 @@ def find_witness(
     product = least_norm(first, source, Norm.TWO) * begin[source]
     for layer in layers[1:]:
         product *= least_norm(layer.dense, Norm.TWO, Norm.TWO)
-    without = np.min([_some_pairs(measure) for measure in measures], axis=0)
-    if not (_some_pairs(Measure(head, Norm.TWO, product)) < MOST_LOSS * without).any():
+    without = np.min([_some_pairs(feature_bound) for feature_bound in feature_bounds], axis=0)
+    if not (_some_pairs(FeatureBound(head, Norm.TWO, product)) < MAX_LOSS * without).any():
         return None
     if all(_is_even(layer.dense) for layer in layers):
         return None
-    witness = _find(head, source)
-    if witness is None:
+    scaled_bound = _find(head, source)
+    if scaled_bound is None:
         return None
-    measure = witness.measure(head, begin)
-    return (witness, measure) if (_some_pairs(measure) < without * (1.0 - LEAST_GAIN)).any() else None
+    feature_bound = scaled_bound.feature_bound(head, begin)
+    return (
+        (scaled_bound, feature_bound)
+        if (_some_pairs(feature_bound) < without * (1.0 - MIN_GAIN)).any()
+        else None
+    )
 
 
-def _some_pairs(measure: Measure) -> Array:
-    """(M,) about the constants of neighbouring scores' differences; there may be thousands of scores."""
-    rows = measure.head.rows
-    return vector_norm(rows - np.roll(rows, 1, axis=0), measure.norm.dual) * measure.constant
+def _some_pairs(feature_bound: FeatureBound) -> Array:
+    """Return (M,) about the constants of differences of neighbouring scores: a few of many pairs."""
+    rows = feature_bound.head.rows
+    return vector_norm(rows - np.roll(rows, 1, axis=0), feature_bound.norm.dual) * feature_bound.constant
 
 
 def _source(begin: Mapping[Norm, float]) -> Norm:
-    """Which norm of what a chain begins at to go by: ‖W‖_{1→2} <= ‖W‖_2, so l1 where that is no larger."""
+    """Return the norm to use where a chain begins: ‖W‖_{1→2} <= ‖W‖_2, so l1 where L_1 <= L_2."""
     return Norm.ONE if begin[Norm.ONE] <= begin[Norm.TWO] else Norm.TWO
 
 
@@ -142,7 +146,7 @@ def _is_even(dense: ops.Dense) -> bool:
 
 
 @lru_cache(maxsize=8)  # the same for inputs measured in l2 and in linf
-def _find(head: Head, source: Norm) -> Witness | None:
+def _find(head: Head, source: Norm) -> ScaledBound | None:
     layers = chain(head.body)
     norms = [bound_norm(layer.dense, Norm.TWO if n else source, Norm.TWO) for n, layer in enumerate(layers)]
     weights = find_weights(
@@ -159,7 +163,7 @@ def _find(head: Head, source: Norm) -> Witness | None:
 
 
 def chain(body: Graph) -> tuple[Layer, ...]:
-    """The dense layers that the features are made by one after the other, as far back as they go."""
+    """Return the dense layers that make the features one after the other, as far back as the chain goes."""
     made = {op.output: op for op in body.ops}
     layers: list[Layer] = []
     between: list[Op] = []
@@ -178,7 +182,7 @@ def chain(body: Graph) -> tuple[Layer, ...]:
 
 
 def _groups(between: Iterable[Op], size: int) -> tuple[Indices, Indices] | None:
-    """Before and after, see :class:`Layer`, of the operations after a layer; None where one has no rule."""
+    """Return ``before`` and ``after`` of a :class:`Layer` for the operations after it, or None."""
     places = np.arange(size)  # which number of the layer stands where
     groups, single = places[:, None], False
     for op in between:
@@ -210,16 +214,16 @@ def _groups(between: Iterable[Op], size: int) -> tuple[Indices, Indices] | None:
             case _:
                 raise missing_rule(op, "scaled norms")
     if single and groups.shape[1] > 1:
-        return None  # what is done to each entry does not keep the mean
+        return None  # maps of single entries do not keep the mean
     groups = groups[np.argsort(groups.min(axis=1))]
     return groups, np.argsort(places.ravel())[groups]
 
 
-# --- what is proved ------------------------------------------------------------------------
+# --- bounds -------------------------------------------------------------------------------
 
 
 def weigh(vectors: Array, groups: Indices, weights: Array) -> Array:
-    """(…, n) T v of each of some vectors, group after group; off by at most 3γ_{G+3} max(a, b) ‖v‖_2.
+    """Return (…, n) T v of each vector v, group after group; off by at most 3γ_{G+3} max(a, b) ‖v‖_2.
 
     An entry is b v + (a - b) m: m takes G roundings, a - b one, the products and the sum one each; and in
     l2, b ‖v‖ + (a + b) ‖m‖ <= 3 max(a, b) ‖v‖.
@@ -230,22 +234,22 @@ def weigh(vectors: Array, groups: Indices, weights: Array) -> Array:
     return np.asarray(weighed.reshape(*vectors.shape[:-1], -1))
 
 
-def prove(layers: tuple[Layer, ...], weights: tuple[Array, ...]) -> Witness:
-    """What weights > 0 prove, whatever they are."""
-    hidden, first, doubt = 1.0, layers[0].dense, 0.0
+def prove(layers: tuple[Layer, ...], weights: tuple[Array, ...]) -> ScaledBound:
+    """Return the bound that any weights > 0 prove."""
+    hidden, first, rounding_slack = 1.0, layers[0].dense, 0.0
     for number, layer in enumerate(layers):
         matrix, off = _scaled(layers, weights, number)
         dense = replace(layer.dense, weight=matrix)
         if number == 0:
-            first, doubt = dense, off
+            first, rounding_slack = dense, off
         else:
             norm = bound_norm(dense, Norm.TWO, Norm.TWO)
             hidden = up(hidden * up(norm + off))
-    return Witness(layers, weights, first, doubt, float(hidden))
+    return ScaledBound(layers, weights, first, rounding_slack, float(hidden))
 
 
 def _scaled(layers: tuple[Layer, ...], weights: tuple[Array, ...], number: int) -> tuple[Array, float]:
-    """T_l W_l T_{l-1}⁻¹ as computed, and how far that may be from the exact one, in the Frobenius norm.
+    """Return T_l W_l T_{l-1}⁻¹ as computed, and a bound on its error in the Frobenius norm.
 
     Twice vectors are weighed, the second time with one rounding more of each 1/a and 1/b.
     """

@@ -1,4 +1,4 @@
-"""How the weights of a scaled witness are found: plain float32, part of no proof.
+"""Search for the weights of scaled bounds, in plain float32: part of no proof.
 
 For layers W_l with diagonal T_l > 0 between them (in orthonormal coordinates of each group, where T is
 diagonal) and rows w of a head, weights that make ∏ ‖T_l W_l T_{l-1}⁻¹‖_2 ‖T_k⁻¹ w‖ small. ‖M‖_2 is smoothed
@@ -20,7 +20,7 @@ from lipmodel.certify.head import Indices
 from lipmodel.norms import Array
 
 POWERS, ROUNDS, PROBES, INERTIA = (1, 2, 4, 8, 16), 3, 16, 0.6
-LARGEST_LOG, DIGITS = 6.0, 4
+MAX_LOG, DIGITS = 6.0, 4
 """Logarithms of weights are within this, and weights have so many digits, to be short in certificates."""
 
 
@@ -33,14 +33,14 @@ def find_weights(
     *,
     by_columns: bool,
 ) -> tuple[Array, ...] | None:
-    """(2, g) a layer, of each group's mean and rest; None where nothing seems to be gained.
+    """Return (2, g) weights per layer, of each group's mean and rest; None where no gain is expected.
 
     Args:
         matrices: W_1, …, W_k.
-        groups: (g, G) places of the groups in what each makes, and in what the next one reads.
-        rows: (M, n) of the head.
-        norms: of the matrices as they are.
-        by_columns: the first one counts by its longest column, ‖W‖_{1→2}, instead of ‖W‖_2.
+        groups: (g, G) indices of the groups in the output of each matrix, and in the input of the next.
+        rows: (M, n) rows of the head.
+        norms: norms of the matrices without weights.
+        by_columns: whether the first matrix counts by its longest column, ‖W‖_{1→2}, instead of ‖W‖_2.
     """
     shapes = [before.shape for before, _ in groups]
     turned = [_turn(w.T, before).T for w, (before, _) in zip(matrices, groups, strict=True)]
@@ -51,7 +51,7 @@ def find_weights(
     sizes = [(w.shape[1], min(PROBES, w.shape[1])) for w in layers]
     probes = [rng.choice([-1.0, 1.0], size=size).astype(np.float32) for size in sizes]
     logs = [np.zeros((2, g), np.float32) for g, _ in shapes]
-    speeds = [np.zeros((2, g), np.float32) for g, _ in shapes]
+    velocities = [np.zeros((2, g), np.float32) for g, _ in shapes]
     value = 0.0
     for power in np.repeat(POWERS, ROUNDS):
         scales = [_spread(np.exp(log), size) for log, (_, size) in zip(logs, shapes, strict=True)]
@@ -69,8 +69,8 @@ def find_weights(
         value += 0.5 * np.log(taken[-1].sum())
         for number, shape in enumerate(shapes):
             pull = np.log(_by_weight(taken[number + 1], shape) / _by_weight(given[number], shape))
-            speeds[number] = INERTIA * speeds[number] + pull / (4 * power)
-            logs[number] = np.clip(logs[number] + speeds[number], -LARGEST_LOG, LARGEST_LOG)
+            velocities[number] = INERTIA * velocities[number] + pull / (4 * power)
+            logs[number] = np.clip(logs[number] + velocities[number], -MAX_LOG, MAX_LOG)
     # The value is of norms from below; NaN where float32 was too narrow.
     if not value < np.log(norms).sum() + 0.5 * np.log(head.sum()):
         return None
@@ -78,26 +78,26 @@ def find_weights(
 
 
 def _turn(vectors: Array, groups: Indices) -> Array:
-    """Each group in orthonormal coordinates of which the first is along (1, …, 1)."""
+    """Return vectors with each group in orthonormal coordinates, the first along (1, …, 1)."""
     size = groups.shape[1]
     basis = np.linalg.qr(np.column_stack([np.ones(size), np.eye(size)[:, :-1]]))[0]
     return np.asarray((vectors[..., groups] @ basis).reshape(*vectors.shape[:-1], -1))
 
 
 def _spread(weights: Any, size: int) -> Any:
-    """a, then b for each of the other coordinates of a group."""
+    """Return the weight of each coordinate: a, then b for the other coordinates of a group."""
     return np.concatenate([weights[0][:, None], np.repeat(weights[1][:, None], size - 1, axis=1)], 1).ravel()
 
 
 def _by_weight(shares: Any, shape: tuple[int, ...]) -> Any:
-    """(2, g): together 1, and none 0."""
+    """Return (2, g) the shares of each weight, with the sum of about 1 and none 0."""
     each = shares.reshape(shape)
     sums = np.stack([each[:, 0], each[:, 1:].sum(axis=1)])
     return sums / sums.sum() + 1e-3 / len(each)
 
 
 def _shares(matrix: Any, x: Any, power: int) -> tuple[Any, Any, float]:
-    """Of rows and of columns, and the logarithm of about ‖M‖_2."""
+    """Return the shares of rows and of columns, and the logarithm of about ‖M‖_2."""
     y = x
     for _ in range(power):
         y = matrix @ x
@@ -108,7 +108,7 @@ def _shares(matrix: Any, x: Any, power: int) -> tuple[Any, Any, float]:
 
 
 def _column_shares(matrix: Any, power: int) -> tuple[Any, Any, float]:
-    """The same of ‖M‖_{1→2}, the largest of the columns' lengths, smoothed alike."""
+    """Return shares as :func:`_shares` for ‖M‖_{1→2}, the largest length of a column, smoothed alike."""
     squares = np.square(matrix)
     lengths = squares.sum(axis=0)
     squares *= (lengths / lengths.max()) ** (2 * power - 1)

@@ -1,24 +1,24 @@
 """A slower, tighter tier: linear bounds that hold on one ball, mixed with the Lipschitz constants.
 
-A functional <λ, t> of a tensor is followed backwards through the pieces of a network to a linear
+A functional <λ, t> of a tensor is followed backwards through the primitives of a network to a linear
 function of an earlier tensor that is nowhere larger on the ball ‖x' - x‖_p <= r (CROWN: Zhang et al.
-2018; Fast-Lin: Weng et al. 2018; Wong, Kolter 2018). At every tensor t on the way through which all
-passes, it may stop and let the Lipschitz constants take over, for every s in {1, 2, inf}:
+2018; Fast-Lin: Weng et al. 2018; Wong, Kolter 2018). At every tensor t on which alone the functional then
+depends, the pass may stop and let the Lipschitz constants take over, for every s in {1, 2, inf}:
 
     <λ, t(x')> + c  >=  <λ, t(x)> + c - r ‖λ‖_{s*} L_s(t).
 
 The best of all stops counts. The input is one (there the bound is CROWN's); the features that the
 classes' scores are linear in another (there it is that of ``radius.py``), so neither is ever better.
 
-Kinks are relu(d), d in [l, u] on the ball, bounded the same way, kink by kink and layer by layer:
-max(a, b) = b + relu(a - b) and min(a, b) = a - relu(a - b) sort. What is put below them stands in
-``lines.py``: chords and lines αd, the α of the last functionals adjusted row by row (Xu et al. 2021);
-or secants through the value at x, which make a local Lipschitz constant of the bound, and whose doubt
-the constants pay for in one norm together instead of kink by kink.
+Nonlinearities are relu(d), d in [l, u] on the ball, bounded the same way, one by one and layer by layer:
+max(a, b) = b + relu(a - b) and min(a, b) = a - relu(a - b) sort. Their relaxations are in
+``relaxations.py``: upper relaxations (chords) and lower relaxations αd, the α of the last functionals
+adjusted row by row (Xu et al. 2021); or secants through the value at x, which make a local Lipschitz
+constant of the bound, and whose slack the constants pay for in one norm together instead of one by one.
 
-Coefficients are float64 numbers taken as exact; what was lost in computing them is at most γ_k of
-their absolute values, times what the tensor can hold, and is subtracted from c (``backward.py``).
-All of it bounds the exact function on the real ball; ``tighten.py`` turns that into radii.
+Coefficients are float64 numbers taken as exact; the error of computing them is at most γ_k of
+their absolute values, times the magnitude of the tensor, and is subtracted from c (``functionals.py``).
+All of it bounds the exact function on the real ball; ``tightener.py`` turns that into radii.
 """
 
 from __future__ import annotations
@@ -32,11 +32,18 @@ import numpy as np
 from lipmodel.certify import lipschitz, rounding
 from lipmodel.certify.head import Indices
 from lipmodel.certify.rounding import FORMATS
-from lipmodel.certify.tight import primitives as pieces
-from lipmodel.certify.tight.functionals import MANY, Ball, Kinks, Scatter, Way, bound_reach
-from lipmodel.certify.tight.primitives import Piece
-from lipmodel.certify.tight.relaxations import Lines, chords, nearest, relax, swing
-from lipmodel.certify.tight.slope_gradients import ascent
+from lipmodel.certify.tight import primitives
+from lipmodel.certify.tight.functionals import (
+    MANY,
+    ArgumentBounds,
+    BackwardPass,
+    Ball,
+    Scatter,
+    bound_magnitude,
+)
+from lipmodel.certify.tight.primitives import Primitive
+from lipmodel.certify.tight.relaxations import Relaxation, nearest, relax, relax_secant, upper_slopes
+from lipmodel.certify.tight.slope_gradients import slope_gradients
 from lipmodel.deadline import Deadline
 from lipmodel.network.ops import Graph, missing_rule
 from lipmodel.network.session import open_session
@@ -45,131 +52,139 @@ from lipmodel.norms import Array, Norm, bound_equivalence, bound_vector_norm, do
 
 STEPS, FIRST_STEP = 12, 0.5
 ROWS, ENTRIES = 512, 2**23
-"""Functionals followed at a time, and entries of them in one tensor; bounds memory and the time of a step."""
+"""Maximum functionals followed at a time, and their entries in one tensor: limits on memory and time."""
 
 
 class LocalBounds:
     """Bounds on balls about single inputs, of one graph in one norm.
 
     Attributes:
-        norm: p, of the balls.
+        norm: norm p of the balls.
 
     Raises:
-        UnsupportedError: the graph has an operation that is not taken apart.
+        UnsupportedError: the graph has an operation that is not decomposed into primitives.
     """
 
     def __init__(self, graph: Graph, norm: Norm, threads: int = 1) -> None:
         self.norm = norm
         self.graph = graph
-        self.pieces = pieces.take_apart(graph)
+        self.primitives = primitives.decompose(graph)
         self._working = Norm.INF if norm is Norm.INF else Norm.TWO
         self._constants = lipschitz.bound_tensors(graph, norm)
         self._tracks = rounding.bound_tensors(graph, self._working, FORMATS[np.float64])
         self._threads = threads
         self._scatters = [
-            Scatter(p, self.pieces[p.inputs[0]].size) if isinstance(p, pieces.Gather) else None
-            for p in self.pieces
+            Scatter(p, self.primitives[p.inputs[0]].size) if isinstance(p, primitives.Gather) else None
+            for p in self.primitives
         ]
-        widest = max(piece.size for piece in self.pieces)
+        widest = max(primitive.size for primitive in self.primitives)
         self._rows = max(1, min(ROWS, ENTRIES // widest))
-        # The tensor of the graph whose constants a piece has: its own, or those of what it rearranges.
+        # The tensor of the graph whose constants a primitive has: its own, or the tensor that it rearranges.
         self._named: list[str | None] = []
-        for piece in self.pieces:
-            self._named.append(piece.name if piece.like is None else self._named[piece.like])
+        for primitive in self.primitives:
+            self._named.append(primitive.name if primitive.like is None else self._named[primitive.like])
 
     @cached_property
     def _session(self) -> Any:
-        """Session that computes every tensor; a graph without a kink never needs it."""
+        """Return a session that computes every tensor; a graph without nonlinearities never needs it."""
         return open_session(_write_all_tensors(self.graph), self._threads)
 
     @property
-    def bends(self) -> bool:
-        """Whether there is a kink at all; of a linear function nothing more is known than its constants."""
-        return any(isinstance(piece, pieces.Relu | pieces.Exchange) for piece in self.pieces)
+    def has_nonlinearities(self) -> bool:
+        """Return whether there is any nonlinearity; without one local bounds gain nothing."""
+        return any(
+            isinstance(primitive, primitives.Relu | primitives.CompareExchange)
+            for primitive in self.primitives
+        )
 
     def centre(self, x: Array) -> list[Array | None]:
-        """Every tensor at x (d,): as onnxruntime computes it, or rearranged from that, which is exact."""
+        """Return every tensor at x (d,), as onnxruntime computes it, or an exact rearrangement of that."""
         outputs = [op.output for op in self.graph.ops]
         given = {self.graph.input: x.reshape(1, *self.graph.input_shape)}
         computed = dict(zip(outputs, self._session.run(outputs, given), strict=True)) | given
         centre: list[Array | None] = []
-        for piece in self.pieces:
+        for primitive in self.primitives:
             value = None
-            if piece.name is not None:
-                value = computed[piece.name].ravel()
-            elif piece.like is not None and (before := centre[piece.inputs[0]]) is not None:
-                match piece:
-                    case pieces.Gather():
-                        value = before[piece.indices]
-                    case pieces.Exchange():
+            if primitive.name is not None:
+                value = computed[primitive.name].ravel()
+            elif primitive.like is not None and (before := centre[primitive.inputs[0]]) is not None:
+                match primitive:
+                    case primitives.Gather():
+                        value = before[primitive.indices]
+                    case primitives.CompareExchange():
                         value = before.copy()
-                        value[piece.first] = np.maximum(before[piece.first], before[piece.second])
-                        value[piece.second] = np.minimum(before[piece.first], before[piece.second])
+                        value[primitive.first] = np.maximum(before[primitive.first], before[primitive.second])
+                        value[primitive.second] = np.minimum(
+                            before[primitive.first], before[primitive.second]
+                        )
                     case _:
-                        raise missing_rule(piece, "rearranged primitives")
+                        raise missing_rule(primitive, "rearranged primitives")
             centre.append(value)
         return centre
 
     def ball(self, centre: list[Array | None], radius: float, deadline: Deadline | None = None) -> Ball:
-        """The closed ball about the input of a centre, before anything is known of its kinks."""
+        """Return the closed ball about the input of a centre, without bounds on nonlinearities."""
         x = centre[0]
         assert x is not None
         norm = bound_vector_norm(x, self._working)
         size = up(norm + up(bound_equivalence(self.norm, self._working, len(x)) * radius))
-        error, reach = [], []
-        for piece, name in zip(self.pieces, self._named, strict=True):
+        error, magnitude = [], []
+        for primitive, name in zip(self.primitives, self._named, strict=True):
             if name is not None:
                 track = self._tracks[name]
                 error.append(float(track.error.at(norm)))
-                reach.append(float(up(track.size.at(size) + track.error.at(size))))
+                magnitude.append(float(up(track.size.at(size) + track.error.at(size))))
             else:
                 error.append(np.inf)
-                reach.append(bound_reach(piece, [reach[i] for i in piece.inputs]))
-        return Ball(radius, float(size), centre, error, reach, deadline=deadline or Deadline())
+                magnitude.append(bound_magnitude(primitive, [magnitude[i] for i in primitive.inputs]))
+        return Ball(radius, float(size), centre, error, magnitude, deadline=deadline or Deadline())
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # NaN and infinity prove nothing below
     def bound_below(self, ball: Ball, rows: Array, wanted: Array | float = -np.inf) -> Array:
-        """(R,): never above <row, scores(x')> of the exact scores, for any x' of the ball.
+        """Return (R,) lower bounds on <row, scores(x')> of the exact scores, for every x' of the ball.
 
         Args:
             ball: the ball.
-            rows: (R, M).
-            wanted: (R,) bounds that are enough; where a row is not there, its lines are adjusted to it.
+            rows: (R, M) functionals of the scores.
+            wanted: (R,) bounds that suffice; the lower relaxations of a row are adjusted up to there.
 
         Raises:
-            OutOfTimeError, CancelledError: by the deadline of the ball.
+            OutOfTimeError, CancelledError: raised by the deadline of the ball.
         """
-        last = len(self.pieces) - 1
+        last = len(self.primitives) - 1
         for number in range(last + 1):
-            if isinstance(self.pieces[number], pieces.Relu | pieces.Exchange) and number not in ball.kinks:
-                ball.kinks[number] = self._bound_kinks(ball, number)
+            if (
+                isinstance(self.primitives[number], primitives.Relu | primitives.CompareExchange)
+                and number not in ball.arguments
+            ):
+                ball.arguments[number] = self._bound_arguments(ball, number)
         bounds, wanted = np.empty(len(rows)), np.broadcast_to(wanted, len(rows))
         for chunk in self._chunks(np.arange(len(rows))):
             bounds[chunk] = self._lower(ball, last, rows[chunk])
-            if ball.kinks and ball.centre[0] is not None:
+            if ball.arguments and ball.centre[0] is not None:
                 bounds[chunk] = self._adjusted(ball, last, rows[chunk], bounds[chunk], wanted[chunk])
         return bounds
 
     def _chunks(self, which: Indices) -> Iterator[Indices]:
-        """As many functionals at a time as memory is meant for."""
+        """Yield as many functionals at a time as memory allows."""
         return (which[i : i + self._rows] for i in range(0, len(which), self._rows))
 
     def _adjusted(self, ball: Ball, start: int, rows: Array, bounds: Array, wanted: Array) -> Array:
-        """(R,) bounds raised by moving the lower lines of each row (α-CROWN: Xu et al. 2021).
+        """Return (R,) bounds raised by adjusting lower relaxations by row (α-CROWN: Xu et al. 2021).
 
         Whatever the slopes, each bound holds; so the steps need no proof, only the bounds do.
         """
         missing = np.flatnonzero(~(bounds > wanted))
         slopes = {
             number: np.tile(nearest(low, high), (len(missing), 1))
-            for number, (low, high) in ball.kinks.items()
+            for number, (low, high) in ball.arguments.items()
         }
         for step in range(STEPS):
             if not len(missing):
                 break
-            way = Way(ball, start, rows[missing])
-            bounds[missing] = np.fmax(bounds[missing], self.follow(way, slopes))
-            uphill = ascent(self.pieces, way, self.norm)
+            backward = BackwardPass(ball, start, rows[missing])
+            bounds[missing] = np.fmax(bounds[missing], self.follow(backward, slopes))
+            uphill = slope_gradients(self.primitives, backward, self.norm)
             length = FIRST_STEP * (1.0 - step / STEPS)
             kept = ~(bounds[missing] > wanted[missing])
             missing = missing[kept]
@@ -179,156 +194,176 @@ class LocalBounds:
             }
         return bounds
 
-    def _bound_kinks(self, ball: Ball, number: int) -> Kinks:
-        """Bounds on the kinks of a piece: first at its own input, then through all for those left open."""
-        piece = self.pieces[number]
-        count = len(piece.first) if isinstance(piece, pieces.Exchange) else piece.size
+    def _bound_arguments(self, ball: Ball, number: int) -> ArgumentBounds:
+        """Return bounds on the arguments of nonlinearities: from the tensor before, then through all."""
+        primitive = self.primitives[number]
+        count = len(primitive.first) if isinstance(primitive, primitives.CompareExchange) else primitive.size
         low, high = np.full(count, -np.inf), np.full(count, np.inf)
         for shallow in (True, False):
             still_open = np.flatnonzero((low < 0.0) & (high > 0.0))
             for chunk in self._chunks(still_open):
-                rows = _arguments(piece, self.pieces[piece.inputs[0]].size, chunk)
-                start = piece.inputs[0]
+                rows = _arguments(primitive, self.primitives[primitive.inputs[0]].size, chunk)
+                start = primitive.inputs[0]
                 low[chunk] = np.fmax(low[chunk], self._lower(ball, start, rows, shallow=shallow))
                 high[chunk] = np.fmin(high[chunk], -self._lower(ball, start, -rows, shallow=shallow))
         return low, high
 
     def _lower(self, ball: Ball, start: int, rows: Array, *, shallow: bool = False) -> Array:
-        """(R,): never above <row, t(x')> on the ball, t the tensor ``start``; the best over lower lines."""
-        lines: tuple[Lines, ...] = ("secants",) if shallow else ("nearest", "parallel", "secants")
-        bounds = [self.follow(Way(ball, start, rows), line, shallow=shallow) for line in lines]
+        """Return (R,) lower bounds on <row, t(x')>, t the tensor ``start``: the best over relaxations."""
+        relaxations: tuple[Relaxation, ...] = ("secants",) if shallow else ("nearest", "parallel", "secants")
+        bounds = [
+            self.follow(BackwardPass(ball, start, rows), relaxation, shallow=shallow)
+            for relaxation in relaxations
+        ]
         return np.asarray(np.fmax.reduce(bounds))
 
-    def follow(self, way: Way, lines: Lines, *, shallow: bool = False) -> Array:
-        """(R,): never above the functionals of a way on its ball: the best of all stops, or the first."""
-        best = np.full(len(way.constant), -np.inf)
-        for number in range(max(way.rows), -1, -1):
-            if number not in way.rows:
+    def follow(self, backward: BackwardPass, relaxations: Relaxation, *, shallow: bool = False) -> Array:
+        """Return (R,) lower bounds on functionals: the best over all tensors to stop at, or the first."""
+        best = np.full(len(backward.constant), -np.inf)
+        for number in range(max(backward.rows), -1, -1):
+            if number not in backward.rows:
                 continue
-            if len(way.rows) == 1 and way.ball.centre[number] is not None:
-                best = np.fmax(best, self._stop(number, way))
+            if len(backward.rows) == 1 and backward.ball.centre[number] is not None:
+                best = np.fmax(best, self._stop(number, backward))
                 if shallow:
                     break
             if number:
-                way.ball.deadline.check()
-                self._step(number, way, lines)
+                backward.ball.deadline.check()
+                self._step(number, backward, relaxations)
         return best
 
-    def _stop(self, number: int, way: Way) -> Array:
-        """Lets the Lipschitz constants of a tensor bound what is left of the way."""
-        ball, rows, name = way.ball, way.rows[number], self._named[number]
+    def _stop(self, number: int, backward: BackwardPass) -> Array:
+        """Return lower bounds on functionals of one tensor from its Lipschitz constants."""
+        ball, rows, name = backward.ball, backward.rows[number], self._named[number]
         centre = ball.centre[number]
         assert centre is not None
         assert name is not None
         value = rows @ centre
-        doubt = inflate(gamma(len(centre) + 2) * (np.abs(rows) @ np.abs(centre)), len(centre) + 4)
+        rounding_slack = inflate(gamma(len(centre) + 2) * (np.abs(rows) @ np.abs(centre)), len(centre) + 4)
         constants = self._constants[name]
         norms = [self.norm] if number == 0 else lipschitz.useful_norms(constants, len(centre))
-        speed = np.min([up(bound_vector_norm(rows, s.dual) * constants[s]) for s in norms], axis=0)
+        lipschitz_bound = np.min([up(bound_vector_norm(rows, s.dual) * constants[s]) for s in norms], axis=0)
         off = up(bound_vector_norm(rows, self._working.dual) * ball.error[number]) if number else 0.0
-        return np.asarray(down(down(way.constant + down(value - doubt)) - up(up(ball.radius * speed) + off)))
+        return np.asarray(
+            down(
+                down(backward.constant + down(value - rounding_slack))
+                - up(up(ball.radius * lipschitz_bound) + off)
+            )
+        )
 
-    def _step(self, number: int, way: Way, lines: Lines) -> None:
-        """Replaces a tensor by what it is made of."""
-        piece, rows = self.pieces[number], way.rows.pop(number)
+    def _step(self, number: int, backward: BackwardPass, relaxations: Relaxation) -> None:
+        """Replace a tensor by its inputs."""
+        primitive, rows = self.primitives[number], backward.rows.pop(number)
         n = rows.shape[1]
-        match piece:
-            case pieces.Matrix():
-                m, _ = piece.weight.shape
+        match primitive:
+            case primitives.Matrix():
+                m, _ = primitive.weight.shape
                 blocks = rows.reshape(len(rows), n // m, m)
                 absolute = np.abs(blocks).sum(axis=1)
-                weight = absolute @ np.abs(piece.weight).sum(axis=1)
-                way.add(piece.inputs[0], (blocks @ piece.weight).reshape(len(rows), -1), m, weight)
-                if piece.bias is not None:
-                    way.add_constant(rows, np.tile(piece.bias, n // m))
-            case pieces.Factor():
-                product = rows / piece.factor if piece.divide else rows * piece.factor
-                way.add(piece.inputs[0], product, 1, np.abs(product).sum(axis=1))
-            case pieces.Offset():
-                way.add(piece.inputs[0], rows)
-                way.add_constant(rows, piece.offset)
-            case pieces.Gather():
+                weight = absolute @ np.abs(primitive.weight).sum(axis=1)
+                backward.add(
+                    primitive.inputs[0], (blocks @ primitive.weight).reshape(len(rows), -1), m, weight
+                )
+                if primitive.bias is not None:
+                    backward.add_constant(rows, np.tile(primitive.bias, n // m))
+            case primitives.Factor():
+                product = rows / primitive.factor if primitive.divide else rows * primitive.factor
+                backward.add(primitive.inputs[0], product, 1, np.abs(product).sum(axis=1))
+            case primitives.Offset():
+                backward.add(primitive.inputs[0], rows)
+                backward.add_constant(rows, primitive.offset)
+            case primitives.Gather():
                 scatter = self._scatters[number]
                 assert scatter is not None
                 weight = np.abs(rows).sum(axis=1)
-                way.add(piece.inputs[0], scatter(rows), scatter.most - 1, weight)
-            case pieces.Join():
-                sizes = [self.pieces[i].size for i in piece.inputs]
-                for i, part in zip(piece.inputs, np.split(rows, np.cumsum(sizes)[:-1], axis=1), strict=True):
-                    way.add(i, part)
-            case pieces.Plus():
-                for i in piece.inputs:
-                    way.add(i, rows)
-            case pieces.Relu():
-                way.add(piece.inputs[0], self._bend(number, rows, way, lines))
-            case pieces.Exchange():
-                first, second = rows[:, piece.first], rows[:, piece.second]
+                backward.add(primitive.inputs[0], scatter(rows), scatter.most - 1, weight)
+            case primitives.Join():
+                sizes = [self.primitives[i].size for i in primitive.inputs]
+                for i, part in zip(
+                    primitive.inputs, np.split(rows, np.cumsum(sizes)[:-1], axis=1), strict=True
+                ):
+                    backward.add(i, part)
+            case primitives.Plus():
+                for i in primitive.inputs:
+                    backward.add(i, rows)
+            case primitives.Relu():
+                backward.add(primitive.inputs[0], self._relax(number, rows, backward, relaxations))
+            case primitives.CompareExchange():
+                first, second = rows[:, primitive.first], rows[:, primitive.second]
                 # first·max + second·min = first·b + second·a + (first - second) relu(a - b), and a
                 # factor rounded down makes it no larger, since relu(d) >= 0.
-                bend = np.where(first == second, 0.0, down(first - second))
-                slope = self._bend(number, bend, way, lines)
+                coefficient = np.where(first == second, 0.0, down(first - second))
+                slope = self._relax(number, coefficient, backward, relaxations)
                 passed = rows.copy()
-                passed[:, piece.first], passed[:, piece.second] = second + slope, first - slope
-                way.add(piece.inputs[0], passed, 1, np.abs(passed).sum(axis=1))
+                passed[:, primitive.first], passed[:, primitive.second] = second + slope, first - slope
+                backward.add(primitive.inputs[0], passed, 1, np.abs(passed).sum(axis=1))
             case _:
-                raise missing_rule(piece, "relaxations")
+                raise missing_rule(primitive, "relaxations")
 
-    def _bend(self, number: int, bend: Array, way: Way, lines: Lines) -> Array:
-        """The slopes ν of lines in d below bend·relu(d), (R, kinks); their constants go to the way."""
-        piece, ball = self.pieces[number], way.ball
-        before = piece.inputs[0]
-        low, high = ball.kinks[number]
+    def _relax(
+        self, number: int, coefficient: Array, backward: BackwardPass, relaxations: Relaxation
+    ) -> Array:
+        """Return slopes ν, (R, n), of relaxations of c·relu(d); their constants are added to the pass."""
+        primitive, ball = self.primitives[number], backward.ball
+        before = primitive.inputs[0]
+        low, high = ball.arguments[number]
         centre = ball.centre[before]
-        if lines != "secants" or centre is None:
-            if isinstance(lines, Mapping):
-                below = lines[number]
+        if relaxations != "secants" or centre is None:
+            if isinstance(relaxations, Mapping):
+                below = relaxations[number]
             else:
-                below = chords(low, high) if lines == "parallel" else nearest(low, high)
-            slope, constant = relax(bend, low, high, below)
-            way.add_constant_terms(constant)
-            way.lines[number] = bend, slope, constant
+                below = upper_slopes(low, high) if relaxations == "parallel" else nearest(low, high)
+            slope, constant = relax(coefficient, low, high, below)
+            backward.add_constant_terms(constant)
+            backward.relaxations[number] = coefficient, slope, constant
             return slope
-        pair = isinstance(piece, pieces.Exchange)
-        at = centre[piece.first] - centre[piece.second] if isinstance(piece, pieces.Exchange) else centre
+        pair = isinstance(primitive, primitives.CompareExchange)
+        at = (
+            centre[primitive.first] - centre[primitive.second]
+            if isinstance(primitive, primitives.CompareExchange)
+            else centre
+        )
         error = up(up(np.abs(at) * 2.0**-52) + 2.0 * ball.error[before])
         at = np.clip(at, low, high)  # no farther from any d in [low, high]
-        slope, doubt = swing(bend, low, high, at)
+        slope, rounding_slack = relax_secant(coefficient, low, high, at)
         # bend·relu(d) >= bend·relu(at) + slope (d - at) - doubt |d - at|
-        way.add_constant(bend, np.maximum(at, 0.0))
-        way.add_constant(slope, -at)
-        each = inflate(doubt @ up(np.maximum(up(high - at), up(at - low))), MANY)
+        backward.add_constant(coefficient, np.maximum(at, 0.0))
+        backward.add_constant(slope, -at)
+        each = inflate(rounding_slack @ up(np.maximum(up(high - at), up(at - low))), MANY)
         name = self._named[before]
         assert name is not None
         # … or all |d - at| at once: |d(x') - d(x)| by the constants of the tensor, and the error of at.
         constants, n = self._constants[name], len(centre)
-        spread = np.hstack([doubt, doubt]) if pair else doubt
-        speed = np.min(
+        spread = np.hstack([rounding_slack, rounding_slack]) if pair else rounding_slack
+        lipschitz_bound = np.min(
             [
                 up(bound_vector_norm(spread, s.dual) * constants[s])
                 for s in lipschitz.useful_norms(constants, n)
             ],
             axis=0,
         )
-        off = inflate(doubt @ error, MANY)
-        way.constant = down(way.constant - np.fmin(each, up(up(ball.radius * speed) + off)))
+        off = inflate(rounding_slack @ error, MANY)
+        backward.constant = down(
+            backward.constant - np.fmin(each, up(up(ball.radius * lipschitz_bound) + off))
+        )
         return slope
 
 
-def _arguments(piece: Piece, size: int, which: Indices) -> Array:
+def _arguments(primitive: Primitive, size: int, which: Indices) -> Array:
     """(len(which), size): the arguments d of those kinks of a piece, as functionals of its input."""
-    rows, line = np.zeros((len(which), size)), np.arange(len(which))
-    match piece:
-        case pieces.Relu():
-            rows[line, which] = 1.0
-        case pieces.Exchange():
-            rows[line, piece.first[which]], rows[line, piece.second[which]] = 1.0, -1.0
+    rows, relaxation = np.zeros((len(which), size)), np.arange(len(which))
+    match primitive:
+        case primitives.Relu():
+            rows[relaxation, which] = 1.0
+        case primitives.CompareExchange():
+            rows[relaxation, primitive.first[which]], rows[relaxation, primitive.second[which]] = 1.0, -1.0
         case _:
-            raise missing_rule(piece, "nonlinearities")
+            raise missing_rule(primitive, "nonlinearities")
     return rows
 
 
 def _write_all_tensors(graph: Graph) -> bytes:
-    """The program that computes the scores, with every tensor on the way an output."""
+    """Return a program that computes the scores, with every tensor as an output."""
     builder = OnnxBuilder(np.float64, graph)
     for op in graph.ops:
         builder.emit(op, op.inputs, op.output)

@@ -1,8 +1,8 @@
-"""A graph taken apart into linear pieces and two kinds of kink, for bounds that follow it backwards.
+"""Decomposition of a graph into primitives, linear or one of two nonlinearities, for backward passes.
 
-Every operation that is certified is made of these, exactly: a convolution is windows gathered and
+Every certified operation is composed of primitives, exactly: a convolution is windows gathered and
 a matrix; |x| = 2 relu(x) - x; sorting, pooling and maxima are rounds of compare-exchange. Tensors
-are flat here and known by their number, so that no name in a file can clash with one made up.
+are flat here and identified by number, so that no name in a file can clash with a generated one.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from lipmodel.network.window import Shape
 from lipmodel.norms import Array
 
 MAX_SORTED = 16
-"""Numbers a group that are taken apart into comparators: rounds, each bounded by itself, grow with it."""
+"""Maximum size of a sorted group: the rounds of comparators, each bounded by itself, grow with it."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Piece:
-    """One tensor made from others.
+class Primitive:
+    """A primitive operation, identified by the number of its output tensor.
 
     Attributes:
-        inputs: numbers of the tensors it reads; all are smaller than its own.
-        size: how many numbers it holds.
-        name: the tensor of the graph that it is, flat; None for one in between.
-        like: number of a tensor of which it only rearranges (compares, exchanges) entries, none of
-            them twice: it moves no faster, in any norm.
+        inputs: numbers of the input tensors, all smaller than that of the output.
+        size: size of the output.
+        name: tensor of the graph that the output is, flat; None for an intermediate one.
+        like: number of a tensor whose entries the output only rearranges (compares, exchanges), none of
+            them twice: its Lipschitz constant is no larger, in any norm.
     """
 
     inputs: tuple[int, ...] = ()
@@ -44,15 +44,15 @@ class Piece:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Matrix(Piece):
-    """y = W x + b, on each of the blocks that follow one another in x; weight (m, n), bias (m,) or None."""
+class Matrix(Primitive):
+    """y = W x + b on each consecutive block of x; weight (m, n), bias (m,) or None."""
 
     weight: Array
     bias: Array | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Factor(Piece):
+class Factor(Primitive):
     """y = x * factor, or x / factor if ``divide``; factor (size,)."""
 
     factor: Array
@@ -60,65 +60,65 @@ class Factor(Piece):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Offset(Piece):
+class Offset(Primitive):
     """y = x + offset; offset (size,)."""
 
     offset: Array
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Gather(Piece):
+class Gather(Primitive):
     """y_k = x_indices[k], 0 for an index of -1; an entry may be taken more than once."""
 
     indices: Indices
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Join(Piece):
-    """Its inputs, one after the other."""
+class Join(Primitive):
+    """Concatenation of the inputs."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Plus(Piece):
-    """The sum of its two inputs."""
+class Plus(Primitive):
+    """Sum of two inputs."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Relu(Piece):
-    """y = max(x, 0): a kink an entry."""
+class Relu(Primitive):
+    """y = max(x, 0): one nonlinearity per entry."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Exchange(Piece):
-    """Entries ``first[k]`` and ``second[k]`` replaced by their max and min, all disjoint: a kink a pair."""
+class CompareExchange(Primitive):
+    """Disjoint entries ``first[k]`` and ``second[k]`` replaced by max and min: one nonlinearity per pair."""
 
     first: Indices
     second: Indices
 
 
-def take_apart(graph: Graph) -> list[Piece]:
-    """The pieces of a graph, in order; number 0 is the input, the last is the output.
+def decompose(graph: Graph) -> list[Primitive]:
+    """Return the primitives of a graph, in order; number 0 is the input, the last is the output.
 
     Raises:
-        UnsupportedError: an operation is not taken apart, and why.
+        UnsupportedError: an operation cannot be decomposed; names the reason.
     """
-    return _Builder(graph).pieces
+    return _Builder(graph).primitives
 
 
 class _Builder:
-    """Appends pieces; each method returns the number of what it made."""
+    """Builder of primitives; each method appends some and returns the number of the last."""
 
     def __init__(self, graph: Graph) -> None:
-        self.pieces: list[Piece] = [Piece(size=graph.input_size, name=graph.input)]
+        self.primitives: list[Primitive] = [Primitive(size=graph.input_size, name=graph.input)]
         self.shapes = graph.shapes()
         number = {graph.input: 0}
         for op in graph.ops:
             number[op.output] = self._op(op, [number[name] for name in op.inputs])
 
-    def add(self, piece: Piece) -> int:
-        """Appends a piece."""
-        self.pieces.append(piece)
-        return len(self.pieces) - 1
+    def add(self, primitive: Primitive) -> int:
+        """Append a primitive and return its number."""
+        self.primitives.append(primitive)
+        return len(self.primitives) - 1
 
     def _op(self, op: Op, inputs: Sequence[int]) -> int:
         x, size, name = inputs[0], op.size, op.output
@@ -140,12 +140,12 @@ class _Builder:
             case ops.Clip():
                 return self._clip(op, x)
             case ops.Abs():  # |x| = -x + 2 relu(x)
-                return self._bent(x, np.full(size, -1.0), np.full(size, 2.0), name)
+                return self._linear_and_relu(x, np.full(size, -1.0), np.full(size, 2.0), name)
             case ops.LeakyRelu():  # s x + (1 - s) relu(x)
                 slope = np.broadcast_to(op.slope, op.shape).ravel()
                 if any(Fraction(1) - Fraction(s) != Fraction(1.0 - s) for s in np.unique(slope).tolist()):
-                    raise UnsupportedError("1 less the slope of a LeakyRelu is no float64", node=op.node)
-                return self._bent(x, slope, 1.0 - slope, name)
+                    raise UnsupportedError("1 - slope of a LeakyRelu is not a float64", node=op.node)
+                return self._linear_and_relu(x, slope, 1.0 - slope, name)
             case ops.Concat():
                 parts = [np.arange(math.prod(self.shapes[i])) for i in op.inputs]
                 starts = np.cumsum([0, *(len(part) for part in parts)])
@@ -188,22 +188,22 @@ class _Builder:
         return self.add(Gather(inputs=(x,), size=indices.size, name=name, indices=indices.ravel()))
 
     def _negate(self, x: int, name: str | None = None) -> int:
-        size = self.pieces[x].size
+        size = self.primitives[x].size
         return self.add(Factor(inputs=(x,), size=size, name=name, factor=np.full(size, -1.0)))
 
     def _shift(self, x: int, offset: Array, name: str | None = None) -> int:
         return self.add(Offset(inputs=(x,), size=len(offset), name=name, offset=offset))
 
-    def _bent(self, x: int, slope: Array, bend: Array, name: str) -> int:
-        """Slope · x + bend · relu(x)."""
+    def _linear_and_relu(self, x: int, slope: Array, coefficient: Array, name: str) -> int:
+        """Add slope · x + coefficient · relu(x)."""
         size = len(slope)
         straight = self.add(Factor(inputs=(x,), size=size, factor=slope))
         positive = self.add(Relu(inputs=(x,), size=size))
-        bent = self.add(Factor(inputs=(positive,), size=size, factor=bend))
+        bent = self.add(Factor(inputs=(positive,), size=size, factor=coefficient))
         return self.add(Plus(inputs=(straight, bent), size=size, name=name))
 
     def _clip(self, op: ops.Clip, x: int) -> int:
-        """max(x, l) = l + relu(x - l), then min(x, h) = h - relu(h - x)."""
+        """Add max(x, l) = l + relu(x - l), then min(x, h) = h - relu(h - x)."""
         if ops.is_constant_zero(op.low) and op.high is None:
             return self.add(Relu(inputs=(x,), size=op.size, name=op.output))
         if op.low is not None:
@@ -236,10 +236,10 @@ class _Builder:
         joined: Sequence[int],
         axis: int,
     ) -> int:
-        """Wires (entries of x), comparators over them in rounds of disjoint ones, some wires joined."""
+        """Add wires (entries of x), comparators in rounds of disjoint pairs, and some wires joined."""
         if len(wires) > MAX_SORTED:
             raise UnsupportedError(
-                f"compares groups of {len(wires)}; up to {MAX_SORTED} are taken apart", node=op.node
+                f"sorts groups of {len(wires)}; local bounds support up to {MAX_SORTED}", node=op.node
             )
         length = wires[0].size
         flat = np.concatenate([wire.ravel() for wire in wires])
@@ -251,12 +251,12 @@ class _Builder:
                 for side in zip(*pairs, strict=True)
             )
             like = None if like is None else x
-            x = self.add(Exchange(inputs=(x,), size=len(flat), first=first, second=second, like=like))
+            x = self.add(CompareExchange(inputs=(x,), size=len(flat), first=first, second=second, like=like))
         ends = [np.arange(wire * length, (wire + 1) * length).reshape(wires[wire].shape) for wire in joined]
         return self._gather(x, np.concatenate(ends, axis=axis), op.output)
 
     def _windows(self, op: ops.Conv | ops.AveragePool, x: int, channels: Indices | None = None) -> int:
-        """What each place sees, one place after the other.
+        """Gather the windows, one place after the other.
 
         For a convolution all the channels given at once, (places, channels, taps); for pooling
         channel by channel, (channels, places, taps).
@@ -283,22 +283,22 @@ class _Builder:
         return self._gather(joined, order, op.output)
 
     def _max_pool(self, op: ops.MaxPool, x: int) -> int:
-        """A tournament over the taps; on padding, which never wins, a tap repeats another of its window."""
+        """Add a tournament over the taps; on padding, which never wins, a tap repeats another one."""
         positions, spatial = op.window.positions, math.prod(op.window.spatial)
         if (positions < 0).all(axis=1).any():
-            raise UnsupportedError("a window sees padding only", node=op.node)
+            raise UnsupportedError("has a window that lies wholly on padding", node=op.node)
         positions = np.where(positions < 0, positions.max(axis=1, keepdims=True), positions)
         at = np.arange(op.shape[0])[:, None, None] * spatial + positions
         return self._sort(op, x, list(at.reshape(op.size, -1).T), _tournament(at.shape[2], "max"), (0,), 0)
 
 
 def _places(shape: Shape) -> Indices:
-    """An array of that shape that holds its own flat indices."""
+    """Return an array of a shape that holds its own flat indices."""
     return np.arange(math.prod(shape), dtype=np.intp).reshape(shape)
 
 
 def _tournament(count: int, kind: str) -> tuple[tuple[int, int], ...]:
-    """Comparators after which wire 0 holds the max (or min) of all."""
+    """Return comparators after which wire 0 holds the max (or min) of all wires."""
     pairs: list[tuple[int, int]] = []
     stride = 1
     while stride < count:
@@ -308,7 +308,7 @@ def _tournament(count: int, kind: str) -> tuple[tuple[int, int], ...]:
 
 
 def _rounds(comparators: Iterable[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """Comparators in rounds: each as early as those before it on the same wires allow."""
+    """Return comparators in rounds: each as early as earlier comparators on the same wires allow."""
     rounds: list[list[tuple[int, int]]] = []
     reached: dict[int, int] = {}
     for i, j in comparators:
