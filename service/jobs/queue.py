@@ -293,12 +293,10 @@ class Jobs:
                 except Exception:  # no process can be started: the next job may run
                     log.exception("job %s", job_id)
                     outcome = Outcome(problem=problem("job-failed", "no worker process could be run"))
-                values = vars(outcome)
+                state, values = State.FAILED, vars(outcome)
                 if outcome.result is not None:
-                    finish = partial(self._store.finish, progress=1.0, **values)
-                    await self._thread.retry(finish, job_id, State.DONE)
-                else:
-                    await self._thread.retry(partial(self._store.finish, **values), job_id, State.FAILED)
+                    state, values = State.DONE, {**values, "progress": 1.0}
+                await self._thread.retry(partial(self._store.finish, **values), job_id, state)
                 self._typical_seconds += 0.3 * (time.monotonic() - begun - self._typical_seconds)
         except asyncio.CancelledError:
             reason = "the server was stopped while the job was running"

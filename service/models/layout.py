@@ -33,6 +33,7 @@ VERSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 MODEL_FILE, SETTINGS_FILE, LABELS_FILE = "model.onnx", "model.toml", "labels.json"
 SAMPLES_FILE, FORCE_FILE = "samples.npz", "force"
 SETTINGS, LABELS, SAMPLES = "settings", "labels", "samples"
+PARTS = {SETTINGS_FILE: SETTINGS, LABELS_FILE: LABELS, SAMPLES_FILE: SAMPLES}
 MAX_REASON = 500
 ACCEPTED_NAMES = "up to 64 ASCII letters, digits, '.', '_', '-' are accepted, the first a letter or digit"
 
@@ -152,12 +153,8 @@ def _scan_versions(path: Path, places: dict[Slot, list[Path]], companions: dict[
             companions[slot] += [
                 path / child / other for other in _listed(path / child) if other != MODEL_FILE
             ]
-        elif child == SETTINGS_FILE:
-            places[Slot(path.name, SETTINGS)].append(path / child)
-        elif child == LABELS_FILE:
-            places[Slot(path.name, LABELS)].append(path / child)
-        elif child == SAMPLES_FILE:
-            places[Slot(path.name, SAMPLES)].append(path / child)
+        elif child in PARTS:
+            places[Slot(path.name, PARTS[child])].append(path / child)
 
 
 def _listed(path: Path) -> list[str]:

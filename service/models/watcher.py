@@ -46,6 +46,11 @@ SETTLE_SECONDS = 20.0
 """Time after which the service is ready even if files are still being checked."""
 MIN_WAIT_SECONDS = 0.1
 """Least time between two polls."""
+READERS: Mapping[str, Callable[[Found, Path], Content]] = {
+    SETTINGS: load_settings,
+    LABELS: load_labels,
+    SAMPLES: load_samples,
+}
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -335,12 +340,8 @@ class Models:
         return True
 
     def _read(self, slot: Slot, found: Found) -> Content:
-        if slot.part == SETTINGS:
-            return load_settings(found, self.folder)
-        if slot.part == LABELS:
-            return load_labels(found, self.folder)
-        if slot.part == SAMPLES:
-            return load_samples(found, self.folder)
+        if slot.part in READERS:
+            return READERS[slot.part](found, self.folder)
         contents = [part.content for part in self._parts.values()]
         known = {c.file.sha256: c for c in contents if isinstance(c, CertifiedPredictor)}
         return load_version(slot, found, self.folder, known, self._threads, self._checks)
