@@ -58,7 +58,7 @@ def test_where_answers_may_be_held_back_only_the_policys_norm_is_answered_in(act
     if action is Action.FLAG:
         assert policy.norm_for(Norm.ONE) is Norm.ONE
     else:
-        with pytest.raises(InputError, match=r"is '1'; the policy of this model, '.*', is in norm 'inf'"):
+        with pytest.raises(InputError, match=rf"is '1'; .* only 'inf', the norm of its policy '{action}'"):
             policy.norm_for(Norm.ONE)
 
 
