@@ -1,4 +1,4 @@
-"""Shared by all tests."""
+"""Hooks and fixtures of all tests."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def rational(array):
 
 
 def evaluate(graph, x):
-    """Scores of one input, as fractions."""
+    """Return the scores of one input, as fractions."""
     values = {graph.input: rational(x).reshape(graph.input_shape)}
     for op in graph.ops:
         values[op.output] = apply(op, [values[name] for name in op.inputs]).reshape(op.shape)
@@ -77,7 +77,7 @@ def apply(op, inputs):
 
 
 def windowed(op, x):
-    """Convolution and pooling as their definitions say: loops over outputs and taps."""
+    """Return convolution or pooling by its definition: loops over outputs and taps."""
     w = op.window
     out = np.empty(op.shape, dtype=object)
     for channel, *place in np.ndindex(*op.shape):
@@ -105,7 +105,7 @@ def windowed(op, x):
 
 
 def is_positive_semidefinite(matrix):
-    """Exact LDLᵀ of a symmetric matrix of fractions, with a zero pivot allowed only above a zero column."""
+    """Decide by exact LDLᵀ of a symmetric matrix of fractions; a zero pivot is allowed only above a zero column."""
     a = matrix.copy()
     n = len(a)
     for k in range(n):
@@ -136,7 +136,7 @@ def operator_norm(weight, source, target):
 
 
 def bounds_spectral_norm(weight, bound):
-    """Whether ‖W‖_2 <= bound, decided exactly: bound² I - WᵀW is positive semidefinite."""
+    """Return True if ‖W‖_2 <= bound, decided exactly: bound² I - WᵀW is positive semidefinite."""
     w = rational(weight)
     gram = w.T @ w if w.shape[0] >= w.shape[1] else w @ w.T
     return is_positive_semidefinite(Fraction(float(bound)) ** 2 * np.eye(len(gram), dtype=object) - gram)

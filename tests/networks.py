@@ -16,7 +16,7 @@ from tests.seeds import shifted
 
 
 def float32(array):
-    """Rounded to float32, kept as float64: what a float32 file can hold."""
+    """Return an array rounded to float32, as float64."""
     return np.asarray(array, dtype=np.float32).astype(np.float64)
 
 
@@ -30,7 +30,7 @@ def dense(name, x, weight, bias=None):
 
 
 def entrywise_tree(rng, size, count=8):
-    """A graph of that many operations on one input, each on some of the tensors before it, entry by entry."""
+    """Return a graph of entrywise operations, each on some of the tensors before it."""
     names, layers = ["input"], []
 
     def constant(spread=1.0):
@@ -74,7 +74,7 @@ def groupsort(name, x, size, group_size):
 
 
 def groupsort_net(widths=(4, 8, 8), classes=3, *, seed=0, group_size=2, kind="orthogonal", bias_scale=0.1):
-    """A GroupSort network with float32 weights, 1-Lipschitz up to rounding (l2, or linf for kind "rows")."""
+    """Return a GroupSort network of float32 weights, 1-Lipschitz up to rounding (l2; linf for kind "rows")."""
     rng = np.random.default_rng(shifted(seed))
     layers, x = [], "input"
 
@@ -95,10 +95,9 @@ def groupsort_net(widths=(4, 8, 8), classes=3, *, seed=0, group_size=2, kind="or
 
 
 def uneven(graph, *, seed=0, spread=0.7):
-    """The same layers, each group of numbers between them made larger by a factor and smaller again.
+    """Return the same layers, with each group of numbers between them scaled up by a factor and down again.
 
-    The product of the layers' norms grows by as much as these factors are apart; with weights for
-    groups it stays what it was.
+    The product of the layers' norms grows by the ratio of these factors; with weights for groups it stays the same.
     """
     rng = np.random.default_rng(shifted(seed))
     layers, before = [], None
@@ -116,7 +115,7 @@ def uneven(graph, *, seed=0, spread=0.7):
 
 
 def with_activation(graph, make):
-    """The same layers with other operations, ``make(name, input, size)``, in place of the sorts."""
+    """Return the same layers with operations ``make(name, input, size)`` in place of the sorts."""
     layers = []
     for op in graph.ops:
         layers += make(op.output, op.inputs[0], op.size) if isinstance(op, ops.SortingNetwork) else [op]
@@ -128,7 +127,7 @@ def relu(name, x, size):
 
 
 def n_activation(name, x, size):
-    """max(min(x - 2 low, -x), x - 2 high): slopes 1, -1, 1, as exported."""
+    """Return max(min(x - 2 low, -x), x - 2 high), of slopes 1, -1, 1, as exported."""
     low, high = np.linspace(-1.0, 0.0, size), np.asarray(0.25)
     left, falling, lower, right = (f"{name}_{part}" for part in ("left", "falling", "lower", "right"))
     return [
@@ -141,7 +140,7 @@ def n_activation(name, x, size):
 
 
 def top_k(name, x, size, group_size=4):
-    """GroupSort of neighbours, largest first, as many exporters write it."""
+    """Return GroupSort of neighbours, largest first, as many exporters write it."""
     shape = (size // group_size, group_size)
     return [
         ops.Reshape(output=f"{name}_groups", inputs=(x,), shape=shape),
@@ -162,7 +161,7 @@ def linear_net(weight, bias=None):
 
 
 def convolutional_net(*, seed=0):
-    """Two convolutions of 28 x 28 pixels and two dense layers, 4,804 ReLUs: slow to tighten."""
+    """Return two convolutions of 28 x 28 pixels and two dense layers, 4,804 ReLUs: slow to tighten."""
     rng = np.random.default_rng(shifted(seed))
     layers, x, shape = [], "input", (1, 28, 28)
 

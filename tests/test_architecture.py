@@ -1,4 +1,4 @@
-"""The direction of imports, where a linter cannot see it, and the guards' own ability to catch."""
+"""Imports at run time, and tests that the linter and the import contracts detect violations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the compose file promises about the service fits the service's own settings."""
+"""The compose file fits the settings of the service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Manifests fit the schemas of Kubernetes, and what they say of the service fits the service."""
+"""Manifests fit the schemas of Kubernetes and the settings of the service."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_manifests_fit_the_schemas(kind, version):
     validator.validate(MANIFESTS[kind], version, strict=True)
 
 
-def test_the_schemas_can_tell():
+def test_the_schemas_refuse_an_unknown_field():
     broken = MANIFESTS["Deployment"] | {"spec": MANIFESTS["Deployment"]["spec"] | {"replicaz": 2}}
     with pytest.raises(validator.ValidationError, match="replicaz"):
         validator.validate(broken, VERSIONS[-1], strict=True)
 
 
 def test_the_pod_within_an_inference_service_fits_that_of_kubernetes():
-    # KServe's own schema is nowhere to be had offline; its pod, but for its own fields, is one of Kubernetes.
+    # KServe's schema is not available offline; its pod, except for its own fields, is one of Kubernetes.
     own = {"minReplicas", "maxReplicas", "scaleMetric", "scaleTarget"}
     spec = {name: value for name, value in pod("InferenceService").items() if name not in own}
     as_pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": spec}
@@ -50,7 +50,7 @@ def test_the_pod_within_an_inference_service_fits_that_of_kubernetes():
     assert spec["containers"][0]["name"] == "kserve-container"
 
 
-def test_all_is_there():
+def test_every_kind_of_manifest_exists():
     assert {"Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy",
             "InferenceService"} <= MANIFESTS.keys()  # fmt: skip
 

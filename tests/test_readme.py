@@ -1,4 +1,4 @@
-"""What the README shows is what happens."""
+"""The README shows true answers, commands, files and figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A skip is never silent, and never where the package it needs was installed for it."""
+"""Skips are listed with their remedy, and fail where the package that they need is required."""
 
 from __future__ import annotations
 
@@ -26,21 +26,11 @@ def test_other():
 @pytest.mark.parametrize("processes", [0, 2])
 def test_skips_are_listed_with_their_remedy_and_fail_where_required(processes, tmp_path):
     (tmp_path / "test_few.py").write_text(TESTS)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "tests.conftest",
-        "-n",
-        str(processes),
-        "--rootdir",
-        tmp_path,
-    ]
+    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-n", str(processes), "--rootdir"]
 
     def run(required):
         return subprocess.run(
-            [*command, tmp_path / "test_few.py"], cwd=ROOT, capture_output=True, text=True, timeout=120,
+            [*command, tmp_path, tmp_path / "test_few.py"], cwd=ROOT, capture_output=True, text=True, timeout=120,
             env=os.environ | {"LIPCERT_REQUIRE": required}, check=False,
         )  # fmt: skip
 

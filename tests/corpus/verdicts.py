@@ -29,7 +29,7 @@ from lipmodel.norms import Norm
 FOLDER = Path(__file__).parent
 ARCHIVE, VERDICTS, CHANGES = FOLDER / "files.zip", FOLDER / "verdicts.json", FOLDER / "changes.md"
 TOLERANCE = 1e-6
-"""Relative difference allowed of numbers: another processor's BLAS sums in another order."""
+"""Relative tolerance of numbers: the BLAS of another processor sums in another order."""
 
 
 def files() -> dict[str, bytes]:
@@ -71,7 +71,7 @@ def verdict(content: bytes) -> dict[str, Any]:
 
 
 def same(left: Any, right: Any) -> bool:
-    """Return whether two verdicts agree, their numbers within the tolerance."""
+    """Return True if two verdicts agree, with numbers within the tolerance."""
     if isinstance(left, dict) and isinstance(right, dict):
         return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
     if isinstance(left, list) and isinstance(right, list):

@@ -384,7 +384,7 @@ def test_an_unusable_state_folder_is_reported(models, state, tmp_path):
     (state / "jobs.sqlite").write_bytes(b"not a database" * 100)
     with pytest.raises(StoreError, match="file is not a database"):
         open_jobs(Settings(models=models, state=state))
-    for url, reason in [("nonsense", "cannot be read"), ("mysql+pymysql://x", "database")]:
+    for url, reason in [("nonsense", "URL is not valid"), ("mysql+pymysql://x", "database")]:
         with pytest.raises(StoreError, match=reason):
             open_jobs(Settings(models=models, state=tmp_path / "other", database=url))
 
