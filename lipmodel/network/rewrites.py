@@ -208,4 +208,4 @@ def _in_order(extrema: list[ops.Extremum]) -> list[ops.Extremum]:
 
 
 REWRITES = (drop_identities, merge_biases, join_pairs, join_sorting_networks)
-"""The rewrites of :func:`simplify`, in order: a later one may rely on what an earlier one removed."""
+"""The rewrites of :func:`simplify`, in order: a later one may rely on an earlier one."""

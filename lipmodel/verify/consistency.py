@@ -11,9 +11,9 @@ from lipmodel.certificates.format import Certificate, Rival, digest
 from lipmodel.norms import MIN_DISTANCE, Norm
 
 ROUNDED_DOWN = Fraction(1, 2**50)
-"""How much, relatively, a margin may lie below the exact difference of the scores stated."""
+"""Maximum relative amount by which a margin may lie below the exact difference of the scores stated."""
 SAME = Fraction(1, 2**40)
-"""How much, relatively, the runner-up may be from setting the radius: rounding decides between equals."""
+"""Relative slack of the runner-up's radius above the smallest: rounding decides between equals."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from lipmodel.verify.spectral import perron_direction, spectral_norm
 
 MAX_POWER = 64
 MAX_WORK = 1e10
-"""Products of numbers in one squaring; what is beyond is not tried."""
+"""Maximum products of numbers in one squaring; larger squarings are not tried."""
 KEPT_BITS = 128
 
 

@@ -23,7 +23,7 @@ Integers = NDArray[Any]
 """An array of Python integers."""
 
 PRECISION = 256
-"""Bits of a ball's middle; far beyond what 10,000 operations on float64 constants lose."""
+"""Bits of a ball's middle; far more than 10,000 operations on float64 constants lose."""
 
 
 @dataclass(frozen=True)

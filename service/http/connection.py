@@ -50,11 +50,11 @@ class Connection(HttpToolsProtocol):
     _bytes_since_progress = 0
     """Received since the last complete head or part of a body."""
     _discarding = False
-    """Whether further input is discarded."""
+    """Further input is discarded if True."""
     _current: RequestResponseCycle | FastExchange | None = None
-    """The request whose response is next; ``cycle`` is the last request that was read."""
+    """The request that is answered next; ``cycle`` is the last request that was read."""
     _fast_request: FastExchange | None = None
-    """The request of the fast path whose body is being read."""
+    """The request of the fast path with an incomplete body."""
     _last_progress = 0.0
     """Time when the client last sent or received anything, by the clock of the event loop."""
     _unsent: Lease | None = None
