@@ -13,8 +13,9 @@ import numpy as np
 from lipmodel.norms import Array, down, up
 
 Relaxation = Literal["nearest", "parallel", "secants"] | Mapping[int, Array]
-"""Lower relaxations of nonlinearities: 0 or d, whichever is nearer; parallels to their upper relaxations; secants
-of all slopes through their values at x; or lines αd with given α in [0, 1], (R, arguments) by number of primitive."""
+"""Lower relaxations of nonlinearities: 0 or d, whichever is nearer; parallels to their upper relaxations;
+secants of all slopes through their values at x; or lines αd with given α in [0, 1], (R, arguments) by number
+of primitive."""
 
 
 def upper_slopes(low: Array, high: Array) -> Array:
