@@ -144,7 +144,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON types."""
-        name = next(name for name, kind in LOSSES.items() if isinstance(self.loss, kind))
+        name = next(name for name, kind in LOSSES.items() if type(self.loss) is kind)
         return asdict(self) | {"norm": self.norm.value, "loss": {"name": name, **asdict(self.loss)}}
 
     def to_toml(self) -> str:

@@ -5,6 +5,7 @@ import pytest
 from lipmodel.errors import RecipeError
 from lipmodel.norms import Norm
 from lipmodel.training.losses import (
+    LOSSES,
     EfficientMarginMaximization,
     Hinge,
     HingeKantorovichRubinstein,
@@ -48,6 +49,15 @@ def test_arguments_override_the_recipe():
     recipe = load_recipe("digits", norm="inf", lipschitz=2, seed=7, epochs=3)
     assert (recipe.norm, recipe.lipschitz, recipe.seed, recipe.training.epochs) == (Norm.INF, 2, 7, 3)
     assert recipe.to_dict()["loss"]["name"] == "emma"
+
+
+def test_a_loss_derived_from_another_is_recorded_by_its_own_name(monkeypatch):
+    class Derived(Hinge):
+        pass
+
+    monkeypatch.setitem(LOSSES, "derived", Derived)
+    recipe = load_recipe("two-moons", settings={"loss.name": "derived"})
+    assert recipe.to_dict()["loss"]["name"] == "derived"
 
 
 def test_a_norms_table_changes_what_it_names_and_nothing_else():
