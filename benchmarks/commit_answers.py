@@ -89,12 +89,20 @@ Found = Iterator[tuple[str, Any]]
 def masked(value: Any) -> Any:
     """Return a JSON value with … for values of ``MASKED`` and ids, and with signed certificates decoded."""
     if isinstance(value, dict):
-        return {key: "…" if key in MASKED else masked(inner) for key, inner in value.items()}
+        masks = {**dict.fromkeys(MASKED, lambda _: "…"), "warnings": without_texts}
+        return {key: masks.get(key, masked)(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [masked(inner) for inner in value]
     if isinstance(value, str) and re.fullmatch(r"eyJ[\w-]+\.[\w-]+\.[\w-]+", value):
         return [masked(json.loads(base64.urlsafe_b64decode(part + "=="))) for part in value.split(".")[:2]]
     return ID.sub("…", value) if isinstance(value, str) else value
+
+
+def without_texts(value: Any) -> Any:
+    """Return warnings with … for their texts: a text, texts, or objects with other fields beside the text."""
+    if isinstance(value, list):
+        return [without_texts(inner) for inner in value]
+    return "…" if isinstance(value, str) else masked(value)
 
 
 def digest(content: bytes) -> str:
