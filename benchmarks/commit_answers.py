@@ -89,7 +89,7 @@ Found = Iterator[tuple[str, Any]]
 def masked(value: Any) -> Any:
     """Return a JSON value with … for values of ``MASKED`` and ids, and with signed certificates decoded."""
     if isinstance(value, dict):
-        masks = {**dict.fromkeys(MASKED, lambda _: "…"), "warnings": without_texts}
+        masks = {**dict.fromkeys(MASKED, lambda _: "…"), "warnings": masked_warnings}
         return {key: masks.get(key, masked)(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [masked(inner) for inner in value]
@@ -98,10 +98,10 @@ def masked(value: Any) -> Any:
     return ID.sub("…", value) if isinstance(value, str) else value
 
 
-def without_texts(value: Any) -> Any:
+def masked_warnings(value: Any) -> Any:
     """Return warnings with … for their texts: a text, texts, or objects with other fields beside the text."""
     if isinstance(value, list):
-        return [without_texts(inner) for inner in value]
+        return [masked_warnings(inner) for inner in value]
     return "…" if isinstance(value, str) else masked(value)
 
 
