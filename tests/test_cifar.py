@@ -119,7 +119,7 @@ def test_binary_files_that_are_no_batch_are_refused(tmp_path):
     path.unlink()
     with pytest.raises(DataError, match=r"neither test_batch.bin nor test_batch"):
         cifar10(tmp_path)
-    with pytest.raises(DataError, match=r"holds no CIFAR-10.*nothing is downloaded"):
+    with pytest.raises(DataError, match=r"does not hold CIFAR-10.*nothing is downloaded"):
         cifar10(tmp_path / "gone")
 
 

@@ -234,7 +234,7 @@ def test_a_net_it_cannot_take_apart_keeps_its_radii_and_says_why():
     x = float32(np.random.default_rng(0).normal(size=(3, 4)))
     fast, slow = predictor.predict(x), predictor.predict(x, tighten=True)
     assert (slow.radii.certified_radius == fast.radii.certified_radius).all()
-    assert slow.tightening.reason == "compares groups of 32; up to 16 are taken apart"
+    assert slow.tightening.reason == "sorts groups of 32; local bounds support up to 16"
     assert (slow.tightening.method == "lipschitz").all()
 
 
