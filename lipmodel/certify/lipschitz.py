@@ -23,7 +23,7 @@ from itertools import product
 import numpy as np
 
 from lipmodel.certify.head import FeatureBound, Head, linear_head
-from lipmodel.certify.norms.layers import bound_norm, least_norm
+from lipmodel.certify.norms.layers import bound_norm, observed_least_norm
 from lipmodel.certify.scaling.bound import ScaledBound, find_scaled_bound
 from lipmodel.network import ops
 from lipmodel.network.ops import Graph, Op, missing_rule
@@ -269,7 +269,7 @@ def _through(op: ops.Dense | ops.Conv, before: Constants) -> Constants:
     after = dict.fromkeys(Norm, math.inf)
     closed_first = sorted(product(Norm, Norm), key=lambda st: st[0] is not Norm.ONE and st[1] is not Norm.INF)
     for s, t in closed_first:
-        least = least_norm(op, s, t) if isinstance(op, ops.Dense) else 0.0
+        least = observed_least_norm(op, s, t) if isinstance(op, ops.Dense) else 0.0
         if _times(least, before[s]) < _tighten(after, op.size)[t]:
             after[t] = min(after[t], _times(_bound_linear(op, s, t), before[s]))
     return after

@@ -23,7 +23,7 @@ from lipmodel.certify.radius import (
     after_rounding_inputs,
     bound_input_rounding,
 )
-from lipmodel.certify.rounding import FORMATS, RoundingBounds, bound_rounding, least_rounding
+from lipmodel.certify.rounding import FORMATS, RoundingBounds, bound_rounding, observed_least_rounding
 from lipmodel.certify.tight.local_bounds import LocalBounds
 from lipmodel.certify.tight.mixtures import Mixer
 from lipmodel.certify.tight.tightener import Tightener, Tightening
@@ -176,7 +176,7 @@ class CertifiedPredictor:
                 return float(bounds.score_error(bound_vector_norm(even, bounds.norm, axis=1)).max())
 
             by_rows = self.rounding(dtype, Norm.INF)
-            if error(least_rounding(self.file.graph, Norm.TWO, FORMATS[dtype])) > error(by_rows):
+            if error(observed_least_rounding(self.file.graph, Norm.TWO, FORMATS[dtype])) > error(by_rows):
                 return by_rows  # and no spectral norm is needed
             return min(self.rounding(dtype, Norm.TWO), by_rows, key=error)
         if (dtype, measured) not in self._rounding:

@@ -21,7 +21,7 @@ import numpy as np
 
 from lipmodel.certify.head import Head, Indices, linear_head
 from lipmodel.certify.lipschitz import bound_average
-from lipmodel.certify.norms.layers import bound_absolute_norm, bound_norm, least_norm
+from lipmodel.certify.norms.layers import bound_absolute_norm, bound_norm, observed_least_norm
 from lipmodel.network import ops
 from lipmodel.network.ops import Graph, Op, missing_rule
 from lipmodel.network.self_check import EvaluationBounds
@@ -160,7 +160,7 @@ def bound_rounding(graph: Graph, norm: Norm, execution: Format) -> RoundingBound
     return _rounding(graph, _Recursion(norm, execution))
 
 
-def least_rounding(graph: Graph, norm: Norm, execution: Format) -> RoundingBounds:
+def observed_least_rounding(graph: Graph, norm: Norm, execution: Format) -> RoundingBounds:
     """Return about the least that :func:`bound_rounding` can be, in time linear in the weights; no bound."""
     return _rounding(graph, _Recursion(norm, execution, least=True))
 
@@ -293,7 +293,7 @@ class _Recursion:
             bias = bias.reshape(-1, *(1 for _ in op.shape[1:]))
         offset = 0.0 if bias is None else self._whole(bias, op.shape)
         if self.least and isinstance(op, ops.Dense):
-            norm = least_norm(op, self.norm, self.norm)
+            norm = observed_least_norm(op, self.norm, self.norm)
         else:
             norm = bound_norm(op, self.norm, self.norm)
         magnitude = x.size.times(bound_absolute_norm(op, self.norm)).plus(offset)

@@ -42,15 +42,16 @@ def bound_norm(op: Dense | Conv, source: Norm, target: Norm) -> float:
     if isinstance(op, Conv):
         return bound_conv_norm(op.kernel, op.window, op.groups, source, target)
     bound = _without_spectral(op, source, target)
-    if least_norm(op, source, target) < bound:
+    if observed_least_norm(op, source, target) < bound:
         bound = min(bound, _through_two(op, _spectral(op), source, target))
     return bound
 
 
-def least_norm(op: Dense, source: Norm, target: Norm) -> float:
-    """Return about the least that :func:`bound_norm` can come to; no bound.
+def observed_least_norm(op: Dense, source: Norm, target: Norm) -> float:
+    """Return an estimate of the least value of :func:`bound_norm`, by a measured spectral norm: no bound.
 
-    In time linear in the weights: it decides whether the spectral norm, which takes longer, can be of use.
+    In time linear in the weights. The estimate decides whether the spectral norm, which takes longer, is
+    bounded at all; it enters no bound.
     """
     without = _without_spectral(op, source, target)
     if source is Norm.ONE or target is Norm.INF:

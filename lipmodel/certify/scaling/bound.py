@@ -24,7 +24,7 @@ from functools import lru_cache
 import numpy as np
 
 from lipmodel.certify.head import FeatureBound, Head, Indices
-from lipmodel.certify.norms.layers import bound_norm, least_norm
+from lipmodel.certify.norms.layers import bound_norm, observed_least_norm
 from lipmodel.certify.scaling.search import find_weights
 from lipmodel.network import ops
 from lipmodel.network.ops import Graph, Op, missing_rule
@@ -110,11 +110,11 @@ def find_scaled_bound(
     first = layers[0].dense
     begin = constants[first.inputs[0]]
     source = _source(begin)
-    product = least_norm(first, source, Norm.TWO) * begin[source]
+    observed = observed_least_norm(first, source, Norm.TWO) * begin[source]
     for layer in layers[1:]:
-        product *= least_norm(layer.dense, Norm.TWO, Norm.TWO)
+        observed *= observed_least_norm(layer.dense, Norm.TWO, Norm.TWO)
     without = np.min([_some_pairs(feature_bound) for feature_bound in feature_bounds], axis=0)
-    if not (_some_pairs(FeatureBound(head, Norm.TWO, product)) < MAX_LOSS * without).any():
+    if not (_some_pairs(FeatureBound(head, Norm.TWO, observed)) < MAX_LOSS * without).any():
         return None
     if all(_is_even(layer.dense) for layer in layers):
         return None

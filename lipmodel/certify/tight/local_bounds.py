@@ -12,7 +12,7 @@ classes' scores are linear in another (there it is that of ``radius.py``), so ne
 
 Nonlinearities are relu(d), d in [l, u] on the ball, bounded the same way, one by one and layer by layer:
 max(a, b) = b + relu(a - b) and min(a, b) = a - relu(a - b) sort. Their relaxations are in
-``relaxations.py``: upper relaxations (chords) and lower relaxations αd, the α of the last functionals
+``relaxations.py``: upper relaxations and lower relaxations αd, the α of the last functionals
 adjusted row by row (Xu et al. 2021); or secants through the value at x, which make a local Lipschitz
 constant of the bound, and whose slack the constants pay for in one norm together instead of one by one.
 
@@ -350,7 +350,10 @@ class LocalBounds:
 
 
 def _arguments(primitive: Primitive, size: int, which: Indices) -> Array:
-    """(len(which), size): the arguments d of those kinks of a piece, as functionals of its input."""
+    """Return the arguments d of the nonlinearities ``which`` of a primitive, as functionals of its input.
+
+    Shape (len(which), size).
+    """
     rows, relaxation = np.zeros((len(which), size)), np.arange(len(which))
     match primitive:
         case primitives.Relu():
