@@ -77,8 +77,13 @@ def window(
     )
 
 
-def against(baseline: Path, model: str, content: bytes, seconds: int, rounds: int) -> alternating.Pairs:
-    """Return µs of CPU for each request (before, now) of every round, at 16 and 64 requests at a time."""
+def against(
+    baseline: Path, model: str, content: bytes, seconds: int, rounds: int, only: str
+) -> alternating.Pairs:
+    """Return µs of CPU for each request (before, now) of every round, at 16 and 64 requests at a time.
+
+    Only of windows with names that match ``only``, like '2-64-64-1 c16 v2 binary'.
+    """
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[:1])  # which the servers inherit
     started: dict[str, Running] = {}
@@ -102,7 +107,9 @@ def against(baseline: Path, model: str, content: bytes, seconds: int, rounds: in
 
             found: alternating.Pairs = {}
             for connections, wire in itertools.product((16, 64), (PREDICT, V2_BINARY)):
-                found |= alternating.in_rounds(partial(measure, connections=connections, wire=wire), rounds)
+                if re.search(only, f"{model} c{connections} {wire.name}"):
+                    measured = partial(measure, connections=connections, wire=wire)
+                    found |= alternating.in_rounds(measured, rounds)
             return found
         finally:
             for one in started.values():
@@ -213,7 +220,9 @@ def progress(text: str) -> None:
 @click.option("--seconds", default=3, show_default=True, help="Duration of a window.")
 @click.option("--rounds", default=1, show_default=True, help="Windows of each cell; their median counts.")
 @click.option(
-    "--only", help="Regular expression; a window's name is like '2-64-64-1 c16 lipserve v2 binary'."
+    "--only",
+    help="Regular expression; a window's name is like '2-64-64-1 c16 lipserve v2 binary', "
+    "with --baseline like '2-64-64-1 c16 v2 binary'.",
 )
 @click.option("--json", "output", type=Path, help="File for every window.")
 def main(
@@ -231,7 +240,9 @@ def main(
     if baseline is not None:
         found: alternating.Pairs = {}
         for model, (widths, classes) in MODELS.items():
-            found |= against(baseline, model, to_file(groupsort_net(widths, classes)), seconds, rounds)
+            found |= against(
+                baseline, model, to_file(groupsort_net(widths, classes)), seconds, rounds, only or ""
+            )
         print(alternating.table(found, "µs of CPU for each request"))
         return
     if peers is None:
