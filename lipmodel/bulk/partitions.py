@@ -6,19 +6,20 @@ earlier parts of the file.
 
 from __future__ import annotations
 
+import importlib
 import math
 import posixpath
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lipmodel.bulk.stores import open_store, store_errors
 from lipmodel.data.files import batched, group_sizes, open_parquet, reading, table_batches
-from lipmodel.errors import DataError
+from lipmodel.errors import DataError, MissingExtraError
 
 NPY_ROWS = 65_536
 PARQUET = ".parquet"
@@ -27,6 +28,36 @@ IGNORED_PREFIXES = (".", "_")
 """Prefixes of names that readers of parquet folders ignore."""
 MAX_OPEN_FILES = 16
 """Files opened at the same time: in an object store each takes some time, but little of anything else."""
+
+
+def open_store(url: str) -> tuple[Any, str]:
+    """Return the file system of a path or URL (``s3://…``), and the path in it.
+
+    Raises:
+        MissingExtraError: fsspec is not installed.
+        DataError: the protocol is unknown, or its package is not installed.
+    """
+    try:
+        fsspec = importlib.import_module("fsspec.core")
+    except ModuleNotFoundError:
+        raise MissingExtraError("files by pattern or URL", "tables") from None
+    try:
+        return fsspec.url_to_fs(url)  # type: ignore[no-any-return]
+    except (ImportError, ValueError) as error:
+        raise DataError(f"{url} cannot be opened: {error}") from None
+
+
+@contextmanager
+def store_errors(url: str) -> Iterator[None]:
+    """Turn errors of reaching, reading or writing a store into a DataError of one line.
+
+    Stores of different kinds raise different errors, which have no other common base classes.
+    """
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"{url}: {reason}") from error
 
 
 @dataclass(frozen=True)

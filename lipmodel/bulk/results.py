@@ -15,8 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lipmodel.bulk.partitions import MAX_OPEN_FILES, Partition
-from lipmodel.bulk.stores import open_store, store_errors
+from lipmodel.bulk.partitions import MAX_OPEN_FILES, Partition, open_store, store_errors
 from lipmodel.errors import DataError, MissingExtraError
 
 MEMBER = b"lipcert"

@@ -17,10 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from lipmodel.bulk.certifier import Certification
 from lipmodel.bulk.partitions import find_partitions
 from lipmodel.bulk.results import Results, ResultsKey
-from lipmodel.bulk.run import certify_files
+from lipmodel.bulk.run import Certification, certify_files
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.cli import main
 from lipmodel.errors import DataError, MissingExtraError
