@@ -53,8 +53,7 @@ from lipmodel.training.heads import ORDER, LinearHead, PrototypeHead
 from lipmodel.training.layers import ConstrainedDense, keep_constraints
 from lipmodel.training.losses import CertifiedRadiusHinge
 from lipmodel.training.optimizer import PROJECTED_EVERY, minimise
-from lipmodel.training.recipes import load_recipe
-from lipmodel.training.schedule import Schedule
+from lipmodel.training.recipes import Schedule, load_recipe
 
 try:
     import monotonicnetworks as lmn

@@ -87,11 +87,9 @@ def train(
     """
     try:
         from lipmodel.training.distributed import launch
-        from lipmodel.training.logs import tensorboard
         from lipmodel.training.loop import Control, Status
-        from lipmodel.training.progress import training_bar
+        from lipmodel.training.progress import stop_on_signals, tensorboard, training_bar
         from lipmodel.training.recipes import parse_settings
-        from lipmodel.training.signals import stop_on_signals
         from lipmodel.training.train import carry_out, follow, plan
     except ImportError as error:
         raise MissingExtraError("training", "train") from error

@@ -49,7 +49,7 @@ def evaluation_files(
             "confidence.",
             summary=accuracy_table(evaluation),
             alerts=evaluation.warnings,
-            figures={_caption(evaluation): curve, **_other_figures(evaluation, predictor.class_names)},
+            figures={_caption(evaluation): curve, **prediction_figures(evaluation, predictor.class_names)},
             tables=[
                 *attack_tables(evaluation),
                 class_table(evaluation),
@@ -79,7 +79,8 @@ def _caption(evaluation: Evaluation) -> str:
     return f"{caption} {attacked} The true robust accuracy of the inputs attacked lies in the grey area."
 
 
-def _other_figures(evaluation: Evaluation, classes: tuple[str, ...]) -> dict[str, page.Drawing]:
+def prediction_figures(evaluation: Evaluation, classes: tuple[str, ...]) -> dict[str, page.Drawing]:
+    """Return the histogram of radii and the confusion matrix, by caption."""
     return {
         "Number of inputs by certified radius. A radius of 0 certifies nothing.": lambda axis: (
             plots.draw_radius_histogram(axis, evaluation.correct, evaluation.radii, evaluation.norm)

@@ -18,8 +18,7 @@ from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
 from lipmodel.training.export.onnx_export import export
 from lipmodel.training.losses import Hinge, Loss, MultiClassHinge
-from lipmodel.training.recipes import NetworkRecipe, Recipe
-from lipmodel.training.schedule import Schedule
+from lipmodel.training.recipes import NetworkRecipe, Recipe, Schedule
 from lipmodel.training.train import claims, fit_network
 
 

@@ -32,8 +32,7 @@ from lipmodel.training.losses import BinaryCrossEntropy
 from lipmodel.training.network import build_network
 from lipmodel.training.optimizer import minimise
 from lipmodel.training.plots import draw_radius_field
-from lipmodel.training.recipes import NetworkRecipe, load_recipe
-from lipmodel.training.schedule import Schedule
+from lipmodel.training.recipes import NetworkRecipe, Schedule, load_recipe
 from lipmodel.training.train import train_recipe
 
 SEED = 0

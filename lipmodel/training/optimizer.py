@@ -1,22 +1,25 @@
-"""Resumable steps of projected gradient descent with Adam."""
+"""Resumable steps of projected gradient descent with Adam, and averages of the weights over its steps."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from lipmodel.errors import RecipeError, TrainingError
 from lipmodel.training.distributed import SINGLE_PROCESS, ProcessGroup
 from lipmodel.training.layers import project_
-from lipmodel.training.schedule import Schedule
+from lipmodel.training.recipes import Schedule
 
 STEP_OF_SEEDS = 2**20 + 7  # between the seeds of two steps; seeds of trainings are smaller
 WARM_UP = 0.05  # share of the steps in which the learning rate rises
 PROJECTED_EVERY = 2  # steps: half of the cost, and results as good as with every step
+PROJECTIONS = 12  # steps of the projection, which converges: Newton–Schulz takes 0.3 to 1 in seven
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 
@@ -144,6 +147,53 @@ class Descent:
         self._generator.set_state(state["generator"])
         self.step, self._order = state["step"], state["order"]
         self._sum_of_losses, self._last = state["sum_of_losses"], state["last"]
+
+
+class Average:
+    """A running average of a network's weights, over the last ``averaging_share`` of the steps.
+
+    Args:
+        network: the network to average.
+        schedule: the averaging method, its share of the steps, and its decay.
+        total: number of steps of the training.
+    """
+
+    def __init__(self, network: nn.Module, schedule: Schedule, total: int) -> None:
+        rule: Any = (
+            get_ema_multi_avg_fn(schedule.averaging_decay)  # type: ignore[no-untyped-call]
+            if schedule.averaging == "exponential"
+            else get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
+        )
+        self._averaged = AveragedModel(network, multi_avg_fn=rule)
+        self._first = total - round(schedule.averaging_share * total)
+        self._used = schedule.averaging != "none"
+
+    @property
+    def begun(self) -> bool:
+        """True once a step has been averaged."""
+        return int(self._averaged.n_averaged) > 0
+
+    def update(self, network: nn.Module, step: int) -> None:
+        """Add the weights after ``step`` to the average, if the step is in the averaged share."""
+        if self._used and step > self._first:
+            self._averaged.update_parameters(network)
+
+    def network(self) -> nn.Sequential:
+        """Return a network with the averaged weights, projected onto their constraints."""
+        network = copy.deepcopy(self._averaged.module)
+        assert isinstance(network, nn.Sequential)
+        for _ in range(PROJECTIONS):
+            project_(network)
+        return network
+
+    def state(self) -> dict[str, Any]:
+        """Return the state of the average, for a checkpoint."""
+        return dict(self._averaged.state_dict()) if self._used else {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Restore a state returned by :meth:`state`."""
+        if self._used:
+            self._averaged.load_state_dict(state)
 
 
 def minimise(

@@ -1,4 +1,4 @@
-"""Plots of a training: learning curves, certified accuracy, and decision regions of 2-d inputs."""
+"""Plots of a training: learning curves, and decision regions of 2-d inputs."""
 
 from __future__ import annotations
 
@@ -9,40 +9,13 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.data.dataset import Dataset
-from lipmodel.evaluate import Evaluation
 from lipmodel.norms import Norm
-from lipmodel.report.plots import (
-    BLUE,
-    GREY,
-    NORM_SYMBOL,
-    ORANGE,
-    draw_accuracies,
-    new_figure,
-    to_png,
-)
+from lipmodel.report.plots import BLUE, GREY, NORM_SYMBOL, ORANGE
 from lipmodel.training.loop import Epoch
 
 LABEL_COLOURS = ("#2d004b", "#7f3b08")  # the ends of the radius field's colour map
 
 GRID = 201  # points along each axis of the radius field
-
-
-def plot_training(
-    title: str,
-    predictor: CertifiedPredictor,
-    evaluation: Evaluation,
-    history: list[Epoch],
-    held_out: Dataset,
-) -> bytes:
-    """Return a PNG of learning curves, certified accuracy and, for 2-d inputs, the radius field."""
-    flat = held_out.inputs.shape[1] == 2
-    figure, axes = new_figure(3 if flat else 2, title)
-    draw_learning_curves(axes[0], history)
-    draw_accuracies(axes[1], evaluation, held_out.units)
-    if flat:
-        draw_radius_field(axes[2], predictor, evaluation.norm, held_out)
-        axes[2].set_title("Decision regions, shaded by certified radius")
-    return to_png(figure)
 
 
 def draw_radius_field(

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from lipmodel.certify.radius import Radii
 from lipmodel.data.dataset import Dataset
 from lipmodel.display import certified_radius, rounded_up
+from lipmodel.evaluate import Evaluation
 from lipmodel.report import page, plots
+from lipmodel.report.evaluation import prediction_figures
 from lipmodel.report.tables import Row, Table, accuracy_table, model_table
-from lipmodel.training.data_summary import summarise
 from lipmodel.training.plots import draw_learning_curves, draw_radius_field
 from lipmodel.training.trained import Trained
 
@@ -21,8 +21,7 @@ MAX_VALUES = 8  # coordinates shown of an input that is not an image
 
 def report(trained: Trained) -> bytes:
     """Return the report of a training as the bytes of an HTML file."""
-    recipe, data, radii = trained.recipe, trained.held_out, trained.radii
-    correct = radii.label == data.labels
+    recipe, data, evaluation = trained.recipe, trained.held_out, trained.evaluation
     drawings: dict[str, page.Drawing] = {
         "Loss and accuracy by epoch. The dotted line is torch's estimate at the largest epsilon; "
         "certified accuracy is otherwise measured from the exported file.": lambda axis: draw_learning_curves(
@@ -30,37 +29,32 @@ def report(trained: Trained) -> bytes:
         ),
         "Certified accuracy: share of held-out inputs that no change of size ε can turn into an error; "
         "dashed, the majority-class baseline.": lambda axis: plots.draw_accuracies(
-            axis, trained.evaluation, data.units
+            axis, evaluation, data.units
         ),
-        "Number of inputs by certified radius. A radius of 0 certifies nothing.": lambda axis: (
-            plots.draw_radius_histogram(axis, correct, radii.certified_radius, recipe.norm)
-        ),
-        "Rows are labels, columns predictions.": lambda axis: plots.draw_confusion(
-            axis, data.labels, radii.label, data.classes
-        ),
+        **prediction_figures(evaluation, data.classes),
     }
     if data.inputs.shape[1] == 2:
         drawings["Decision regions, shaded by certified radius."] = lambda axis: draw_radius_field(
             axis, trained.predictor, recipe.norm, data
         )
-    order = np.argsort(radii.certified_radius, kind="stable")
+    order = np.argsort(evaluation.radii, kind="stable")
     return page.render(
         "training",
         "report.html",
         title=f"{recipe.name}: training report",
         lead=f"{recipe.lipschitz:g}-Lipschitz in {recipe.norm.symbol}; {len(trained.train.labels)} training "
         f"inputs. Figures are of the exported file on {len(data.labels)} held-out inputs.",
-        summary=accuracy_table(trained.evaluation),
+        summary=accuracy_table(evaluation),
         wrong=False,
-        alerts=trained.evaluation.warnings,
+        alerts=evaluation.warnings,
         figures=page.encode_figures(drawings),
         examples=[
-            ("smallest", _examples(data, radii, order[:EXAMPLES])),
-            ("largest", _examples(data, radii, order[::-1][:EXAMPLES])),
+            ("smallest", _examples(data, evaluation, order[:EXAMPLES])),
+            ("largest", _examples(data, evaluation, order[::-1][:EXAMPLES])),
         ],
         columns=data.inputs.shape[1],
         tables=[
-            Table("Data", ("", ""), list(summarise(recipe, trained.train, data).items())),
+            Table("Data", ("", ""), list(trained.summary.items())),
             model_table(trained.predictor, _model_rows(trained)),
         ],
         toml=recipe.to_toml(),
@@ -71,21 +65,18 @@ def report(trained: Trained) -> bytes:
 def _model_rows(trained: Trained) -> list[Row]:
     recipe, record = trained.recipe, trained.record()
     bound = rounded_up(record["model"]["bound_global"], 9)
-    abstentions = (trained.radii.certified_radius == 0).sum()
+    abstentions = (trained.evaluation.radii == 0).sum()
     return [
         ("size of the file", f"{len(trained.content)} bytes"),
         ("Lipschitz bound of a score, proved", f"{bound}; requested: {recipe.lipschitz:g}"),
         ("inputs with nothing certified", f"{abstentions} of {len(trained.held_out.labels)}"),
-        (
-            "largest difference to torch",
-            f"{trained.largest_difference:.2g} between scores",
-        ),
+        ("largest difference to torch", f"{trained.largest_difference:.2g} between scores"),
         ("training", f"{len(trained.history)} epochs in {record['seconds']:.1f} s; seed {recipe.seed}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
     ]
 
 
-def _examples(data: Dataset, radii: Radii, rows: Any) -> list[dict[str, Any]]:
+def _examples(data: Dataset, evaluation: Evaluation, rows: Any) -> list[dict[str, Any]]:
     """Return the data of these rows for the template, in order."""
     typical, spread = data.inputs.mean(axis=0), data.inputs.std(axis=0)
     names = data.columns or tuple(f"x{i + 1}" for i in range(data.inputs.shape[1]))
@@ -96,9 +87,9 @@ def _examples(data: Dataset, radii: Radii, rows: Any) -> list[dict[str, Any]]:
             {
                 "row": int(row),
                 "label": data.classes[data.labels[row]],
-                "prediction": data.classes[radii.label[row]],
-                "correct": bool(radii.label[row] == data.labels[row]),
-                "radius": certified_radius(float(radii.certified_radius[row]), 4),
+                "prediction": data.classes[evaluation.predictions[row]],
+                "correct": bool(evaluation.correct[row]),
+                "radius": certified_radius(float(evaluation.radii[row]), 4),
                 "image": page.image_url(data.inputs[row], data.input_shape),
                 "values": [(names[i], float(data.inputs[row, i])) for i in np.sort(unusual[:MAX_VALUES])],
             }

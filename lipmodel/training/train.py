@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,39 +19,18 @@ from lipmodel.files import to_json, write_whole
 from lipmodel.network.metadata import Claims
 from lipmodel.network.ops import Graph
 from lipmodel.training.checkpoint import Checkpoint
-from lipmodel.training.data_summary import summarise
 from lipmodel.training.distributed import SINGLE_PROCESS, ProcessGroup
 from lipmodel.training.export.onnx_export import export, largest_difference, to_graph
 from lipmodel.training.loop import Control, Fit, Labelled, deterministic
 from lipmodel.training.network import build_network, initialise_
 from lipmodel.training.recipes import Recipe, load_recipe
 from lipmodel.training.report import report
-from lipmodel.training.samples import sample_file
 from lipmodel.training.scaling import find_scale, in_units_of_the_data, scaled
-from lipmodel.training.trained import Trained
+from lipmodel.training.trained import Plan, Trained
 
 SUFFIXES = (".onnx", ".json", ".png", ".html", ".samples.npz")
 """The files that a training writes, or replaces."""
 COMPARED_ROWS = 10_000  # maximum number of inputs on which the file is compared with torch
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """A training ready to start: its recipe and its data, read and checked.
-
-    Attributes:
-        recipe: the recipe.
-        train, held_out: the two parts of the data.
-    """
-
-    recipe: Recipe
-    train: Dataset
-    held_out: Dataset
-
-    @property
-    def summary(self) -> dict[str, str]:
-        """The summary of the data, by topic."""
-        return summarise(self.recipe, self.train, self.held_out)
 
 
 def plan(
@@ -143,7 +122,7 @@ def carry_out(
         write_whole(out_dir / f"{recipe.name}.html", report(trained))
         kept = out_dir / f"{recipe.name}.samples.npz"
         if samples:
-            write_whole(kept, sample_file(planned.held_out, samples))
+            write_whole(kept, planned.sample_file(samples))
         else:  # samples of a replaced model may be of other data
             kept.unlink(missing_ok=True)
         checkpoint.remove()

@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from lipmodel.errors import MissingExtraError, RecipeError
-from lipmodel.training.logs import tensorboard
 from lipmodel.training.loop import Epoch, Status
+from lipmodel.training.progress import tensorboard
 
 
 def test_without_tensorboard_the_extra_is_named(tmp_path, monkeypatch):

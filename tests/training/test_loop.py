@@ -15,14 +15,12 @@ from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm
 from lipmodel.training import loop
 from lipmodel.training import optimizer as module_of_descent
-from lipmodel.training.averaging import Average
 from lipmodel.training.export.onnx_export import export, to_graph
 from lipmodel.training.layers import project_
-from lipmodel.training.loop import Control, Fit
+from lipmodel.training.loop import Control, Fit, accuracy, estimated_certified_accuracy
 from lipmodel.training.losses import Hinge
-from lipmodel.training.metrics import accuracy, estimated_certified_accuracy
-from lipmodel.training.optimizer import Descent
-from lipmodel.training.schedule import Schedule
+from lipmodel.training.optimizer import Average, Descent
+from lipmodel.training.recipes import Schedule
 from lipmodel.training.train import train_recipe
 from tests.seeds import shifted
 from tests.training.small import small_network, small_recipe
