@@ -198,11 +198,7 @@ def _before_the_maximum(graph: Graph, made: dict[str, Op]) -> tuple[str, Indices
         elif isinstance(op, ops.Sort) and op.k == 1 and op.largest:
             owners = np.broadcast_to(owners, before)
             maxima += 1
-        elif (
-            isinstance(op, ops.Extremum)
-            and op.kind == "max"
-            and (joined := _slices(op, owners, made, shapes))
-        ):
+        elif isinstance(op, ops.Extremum) and (joined := _slices(op, owners, made, shapes)):
             name, owners = joined
             maxima += 1
             continue
@@ -215,10 +211,10 @@ def _before_the_maximum(graph: Graph, made: dict[str, Op]) -> tuple[str, Indices
 
 
 def _slices(
-    op: Op, owners: Indices, made: dict[str, Op], shapes: dict[str, Shape]
+    op: ops.Extremum, owners: Indices, made: dict[str, Op], shapes: dict[str, Shape]
 ) -> tuple[str, Indices] | None:
     """Return the tensor whose disjoint slices a maximum is over, and the owners of its entries, or None."""
-    if not isinstance(op, ops.Extremum) or op.kind != "max":
+    if op.kind != "max":
         return None
     slices = [made.get(name) for name in op.inputs]
     selects = [s for s in slices if isinstance(s, ops.Select)]

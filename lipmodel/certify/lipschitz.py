@@ -106,9 +106,14 @@ class LipschitzBounds:
     def bound_per_pair(self) -> Array:
         """Return (K, K) the constant of each difference of class scores; symmetric, zero diagonal.
 
-        A binary classifier [batch, 1] counts as two classes with scores 0 and f.
+        That of a difference of maxima is at most the largest of its pairs. A binary classifier [batch, 1]
+        counts as two classes with scores 0 and f.
         """
-        return _class_pairs(self.bound_per_score_pair, self.head)
+        pairs, owners, classes = self.bound_per_score_pair, self.head.owners, range(self.head.classes)
+        if np.array_equal(owners, np.arange(len(owners))):
+            return pairs
+        rows = [pairs[owners == i].max(axis=0) for i in classes]
+        return np.array([[rows[i][owners == j].max() if i != j else 0.0 for j in classes] for i in classes])
 
 
 @np.errstate(over="ignore", invalid="ignore")  # an infinite bound is a bound: nothing is certified with it
@@ -168,18 +173,6 @@ def useful_norms(constants: Constants, size: int) -> list[Norm]:
         if s is Norm.TWO
         or constants[s] < constants[Norm.TWO] * bound_equivalence(Norm.TWO, s, size) * (1 - 1e-9)
     ]
-
-
-def _class_pairs(pairs: Array, head: Head) -> Array:
-    """Return (K, K): the constant of a difference of maxima is at most the largest of its pairs."""
-    if (head.owners == np.arange(len(head.owners))).all():
-        return pairs
-    result = np.zeros((head.classes, head.classes))
-    for i in range(head.classes):
-        rows = pairs[head.owners == i].max(axis=0)
-        for j in range(head.classes):
-            result[i, j] = rows[head.owners == j].max() if i != j else 0.0
-    return result
 
 
 def _unevenness(op: ops.Dense | ops.Conv | ops.Scale, norm: Norm) -> float:

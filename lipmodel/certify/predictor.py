@@ -141,16 +141,13 @@ class CertifiedPredictor:
         """Return the head of the network."""
         return linear_head(self.file.graph)
 
-    def _execution(self, dtype: Float) -> Execution:
-        """Return the program that computes raw scores in a format; opened once."""
+    def _raw_scores(self, x: Array, dtype: Float) -> Array:
+        """Return raw scores from the program that computes them in a format; opened once."""
         if dtype not in self._executions:
             self.check_execution(dtype)
             graph = replace(self.file.graph, output=self.head.scores).pruned()
             self._executions[dtype] = Execution(graph, dtype, self._threads)
-        return self._executions[dtype]
-
-    def _raw_scores(self, x: Array, dtype: Float) -> Array:
-        return self.head.raw_scores(self._execution(dtype).scores(x))
+        return self.head.raw_scores(self._executions[dtype].scores(x))
 
     def scores_in_float64(self, x: Array) -> Array:
         """Return raw scores (N, M) of inputs (N, d), in float64 in any case."""

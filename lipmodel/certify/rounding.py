@@ -228,6 +228,8 @@ class _Recursion:
     def step(self, op: Op, inputs: Sequence[Track]) -> Track:
         """Return size and error of an operation's output from those of its inputs."""
         first = inputs[0]
+        # What is exact but for subnormal numbers, which a flushing processor takes for zero, loses this.
+        flush = self.underflow(0, 0.0, ZERO, op.size)
         match op:
             case ops.Dense():
                 return self._linear(op, op.weight, op.weight.shape[1], first)
@@ -241,14 +243,12 @@ class _Recursion:
                 return Track(first.size.times(average) + local, first.error.times(average) + local)
             case ops.MaxPool():
                 copies = bound_equivalence(Norm.INF, self.norm, op.window.readers.shape[1])
-                flush = self.underflow(0, 0.0, ZERO, op.size)
                 return Track(first.size.times(copies) + flush, first.error.times(copies) + flush)
-            case ops.LeakyRelu():
-                slope = max(1.0, float(np.abs(op.slope).max()))
-                local = self.local(2, first.size.times(slope), self.underflow(1, slope, first.size, op.size))
-                return Track(first.size.times(slope) + local, first.error.times(slope) + local)
-            case ops.Scale():
-                factor = _bound_factor(op)
+            case ops.LeakyRelu() | ops.Scale():
+                factors = (
+                    _bound_factors(op) if isinstance(op, ops.Scale) else np.append(np.abs(op.slope), 1.0)
+                )
+                factor = float(factors.max())
                 eta = self.underflow(1, factor, first.size, op.size)
                 local = self.local(2, first.size.times(factor), eta)
                 return Track(first.size.times(factor) + local, first.error.times(factor) + local)
@@ -262,25 +262,18 @@ class _Recursion:
                 local = self.local(2, size, self.underflow(1, 1.0, size, op.size))
                 return Track(size + local, first.error + inputs[1].error + local)
             case ops.Clip():
-                # Exact, but for subnormal numbers that a flushing processor takes for zero.
-                flush = self.underflow(0, 0.0, ZERO, op.size)
-                ends = [self._whole(end, op.shape) for end in (op.low, op.high) if end is not None]
                 size = first.size
-                for end in ends:
-                    size = size.plus(end)  # |clip(v)| <= |v| + |end| entrywise
+                for end in (op.low, op.high):
+                    if end is not None:
+                        size = size.plus(self._whole(end, op.shape))  # |clip(v)| <= |v| + |end| entrywise
                 return Track(size + flush, first.error + flush)
             case ops.Abs() | ops.Negate() | ops.Sort() | ops.SortingNetwork() | ops.ReduceExtremum():
-                # As above; ‖·‖_q of a sorted, reduced or reflected tensor is at most that of the tensor.
-                flush = self.underflow(0, 0.0, ZERO, max(op.size, 1))
-                steps = 1 + (len(op.comparators) if isinstance(op, ops.SortingNetwork) else 0)
-                flush = flush.times(float(steps))
+                # ‖·‖_q of a sorted, reduced or reflected tensor is at most that of the tensor.
+                flush = flush.times(1.0 + (len(op.comparators) if isinstance(op, ops.SortingNetwork) else 0))
                 return Track(first.size + flush, first.error + flush)
             case ops.Extremum() | ops.Concat():
-                flush = self.underflow(0, 0.0, ZERO, op.size)
-                return Track(
-                    self._join([t.size for t in inputs]) + flush,
-                    self._join([t.error for t in inputs]) + flush,
-                )
+                size, error = self._join([t.size for t in inputs]), self._join([t.error for t in inputs])
+                return Track(size + flush, error + flush)
             case ops.Select() | ops.Reshape() | ops.Transpose():
                 return first
             case _:
@@ -344,7 +337,3 @@ class _Recursion:
 
 def _bound_factors(op: ops.Scale) -> Array:
     return np.asarray(inflate(1.0 / np.abs(op.factor), 1) if op.divide else np.abs(op.factor))
-
-
-def _bound_factor(op: ops.Scale) -> float:
-    return float(_bound_factors(op).max())
