@@ -5,6 +5,5 @@ This package imports neither the service nor the library, only httpx (and numpy,
 * ``errors``   the exceptions.
 * ``results``  responses as dataclasses.
 * ``calls``    requests, and the parsing of their responses; no input or output.
-* ``retries``  the retry policy.
-* ``client``   the two clients, which send calls.
+* ``client``   the two clients, which send calls, and their retry policy.
 """

@@ -117,14 +117,9 @@ def submit(kind: str, model: str, parameters: Mapping[str, Any]) -> Call[str]:
     return _json("POST", path, _job_id, dict(parameters), idempotent=False, Prefer="respond-async")
 
 
-def show_job(kind: str, job_id: str) -> Call[Job]:
-    """Return the call that gets a job."""
-    return Call("GET", f"{JOBS[kind]}/{quote(job_id, safe='')}", _job)
-
-
-def cancel_job(kind: str, job_id: str) -> Call[Job]:
-    """Return the call that cancels a job."""
-    return Call("DELETE", f"{JOBS[kind]}/{quote(job_id, safe='')}", _job)
+def job(method: str, kind: str, job_id: str) -> Call[Job]:
+    """Return the call that gets a job (GET) or cancels it (DELETE)."""
+    return Call(method, f"{JOBS[kind]}/{quote(job_id, safe='')}", lambda r: read(Job, r.json()))
 
 
 def _json(
@@ -159,10 +154,6 @@ def _predictions(response: httpx.Response) -> Predictions:
         tuple(read(InputWarning, w) for w in body.get("warnings", ())),
         body.get("execution"),
     )
-
-
-def _job(response: httpx.Response) -> Job:
-    return read(Job, response.json())
 
 
 def _job_id(response: httpx.Response) -> str:

@@ -13,8 +13,10 @@ Idempotent requests (all but starting a job) are retried after connection errors
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import httpx
@@ -23,7 +25,6 @@ from lipcert import calls
 from lipcert.calls import Call
 from lipcert.errors import LipcertClientError, ServiceUnreachableError
 from lipcert.results import Job, ModelSummary, Predictions
-from lipcert.retries import Retries
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +35,35 @@ T = TypeVar("T")
 Kind = Literal["audit", "evaluation"]
 RETRIED = (429, 503)
 POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Retries:
+    """Exponential backoff with full jitter (Brooker 2015), so that clients do not retry simultaneously.
+
+    Attributes:
+        tries: maximum number of tries; 1 disables retries.
+        first: maximum wait before the second try, in seconds; doubled for each further try.
+        longest: maximum wait before any try, in seconds, even if the service's Retry-After is longer.
+    """
+
+    tries: int = 4
+    first: float = 0.2
+    longest: float = 10.0
+
+    def wait(self, tried: int, retry_after: str | None = None) -> float | None:
+        """Return the seconds to wait before the next try; None to give up.
+
+        Args:
+            tried: number of tries so far, at least 1.
+            retry_after: the Retry-After header, if any; ignored unless it is a number of seconds.
+        """
+        if tried >= self.tries:
+            return None
+        wait = random.uniform(0, self.first * 2 ** (tried - 1))
+        if retry_after is not None and retry_after.isdecimal():
+            wait = max(wait, float(retry_after))
+        return min(wait, self.longest)
 
 
 def _headers(api_key: str | None) -> dict[str, str]:
@@ -127,11 +157,11 @@ class Client:
 
     def job(self, kind: Kind, job_id: str) -> Job:
         """Return the state of a job."""
-        return self._send(calls.show_job(kind, job_id))
+        return self._send(calls.job("GET", kind, job_id))
 
     def cancel(self, kind: Kind, job_id: str) -> Job:
         """Cancel a job and return its state."""
-        return self._send(calls.cancel_job(kind, job_id))
+        return self._send(calls.job("DELETE", kind, job_id))
 
     def wait(self, kind: Kind, job_id: str, *, seconds: float = 3600.0) -> Job:
         """Return the job after it has ended.
@@ -221,11 +251,11 @@ class AsyncClient:
 
     async def job(self, kind: Kind, job_id: str) -> Job:
         """Return the state of a job; see :meth:`Client.job`."""
-        return await self._send(calls.show_job(kind, job_id))
+        return await self._send(calls.job("GET", kind, job_id))
 
     async def cancel(self, kind: Kind, job_id: str) -> Job:
         """Cancel a job; see :meth:`Client.cancel`."""
-        return await self._send(calls.cancel_job(kind, job_id))
+        return await self._send(calls.job("DELETE", kind, job_id))
 
     async def wait(self, kind: Kind, job_id: str, *, seconds: float = 3600.0) -> Job:
         """Return the job after it has ended; see :meth:`Client.wait`."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from lipmodel.audit.attacks.attack import AttackTask
 from lipmodel.audit.attacks.registry import check_methods, find_nearest
+from lipmodel.audit.findings import as_json
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.audit.shard_task import ATTACK_COST
 from lipmodel.certify.head import Indices
@@ -130,20 +131,10 @@ class Evaluation(Accuracies):
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything except the arrays, as JSON types."""
-        return {
-            **self.summary(),
-            **_accuracies(self),
-            "execution": self.execution,
-            "majority_class": self.majority_class,
-            "balanced_certified_accuracy": self.balanced_certified_accuracy,
-            "attacked_sample": None
-            if self.attacked_sample is None
-            else {**_accuracies(self.attacked_sample), "curve": self.attacked_sample.curve},
-            "inputs_outside_box": self.inputs_outside_box,
-            "warnings": list(self.warnings),
-            "curve": self.curve,
-            "per_class": {name: _accuracies(shares) for name, shares in self.per_class.items()},
-        }
+        names = (*Accuracies.__dataclass_fields__, "execution", "majority_class",
+                 "balanced_certified_accuracy", "attacked_sample", "inputs_outside_box", "warnings", "curve",
+                 "per_class")  # fmt: skip
+        return self.summary() | {name: as_json(getattr(self, name)) for name in names}
 
 
 def evaluate(
@@ -295,11 +286,7 @@ class AttackRowsTask:
     ) -> Array:
         """Return distances (n,) to the nearest adversarial inputs found; infinite if none was.
 
-        Args:
-            predictor: the classifier.
-            data: data to read from.
-            rows: positions among the chosen rows, beginning at the start of a group.
-            progress: callback for the share done.
+        ``rows`` are positions among the chosen rows, beginning at the start of a group.
         """
         assert data is not None
         engine, distances = GradientEngine(predictor.file.graph), []
@@ -438,14 +425,4 @@ def _shares(
         "certified_accuracy_intervals": {e: wilson_interval(h, samples) for e, h in certified.items()},
         "attacked_accuracy_intervals": {e: wilson_interval(h, tried) for e, h in withstood.items()},
         "average_certified_radius": float(np.where(correct, radii, 0.0).mean()) if samples else 0.0,
-    }
-
-
-def _accuracies(shares: Accuracies) -> dict[str, Any]:
-    """Return the fields of :class:`Accuracies` as JSON types."""
-    intervals = ("certified_accuracy_intervals", "attacked_accuracy_intervals")
-    return {
-        **{name: getattr(shares, name) for name in Accuracies.__dataclass_fields__},
-        "clean_accuracy_interval": list(shares.clean_accuracy_interval),
-        **{name: {e: list(ends) for e, ends in getattr(shares, name).items()} for name in intervals},
     }

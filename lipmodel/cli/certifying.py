@@ -75,7 +75,16 @@ def certify(
     if out is not None:
         if certificates is not None:
             raise click.UsageError("--certificates cannot be combined with --out; certify one file at a time")
-        _certify_files(predictor, inputs, out, norm, tighten=tighten, engine=engine, as_json=as_json)
+        from lipmodel.bulk.run import certify_files
+
+        with bar("certifying") as progress:
+            summary = certify_files(predictor, inputs, out, norm, progress, tighten=tighten, engine=engine)
+        if as_json:
+            print_json(asdict(summary))
+            return
+        before = f"; {summary.found} rows were done before" if summary.found else ""
+        written = f"results of {summary.rows} rows are in {summary.partitions} files in {escape(out)}{before}"
+        stdout.print(written, soft_wrap=True)
         return
     if engine != "local":
         raise click.UsageError(f"--engine {engine} requires --out, the folder of the results")
@@ -118,30 +127,6 @@ def certify(
     print_tables(Table(f"{len(rows)} inputs, radii in {result.norm.symbol}", headings, shown))
     if len(rows) > MAX_ROWS_SHOWN:
         stdout.print(f"… and {len(rows) - MAX_ROWS_SHOWN} more; --json prints all rows")
-
-
-def _certify_files(
-    predictor: CertifiedPredictor,
-    inputs: str,
-    out: str,
-    norm: Norm | None,
-    *,
-    tighten: bool,
-    engine: str,
-    as_json: bool,
-) -> None:
-    from lipmodel.bulk.run import certify_files
-
-    with bar("certifying") as progress:
-        summary = certify_files(predictor, inputs, out, norm, progress, tighten=tighten, engine=engine)
-    if as_json:
-        print_json(asdict(summary))
-        return
-    before = f"; {summary.found} rows were done before" if summary.found else ""
-    stdout.print(
-        f"results of {summary.rows} rows are in {summary.partitions} files in {escape(out)}{before}",
-        soft_wrap=True,
-    )
 
 
 def _write_certificates(
@@ -205,7 +190,11 @@ def _content(certificate: str) -> bytes | str:
     from lipmodel.certificates.strict_json import MAX_BYTES
 
     path = Path(certificate)
-    if not _is_file(path):
+    try:
+        found = path.is_file()
+    except (OSError, ValueError):  # too long for a file name, or contains NUL
+        found = False
+    if not found:
         if len(certificate) > MAX_NAME:
             return certificate
         raise click.UsageError(f"'{certificate}' is neither a file nor a signed certificate")
@@ -214,13 +203,6 @@ def _content(certificate: str) -> bytes | str:
     if content.lstrip()[:1] in (b"{", b""):
         return content
     return content.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "replace")
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # too long for a file name, or contains NUL
-        return False
 
 
 def _verify_signed(

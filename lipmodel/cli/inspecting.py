@@ -47,6 +47,7 @@ def inspect(model: Path, tightness: str | None, as_json: bool) -> None:
         )
     measured = _measure_tightness(predictor, tightness) if tightness else None
     if as_json:
+        claim = {"norm": claims.norm, "lipschitz": claims.lipschitz, "proved": predictor.claim_proved}
         print_json(
             {
                 "status": "unproved" if unproved else "proved",
@@ -64,13 +65,7 @@ def inspect(model: Path, tightness: str | None, as_json: bool) -> None:
                     }
                     for norm, bound in bounds.items()
                 },
-                "claim": None
-                if claims.lipschitz is None and claims.norm is None
-                else {
-                    "norm": claims.norm,
-                    "lipschitz": claims.lipschitz,
-                    "proved": predictor.claim_proved,
-                },
+                "claim": None if claims.lipschitz is None and claims.norm is None else claim,
                 "unchecked_claims": list(claims.unchecked),
                 "ignored_metadata": list(claims.ignored),
                 **({} if measured is None else {"tightness": measured.to_dict()}),

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
@@ -27,10 +25,6 @@ from lipmodel.cli.common import (
 from lipmodel.errors import MissingExtraError
 from lipmodel.norms import Norm
 from lipmodel.report.tables import accuracy_table, attack_tables, audit_table, pair_table
-
-if TYPE_CHECKING:
-    from lipmodel.audit.findings import AuditReport
-    from lipmodel.evaluate import Evaluation
 
 MAX_PAIRS_SHOWN = 10
 
@@ -104,31 +98,13 @@ def evaluate(
             executor=EngineExecutor(predictor.file, source, engine) if engine else None,
         )  # fmt: skip
     if folder is not None:
-        with _writing_report(folder, "evaluation.html"):
-            from lipmodel.report.evaluation import evaluation_files
-            from lipmodel.report.page import write_files
-
-            titles = {"model": model.name, "data": stream.name}
-            write_files(evaluation_files(predictor, result, **titles, units=stream.units), folder)
+        titles = {"model": model.name, "data": stream.name, "units": stream.units}
+        _write_report(folder, "evaluation", predictor, result, titles)
     if as_json:
         print_json({"sha256": predictor.file.sha256, **result.to_dict()})
     else:
-        _show_evaluation(result)
-
-
-@contextmanager
-def _writing_report(folder: Path, page: str) -> Iterator[None]:
-    """Name the missing extra if a package for reports is not installed, and the page once it is written."""
-    try:
-        yield
-    except ModuleNotFoundError:
-        raise MissingExtraError("--report", "report") from None
-    err.print(f"wrote {folder / page} and its parts", markup=False)
-
-
-def _show_evaluation(result: Evaluation) -> None:
-    print_tables(accuracy_table(result), *attack_tables(result))
-    _show_warnings(result.warnings)
+        print_tables(accuracy_table(result), *attack_tables(result))
+        _show_warnings(result.warnings)
 
 
 @click.command()
@@ -187,24 +163,31 @@ def audit(
             executor=EngineExecutor(predictor.file, source, engine) if engine else None,
         )
     if folder is not None:
-        with _writing_report(folder, "audit.html"):
-            from lipmodel.report.audit import audit_files
-            from lipmodel.report.page import write_files
-
-            titles = {"model": model.name, "data": stream.name if stream else "random points"}
-            write_files(audit_files(predictor, report, **titles), folder)
+        titles = {"model": model.name, "data": stream.name if stream else "random points"}
+        _write_report(folder, "audit", predictor, report, titles)
     if as_json:
         print_json(report.to_dict())
     else:
-        _show_audit(report)
+        print_tables(audit_table(report), pair_table(report, MAX_PAIRS_SHOWN, columns=6))
+        for line in report.reasons:
+            err.print(line, style="red", markup=False)
+        _show_warnings(report.warnings)
     sys.exit(NEGATIVE if report.verdict == "refuted" else 0)
 
 
-def _show_audit(report: AuditReport) -> None:
-    print_tables(audit_table(report), pair_table(report, MAX_PAIRS_SHOWN, columns=6))
-    for line in report.reasons:
-        err.print(line, style="red", markup=False)
-    _show_warnings(report.warnings)
+def _write_report(
+    folder: Path, name: str, predictor: CertifiedPredictor, found: Any, titles: dict[str, str]
+) -> None:
+    """Write the report of that name; raise MissingExtraError if a package for reports is not installed."""
+    try:
+        from lipmodel.report.audit import audit_files
+        from lipmodel.report.evaluation import evaluation_files
+        from lipmodel.report.page import write_files
+    except ModuleNotFoundError:
+        raise MissingExtraError("--report", "report") from None
+    files: dict[str, Any] = {"evaluation": evaluation_files, "audit": audit_files}
+    write_files(files[name](predictor, found, **titles), folder)
+    err.print(f"wrote {folder / name}.html and its parts", markup=False)
 
 
 def _show_warnings(warnings: tuple[str, ...]) -> None:

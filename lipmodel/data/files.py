@@ -186,11 +186,6 @@ def read_parquet(path: Path) -> tuple[tuple[str, ...], Any]:
         return tuple(file.schema_arrow.names), _columns(file.read())
 
 
-def parquet_groups(path: Path) -> list[int]:
-    """Return the number of rows of each row group of a parquet file."""
-    return group_sizes(open_parquet(path))
-
-
 def group_sizes(file: Any) -> list[int]:
     """Return the number of rows of each row group of an open parquet file."""
     return [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]

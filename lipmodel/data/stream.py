@@ -16,7 +16,7 @@ import numpy as np
 
 from lipmodel.data.cifar import find_batches
 from lipmodel.data.dataset import as_float32, class_indices
-from lipmodel.data.files import numbers, parquet_batches, parquet_groups, read_npy, require_file
+from lipmodel.data.files import group_sizes, numbers, open_parquet, parquet_batches, read_npy, require_file
 from lipmodel.data.load import FILES, IDX_UNITS, idx_arrays, idx_pixels, load_labelled
 from lipmodel.errors import DataError
 
@@ -123,7 +123,7 @@ def _parquet(path: Path) -> Stream:
             yield split_labels(table, path.name, first)
             first += len(table)
 
-    *starts, rows = [0, *accumulate(parquet_groups(path))]
+    *starts, rows = [0, *accumulate(group_sizes(open_parquet(path)))]
     return Stream(path.name, rows, batches, starts=starts)
 
 

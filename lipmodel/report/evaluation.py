@@ -27,13 +27,11 @@ def evaluation_files(
     bound = predictor.bounds(evaluation.norm).bound_global
     identity = {"model": model, "data": data, "sha256": predictor.file.sha256, "bound_global": bound}
     symbol, tightened = evaluation.norm.symbol, ", tightened" * evaluation.tightened
-    quantiles = evaluation.certified_radius_quantiles.items()
+    levels = evaluation.certified_radius_quantiles.items()
+    quantiles = ", ".join(f"{float(q):.0%}: {rounded_down(r, 4)}" for q, r in levels)
     model_rows = [
         ("Lipschitz bound of a score, proved", f"{rounded_up(bound, 9)} in {symbol}"),
-        (
-            "radii of correct predictions",
-            ", ".join(f"{float(q):.0%}: {rounded_down(r, 4)}" for q, r in quantiles),
-        ),
+        ("radii of correct predictions", quantiles),
     ]
 
     def curve(axis: Any) -> None:
@@ -50,14 +48,10 @@ def evaluation_files(
             summary=accuracy_table(evaluation),
             alerts=evaluation.warnings,
             figures={_caption(evaluation): curve, **prediction_figures(evaluation, predictor.class_names)},
-            tables=[
-                *attack_tables(evaluation),
-                class_table(evaluation),
-                model_table(predictor, model_rows),
-            ],
+            tables=[*attack_tables(evaluation), class_table(evaluation), model_table(predictor, model_rows)],
         ),
-        "curve.svg": page.svg(curve),
-        "curve.png": page.png(curve),
+        "curve.svg": plots.to_svg(page.figure(curve)),
+        "curve.png": plots.to_png(page.figure(curve)),
     }
 
 

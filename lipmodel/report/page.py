@@ -75,17 +75,16 @@ def markdown_literal(text: str) -> str:
 
 def encode_figures(drawings: Mapping[str, Drawing]) -> list[tuple[str, str]]:
     """Return (source of an image element, caption) of each drawing."""
-    return [(data_url("image/svg+xml", svg(draw)), caption) for caption, draw in drawings.items()]
+    return [
+        (data_url("image/svg+xml", plots.to_svg(figure(draw))), caption) for caption, draw in drawings.items()
+    ]
 
 
-def svg(draw: Drawing) -> bytes:
-    """Return a drawing as an SVG file."""
-    return plots.to_svg(_drawn(draw))
-
-
-def png(draw: Drawing) -> bytes:
-    """Return a drawing as a PNG file."""
-    return plots.to_png(_drawn(draw))
+def figure(draw: Drawing) -> Figure:
+    """Return a drawing in a figure of its own."""
+    drawn = Figure(figsize=(6.2, 4.6), layout="constrained", dpi=150)
+    draw(drawn.subplots())
+    return drawn
 
 
 def image_url(numbers: ArrayLike, shape: tuple[int, ...]) -> str | None:
@@ -113,9 +112,3 @@ def write_files(files: dict[str, bytes], folder: Path) -> None:
         raise DataError(
             f"cannot write to {folder} ({error.strerror}); a writable folder is required"
         ) from error
-
-
-def _drawn(draw: Drawing) -> Figure:
-    figure = Figure(figsize=(6.2, 4.6), layout="constrained", dpi=150)
-    draw(figure.subplots())
-    return figure

@@ -143,10 +143,7 @@ def model_table(predictor: CertifiedPredictor, rows: Sequence[Row] = ()) -> Tabl
         claimed = f"{rounded(claims.lipschitz)} in {norm}, {'' if predictor.claim_proved else 'not '}proved"
     facts: list[Row] = [
         ("file", f"sha256 {predictor.file.sha256}"),
-        (
-            "execution",
-            f"{predictor.execution.__name__}: predictions and radii hold for this format",
-        ),
+        ("execution", f"{predictor.execution.__name__}: predictions and radii hold for this format"),
         ("Lipschitz constant claimed", claimed),
     ]
     return Table("Model", ("", ""), [*facts, *rows])
