@@ -107,10 +107,19 @@ def audit(
         reasons.append(f"{len(attack.inside)} inputs changed label inside their certified radius")
     progress(1.0)
     ratios, slopes = found.points.ratios(found.observed), found.slopes
-    order = np.argsort(-ratios, kind="stable")[:MAX_WITNESSES]
-    witnesses = tuple(_witness(found, int(index), names) for index in order)
-    counts = coarse(found.points.counts)
-    far = found.points.outside
+    witnesses = tuple(
+        Witness(
+            classes=names[i],
+            found_on=found.found_on[i],
+            observed=float(found.observed[i]),
+            bound=float(found.points.limits[i]),
+            input=tuple(found.witness[i].tolist()),
+            second_input=tuple(found.partner[i].tolist()),
+            observed_slope=float(found.witness_slopes[i]),
+        )
+        for i in np.argsort(-ratios, kind="stable")[:MAX_WITNESSES].tolist()
+    )
+    counts, far = coarse(found.points.counts), found.points.outside
     return AuditReport(
         verdict="refuted" if reasons else "consistent",
         reasons=tuple(reasons),
@@ -127,7 +136,7 @@ def audit(
         per_pair=tuple(
             PairAudit(
                 classes=names[i],
-                bound=float(found.limits[i]),
+                bound=float(found.points.limits[i]),
                 observed=float(found.observed[i]),
                 observed_slope=float(slopes[i]),
                 tightness=float(ratios[i]),
@@ -179,8 +188,8 @@ def _reasons(found: Survey, names: list[tuple[str, str | None]], claim: float | 
     """
     reasons = []
     for kind, values, slack in (("gradient", found.observed, found.error), ("slope", found.slopes, 0.0)):
-        for index in np.flatnonzero(values - slack > found.limits):
-            exceeds = f"{values[index]:.9g} exceeds the bound {found.limits[index]:.9g}"
+        for index in np.flatnonzero(values - slack > found.points.limits):
+            exceeds = f"{values[index]:.9g} exceeds the bound {found.points.limits[index]:.9g}"
             reasons.append(f"{kind} {exceeds} of {' - '.join(filter(None, names[index]))}")
     slope = max(found.slopes[i] for i, (_, j) in enumerate(found.functions.pairs) if j is None)
     if claim is not None and slope > claim:
@@ -191,21 +200,9 @@ def _reasons(found: Survey, names: list[tuple[str, str | None]], claim: float | 
 def _estimate(found: Survey, index: int) -> dict[str, Any]:
     """Return the extreme-value estimate, capped at the bound, which by the proof no gradient exceeds."""
     fitted = found.estimates[index]
-    most = max(float(found.limits[index]), float(found.observed[index]))
+    most = max(float(found.points.limits[index]), float(found.observed[index]))
     capped = fitted is not None and fitted > most
     return {"extreme_value_estimate": most if capped else fitted, "extreme_value_capped": capped}
-
-
-def _witness(found: Survey, index: int, names: list[tuple[str, str | None]]) -> Witness:
-    return Witness(
-        classes=names[index],
-        found_on=found.found_on(index),
-        observed=float(found.observed[index]),
-        bound=float(found.limits[index]),
-        input=tuple(found.witness[index].tolist()),
-        second_input=tuple(found.partner[index].tolist()),
-        observed_slope=float(found.witness_slopes[index]),
-    )
 
 
 def _findings(attacked: AttackedPoints, methods: tuple[str, ...]) -> AttackFindings:

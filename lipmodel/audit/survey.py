@@ -10,13 +10,7 @@ from lipmodel.audit.ascent import ascend, steepest
 from lipmodel.audit.extremes import estimate_right_end
 from lipmodel.audit.findings import FoundOn
 from lipmodel.audit.gradient import GradientEngine
-from lipmodel.audit.observe import (
-    Functionals,
-    Observations,
-    Steps,
-    bound_gradient_error,
-    observed_slopes,
-)
+from lipmodel.audit.observe import Functionals, Observations, Steps, bound_gradient_error, observed_slopes
 from lipmodel.audit.shard_task import AuditTask, audited
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Array, Norm
@@ -32,13 +26,11 @@ class Survey:
 
     Attributes:
         functions: the functionals.
-        limits: (F,) certified bounds.
         error: bound on the rounding error of an observed gradient norm.
-        points: observations at the points of the data and the box.
-        data: number of points of the data, which come first.
+        points: observations at the points of the data and the box, with the certified bounds.
         observed: (F,) largest gradient norm, at those points and by ascent.
         witness: (F, d) input of the largest gradient norm.
-        by_ascent: (F,) true if the ascent found the witness.
+        found_on: the search that found each witness.
         partner: (F, d) second input near the witness.
         witness_slopes: (F,) slope between witness and partner.
         slopes: (F,) largest slope between any two points, less the rounding error.
@@ -46,23 +38,15 @@ class Survey:
     """
 
     functions: Functionals
-    limits: Array
     error: float
     points: Observations
-    data: int
     observed: Array
     witness: Array
-    by_ascent: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    found_on: list[FoundOn]
     partner: Array
     witness_slopes: Array
     slopes: Array
     estimates: list[float | None]
-
-    def found_on(self, index: int) -> FoundOn:
-        """Return the search that found the witness of a functional."""
-        if self.by_ascent[index]:
-            return "ascent"
-        return "data" if self.points.point[index] < self.data else "box"
 
 
 def survey(
@@ -72,17 +56,9 @@ def survey(
     points: Observations,
     progress: Progress,
 ) -> Survey:
-    """Climb from the best points, and search for the steepest slopes from the witnesses.
-
-    Args:
-        predictor: the model.
-        engine: gradients of the model.
-        task: the audit's settings.
-        points: observations at the points.
-        progress: callback for the share done.
-    """
+    """Climb from the best points observed, and search for the steepest slopes from the witnesses."""
     functions, limits = audited(predictor, task.norm)
-    box = task.box
+    box, given = task.box, points.point < task.data
     rng = np.random.default_rng((task.seed, points.points))
     maxima = np.array(points.maxima).reshape(-1, len(limits))
 
@@ -100,13 +76,14 @@ def survey(
     partner, beside = _slopes_beside(predictor, engine, functions, witness, task.norm, side)
     return Survey(
         functions=functions,
-        limits=limits,
         error=bound_gradient_error(engine.graph, task.norm),
         points=points,
-        data=task.data,
         observed=np.maximum(climbed[best, every], points.largest),
         witness=witness,
-        by_ascent=by_ascent,
+        found_on=[
+            "ascent" if ascended else "data" if known else "box"
+            for ascended, known in zip(by_ascent, given, strict=True)
+        ],
         partner=partner,
         witness_slopes=beside,
         slopes=np.maximum(points.slopes, beside),

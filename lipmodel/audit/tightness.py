@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,10 +40,6 @@ class Tightness:
     local_seconds: float | None
     improved: float
     reason: str | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the ratios as JSON types."""
-        return asdict(self) | {"norm": self.norm.value}
 
 
 def measure_tightness(

@@ -91,7 +91,17 @@ def certify(
     rows_given = load_inputs(Path(inputs))
     result = predictor.predict(rows_given, norm, tighten=tighten)
     if certificates is not None:
-        _write_certificates(predictor, rows_given, norm, certificates, mix=tighten)
+        from lipmodel.certify.issue import certify as make_certificates
+
+        if certificates.exists() and any(certificates.iterdir()):
+            raise click.UsageError(
+                f"{certificates} is not empty; --certificates accepts a new or empty folder"
+            )
+        made = make_certificates(predictor, rows_given, norm, mix=tighten)
+        certificates.mkdir(parents=True, exist_ok=True)
+        for index, certificate in enumerate(made):
+            (certificates / f"{index}.json").write_text(certificate.to_json() + "\n", encoding="utf-8")
+        err.print(f"wrote {len(made)} certificates to {certificates}", markup=False)
     radii, names = result.radii, predictor.class_names
     columns = (radii.label, result.scores, radii.margin, radii.certified_radius)
     portable_radii = predictor.portable_radii(rows_given, norm)
@@ -127,21 +137,6 @@ def certify(
     print_tables(Table(f"{len(rows)} inputs, radii in {result.norm.symbol}", headings, shown))
     if len(rows) > MAX_ROWS_SHOWN:
         stdout.print(f"… and {len(rows) - MAX_ROWS_SHOWN} more; --json prints all rows")
-
-
-def _write_certificates(
-    predictor: CertifiedPredictor, inputs: Any, norm: Norm | None, folder: Path, *, mix: bool
-) -> None:
-    """Write one file per row, named by the number of the row."""
-    from lipmodel.certify.issue import certify as make_certificates
-
-    if folder.exists() and any(folder.iterdir()):
-        raise click.UsageError(f"{folder} is not empty; --certificates accepts a new or empty folder")
-    made = make_certificates(predictor, inputs, norm, mix=mix)
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, certificate in enumerate(made):
-        (folder / f"{index}.json").write_text(certificate.to_json() + "\n", encoding="utf-8")
-    err.print(f"wrote {len(made)} certificates to {folder}", markup=False)
 
 
 @click.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,14 @@ def inspect(model: Path, tightness: str | None, as_json: bool) -> None:
             f"the file claims a Lipschitz constant of {claims.lipschitz!r} in {claims.norm.symbol}; "
             f"the proved bound is {bounds[claims.norm].bound_global!r}"
         )
-    measured = _measure_tightness(predictor, tightness) if tightness else None
+    measured = None
+    if tightness:
+        from lipmodel.audit.tightness import measure_tightness
+        from lipmodel.data.load import load_labelled
+
+        inputs = load_labelled(tightness).inputs[:MAX_INPUTS_ATTACKED]
+        with bar("attacking") as progress:
+            measured = measure_tightness(predictor, inputs, progress=progress)
     if as_json:
         claim = {"norm": claims.norm, "lipschitz": claims.lipschitz, "proved": predictor.claim_proved}
         print_json(
@@ -68,7 +76,7 @@ def inspect(model: Path, tightness: str | None, as_json: bool) -> None:
                 "claim": None if claims.lipschitz is None and claims.norm is None else claim,
                 "unchecked_claims": list(claims.unchecked),
                 "ignored_metadata": list(claims.ignored),
-                **({} if measured is None else {"tightness": measured.to_dict()}),
+                **({} if measured is None else {"tightness": asdict(measured)}),
             }
         )
     else:
@@ -76,15 +84,6 @@ def inspect(model: Path, tightness: str | None, as_json: bool) -> None:
         if measured is not None:
             _show_tightness(measured)
     sys.exit(NEGATIVE if unproved else 0)
-
-
-def _measure_tightness(predictor: CertifiedPredictor, data: str) -> Tightness:
-    from lipmodel.audit.tightness import measure_tightness
-    from lipmodel.data.load import load_labelled
-
-    inputs = load_labelled(data).inputs[:MAX_INPUTS_ATTACKED]
-    with bar("attacking") as progress:
-        return measure_tightness(predictor, inputs, progress=progress)
 
 
 def _show_tightness(measured: Tightness) -> None:

@@ -37,11 +37,6 @@ class LinearHead(ConstrainedDense):
 
     constraint: RowNorm
 
-    def __init__(
-        self, inputs: int, outputs: int, constraint: RowNorm, *, generator: torch.Generator | None = None
-    ) -> None:
-        super().__init__(inputs, outputs, constraint, generator=generator)
-
     def pair_bounds(self) -> Tensor:
         """Return ‖w_i − w_j‖ in the norm of the constraint, (K, K); 0 on the diagonal."""
         rows = self.weight

@@ -10,14 +10,7 @@ from torch import Tensor, nn
 
 from lipmodel.errors import RecipeError
 from lipmodel.norms import Norm
-from lipmodel.training.activations import (
-    AbsoluteValue,
-    GroupSort,
-    Householder,
-    NActivation,
-    full_sort,
-    max_min,
-)
+from lipmodel.training.activations import AbsoluteValue, GroupSort, Householder, NActivation
 from lipmodel.training.constraints import Constraint, NormalisedRows, RowNorm, Stiefel
 from lipmodel.training.convolutions import PointwiseConv, SpatialShift
 from lipmodel.training.heads import LinearHead, PrototypeHead
@@ -68,8 +61,23 @@ def build_network(
         features = _dense(layers, recipe, norm, size, generator)
     # Without hidden layers the norm of the features is the norm of the input.
     measured = norm if not recipe.widths else Norm.TWO if recipe.constraint == "orthogonal" else Norm.INF
-    layers.append(_head(recipe, features, outputs, lipschitz, measured.dual, generator))
-    return nn.Sequential(*layers)
+    if recipe.prototypes is not None:
+        if outputs == 1:
+            raise RecipeError("network.head 'prototypes' takes a loss for several scores, not a binary one")
+        prototypes = PrototypeHead(
+            features,
+            outputs,
+            recipe.prototypes,
+            lipschitz=lipschitz,
+            norm=measured.dual,
+            candidates=min(CANDIDATES, recipe.prototypes),
+            dropout=recipe.dropout,
+            generator=generator,
+        )
+        return nn.Sequential(*layers, prototypes)
+    rows = NormalisedRows if recipe.head == "normalised" else RowNorm
+    constraint = rows(lipschitz, norm=measured.dual)
+    return nn.Sequential(*layers, LinearHead(features, outputs, constraint, generator=generator))
 
 
 def compare(network: nn.Sequential, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,31 +156,6 @@ def _convolutional(
     return channels * height * width
 
 
-def _head(
-    recipe: NetworkRecipe,
-    features: int,
-    outputs: int,
-    lipschitz: float,
-    norm: Norm,
-    generator: torch.Generator,
-) -> Head:
-    if recipe.prototypes is not None:
-        if outputs == 1:
-            raise RecipeError("network.head 'prototypes' takes a loss for several scores, not a binary one")
-        return PrototypeHead(
-            features,
-            outputs,
-            recipe.prototypes,
-            lipschitz=lipschitz,
-            norm=norm,
-            candidates=min(CANDIDATES, recipe.prototypes),
-            dropout=recipe.dropout,
-            generator=generator,
-        )
-    rows = NormalisedRows if recipe.head == "normalised" else RowNorm
-    return LinearHead(features, outputs, rows(lipschitz, norm=norm), generator=generator)
-
-
 def _activation(recipe: NetworkRecipe, units: int) -> nn.Module:
     match recipe.activation:
         case "relu":
@@ -184,9 +167,9 @@ def _activation(recipe: NetworkRecipe, units: int) -> nn.Module:
         case "n-activation":
             return NActivation(units)
         case "maxmin":
-            activation = max_min()
+            activation = GroupSort(group_size=2)
         case "fullsort":
-            activation = full_sort()
+            activation = GroupSort(number_of_groups=1)
         case _:
             activation = GroupSort(group_size=recipe.group_size, number_of_groups=recipe.number_of_groups)
     activation.group_size(units)  # refuses widths that cannot be split into groups, before training starts
