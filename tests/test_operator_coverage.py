@@ -124,8 +124,7 @@ def sent_with_means(graph):
 
 
 TABLES = {
-    "multiplications": lambda graph: graph.multiplications,
-    "evaluated sizes": lambda graph: graph.evaluated_sizes,
+    "costs": lambda graph: (graph.evaluated_sizes, graph.multiplications),
     "entrywise slopes": lambda graph: lipschitz.bound_tensors(graph, Norm.TWO),
     "rounding errors": lambda graph: rounding.bound_tensors(graph, Norm.TWO, FORMATS[np.float32]),
     "ONNX nodes": lambda graph: [write_model(graph, dtype) for dtype in FORMATS],

@@ -230,14 +230,13 @@ class Graph:
     @property
     def multiplications(self) -> int:
         """Return the number of multiplications that evaluating one sample takes, as a measure of time."""
-        return sum(map(_multiplications, self.ops))
+        return sum(_cost(op)[0] for op in self.ops)
 
     @property
     def evaluated_sizes(self) -> list[int]:
         """Return the size per sample of every tensor that evaluation makes, unfolded windows included."""
-        shapes = self.shapes()
-        written = [size for op in self.ops for size in _written_windows(op, shapes[op.inputs[0]])]
-        return [*map(math.prod, shapes.values()), *written]
+        windows = [_cost(op)[1] for op in self.ops]
+        return [*map(math.prod, self.shapes().values()), *filter(None, windows)]
 
     @property
     def output_shape(self) -> Shape:
@@ -281,34 +280,23 @@ def missing_rule(op: object, table: str) -> NotImplementedError:
     )
 
 
-def _multiplications(op: Op) -> int:
+def _cost(op: Op) -> tuple[int, int]:
+    """Return the number of multiplications of an operation, and that of entries of its unfolded windows."""
     match op:
         case Dense():
-            return op.size * int(op.weight.shape[1])
+            return op.size * int(op.weight.shape[1]), 0
         case Conv():
-            return op.size * int(op.kernel[0].size)
+            terms = int(op.kernel[0].size)
+            return op.size * terms, math.prod(op.window.output) * terms * op.groups
+        case AveragePool() | MaxPool():
+            return 0, op.size * op.window.taps
         case (
-            Scale() | Shift() | Clip() | Abs() | Negate() | LeakyRelu() | AveragePool() | MaxPool() | Sort()
-            | SortingNetwork() | Extremum() | ReduceExtremum() | Sum() | Concat() | Select() | Reshape()
-            | Transpose()
-        ):  # fmt: skip
-            return 0  # a few passes over the tensor, beside matrix products
-        case _:
-            raise missing_rule(op, "multiplications")
-
-
-def _written_windows(op: Op, before: Shape) -> list[int]:
-    match op:
-        case Conv() | AveragePool() | MaxPool():
-            channels = math.prod(before) // math.prod(op.window.spatial)
-            return [channels * math.prod(op.window.output) * op.window.taps]
-        case (
-            Dense() | Scale() | Shift() | Clip() | Abs() | Negate() | LeakyRelu() | Sort() | SortingNetwork()
+            Scale() | Shift() | Clip() | Abs() | Negate() | LeakyRelu() | Sort() | SortingNetwork()
             | Extremum() | ReduceExtremum() | Sum() | Concat() | Select() | Reshape() | Transpose()
         ):  # fmt: skip
-            return []
+            return 0, 0  # a few passes over the tensor, beside matrix products
         case _:
-            raise missing_rule(op, "evaluated sizes")
+            raise missing_rule(op, "costs")
 
 
 def groupsort_comparators(group_size: int) -> tuple[tuple[int, int], ...]:

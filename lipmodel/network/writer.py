@@ -257,11 +257,18 @@ def _window_attributes(window: Window) -> dict[str, Any]:
     return attributes
 
 
-def write_model(graph: Graph, dtype: type[np.float32] | type[np.float64]) -> onnx.ModelProto:
+def write_model(
+    graph: Graph, dtype: type[np.float32] | type[np.float64], outputs: Sequence[str] = ()
+) -> onnx.ModelProto:
     """Return a graph as an ONNX model with one input and one output, each with a free leading batch axis.
 
     In float32 each constant is rounded to the nearest float32; constants read from a float32 file
     come back unchanged.
+
+    Args:
+        graph: the graph.
+        dtype: format of all its numbers.
+        outputs: names of the tensors to compute, by default the scores alone.
     """
     builder = OnnxBuilder(dtype, graph)
     for op in graph.ops:
@@ -269,7 +276,7 @@ def write_model(graph: Graph, dtype: type[np.float32] | type[np.float64]) -> onn
     shapes = graph.shapes()
     return builder.model(
         [builder.value_info(graph.input, graph.input_shape)],
-        [builder.value_info(graph.output, shapes[graph.output])],
+        [builder.value_info(name, shapes[name]) for name in outputs or [graph.output]],
     )
 
 

@@ -47,7 +47,7 @@ from lipmodel.certify.tight.slope_gradients import slope_gradients
 from lipmodel.deadline import Deadline
 from lipmodel.network.ops import Graph, missing_rule
 from lipmodel.network.session import open_session
-from lipmodel.network.writer import OnnxBuilder, to_bytes
+from lipmodel.network.writer import to_bytes, write_model
 from lipmodel.norms import Array, Norm, bound_equivalence, bound_vector_norm, down, gamma, inflate, up
 
 STEPS, FIRST_STEP = 12, 0.5
@@ -87,7 +87,8 @@ class LocalBounds:
     @cached_property
     def _session(self) -> Any:
         """Return a session that computes every tensor; a graph without nonlinearities never needs it."""
-        return open_session(_write_all_tensors(self.graph), self._threads)
+        model = write_model(self.graph, np.float64, [op.output for op in self.graph.ops])
+        return open_session(to_bytes(model), self._threads)
 
     @property
     def has_nonlinearities(self) -> bool:
@@ -363,12 +364,3 @@ def _arguments(primitive: Primitive, size: int, which: Indices) -> Array:
         case _:
             raise missing_rule(primitive, "nonlinearities")
     return rows
-
-
-def _write_all_tensors(graph: Graph) -> bytes:
-    """Return a program that computes the scores, with every tensor as an output."""
-    builder = OnnxBuilder(np.float64, graph)
-    for op in graph.ops:
-        builder.emit(op, op.inputs, op.output)
-    outputs = [builder.value_info(op.output, op.shape) for op in graph.ops]
-    return to_bytes(builder.model([builder.value_info(graph.input, graph.input_shape)], outputs))

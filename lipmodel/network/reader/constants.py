@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from lipmodel.errors import FileFormatError, UnsupportedError
-from lipmodel.network.reader.context import MAX_AXES, Node, Walk
+from lipmodel.network.reader.context import MAX_AXES, Node, Walk, registering
 from lipmodel.network.reader.external_data import HOW_TO_SAVE_ONE_FILE, is_external
 from lipmodel.network.reader.shapes import Constant, Symbols, compute, shape_vector
 from lipmodel.network.session import open_session
@@ -58,6 +58,7 @@ Known = Constant | Symbols
 Fold = Callable[[Walk, Node, list[Any]], list[Known]]
 FOLDS: dict[str, tuple[Fold, frozenset[str]]] = {}
 """Rule that folds each operator's constants, with the attributes that it reads."""
+_folds = partial(registering, FOLDS)
 
 
 def read_tensor(tensor: onnx.TensorProto) -> Constant:
@@ -151,17 +152,6 @@ def fold(walk: Walk, node: Node) -> None:
         else:
             walk.define_constant(name, result)
             walk.sizes_computed |= result.dtype.kind == "i" and name in walk.computed
-
-
-def _folds(*op_types: str, attributes: tuple[str, ...] = ()) -> Callable[[Fold], Fold]:
-    """Register the rule that folds operators, with the attributes that it reads."""
-
-    def register(rule: Fold) -> Fold:
-        for op_type in op_types:
-            FOLDS[op_type] = (rule, frozenset(attributes))
-        return rule
-
-    return register
 
 
 # --- operators that move data: any type, open shapes among them ----------------------------
@@ -351,22 +341,14 @@ def _unary(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
 
 
 @_folds("MatMul")
-def _matmul(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
-    return _product(walk, node, inputs, *inputs)
-
-
 @_folds("Gemm", attributes=("alpha", "beta", "transA", "transB"))
-def _gemm(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
-    a, b = (x.T if node.flag(f, 0) else x for x, f in zip(inputs, ("transA", "transB"), strict=False))
-    return _product(walk, node, [x for x in inputs if x is not None], a, b)
-
-
-def _product(walk: Walk, node: Node, operands: list[Any], a: Any, b: Any) -> list[Known]:
+def _product(walk: Walk, node: Node, inputs: list[Any]) -> list[Known]:
     """Compute a product of matrices, or of batches of matrices."""
+    a, b = (x.T if node.flag(f, 0) else x for x, f in zip(inputs, ("transA", "transB"), strict=False))
     rows, columns = math.prod(a.shape[-2:-1]), math.prod(b.shape[1:][-1:])
     numbers = math.prod(np.broadcast_shapes(a.shape[:-2], b.shape[:-2])) * rows * columns
     walk.spend(node, numbers=numbers, work=numbers * a.shape[-1])
-    return [_computed(walk, node, operands, _run(walk, node))]
+    return [_computed(walk, node, [x for x in inputs if x is not None], _run(walk, node))]
 
 
 @_folds("Pow")

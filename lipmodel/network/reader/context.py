@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -59,6 +60,21 @@ class Node:
     def refuse(self, reason: str) -> UnsupportedError:
         """Return the error that refuses this node for a reason."""
         return UnsupportedError(reason, node=self.label, op=self.op)
+
+
+Rule = TypeVar("Rule", bound=Callable[..., Any])
+
+
+def registering(
+    table: dict[str, tuple[Rule, frozenset[str]]], *op_types: str, attributes: tuple[str, ...] = ()
+) -> Callable[[Rule], Rule]:
+    """Register a rule for operators in a table, with the attributes that the rule reads."""
+
+    def register(rule: Rule) -> Rule:
+        table.update(dict.fromkeys(op_types, (rule, frozenset(attributes))))
+        return rule
+
+    return register
 
 
 class Walk:
@@ -213,13 +229,6 @@ class Walk:
             )
         return sizes
 
-    def target_shape(self, node: Node) -> list[Any] | None:
-        """Return the target of a Reshape: integers, and :data:`BATCH` for the size of the batch."""
-        name = self.input(node, 1)
-        if name in self.symbols:
-            return list(self.symbols[str(name)].ravel())
-        return self.integers(node, 1, "shape")
-
     def axis(self, node: Node, value: int, rank: int) -> int:
         """Return an ONNX axis of a tensor with ``rank`` axes, batch included, as an axis per sample."""
         axis = value + rank if value < 0 else value
@@ -252,25 +261,37 @@ class Walk:
             )
         return array
 
-    def make(self, node: Node, op: type[Op], inputs: tuple[str, ...], shape: Shape, /, **fields: Any) -> str:
-        """Add an operation for a step before the node's last, and return its fresh output name."""
-        self._fresh += 1
-        name = f"{node.proto.output[0]}#{self._fresh}"
-        self._add(node, op, inputs, shape, name, fields)
-        return name
-
-    def finish(
+    def add(
         self,
         node: Node,
         op: type[Op],
         inputs: tuple[str, ...],
         shape: Shape,
         /,
-        output: int = 0,
+        output: int | None = 0,
         **fields: Any,
-    ) -> None:
-        """Add the operation that makes one of the node's outputs."""
-        self._add(node, op, inputs, shape, node.proto.output[output], fields)
+    ) -> str:
+        """Add an operation that makes one of the node's outputs, or with None a step before the last.
+
+        Returns:
+            The name of the tensor that it makes, a fresh one for such a step.
+        """
+        size = math.prod(shape)
+        self._sampled += size
+        if len(shape) > MAX_AXES or size > MAX_SAMPLE or self._sampled > MAX_ALL_SAMPLES:
+            raise node.refuse(
+                f"makes a tensor of {len(shape)} axes and {size} numbers per sample ({self._sampled} in all "
+                f"tensors so far); at most {MAX_AXES}, {MAX_SAMPLE} and {MAX_ALL_SAMPLES} are accepted"
+            )
+        formats = {self.dtypes[i] for i in inputs}
+        if len(formats) != 1:
+            raise node.refuse("mixes float32 and float64 inputs; expected one format")
+        if output is None:
+            self._fresh += 1
+        name = f"{node.proto.output[0]}#{self._fresh}" if output is None else str(node.proto.output[output])
+        self.define(name, shape, formats.pop())
+        self.ops.append(op(output=name, inputs=inputs, shape=shape, node=node.label, **fields))
+        return name
 
     def reshape(self, node: Node, x: str, shape: Shape) -> None:
         """Add a reshape that makes the node's output.
@@ -282,29 +303,7 @@ class Walk:
             raise node.refuse(
                 f"reshapes {list(self.shapes[x])} per sample to {list(shape)}, which would mix samples"
             )
-        self.finish(node, ops.Reshape, (x,), shape)
-
-    def _add(
-        self,
-        node: Node,
-        op: type[Op],
-        inputs: tuple[str, ...],
-        shape: Shape,
-        name: str,
-        fields: dict[str, Any],
-    ) -> None:
-        size = math.prod(shape)
-        self._sampled += size
-        if len(shape) > MAX_AXES or size > MAX_SAMPLE or self._sampled > MAX_ALL_SAMPLES:
-            raise node.refuse(
-                f"makes a tensor of {len(shape)} axes and {size} numbers per sample ({self._sampled} in all "
-                f"tensors so far); at most {MAX_AXES}, {MAX_SAMPLE} and {MAX_ALL_SAMPLES} are accepted"
-            )
-        formats = {self.dtypes[i] for i in inputs}
-        if len(formats) != 1:
-            raise node.refuse("mixes float32 and float64 inputs; expected one format")
-        self.define(name, shape, formats.pop())
-        self.ops.append(op(output=name, inputs=inputs, shape=shape, node=node.label, **fields))
+        self.add(node, ops.Reshape, (x,), shape)
 
     def define(self, name: str, shape: Shape, dtype: Float) -> None:
         """Record a tensor that depends on the input."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto
 
 from lipmodel.network import ops
-from lipmodel.network.reader.context import MAX_AXES, Node, Walk
+from lipmodel.network.reader.context import MAX_AXES, Node, Walk, registering
 from lipmodel.network.reader.shapes import BATCH
 from lipmodel.network.window import Shape, Window
 
@@ -32,17 +33,7 @@ NUMBERS_PER_INDEX = 16
 
 Handler = Callable[[Walk, Node], None]
 HANDLERS: dict[str, tuple[Handler, frozenset[str]]] = {}
-
-
-def _handles(*op_types: str, attributes: tuple[str, ...] = ()) -> Callable[[Handler], Handler]:
-    """Register the handler of operators, with the attributes that it reads."""
-
-    def register(handler: Handler) -> Handler:
-        for op_type in op_types:
-            HANDLERS[op_type] = (handler, frozenset(attributes))
-        return handler
-
-    return register
+_handles = partial(registering, HANDLERS)
 
 
 @_handles("Gemm", attributes=("alpha", "beta", "transA", "transB"))
@@ -76,7 +67,7 @@ def _finish_dense(walk: Walk, node: Node, x: str, weight: Any, bias: Any) -> Non
         raise node.refuse(f"has weights ({m}, {n}), but its input has shape {list(shape)} per sample")
     if bias is not None:
         bias = np.broadcast_to(walk.per_sample(node, bias, (m,)), (m,))
-    walk.finish(
+    walk.add(
         node, ops.Dense, (x,), (*shape[:-1], m), weight=np.ascontiguousarray(weight, np.float64), bias=bias
     )
 
@@ -95,8 +86,8 @@ def _add(walk: Walk, node: Node) -> None:
     if left in walk.shapes and right in walk.shapes:
         shape = _same_shape(walk, node, (left, right))
         if subtract:
-            right = walk.make(node, ops.Negate, (right,), shape)
-        walk.finish(node, ops.Sum, (left, right), shape)
+            right = walk.add(node, ops.Negate, (right,), shape, output=None)
+        walk.add(node, ops.Sum, (left, right), shape)
         return
     index = 0 if left in walk.shapes else 1
     x, shape = walk.dynamic(node, index)
@@ -104,8 +95,8 @@ def _add(walk: Walk, node: Node) -> None:
     if subtract and index == 0:
         offset = -offset
     elif subtract:
-        x = walk.make(node, ops.Negate, (x,), shape)
-    walk.finish(node, ops.Shift, (x,), shape, offset=offset)
+        x = walk.add(node, ops.Negate, (x,), shape, output=None)
+    walk.add(node, ops.Shift, (x,), shape, offset=offset)
 
 
 @_handles("Mul", "Div")
@@ -119,7 +110,7 @@ def _multiply(walk: Walk, node: Node) -> None:
     factor = walk.per_sample(node, walk.weights(node, 1 - index, x), shape)
     if divide and not (np.abs(factor) >= np.finfo(walk.dtypes[x]).tiny).all():
         raise node.refuse("divides by zero, or by a subnormal number, which some processors flush to zero")
-    walk.finish(node, ops.Scale, (x,), shape, factor=factor, divide=divide)
+    walk.add(node, ops.Scale, (x,), shape, factor=factor, divide=divide)
 
 
 @_handles("Max", "Min")
@@ -132,37 +123,34 @@ def _extremum(walk: Walk, node: Node) -> None:
         for index, name in enumerate(node.proto.input)
         if name in walk.constants
     ]
-    if not bounds:
-        if len(names) == 1:
-            walk.reshape(node, names[0], shape)
-        else:
-            walk.finish(node, ops.Extremum, tuple(names), shape, kind=kind)
-        return
-    x = names[0] if len(names) == 1 else walk.make(node, ops.Extremum, tuple(names), shape, kind=kind)
-    bound = bounds[0]
-    for other in bounds[1:]:
-        bound = np.maximum(bound, other) if kind == "max" else np.minimum(bound, other)
-    walk.finish(node, ops.Clip, (x,), shape, **{"low" if kind == "max" else "high": bound})
+    x = names[0]
+    if len(names) > 1:
+        x = walk.add(node, ops.Extremum, tuple(names), shape, output=None if bounds else 0, kind=kind)
+    elif not bounds:
+        walk.reshape(node, x, shape)
+    if bounds:
+        bound = reduce(np.maximum if kind == "max" else np.minimum, bounds)
+        walk.add(node, ops.Clip, (x,), shape, **{"low" if kind == "max" else "high": bound})
 
 
 @_handles("Relu")
 def _relu(walk: Walk, node: Node) -> None:
     x, shape = walk.dynamic(node)
-    walk.finish(node, ops.Clip, (x,), shape, low=np.zeros(()))
+    walk.add(node, ops.Clip, (x,), shape, low=np.zeros(()))
 
 
 @_handles("LeakyRelu", attributes=("alpha",))
 def _leaky_relu(walk: Walk, node: Node) -> None:
     x, shape = walk.dynamic(node)
     slope = np.float32(node.attributes.get("alpha", 0.01))  # the attribute is a float32 in the file
-    walk.finish(node, ops.LeakyRelu, (x,), shape, slope=np.asarray(slope, np.float64))
+    walk.add(node, ops.LeakyRelu, (x,), shape, slope=np.asarray(slope, np.float64))
 
 
 @_handles("PRelu")
 def _prelu(walk: Walk, node: Node) -> None:
     x, shape = walk.dynamic(node)
     slope = walk.per_sample(node, walk.weights(node, 1, x), shape)
-    walk.finish(node, ops.LeakyRelu, (x,), shape, slope=slope)
+    walk.add(node, ops.LeakyRelu, (x,), shape, slope=slope)
 
 
 @_handles("Clip", attributes=("min", "max"))
@@ -180,19 +168,13 @@ def _clip(walk: Walk, node: Node) -> None:
         return
     if walk.opset < 13 and low is not None and high is not None and (low > high).any():
         raise node.refuse("has min above max, which is defined from opset 13 on; export with a newer opset")
-    walk.finish(node, ops.Clip, (x,), shape, low=low, high=high)
+    walk.add(node, ops.Clip, (x,), shape, low=low, high=high)
 
 
-@_handles("Abs")
-def _abs(walk: Walk, node: Node) -> None:
+@_handles("Abs", "Neg")
+def _abs_or_negate(walk: Walk, node: Node) -> None:
     x, shape = walk.dynamic(node)
-    walk.finish(node, ops.Abs, (x,), shape)
-
-
-@_handles("Neg")
-def _negate(walk: Walk, node: Node) -> None:
-    x, shape = walk.dynamic(node)
-    walk.finish(node, ops.Negate, (x,), shape)
+    walk.add(node, ops.Abs if node.op == "Abs" else ops.Negate, (x,), shape)
 
 
 @_handles("Identity")
@@ -220,7 +202,7 @@ def _topk(walk: Walk, node: Node) -> None:
         raise node.refuse(f"has k = {k}; expected 1 to {shape[axis]}, the size of its axis")
     if not node.flag("sorted", 1):
         raise node.refuse("has sorted = 0, which leaves the order open; export with sorted = 1")
-    walk.finish(
+    walk.add(
         node,
         ops.Sort,
         (x,),
@@ -240,7 +222,7 @@ def _reduce_extremum(walk: Walk, node: Node) -> None:
     axes = tuple(sorted({walk.axis(node, a, len(shape) + 1) for a in given}))
     keep = node.flag("keepdims", 1)
     reduced = tuple(1 if i in axes else d for i, d in enumerate(shape) if keep or i not in axes)
-    walk.finish(node, ops.ReduceExtremum, (x,), reduced, kind=node.op[-3:].lower(), axes=axes)
+    walk.add(node, ops.ReduceExtremum, (x,), reduced, kind=node.op[-3:].lower(), axes=axes)
 
 
 WINDOW = ("kernel_shape", "strides", "dilations", "pads", "auto_pad")
@@ -263,36 +245,27 @@ def _conv(walk: Walk, node: Node) -> None:
         raise node.refuse(f"has a bias of shape {list(bias.shape)}; expected [{out}]")
     window = _window(walk, node, shape, kernel.shape[2:])
     _check_terms(node, math.prod(kernel.shape[1:]))
-    walk.finish(
+    walk.add(
         node, ops.Conv, (x,), (out, *window.output), kernel=kernel, bias=bias, window=window, groups=groups
     )
 
 
 @_handles("AveragePool", "MaxPool", attributes=(*WINDOW, "ceil_mode", "count_include_pad", "storage_order"))
+@_handles("GlobalAveragePool", "GlobalMaxPool")
 def _pool(walk: Walk, node: Node) -> None:
     x, shape = walk.dynamic(node)
     if node.flag("ceil_mode", 0):
         raise node.refuse("has ceil_mode = 1; export with ceil_mode = 0")
-    window = _window(walk, node, shape, tuple(node.attributes.get("kernel_shape", ())))
+    size = shape[1:] if node.op.startswith("Global") else tuple(node.attributes.get("kernel_shape", ()))
+    window = _window(walk, node, shape, size)
     if not (window.positions >= 0).any(axis=1).all():
         raise node.refuse("has a window that lies wholly on padding; reduce the padding")
     output = (shape[0], *window.output)
-    if node.op == "MaxPool":
-        walk.finish(node, ops.MaxPool, (x,), output, window=window)
+    if node.op.endswith("MaxPool"):
+        walk.add(node, ops.MaxPool, (x,), output, window=window)
     else:
         counted = node.flag("count_include_pad", 0)
-        walk.finish(node, ops.AveragePool, (x,), output, window=window, count_padding=counted)
-
-
-@_handles("GlobalAveragePool", "GlobalMaxPool")
-def _global_pool(walk: Walk, node: Node) -> None:
-    x, shape = walk.dynamic(node)
-    window = _window(walk, node, shape, shape[1:])
-    output = (shape[0], *window.output)
-    if node.op == "GlobalMaxPool":
-        walk.finish(node, ops.MaxPool, (x,), output, window=window)
-    else:
-        walk.finish(node, ops.AveragePool, (x,), output, window=window, count_padding=False)
+        walk.add(node, ops.AveragePool, (x,), output, window=window, count_padding=counted)
 
 
 def _window(walk: Walk, node: Node, shape: Shape, size: Shape) -> Window:
@@ -393,11 +366,7 @@ def _select(
     """Add the selection of entries of an axis: one of the node's outputs, or a step before its last."""
     walk.spend(node, numbers=NUMBERS_PER_INDEX * len(indices))
     shape = _replaced(walk.shapes[x], axis, len(indices))
-    fields: dict[str, Any] = {"axis": axis, "indices": tuple(indices)}
-    if output is None:
-        return walk.make(node, ops.Select, (x,), shape, **fields)
-    walk.finish(node, ops.Select, (x,), shape, output=output, **fields)
-    return str(node.proto.output[output])
+    return walk.add(node, ops.Select, (x,), shape, output=output, axis=axis, indices=tuple(indices))
 
 
 @_handles("Concat", attributes=("axis",))
@@ -412,13 +381,14 @@ def _concat(walk: Walk, node: Node) -> None:
             f"joins tensors of shapes {[list(s) for s in shapes]} per sample; expected shapes that are equal "
             f"but for axis {axis + 1}"
         )
-    walk.finish(node, ops.Concat, names, _replaced(shapes[0], axis, sum(s[axis] for s in shapes)), axis=axis)
+    walk.add(node, ops.Concat, names, _replaced(shapes[0], axis, sum(s[axis] for s in shapes)), axis=axis)
 
 
 @_handles("Reshape", attributes=("shape", "allowzero"))
 def _reshape(walk: Walk, node: Node) -> None:
     x, shape = walk.dynamic(node)
-    target = walk.target_shape(node)
+    symbols = walk.symbols.get(walk.input(node, 1) or "")
+    target: list[Any] | None = walk.integers(node, 1, "shape") if symbols is None else list(symbols.ravel())
     if not target or len(target) > MAX_AXES:
         raise node.refuse(f"requires a constant target shape of at most {MAX_AXES} axes")
     if node.flag("allowzero", 0) and 0 in target:
@@ -481,7 +451,7 @@ def _transpose(walk: Walk, node: Node) -> None:
     if sorted(perm) != list(range(len(shape) + 1)) or perm[0] != 0:
         raise node.refuse(f"has perm = {perm}; the batch axis must stay in front")
     permutation = tuple(p - 1 for p in perm[1:])
-    walk.finish(node, ops.Transpose, (x,), tuple(shape[p] for p in permutation), permutation=permutation)
+    walk.add(node, ops.Transpose, (x,), tuple(shape[p] for p in permutation), permutation=permutation)
 
 
 def _same_shape(walk: Walk, node: Node, names: tuple[str, ...]) -> Shape:
