@@ -110,9 +110,10 @@ def test_results_of_something_else_are_not_touched(predictor, data, tmp_path):
     assert contents(out) == whole
 
 
-@pytest.fixture
-def long_work(tmp_path):
+@pytest.fixture(scope="session")
+def long_work(tmp_path_factory):
     """A command whose work is of many partitions, each of some time; it lacks the folder of results."""
+    tmp_path = tmp_path_factory.mktemp("long")
     (tmp_path / "net.onnx").write_bytes(to_file(groupsort_net((64, 256, 256), 10)))
     rows = np.random.default_rng(0).normal(size=(40_000, 64))
     table = pa.table({f"x{k}": rows[:, k] for k in range(64)})
@@ -122,6 +123,14 @@ def long_work(tmp_path):
     return [*program, "certify", str(tmp_path / "net.onnx"), "--inputs", str(tmp_path / "x.parquet"), "--out"]
 
 
+@pytest.fixture(scope="session")
+def undisturbed(long_work, tmp_path_factory):
+    """The results of that command."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    subprocess.check_output([*long_work, str(out)])
+    return contents(out)
+
+
 def workers_of(pid):
     """The processes of a command that certify."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -129,7 +138,7 @@ def workers_of(pid):
 
 
 @pytest.mark.parametrize("victim", ["command", "worker", "interrupt"])
-def test_a_run_that_was_killed_is_resumed(long_work, tmp_path, victim):
+def test_a_run_that_was_killed_is_resumed(long_work, undisturbed, tmp_path, victim):
     out = tmp_path / "out"
     with subprocess.Popen([*long_work, str(out)], stderr=subprocess.PIPE, text=True) as process:
         eventually(lambda: list(out.glob("*.parquet")))
@@ -149,9 +158,7 @@ def test_a_run_that_was_killed_is_resumed(long_work, tmp_path, victim):
     assert 0 < len(whole) < 40
     again = json.loads(subprocess.check_output([*long_work, str(out), "--json"]))
     assert (again["rows"], again["partitions"], again["found"]) == (40_000, 40, 1000 * len(whole))
-    fresh = tmp_path / "fresh"
-    subprocess.check_output([*long_work, str(fresh)])
-    assert contents(out) == contents(fresh)
+    assert contents(out) == undisturbed
 
 
 def test_in_an_object_store(predictor, data):

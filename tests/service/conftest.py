@@ -17,17 +17,20 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from unittest.mock import patch
 
 import httpx
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner, Result
 
 from lipmodel.network.execution import Execution
 from lipmodel.network.metadata import Claims
 from lipmodel.network.reader.external_data import digest_of, external_locations
 from lipmodel.norms import Norm
 from service.app import create_app
+from service.cli.main import main
 from service.http.server import Server, listen
 from service.jobs.state_folder import StateFolder
 from service.models.checks import Checks, File
@@ -159,6 +162,17 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 
 COMMAND = [sys.executable, "-m", "service"]
+
+
+def command(*arguments: object, **environment: str) -> Result:
+    """Runs the command in this process, which it leaves as it was; for what ends before anything is served."""
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    with patch("service.telemetry.logs.set_up"):
+        result = CliRunner().invoke(main, [*map(str, arguments)], env=environment)
+    for number, handler in handlers:
+        signal.signal(number, handler)
+    assert isinstance(result.exception, SystemExit | None), result.exception
+    return result
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from service.auth.api_keys import KeyStore
 from service.auth.scopes import ADMIN, PUBLIC, ROUTES, Scope, required_scopes
 from service.inference.pipeline import PredictionPipeline
 from tests.service.conftest import (
-    COMMAND,
+    command,
     digits,
     eventually,
     lipserve,
@@ -62,13 +61,6 @@ def bearer(key):
 
 def ask(client, key=None, **more):
     return client.post(PREDICT, json=BODY, headers=bearer(key) if key else {}, **more)
-
-
-def command(*arguments, **environment):
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment},
-    )  # fmt: skip
 
 
 # --- the table -----------------------------------------------------------------------------
@@ -186,7 +178,7 @@ def test_a_running_server_notices_keys_made_and_revoked(folder, state):
     with running(folder, state=state) as client:
         assert ask(client).status_code == 200
         made = command("--state", state, "keys", "create", "--name", "ann", "--scope", "predict")
-        assert made.returncode == 0, made.stderr
+        assert made.exit_code == 0, made.stderr
         key = made.stdout.strip()
         eventually(lambda: ask(client).status_code == 401, 5)
         assert ask(client, key).status_code == 200
@@ -194,12 +186,12 @@ def test_a_running_server_notices_keys_made_and_revoked(folder, state):
         key_id = key.split("_")[1]
         assert listed.startswith(f"{key_id}  valid     predict  created ")
         assert key.split("_", 2)[2] not in listed
-        assert command("--state", state, "keys", "revoke", key_id).returncode == 0
+        assert command("--state", state, "keys", "revoke", key_id).exit_code == 0
         eventually(lambda: ask(client, key).status_code == 401, 5)
         assert ask(client, key).json()["detail"] == "the API key is revoked"
         assert ask(client).status_code == 401  # that the last key is gone opens nothing
         again = command("--state", state, "keys", "revoke", key_id)
-        assert again.returncode == 1
+        assert again.exit_code == 1
         assert "no valid key" in again.stderr
 
 
@@ -244,18 +236,16 @@ def test_keys_in_postgresql_are_shared(folder, postgresql):
 )
 def test_wrong_arguments_of_keys_are_reported(tmp_path, arguments, told):
     result = command("--state", tmp_path / "s", "keys", *arguments)
-    assert result.returncode in (1, 2)
+    assert result.exit_code in (1, 2)
     assert told in result.stderr
-    assert "Traceback" not in result.stderr
 
 
 def test_keys_where_none_can_be_kept(tmp_path):
     (tmp_path / "file").write_text("")
     for arguments in (["--state", tmp_path / "file" / "x"], ["--database", "sqlite:////nope/x"]):
         result = command(*arguments, "keys", "list")
-        assert result.returncode == 1
+        assert result.exit_code == 1
         assert "Error: " in result.stderr
-        assert "Traceback" not in result.stderr
 
 
 # --- where it listens ----------------------------------------------------------------------
@@ -263,7 +253,7 @@ def test_keys_where_none_can_be_kept(tmp_path):
 
 def test_it_does_not_listen_beyond_this_machine_unguarded(folder, state):
     refused = command("--models", folder, "--state", state, "--host", "0.0.0.0", "--port", 0)
-    assert refused.returncode == 1
+    assert refused.exit_code == 1
     assert "lipserve keys create" in refused.stderr
     assert "--no-auth" in refused.stderr
 
@@ -459,16 +449,17 @@ def test_new_keys_of_the_provider_are_fetched_when_needed_and_not_too_often(fold
 )
 def test_unusable_keys_prevent_a_start(folder, flags, told):
     result = command("--models", folder, "--port", 0, *flags)
-    assert result.returncode == 1
+    assert result.exit_code == 1
     assert told in result.stderr
-    assert "Traceback" not in result.stderr
 
 
 def test_redirects_are_not_followed(folder):
-    with identity_provider(published(ed=ED25519)) as (url, fetched):
-        result = command("--models", folder, "--port", 0, "--jwt-jwks", f"{url}/moved", "--jwt-issuer", "a",
-                         "--jwt-audience", "b")  # fmt: skip
-    assert result.returncode == 1
+    flags = ("--models", folder, "--port", 0, "--jwt-issuer", "a", "--jwt-audience", "b", "--jwt-jwks")
+    with (
+        identity_provider(published(ed=ED25519)) as (url, fetched),
+        lipserve(*flags, f"{url}/moved") as process,
+    ):
+        assert process.wait(60) == 1
     assert fetched == ["/moved"]
 
 
@@ -624,10 +615,10 @@ def test_a_limit_of_open_files_leaves_room_for_all_else(folder, state):
     """The hard limit, which cannot be raised: 200 with 1,000 connections allowed."""
     script = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200)); "
     script += "sys.argv[0] = 'lipserve'; runpy.run_module('service', run_name='__main__')"
-    command = [sys.executable, "-c", script, "--models", folder, "--state", state, "--port", "0"]
+    program = [sys.executable, "-c", script, "--models", folder, "--state", state, "--port", "0"]
     with ExitStack() as stack:
         process = stack.enter_context(
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )
         stack.callback(process.kill)
         url = url_of(process)

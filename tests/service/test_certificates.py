@@ -13,7 +13,7 @@ from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.signed.check import check_answer
 from lipmodel.signed.jws import open_signed
 from lipmodel.signed.key_sets import add_signing_key, read_public
-from tests.service.conftest import digits, eventually, two_moons
+from tests.service.conftest import command, digits, eventually, two_moons
 
 PREDICT = "/v1/models/{}/predict"
 JWKS = "/.well-known/jwks.json"
@@ -93,10 +93,7 @@ def test_keys_are_rotated_while_it_serves(serve, keys, caplog, monkeypatch):
     client = serve({"two-moons": two_moons()}, signing_keys=keys)
     (before,) = signed(client, [[0.5, 1.0]])
     first = next(iter(published(client)))
-    second = subprocess.run(
-        [sys.executable, "-m", "service", "keys", "new-signing", keys],
-        capture_output=True, text=True, check=True, timeout=60,
-    ).stdout.strip()  # fmt: skip
+    second = command("keys", "new-signing", keys).stdout.strip()
     eventually(lambda: list(published(client)) == [second, first], 10)
     (young,) = signed(client, [[0.5, 1.0]])
     assert kid_of(young) == kid_of(before) == first
@@ -139,11 +136,7 @@ def test_a_service_that_does_not_sign_loads_no_cryptography(tmp_path):
 
 def test_no_existing_file_is_overwritten_by_new_signing(tmp_path):
     (tmp_path / "notes").write_text("mine")
-    result = subprocess.run(
-        [sys.executable, "-m", "service", "keys", "new-signing", tmp_path / "notes"],
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    assert result.returncode == 1
+    assert command("keys", "new-signing", tmp_path / "notes").exit_code == 1
     assert (tmp_path / "notes").read_text() == "mine"
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from service.http.server import listen
 from service.settings import Settings
-from tests.service.conftest import COMMAND, approve, lipserve, two_moons, url_of
+from tests.service.conftest import COMMAND, approve, command, lipserve, two_moons, url_of
 
 
 def run(*arguments, **environment):
@@ -94,10 +94,9 @@ def test_a_port_in_use_is_reported(tmp_path):
     ],
 )
 def test_bad_use_is_reported(arguments, environment, told):
-    result = run(*arguments, **environment)
-    assert result.returncode in (1, 2)
+    result = command(*arguments, **environment)
+    assert result.exit_code in (1, 2)
     assert told in result.stderr
-    assert "Traceback" not in result.stderr
 
 
 def test_an_empty_folder_is_served_and_the_ready_line_says_so(tmp_path):
@@ -136,20 +135,9 @@ def configured(tmp_path, text, *arguments, **environment):
     """The settings that come of a file, flags and environment, as the command reads them."""
     file = tmp_path / "lipserve.toml"
     file.write_text(text)
-    script = (
-        "import sys; from service.cli import main as command\n"
-        "command.listen = lambda host, port: None\n"
-        "command.serve_here = lambda settings, _: print(settings.model_dump_json())\n"
-        "command.main()"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", script, "--config", str(file), "--models", str(tmp_path), *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-        timeout=60,
-        check=False,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.cli.main.serve", lambda settings: print(settings.model_dump_json()))
+        return command("--config", file, "--models", tmp_path, *arguments, **environment)
 
 
 def test_a_file_sets_and_environment_and_flags_win(tmp_path):
@@ -179,19 +167,18 @@ def test_a_file_sets_and_environment_and_flags_win(tmp_path):
 )
 def test_a_bad_file_is_reported(tmp_path, text, told):
     run = configured(tmp_path, text)
-    assert run.returncode == 2
+    assert run.exit_code == 2
     assert told.format(file=tmp_path / "lipserve.toml") in run.stderr
-    assert "Traceback" not in run.stderr
 
 
 def test_a_missing_file_is_reported(tmp_path):
     run = configured(tmp_path, "", "--config", str(tmp_path / "nope.toml"))
-    assert run.returncode == 2
+    assert run.exit_code == 2
     assert "nope.toml: No such file or directory" in run.stderr
 
 
 def test_help_is_the_table_of_settings():
-    text = " ".join(run("--help").stdout.split())
+    text = " ".join(command("--help").stdout.split())
     for name, field in Settings.model_fields.items():
         assert f"--{name.replace('_', '-')}" in text
         assert f"LIPSERVE_{name.upper()}" in text
@@ -228,9 +215,9 @@ print(*(name for name, module in sys.modules.items() if module))
 def test_the_serving_process_loads_nothing_heavy(tmp_path):
     (tmp_path / "two-moons.onnx").write_bytes(two_moons())
     approve(Settings(models=tmp_path))
-    command = [sys.executable, "-c", LEAN, tmp_path]
+    program = [sys.executable, "-c", LEAN, tmp_path]
     loaded = set(
-        subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout.split()
+        subprocess.run(program, stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout.split()
     )
     assert "onnxruntime" in loaded
     heavy = {
@@ -257,13 +244,13 @@ def test_lean_imports_give_the_same_document(tmp_path, client):
 
 
 def test_numpy_takes_one_thread_unless_set():
-    script = "import os, service.app; print(os.environ['OPENBLAS_NUM_THREADS'])"
+    script = "import os, sys, service; print(os.environ['OPENBLAS_NUM_THREADS'], 'numpy' in sys.modules)"
     for given, expected in [({}, "1"), ({"OPENBLAS_NUM_THREADS": "2"}, "2")]:
         environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"} | given
         result = subprocess.run(
             [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
         )
-        assert result.stdout.strip() == expected
+        assert result.stdout.split() == [expected, "False"]  # it is set before numpy reads it
 
 
 def modes(*paths):
@@ -287,22 +274,26 @@ def test_the_state_is_its_owners_alone(tmp_path):
     finally:
         os.umask(mask)
     other = tmp_path / "keys"
-    assert run("--state", other, "keys", "create", "--name", "a", "--scope", "predict").returncode == 0
+    assert command("--state", other, "keys", "create", "--name", "a", "--scope", "predict").exit_code == 0
     assert modes(other, other / "jobs.sqlite") == {"keys": "0o700", "jobs.sqlite": "0o600"}
 
 
-def test_a_state_that_is_open_to_others_is_closed_and_the_log_says_so(tmp_path):
+def test_a_state_that_is_open_to_others_is_closed_and_the_log_says_so(tmp_path, caplog):
     state = tmp_path / "state"
-    assert run("--state", state, "keys", "list").stderr == ""
+    command("--state", state, "keys", "list")
+    assert caplog.text == ""
     state.chmod(0o2755)
     (state / "jobs.sqlite").chmod(0o644)
     (state / "jobs.sqlite-wal").touch(0o644)
-    told = run("--state", state, "keys", "list").stderr
+    command("--state", state, "keys", "list")
+    told = caplog.text
+    caplog.clear()
     assert f"{state} was accessible to other users (mode 2755)" in told
     assert f"{state}/jobs.sqlite was accessible to other users (mode 644)" in told
     assert f"{state}/jobs.sqlite-wal was accessible to other users (mode 644)" in told
     assert modes(state, state / "jobs.sqlite") == {"state": "0o700", "jobs.sqlite": "0o600"}
-    assert run("--state", state, "keys", "list").stderr == ""
+    command("--state", state, "keys", "list")
+    assert caplog.text == ""
 
 
 def test_a_folder_that_users_share_is_not_closed_to_them(tmp_path):

@@ -162,19 +162,19 @@ def test_a_job_is_seen_and_cancelled_by_any_of_them(arguments):
 def test_nothing_temporary_is_left_by_a_service_that_was_killed(arguments, tmp_path):
     temporary, metrics = tmp_path / "tmp", tmp_path / "state" / "metrics"
     temporary.mkdir()
-    for _ in range(2):
-        with lipserve(*arguments, "--workers", 2, TMPDIR=str(temporary)) as process:
-            url_of(process)
-            assert len(list(metrics.iterdir())) == 1  # none of a run before
-            pids = children(process.pid)
-            process.kill()
-            process.wait()
-            for pid in pids:
-                os.kill(pid, signal.SIGKILL)
-            eventually(lambda pids=pids: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    with lipserve(*arguments, "--workers", 2, TMPDIR=str(temporary)) as process:
+        url_of(process)
+        pids = children(process.pid)
+        process.kill()
+        process.wait()
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
     assert list(temporary.iterdir()) == []
+    assert len(list(metrics.iterdir())) == 1
     with lipserve(*arguments, "--workers", 2) as process:
         url_of(process)
+        assert len(list(metrics.iterdir())) == 1  # none of the run before
         process.terminate()
         process.communicate(timeout=30)
     assert list(metrics.iterdir()) == []
