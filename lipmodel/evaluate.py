@@ -176,7 +176,14 @@ def evaluate(
     if attacked < 0:
         raise InputError(f"{attacked} inputs to attack: at least 0 is required", field="attacked")
     check_methods(methods, norm)
-    data = inputs if isinstance(inputs, Stream) else _arrays(inputs, labels)
+    if isinstance(inputs, Stream):
+        data = inputs
+    else:
+        x, y = inputs if isinstance(inputs, np.ndarray) else np.asarray(inputs), np.asarray(labels)
+        count = len(x) if x.ndim else 0
+        if y.shape != (count,):
+            raise InputError(f"must be {count} class indices, not {y.dtype} {list(y.shape)}", field="labels")
+        data = in_memory("inputs", x, y)
     if not data.rows:
         raise InputError("has no rows; at least one is required")
     attacked = min(attacked, data.rows)
@@ -313,16 +320,6 @@ def wilson_interval(hits: int, samples: int, confidence: float = CONFIDENCE) -> 
     half = z / denominator * (share * (1.0 - share) / samples + z * z / (4.0 * samples**2)) ** 0.5
     low = 0.0 if hits == 0 else max(0.0, centre - half)
     return low, 1.0 if hits == samples else min(1.0, centre + half)
-
-
-def _arrays(inputs: Any, labels: Any) -> Stream:
-    if not isinstance(inputs, np.ndarray):
-        inputs = np.asarray(inputs)
-    y = np.asarray(labels)
-    rows = len(inputs) if inputs.ndim else 0
-    if y.shape != (rows,):
-        raise InputError(f"must be {rows} class indices, not {y.dtype} {list(y.shape)}", field="labels")
-    return in_memory("inputs", inputs, y)
 
 
 def _check_labels(labels: Any, rows: int, classes: int, data: Stream, first: int) -> Indices:

@@ -34,7 +34,7 @@ def ascend(
     rng: np.random.Generator,
     progress: Progress = silent,
 ) -> tuple[Array, Array]:
-    """Return the largest gradient norm found from each start, and its input.
+    """Return the largest gradient norm (R,) found from each start, and its input (R, d).
 
     Args:
         engine: gradients of the network.
@@ -45,9 +45,6 @@ def ascend(
         steps: number of steps, each of four vector-Jacobian products.
         rng: generator of the noise.
         progress: callback for the share done.
-
-    Returns:
-        Gradient norms (R,) and inputs (R, d).
     """
     x, momentum = starts.copy(), np.zeros_like(starts)
     best, witness = np.full(len(x), -np.inf), starts.copy()

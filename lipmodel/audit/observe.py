@@ -171,10 +171,7 @@ def observed_slopes(steps: Steps, cotangents: Array, rounding: RoundingBounds, n
     moved = (before - after) @ cotangents.T
     owned = rounding.head.owners >= 0
     error = np.zeros(len(moved))
-    for x in (
-        steps.first,
-        steps.second,
-    ):  # the error of a class's score is at most the largest of its scores'
+    for x in (steps.first, steps.second):  # a class's score errs by at most the largest error of its scores
         error += 2.0 * rounding.score_error(bound_vector_norm(x, rounding.norm, axis=1))[:, owned].max(axis=1)
     error += 2.0**-50 * (np.abs(before).max(axis=1) + np.abs(after).max(axis=1))  # of the three subtractions
     distance = bound_vector_norm(up(np.abs(steps.first - steps.second)), norm, axis=1)

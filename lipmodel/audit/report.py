@@ -106,20 +106,20 @@ def audit(
     if attack.inside:
         reasons.append(f"{len(attack.inside)} inputs changed label inside their certified radius")
     progress(1.0)
-    ratios, slopes = found.points.ratios(found.observed), found.slopes
+    ratios, largest, slopes = points.ratios(found.observed), points.ratios(points.largest), found.slopes
     witnesses = tuple(
         Witness(
             classes=names[i],
             found_on=found.found_on[i],
             observed=float(found.observed[i]),
-            bound=float(found.points.limits[i]),
+            bound=float(points.limits[i]),
             input=tuple(found.witness[i].tolist()),
             second_input=tuple(found.partner[i].tolist()),
             observed_slope=float(found.witness_slopes[i]),
         )
         for i in np.argsort(-ratios, kind="stable")[:MAX_WITNESSES].tolist()
     )
-    counts, far = coarse(found.points.counts), found.points.outside
+    counts, far = coarse(points.counts), points.outside
     return AuditReport(
         verdict="refuted" if reasons else "consistent",
         reasons=tuple(reasons),
@@ -132,29 +132,23 @@ def audit(
         observed_error=found.error,
         observed_slope=float(slopes[scores].max()),
         tightness=float(found.observed[scores].max() / bounds.bound_global) if bounds.bound_global else 0.0,
-        full_gradient_share=float(found.points.full.mean() / found.points.points),
+        full_gradient_share=float(points.full.mean() / points.points),
         per_pair=tuple(
             PairAudit(
                 classes=names[i],
-                bound=float(found.points.limits[i]),
+                bound=float(points.limits[i]),
                 observed=float(found.observed[i]),
                 observed_slope=float(slopes[i]),
                 tightness=float(ratios[i]),
-                full_gradient_share=float(found.points.full[i] / found.points.points),
-                quantiles=binned_quantiles(
-                    found.points.counts[i],
-                    found.points.least[i],
-                    float(found.points.ratios(found.points.largest)[i]),
-                ),
+                full_gradient_share=float(points.full[i] / points.points),
+                quantiles=binned_quantiles(points.counts[i], points.least[i], float(largest[i])),
                 histogram=tuple(counts[i].tolist()),
                 **_estimate(found, i),
             )
             for i in range(len(names))
         ),
         quantiles=binned_quantiles(
-            found.points.counts.sum(axis=0),
-            float(found.points.least.min()),
-            float(found.points.ratios(found.points.largest).max()),
+            points.counts.sum(axis=0), float(points.least.min()), float(largest.max())
         ),
         histogram={
             "edges": np.linspace(0.0, 1.0, HISTOGRAM_BINS + 1).tolist(),

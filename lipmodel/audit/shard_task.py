@@ -14,19 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lipmodel.audit import observe
 from lipmodel.audit.attacks.attack import AttackTask
 from lipmodel.audit.attacks.registry import attack_radii
 from lipmodel.audit.findings import Counterexample
 from lipmodel.audit.gradient import GradientEngine
-from lipmodel.audit.observe import (
-    CHUNK_ROWS,
-    Functionals,
-    Observations,
-    functionals,
-    gradient_norms,
-    observed_slopes,
-    pairs_within,
-)
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.data.shards import batches_within, cut
 from lipmodel.data.stream import Stream
@@ -35,7 +27,7 @@ from lipmodel.progress import Progress, part
 
 ATTACK_COST = 100
 """Rough cost of attacking a point, relative to observing it; for progress."""
-DRAWN_ROWS = 16 * CHUNK_ROWS
+DRAWN_ROWS = 16 * observe.CHUNK_ROWS
 """Random points of a shard."""
 
 
@@ -56,7 +48,7 @@ class AttackedPoints(NamedTuple):
 class ShardFindings(NamedTuple):
     """Observations at consecutive points, and attacks on those of them to be attacked."""
 
-    points: Observations
+    points: observe.Observations
     attacked: AttackedPoints
 
 
@@ -90,16 +82,16 @@ class AuditTask:
         """
         engine = GradientEngine(predictor.file.graph)
         functions, limits = audited(predictor, self.norm)
-        points = Observations(limits, engine.graph.input_size)
+        points = observe.Observations(limits, engine.graph.input_size)
         attacked: list[AttackedPoints] = []
         whole, done = self._cost(rows), 0.0
         for first, chunk, rng in self._chunks(predictor, data, rows):
-            scores, norms = gradient_norms(engine, functions, chunk, self.norm)
+            scores, norms = observe.gradient_norms(engine, functions, chunk, self.norm)
             points.add(first, chunk, norms, drawn=first >= self.data)
             outside = predictor.claims.far_outside(chunk) if first < self.data else None
             points.outside += 0 if outside is None else int(outside.sum())
-            for steps in pairs_within(chunk, scores, rng):
-                found = observed_slopes(steps, functions.cotangents, predictor.rounding(), self.norm)
+            for steps in observe.pairs_within(chunk, scores, rng):
+                found = observe.observed_slopes(steps, functions.cotangents, predictor.rounding(), self.norm)
                 points.slopes = np.maximum(points.slopes, found.max(axis=0))
             after = done + self._cost(range(first, first + len(chunk)))
             if first < self.attacked:
@@ -111,8 +103,8 @@ class AuditTask:
 
     def shards(self, data: Stream | None, samples: int) -> list[range]:
         """Return the shards of all points, for a :class:`~lipmodel.data.shards.ShardExecutor`."""
-        given = cut(self.data, CHUNK_ROWS, data.starts, self.attacked) if data is not None else []
-        drawn = cut(samples, CHUNK_ROWS, range(0, samples, DRAWN_ROWS), self.attacked - self.data)
+        given = cut(self.data, observe.CHUNK_ROWS, data.starts, self.attacked) if data is not None else []
+        drawn = cut(samples, observe.CHUNK_ROWS, range(0, samples, DRAWN_ROWS), self.attacked - self.data)
         return given + [range(self.data + rows.start, self.data + rows.stop) for rows in drawn]
 
     def _cost(self, rows: range) -> float:
@@ -124,12 +116,12 @@ class AuditTask:
         """Yield chunks: number of the first point, the points, and the generator of their random numbers."""
         given = range(rows.start, min(rows.stop, self.data))
         if data is not None and given:
-            for first, inputs, _ in batches_within(data, given, CHUNK_ROWS):
+            for first, inputs, _ in batches_within(data, given, observe.CHUNK_ROWS):
                 x = predictor.check_inputs(inputs, first_row=first)
                 yield first, x, np.random.default_rng((self.seed, first))
-        for first in range(max(rows.start, self.data), rows.stop, CHUNK_ROWS):
+        for first in range(max(rows.start, self.data), rows.stop, observe.CHUNK_ROWS):
             rng = np.random.default_rng((self.seed, first))
-            size = min(CHUNK_ROWS, rows.stop - first), predictor.file.graph.input_size
+            size = min(observe.CHUNK_ROWS, rows.stop - first), predictor.file.graph.input_size
             yield first, rng.uniform(*self.box, size=size), rng
 
     def _attack(
@@ -156,9 +148,9 @@ class AuditTask:
         return AttackedPoints(radius, attack.distance, inside)
 
 
-def audited(predictor: CertifiedPredictor, norm: Norm) -> tuple[Functionals, Array]:
+def audited(predictor: CertifiedPredictor, norm: Norm) -> tuple[observe.Functionals, Array]:
     """Return the functionals and their certified Lipschitz bounds (F,)."""
-    functions, bounds = functionals(predictor.file.graph), predictor.bounds(norm)
+    functions, bounds = observe.functionals(predictor.file.graph), predictor.bounds(norm)
     limits = [bounds.bound_global if j is None else bounds.bound_per_pair[i, j] for i, j in functions.pairs]
     return functions, np.array(limits)
 

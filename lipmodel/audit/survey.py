@@ -13,7 +13,7 @@ from lipmodel.audit.gradient import GradientEngine
 from lipmodel.audit.observe import Functionals, Observations, Steps, bound_gradient_error, observed_slopes
 from lipmodel.audit.shard_task import AuditTask, audited
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.norms import Array, Norm
+from lipmodel.norms import Array
 from lipmodel.progress import Progress
 
 ASCENT_STEPS, ASCENT_STARTS = 60, 2
@@ -73,7 +73,18 @@ def survey(
     every, best = np.arange(len(limits)), climbed.argmax(axis=0)
     by_ascent = climbed[best, every] > points.largest
     witness = np.where(by_ascent[:, None], where[best, every], points.witness)
-    partner, beside = _slopes_beside(predictor, engine, functions, witness, task.norm, side)
+
+    # Steepest slopes from each witness along its gradient, forwards and backwards: short steps stay on its
+    # linear piece, where the slope is the gradient norm; long ones lose less to rounding.
+    scores, gradient = engine(witness, functions.cotangents)
+    along = steepest(gradient, task.norm)
+    beside, partner = np.zeros(len(witness)), witness.copy()
+    for step in (sign * size * side for size in STEP_SIZES for sign in (1.0, -1.0)):
+        second = witness + step * along
+        steps = Steps(witness, second, (scores, engine.scores(second)))
+        slope = observed_slopes(steps, functions.cotangents, predictor.rounding(), task.norm)[every, every]
+        higher = slope > beside
+        beside[higher], partner[higher] = slope[higher], second[higher]
     return Survey(
         functions=functions,
         error=bound_gradient_error(engine.graph, task.norm),
@@ -89,30 +100,3 @@ def survey(
         slopes=np.maximum(points.slopes, beside),
         estimates=[estimate_right_end(column) for column in maxima.T],
     )
-
-
-def _slopes_beside(
-    predictor: CertifiedPredictor,
-    engine: GradientEngine,
-    functions: Functionals,
-    witness: Array,
-    norm: Norm,
-    side: float,
-) -> tuple[Array, Array]:
-    """Return partners (F, d) and slopes (F,): the steepest of each functional along its witness's gradient.
-
-    Steps have several sizes, forwards and backwards: short ones stay on the witness's linear piece, where
-    the slope is the gradient norm; long ones lose less to rounding.
-    """
-    every = np.arange(len(witness))
-    scores, gradient = engine(witness, functions.cotangents)
-    along = steepest(gradient, norm)
-    best, partner = np.zeros(len(witness)), witness.copy()
-    for size in STEP_SIZES:
-        for sign in (1.0, -1.0):
-            second = witness + sign * size * side * along
-            steps = Steps(witness, second, (scores, engine.scores(second)))
-            slope = observed_slopes(steps, functions.cotangents, predictor.rounding(), norm)[every, every]
-            higher = slope > best
-            best[higher], partner[higher] = slope[higher], second[higher]
-    return partner, best

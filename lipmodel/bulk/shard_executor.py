@@ -44,13 +44,7 @@ class ShardWorkload:
 
 @dataclass(frozen=True)
 class EngineExecutor:
-    """A :class:`~lipmodel.data.shards.ShardExecutor` on an engine.
-
-    Attributes:
-        model: the parsed model file.
-        source: source of the rows; None where all points are random.
-        engine: "local" or "ray".
-    """
+    """A :class:`~lipmodel.data.shards.ShardExecutor` on an engine: "local" or "ray"."""
 
     model: OnnxFile
     source: Source | None

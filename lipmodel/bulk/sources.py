@@ -74,7 +74,10 @@ def _chained(name: str, partitions: Sequence[Partition]) -> Stream:
         for partition in partitions[index:]:
             first = partition.first
             for rows_read in read_batches(partition, size):
-                _check(partition.url, first, rows_read)
+                # A bad row is reported while its file is still known.
+                url = partition.url
+                x = split_labels(rows_read, url, first)[0] if url.endswith(PARQUET) else as_float32(rows_read)
+                check_finite(x, url, first)
                 yield rows_read
                 first += len(rows_read)
 
@@ -91,9 +94,3 @@ def _chained(name: str, partitions: Sequence[Partition]) -> Stream:
         return f"row {row - starts[index] + partitions[index].first} of {partitions[index].url}"
 
     return Stream(name, rows, batches, starts=starts, place=place)
-
-
-def _check(url: str, first: int, rows: Any) -> None:
-    """Raise DataError for a bad row while its file is still known."""
-    inputs = split_labels(rows, url, first)[0] if url.endswith(PARQUET) else as_float32(rows)
-    check_finite(inputs, url, first)

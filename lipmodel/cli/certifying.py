@@ -12,18 +12,7 @@ import click
 from rich.markup import escape
 
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.cli.common import (
-    EXISTING_FILE,
-    NEGATIVE,
-    PATH,
-    bar,
-    err,
-    json_option,
-    norm_option,
-    print_json,
-    print_tables,
-    stdout,
-)
+from lipmodel.cli import common
 from lipmodel.display import certified_radius, rounded
 from lipmodel.norms import Norm
 from lipmodel.report.tables import Table
@@ -34,7 +23,7 @@ MAX_NAME = 255
 
 
 @click.command()
-@click.argument("model", type=EXISTING_FILE)
+@click.argument("model", type=common.EXISTING_FILE)
 @click.option(
     "--inputs", required=True,
     help="Rows to certify: a .npy, .csv or .parquet file. With --out also several files, of any size, by "
@@ -49,15 +38,15 @@ MAX_NAME = 255
     "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
     help="With --out: run on all cores of this machine, or on a Ray cluster (RAY_ADDRESS).",
 )  # fmt: skip
-@click.option("--certificates", type=PATH, help="Folder for the certificates, one file per row.")
+@click.option("--certificates", type=common.PATH, help="Folder for the certificates, one file per row.")
 @click.option(
     "--tighten",
     is_flag=True,
     help="Compute larger radii, in up to half a second per row, from mixtures of a class's scores and from "
     "local bounds. Certificates state the radii of mixtures; there are none for local bounds.",
 )
-@norm_option
-@json_option
+@common.norm_option
+@common.json_option
 def certify(
     model: Path,
     inputs: str,
@@ -77,14 +66,14 @@ def certify(
             raise click.UsageError("--certificates cannot be combined with --out; certify one file at a time")
         from lipmodel.bulk.run import certify_files
 
-        with bar("certifying") as progress:
+        with common.bar("certifying") as progress:
             summary = certify_files(predictor, inputs, out, norm, progress, tighten=tighten, engine=engine)
         if as_json:
-            print_json(asdict(summary))
+            common.print_json(asdict(summary))
             return
         before = f"; {summary.found} rows were done before" if summary.found else ""
         written = f"results of {summary.rows} rows are in {summary.partitions} files in {escape(out)}{before}"
-        stdout.print(written, soft_wrap=True)
+        common.stdout.print(written, soft_wrap=True)
         return
     if engine != "local":
         raise click.UsageError(f"--engine {engine} requires --out, the folder of the results")
@@ -101,7 +90,7 @@ def certify(
         certificates.mkdir(parents=True, exist_ok=True)
         for index, certificate in enumerate(made):
             (certificates / f"{index}.json").write_text(certificate.to_json() + "\n", encoding="utf-8")
-        err.print(f"wrote {len(made)} certificates to {certificates}", markup=False)
+        common.err.print(f"wrote {len(made)} certificates to {certificates}", markup=False)
     radii, names = result.radii, predictor.class_names
     columns = (radii.label, result.scores, radii.margin, radii.certified_radius)
     portable_radii = predictor.portable_radii(rows_given, norm)
@@ -124,32 +113,32 @@ def certify(
         for row, method, seconds in zip(rows, tightening.method, tightening.seconds, strict=True):
             row |= {"method": str(method), "seconds": float(seconds)}
         if tightening.reason:
-            err.print(f"no local bounds: {tightening.reason}", markup=False)
+            common.err.print(f"no local bounds: {tightening.reason}", markup=False)
     if as_json:
         file = {"sha256": predictor.file.sha256, "norm": result.norm.value}
-        print_json(file | {"execution": result.execution.__name__, "predictions": rows})
+        common.print_json(file | {"execution": result.execution.__name__, "predictions": rows})
         return
     headings = ("row", "label", "certified radius", "portable radius", "margin", "runner-up")
     shown = []
     for index, row in enumerate(rows[:MAX_ROWS_SHOWN]):
         limits = [certified_radius(row[key]) for key in ("certified_radius", "radius_float32_portable")]
         shown.append((str(index), row["label"], *limits, rounded(row["margin"]), row["runner_up"]))
-    print_tables(Table(f"{len(rows)} inputs, radii in {result.norm.symbol}", headings, shown))
+    common.print_tables(Table(f"{len(rows)} inputs, radii in {result.norm.symbol}", headings, shown))
     if len(rows) > MAX_ROWS_SHOWN:
-        stdout.print(f"… and {len(rows) - MAX_ROWS_SHOWN} more; --json prints all rows")
+        common.stdout.print(f"… and {len(rows) - MAX_ROWS_SHOWN} more; --json prints all rows")
 
 
 @click.command()
 @click.argument("certificate")
-@click.option("--model", type=EXISTING_FILE, help="The certified ONNX file.")
-@click.option("--input", "given", type=EXISTING_FILE, help="The certified input, a file with one row.")
+@click.option("--model", type=common.EXISTING_FILE, help="The certified ONNX file.")
+@click.option("--input", "given", type=common.EXISTING_FILE, help="The certified input, a file with one row.")
 @click.option(
     "--jwks",
     multiple=True,
     metavar="FILE_OR_URL",
     help="Keys of trusted issuers, for a signed certificate: a JSON Web Key Set. Repeatable.",
 )
-@json_option
+@common.json_option
 def verify(
     certificate: str, model: Path | None, given: Path | None, jwks: tuple[str, ...], as_json: bool
 ) -> None:
@@ -177,7 +166,7 @@ def verify(
         verdict.checks, f"{verdict.verdict}: {verdict.meaning}", verdict.to_dict(), as_json=as_json
     )
     # Without the model nothing is proved, so the exit status must not read as a proof.
-    sys.exit(NEGATIVE if verdict.reasons or model is None else 0)
+    sys.exit(common.NEGATIVE if verdict.reasons or model is None else 0)
 
 
 def _content(certificate: str) -> bytes | str:
@@ -237,15 +226,15 @@ def _verify_signed(
         "checks": [{"name": c.name, "passed": c.passed, "reason": c.reason} for c in checks],
     }
     _print_verdict(checks, f"{verdict}: {meaning}", report, as_json=as_json)
-    sys.exit(NEGATIVE if verdict == "fails" else 0)
+    sys.exit(common.NEGATIVE if verdict == "fails" else 0)
 
 
 def _print_verdict(checks: Any, verdict: str, report: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        print_json(report)
+        common.print_json(report)
         return
     for check in checks:
         mark = "[green]✓[/green]" if check.passed else "[red]✗[/red]"
         reason = f": {escape(check.reason)}" if check.reason else ""
-        stdout.print(f"{mark} {check.name}{reason}", soft_wrap=True)
-    stdout.print(verdict, soft_wrap=True)
+        common.stdout.print(f"{mark} {check.name}{reason}", soft_wrap=True)
+    common.stdout.print(verdict, soft_wrap=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import numpy as np
@@ -16,9 +16,6 @@ from lipmodel.cli.common import EXISTING_FILE, NEGATIVE, bar, err, json_option, 
 from lipmodel.display import rounded, rounded_up
 from lipmodel.errors import ModelError
 from lipmodel.norms import Norm
-
-if TYPE_CHECKING:
-    from lipmodel.audit.tightness import Tightness
 
 MAX_INPUTS_ATTACKED = 60
 
@@ -82,19 +79,18 @@ def inspect(model: Path, tightness: str | None, as_json: bool) -> None:
     else:
         _show_inspection(predictor, bounds, reason)
         if measured is not None:
-            _show_tightness(measured)
+            title = (
+                f"Median of radius / nearest attack found, {measured.points} inputs, {measured.norm.symbol}"
+            )
+            table = Table("bounds", "radius / attack", "seconds per input", title=title, title_justify="left")
+            table.add_row("Lipschitz", rounded(measured.lipschitz, 3), rounded(measured.lipschitz_seconds, 2))
+            if measured.local is not None and measured.local_seconds is not None:
+                local = rounded(measured.local, 3), rounded(measured.local_seconds, 2)
+                table.add_row("local (--tighten)", *local)
+            stdout.print(table)
+            if measured.reason:
+                stdout.print(f"no local bounds: {measured.reason}", markup=False)
     sys.exit(NEGATIVE if unproved else 0)
-
-
-def _show_tightness(measured: Tightness) -> None:
-    title = f"Median of radius / nearest attack found, {measured.points} inputs, {measured.norm.symbol}"
-    table = Table("bounds", "radius / attack", "seconds per input", title=title, title_justify="left")
-    table.add_row("Lipschitz", rounded(measured.lipschitz, 3), rounded(measured.lipschitz_seconds, 2))
-    if measured.local is not None and measured.local_seconds is not None:
-        table.add_row("local (--tighten)", rounded(measured.local, 3), rounded(measured.local_seconds, 2))
-    stdout.print(table)
-    if measured.reason:
-        stdout.print(f"no local bounds: {measured.reason}", markup=False)
 
 
 def _show_inspection(predictor: CertifiedPredictor, bounds: dict[Norm, Any], reason: str | None) -> None:

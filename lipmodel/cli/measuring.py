@@ -10,18 +10,7 @@ import click
 
 from lipmodel.audit.attacks.registry import METHODS
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.cli.common import (
-    EXISTING_FILE,
-    NEGATIVE,
-    PATH,
-    bar,
-    data_dir_option,
-    err,
-    json_option,
-    norm_option,
-    print_json,
-    print_tables,
-)  # fmt: skip
+from lipmodel.cli import common
 from lipmodel.errors import MissingExtraError
 from lipmodel.norms import Norm
 from lipmodel.report.tables import accuracy_table, attack_tables, audit_table, pair_table
@@ -33,18 +22,20 @@ method_option = click.option(
     help="An attack in addition to the built-in one. Repeatable.",
 )  # fmt: skip
 report_option = click.option(
-    "--report", "folder", type=PATH, help="Folder for a report in JSON, Markdown and HTML, with plots."
+    "--report", "folder", type=common.PATH, help="Folder for a report in JSON, Markdown and HTML, with plots."
 )
 engine_option = click.option(
     "--engine", type=click.Choice(["local", "ray"]),
     help="Run on all cores of this machine, or on a Ray cluster (RAY_ADDRESS), in place of one process; the "
     "results are equal.",
 )  # fmt: skip
-labels_option = click.option("--labels", type=EXISTING_FILE, help="Labels (.npy) for a .npy of inputs.")
+labels_option = click.option(
+    "--labels", type=common.EXISTING_FILE, help="Labels (.npy) for a .npy of inputs."
+)
 
 
 @click.command()
-@click.argument("model", type=EXISTING_FILE)
+@click.argument("model", type=common.EXISTING_FILE)
 @click.option(
     "--data",
     required=True,
@@ -53,7 +44,7 @@ labels_option = click.option("--labels", type=EXISTING_FILE, help="Labels (.npy)
     "(s3://…). Files in .npy, .parquet and IDX format may be larger than memory.",
 )
 @labels_option
-@data_dir_option
+@common.data_dir_option
 @click.option(
     "--eps", "epsilons", multiple=True, type=float, help="Radius for certified accuracy. Repeatable."
 )
@@ -65,8 +56,8 @@ labels_option = click.option("--labels", type=EXISTING_FILE, help="Labels (.npy)
 @method_option
 @engine_option
 @report_option
-@norm_option
-@json_option
+@common.norm_option
+@common.json_option
 def evaluate(
     model: Path,
     data: str,
@@ -91,7 +82,7 @@ def evaluate(
     stream = source.open()
     if Path(data).suffix == ".npy" and labels is None:
         raise click.UsageError("a .npy of inputs requires --labels, a .npy of class indices")
-    with bar("evaluating") as progress:
+    with common.bar("evaluating") as progress:
         result = run(
             predictor, stream, None, norm, epsilons, progress,
             tighten=tighten, attacked=attacked, methods=methods,
@@ -101,17 +92,17 @@ def evaluate(
         titles = {"model": model.name, "data": stream.name, "units": stream.units}
         _write_report(folder, "evaluation", predictor, result, titles)
     if as_json:
-        print_json({"sha256": predictor.file.sha256, **result.to_dict()})
+        common.print_json({"sha256": predictor.file.sha256, **result.to_dict()})
     else:
-        print_tables(accuracy_table(result), *attack_tables(result))
+        common.print_tables(accuracy_table(result), *attack_tables(result))
         _show_warnings(result.warnings)
 
 
 @click.command()
-@click.argument("model", type=EXISTING_FILE)
+@click.argument("model", type=common.EXISTING_FILE)
 @click.option("--data", help="Inputs to examine in addition to random points; formats as for evaluate.")
 @labels_option
-@data_dir_option
+@common.data_dir_option
 @click.option(
     "--samples", default=1000, show_default=True, type=click.IntRange(0, 1_000_000),
     help="Number of random points.",
@@ -126,8 +117,8 @@ def evaluate(
 @method_option
 @engine_option
 @report_option
-@norm_option
-@json_option
+@common.norm_option
+@common.json_option
 def audit(
     model: Path,
     data: str | None,
@@ -150,7 +141,7 @@ def audit(
     predictor = CertifiedPredictor(model)
     source = find_source(data, data_dir, labels) if data else None
     stream = source.open() if source else None
-    with bar("auditing") as progress:
+    with common.bar("auditing") as progress:
         report = run(
             predictor,
             norm=norm,
@@ -166,13 +157,13 @@ def audit(
         titles = {"model": model.name, "data": stream.name if stream else "random points"}
         _write_report(folder, "audit", predictor, report, titles)
     if as_json:
-        print_json(report.to_dict())
+        common.print_json(report.to_dict())
     else:
-        print_tables(audit_table(report), pair_table(report, MAX_PAIRS_SHOWN, columns=6))
+        common.print_tables(audit_table(report), pair_table(report, MAX_PAIRS_SHOWN, columns=6))
         for line in report.reasons:
-            err.print(line, style="red", markup=False)
+            common.err.print(line, style="red", markup=False)
         _show_warnings(report.warnings)
-    sys.exit(NEGATIVE if report.verdict == "refuted" else 0)
+    sys.exit(common.NEGATIVE if report.verdict == "refuted" else 0)
 
 
 def _write_report(
@@ -187,9 +178,9 @@ def _write_report(
         raise MissingExtraError("--report", "report") from None
     files: dict[str, Any] = {"evaluation": evaluation_files, "audit": audit_files}
     write_files(files[name](predictor, found, **titles), folder)
-    err.print(f"wrote {folder / name}.html and its parts", markup=False)
+    common.err.print(f"wrote {folder / name}.html and its parts", markup=False)
 
 
 def _show_warnings(warnings: tuple[str, ...]) -> None:
     for warning in warnings:
-        err.print(f"warning: {warning}", style="yellow", markup=False)
+        common.err.print(f"warning: {warning}", style="yellow", markup=False)

@@ -10,17 +10,7 @@ from typing import Any
 
 import click
 
-from lipmodel.cli.common import (
-    NORM,
-    PATH,
-    bar,
-    data_dir_option,
-    err,
-    json_option,
-    print_json,
-    print_tables,
-    stdout,
-)
+from lipmodel.cli import common
 from lipmodel.display import rounded_up
 from lipmodel.errors import LipcertError, MissingExtraError
 from lipmodel.report.tables import accuracy_table
@@ -31,8 +21,10 @@ DEFAULT_SAMPLES = 300
 
 @click.command()
 @click.argument("recipe")
-@click.option("--out", required=True, type=PATH, help="Folder for NAME.onnx, .json, .png and .html.")
-@click.option("--norm", type=NORM, help="Norm of the bound and of radii; also 1, 2, inf.  [default: l2]")
+@click.option("--out", required=True, type=common.PATH, help="Folder for NAME.onnx, .json, .png and .html.")
+@click.option(
+    "--norm", type=common.NORM, help="Norm of the bound and of radii; also 1, 2, inf.  [default: l2]"
+)
 @click.option("--lipschitz", type=float, help="Lipschitz constant of each score.  [default: the recipe's]")
 @click.option("--seed", type=click.IntRange(0), help="Seed of the training.  [default: the recipe's]")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the data.  [default: the recipe's]")
@@ -40,8 +32,10 @@ DEFAULT_SAMPLES = 300
     "--set", "settings", multiple=True, metavar="KEY=VALUE",
     help="Set any key of the recipe, for example training.batch_size=32. Repeatable.",
 )  # fmt: skip
-@data_dir_option
-@click.option("--data", type=PATH, help="Custom data: .npz, .csv or .parquet (labels last), or a folder.")
+@common.data_dir_option
+@click.option(
+    "--data", type=common.PATH, help="Custom data: .npz, .csv or .parquet (labels last), or a folder."
+)
 @click.option("--name", help="NAME of the files.  [default: the name of the recipe, or of --data]")
 @click.option("--force", is_flag=True, help="Replace existing files of that NAME.")
 @click.option(
@@ -51,7 +45,7 @@ DEFAULT_SAMPLES = 300
     f"[default: {DEFAULT_SAMPLES}, or 0 with --data]",
 )
 @click.option("--resume", is_flag=True, help="Continue an interrupted training from NAME.checkpoint.")
-@click.option("--log-dir", type=PATH, help="Folder for TensorBoard logs.")
+@click.option("--log-dir", type=common.PATH, help="Folder for TensorBoard logs.")
 @click.option(
     "--device",
     type=click.Choice(["cpu", "cuda"]),
@@ -63,7 +57,7 @@ DEFAULT_SAMPLES = 300
     "--processes", type=click.IntRange(1), default=1, show_default=True,
     help="Number of processes on this machine that share each batch.",
 )  # fmt: skip
-@json_option
+@common.json_option
 def train(
     recipe: str,
     out: Path,
@@ -102,10 +96,10 @@ def train(
             follow(planned, out, group, control=Control(stop=stop_on_signals), resume=resume, force=force)
         return
     for topic, line in planned.summary.items():
-        err.print(f"{topic:<11}{line}", markup=False, soft_wrap=True)
+        common.err.print(f"{topic:<11}{line}", markup=False, soft_wrap=True)
     largest = max(planned.recipe.epsilons, default=0.0)
     title = f"training {planned.recipe.name}"
-    with tensorboard(log_dir) as log, training_bar(title, largest, err) as show:
+    with tensorboard(log_dir) as log, training_bar(title, largest, common.err) as show:
 
         def watch(status: Status) -> None:
             show(status)
@@ -119,21 +113,21 @@ def train(
         )
     record = trained.record()
     if as_json:
-        print_json(record)
+        common.print_json(record)
         return
     name = trained.recipe.name
     table = accuracy_table(trained.evaluation)
     bound = rounded_up(record["model"]["bound_global"], 9)
     more = [("Lipschitz bound of a score, proved", bound), ("seconds of training", f"{trained.seconds:.1f}")]
     rows = [*table.rows, *((*row, "", "") for row in more)]
-    print_tables(replace(table, title=f"{name}: {table.title}, held out", rows=rows))
+    common.print_tables(replace(table, title=f"{name}: {table.title}, held out", rows=rows))
     written = ".onnx, .json, .png, .html and .samples.npz" if samples else ".onnx, .json, .png and .html"
-    stdout.print(f"wrote {out / name}{written}", markup=False)
+    common.stdout.print(f"wrote {out / name}{written}", markup=False)
 
 
 @click.command()
-@click.option("--out", required=True, type=PATH, help="Folder for the plots and figures.json.")
-@json_option
+@click.option("--out", required=True, type=common.PATH, help="Folder for the plots and figures.json.")
+@common.json_option
 def figures(out: Path, as_json: bool) -> None:
     """Reproduce experiments of Anil, Lucas and Grosse (2019) on GroupSort and the hinge loss."""
     try:
@@ -141,10 +135,10 @@ def figures(out: Path, as_json: bool) -> None:
     except ImportError as error:
         raise MissingExtraError("figures", "train") from error
 
-    with bar("drawing") as progress:
+    with common.bar("drawing") as progress:
         numbers = make_figures(out, progress)
     if as_json:
-        print_json(numbers)
+        common.print_json(numbers)
     else:
-        stdout.print_json(json.dumps(numbers))
-        stdout.print(f"wrote figures.json and {len(numbers)} plots to {out}", markup=False)
+        common.stdout.print_json(json.dumps(numbers))
+        common.stdout.print(f"wrote figures.json and {len(numbers)} plots to {out}", markup=False)

@@ -12,19 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lipmodel.data import files
 from lipmodel.data.cifar import cifar10, find_batches
 from lipmodel.data.dataset import Dataset, labelled
-from lipmodel.data.files import (
-    Array,
-    check_finite,
-    numbers,
-    read_csv,
-    read_idx,
-    read_npy,
-    read_npz,
-    read_parquet,
-    require_file,
-)
 from lipmodel.data.tabular import adult, breast_cancer, sklearn_datasets, spambase
 from lipmodel.errors import DataError
 
@@ -115,7 +105,7 @@ def load_own(path: Path) -> Parts:
         DataError: see the module; also a class without rows, or parts that differ in shape or classes.
     """
     if not path.is_dir():
-        require_file(path, "a .npz, .csv or .parquet file, or a folder")
+        files.require_file(path, "a .npz, .csv or .parquet file, or a folder")
         parts = _labelled_file(path).split()
     elif find_batches(path):
         parts = cifar10(path)
@@ -163,30 +153,32 @@ def load_labelled(source: str | Path, data_dir: Path | None = None) -> Dataset:
         if find_batches(path):
             return cifar10(path)[1]
         return _own_part(path, "test") if _files(path, "test") else _idx_part(path, "t10k", DIGITS)
-    require_file(path, f"a .npz, .csv or .parquet file, a folder of IDX files, or one of {', '.join(PARTS)}")
+    files.require_file(
+        path, f"a .npz, .csv or .parquet file, a folder of IDX files, or one of {', '.join(PARTS)}"
+    )
     return _labelled_file(path)
 
 
-def load_inputs(path: Path) -> Array:
+def load_inputs(path: Path) -> files.Array:
     """Return unlabelled inputs, (N, d) float64, from ``.npy``, ``.csv`` (header or not) or ``.parquet``.
 
     Raises:
         DataError: see the module; also if pyarrow, needed for ``.parquet``, is not installed.
     """
     path = Path(path)
-    require_file(path, "a .npy, .csv or .parquet file")
+    files.require_file(path, "a .npy, .csv or .parquet file")
     if path.suffix == ".npy":
-        raw = read_npy(path)
+        raw = files.read_npy(path)
     elif path.suffix == ".csv":
-        raw = read_csv(path)[1]
+        raw = files.read_csv(path)[1]
     elif path.suffix == ".parquet":
-        raw = read_parquet(path)[1]
+        raw = files.read_parquet(path)[1]
     else:
         raise DataError(f"{path} has an unknown suffix; .npy, .csv and .parquet are accepted")
-    inputs = numbers(raw, str(path))
+    inputs = files.numbers(raw, str(path))
     if not len(inputs):
         raise DataError(f"{path} has no rows; at least one is required")
-    check_finite(inputs, str(path))
+    files.check_finite(inputs, str(path))
     return inputs.reshape(len(inputs), -1)
 
 
@@ -207,9 +199,9 @@ def _labelled_file(path: Path) -> Dataset:
     """Return the data of a file; the label is the last column (or, in .npz, found by its name)."""
     columns: tuple[str, ...] = ()
     if path.suffix == ".npz":
-        inputs, labels = read_npz(path, ("inputs", "x"), ("labels", "y"))
+        inputs, labels = files.read_npz(path, ("inputs", "x"), ("labels", "y"))
     elif path.suffix in (".csv", ".parquet"):
-        columns, table = read_csv(path) if path.suffix == ".csv" else read_parquet(path)
+        columns, table = files.read_csv(path) if path.suffix == ".csv" else files.read_parquet(path)
         if table.shape[1] < 2:
             raise DataError(
                 f"{path} has {'one' if table.size else 'no'} column; expected inputs and, last, the label"
@@ -217,7 +209,7 @@ def _labelled_file(path: Path) -> Dataset:
         inputs, labels, columns = table[:, :-1], table[:, -1], columns[:-1]
     else:
         raise DataError(f"{path} has an unknown suffix; {', '.join(FILES)} and folders are accepted")
-    inputs = numbers(inputs, str(path))
+    inputs = files.numbers(inputs, str(path))
     # Columns of a table have different units, pixels the same.
     scaling = "columns" if inputs.ndim == 2 else "common"
     return labelled(path.name, inputs, labels, None, "as in the file", columns, scaling)
@@ -235,8 +227,8 @@ def idx_arrays(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.u
     Raises:
         DataError: see :func:`mnist`.
     """
-    images = read_idx(folder, f"{part}-images-idx3-ubyte", dimensions=3)
-    labels = read_idx(folder, f"{part}-labels-idx1-ubyte", dimensions=1)
+    images = files.read_idx(folder, f"{part}-images-idx3-ubyte", dimensions=3)
+    labels = files.read_idx(folder, f"{part}-labels-idx1-ubyte", dimensions=1)
     if len(images) != len(labels):
         raise DataError(
             f"{folder}: the {part} files hold {len(images)} images and {len(labels)} labels; "

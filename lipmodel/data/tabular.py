@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lipmodel.data.dataset import Dataset, labelled
-from lipmodel.data.files import Array, find_file, read_csv, read_lines
+from lipmodel.data.files import find_file, read_csv, read_lines
 from lipmodel.errors import DataError, MissingExtraError
 
 ADULT_COLUMNS = (
@@ -90,7 +90,13 @@ def adult(folder: Path) -> tuple[Dataset, Dataset]:
     units = "age and hours in years and hours, education in years, gains and losses in $, categories 0 or 1"
 
     def part(rows: list[list[str]], labels: list[int]) -> Dataset:
-        blocks = [_adult_numbers(rows, name) for name in ADULT_NUMBERS]
+        blocks = []
+        for name in ADULT_NUMBERS:
+            index = ADULT_COLUMNS.index(name)
+            try:
+                blocks.append(np.array([[float(row[index])] for row in rows]))
+            except ValueError as error:
+                raise DataError(f"adult: column {name} is not of numbers: {error}") from error
         for name, values in categories.items():
             given = np.array([row[ADULT_COLUMNS.index(name)] for row in rows])
             blocks.append((given[:, None] == np.array(values)).astype(np.float64))
@@ -116,12 +122,3 @@ def _adult_rows(path: Path) -> tuple[list[list[str]], list[int]]:
     if not rows:
         raise DataError(f"{path} has no rows; at least one is required")
     return rows, labels
-
-
-def _adult_numbers(rows: list[list[str]], name: str) -> Array:
-    """Return a column of numbers (N, 1)."""
-    index = ADULT_COLUMNS.index(name)
-    try:
-        return np.array([[float(row[index])] for row in rows], dtype=np.float64)
-    except ValueError as error:
-        raise DataError(f"adult: column {name} is not of numbers: {error}") from error

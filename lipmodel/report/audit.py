@@ -113,12 +113,9 @@ def _witness(witness: Witness, shape: tuple[int, ...]) -> tuple[Any, list[str]]:
 
 
 def _shown(numbers: tuple[float, ...], shape: tuple[int, ...]) -> dict[str, Any]:
-    """Return an input as an image if it is one, else its first coordinates."""
-    image = page.image_url(numbers, _square(shape))
+    """Return an input as an image if it is one, or if it fills a square, else its first coordinates."""
+    side = math.isqrt(len(numbers))
+    if len(shape) == 1 and side**2 == len(numbers) and side >= MIN_SIDE:  # most networks take images as rows
+        shape = (side, side)
+    image = page.image_url(numbers, shape)
     return {"image": image, "values": numbers[:MAX_VALUES], "more": len(numbers) > MAX_VALUES}
-
-
-def _square(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the square that a row of numbers fills, else the shape: most networks take images as rows."""
-    side = math.isqrt(math.prod(shape))
-    return (side, side) if len(shape) == 1 and side**2 == shape[0] and side >= MIN_SIDE else shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lipmodel.audit.findings import AuditReport, PairAudit
+from lipmodel.audit.findings import AuditReport
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.display import certified_percent, percent, rounded, rounded_down, rounded_up
 from lipmodel.evaluate import Accuracies, Evaluation, Interval
@@ -130,7 +130,20 @@ def pair_table(report: AuditReport, count: int, columns: int | None = None) -> T
         "rounding. The estimate, from random points, may err to either side; it is capped at the bound. Last "
         "columns: share of gradients with at least 0.99 of the bound, and median of gradient / bound."
     )
-    rows = [_pair(pair)[:columns] for pair in pairs]
+    rows = []
+    for pair in pairs:
+        estimate, capped = pair.extreme_value_estimate, ", capped at the bound" * pair.extreme_value_capped
+        row = (
+            pair_name(pair.classes),
+            rounded_up(pair.bound),
+            rounded(pair.observed),
+            rounded_down(pair.observed_slope),
+            rounded(pair.tightness, 4),
+            "" if estimate is None else rounded(estimate) + capped,
+            percent(pair.full_gradient_share, 1),
+            rounded(pair.quantiles["0.5"], 3),
+        )
+        rows.append(row[:columns])
     return Table("Scores and differences nearest to their bounds", headings[:columns], rows, note)
 
 
@@ -152,20 +165,6 @@ def model_table(predictor: CertifiedPredictor, rows: Sequence[Row] = ()) -> Tabl
 def pair_name(classes: tuple[str, str | None]) -> str:
     """Return the name of a score or a difference of two."""
     return " − ".join(filter(None, classes))
-
-
-def _pair(pair: PairAudit) -> Row:
-    estimate = pair.extreme_value_estimate
-    return (
-        pair_name(pair.classes),
-        rounded_up(pair.bound),
-        rounded(pair.observed),
-        rounded_down(pair.observed_slope),
-        rounded(pair.tightness, 4),
-        "" if estimate is None else rounded(estimate) + ", capped at the bound" * pair.extreme_value_capped,
-        percent(pair.full_gradient_share, 1),
-        rounded(pair.quantiles["0.5"], 3),
-    )
 
 
 def _clean(part: Accuracies) -> tuple[str, str]:

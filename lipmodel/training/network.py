@@ -58,7 +58,13 @@ def build_network(
     if recipe.body == "convolutional":
         features = _convolutional(layers, recipe, input_shape, size, generator)
     else:
-        features = _dense(layers, recipe, norm, size, generator)
+        features = size
+        for index, units in enumerate(recipe.widths):
+            rows = RowNorm(norm=norm.dual if index == 0 else Norm.ONE)
+            constraint: Constraint = Stiefel() if recipe.constraint == "orthogonal" else rows
+            layers.append(ConstrainedDense(features, units, constraint, generator=generator))
+            layers.append(_activation(recipe, units))
+            features = units
     # Without hidden layers the norm of the features is the norm of the input.
     measured = norm if not recipe.widths else Norm.TWO if recipe.constraint == "orthogonal" else Norm.INF
     if recipe.prototypes is not None:
@@ -75,9 +81,9 @@ def build_network(
             generator=generator,
         )
         return nn.Sequential(*layers, prototypes)
-    rows = NormalisedRows if recipe.head == "normalised" else RowNorm
-    constraint = rows(lipschitz, norm=measured.dual)
-    return nn.Sequential(*layers, LinearHead(features, outputs, constraint, generator=generator))
+    kind = NormalisedRows if recipe.head == "normalised" else RowNorm
+    head = LinearHead(features, outputs, kind(lipschitz, norm=measured.dual), generator=generator)
+    return nn.Sequential(*layers, head)
 
 
 def compare(network: nn.Sequential, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,22 +109,6 @@ def initialise_(network: nn.Sequential, inputs: Tensor, labels: Tensor, generato
             module.place_(inputs, labels, generator)
         else:
             inputs = torch.cat([module(rows) for rows in torch.split(inputs, INITIAL_ROWS)])
-
-
-def _dense(
-    layers: list[nn.Module], recipe: NetworkRecipe, norm: Norm, inputs: int, generator: torch.Generator
-) -> int:
-    """Append dense layers and activations; return the number of features."""
-    for index, units in enumerate(recipe.widths):
-        constraint: Constraint = (
-            Stiefel()
-            if recipe.constraint == "orthogonal"
-            else RowNorm(norm=norm.dual if index == 0 else Norm.ONE)
-        )
-        layers.append(ConstrainedDense(inputs, units, constraint, generator=generator))
-        layers.append(_activation(recipe, units))
-        inputs = units
-    return inputs
 
 
 def _convolutional(

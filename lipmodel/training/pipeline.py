@@ -48,15 +48,13 @@ def export_pipeline(pipeline: Pipeline, path: Path | str, X: Any) -> CertifiedPr
     """Write a fitted pipeline of affine steps and a LipschitzClassifier as one ONNX file for raw rows.
 
     The file is read back, bounded, and compared with the pipeline on X before it is written to the path.
+    Returns the predictor of the file, with the scores of the pipeline and radii in the units of X.
 
     Args:
         pipeline: any of the steps in ``STEPS``, then a LipschitzClassifier.
         path: the ONNX file to write.
         X: (N, d) raw rows, such as the training rows: they set the centre and range of the file's inputs, and
             scores of file and pipeline are compared on them.
-
-    Returns:
-        The predictor of the file, with the scores of the pipeline and radii in the units of X.
 
     Raises:
         TrainingError: a step cannot be folded, or the scores differ from the pipeline's.

@@ -37,6 +37,16 @@ def report(trained: Trained) -> bytes:
         drawings["Decision regions, shaded by certified radius."] = lambda axis: draw_radius_field(
             axis, trained.predictor, recipe.norm, data
         )
+    record, abstentions = trained.record(), (evaluation.radii == 0).sum()
+    bound = rounded_up(record["model"]["bound_global"], 9)
+    facts: list[Row] = [
+        ("size of the file", f"{len(trained.content)} bytes"),
+        ("Lipschitz bound of a score, proved", f"{bound}; requested: {recipe.lipschitz:g}"),
+        ("inputs with nothing certified", f"{abstentions} of {len(data.labels)}"),
+        ("largest difference to torch", f"{trained.largest_difference:.2g} between scores"),
+        ("training", f"{len(trained.history)} epochs in {record['seconds']:.1f} s; seed {recipe.seed}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
+    ]
     order = np.argsort(evaluation.radii, kind="stable")
     return page.render(
         "training",
@@ -55,25 +65,11 @@ def report(trained: Trained) -> bytes:
         columns=data.inputs.shape[1],
         tables=[
             Table("Data", ("", ""), list(trained.summary.items())),
-            model_table(trained.predictor, _model_rows(trained)),
+            model_table(trained.predictor, facts),
         ],
         toml=recipe.to_toml(),
         norm=recipe.norm.symbol,
     )
-
-
-def _model_rows(trained: Trained) -> list[Row]:
-    recipe, record = trained.recipe, trained.record()
-    bound = rounded_up(record["model"]["bound_global"], 9)
-    abstentions = (trained.evaluation.radii == 0).sum()
-    return [
-        ("size of the file", f"{len(trained.content)} bytes"),
-        ("Lipschitz bound of a score, proved", f"{bound}; requested: {recipe.lipschitz:g}"),
-        ("inputs with nothing certified", f"{abstentions} of {len(trained.held_out.labels)}"),
-        ("largest difference to torch", f"{trained.largest_difference:.2g} between scores"),
-        ("training", f"{len(trained.history)} epochs in {record['seconds']:.1f} s; seed {recipe.seed}"),
-        ("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
-    ]
 
 
 def _examples(data: Dataset, evaluation: Evaluation, rows: Any) -> list[dict[str, Any]]:

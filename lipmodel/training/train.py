@@ -41,7 +41,7 @@ def plan(
     data: Path | None = None,
     name: str | None = None,
 ) -> Plan:
-    """Read a recipe and its data, or custom data in place of the recipe's.
+    """Return the plan of a training by a recipe, with its data or custom data in their place.
 
     Args:
         recipe_name: one of ``recipe_names()``, or a ``.toml`` file.
@@ -50,9 +50,6 @@ def plan(
         data: a file or folder of custom data, see ``load_own``; its scaling is chosen by the data unless a
             setting names one.
         name: name of the files written; by default the name of the recipe, or of the custom data's file.
-
-    Returns:
-        The plan of the training.
 
     Raises:
         RecipeError: the recipe, an override or the name is invalid.
@@ -87,9 +84,9 @@ def carry_out(
     samples: int = 0,
     force: bool = False,
 ) -> Trained:
-    """Train, and write NAME.onnx, .json (the record), .png and .html (the report), each atomically.
+    """Train and write NAME.onnx, .json (the record), .png and .html (the report); return the result.
 
-    During the training NAME.checkpoint holds its state.
+    Each file is written atomically. During the training NAME.checkpoint holds its state.
 
     Args:
         planned: the plan of the training.
@@ -99,9 +96,6 @@ def carry_out(
         group: the processes that train together. This process is the first; the others call :func:`follow`.
         samples: number of held-out rows to write to NAME.samples.npz, for the service to show.
         force: replace existing files of that name.
-
-    Returns:
-        The result of the training.
 
     Raises:
         RecipeError: see :func:`train_recipe`; also if the folder is not writable, holds files of that name,

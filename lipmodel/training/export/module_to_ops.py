@@ -16,26 +16,11 @@ from lipmodel.errors import TrainingError
 from lipmodel.network import ops
 from lipmodel.network.window import Shape, Window
 from lipmodel.norms import Array, bound_vector_norm
+from lipmodel.training import convolutions, layers
 from lipmodel.training.activations import AbsoluteValue, GroupSort, Householder, NActivation
 from lipmodel.training.constraints import Constraint, Stiefel, scaled_to_fit
-from lipmodel.training.convolutions import (
-    DIRECTIONS,
-    AOLConv,
-    PointwiseConv,
-    ScaledAveragePool,
-    SpatialShift,
-    almost_orthogonal,
-)
 from lipmodel.training.export.graph_builder import GraphBuilder
 from lipmodel.training.heads import PrototypeHead
-from lipmodel.training.layers import (
-    ConstrainedDense,
-    Monotone,
-    PositionalBias,
-    PrincipalComponents,
-    Residual,
-    Shift,
-)
 
 MAX_SORTING_NETWORK = 8  # larger groups are sorted by TopK: networks of comparators grow as n log² n
 
@@ -66,23 +51,23 @@ def _(module: nn.Sequential, builder: GraphBuilder) -> None:
 
 
 @write.register
-def _(module: Shift, builder: GraphBuilder) -> None:
+def _(module: layers.Shift, builder: GraphBuilder) -> None:
     builder.add(ops.Shift, "shifted", offset=_broadcast(-builder.numbers(module.mean), builder))
 
 
 @write.register
-def _(module: PositionalBias, builder: GraphBuilder) -> None:
+def _(module: layers.PositionalBias, builder: GraphBuilder) -> None:
     builder.add(ops.Shift, "placed", offset=_broadcast(builder.numbers(module.bias), builder))
 
 
 @write.register
-def _(module: PrincipalComponents, builder: GraphBuilder) -> None:
+def _(module: layers.PrincipalComponents, builder: GraphBuilder) -> None:
     builder.expect_units(module, module.directions.shape[1])
     _dense(builder, Stiefel().finish(builder.numbers(module.directions)), None)
 
 
 @write.register
-def _(module: ConstrainedDense, builder: GraphBuilder) -> None:
+def _(module: layers.ConstrainedDense, builder: GraphBuilder) -> None:
     builder.expect_units(module, module.weight.shape[1])
     weight = module.constraint.finish(builder.numbers(module.weight))
     _dense(builder, weight, builder.numbers(module.bias))
@@ -104,7 +89,7 @@ def _(module: PrototypeHead, builder: GraphBuilder) -> None:
 
 
 @write.register
-def _(module: Residual, builder: GraphBuilder) -> None:
+def _(module: layers.Residual, builder: GraphBuilder) -> None:
     share = float(np.float32(builder.numbers(module.share)))
     rest = np.float32(1.0 - share)
     if float(rest) + share > 1.0:
@@ -123,7 +108,7 @@ def _(module: Residual, builder: GraphBuilder) -> None:
 
 
 @write.register
-def _(module: Monotone, builder: GraphBuilder) -> None:
+def _(module: layers.Monotone, builder: GraphBuilder) -> None:
     builder.expect_units(module, module.direction.shape[1])
     start, shape = builder.tensor, builder.shape
     rising = builder.add(ops.Dense, "rising", shape=(1,), weight=builder.numbers(module.direction))
@@ -155,23 +140,23 @@ def _(module: nn.Unflatten, builder: GraphBuilder) -> None:
 
 
 @write.register
-def _(module: PointwiseConv, builder: GraphBuilder) -> None:
+def _(module: convolutions.PointwiseConv, builder: GraphBuilder) -> None:
     kernel = module.constraint.finish(builder.numbers(module.weight))[:, :, None, None]
     _conv(builder, module, kernel, module.bias, module.constraint)
 
 
 @write.register
-def _(module: AOLConv, builder: GraphBuilder) -> None:
-    kernel = builder.numbers(almost_orthogonal(module.free.detach().double()))
+def _(module: convolutions.AOLConv, builder: GraphBuilder) -> None:
+    kernel = builder.numbers(convolutions.almost_orthogonal(module.free.detach().double()))
     _conv(builder, module, kernel, module.bias, Stiefel())
 
 
 @write.register
-def _(module: SpatialShift, builder: GraphBuilder) -> None:
+def _(module: convolutions.SpatialShift, builder: GraphBuilder) -> None:
     builder.expect_image(module)
     places = np.arange(int(np.prod(builder.shape))).reshape(builder.shape)
     part = int(module.share * builder.shape[0])
-    for group, (by, axis) in enumerate(DIRECTIONS):
+    for group, (by, axis) in enumerate(convolutions.DIRECTIONS):
         moved = slice(group * part, (group + 1) * part)
         places[moved] = np.roll(places[moved], by, axis - 1)
     # One permutation of all entries, 1-Lipschitz in every norm; slices and a Concat would be bounded by √2.
@@ -204,7 +189,7 @@ def _(module: nn.MaxPool2d, builder: GraphBuilder) -> None:
 
 
 @write.register
-def _(module: ScaledAveragePool, builder: GraphBuilder) -> None:
+def _(module: convolutions.ScaledAveragePool, builder: GraphBuilder) -> None:
     size = _pair(module.size)
     builder.expect_image(module, blocks=module.size)
     window = _window(builder.shape, size, size, (0, 0))
@@ -271,9 +256,9 @@ def _(module: Householder, builder: GraphBuilder) -> None:
     turn = np.block([[cosine, sine], [sine, -cosine]])  # symmetric, and its own inverse
     slope = np.repeat([1.0, -1.0], len(half))
     turned = Stiefel().finish(turn)
-    _linear(builder, module, turned, None)
+    _linear(builder, module, turned)
     builder.add(ops.LeakyRelu, "absolute", slope=_by_unit(slope, builder))
-    _linear(builder, module, turned.T, None)
+    _linear(builder, module, turned.T)
 
 
 @write.register
@@ -300,11 +285,11 @@ def _dense(builder: GraphBuilder, weight: Array, bias: Array | None) -> None:
     builder.add(ops.Dense, "dense", shape=(len(weight),), weight=weight, bias=bias)
 
 
-def _linear(builder: GraphBuilder, module: nn.Module, weight: Array, bias: Array | None) -> None:
+def _linear(builder: GraphBuilder, module: nn.Module, weight: Array) -> None:
     """Append a Dense over units; for images, the matrix at each position as a 1×1 convolution."""
     if len(builder.shape) == 1:
         builder.expect_units(module, weight.shape[1])
-        builder.add(ops.Dense, "dense", shape=(len(weight),), weight=weight, bias=bias)
+        builder.add(ops.Dense, "dense", shape=(len(weight),), weight=weight)
     else:
         _conv(builder, module, weight[:, :, None, None], None, Stiefel())
 
