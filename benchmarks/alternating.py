@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import binom
 
 from benchmarks.lipserve import ROOT
+from benchmarks.tables import markdown
 
 TREES = ("before", "now")
 ROUNDS = 10
@@ -54,12 +55,12 @@ def ratio(pairs: list[tuple[float, float]]) -> tuple[float, float, float]:
 
 def table(found: Pairs, unit: str) -> str:
     """Return Markdown: medians, and the ratio of each cost."""
-    lines = [f"| {unit} | before | now | ratio | 95% interval |", "|---|---|---|---|---|"]
+    rows = []
     for name, pairs in found.items():
         middle, low, high = ratio(pairs)
         before, now = np.median(pairs, axis=0)
-        lines.append(f"| {name} | {before:.4g} | {now:.4g} | {middle:.3f} | {low:.3f} to {high:.3f} |")
-    return "\n".join(lines)
+        rows.append((name, f"{before:.4g}", f"{now:.4g}", f"{middle:.3f}", f"{low:.3f} to {high:.3f}"))
+    return markdown((unit, "before", "now", "ratio", "95% interval"), rows)
 
 
 def environment(tree: Path) -> dict[str, str]:

@@ -30,6 +30,7 @@ from benchmarks import ours
 from benchmarks.alternating import ROUNDS, Pairs, baseline_option, environments, in_rounds
 from benchmarks.alternating import table as ratios
 from benchmarks.lipserve import raw_request
+from benchmarks.tables import markdown
 from benchmarks.wire import PREDICT, PREDICT_NPY, V2_BINARY, V2_JSON, Array, Wire
 from lipmodel.certify.predictor import CertifiedPredictor
 from service.app import create_app
@@ -126,14 +127,8 @@ async def _measure(model: str, content: bytes, execution: str, rows: int, turns:
             parts |= {wire.name: request(server, wire, inputs, key) for wire in WIRES}
             taken = await in_turns(parts, turns)
     radius = median(b - a for a, b in zip(taken["scores"], taken["answer"], strict=True))
-    return Cost(
-        model,
-        execution,
-        rows,
-        median(taken["scores"]),
-        radius,
-        {w.name: median(taken[w.name]) for w in WIRES},
-    )
+    requests = {wire.name: median(taken[wire.name]) for wire in WIRES}
+    return Cost(model, execution, rows, median(taken["scores"]), radius, requests)
 
 
 class Wires(asyncio.Transport):
@@ -199,18 +194,13 @@ async def in_turns(parts: dict[str, Callable[[], Awaitable[None]]], turns: int) 
 def table(costs: list[Cost]) -> str:
     """Return the costs as Markdown."""
     names = [wire.name for wire in WIRES]
-    lines = ["CPU in process, µs:", ""]
-    lines.append(
-        f"| model | execution | rows | scores | radius adds | {' | '.join(names)} | radius's share |"
-    )
-    lines.append("|---" * (6 + len(names)) + "|")
+    headings = ("model", "execution", "rows", "scores", "radius adds", *names, "radius's share")
+    rows = []
     for cost in costs:
-        requests = " | ".join(f"{cost.requests[name]:.0f}" for name in names)
-        lines.append(
-            f"| {cost.model} | {cost.execution} | {cost.rows} | {cost.scores:.1f} | {cost.radius:.1f} "
-            f"| {requests} | {cost.share:.1%} |"
-        )
-    return "\n".join(lines)
+        requests = (f"{cost.requests[name]:.0f}" for name in names)
+        parts = f"{cost.scores:.1f}", f"{cost.radius:.1f}", *requests, f"{cost.share:.1%}"
+        rows.append((cost.model, cost.execution, cost.rows, *parts))
+    return f"CPU in process, µs:\n\n{markdown(headings, rows)}"
 
 
 def against(baseline: Path, model: str, content: bytes, rounds: int) -> Pairs:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
+from benchmarks.tables import markdown
+
 
 @dataclass(frozen=True)
 class Row:
@@ -59,33 +61,25 @@ def figures(rows: Sequence[Row]) -> str:
     for model in dict.fromkeys(row.model for row in rows):
         mine = [row for row in rows if row.model == model]
         loads = list(dict.fromkeys(row.load for row in mine))
-        lines = [f"{model}: requests/s (p50/p99 ms) CPU µs/request", ""]
-        lines.append(f"| server | wire | {' | '.join(loads)} | RSS MiB |")
-        lines.append("|---" * (3 + len(loads)) + "|")
+        lines = []
         for server, wire in dict.fromkeys((row.server, row.wire) for row in mine):
             found = {row.load: row for row in mine if (row.server, row.wire) == (server, wire)}
-            cells = " | ".join(_cell(found[load]) if load in found else "" for load in loads)
-            resident = max(row.resident_mib for row in found.values())
-            lines.append(f"| {server} | {wire} | {cells} | {resident:.0f} |")
-        parts.append("\n".join(lines))
+            cells = [_cell(found[load]) if load in found else "" for load in loads]
+            lines.append((server, wire, *cells, f"{max(row.resident_mib for row in found.values()):.0f}"))
+        title = f"{model}: requests/s (p50/p99 ms) CPU µs/request"
+        parts.append(f"{title}\n\n{markdown(('server', 'wire', *loads, 'RSS MiB'), lines)}")
     return "\n\n".join(parts)
 
 
 def _cell(row: Row) -> str:
-    rate = (
-        f"{row.requests_per_second:.0f}"
-        if row.requests_per_second >= 100
-        else f"{row.requests_per_second:.1f}"
-    )
+    rate = f"{row.requests_per_second:.{0 if row.requests_per_second >= 100 else 1}f}"
     return f"{rate} ({row.p50_ms:.1f}/{row.p99_ms:.1f}) {row.cpu_us:.0f}"
 
 
 def ratios(rows: Sequence[Row]) -> str:
     """Return a table of ours with one worker over the best peer: in the same encoding, and in any."""
-    lines = [
-        "| model | load | | ours | best peer, same encoding | ratio | best peer | ratio |",
-        "|---" * 8 + "|",
-    ]
+    headings = ("model", "load", "", "ours", "best peer, same encoding", "ratio", "best peer", "ratio")
+    lines = []
     for model, load, binary in dict.fromkeys((row.model, row.load, row.binary) for row in rows):
         mine = [row for row in rows if (row.model, row.load) == (model, load)]
         peers = [row for row in mine if row.kind == "peer"]
@@ -93,18 +87,13 @@ def ratios(rows: Sequence[Row]) -> str:
         same_encoding, best = _best(row for row in peers if row.binary == binary), _best(peers)
         if ours is None:
             continue
-        cells = " | ".join(
-            f"{peer.server}, {peer.wire}: {peer.requests_per_second:.0f} "
-            f"| {ours.requests_per_second / peer.requests_per_second:.2f}"
-            if peer
-            else " | "
-            for peer in (same_encoding, best)
-        )
-        encoding = "binary" if binary else "JSON"
-        lines.append(
-            f"| {model} | {load} | {encoding} | {ours.wire}: {ours.requests_per_second:.0f} | {cells} |"
-        )
-    return "\n".join(lines)
+        rate, cells = ours.requests_per_second, []
+        for peer in (same_encoding, best):
+            other = peer.requests_per_second if peer else 0.0
+            named = f"{peer.server}, {peer.wire}: {other:.0f}" if peer else ""
+            cells += [named, f"{rate / other:.2f}" if peer else ""]
+        lines.append((model, load, "binary" if binary else "JSON", f"{ours.wire}: {rate:.0f}", *cells))
+    return markdown(headings, lines)
 
 
 def _best(rows: Iterable[Row]) -> Row | None:
@@ -114,8 +103,9 @@ def _best(rows: Iterable[Row]) -> Row | None:
 def against_one(rows: Sequence[Row], server: str) -> str:
     """Return a table of another configuration of ours over lipserve with one worker in float64, by wire."""
     plain = {(r.model, r.load, r.wire): r.requests_per_second for r in rows if r.server == "lipserve"}
-    lines = [f"| {server} / lipserve | load | wire | ratio |", "|---" * 4 + "|"]
-    for row in rows:
-        if row.server == server and (other := plain.get((row.model, row.load, row.wire))):
-            lines.append(f"| {row.model} | {row.load} | {row.wire} | {row.requests_per_second / other:.2f} |")
-    return "\n".join(lines) if len(lines) > 2 else ""
+    lines = [
+        (row.model, row.load, row.wire, f"{row.requests_per_second / other:.2f}")
+        for row in rows
+        if row.server == server and (other := plain.get((row.model, row.load, row.wire)))
+    ]
+    return markdown((f"{server} / lipserve", "load", "wire", "ratio"), lines) if lines else ""

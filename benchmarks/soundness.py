@@ -9,15 +9,15 @@ rule of ours is violated, where a suite breaks no naive rule, or where too littl
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 from sklearn.datasets import load_digits
 
+from benchmarks.lipserve import EXAMPLES
 from lipmodel.certify.lipschitz import bound_lipschitz
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.radius import RadiusRule
@@ -26,8 +26,6 @@ from lipmodel.norms import Norm
 from tests.networks import float32, groupsort_net, to_file
 from tests.soundness import nets, suites
 from tests.soundness.rules import DOUBLE, NAIVE, OURS, OURS_SINGLE, PORTABLE, RULES, Subject
-
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "models"
 
 
 def main() -> int:
@@ -39,16 +37,12 @@ def main() -> int:
     start = time.monotonic()
     jobs = [(suite, net) for suite in suites.SUITES for net in suites.nets_of(suite)]
     with ProcessPoolExecutor(options.workers) as pool:
-        counts = itertools.repeat(options.count)
-        results = dict(zip(jobs, pool.map(_run, *zip(*jobs, strict=True), counts), strict=True))
+        run = partial(suites.run, count=options.count)
+        results = dict(zip(jobs, pool.map(run, *zip(*jobs, strict=True)), strict=True))
     failed = _print_suites(results)
     print(f"\n{time.monotonic() - start:.0f} s for the suites with {options.workers} processes\n")
     _print_costs()
     return 1 if failed else 0
-
-
-def _run(suite, net, count):
-    return suites.run(suite, net, count=count)
 
 
 def _print_suites(results):

@@ -32,6 +32,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import beta
 from torch import nn
 
 from benchmarks.tables import show, write
@@ -120,39 +121,17 @@ def cached(title, make):
 # --- the methods -------------------------------------------------------------------------------
 
 
-class Smoothing:
-    """Randomised smoothing as in Cohen et al. 2019, Certify: Gaussian noise, 10,000 samples, α = 0.001."""
+def smoothing(predictor, sigma, samples=10_000, alpha=0.001):
+    """Return radii by randomised smoothing as in Cohen et al. 2019, Certify, with Gaussian noise."""
+    rng = np.random.default_rng(0)
 
-    def __init__(self, predictor, sigma, samples=10_000):
-        self.predictor, self.sigma, self.samples = predictor, sigma, samples
-        self.rng = np.random.default_rng(0)
+    def radius(x, label):
+        noise = rng.normal(size=(samples, len(x))) * sigma
+        hits = int((predictor.predict(x + noise).radii.label == label).sum())
+        share = float(beta.ppf(alpha, hits, samples - hits + 1)) if hits else 0.0  # Clopper, Pearson 1934
+        return sigma * statistics.NormalDist().inv_cdf(share) if share > 0.5 else 0.0
 
-    def radius(self, x, label):
-        """Return the radius about x if the label is the likelier one there, else 0."""
-        noise = self.rng.normal(size=(self.samples, len(x))) * self.sigma
-        labels = self.predictor.predict(x + noise).radii.label
-        hits = int((labels == label).sum())
-        share = 0.001 ** (1 / self.samples) if hits == self.samples else clopper_pearson(hits, self.samples)
-        return self.sigma * statistics.NormalDist().inv_cdf(share) if share > 0.5 else 0.0
-
-
-def clopper_pearson(hits, samples, alpha=0.001):
-    """Return the exact lower confidence bound p of a share: so many hits or more have probability α at p."""
-    low, high = 0.0, hits / samples
-    logs = [
-        math.lgamma(samples + 1) - math.lgamma(k + 1) - math.lgamma(samples - k + 1)
-        for k in range(hits, samples + 1)
-    ]
-    for _ in range(50):
-        p = (low + high) / 2
-        if p in (low, high):
-            break
-        terms = (
-            c + k * math.log(p) + (samples - k) * math.log1p(-p)
-            for c, k in zip(logs, range(hits, samples + 1), strict=True)
-        )
-        low, high = (p, high) if math.fsum(math.exp(t) for t in terms) < alpha else (low, p)
-    return low
+    return radius
 
 
 class Crown:
@@ -298,8 +277,8 @@ def measure(title, points, peers):
             low = np.array([r for r, _ in runs])  # the second never proves less than the first
             result[key] = (low / attacked[:rows], np.median([s for _, s in runs]))
     if norm is Norm.TWO:
-        smoothing = Smoothing(predictor, sigma=float(np.median(attacked)) / 2)
-        runs = [timed(smoothing.radius, *args) for args in zip(x, label, strict=True)]
+        smooth = smoothing(predictor, sigma=float(np.median(attacked)) / 2)
+        runs = [timed(smooth, *args) for args in zip(x, label, strict=True)]
         result["smoothing"] = (np.array([r for r, _ in runs]) / attacked, np.median([s for _, s in runs]))
     return {
         "network": title,
