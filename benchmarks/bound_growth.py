@@ -116,21 +116,12 @@ def main(file: Path | None, norm: Norm, parameters: tuple[float, ...]) -> None:
             with tempfile.TemporaryDirectory() as name:
                 path, width = Path(name) / "net.onnx", width_of(wanted)
                 count = write_network(path, width, kind)
-                command = [
-                    sys.executable,
-                    "-m",
-                    "benchmarks.bound_growth",
-                    str(path),
-                    "--norm",
-                    measured.value,
-                ]
+                command = [sys.executable, "-m", "benchmarks.bound_growth", path, "--norm", measured.value]
                 found = {"count": count} | json.loads(subprocess.check_output(command))
-            grown = {
-                step: f"{math.log(found[step] / before[step]) / math.log(count / before['count']):.2f}"
-                if before
-                else ""
-                for step in ("bound", "rounding")
-            }
+            grown = dict.fromkeys(("bound", "rounding"), "")
+            for step in grown if before else ():
+                exponent = math.log(found[step] / before[step]) / math.log(count / before["count"])
+                grown[step] = f"{exponent:.2f}"
             print(f"| {count:,} | {width} | {found['read']:.2f} | {found['bound']:.3f} | {grown['bound']} "
                   f"| {found['rounding']:.3f} | {grown['rounding']} | {found['read_mib']:.0f} "
                   f"| {found['mib']:.0f} | {1e3 * found['row']:.1f} |",

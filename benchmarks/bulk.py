@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -68,12 +69,9 @@ def ray_workers() -> list[int]:
     """Return the ids of Ray's worker processes."""
     found = []
     for command in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            content = command.read_bytes()
-        except OSError:
-            continue
-        if b"ray::" in content and b"Worker" in content:
-            found.append(int(command.parent.name))
+        with suppress(OSError):
+            if b"ray::" in (content := command.read_bytes()) and b"Worker" in content:
+                found.append(int(command.parent.name))
     return found
 
 
@@ -133,16 +131,14 @@ def main(rows: int, engines: tuple[str, ...]) -> None:
         limit = in_memory(content)
         print("| engine | s | rows/s | of one process in memory |\n|---|---|---|---|")
         print(f"| one process, in memory | {rows / limit:.1f} | {limit:,.0f} | 1.00 |", flush=True)
-        for engine in engines:
-            seconds = run(folder, folder / engine, engine)
+        runs = {engine: engine for engine in engines}
+        runs |= {"ray, a worker killed": "killed"} if "ray" in engines else {}
+        for title, out in runs.items():
+            kill = out == "killed"
+            seconds = run(folder, folder / out, "ray" if kill else out, kill=kill)
             speed = rows / seconds
-            print(f"| {engine} | {seconds:.1f} | {speed:,.0f} | {speed / limit:.2f} |", flush=True)
+            print(f"| {title} | {seconds:.1f} | {speed:,.0f} | {speed / limit:.2f} |", flush=True)
         if "ray" in engines:
-            seconds = run(folder, folder / "killed", "ray", kill=True)
-            speed = rows / seconds
-            print(
-                f"| ray, a worker killed | {seconds:.1f} | {speed:,.0f} | {speed / limit:.2f} |", flush=True
-            )
             for engine in ("ray", "killed"):
                 check(folder / engines[0], folder / engine, rows)
             print(f"\nAll {rows:,} rows have one result, and the files are the same byte for byte.")

@@ -12,6 +12,7 @@ import base64
 import hashlib
 import inspect
 import io
+import itertools
 import json
 import os
 import re
@@ -284,14 +285,9 @@ def service_command() -> click.Group:
     """Return the command behind ``lipserve``, wherever it is defined."""
     from service.__main__ import main
 
-    found: list[click.Group] = []
-
-    def remember(command: click.Group) -> None:
-        found.append(command)
-
-    with patch.object(click.Command, "__call__", remember):
+    with patch.object(click.Command, "__call__", autospec=True) as called:
         main()
-    return found[0]
+    return called.call_args.args[0]
 
 
 def nested(info: Values, path: str = "") -> dict[str, Values]:
@@ -479,18 +475,9 @@ class Exchanges:
             {"epsilon": "a"},
             {"tighten": "yes"},
         ]
-        inputs: list[Any] = [
-            None,
-            [],
-            3,
-            [[1]],
-            [[1, 2, 3]],
-            [["a", 2]],
-            [[1e39, 0]],
-            [[True, 2]],
-            [[None, 2]],
-        ]
-        more += [{"quick": True}, *({"inputs": x} for x in (*inputs, [[0.5, 1]] * 51))]
+        inputs: list[Any] = [None, [], 3, [[1]], [[1, 2, 3]], [[0.5, 1]] * 51]
+        inputs += [[row] for row in (["a", 2], [1e39, 0], [True, 2], [None, 2])]
+        more += [{"quick": True}, *({"inputs": x} for x in inputs)]
         for body in ([], {}, *({"inputs": [[1, 2]]} | part for part in more)):
             yield self._ask("POST", f"{model}/predict", json=body)
         tensor = {"name": "input", "shape": [1, 2], "datatype": "FP32", "data": [0.0, 1.0]}
@@ -573,13 +560,8 @@ class Exchanges:
     def _changes(self) -> Found:
         model = "/v1/models/new"
         first, other = (Path(f"models/{name}.onnx").read_bytes() for name in ("made-groupsort", "two-moons"))
-        for query, content in (
-            ("", b"garbage"),
-            ("", first),
-            ("", first),
-            ("", other),
-            ("?force=true", other),
-        ):
+        contents = (b"garbage", first, first, other, other)
+        for query, content in zip(("", "", "", "", "?force=true"), contents, strict=True):
             yield self._ask("PUT", model + query, content=content, headers=BINARY)
         for label, version in (("canary", 1), ("latest", 1), ("none", 9), ("1", 1)):
             yield self._ask("PUT", f"{model}/labels/{label}", json={"version": version})
@@ -624,10 +606,8 @@ def main() -> None:
     for title, section in SECTIONS.items():
         begun, values = time.monotonic(), found.setdefault(title, {})
         for name, value in section(tree):
-            count = 1
-            while (again := f"{name} ({count})" if count > 1 else name) in values:
-                count += 1
-            values[again] = value
+            numbered = itertools.chain([name], (f"{name} ({number})" for number in itertools.count(2)))
+            values[next(free for free in numbered if free not in values)] = value
         print(f"{title}: {len(values)} in {time.monotonic() - begun:.0f} s", file=sys.stderr)
     Path("found.json").write_text(json.dumps(found))
 

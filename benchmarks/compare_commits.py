@@ -72,10 +72,8 @@ def found_of(trees: list[Path], work: Path) -> list[dict[str, Values]]:
         shutil.copytree(work / "models", place / "models")
         shutil.copy(work / "signing.json", place)
     command = [sys.executable, "-P", commit_answers.__file__]
-    running = [
-        subprocess.Popen([*command, str(place)], env=environment, cwd=work)
-        for place, environment in zip(places, environments, strict=True)
-    ]
+    given = zip(places, environments, strict=True)
+    running = [subprocess.Popen([*command, place], env=variables, cwd=work) for place, variables in given]
     statuses = [process.wait() for process in running]
     if any(statuses):
         raise SystemExit("a tree could not be looked at")

@@ -28,7 +28,7 @@ import numpy as np
 
 from benchmarks.lipserve import Lipserve, clients
 from benchmarks.processes import resident_bytes
-from fuzz.sizes import model, node, varint
+from fuzz.sizes import chain, model, node, varint
 from tests.networks import groupsort_net, to_file
 
 HANGS, GOOD, ALL = 20, 20, 200
@@ -46,19 +46,14 @@ def division(number: int) -> bytes:
 
 def split(number: int) -> bytes:
     """Split a constant into too few parts, which ends the process natively (SIGABRT)."""
-    nodes = [
-        node("Split", ["a"], ["c", "d"], num_outputs=7),
-        node("Gemm", ["x", "c"], ["y"]),
-    ]
+    nodes = [node("Split", ["a"], ["c", "d"], num_outputs=7), node("Gemm", ["x", "c"], ["y"])]
     return model(nodes, {"a": np.full((4, 2), number, dtype=np.float32)}, ("N", 2))
 
 
-def chain(number: int) -> bytes:
+def powers(number: int) -> bytes:
     """Multiply a shape by itself repeatedly."""
-    nodes = [node("Shape", ["x"], ["s0"])]
-    nodes += [node("Mul", [f"s{i}", f"s{i}"], [f"s{i + 1}"]) for i in range(40 + number)]
-    nodes += [node("Reshape", ["x", f"s{40 + number}"], ["y"])]
-    return model(nodes, shape=("N", 2))
+    ends = node("Shape", ["x"], ["s"]), node("Reshape", ["x", f"t{40 + number}"], ["y"])
+    return model([ends[0], *chain("Mul", "s", 40 + number), ends[1]], shape=("N", 2))
 
 
 def bomb(number: int) -> bytes:
@@ -101,9 +96,8 @@ def convolutions(number: int) -> bytes:
     rng, channels, side = np.random.default_rng(number), 8, 128
     nodes, constants, last = [], {}, "x"
     for i in range(12):
-        constants[f"k{i}"] = (
-            rng.normal(size=(channels, 1 if i == 0 else channels, 3, 3)).astype(np.float32) / 9
-        )
+        kernel = rng.normal(size=(channels, channels if i else 1, 3, 3))
+        constants[f"k{i}"] = kernel.astype(np.float32) / 9
         nodes.append(node("Conv", [last, f"k{i}"], [f"c{i}"], pads=[1, 1, 1, 1]))
         nodes.append(node("Relu", [f"c{i}"], [f"r{i}"]))
         last = f"r{i}"
@@ -118,7 +112,7 @@ def good(number: int) -> bytes:
     return to_file(groupsort_net((2, 64, 64), 1, seed=number))
 
 
-QUICK = (division, split, chain, bomb, wide, nested, truncated, garbage)
+QUICK = (division, split, powers, bomb, wide, nested, truncated, garbage)
 
 
 def hostile() -> Iterator[tuple[str, bytes]]:
@@ -216,9 +210,7 @@ def main(check_seconds: float) -> None:
         left = Counter(model["status"] for model in service.statuses().values())
         print(f"started again: {GOOD} served after {seconds:.1f} s, {left['checking']} being checked then")
         seconds = service.until("refused", ALL, END_SECONDS)
-        reasons = {
-            model["name"]: model["reason"] for model in service.statuses().values() if model.get("reason")
-        }
+        reasons = {name: model["reason"] for name, model in service.statuses().items() if model.get("reason")}
         print(f"{len(reasons)} refused after {seconds:.0f} s; the serving process: "
               f"{service.max_bytes / 2**20:.0f} MiB at most")  # fmt: skip
         shown = Counter((name.split("-")[1], reason[:100]) for name, reason in sorted(reasons.items()))

@@ -41,12 +41,8 @@ class Ours:
 
         def answers(x: Array) -> Answers:
             found = predictor.predict(x, execution=DTYPES[self.execution])
-            radii = found.radii
-            return {
-                "scores": found.scores,
-                "label_index": radii.label,
-                "certified_radius": radii.certified_radius,
-            }
+            label, radius = found.radii.label, found.radii.certified_radius
+            return {"scores": found.scores, "label_index": label, "certified_radius": radius}
 
         return answers
 

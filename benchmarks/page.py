@@ -53,14 +53,12 @@ def served(count: int) -> Iterator[str]:
 
 def first_view(browser: Any, url: str) -> float:
     """Return the milliseconds until every model is shown, with an empty cache."""
-    context = browser.new_context(**LOOKS["light"])
-    page = context.new_page()
-    begun = time.perf_counter()
-    page.goto(url, wait_until="commit")
-    page.locator(".card h2").nth(MODELS - 1).wait_for()
-    milliseconds = 1000 * (time.perf_counter() - begun)
-    context.close()
-    return milliseconds
+    with browser.new_context(**LOOKS["light"]) as context:
+        page = context.new_page()
+        begun = time.perf_counter()
+        page.goto(url, wait_until="commit")
+        page.locator(".card h2").nth(MODELS - 1).wait_for()
+        return 1000 * (time.perf_counter() - begun)
 
 
 def dragged(browser: Any, url: str) -> float:

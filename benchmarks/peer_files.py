@@ -49,32 +49,14 @@ class MaxMin(nn.Module):
 def networks() -> Iterator[tuple[str, Norm, Any, tuple[int, ...]]]:
     """Yield name, norm of the claim, network and shape of an input."""
     linear, free = torchlip.SpectralLinear, {"eps_bjorck": None}
-    yield (
-        "deel-torchlip, Björck",
-        Norm.TWO,
-        torchlip.Sequential(
-            linear(8, 32), torchlip.GroupSort2(), linear(32, 32), torchlip.FullSort(), linear(32, 1)
-        ),
-        (8,),
-    )
-    yield (
-        "deel-torchlip, eps_bjorck=None",
-        Norm.TWO,
-        torchlip.Sequential(
-            linear(8, 32, **free), torchlip.GroupSort2(), linear(32, 32, **free), torchlip.GroupSort2(),
-            linear(32, 1, **free),
-        ),
-        (8,),
-    )  # fmt: skip
-    yield (
-        "deel-torchlip, convolution",
-        Norm.TWO,
-        torchlip.Sequential(
-            torchlip.SpectralConv2d(1, 8, (3, 3), padding=1), torchlip.GroupSort2(),
-            torchlip.ScaledAvgPool2d((2, 2)), nn.Flatten(), linear(128, 1),
-        ),
-        (1, 8, 8),
-    )  # fmt: skip
+    layers: list[Any] = [linear(8, 32), torchlip.GroupSort2(), linear(32, 32), torchlip.FullSort()]
+    yield "deel-torchlip, Björck", Norm.TWO, torchlip.Sequential(*layers, linear(32, 1)), (8,)
+    layers = [linear(8, 32, **free), torchlip.GroupSort2(), linear(32, 32, **free), torchlip.GroupSort2()]
+    network = torchlip.Sequential(*layers, linear(32, 1, **free))
+    yield "deel-torchlip, eps_bjorck=None", Norm.TWO, network, (8,)
+    layers = [torchlip.SpectralConv2d(1, 8, (3, 3), padding=1), torchlip.GroupSort2()]
+    layers += [torchlip.ScaledAvgPool2d((2, 2)), nn.Flatten(), linear(128, 1)]
+    yield "deel-torchlip, convolution", Norm.TWO, torchlip.Sequential(*layers), (1, 8, 8)
     body = [
         lmn.LipschitzLinear(8, 32, kind="one-inf"), lmn.GroupSort(16),
         lmn.LipschitzLinear(32, 32, kind="inf"), lmn.GroupSort(16), lmn.LipschitzLinear(32, 1, kind="inf"),
@@ -109,9 +91,8 @@ def dynamo(network: Any, x: Any, path: Path) -> None:
 def torchscript(network: Any, x: Any, path: Path) -> None:
     """Export by the older exporter, TorchScript."""
     names: dict[str, Any] = {"input_names": ["x"], "output_names": ["y"]}
-    torch.onnx.export(
-        network, (x,), str(path), dynamo=False, dynamic_axes={"x": {0: "b"}, "y": {0: "b"}}, **names
-    )
+    names["dynamic_axes"] = {"x": {0: "b"}, "y": {0: "b"}}
+    torch.onnx.export(network, (x,), str(path), dynamo=False, **names)
 
 
 def folded(network: Any, x: Any, path: Path) -> None:

@@ -36,15 +36,15 @@ from scipy.stats import beta
 from torch import nn
 
 from benchmarks.tables import show, write
+from fuzz.sizes import model, node
 from lipmodel.audit.attacks.attack import AttackTask
 from lipmodel.audit.attacks.registry import find_nearest
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.data.load import load_parts
 from lipmodel.network import ops
-from lipmodel.network.writer import to_bytes, write_model
 from lipmodel.norms import Norm
-from lipmodel.training.losses import LOSSES
+from lipmodel.training.losses import MultiClassHinge
 from lipmodel.training.recipes import load_recipe
 from lipmodel.training.train import train_recipe
 
@@ -78,19 +78,17 @@ def plain_net():
             optimiser.zero_grad()
             nn.functional.cross_entropy(net(x[rows]), y[rows]).backward()
             optimiser.step()
-    layers, before = [], "input"
+    nodes, constants, last = [], {}, "x"
     for index, layer in enumerate(net):
-        name = "scores" if index == len(net) - 1 else f"t{index}"
         if isinstance(layer, nn.Linear):
-            weight, bias = (p.detach().double().numpy() for p in (layer.weight, layer.bias))
-            layers.append(
-                ops.Dense(output=name, inputs=(before,), shape=(len(weight),), weight=weight, bias=bias)
-            )
+            constants |= {
+                f"w{index}": layer.weight.detach().numpy(),
+                f"b{index}": layer.bias.detach().numpy(),
+            }
+            nodes.append(node("Gemm", [last, f"w{index}", f"b{index}"], [last := f"t{index}"], transB=1))
         else:
-            layers.append(ops.Clip(output=name, inputs=(before,), shape=(64,), low=np.zeros(())))
-        before = name
-    graph = ops.Graph(input="input", input_shape=(64,), ops=tuple(layers), output="scores")
-    return to_bytes(write_model(graph, np.float32))
+            nodes.append(node("Relu", [last], [last := f"t{index}"]))
+    return model(nodes, constants, ("N", 64), (last,))
 
 
 NETS = {
@@ -98,11 +96,7 @@ NETS = {
     "two-moons linf": ("two-moons", "inf", lambda: recipe_net("two-moons", "inf")),
     "digits l2": ("digits", "2", lambda: recipe_net("digits", "2")),
     "digits linf": ("digits", "inf", lambda: recipe_net("digits", "inf")),
-    "digits linf, hinge": (
-        "digits",
-        "inf",
-        lambda: recipe_net("digits", "inf", loss=LOSSES["multiclass-hinge"](0.1)),
-    ),
+    "digits linf, hinge": ("digits", "inf", lambda: recipe_net("digits", "inf", loss=MultiClassHinge(0.1))),
     "digits ReLU l2": ("digits", "2", lambda: recipe_net("digits", "2", activation="relu")),
     "digits plain ReLU l2": ("digits", "2", plain_net),
     "digits plain ReLU linf": ("digits", "inf", plain_net),
@@ -306,14 +300,12 @@ def main():
         rows.append(measure(title, args.points, version))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     methods = ["lipschitz", "local", "crown", "alpha-crown", "smoothing"]
-    shown = [
-        {"network": row["network"], "points": row["points"]}
-        | {
-            m: f"{row['ratio'][m]:.3f} · {row['seconds'][m]:.2g}" if m in row["ratio"] else "–"
-            for m in methods
-        }
-        for row in rows
-    ]
+    shown = []
+    for row in rows:
+        both = ((row["ratio"].get(method), row["seconds"].get(method)) for method in methods)
+        cells = ("–" if ratio is None else f"{ratio:.3f} · {seconds:.2g}" for ratio, seconds in both)
+        named = {"network": row["network"], "points": row["points"]}
+        shown.append(named | dict(zip(methods, cells, strict=True)))
     version = f"auto_LiRPA {version}; α-CROWN on the first {ALPHA_POINTS} points"
     show(f"median radius / best attack · seconds a point ({version})", shown)
     write(args.json, rows)

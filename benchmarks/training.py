@@ -103,16 +103,6 @@ def monotonic(width):
     return body(first, rest, rest, width)
 
 
-def spectral(inputs, outputs):
-    """Return a layer by torch's spectral_norm."""
-    return parametrizations.spectral_norm(nn.Linear(inputs, outputs))
-
-
-def orthogonal(inputs, outputs):
-    """Return a layer by torch's orthogonal."""
-    return parametrizations.orthogonal(nn.Linear(inputs, outputs))
-
-
 NETWORKS = {
     "ReLU, no constraint": alike(nn.Linear, nn.ReLU),
     PLAIN: alike(nn.Linear),
@@ -124,8 +114,8 @@ NETWORKS = {
     "orthogonium, Björck": alike(OrthoLinear),
     "orthogonium, Cholesky": alike(partial(OrthoLinear, ortho_params=CHOLESKY_ORTHO_PARAMS)),
     "monotonicnetworks": monotonic,
-    "torch, spectral_norm": alike(spectral),
-    "torch, orthogonal": alike(orthogonal),
+    "torch, spectral_norm": alike(lambda n, m: parametrizations.spectral_norm(nn.Linear(n, m))),
+    "torch, orthogonal": alike(lambda n, m: parametrizations.orthogonal(nn.Linear(n, m))),
 }
 COLUMNS = {
     "step × GroupSort": ("step", ".2f"),
@@ -243,14 +233,11 @@ def accuracy(name, x, y, folds, schedule, loss):
             scores = predictor.predict(x.double().numpy()).scores
             assert np.abs(scores - network(x).numpy()).max() < 1e-3, "the file is another network"
         measured = evaluate(predictor, x[~inside].double().numpy(), y[~inside].numpy(), Norm.TWO, [EPSILON])
-        results.append(
-            (
-                measured.clean_accuracy,
-                measured.certified_accuracy[f"{EPSILON:g}"],
-                predictor.bounds(Norm.TWO).bound_global,
-                seconds,
-            )
+        certified, bound = (
+            measured.certified_accuracy[f"{EPSILON:g}"],
+            predictor.bounds(Norm.TWO).bound_global,
         )
+        results.append((measured.clean_accuracy, certified, bound, seconds))
     clean, certified, bound, seconds = zip(*results, strict=True)
     return statistics.mean(clean), statistics.mean(certified), max(bound), statistics.mean(seconds)
 
@@ -282,14 +269,12 @@ def main():
         rows.append(row)
         print(json.dumps(row), file=sys.stderr, flush=True)
     write_json(args.json, rows)
-    show(
-        f"step time, and accuracy on digits after {schedule.epochs} epochs (l2, ε = {EPSILON})",
-        [
-            {"layers": row["network"]}
-            | {title: f"{row[key]:{form}}" if key in row else "" for title, (key, form) in COLUMNS.items()}
-            for row in rows
-        ],
-    )
+    shown = [
+        {"layers": row["network"]}
+        | {title: f"{row[key]:{form}}" if key in row else "" for title, (key, form) in COLUMNS.items()}
+        for row in rows
+    ]
+    show(f"step time, and accuracy on digits after {schedule.epochs} epochs (l2, ε = {EPSILON})", shown)
     step = {row["network"]: row["step"] for row in rows}
     own = step["ours, orthogonal"]
     print(

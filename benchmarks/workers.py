@@ -58,9 +58,8 @@ def main(share: float, seconds: int, rounds: int) -> None:
     check_wrk()
     if not (CONTROLLER / "cgroup.procs").exists():
         sys.exit(f"{CONTROLLER} does not exist; this takes version 1 of the cpu controller")
-    print(
-        f"| {CONNECTIONS} connections, {share:g} of a core a worker | " + " | ".join(map(str, COUNTS)) + " |"
-    )
+    counts = " | ".join(map(str, COUNTS))
+    print(f"| {CONNECTIONS} connections, {share:g} of a core a worker | {counts} |")
     print("|---" * (len(COUNTS) + 1) + "|")
     for model, (widths, classes) in MODELS.items():
         content = to_file(groupsort_net(widths, classes))
@@ -75,13 +74,11 @@ def main(share: float, seconds: int, rounds: int) -> None:
                     stack.enter_context(held_to(share, pid))
             inputs = random_inputs(model, 1, BODIES[1])
             for wire in (PREDICT, V2_BINARY):
-                taken = [
-                    [window(one, wire, model, inputs, CONNECTIONS, seconds) for one in servers]
-                    for _ in range(rounds)
-                ]
-                rates = [
-                    median(row.requests_per_second for row in column) for column in zip(*taken, strict=True)
-                ]
+                taken: list[list[float]] = [[] for _ in servers]
+                for column, one in [*zip(taken, servers, strict=True)] * rounds:
+                    row = window(one, wire, model, inputs, CONNECTIONS, seconds)
+                    column.append(row.requests_per_second)
+                rates = list(map(median, taken))
                 cells = " | ".join(f"{rate:.0f} ({rate / rates[0]:.2f})" for rate in rates)
                 print(f"| {model}, {wire.name} | {cells} |", flush=True)
 

@@ -99,10 +99,8 @@ def make(rng: Random) -> bytes:
         op = str(rng.choice([*FOLDS, "Cast", "Cast", *(OTHER if rng.integers(10) == 0 else ())]))
         parts = int(rng.integers(1, 4)) if op == "Split" else 1
         more = 0 if op in UNARY else int(rng.integers(2, 5)) if op == "Slice" else 1
-        given = [
-            last,
-            *(str(rng.choice(list(integers) if op in BY_INTEGERS else names)) for _ in range(more)),
-        ]
+        others = list(integers) if op in BY_INTEGERS else names
+        given = [last, *(str(rng.choice(others)) for _ in range(more))]
         given = given[:1] if op in BY_INTEGERS and rng.integers(3) == 0 else given
         outputs = [f"t{index}_{part}" for part in range(parts)]
         nodes.append(helper.make_node(op, given, outputs, **attributes(op, rng)))
@@ -115,9 +113,8 @@ def make(rng: Random) -> bytes:
         helper.make_node("Reshape", ["last", "flat"], ["V"]),
         helper.make_node("Add", ["x", "V"], ["y"]),
     ]
-    tensors = [
-        numpy_helper.from_array(np.asarray(v), k) for k, v in (constants | {"flat": np.array([-1])}).items()
-    ]
+    constants["flat"] = np.array([-1])
+    tensors = [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()]
     opsets = [helper.make_opsetid("", int(rng.choice([7, 11, 13, 18, 21])))]
     size = 4
     for _ in range(2):  # first to learn the size of V

@@ -66,18 +66,13 @@ def change_structure(content: bytes, rng: Random) -> bytes:
                 attribute.i = int(rng.choice([-(2**62), -2, -1, 0, 1, 2, 3, 7, 2**31, 2**62]))
                 attribute.ints[:] = rng.choice([-1, 0, 1, 2, 9, 2**40], size=int(rng.integers(0, 5))).tolist()
             case 2 if node.input:
-                names = (
-                    [i.name for i in graph.initializer]
-                    + [o for n in graph.node for o in n.output]
-                    + ["x", ""]
-                )
+                names = [i.name for i in graph.initializer] + ["x", ""]
+                names += [o for n in graph.node for o in n.output]
                 node.input[int(rng.integers(len(node.input)))] = str(rng.choice(names))
             case 3 if graph.initializer:
-                tensor = graph.initializer[int(rng.integers(len(graph.initializer)))]
-                if tensor.dims:
-                    tensor.dims[int(rng.integers(len(tensor.dims)))] = int(
-                        rng.choice([-1, 0, 1, 2, 3, 6, 2**40])
-                    )
+                dims = graph.initializer[int(rng.integers(len(graph.initializer)))].dims
+                if dims:
+                    dims[int(rng.integers(len(dims)))] = int(rng.choice([-1, 0, 1, 2, 3, 6, 2**40]))
             case 4 if graph.initializer:
                 tensor = graph.initializer[int(rng.integers(len(graph.initializer)))]
                 tensor.data_type = int(rng.integers(0, 24))

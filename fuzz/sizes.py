@@ -74,21 +74,22 @@ def chain(op: str, first: str, count: int, **attributes: Any) -> list[onnx.NodeP
 
 
 @family
-def powers_of_shapes(rng: Random) -> bytes:
-    """Multiply, add or join a shape with itself."""
-    op, count = str(rng.choice(["Mul", "Add", "Max", "Concat"])), int(rng.integers(1, 60))
-    steps = chain(op, "s", count, **({"axis": 0} if op == "Concat" else {}))
-    return model([node("Shape", ["x"], ["s"]), *steps, node("Reshape", ["x", f"t{count}"], ["y"])])
-
-
-@family
-def constants_that_double(rng: Random) -> bytes:
-    """Join or multiply a constant with itself, in floats or integers."""
-    op, count = str(rng.choice(["Mul", "Concat", "MatMul", "Gemm", "Add"])), int(rng.integers(1, 40))
+def doubling(rng: Random) -> bytes:
+    """Multiply, add or join a shape, a constant or the network's tensor with itself, repeatedly."""
+    numeric = ["Mul", "Add", "Max", "Concat"]
+    ops = {"s": numeric, "c": [*numeric, "MatMul", "Gemm"], "x": ["Concat"]}
+    first = str(rng.choice(list(ops)))
+    op, count = str(rng.choice(ops[first])), int(rng.integers(1, 60 if first == "s" else 40))
+    axis = {"s": 0, "c": int(rng.integers(2)), "x": 1}[first]
+    steps, last = chain(op, first, count, **({"axis": axis} if op == "Concat" else {})), f"t{count}"
+    if first == "s":
+        return model([node("Shape", ["x"], ["s"]), *steps, node("Reshape", ["x", last], ["y"])])
+    if first == "x":
+        end = node("ReduceMax", [last, "a"], ["y"])
+        return model([*steps, end], {"a": np.array([1])}, ("N", upto(rng, 12)))
     start = rng.choice([np.float32(1), np.float32(0.5), 3]) * np.ones((upto(rng, 10),) * 2)
     start = start.astype(rng.choice([np.float32, np.float64, np.int64]))
-    steps = chain(op, "c", count, **({"axis": int(rng.integers(2))} if op == "Concat" else {}))
-    return model([*steps, node("Add", ["x", f"t{count}"], ["y"])], {"c": start})
+    return model([*steps, node("Add", ["x", last], ["y"])], {"c": start})
 
 
 @family
@@ -133,14 +134,10 @@ def integers(rng: Random) -> bytes:
     """Compute with extreme integers."""
     ends = np.array([-(2**63), -(2**63) + 1, -(2**31), -1, 0, 1, 2**31, 2**62, 2**63 - 1])
     ops = [str(op) for op in rng.choice(["Div", "Mul", "Add", "Sub", "Neg", "Abs", "Max", "Min"], size=3)]
-    nodes = [
-        node(
-            op,
-            [f"t{i}"] if op in ("Neg", "Abs") else [f"t{i}", str(rng.choice(["a", "b", "t0"]))],
-            [f"t{i + 1}"],
-        )
-        for i, op in enumerate(ops)
-    ]
+    nodes = []
+    for i, op in enumerate(ops):
+        more = [] if op in ("Neg", "Abs") else [str(rng.choice(["a", "b", "t0"]))]
+        nodes.append(node(op, [f"t{i}", *more], [f"t{i + 1}"]))
     kind = rng.choice([np.int64, np.int32])
     values = {name: rng.choice(ends, size=4).astype(kind) for name in ("t0", "a", "b")}
     return model([*nodes, node("Cast", ["t3"], ["v"], to=1), node("Add", ["x", "v"], ["y"])], values)
@@ -158,29 +155,18 @@ def many_outputs(rng: Random) -> bytes:
 
 @family
 def many_nodes(rng: Random) -> bytes:
-    """Chain one operator on the network's tensor."""
-    op, count = (
-        str(rng.choice(["Relu", "Add", "Neg", "Sub", "Max", "Concat", "Split", "Transpose"])),
-        upto(rng, 14),
-    )
+    """Chain one operator on the network's tensor, or on a constant."""
+    folded = bool(rng.integers(2))
+    kinds = "Relu Add Neg Sub Max Concat Split Transpose", "Sqrt Neg ReduceSum Transpose Cast Identity"
+    op, count = str(rng.choice(kinds[folded].split())), upto(rng, 14)
+    attributes = {"Concat": {"axis": 1}, "Split": {"axis": 1, "num_outputs": 1}, "Cast": {"to": 1},
+                  "Transpose": {"perm": [0, 1]}, "ReduceSum": {"keepdims": 1}}.get(op, {})  # fmt: skip
     twice = op in ("Add", "Sub", "Max", "Concat")
-    attributes = {
-        "Concat": {"axis": 1},
-        "Split": {"axis": 1, "num_outputs": 1},
-        "Transpose": {"perm": [0, 1]},
-    }
-    nodes = [node(op, [f"h{i}"] * (1 + twice), [f"h{i + 1}"], **attributes.get(op, {})) for i in range(count)]
-    return model([node("Identity", ["x"], ["h0"]), *nodes], outputs=(f"h{count}",))
-
-
-@family
-def folded_nodes(rng: Random) -> bytes:
-    """Chain operators on constants."""
-    op, count = str(rng.choice(["Sqrt", "Neg", "ReduceSum", "Transpose", "Cast", "Identity"])), upto(rng, 14)
-    attributes = {"Cast": {"to": 1}, "ReduceSum": {"keepdims": 1}}.get(op, {})
-    nodes = [node(op, [f"c{i}"], [f"c{i + 1}"], **attributes) for i in range(count)]
+    nodes = [node(op, [f"h{i}"] * (1 + twice), [f"h{i + 1}"], **attributes) for i in range(count)]
+    if not folded:
+        return model([node("Identity", ["x"], ["h0"]), *nodes], outputs=(f"h{count}",))
     start = np.ones((upto(rng, 10), upto(rng, 10)), np.float32)
-    return model([*nodes, node("Add", ["x", f"c{count}"], ["y"])], {"c0": start})
+    return model([*nodes, node("Add", ["x", f"h{count}"], ["y"])], {"h0": start})
 
 
 @family
@@ -208,9 +194,8 @@ def many_axes(rng: Random) -> bytes:
             target = np.full(count, rng.choice([1, 2**62, 0, -1]))
             return model([node("Reshape", ["x", "s"], ["y"])], {"s": target})
         case 3:
-            content = onnx.load_model_from_string(
-                model([node("Add", ["x", "c"], ["y"])], {"c": np.ones(4, np.float32)})
-            )
+            shifted = model([node("Add", ["x", "c"], ["y"])], {"c": np.ones(4, np.float32)})
+            content = onnx.load_model_from_string(shifted)
             content.graph.initializer[0].dims[:] = [int(rng.choice([1, 2**62, 2**20, 0]))] * count
             return bytes(content.SerializeToString())
         case _:
@@ -233,9 +218,8 @@ def windows(rng: Random) -> bytes:
     op = str(rng.choice(["Conv", "MaxPool", "AveragePool", "GlobalAveragePool"]))
     shape = ("N", channels, *spatial)
     if op == "Conv":
-        kernel = (
-            np.ones((upto(rng, 4), channels, *size), np.float32) if channels * np.prod(size) < 2**22 else 0.0
-        )
+        small = channels * np.prod(size) < 2**22
+        kernel = np.ones((upto(rng, 4), channels, *size), np.float32) if small else 0.0
         nodes = [node("Conv", ["x", "k"], ["z"], **attributes)]
         return model([*nodes, node("Flatten", ["z"], ["y"])], {"k": kernel}, shape)
     if op == "GlobalAveragePool":
@@ -243,46 +227,25 @@ def windows(rng: Random) -> bytes:
     attributes |= {"kernel_shape": size}
     copies = upto(rng, 10)
     nodes = [node(op, ["x"], [f"z{i}"], **attributes) for i in range(copies)]
-    total = node("Max", [f"z{i}" for i in range(copies)], ["z"])
-    return model(
-        [*nodes, total, node("Flatten", ["z"], ["f"]), node("TopK", ["f", "k"], ["y", "i"])],
-        {"k": np.array([3])},
-        shape,
-    )
+    nodes += [node("Max", [f"z{i}" for i in range(copies)], ["z"]), node("Flatten", ["z"], ["f"])]
+    return model([*nodes, node("TopK", ["f", "k"], ["y", "i"])], {"k": np.array([3])}, shape)
 
 
 @family
 def selections(rng: Random) -> bytes:
     """Gather, slice and split long axes, many times."""
     size, count = upto(rng, 23), upto(rng, 12)
+    parts, constants = [f"p{i}" for i in range(count)], {}
     match int(rng.integers(3)):
         case 0:
-            nodes = [node("Slice", ["x", "0", "e", "1"], [f"y{i}"]) for i in range(count)]
+            nodes = [node("Slice", ["x", "0", "e", "1"], [part]) for part in parts]
             constants = {"0": np.array([0]), "1": np.array([1]), "e": np.array([2**62])}
-            last = node("Max", [f"y{i}" for i in range(count)], ["y"])
-            return model([*nodes, last], constants, ("N", size))
         case 1:
-            parts = [f"p{i}" for i in range(count)]
-            return model(
-                [node("Split", ["x"], parts, axis=1, num_outputs=count), node("Max", parts, ["y"])],
-                shape=("N", size),
-            )
+            nodes = [node("Split", ["x"], parts, axis=1, num_outputs=count)]
         case _:
-            index = np.arange(min(size, 2**20))[:: -1 if rng.integers(2) else 1]
-            nodes = [node("Gather", ["x", "i"], [f"y{i}"], axis=1) for i in range(count)]
-            return model(
-                [*nodes, node("Max", [f"y{i}" for i in range(count)], ["y"])], {"i": index}, ("N", size)
-            )
-
-
-@family
-def doubling(rng: Random) -> bytes:
-    """Join the network's tensor with itself repeatedly."""
-    count = int(rng.integers(1, 40))
-    nodes = chain("Concat", "x", count, axis=1)
-    return model(
-        [*nodes, node("ReduceMax", [f"t{count}", "a"], ["y"])], {"a": np.array([1])}, ("N", upto(rng, 12))
-    )
+            nodes = [node("Gather", ["x", "i"], [part], axis=1) for part in parts]
+            constants = {"i": np.arange(min(size, 2**20))[:: -1 if rng.integers(2) else 1]}
+    return model([*nodes, node("Max", parts, ["y"])], constants, ("N", size))
 
 
 @family
@@ -353,21 +316,19 @@ def repeated_fields(rng: Random) -> bytes:
     """Write millions of empty messages or numbers in few bytes."""
     content = model([node("Relu", ["x"], ["y"])])
     field = int(rng.choice([14, 8, 25, 20]))  # metadata, opsets, functions, training
-    return content + bytes(
-        [field << 3 & 0x7F | 2, 1 if field > 15 else 0, *([0] if field > 15 else [])]
-    ) * upto(rng, 22)
+    tag = [field << 3 & 0x7F | 2, 1 if field > 15 else 0, *([0] if field > 15 else [])]
+    return content + bytes(tag) * upto(rng, 22)
 
 
 @family
 def bounds_of_layers(rng: Random) -> bytes:
     """Write a network with its weights, larger than usual."""
     sizes = [upto(rng, 12) for _ in range(int(rng.integers(2, 8)))]
-    constants = {
-        f"w{i}": np.ones((m, n), np.float32) / 64 for i, (m, n) in enumerate(itertools.pairwise(sizes))
-    }
-    names = ["x", *(f"h{i}" for i in range(len(constants)))]
-    nodes = [node("MatMul", [names[i], f"w{i}"], [names[i + 1]]) for i in range(len(constants))]
-    return model(nodes, constants, ("N", sizes[0]), (names[-1],))
+    constants, nodes, last = {}, [], "x"
+    for i, shape in enumerate(itertools.pairwise(sizes)):
+        constants[f"w{i}"] = np.ones(shape, np.float32) / 64
+        nodes.append(node("MatMul", [last, f"w{i}"], [last := f"h{i}"]))
+    return model(nodes, constants, ("N", sizes[0]), (last,))
 
 
 def outcome(content: bytes) -> str:

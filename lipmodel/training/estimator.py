@@ -134,11 +134,13 @@ class LipschitzClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Any:  # noqa: N803
         """Return the labels (N,) of inputs (N, d)."""
-        return self.classes_[self.predictor_.predict(self._inputs(X)).radii.label]
+        inputs = self._inputs(X)
+        return self.classes_[self.predictor_.predict(inputs).radii.label]
 
     def decision_function(self, X: Any) -> Array:  # noqa: N803
         """Return the scores (N, K) of inputs (N, d); for two classes (N,), positive for the second class."""
-        scores = self.predictor_.predict(self._inputs(X)).scores
+        inputs = self._inputs(X)
+        scores = self.predictor_.predict(inputs).scores
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
     def certified_radius(self, X: Any, norm: str | int | None = None) -> Array:  # noqa: N803
