@@ -170,8 +170,8 @@ OTHER_TABLES = {
     "rounding errors of a head": lambda: recursion().scores(replace(linear_head(TOY), ops=TOY.ops), TRACK),
     "gradients": lambda: written_backward(TOY.ops[0]),
     "verified Lipschitz constants": lambda: verified_lipschitz._after(TOY.ops[0], [{}], {}),
-    "verified rounding errors of a head": lambda: verified_rounding._Recursion({}, Norm.TWO).score(
-        TOY.ops[0], 3, []
+    "verified rounding errors of a head": lambda: verified_rounding.rounding(
+        LinearEnd(replace(TOY, ops=(), output=TOY.input), TOY.ops, [[]]), {}, Norm.TWO
     ),
     "magnitudes": lambda: through_toy(
         lambda bounds, way: backward.bound_magnitude(bounds.primitives[1], [1.0])

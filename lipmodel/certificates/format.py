@@ -28,6 +28,7 @@ from lipmodel.certificates.strict_json import (
     integer,
     list_of,
     number,
+    object_of,
     optional,
     parse_object,
     read_members,
@@ -214,21 +215,8 @@ def _weight(value: Any, field: str) -> float:
     return float(value)
 
 
-def share(value: Any, field: str) -> Share:
-    """Read a share of a mixture."""
-    return Share(**read_members(value, readers_of(Share, {}), f"{field}."))
-
-
-def _scaling(value: Any, field: str) -> Scaling:
-    weights = {"mean": list_of(_weight), "rest": list_of(_weight)}
-    return Scaling(**read_members(value, readers_of(Scaling, weights), f"{field}."))
-
-
-def _rival(value: Any, field: str) -> Rival:
-    readers = readers_of(Rival, {"mixture": list_of(share)})
-    return Rival(**read_members(value, readers, f"{field}."))
-
-
+share = object_of(Share, {})
+"""Reader of a share of a mixture."""
 _READERS = readers_of(
     Certificate,
     {
@@ -238,7 +226,7 @@ _READERS = readers_of(
         "input": list_of(number),
         "scores": list_of(number),
         "owners": list_of(integer(-1)),
-        "scaling": list_of(_scaling, least=0),
-        "rivals": list_of(_rival),
+        "scaling": list_of(object_of(Scaling, dict.fromkeys(("mean", "rest"), list_of(_weight))), least=0),
+        "rivals": list_of(object_of(Rival, {"mixture": list_of(share)})),
     },
 )

@@ -146,3 +146,9 @@ def readers_of(kind: type, special: dict[str, Reader]) -> dict[str, Reader]:
     """Return one reader per field of a dataclass: a special one by name, else one by type."""
     by_type = {"str": text, "int": integer(0), "float": bound, "Norm": norm}
     return {f.name: special.get(f.name) or by_type[str(f.type)] for f in fields(kind)}
+
+
+def object_of(kind: type, special: dict[str, Reader]) -> Reader:
+    """Return a reader of objects as a dataclass, whose fields :func:`readers_of` reads."""
+    readers = readers_of(kind, special)
+    return lambda value, field: kind(**read_members(value, readers, f"{field}."))

@@ -70,7 +70,13 @@ class Rounding:
 
 def rounding(end: LinearEnd, layers: Layers, norm: Norm, execution: Float = np.float64) -> Rounding:
     """Return bounds on the rounding of the raw scores that end so, of an evaluation in a format."""
-    return _Recursion(layers, norm, execution).run(end)
+    recursion = _Recursion(layers, norm, execution)
+    tracks = {end.body.input: (Affine(arb(0), arb(1)), NOTHING)}
+    for op in end.body.ops:
+        tracks[op.output] = recursion.step(op, [tracks[name] for name in op.inputs])
+    size, features = tracks[end.body.output]
+    limit = float(recursion.format.max) / 4.0
+    return Rounding(features, recursion.scores(end, size), recursion.magnitudes, limit)
 
 
 class _Recursion:
@@ -78,26 +84,15 @@ class _Recursion:
         self.layers, self.norm, self.format = layers, norm, np.finfo(execution)
         self.magnitudes: list[Affine] = [Affine(arb(0), arb(1))]
 
-    def run(self, end: LinearEnd) -> Rounding:
-        tracks = {end.body.input: (Affine(arb(0), arb(1)), NOTHING)}
-        for op in end.body.ops:
-            tracks[op.output] = self.step(op, [tracks[name] for name in op.inputs])
-        size, features = tracks[end.body.output]
-        limit = float(self.format.max) / 4.0
-        return Rounding(features, self.scores(end, size), self.magnitudes, limit)
-
-    def sums(self, terms: int, magnitude: Affine, weight: arb, size: Affine, outputs: int) -> Affine:
-        """Error of results that each sum n products and a constant: γ_{n+2} of their magnitude, and η."""
-        return self.local(terms + 2, terms, magnitude, weight, size, outputs)
-
-    def single(self, magnitude: Affine, weight: arb, size: Affine, outputs: int) -> Affine:
-        """Error of results that are one product, quotient or sum each: γ_1 of their magnitude, and η."""
-        return self.local(1, 1, magnitude, weight, size, outputs)
-
     def local(
-        self, roundings: int, terms: int, magnitude: Affine, weight: arb, size: Affine, outputs: int
+        self, magnitude: Affine, weight: arb, size: Affine, outputs: int, terms: int | None = None
     ) -> Affine:
-        """γ_k of the magnitude, and η = (2n + 2) τ (1 + max|W| + ‖ẑ‖) of each output for underflow."""
+        """Return γ_k of the magnitude, and η = (2n + 2) τ (1 + max|W| + ‖ẑ‖) of each output for underflow.
+
+        k = n + 2 for results that each sum n products (``terms``) and a constant; k = n = 1 for results that
+        are one product, quotient or sum each.
+        """
+        roundings, terms = (1, 1) if terms is None else (terms + 2, terms)
         relative = roundings * arb(float(self.format.eps)) / 2
         eta = (constant(1 + weight) + size) * ((2 * terms + 2) * arb(float(self.format.smallest_normal)))
         added = magnitude * (relative / (1 - relative)) + eta * norm_ratio(Norm.INF, self.norm, outputs)
@@ -127,24 +122,21 @@ class _Recursion:
                 norm = norms.norm(self.norm, self.norm)
                 magnitude = size * norms.absolute(self.norm) + offset
                 entry = arb(float(np.abs(weight).max(initial=0.0)))
-                local = self.sums(weight[0].size, magnitude, entry, size, op.size)
+                local = self.local(magnitude, entry, size, op.size, weight[0].size)
             case ops.AveragePool():
                 norm = average_norm(op, self.norm)
-                local = self.sums(op.window.taps, size * norm, arb(1), size, op.size)
+                local = self.local(size * norm, arb(1), size, op.size, op.window.taps)
                 self.magnitudes.append(size * arb(op.window.taps))  # the sum, before it is divided
-            case ops.Scale():
-                norm = largest(factors(op))
-                local = self.single(size * norm, norm, size, op.size)
-            case ops.LeakyRelu():
-                norm = steepest(op)
+            case ops.Scale() | ops.LeakyRelu():
                 # Slopes of at most 1 leave an entry's size and its error as they are at worst.
-                local = self.single(size * norm, norm, size, op.size)
+                norm = largest(factors(op)) if isinstance(op, ops.Scale) else steepest(op)
+                local = self.local(size * norm, norm, size, op.size)
             case ops.Shift():
                 offset = self.whole(op.offset, op)
-                local = self.single(size + offset, arb(1), size, op.size)
+                local = self.local(size + offset, arb(1), size, op.size)
             case ops.Sum():
                 size, error = size + inputs[1][0], error + inputs[1][1]
-                local = self.single(size, arb(1), size, op.size)
+                local = self.local(size, arb(1), size, op.size)
             case ops.MaxPool():
                 norm = norm_ratio(Norm.INF, self.norm, shared(op))
                 local = self.flush(op)
@@ -175,32 +167,23 @@ class _Recursion:
         count = len(end.rows)
         sizes, errors = [features] * count, [NOTHING] * count
         for op in end.ops:
-            for i, (norm, offset, local) in enumerate(self.score(op, count, sizes)):
-                sizes[i], errors[i] = sizes[i] * norm + offset + local, errors[i] * norm + local
+            norms, constants, terms, entry = [arb(1)] * count, None, None, None
+            match op:
+                case ops.Dense():
+                    norms, constants = row_norms(op.weight, self.norm.dual), op.bias
+                    terms, entry = op.weight.shape[1], arb(float(np.abs(op.weight).max(initial=0.0)))
+                case ops.Scale():
+                    scales = factors(op)
+                    norms = scales * count if len(scales) == 1 else scales
+                case ops.Shift():
+                    constants = op.offset
+                case _:  # linear ends are made of these three alone (``linear_head.py``)
+                    raise missing_rule(op, "verified rounding errors of a head")
+            offsets = [NOTHING] * count
+            if constants is not None:
+                offsets = [constant(abs(v)) for v in exact(np.broadcast_to(constants, op.shape)).balls()]
+            for i, (norm, offset) in enumerate(zip(norms, offsets, strict=True)):
+                magnitude = sizes[i] * norm + offset
+                local = self.local(magnitude, norm if entry is None else entry, sizes[i], 1, terms)
+                sizes[i], errors[i] = magnitude + local, errors[i] * norm + local
         return errors
-
-    def score(self, op: Op, count: int, sizes: list[Affine]) -> list[tuple[arb, Affine, Affine]]:
-        """Return per score the factor of its size, the term added to it, and the local error."""
-        norms, constants = [arb(1)] * count, None
-        match op:
-            case ops.Dense():
-                norms, constants = row_norms(op.weight, self.norm.dual), op.bias
-            case ops.Scale():
-                scales = factors(op)
-                norms = scales * count if len(scales) == 1 else scales
-            case ops.Shift():
-                constants = op.offset
-            case _:  # linear ends are made of these three alone (``linear_head.py``)
-                raise missing_rule(op, "verified rounding errors of a head")
-        offsets, results = [NOTHING] * count, []
-        if constants is not None:
-            offsets = [constant(abs(v)) for v in exact(np.broadcast_to(constants, op.shape)).balls()]
-        for size, norm, offset in zip(sizes, norms, offsets, strict=True):
-            magnitude = size * norm + offset
-            if isinstance(op, ops.Dense):
-                largest_weight = arb(float(np.abs(op.weight).max(initial=0.0)))
-                local = self.sums(op.weight.shape[1], magnitude, largest_weight, size, 1)
-            else:
-                local = self.single(magnitude, norm, size, 1)
-            results.append((norm, offset, local))
-        return results

@@ -23,7 +23,7 @@ All of it bounds the exact function on the real ball; ``tightener.py`` turns tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -93,10 +93,7 @@ class LocalBounds:
     @property
     def has_nonlinearities(self) -> bool:
         """Return whether there is any nonlinearity; without one local bounds gain nothing."""
-        return any(
-            isinstance(primitive, primitives.Relu | primitives.CompareExchange)
-            for primitive in self.primitives
-        )
+        return any(isinstance(primitive, primitives.Nonlinearity) for primitive in self.primitives)
 
     def centre(self, x: Array) -> list[Array | None]:
         """Return every tensor at x (d,), as onnxruntime computes it, or an exact rearrangement of that."""
@@ -153,11 +150,8 @@ class LocalBounds:
             OutOfTimeError, CancelledError: raised by the deadline of the ball.
         """
         last = len(self.primitives) - 1
-        for number in range(last + 1):
-            if (
-                isinstance(self.primitives[number], primitives.Relu | primitives.CompareExchange)
-                and number not in ball.arguments
-            ):
+        for number, primitive in enumerate(self.primitives):
+            if isinstance(primitive, primitives.Nonlinearity) and number not in ball.arguments:
                 ball.arguments[number] = self._bound_arguments(ball, number)
         bounds, wanted = np.empty(len(rows)), np.broadcast_to(wanted, len(rows))
         for chunk in self._chunks(np.arange(len(rows))):
@@ -241,9 +235,8 @@ class LocalBounds:
         assert name is not None
         value = rows @ centre
         rounding_slack = inflate(gamma(len(centre) + 2) * (np.abs(rows) @ np.abs(centre)), len(centre) + 4)
-        constants = self._constants[name]
-        norms = [self.norm] if number == 0 else lipschitz.useful_norms(constants, len(centre))
-        lipschitz_bound = np.min([up(bound_vector_norm(rows, s.dual) * constants[s]) for s in norms], axis=0)
+        norms = [self.norm] if number == 0 else lipschitz.useful_norms(self._constants[name], len(centre))
+        lipschitz_bound = self._bound_lipschitz(name, rows, norms)
         off = up(bound_vector_norm(rows, self._working.dual) * ball.error[number]) if number else 0.0
         return np.asarray(
             down(
@@ -251,6 +244,11 @@ class LocalBounds:
                 - up(up(ball.radius * lipschitz_bound) + off)
             )
         )
+
+    def _bound_lipschitz(self, name: str, rows: Array, norms: Sequence[Norm]) -> Array:
+        """Return (R,) Lipschitz constants of functionals of a tensor, by the best of some norms."""
+        bounds = [up(bound_vector_norm(rows, s.dual) * self._constants[name][s]) for s in norms]
+        return np.asarray(np.min(bounds, axis=0))
 
     def _step(self, number: int, backward: BackwardPass, relaxations: Relaxation) -> None:
         """Replace a tensor by its inputs."""
@@ -318,12 +316,8 @@ class LocalBounds:
             backward.add_constant_terms(constant)
             backward.relaxations[number] = coefficient, slope, constant
             return slope
-        pair = isinstance(primitive, primitives.CompareExchange)
-        at = (
-            centre[primitive.first] - centre[primitive.second]
-            if isinstance(primitive, primitives.CompareExchange)
-            else centre
-        )
+        pair = primitive if isinstance(primitive, primitives.CompareExchange) else None
+        at = centre[pair.first] - centre[pair.second] if pair else centre
         error = up(up(np.abs(at) * 2.0**-52) + 2.0 * ball.error[before])
         at = np.clip(at, low, high)  # no farther from any d in [low, high]
         slope, rounding_slack = relax_secant(coefficient, low, high, at)
@@ -334,15 +328,9 @@ class LocalBounds:
         name = self._named[before]
         assert name is not None
         # … or all |d - at| at once: |d(x') - d(x)| by the constants of the tensor, and the error of at.
-        constants, n = self._constants[name], len(centre)
         spread = np.hstack([rounding_slack, rounding_slack]) if pair else rounding_slack
-        lipschitz_bound = np.min(
-            [
-                up(bound_vector_norm(spread, s.dual) * constants[s])
-                for s in lipschitz.useful_norms(constants, n)
-            ],
-            axis=0,
-        )
+        norms = lipschitz.useful_norms(self._constants[name], len(centre))
+        lipschitz_bound = self._bound_lipschitz(name, spread, norms)
         off = inflate(rounding_slack @ error, MANY)
         backward.constant = down(
             backward.constant - np.fmin(each, up(up(ball.radius * lipschitz_bound) + off))

@@ -26,16 +26,6 @@ from lipmodel.norms import Array, bound_vector_norm, down, gamma, inflate, up
 MIXED_SCORES, MIXED_RIVALS, CHUNK = 32, 128, 16
 """Maximum target scores in a mixture, and maximum competitors, in all and at a time."""
 SWEEPS = 20
-CHOSEN = (
-    "weights",
-    "pair_radius",
-    "bound_margin",
-    "bound_score_error",
-    "bound_lipschitz",
-    "bound_error",
-    "bound_error_slope",
-)
-"""Fields of ClassMargins that depend on the weights."""
 WEIGHT_UNIT = 2.0**-20
 """Weights are multiples of this, so that they add up to exactly 1."""
 
@@ -126,7 +116,7 @@ class Mixer:
         for weights in (np.eye(len(targets))[best], self._weights(scores, targets, competitors)):
             found = self.margins_of(scores, x, targets, weights, competitors)
             better = found.pair_radius > margins.pair_radius[chunk]
-            for name in CHOSEN:
+            for name in vars(margins).keys() - {"competitors", "targets"}:  # all that depends on the weights
                 getattr(margins, name)[chunk[better]] = getattr(found, name)[better]
 
     def margins_of(
@@ -141,10 +131,8 @@ class Mixer:
         error = of_scores = self._error_of(rule.promised, targets, weights, competitors, size)
         if rule.evaluated is not rule.promised:
             of_scores = self._error_of(rule.evaluated, targets, weights, competitors, size)
-        pair_margins, pair_radius = (
-            down(scores[first] - scores[competitors]),
-            rule.pair_radii(scores, x, first, competitors),
-        )
+        pair_margins = down(scores[first] - scores[competitors])
+        pair_radius = rule.pair_radii(scores, x, first, competitors)
         if not pair.all():
             slopes = rule.promised.pair_coefficients(targets[None, :], competitors[:, None]).slope
             lipschitz = np.where(pair, lipschitz, self._bound_lipschitz(targets, weights, competitors))

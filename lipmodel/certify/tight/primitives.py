@@ -96,6 +96,9 @@ class CompareExchange(Primitive):
     second: Indices
 
 
+Nonlinearity = Relu | CompareExchange
+
+
 def decompose(graph: Graph) -> list[Primitive]:
     """Return the primitives of a graph, in order; number 0 is the input, the last is the output.
 

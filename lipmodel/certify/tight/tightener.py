@@ -130,10 +130,8 @@ class Tightener:
         try:
             left, rival = slack(low)
             while left > 0.0 and tried < PROBES:
-                if high == np.inf:
-                    step = (
-                        1.5 * left
-                    )  # what is left at the speed of the Lipschitz bound, and half as much again
+                if high == np.inf:  # what is left by the Lipschitz bound, and half as much again
+                    step = 1.5 * left
                 else:  # to where a line would cross zero
                     share = left / (left - over) if np.isfinite(over) else 0.5
                     step = (high - low) * min(max(share, 0.05), 0.95)
