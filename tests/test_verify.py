@@ -595,6 +595,18 @@ def test_owners_by_sets(name):
     assert owners(graph, graph.input) is None
 
 
+@pytest.mark.parametrize(
+    "largest",
+    [
+        ops.ReduceExtremum(output="y", inputs=("x",), shape=(1,), kind="max", axes=(0,)),
+        ops.Sort(output="y", inputs=("x",), shape=(1,), axis=0, k=1, largest=True),
+    ],
+    ids=["reduce max", "topk"],
+)
+def test_owners_where_a_maximum_is_over_the_only_axis(largest):
+    assert owners(Graph("x", (3,), (largest,), "y"), "x") == [0, 1, 1, 1]
+
+
 # --- the command ---------------------------------------------------------------------------
 
 

@@ -36,7 +36,7 @@ def owners(graph: Graph, tensor: str) -> list[int] | None:
         if op.output != tensor and all(name in values for name in op.inputs):
             result = _send(op, [values[name] for name in op.inputs])
             if result is not None:
-                values[op.output] = result.reshape(op.shape)
+                values[op.output] = np.asarray(result, dtype=object).reshape(op.shape)
     if graph.output not in values:
         return None
     binary = graph.output_shape == (1,)
