@@ -15,12 +15,10 @@ from starlette.types import ASGIApp
 
 from lipmodel import __version__
 from service.api import (
-    attacks,
     audits,
     certificates,
     drift,
     evaluations,
-    infer,
     model_admin,
     models,
     operations,
@@ -66,20 +64,7 @@ Errors are reported as RFC 9457 problems (`application/problem+json`) of these t
 
 SPOOLED_FORMS = 4
 """Number of forms of maximum size with files on disk at the same time."""
-GROUPS = (
-    predict,
-    infer,
-    v2,
-    certificates,
-    models,
-    model_admin,
-    attacks,
-    audits,
-    evaluations,
-    drift,
-    operations,
-    page,
-)
+GROUPS = (predict, v2, certificates, models, model_admin, audits, evaluations, drift, operations, page)
 
 
 def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | None = None) -> FastAPI:

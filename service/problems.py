@@ -28,235 +28,173 @@ MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "/problems/"
 RETRY_SECONDS = 5
 """Value of Retry-After while the database does not answer."""
+RETRY_AFTER = "Retry after the number of seconds in the Retry-After header."
 
 log = logging.getLogger(__name__)
 
 
 class ProblemKind(Enum):
-    """Kinds of problem: slug of the URI, HTTP status, title, and advice to the caller."""
+    """Kinds of problem: HTTP status, title, and advice to the caller; the name gives the slug of the URI."""
 
     NOT_COMPRESSED = (
-        "not-compressed",
         400,
         "Invalid compression",
         "Send the whole body as gzip or deflate, or omit the header Content-Encoding.",
     )
     NOT_AN_ARRAY = (
-        "not-an-array",
         400,
         "Invalid array",
         "Send a file of floats as written by numpy.save, with the header 'Content-Type: application/x-npy'.",
     )
-    NOT_JSON = ("not-json", 400, "Invalid JSON", "Send one complete JSON object in UTF-8.")
+    NOT_JSON = (400, "Invalid JSON", "Send one complete JSON object in UTF-8.")
     NOT_A_FORM = (
-        "not-a-form",
         400,
         "Invalid form",
         "Send multipart/form-data with the parts listed in /docs; curl -F makes such a body.",
     )
     UNAUTHENTICATED = (
-        "unauthenticated",
         401,
         "Authentication required",
         "Send 'Authorization: Bearer KEY' with a key made by 'lipserve keys create', or a token.",
     )
     FORBIDDEN = (
-        "forbidden",
         403,
         "Insufficient scope",
         "The detail names the required scope; 'lipserve keys create --scope' makes a key with that scope.",
     )
     FOREIGN_ORIGIN = (
-        "foreign-origin",
         403,
         "Cross-origin request refused",
         "Use localhost or an IP address, list the host name in the setting allowed_hosts, or require keys.",
     )
-    NO_ROUTE = ("no-route", 404, "Path not found", "/docs lists all paths.")
-    UNKNOWN_MODEL = (
-        "unknown-model",
-        404,
-        "Model not found",
-        "GET /v1/models lists all models, including refused ones.",
-    )
+    NO_ROUTE = (404, "Path not found", "/docs lists all paths.")
+    UNKNOWN_MODEL = (404, "Model not found", "GET /v1/models lists all models, including refused ones.")
     UNKNOWN_VERSION = (
-        "unknown-version",
         404,
         "Version or label not found",
         "GET /v1/models/NAME lists the versions and labels of the model.",
     )
     UNKNOWN_JOB = (
-        "unknown-job",
         404,
         "Audit or evaluation not found",
         "GET /v1/audits and GET /v1/evaluations list the stored audits and evaluations.",
     )
     NO_REPORT = (
-        "no-report",
         404,
         "Report not found",
         'Reports are made on request ("report": true) and available once the audit or evaluation is done.',
     )
     NO_SAMPLES = (
-        "no-samples",
         404,
         "No samples for this model",
         "Put labelled inputs beside the model as NAME.samples.npz, as written by lipmodel train.",
     )
-    METHOD_NOT_ALLOWED = (
-        "method-not-allowed",
-        405,
-        "Method not allowed",
-        "The Allow header lists the accepted methods.",
-    )
+    METHOD_NOT_ALLOWED = (405, "Method not allowed", "The Allow header lists the accepted methods.")
     UPLOADS_OFF = (
-        "uploads-off",
         403,
         "Uploads are disabled",
         "Start the service with --uploads, or change the files in its models folder, which is watched.",
     )
     NOT_WRITABLE = (
-        "not-writable",
         409,
         "Models folder not writable",
         "The detail gives the reason. Grant the service write access, or place the files by other means.",
     )
-    VERSION_LABELLED = (
-        "version-labelled",
-        409,
-        "Version is labelled",
-        "First move the label to another version, or remove it.",
-    )
+    VERSION_LABELLED = (409, "Version is labelled", "First move the label to another version, or remove it.")
     INCOMPATIBLE_VERSION = (
-        "incompatible-version",
         409,
         "Incompatible with the current version",
         "The detail names the difference. Upload under another name, or with ?force=true.",
     )
     REQUEST_TIMEOUT = (
-        "request-timeout",
         408,
         "Request timeout",
         "Send the request without pauses; the limit is the setting request_seconds.",
     )
     MODEL_REFUSED = (
-        "model-refused",
         409,
         "Model refused",
         "The detail gives the reason. Repair or replace the file; the models folder is watched.",
     )
     BODY_TOO_LARGE = (
-        "body-too-large",
         413,
         "Body too large",
         "Send fewer inputs per request, or a smaller file; the limits are settings.",
     )
     UNSUPPORTED_MEDIA_TYPE = (
-        "unsupported-media-type",
         415,
         "Unsupported media type",
         "Send the body uncompressed, with the Content-Type named in the detail.",
     )
-    INVALID_INPUT = (
-        "invalid-input",
-        422,
-        "Invalid request",
-        "Each entry of 'errors' names a field and the reason.",
-    )
+    INVALID_INPUT = (422, "Invalid request", "Each entry of 'errors' names a field and the reason.")
     UPLOAD_REFUSED = (
-        "upload-refused",
         422,
         "Uploaded file refused",
         "The detail gives the reason, as does lipmodel inspect. The file is not kept.",
     )
     BELOW_POLICY = (
-        "below-policy",
         422,
         "Certified radius below the model's policy",
         "Each entry of 'errors' names an input. GET /v1/models/NAME shows the policy.",
     )
-    TOO_MANY_REQUESTS = (
-        "too-many-requests",
-        429,
-        "Rate limit exceeded",
-        "Retry after the number of seconds in the Retry-After header.",
-    )
+    TOO_MANY_REQUESTS = (429, "Rate limit exceeded", RETRY_AFTER)
     HEADERS_TOO_LARGE = (
-        "headers-too-large",
         431,
         "Request headers too large",
         "Send fewer or shorter headers; the limit is the setting max_header_bytes.",
     )
-    QUEUE_FULL = (
-        "queue-full",
-        429,
-        "Queue full",
-        "Retry after the number of seconds in the Retry-After header.",
-    )
+    QUEUE_FULL = (429, "Queue full", RETRY_AFTER)
     JOB_FAILED = (
-        "job-failed",
         500,
         "Audit or evaluation failed",
         "The detail gives the outcome; the log of the service has more.",
     )
     NOT_INSTALLED = (
-        "not-installed",
         501,
         "Optional package not installed",
         "The detail names the package. Install it where the service runs, or omit the option.",
     )
     NOT_SIGNING = (
-        "not-signing",
         501,
         "No signing key",
         "Omit 'certificate', or make a key with 'lipserve keys new-signing' and set signing_keys.",
     )
     JOB_INTERRUPTED = (
-        "job-interrupted",
         503,
         "Audit or evaluation interrupted",
         "The service stopped meanwhile. Submit again: jobs that may have caused a stop are not retried.",
     )
     INTERNAL = (
-        "internal",
         500,
         "Internal error",
         "The fault lies in the service, not in the request; the log of the service has the details.",
     )
     JOBS_UNAVAILABLE = (
-        "jobs-unavailable",
         503,
         "Job database unavailable",
         "Retry after the number of seconds in the Retry-After header. Predictions need no database.",
     )
     INSUFFICIENT_STORAGE = (
-        "insufficient-storage",
         507,
         "Insufficient storage",
         "The detail names the cause. Free disk space, or grant write access; predictions need no disk.",
     )
     TOO_MANY_CONNECTIONS = (
-        "too-many-connections",
         503,
         "Connection limit reached",
         "Retry after the number of seconds in the Retry-After header; send several requests per connection.",
     )
     BUSY = (
-        "busy",
         503,
         "Memory limit for requests and responses reached",
         "Retry after the number of seconds in the Retry-After header, or send smaller requests.",
     )
-    MODEL_CHECKING = (
-        "model-checking",
-        503,
-        "Model is being checked",
-        "Retry after the number of seconds in the Retry-After header.",
-    )
-    NOT_READY = ("not-ready", 503, "Service not ready", "The detail gives the reason.")
+    MODEL_CHECKING = (503, "Model is being checked", RETRY_AFTER)
+    NOT_READY = (503, "Service not ready", "The detail gives the reason.")
 
-    def __init__(self, slug: str, status: int, title: str, advice: str) -> None:
-        self.slug, self.status, self.title, self.advice = slug, status, title, advice
+    def __init__(self, status: int, title: str, advice: str) -> None:
+        self.slug = self.name.lower().replace("_", "-")
+        self.status, self.title, self.advice = status, title, advice
 
     @property
     def uri(self) -> str:
@@ -352,52 +290,41 @@ def problem_of(error: Exception) -> Problem | None:
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Install handlers that answer every error of the application and of the framework with a problem."""
+    """Install a handler that answers every error of the application and of the framework with a problem."""
 
-    @app.exception_handler(Problem)
-    @app.exception_handler(InputError)
-    async def on_problem(_: Request, error: Exception) -> Response:
-        problem = problem_of(error)
-        assert problem is not None
-        return problem.response()
+    async def answer(request: Request, error: Exception) -> Response:
+        return _problem_of_any(request, error).response()
 
-    @app.exception_handler(DataError)
-    async def on_data_error(_: Request, error: DataError) -> Response:
-        return Problem.invalid([FieldError(field="data", reason=str(error))]).response()
+    for kind in (Problem, InputError, DataError, OSError, StoreError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, answer)
 
-    @app.exception_handler(OSError)
-    async def on_full_disk(_: Request, error: OSError) -> Response:
-        if (reason := full(error)) is None:
-            raise error
-        log.error("%s", error)
-        return Problem(ProblemKind.INSUFFICIENT_STORAGE, reason).response()
 
-    @app.exception_handler(StorageError)
-    async def on_storage_error(_: Request, error: StorageError) -> Response:
-        log.error("%s", error)
-        return Problem(ProblemKind.INSUFFICIENT_STORAGE, error.cause).response()
-
-    @app.exception_handler(StoreError)
-    async def on_store_error(_: Request, error: StoreError) -> Response:
-        log.warning("%s", error)  # not sent to the client: may name hosts and users of the database
-        detail, headers = (
-            "the database of audits and evaluations does not answer",
-            {"Retry-After": str(RETRY_SECONDS)},
-        )
-        return Problem(ProblemKind.JOBS_UNAVAILABLE, detail, headers=headers).response()
-
-    @app.exception_handler(RequestValidationError)
-    async def on_validation_error(_: Request, error: RequestValidationError) -> Response:
-        fields = [FieldError(field=".".join(map(str, e["loc"])), reason=e["msg"]) for e in error.errors()]
-        return Problem.invalid(fields).response()
-
-    @app.exception_handler(HTTPException)
-    async def on_http_exception(request: Request, error: HTTPException) -> Response:
-        path, method = request.url.path, request.method
-        if error.status_code == HTTPStatus.NOT_FOUND:
-            return Problem(ProblemKind.NO_ROUTE, f"{path} not found; /docs lists all paths").response()
-        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+def _problem_of_any(request: Request, error: Exception) -> Problem:
+    """Return the problem for an error in a route; raise the error again if it is a fault of the service."""
+    if (problem := problem_of(error)) is not None:
+        return problem
+    match error:
+        case DataError():
+            return Problem.invalid([FieldError(field="data", reason=str(error))])
+        case OSError() if (reason := full(error)) is not None:
+            log.error("%s", error)
+            return Problem(ProblemKind.INSUFFICIENT_STORAGE, reason)
+        case StorageError():
+            log.error("%s", error)
+            return Problem(ProblemKind.INSUFFICIENT_STORAGE, error.cause)
+        case StoreError():
+            log.warning("%s", error)  # not sent to the client: may name hosts and users of the database
+            detail = "the database of audits and evaluations does not answer"
+            return Problem(ProblemKind.JOBS_UNAVAILABLE, detail, headers={"Retry-After": str(RETRY_SECONDS)})
+        case RequestValidationError():
+            fields = error.errors()
+            return Problem.invalid(
+                [FieldError(field=".".join(map(str, e["loc"])), reason=e["msg"]) for e in fields]
+            )
+        case HTTPException(status_code=HTTPStatus.NOT_FOUND):
+            return Problem(ProblemKind.NO_ROUTE, f"{request.url.path} not found; /docs lists all paths")
+        case HTTPException(status_code=HTTPStatus.METHOD_NOT_ALLOWED):
             allowed = (error.headers or {}).get("Allow", "")
-            detail = f"{path} accepts {allowed}, not {method}"
-            return Problem(ProblemKind.METHOD_NOT_ALLOWED, detail, headers=error.headers).response()
-        raise error  # the framework raises no other status; a new one would be a fault here
+            detail = f"{request.url.path} accepts {allowed}, not {request.method}"
+            return Problem(ProblemKind.METHOD_NOT_ALLOWED, detail, headers=error.headers)
+    raise error  # the framework raises no other status; a new one would be a fault here

@@ -13,7 +13,6 @@ from service.api import job_routes as jobs
 from service.api.bodies import headers_of, read_form, read_json
 from service.api.context import ModelDep, ServiceDep
 from service.api.openapi import form_request, json_request
-from service.api.reports import add_report_route, require_packages
 from service.api.schemas.evaluations import EVALUATION_EXAMPLES, EvaluationRequest, EvaluationResult
 from service.components import Service
 from service.jobs import evaluation_data as labelled
@@ -69,7 +68,7 @@ async def _submit(
     if body.attack > limit:
         raise InputError(f"is {body.attack}; at most {limit} is accepted", field="attack")
     if body.report:
-        require_packages()
+        jobs.require_packages()
     folder = service.settings.data
     under = str(folder.resolve()) if folder and body.path else None  # opened again by the worker
     titles = {
@@ -125,4 +124,3 @@ def _of_form(form: FormData, settings: Settings) -> tuple[EvaluationRequest, str
 
 
 jobs.add_routes(router, "evaluation")
-add_report_route(router, "evaluation")

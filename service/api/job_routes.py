@@ -1,4 +1,9 @@
-"""Routes shared by audits and evaluations: submit, list, show, follow, cancel."""
+"""Routes shared by audits and evaluations: submit, list, show, follow, cancel, and files of reports.
+
+The files of a report are those of ``lipmodel audit|evaluate --report``. Each has its own path, without
+negotiation by ``Accept``: relative links between files work, a browser can open the JSON, and links can be
+shared.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +13,13 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from lipmodel.errors import about_field
+from lipmodel.errors import MissingExtraError, about_field
 from service.api.bodies import reply
 from service.api.context import F, ServiceDep, model_route
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, problems
@@ -21,7 +27,7 @@ from service.api.schemas.models_and_jobs import JobDetail, JobList, JobModel, Jo
 from service.auth.admission import Admission
 from service.components import Service
 from service.database.connect import StoreError
-from service.jobs.queue import Fill, Jobs, QueueFullError
+from service.jobs.queue import Fill, Jobs
 from service.jobs.store import Job, State
 from service.models.registry import Model
 from service.problems import FieldError, Problem, ProblemKind
@@ -33,6 +39,26 @@ KEEP_ALIVE_SECONDS = 5.0
 PATHS = {"audit": "/v1/audits", "evaluation": "/v1/evaluations"}
 MIN_SHARE = 0.02
 """Completed share from which the time left is estimated."""
+PACKAGES = ("matplotlib", "jinja2")
+"""Packages that produce a report, in the worker."""
+MEDIA_TYPES = {
+    "audit": {"audit.html": "text/html", "audit.md": "text/markdown", "audit.json": "application/json"},
+    "evaluation": {
+        "evaluation.html": "text/html",
+        "evaluation.md": "text/markdown",
+        "evaluation.json": "application/json",
+        "curve.svg": "image/svg+xml",
+        "curve.png": "image/png",
+    },
+}
+REPORT_HEADERS = {
+    # Names of classes and data are untrusted. They are escaped; even if one were not, no script would run
+    # and nothing would be fetched.
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 PREFER = {
     "name": "Prefer",
     "in": "header",
@@ -97,11 +123,7 @@ async def submit(
         Problem: 429, the queue is full; or the problem of a job that failed within the wait.
     """
     wait, applied = preferred_wait(request)
-    try:
-        job = await jobs.submit(kind, model, parameters, options, fill)
-    except QueueFullError as error:
-        headers = {"Retry-After": str(error.retry_after)}
-        raise Problem(ProblemKind.QUEUE_FULL, str(error), headers=headers) from None
+    job = await jobs.submit(kind, model, parameters, options, fill)
     with suppress(StoreError):  # the job is queued, even if the database does not answer now
         job = await jobs.wait(job.id, wait)
     place = f"{PATHS[kind]}/{job.id}"
@@ -116,6 +138,16 @@ async def submit(
     answer.status_code = 202
     answer.headers.update(headers | {"Location": place})
     return answer
+
+
+def require_packages() -> None:
+    """Refuse a request for a report that cannot be produced.
+
+    Raises:
+        Problem: 501, the packages that produce reports are not installed.
+    """
+    if not all(map(find_spec, PACKAGES)):  # located, not imported
+        raise Problem(ProblemKind.NOT_INSTALLED, str(MissingExtraError("a report", "report")))
 
 
 def preferred_wait(request: Request) -> tuple[float, str]:
@@ -148,7 +180,8 @@ async def find(service: Service, kind: str, job_id: str, *, bulk: bool = True) -
 
 def add_routes(router: APIRouter, kind: str) -> None:
     """Add the routes of existing jobs of one kind."""
-    noun, path = kind, PATHS[kind]
+    path, types = PATHS[kind], MEDIA_TYPES[kind]
+    names = ", ".join(types)
     unknown = problems(ProblemKind.UNKNOWN_JOB, ProblemKind.INVALID_INPUT, ProblemKind.JOBS_UNAVAILABLE)
 
     async def named(job_id: JobId, service: ServiceDep) -> Job:
@@ -156,7 +189,7 @@ def add_routes(router: APIRouter, kind: str) -> None:
 
     job_here = Depends(named)
 
-    @router.get(path, summary=f"List {noun}s, newest first", response_model=JobList, responses=unknown)
+    @router.get(path, summary=f"List {kind}s, newest first", response_model=JobList, responses=unknown)
     async def list_jobs(
         service: ServiceDep,
         limit: Annotated[int, Query(ge=1, le=100, description="Maximum number of jobs on a page.")] = 20,
@@ -172,7 +205,7 @@ def add_routes(router: APIRouter, kind: str) -> None:
 
     @router.get(
         path + "/{job_id}",
-        summary=f"Get an {noun} and its report",
+        summary=f"Get an {kind} and its report",
         response_model=JobDetail,
         responses=unknown,
     )
@@ -182,7 +215,7 @@ def add_routes(router: APIRouter, kind: str) -> None:
 
     @router.get(
         path + "/{job_id}/events",
-        summary=f"Follow an {noun} (server-sent events)",
+        summary=f"Follow an {kind} (server-sent events)",
         response_class=StreamingResponse,
         responses=unknown | {200: {"description": "Events", "content": {"text/event-stream": {}}}},
     )
@@ -197,12 +230,31 @@ def add_routes(router: APIRouter, kind: str) -> None:
         )
 
     @router.delete(
-        path + "/{job_id}", summary=f"Cancel an {noun}", response_model=JobDetail, responses=unknown
+        path + "/{job_id}", summary=f"Cancel an {kind}", response_model=JobDetail, responses=unknown
     )
     async def cancel_job(service: ServiceDep, job: Job = job_here) -> Response:
         """Cancel a queued or running job. A finished job is unchanged."""
         await service.jobs.cancel(job.id)
         return _detail(await find(service, kind, job.id))
+
+    one_of = Path(description=f"One of {names}.")
+
+    @router.get(
+        path + "/{job_id}/report/{file}",
+        summary=f"Get a file of the report of an {kind}",
+        response_class=Response,
+        responses=problems(ProblemKind.UNKNOWN_JOB, ProblemKind.INVALID_INPUT)
+        | {200: {"description": "The file", "content": {media: {} for media in types.values()}}},
+    )
+    async def show_report(service: ServiceDep, job_id: JobId, file: str = one_of) -> Response:
+        """Available once the job is done, if requested (`"report": true`)."""
+        job = await find(service, kind, job_id, bulk=False)
+        if file not in types:
+            raise Problem(ProblemKind.NO_REPORT, f"a report has no file '{file[:64]}'; its files are {names}")
+        content = await service.jobs.report_file(job.id, file)
+        if content is None:
+            raise Problem(ProblemKind.NO_REPORT, f"the {kind} is {job.state.value} and has no report")
+        return Response(content, headers=REPORT_HEADERS, media_type=types[file])
 
 
 async def _events(request: Request, jobs: Jobs, job_id: str) -> AsyncIterator[str]:

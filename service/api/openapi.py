@@ -9,29 +9,12 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service.api.schemas.certificates import CertificateRequest
-from service.api.schemas.evaluations import EvaluationRequest
-from service.api.schemas.models_and_jobs import AttackRequest, AuditRequest, LabelRequest
 from service.problems import MEDIA_TYPE, ProblemBody, ProblemKind
-from service.protocols.v1_schemas import PredictRequest
-from service.protocols.v2_schemas import IndexRequest, InferRequest, LoadRequest, UnloadRequest
 
 REFERENCE = "#/components/schemas/{model}"
 
-READ_BY_HAND = (
-    LabelRequest,
-    PredictRequest,
-    InferRequest,
-    IndexRequest,
-    LoadRequest,
-    UnloadRequest,
-    AttackRequest,
-    AuditRequest,
-    EvaluationRequest,
-    CertificateRequest,
-    ProblemBody,
-)
-"""Types that appear in no signature of a route."""
+_referred: list[type[BaseModel]] = [ProblemBody]
+"""Types that appear in no signature of a route: the problem, and the requests that routes read themselves."""
 MODEL_PROBLEMS = (ProblemKind.UNKNOWN_MODEL, ProblemKind.UNKNOWN_VERSION, ProblemKind.MODEL_REFUSED)
 BODY_PROBLEMS = (
     ProblemKind.NOT_JSON,
@@ -53,6 +36,7 @@ def problems(*kinds: ProblemKind) -> dict[int | str, dict[str, Any]]:
 
 def json_request(schema: type[BaseModel], examples: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the request body of a route that reads it with ``json_body``."""
+    _referred.append(schema)
     content = {
         "schema": {"$ref": REFERENCE.format(model=schema.__name__)},
         "examples": {name: {"value": value} for name, value in examples.items()},
@@ -93,7 +77,7 @@ def describe(app: FastAPI) -> None:
                 title=app.title, version=app.version, description=app.description, routes=app.routes
             )
             _, definitions = models_json_schema(
-                [(schema, "validation") for schema in READ_BY_HAND], ref_template=REFERENCE
+                [(schema, "validation") for schema in _referred], ref_template=REFERENCE
             )
             document["components"]["schemas"].update(definitions["$defs"])
             app.openapi_schema = document

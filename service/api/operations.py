@@ -11,8 +11,7 @@ from service.api.context import ServiceDep
 from service.api.openapi import problems
 from service.api.schemas.models_and_jobs import Health, Readiness
 from service.problems import TYPE_PREFIX, Problem, ProblemKind
-from service.telemetry.info_metrics import job_facts, model_facts
-from service.telemetry.metrics import exposition
+from service.telemetry.metrics import exposition, job_facts, model_facts
 
 router = APIRouter(tags=["operations"])
 

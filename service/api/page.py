@@ -21,11 +21,15 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.budget import PIECE_BYTES
-from service.http.security_headers import PAGE_POLICY
 
 router = APIRouter(include_in_schema=False)
 
 WEB = Path(__file__).parents[1] / "web"
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""Content-Security-Policy of the page: scripts and styles are files of this service, none is inline."""
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",

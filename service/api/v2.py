@@ -1,8 +1,11 @@
-"""Health, metadata and Triton's model repository of the Open Inference Protocol v2."""
+"""Open Inference Protocol v2 (KServe, Triton): inference, health, metadata and the model repository.
+
+Certified radii are one more output of each model.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import orjson
 from fastapi import APIRouter, Request
@@ -15,14 +18,17 @@ from service.api.context import ModelDep, ModelName, ServiceDep, model_route
 from service.api.model_admin import Allowed
 from service.api.openapi import BODY_PROBLEMS, MODEL_PROBLEMS, json_request, problems
 from service.api.operations import readiness
+from service.api.predict import respond
 from service.api.schemas.models_and_jobs import Health, Readiness
 from service.models.registry import Versions
 from service.problems import ProblemKind
 from service.protocols import v2
-from service.protocols.bodies import JSON_TYPE, check_media_type, parse
+from service.protocols.bodies import FILE_TYPE, JSON_TYPE, check_media_type, parse
 from service.protocols.v2_schemas import (
     IndexEntry,
     IndexRequest,
+    InferRequest,
+    InferResponse,
     LoadRequest,
     ModelMetadata,
     ModelReady,
@@ -33,7 +39,38 @@ from service.protocols.v2_schemas import (
 
 M = TypeVar("M", bound=BaseModel)
 
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "one input": {
+        "inputs": [{"name": "input", "shape": [1, 2], "datatype": "FP32", "data": [0.5, 0.25]}],
+        "parameters": {"epsilon": 0.1},
+    }
+}
+BINARY: dict[int | str, dict[str, Any]] = {
+    200: {"content": {FILE_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
+}
+
 router = APIRouter(tags=["open inference protocol"])
+
+
+@model_route(
+    router,
+    "POST",
+    "/infer",
+    protocol="v2",
+    summary="Classify inputs by the Open Inference Protocol",
+    response_model=InferResponse,
+    responses=BINARY
+    | problems(*BODY_PROBLEMS, *MODEL_PROBLEMS, ProblemKind.BELOW_POLICY, ProblemKind.NOT_SIGNING),
+    openapi_extra=json_request(InferRequest, EXAMPLES),
+)
+async def infer(request: Request, model: ModelDep, service: ServiceDep) -> Response:
+    """Tensors in JSON or binary. Outputs are scores, label, label_index, margin, certified_radius, abstained.
+
+    Optional outputs are `certified` where the request or the model's policy has an epsilon,
+    `radius_float32_portable` with the parameter `portable`, `tightening_complete` with `tighten`, and
+    `certificate` with `certificate`.
+    """
+    return await respond(request, service, model, v2.CODEC)
 
 
 @router.get("/v2", summary="Server metadata", response_model=ServerMetadata, responses=problems())

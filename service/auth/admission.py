@@ -120,7 +120,10 @@ class Admission:
             self._origins.check(method, headers)
             return f"address:{client[0] if client else ''}"
         if caller.scopes.isdisjoint(scopes):
-            raise _insufficient_scope(scopes)
+            wanted, listed = " or ".join(f"'{scope}'" for scope in sorted(scopes)), " ".join(sorted(scopes))
+            challenge = f'Bearer realm="lipserve", error="insufficient_scope", scope="{listed}"'
+            detail = f"this request requires the scope {wanted}, which the credential lacks"
+            raise Problem(ProblemKind.FORBIDDEN, detail, headers={"WWW-Authenticate": challenge})
         return caller.identity
 
     def _check_size(self, headers: Collection[Header]) -> None:
@@ -165,10 +168,3 @@ def _credential(headers: Collection[Header]) -> bytes:
         detail = "send exactly one header 'Authorization: Bearer KEY'"
         raise unauthenticated(detail, error="invalid_request")
     return values[0][7:]
-
-
-def _insufficient_scope(scopes: RequiredScopes) -> Problem:
-    wanted = " or ".join(f"'{scope}'" for scope in sorted(scopes))
-    challenge = f'Bearer realm="lipserve", error="insufficient_scope", scope="{" ".join(sorted(scopes))}"'
-    detail = f"this request requires the scope {wanted}, which the credential lacks"
-    return Problem(ProblemKind.FORBIDDEN, detail, headers={"WWW-Authenticate": challenge})

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from service.problems import Problem, ProblemKind
 
 REMEMBERED = 1024
+OTHER_SITES = (b"cross-site", b"same-site")
 ADVICE = "the setting allowed_hosts lists further names"
 
 
@@ -44,10 +45,7 @@ class AllowedHosts:
             if there.lower() != host.lower() and _name(there) not in self._names:
                 shown = origin[:64].decode("latin-1")
                 raise _refused(f"Origin is '{shown}'; only pages of this service are accepted, and {ADVICE}")
-        elif method not in ("GET", "HEAD") and headers.get(b"sec-fetch-site") in (
-            b"cross-site",
-            b"same-site",
-        ):
+        elif method not in ("GET", "HEAD") and headers.get(b"sec-fetch-site") in OTHER_SITES:
             raise _refused("the request comes from a page of another origin (Sec-Fetch-Site)")
 
 

@@ -73,11 +73,7 @@ class TokenVerifier:
             claims["exp"] = float(claims["exp"])
         except InvalidTokenError as error:
             raise TokenError(f"the token is not accepted: {error}") from None
-        except (
-            OverflowError,
-            TypeError,
-            RecursionError,
-        ):  # exp is 10^400 or a list, or claims are nested too deep
+        except (OverflowError, TypeError, RecursionError):  # exp is 10^400 or a list, or claims are too deep
             raise TokenError("the token's claims are malformed") from None
         return claims
 
@@ -87,9 +83,8 @@ class TokenVerifier:
         age = time.monotonic() - self._fetched
         if age > KEEP_SECONDS or (kid not in self._keys and age > REFRESH_SECONDS):
             async with self._fetching:
-                if time.monotonic() - self._fetched > min(
-                    age, REFRESH_SECONDS
-                ):  # not fetched by another request meanwhile
+                # Unless fetched by another request meanwhile.
+                if time.monotonic() - self._fetched > min(age, REFRESH_SECONDS):
                     await self._fetch()
         if kid not in self._keys:
             raise TokenError("the token's key (kid) is not among the issuer's keys")

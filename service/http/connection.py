@@ -29,7 +29,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from service.budget import LEASE, PIECE_BYTES, Budget, Lease
-from service.http.security_headers import safe_headers
+from service.http.instrumentation import safe_headers
 from service.problems import Problem, ProblemKind
 from service.wire import CLOSE, Header, Headers
 
@@ -114,9 +114,8 @@ class Connection(HttpToolsProtocol):
         if waiting:
             longest = min(waiting, key=lambda other: other._last_progress)
             longest.evict(_too_many_connections())
-            self.connections.discard(
-                longest
-            )  # now: `connection_lost` follows some iterations of the loop later
+            # Now: `connection_lost` follows some iterations of the loop later.
+            self.connections.discard(longest)
 
     def data_received(self, data: bytes) -> None:
         """Parse received bytes, 256 KiB at most."""
@@ -146,13 +145,11 @@ class Connection(HttpToolsProtocol):
         Args:
             rest: bytes received after the head.
         """
-        lines = [
-            b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
-        ]
-        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        line = self.parser.get_method(), self.url, self.parser.get_http_version().encode()
+        headers = [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn
-        self._feed(b"\r\n".join([*lines, b"", rest]))
+        self._feed(b"\r\n".join([b"%b %b HTTP/%b" % line, *headers, b"", rest]))
 
     def on_headers_complete(self) -> None:
         """Begin a request; a ValueError stops the parser as its own errors do."""

@@ -19,7 +19,6 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.budget import LEASE
-from service.http.security_headers import safe_headers
 from service.problems import Problem, ProblemKind
 from service.telemetry.logs import REQUEST_ID, traceback_without_message
 from service.telemetry.metrics import Histogram, Metrics, Value
@@ -31,6 +30,14 @@ access = logging.getLogger("service.access")
 
 VALID_ID = re.compile(rb"[A-Za-z0-9._:/=+-]{1,128}")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+SECURITY_HEADERS: tuple[Header, ...] = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+"""Sent with every response that does not set them, for browsers."""
+_NAMES = frozenset(name for name, _ in SECURITY_HEADERS)
 
 
 class Instrumentation:
@@ -212,6 +219,13 @@ class InstrumentationMiddleware:
             return message
 
         return counted
+
+
+def safe_headers(headers: Iterable[Header]) -> list[Header]:
+    """Return the headers of a response, with those security headers added that it does not set."""
+    own = [name for name, _ in headers if name in _NAMES]
+    added = (header for header in SECURITY_HEADERS if header[0] not in own)
+    return [*headers, *(added if own else SECURITY_HEADERS)]
 
 
 class Fault(Exception):  # noqa: N818 - without a message, since an error's message may quote an input

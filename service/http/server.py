@@ -1,12 +1,11 @@
 """One serving process: its listening socket, and its graceful shutdown.
 
 On SIGINT or SIGTERM the process first drains: it goes on answering for up to ``drain_seconds``, or until no
-    connection is open, ``/readyz`` responds 503, so that balancers send no more, and each response closes its
-    connection. Then it accepts the connections left in the socket's queue, closes the socket, and gives the
-    requests
-in flight ``shutdown_seconds``; then it exits, whatever its threads still compute.
-So a request is lost only if it takes longer than that, or is sent on a connection that was idle during the
-whole drain: the case in which HTTP has clients retry.
+connection is open, ``/readyz`` responds 503, so that balancers send no more, and each response closes its
+connection. Then it accepts the connections left in the socket's queue, closes the socket, and gives the
+requests in flight ``shutdown_seconds``; then it exits, whatever its threads still compute. So a request is
+lost only if it takes longer than that, or is sent on a connection that was idle during the whole drain: the
+case in which HTTP has clients retry.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from service.http.connection import Connection
-from service.http.stalled import StalledConnections
+from service.problems import Problem, ProblemKind
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -87,7 +86,8 @@ class Server(uvicorn.Server):
         self._service, self._ready, self._drain_seconds = app.state.service, ready, settings.drain_seconds
         self._end_seconds = settings.drain_seconds + SETTLE_SECONDS + settings.shutdown_seconds + LAST_SECONDS
         self._end = end
-        self._stalled = StalledConnections(settings.request_seconds)
+        self._request_seconds = settings.request_seconds
+        self._progress: dict[Connection, tuple[Any, float]] = {}
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Report as not ready from the signal on."""
@@ -107,8 +107,22 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Close stalled connections once a second, which is ten ticks."""
         if counter % 10 == 0:
-            self._stalled.sweep(self.server_state.connections, time.monotonic())
+            self._close_stalled(time.monotonic())
         return await super().on_tick(counter)
+
+    def _close_stalled(self, now: float) -> None:
+        """Close connections whose clients neither complete a request nor receive a response for too long."""
+        connections: Any = self.server_state.connections
+        before, self._progress = self._progress, {}  # without closed connections, which requests refer to
+        for connection in tuple(connections):
+            progress = connection.progress
+            if progress is None:
+                continue
+            last, since = before.get(connection, (progress, now))
+            self._progress[connection] = progress, since if last == progress else now
+            if last == progress and now - since > self._request_seconds:
+                detail = f"the request was incomplete after {self._request_seconds:g} s"
+                connection.evict(Problem(ProblemKind.REQUEST_TIMEOUT, detail))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain and stop; jobs first, since clients that wait for one would delay the shutdown."""

@@ -1,8 +1,7 @@
 """Attacks on a few inputs while the client waits, by the method of audits.
 
 Attacks take turns with other slow work, in threads of low priority: predictions come first. Larger searches
-    are
-audits.
+are audits.
 """
 
 from __future__ import annotations
@@ -46,11 +45,7 @@ class AttackSearchResult:
 
 
 class AttackSearch:
-    """Runs the searches of a process.
-
-    Args:
-        pool: threads to run in.
-    """
+    """Searches of a process, in the threads of a pool."""
 
     def __init__(self, pool: FairPool) -> None:
         self._pool = pool

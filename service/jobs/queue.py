@@ -24,13 +24,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lipmodel.errors import LipcertError
 from service.database.connect import StorageError, StoreError, writing
-from service.jobs.archive import parts_of, unpack
-from service.jobs.state_folder import StateFolder
-from service.jobs.store import LEASE_SECONDS, Job, State, Store
-from service.jobs.store_thread import StoreThread
+from service.jobs.state_folder import StateFolder, parts_of, unpack
+from service.jobs.store import LEASE_SECONDS, Job, State, Store, StoreThread
 from service.models.registry import Model
+from service.problems import Problem, ProblemKind
 from service.sandbox.process import POLL_SECONDS, TASK_FILE, JobProcess, Outcome, problem
 
 TYPICAL_SECONDS = 5.0
@@ -40,18 +38,6 @@ PROBE_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 Fill = Callable[[Path], None]
-
-
-class QueueFullError(LipcertError):
-    """The limit of queued jobs is reached.
-
-    Attributes:
-        retry_after: estimated seconds until the queue has room.
-    """
-
-    def __init__(self, queued: int, retry_after: int) -> None:
-        super().__init__(f"limit of queued jobs reached ({queued} queued); try again in {retry_after} s")
-        self.retry_after = retry_after
 
 
 @dataclass
@@ -154,14 +140,15 @@ class Jobs:
             fill: writes the job's data into a folder; called in a thread.
 
         Raises:
-            QueueFullError: the limit of queued jobs is reached.
+            Problem: 429, the limit of queued jobs is reached.
             InputError, DataError: ``fill`` refused the data.
             StorageError: the job cannot be stored.
         """
         queued = sum(not live.running for live in self._live.values())
         if queued >= self._max_queued:
             wait = math.ceil(min(max(self._typical_seconds / self._workers, 1), 3600))
-            raise QueueFullError(queued, wait)
+            detail = f"limit of queued jobs reached ({queued} queued); try again in {wait} s"
+            raise Problem(ProblemKind.QUEUE_FULL, detail, headers={"Retry-After": str(wait)})
         file = model.predictor.file
         job = Job(
             id=uuid.uuid4().hex,
@@ -237,9 +224,7 @@ class Jobs:
         """Yield the job now, at every change and every ``idle`` seconds, and at its end."""
         while True:
             live = self._live.get(job_id)
-            changed = (
-                live.changed if live else None
-            )  # taken before the job is read, so that no change is missed
+            changed = live.changed if live else None  # before the job is read, so that no change is missed
             job = await self.get(job_id, bulk=False)
             if job is None:
                 return

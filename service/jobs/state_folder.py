@@ -20,13 +20,18 @@ import fcntl
 import os
 import re
 import shutil
+import tarfile
+import tempfile
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from service.database.connect import StoreError, writing
 from service.disk import private_folder
+
+PART_BYTES = 2**20
+"""Size of the parts in which a shared database stores the data of a job, for servers that take it over."""
 
 
 class StateFolder:
@@ -107,3 +112,28 @@ def sweep_metrics(folder: Path) -> None:
         for path in folder.parent.iterdir():
             if path != folder:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def parts_of(folder: Path) -> Iterator[bytes]:
+    """Yield an archive of a folder in parts."""
+    with tempfile.TemporaryFile() as file:
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            archive.add(folder, arcname=".")
+        file.seek(0)
+        while part := file.read(PART_BYTES):
+            yield part
+
+
+def unpack(parts: Iterator[bytes], folder: Path) -> None:
+    """Extract an archive in parts to a folder.
+
+    Raises:
+        OSError: the folder cannot be written.
+        tarfile.TarError: the archive is incomplete or damaged.
+    """
+    with tempfile.TemporaryFile() as file:
+        for part in parts:
+            file.write(part)
+        file.seek(0)
+        with tarfile.open(fileobj=file) as archive:
+            archive.extractall(folder, filter="data")

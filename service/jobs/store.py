@@ -12,22 +12,30 @@ was declared dead notices at its next step. A result is committed before any cal
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import RowMapping, delete, exists, func, insert, select, update
 
-from service.database.connect import open_database, transaction
+from service.database.connect import StorageError, open_database, transaction
 from service.database.tables import job_data, jobs, reports, servers
 
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 30.0
+"""Pauses between retries: the first, doubled each time up to the longest."""
 LEASE_SECONDS = 60.0
 """A server whose last heartbeat is older is declared dead, by servers that were awake meanwhile."""
 MAX_ATTEMPTS = 2
 """Maximum attempts: a poison job, which kills the servers that run it, is then interrupted."""
+
+log = logging.getLogger("service.jobs.store_thread")
+T = TypeVar("T")
 
 
 class State(StrEnum):
@@ -304,3 +312,31 @@ class Store:
 
 def _job(row: RowMapping) -> Job:
     return Job(**{**row, "state": State(row["state"])})
+
+
+class StoreThread:
+    """One thread for all calls of a store, so that the event loop never waits for a disk."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "store")
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Return the result of a function called in the thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    async def retry(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Return the result of a function, called until the database responds: it may be restarting."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return await self.run(function, *arguments)
+            except StorageError as error:
+                log.error("%s; trying again", error)
+            except Exception:
+                log.exception("the database of jobs does not respond; trying again")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, MAX_PAUSE_SECONDS)
+
+    def close(self) -> None:
+        """Wait for the running call, and end the thread."""
+        self._thread.shutdown()

@@ -50,9 +50,8 @@ def _read_fast(body: bytes, size: int) -> tuple[AnyArray, PredictOptions] | None
     try:
         document: Any = simdjson.Parser().parse(body)
         members = list(document.keys())
-        if body[:1] != b"{" or len(set(members)) < len(
-            members
-        ):  # parsers differ in byte order marks, duplicates
+        # Parsers differ in byte order marks and duplicates.
+        if body[:1] != b"{" or len(set(members)) < len(members):
             return None
         rows = document["inputs"]
         # The rows are the only arrays: another would be flattened with them.
@@ -91,9 +90,8 @@ def read_npy_inputs(
         detail = f"the body cannot be read as npy: {reason or 'its header is not understood'}"
         raise Problem(ProblemKind.NOT_AN_ARRAY, detail) from None
     if count * dtype.itemsize != len(body) - end:
-        detail = (
-            f"the body has {len(body) - end} bytes of numbers; its header announces {count * dtype.itemsize}"
-        )
+        announced = f"its header announces {count * dtype.itemsize}"
+        detail = f"the body has {len(body) - end} bytes of numbers; {announced}"
         raise Problem(ProblemKind.NOT_AN_ARRAY, detail)
     if shape and shape[0] > max_rows:
         raise InputError(f"has {shape[0]} rows; at most {max_rows} are accepted in one request")

@@ -50,9 +50,8 @@ def decompressed(body: bytes, headers: Headers, limit: int, lease: Lease) -> byt
     if len(plain) > limit:
         raise too_large(limit)
     if not inflating.eof or inflating.unused_data:
-        raise Problem(
-            ProblemKind.NOT_COMPRESSED, "the compressed body is truncated, or other bytes follow it"
-        )
+        detail = "the compressed body is truncated, or other bytes follow it"
+        raise Problem(ProblemKind.NOT_COMPRESSED, detail)
     lease.hold(len(plain))
     return plain
 
@@ -151,10 +150,8 @@ def as_problem(error: ValidationError) -> Problem:
 
 
 def _field_error(error: Any) -> FieldError:
-    field = ""
-    for part in error["loc"]:
-        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else part
-    return FieldError(field=field or "body", reason=_reason(error))
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])
+    return FieldError(field=field.removeprefix(".") or "body", reason=_reason(error))
 
 
 EXPECTED = {

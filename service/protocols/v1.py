@@ -6,10 +6,10 @@ from typing import Any
 
 import orjson
 
+from lipmodel.errors import InputError
 from service.inference.pipeline import WITHHELD, Answers
 from service.inference.request import DecodedRequest, PredictOptions
 from service.models.registry import Model
-from service.problems import FieldError, Problem
 from service.protocols.arrays import read_json_inputs, read_npy_inputs
 from service.protocols.bodies import JSON_TYPE, media_type_of
 from service.protocols.protocol import Codec, Payload
@@ -22,8 +22,9 @@ def _decode(payload: Payload, max_rows: int, model: Model) -> DecodedRequest:
     if media_type_of(payload.headers) == NPY_TYPE:
         return DecodedRequest(*read_npy_inputs(payload.body, dict(payload.query), max_rows))
     if not payload.query.keys().isdisjoint(PredictOptions.model_fields):
-        detail = f"only '{NPY_TYPE}' takes options in the query; send them in the body"
-        raise Problem.invalid([FieldError(field="query", reason=detail)])
+        raise InputError(
+            f"only '{NPY_TYPE}' takes options in the query; send them in the body", field="query"
+        )
     size = model.predictor.file.graph.input_size
     return DecodedRequest(*read_json_inputs(payload.body, size, max_rows))
 
@@ -42,11 +43,8 @@ def _encode(answers: Answers) -> tuple[bytes, list[Header]]:
 def _predictions(answers: Answers) -> list[dict[str, Any]]:
     """Return the fields of ``v1_schemas.Prediction`` as dictionaries, which encode ten times as fast."""
     part, names = answers.part, answers.question.model.predictor.class_names
-    norm, tightening, count = (
-        answers.question.norm.value,
-        part.batch.predictions.tightening,
-        len(answers.labels),
-    )
+    norm, tightening = answers.question.norm.value, part.batch.predictions.tightening
+    count = len(answers.labels)
     none = [None] * count
     columns = [
         answers.labels.tolist(),

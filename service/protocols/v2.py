@@ -19,7 +19,7 @@ from lipmodel.errors import InputError
 from service.inference.pipeline import WITHHELD, Answers
 from service.inference.request import DecodedRequest
 from service.models.registry import Model
-from service.problems import FieldError, Problem, ProblemKind
+from service.problems import Problem, ProblemKind
 from service.protocols.arrays import brackets, shaped
 from service.protocols.bodies import FILE_TYPE, JSON_TYPE, check_values, header, parse
 from service.protocols.protocol import Codec, Payload
@@ -88,14 +88,13 @@ def name_of_scores(model: Model) -> str:
 def _decode(payload: Payload, max_rows: int, model: Model) -> DecodedRequest:
     length = header(payload.headers, LENGTH_NAME)
     if length is not None and not (length.isascii() and length.isdecimal() and len(length) < 16):
-        raise _invalid(LENGTH, f"is '{length[:64]}'; a number of bytes is accepted")
+        raise InputError(f"is '{length[:64]}'; a number of bytes is accepted", field=LENGTH)
     request, inputs = read_infer(payload.body, None if length is None else int(length))
-    name = model.predictor.file.graph.input
-    if request.inputs[0].name != name:
-        raise _invalid("inputs[0].name", f"is '{request.inputs[0].name[:64]}'; the input is '{name}'")
+    name, given = model.predictor.file.graph.input, request.inputs[0].name
+    if given != name:
+        raise InputError(f"is '{given[:64]}'; the input is '{name}'", field="inputs[0].name")
     if len(inputs) > max_rows:
-        reason = f"has {len(inputs)} rows; at most {max_rows} are accepted in one request"
-        raise _invalid("inputs", reason)
+        raise InputError(f"has {len(inputs)} rows; at most {max_rows} are accepted in one request")
     return DecodedRequest(inputs, request.parameters, request)
 
 
@@ -128,12 +127,10 @@ def read_infer(body: bytes, json_length: int | None) -> tuple[InferRequest, AnyA
 
 
 def _parse(text: bytes) -> InferRequest:
-    return _parse_cached(text) if len(text) <= CACHED_BYTES else parse(InferRequest, text)
+    return _parse_cached(InferRequest, text) if len(text) <= CACHED_BYTES else parse(InferRequest, text)
 
 
-@lru_cache(maxsize=256)
-def _parse_cached(text: bytes) -> InferRequest:
-    return parse(InferRequest, text)
+_parse_cached = lru_cache(maxsize=256)(parse)
 
 
 def _numbers(tensor: InputTensor, binary: memoryview) -> AnyArray:
@@ -255,10 +252,6 @@ def _bytes_of(values: Values) -> bytes:
     if not isinstance(values, list):
         return values.tobytes()
     return b"".join(len(text).to_bytes(4, "little") + text for text in (v.encode() for v in values))
-
-
-def _invalid(field: str, reason: str) -> Problem:
-    return Problem.invalid([FieldError(field=field, reason=reason)])
 
 
 # Triton's own client sends no Content-Type.

@@ -9,10 +9,12 @@ without files of its own kind, so sums over processes are taken of :data:`Snapsh
 from __future__ import annotations
 
 import os
+import platform
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -21,6 +23,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from lipmodel import __version__
+from service.jobs.store import State
+from service.models.registry import Registry
 from service.telemetry.drift import EDGES, Distribution, ServedRadii
 
 SECONDS = tuple(float(f"{digit}e{power}") for power in range(-5, 2) for digit in (1, 2.5, 5))
@@ -250,6 +255,39 @@ def total(snapshots: Iterable[Snapshot]) -> Snapshot:
     return added
 
 
+def model_facts(registry: Registry) -> list[Metric]:
+    """Return metrics of the build, each served version of a model, and the number of refused models."""
+    build = GaugeMetricFamily(
+        "lipserve_build_info", "Versions; always 1.", labels=["version", "python", "onnxruntime"]
+    )
+    build.add_metric([__version__, platform.python_version(), version("onnxruntime")], 1)
+    models = GaugeMetricFamily(
+        "lipserve_model_info", "A served version of a model; always 1.", labels=["model", "version", "sha256"]
+    )
+    for versions in registry.models.values():
+        for model in versions.served.values():
+            models.add_metric([model.name, model.version, model.predictor.file.sha256[:12]], 1)
+    refused = GaugeMetricFamily(
+        "lipserve_models_refused", "Models refused.", value=float(len(registry.refused))
+    )
+    return [build, models, refused]
+
+
+def job_facts(counts: Mapping[State, int] | None) -> list[Metric]:
+    """Return metrics of the database and its jobs.
+
+    Args:
+        counts: number of jobs of all servers by state; None if the database does not answer.
+    """
+    up = GaugeMetricFamily(
+        "lipserve_database_up", "1 if the job database answers, else 0.", value=float(counts is not None)
+    )
+    jobs = GaugeMetricFamily("lipserve_jobs", "Stored audits and evaluations.", labels=["state"])
+    for state, count in (counts or {}).items():
+        jobs.add_metric([state.value], count)
+    return [up, jobs]
+
+
 class _Shown(Collector):
     def __init__(self, metrics: list[Metric]) -> None:
         self._metrics = metrics
@@ -266,7 +304,7 @@ def exposition(
     Args:
         descriptions: families, in the order shown.
         snapshot: numbers of the families.
-        facts: metrics of state, see :mod:`service.telemetry.info_metrics`.
+        facts: metrics of state, of :func:`model_facts` and :func:`job_facts`.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Shown([*(d.metric(snapshot.get(d.name, {})) for d in descriptions), *facts]))

@@ -77,11 +77,6 @@ class SharedMetrics:
                 for name, children in kept["metrics"].items()
                 if gauges or name not in self._gauges
             }
-        except (
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-        ):  # missing, or not written by a worker
+        # Missing, or not written by a worker.
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return {}

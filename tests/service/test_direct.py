@@ -113,7 +113,7 @@ def test_it_is_not_the_application_that_answers(client, monkeypatch):
     async def nobody(*_):
         raise AssertionError
 
-    for module in ("predict", "infer"):
+    for module in ("predict", "v2"):
         monkeypatch.setattr(f"service.api.{module}.respond", nobody)
     assert client.post(PREDICT, json=BODY).status_code == 200
     assert client.post(INFER, json={"inputs": [TENSOR | {"data": [0.5, 0.25]}]}).status_code == 200

@@ -8,8 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.jobs.store import State
-from service.telemetry.info_metrics import job_facts
-from service.telemetry.metrics import FamilyDescription, Metrics
+from service.telemetry.metrics import FamilyDescription, Metrics, job_facts
 
 yaml = pytest.importorskip("yaml", reason="pip install PyYAML")
 ROOT = Path(__file__).parents[2]

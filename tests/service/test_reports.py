@@ -16,7 +16,7 @@ from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.evaluate import evaluate
 from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm
-from service.api.reports import MEDIA_TYPES
+from service.api.job_routes import MEDIA_TYPES
 from service.problems import ProblemKind
 from tests.networks import groupsort_net, to_file
 from tests.service.conftest import lipserve, running, stopped_worker, two_moons, url_of
