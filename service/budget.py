@@ -61,9 +61,8 @@ class Lease:
             if counted > budget.limit:
                 detail = f"the request needs {size} bytes; the setting {budget.setting} is {budget.limit}"
                 raise Problem(ProblemKind.BODY_TOO_LARGE, detail)
-            detail = (
-                f"requests in flight hold {budget.held} bytes; the setting {budget.setting} is {budget.limit}"
-            )
+            held_by_all = f"requests in flight hold {budget.held} bytes"
+            detail = f"{held_by_all}; the setting {budget.setting} is {budget.limit}"
             raise Problem(ProblemKind.BUSY, detail, headers={"Retry-After": "1"})
         budget.held, self.size = held, size
 

@@ -56,11 +56,7 @@ class Service:
 
 
 def open_jobs(settings: Settings, worker: int = 0) -> Jobs:
-    """Open the job queue on the state folder and the database of the settings.
-
-    Args:
-        settings: of the service.
-        worker: number of this process.
+    """Open the job queue of a process on the state folder and the database of the settings.
 
     Raises:
         StoreError: the folder or the database cannot be used.

@@ -108,11 +108,7 @@ def _check(body: CertificateRequest, service: Service) -> CertificateVerdict:
 
 
 def _keys(body: CertificateRequest, service: Service) -> PublicKeys:
-    """Return the trusted keys: those of the request, or by default those of this service, if any.
-
-    Raises:
-        InputError: the keys of the request cannot be used.
-    """
+    """Return the trusted keys: those of the request, or by default those of this service, if any."""
     from lipmodel.signed.key_sets import read_public
 
     if body.keys is not None:

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
@@ -57,27 +56,15 @@ def _files() -> Mapping[str, Path]:
 
 
 FILES = _files()
-
-
-class Content(NamedTuple):
-    """Contents of one file.
-
-    Attributes:
-        plain: bytes of the file.
-        gzipped: bytes compressed with gzip.
-        etag: entity tag, weak since both encodings share one.
-    """
-
-    plain: bytes
-    gzipped: bytes
-    etag: str
+PAGES = {"/": "index.html", "/docs": "docs.html"}
 
 
 @lru_cache(maxsize=128)
-def _content(path: Path, _modified: int) -> Content:
+def _content(path: Path, _modified: int) -> tuple[bytes, bytes, str]:
+    """Return a file, the same gzipped, and its entity tag, which is weak since both encodings share one."""
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()[:32]
-    return Content(content, gzip.compress(content, 6, mtime=0), f'W/"{digest}"')
+    return content, gzip.compress(content, 6, mtime=0), f'W/"{digest}"'
 
 
 class _Pieces(Response):
@@ -93,40 +80,21 @@ class _Pieces(Response):
             await send({"type": "http.response.body", "body": piece, "more_body": start < last})
 
 
-async def _send(name: str, request: Request) -> Response:
-    """Return the file with that path, or a 304 if the browser has a current copy.
-
-    Raises:
-        HTTPException: 404, there is no such file.
-    """
+@router.api_route("/", methods=["GET", "HEAD"])
+@router.api_route("/docs", methods=["GET", "HEAD"])
+@router.api_route("/web/{name:path}", methods=["GET", "HEAD"])
+async def show_file(request: Request) -> Response:
+    """Return the page, the API documentation or a file of both; a 304 if the browser has a current copy."""
+    name = PAGES.get(request.scope["route"].path) or request.path_params["name"]
     path = FILES.get(name)
     if path is None:
         raise HTTPException(404)
-    content = await asyncio.to_thread(_content, path, path.stat().st_mtime_ns)
-    headers = {"ETag": content.etag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
+    body, gzipped, etag = await asyncio.to_thread(_content, path, path.stat().st_mtime_ns)
+    headers = {"ETag": etag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
     if path.suffix == ".html":
         headers["Content-Security-Policy"] = PAGE_POLICY
-    if content.etag in request.headers.get("if-none-match", ""):
+    if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    body = content.plain
     if "gzip" in request.headers.get("accept-encoding", ""):
-        headers["Content-Encoding"], body = "gzip", content.gzipped
+        headers["Content-Encoding"], body = "gzip", gzipped
     return _Pieces(body, headers=headers, media_type=MEDIA_TYPES[path.suffix])
-
-
-@router.api_route("/", methods=["GET", "HEAD"])
-async def show_page(request: Request) -> Response:
-    """Return the page."""
-    return await _send("index.html", request)
-
-
-@router.api_route("/docs", methods=["GET", "HEAD"])
-async def show_docs(request: Request) -> Response:
-    """Return the API documentation."""
-    return await _send("docs.html", request)
-
-
-@router.api_route("/web/{name:path}", methods=["GET", "HEAD"])
-async def show_file(name: str, request: Request) -> Response:
-    """Return a file of the page."""
-    return await _send(name, request)

@@ -111,11 +111,7 @@ class Admission:
         headers: Headers,
         client: tuple[str, int] | None,
     ) -> str:
-        """Return the identity of a verified caller, or of an address where no credentials are required.
-
-        Raises:
-            Problem: 403.
-        """
+        """Return the identity of a verified caller, or of an address where no credentials are required."""
         if caller is None:
             self._origins.check(method, headers)
             return f"address:{client[0] if client else ''}"
@@ -133,12 +129,7 @@ class Admission:
 
 
 class AdmissionMiddleware:
-    """Passes admitted requests on and answers others with 401, 403, 429 or 431.
-
-    Args:
-        app: the application inside.
-        admission: decides.
-    """
+    """Passes admitted requests on to the application inside; answers others with 401, 403, 429 or 431."""
 
     def __init__(self, app: ASGIApp, admission: Admission) -> None:
         self._app, self._admission = app, admission

@@ -15,7 +15,7 @@ from lipmodel.errors import LipcertError
 from service.cli.keys import keys
 from service.cli.options import options, read_settings, variable
 from service.cli.preflight import open_server
-from service.cli.supervisor import Supervisor, WorkersError
+from service.cli.supervisor import Supervisor
 from service.http.server import listen, listen_together, url_of
 from service.models.writer import sweep
 from service.settings import Settings
@@ -71,7 +71,7 @@ def serve(settings: Settings) -> None:
             asyncio.run(Supervisor(settings, sockets).run())
         else:
             serve_here(settings, listen(settings.host, settings.port))
-    except (LipcertError, WorkersError) as error:
+    except LipcertError as error:
         raise click.ClickException(str(error)) from None
 
 

@@ -68,9 +68,8 @@ def read_settings(flags: Mapping[str, str | None], file: str | None = None) -> S
             _check_name(name.removeprefix(ENVIRONMENT_PREFIX).lower(), name, variable)
     kept = {} if file is None else _read_file(Path(file))
     kept = {name: value for name, value in kept.items() if variable(name) not in variables}
-    if (
-        variable("port") not in variables
-    ):  # or it would be read from the environment, where Kubernetes may have set it
+    # Else the port would be read from the environment, where Kubernetes may have set it.
+    if variable("port") not in variables:
         kept.setdefault("port", str(Settings.model_fields["port"].default))
     try:
         return Settings(**(kept | given))  # type: ignore[arg-type]
@@ -89,9 +88,6 @@ def _check_name(name: str, found: str, spelt: Callable[[str], str], source: str 
         found: the name as written in its source.
         spelt: function from the name of a setting to its spelling in that source.
         source: description of the source, as a suffix.
-
-    Raises:
-        click.UsageError: no setting has the name.
     """
     known = [*Settings.model_fields, CONFIG]
     if name not in known:

@@ -43,7 +43,7 @@ GRACE_SECONDS = 5.0
 log = logging.getLogger(__name__)
 
 
-class WorkersError(Exception):
+class WorkersError(LipcertError):
     """The workers cannot be kept running."""
 
 
@@ -87,11 +87,7 @@ class Supervisor:
             shutil.rmtree(self._metrics, ignore_errors=True)
 
     async def _start(self, number: int) -> dict[str, Any]:
-        """Start a worker and return its message once it is ready.
-
-        Raises:
-            WorkersError: the worker ended instead.
-        """
+        """Start a worker and return its message once it is ready; raise WorkersError if it ends instead."""
         listener = self._sockets[number].fileno()
         process = await asyncio.create_subprocess_exec(
             *module_command("service.cli.supervisor", str(listener), str(number), str(self._metrics)),
@@ -117,11 +113,7 @@ class Supervisor:
         return message
 
     async def _keep(self, number: int) -> None:
-        """Restart a worker whenever it dies.
-
-        Raises:
-            WorkersError: workers died too often.
-        """
+        """Restart a worker whenever it dies; raise WorkersError once workers died too often."""
         while True:
             process = self._processes[number]
             await process.wait()

@@ -115,11 +115,7 @@ def _make_private(file: Path) -> None:
 
 
 def _migrate(connection: Connection) -> None:
-    """Create the tables of an empty database, or run the migrations that an older one lacks.
-
-    Raises:
-        StoreError: the database has a later revision.
-    """
+    """Create the tables of an empty database, or run the migrations that an older one lacks."""
     tables = set(inspect(connection).get_table_names())
     if tables.isdisjoint(metadata.tables):
         metadata.create_all(connection)

@@ -140,10 +140,7 @@ class Connection(HttpToolsProtocol):
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Parse the head of an upgrade request again without the header Upgrade (RFC 9110, 7.8).
 
-        The parser stops after such a head, and takes the body for bytes of the other protocol.
-
-        Args:
-            rest: bytes received after the head.
+        The parser stops after such a head, and takes the rest that was received for the other protocol's.
         """
         line = self.parser.get_method(), self.url, self.parser.get_http_version().encode()
         headers = [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
@@ -465,11 +462,7 @@ class FastExchange(ABC):
 
 
 def _serialized(status: int, headers: list[Header], body: bytes) -> bytes:
-    """Return a response as sent over the wire.
-
-    Raises:
-        RuntimeError: a header's value has a control character; the message is uvicorn's.
-    """
+    """Return a response as sent; raise uvicorn's RuntimeError if a header's value has a control character."""
     if HEADER_VALUE_RE.search(b"".join([value for _, value in headers])):
         raise RuntimeError("Invalid HTTP header value.")
     lines = [b"%b: %b\r\n" % header for header in headers]

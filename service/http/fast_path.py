@@ -64,14 +64,7 @@ def target_of(path: bytes) -> Target | None:
 
 
 class FastPath:
-    """Handles predict and infer requests.
-
-    Args:
-        pipeline: answers them.
-        models: that are served.
-        admission: of callers.
-        instrumentation: records each request.
-    """
+    """Handles predict and infer requests."""
 
     def __init__(
         self,

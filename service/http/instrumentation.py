@@ -41,12 +41,7 @@ _NAMES = frozenset(name for name, _ in SECURITY_HEADERS)
 
 
 class Instrumentation:
-    """Counts and logs the requests of a process, by either transport.
-
-    Args:
-        metrics: of this process.
-        access_log: whether to log each request, too.
-    """
+    """Counts and logs the requests of a process, by either transport."""
 
     def __init__(self, metrics: Metrics, *, access_log: bool = False) -> None:
         self.metrics, self.access_log = metrics, access_log
@@ -139,13 +134,7 @@ class RequestRecord:
 
 
 class InstrumentationMiddleware:
-    """Records every request, and traces it where traces are configured.
-
-    Args:
-        app: the application inside.
-        instrumentation: of this process.
-        tracing: None where no traces are configured.
-    """
+    """Records every request, and traces it where traces are configured."""
 
     def __init__(
         self, app: ASGIApp, *, instrumentation: Instrumentation, tracing: Tracing | None = None

@@ -21,8 +21,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import click
 import uvicorn
@@ -147,7 +148,9 @@ class Server(uvicorn.Server):
 
     async def _stop_listening(self, sockets: Sequence[socket.socket]) -> None:
         """Close the sockets with empty queues: connections that the kernel has accepted are served."""
-        loop = asyncio.get_running_loop()
+        loop, kind = asyncio.get_running_loop(), cast(Any, self.config.http_protocol_class)
+        state = {"server_state": self.server_state, "app_state": self.lifespan.state}
+        protocol = partial(kind, config=self.config, **state)
         for sock in sockets:
             loop.remove_reader(sock)
         await asyncio.sleep(TICK_SECONDS)  # a closed server drops the connections that it is about to accept
@@ -164,14 +167,7 @@ class Server(uvicorn.Server):
                     accepted.append(copy.accept()[0])
         for connection in accepted:
             connection.setblocking(False)
-            await loop.connect_accepted_socket(self._protocol, connection)
-
-    def _protocol(self) -> asyncio.Protocol:
-        kind: Any = self.config.http_protocol_class
-        made: asyncio.Protocol = kind(
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
-        return made
+            await loop.connect_accepted_socket(protocol, connection)
 
     async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
         """Wait for a condition, for a limited time."""

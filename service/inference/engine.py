@@ -44,10 +44,6 @@ class Engine:
     Attributes:
         served: distributions of answers, without tightened radii.
         slow: threads for work that takes seconds.
-
-    Args:
-        settings: of the service.
-        metrics: of this process.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:

@@ -76,11 +76,7 @@ class FairPool:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _turn(self, caller: str, seconds: float) -> None:
-        """Wait for a thread.
-
-        Raises:
-            Problem: 429, the queue is full.
-        """
+        """Wait for a thread; raise a 429 if the queue is full."""
         if self._idle:
             self._idle -= 1
             return

@@ -66,9 +66,6 @@ class PredictionPipeline:
         signer: signs certificates; None without signing keys.
         settings: limits on rows and on memory.
         metrics: of this process.
-
-    Attributes:
-        metrics, settings: as above.
     """
 
     def __init__(self, engine: Engine, signer: Signer | None, settings: Settings, metrics: Metrics) -> None:

@@ -23,12 +23,7 @@ RETRY_SECONDS = 5
 
 
 class ModelAdmin:
-    """Changes to the models folder on behalf of callers.
-
-    Args:
-        models: the models of the folder.
-        checks: checks of uploaded files.
-    """
+    """Changes to the models folder on behalf of callers."""
 
     def __init__(self, models: Models, checks: Checks) -> None:
         self._models, self._checks = models, checks
@@ -78,9 +73,7 @@ class ModelAdmin:
             Problem: 404 where there is no such model or version, 409 where the version has a label.
             OSError: the folder cannot be written.
         """
-        await self._models.change(
-            name, partial(self._exclusively, name, partial(self._remove, name, version))
-        )
+        await self._exclusively(name, partial(self._remove, name, version))
 
     async def label(self, name: str, label: str, version: str | None) -> None:
         """Assign a label to a version, or remove the label.
@@ -94,15 +87,17 @@ class ModelAdmin:
             Problem: 404 where there is no such model, version or label, 409 where the version is refused.
             OSError: the folder cannot be written.
         """
-        await self._models.change(
-            name, partial(self._exclusively, name, partial(self._label, name, label, version))
-        )
+        await self._exclusively(name, partial(self._label, name, label, version))
 
-    def _exclusively(self, name: str, change: Callable[[], None]) -> None:
+    async def _exclusively(self, name: str, change: Callable[[], None]) -> None:
         """Make a change that depends on the folder's state, which other servers may have changed."""
-        with exclusive(self._models.folder):
-            self._models.poll(name)
-            change()
+
+        def locked() -> None:
+            with exclusive(self._models.folder):
+                self._models.poll(name)
+                change()
+
+        await self._models.change(name, locked)
 
     def _remove(self, name: str, version: str | None) -> None:
         versions = self._models.current.versions(name)
@@ -136,10 +131,8 @@ class ModelAdmin:
             raise Problem(ProblemKind.INTERNAL, detail) from error
         locations = (await asyncio.to_thread(self._checks.look_up, file.path)).locations
         if locations:
-            raise ModelError(
-                f"it keeps external data in {locations[0][:80]!r}, and an upload is one file; "
-                f"{HOW_TO_SAVE_ONE_FILE}"
-            )
+            found = f"it keeps external data in {locations[0][:80]!r}, and an upload is one file"
+            raise ModelError(f"{found}; {HOW_TO_SAVE_ONE_FILE}")
         if verdict.reason is not None:
             raise ModelError(verdict.reason)
 

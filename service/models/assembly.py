@@ -33,11 +33,6 @@ class Part:
     content: Content | None
     reason: str | None = None
 
-    @property
-    def forced(self) -> bool:
-        """True if the file is present that makes a version the default."""
-        return any(Path(stamp[0]).name == FORCE_FILE for stamp in self.fingerprint)
-
 
 def assemble(
     parts: Mapping[Slot, Part],
@@ -97,7 +92,11 @@ def _versions(
         refused=refused,
         checking=checking,
         pinned=pinned,
-        forced=frozenset(version for version, part in versions.items() if part.forced),
+        forced=frozenset(
+            version
+            for version, part in versions.items()
+            if any(Path(stamp[0]).name == FORCE_FILE for stamp in part.fingerprint)
+        ),
         samples=samples.content if isinstance(samples.content, Samples) else None,
         fault="; ".join(filter(None, [settings.reason, labels.reason, samples.reason])) or None,
     )

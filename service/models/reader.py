@@ -10,7 +10,7 @@ from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import ModelError, OtherFileError
 from lipmodel.network.reader.read import read_onnx
 from service.models.checks import Checks, File
-from service.models.layout import ACCEPTED_NAMES, NAME, VERSION, Found, Slot
+from service.models.layout import ACCEPTED_NAMES, LABELS, NAME, SETTINGS, VERSION, Found, Slot
 from service.models.samples import Samples, read_samples
 from service.models.settings import SettingsFile, parse_settings
 
@@ -68,23 +68,21 @@ def load_version(
     return CertifiedPredictor(content, threads=threads).ready()
 
 
-def load_settings(found: Found, root: Path) -> SettingsFile:
-    """Return the settings in a file.
+def load_part(slot: Slot, found: Found, root: Path) -> SettingsFile | Mapping[str, str] | Samples:
+    """Return the settings, the versions by label, or the samples in a file.
 
     Raises:
-        ModelError: the file cannot be read, or a key or value in it is not accepted.
+        ModelError: the file cannot be read, or its content is not accepted.
     """
-    return parse_settings(_text(found, root, "settings"))
+    path = found.place(root)
+    if slot.part == SETTINGS:
+        return parse_settings(_text(path, SETTINGS))
+    return _labels(_text(path, LABELS)) if slot.part == LABELS else read_samples(path)
 
 
-def load_labels(found: Found, root: Path) -> Mapping[str, str]:
-    """Return the versions by label in a file.
-
-    Raises:
-        ModelError: the file cannot be read, or holds something else.
-    """
+def _labels(content: bytes) -> Mapping[str, str]:
     try:
-        labels = json.loads(_text(found, root, "labels"))
+        labels = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"its labels cannot be read as JSON: {error}") from error
     if not isinstance(labels, dict) or not all(
@@ -95,22 +93,12 @@ def load_labels(found: Found, root: Path) -> Mapping[str, str]:
     return labels
 
 
-def load_samples(found: Found, root: Path) -> Samples:
-    """Return the samples in a file.
-
-    Raises:
-        ModelError: the file cannot be read, or its samples are not accepted.
-    """
-    return read_samples(found.place(root))
-
-
 def is_label(text: str) -> bool:
     """Return whether a text is valid as a label: as the name of a model, and not a number."""
     return NAME.fullmatch(text) is not None and not text.isdecimal()
 
 
-def _text(found: Found, root: Path, what: str) -> bytes:
-    path = found.place(root)
+def _text(path: Path, what: str) -> bytes:
     try:
         with path.open("rb") as file:
             content = file.read(MAX_TEXT_BYTES + 1)

@@ -23,20 +23,10 @@ from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import LipcertError, ModelError
 from service.models.assembly import Content, Part, assemble
 from service.models.checks import Checks, File
-from service.models.layout import (
-    LABELS,
-    SAMPLES,
-    SETTINGS,
-    Fingerprint,
-    Found,
-    Slot,
-    files_digest,
-    printable,
-    scan,
-)
+from service.models.layout import LABELS, SETTINGS, Fingerprint, Found, Slot, files_digest, printable, scan
 from service.models.load_requests import LoadRequest, LoadRequests
 from service.models.object_store import Mirror
-from service.models.reader import UncheckedError, load_labels, load_samples, load_settings, load_version
+from service.models.reader import UncheckedError, load_part, load_version
 from service.models.registry import Model, Registry
 from service.models.verdicts import Verdict
 
@@ -46,11 +36,6 @@ SETTLE_SECONDS = 20.0
 """Time after which the service is ready even if files are still being checked."""
 MIN_WAIT_SECONDS = 0.1
 """Least time between two polls."""
-READERS: Mapping[str, Callable[[Found, Path], Content]] = {
-    SETTINGS: load_settings,
-    LABELS: load_labels,
-    SAMPLES: load_samples,
-}
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -282,20 +267,14 @@ class Models:
             now = found[slot].fingerprint if slot in found else None
             if slot not in self._parts or now != self._parts[slot].fingerprint:
                 changes[slot] = now
-        ready = {
-            slot
-            for slot, now in changes.items()
-            if settled(slot) or (slot in self._waiting and self._waiting[slot] == now)
-        }
+        ready = {s for s, now in changes.items() if settled(s) or self._waiting.get(s, ()) == now}
         # Half-written settings or labels may still be valid, so their whole model waits.
         held_up = {s.name for s in changes.keys() - ready if s.part in (SETTINGS, LABELS)}
         before = self._pending
         self._pending = {s: p for s, p in before.items() if changes.get(s) == p.fingerprint}
         end = time.monotonic() + MAX_READ_SECONDS
-        reloaded, left = (
-            [],
-            sorted(changes, key=lambda slot: (found[slot].size if slot in found else 0, slot)),
-        )
+        reloaded: list[Slot] = []
+        left = sorted(changes, key=lambda slot: (found[slot].size if slot in found else 0, slot))
         while left and time.monotonic() < end:
             slot = left.pop(0)
             if slot.name in held_up or (among is not None and slot not in among):
@@ -340,8 +319,8 @@ class Models:
         return True
 
     def _read(self, slot: Slot, found: Found) -> Content:
-        if slot.part in READERS:
-            return READERS[slot.part](found, self.folder)
+        if not slot.part.isdecimal():
+            return load_part(slot, found, self.folder)
         contents = [part.content for part in self._parts.values()]
         known = {c.file.sha256: c for c in contents if isinstance(c, CertifiedPredictor)}
         return load_version(slot, found, self.folder, known, self._threads, self._checks)

@@ -86,7 +86,8 @@ def put_version(root: Path, name: str, staged: Path, *, force: bool = False) -> 
         (staged / FORCE_FILE).touch()
     for path in (*staged.iterdir(), staged):
         _sync(path)
-    number = max([0, (root / f"{name}.onnx").exists(), *_numbers(folder)]) + 1
+    numbers = [int(path.name) for path in folder.iterdir() if VERSION.fullmatch(path.name)]
+    number = max([0, (root / f"{name}.onnx").exists(), *numbers]) + 1
     while True:
         try:
             staged.rename(folder / str(number))
@@ -173,10 +174,6 @@ def _folder(root: Path, name: str) -> Path:
 def _check_inside(root: Path, folder: Path) -> None:
     if not folder.resolve().is_relative_to(root.resolve()):
         raise PermissionError(f"'{folder.name}' is a link to a folder elsewhere")
-
-
-def _numbers(folder: Path) -> list[int]:
-    return [int(path.name) for path in folder.iterdir() if VERSION.fullmatch(path.name)]
 
 
 def _remove(root: Path, path: Path) -> None:

@@ -229,11 +229,7 @@ def _encode(answers: Answers) -> tuple[bytes, list[Header]]:
 
 
 def _wanted(request: InferRequest, available: dict[str, tuple[str, Values]]) -> dict[str, bool]:
-    """Return the outputs that a request wants, and whether in binary.
-
-    Raises:
-        InputError: an output does not exist, or only with other parameters.
-    """
+    """Return the outputs that a request wants, and whether in binary."""
     default = request.parameters.binary_data_output
     if request.outputs is None:
         return dict.fromkeys(available, default)

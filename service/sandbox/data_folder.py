@@ -82,11 +82,7 @@ def _walk(given: PurePosixPath, found: Path, depth: int = 0) -> Iterator[tuple[P
 
 
 def _open(top: Path, target: Path) -> int:
-    """Open a file without following links below the folder.
-
-    Raises:
-        OSError: there is a link, or the file is not regular.
-    """
+    """Open a regular file without following links below the folder; raise OSError where there is one."""
     *folders, name = target.relative_to(top).parts
     descriptor = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK

@@ -45,13 +45,7 @@ class Outcome:
 
 
 class JobProcess:
-    """One run of :mod:`service.sandbox.worker`.
-
-    Args:
-        folder: the job's task, model and data.
-        seconds: time limit.
-        max_bytes: limit of memory.
-    """
+    """One run of :mod:`service.sandbox.worker` in a job's folder, with limits of time and memory."""
 
     def __init__(self, folder: Path, *, seconds: float, max_bytes: int) -> None:
         self._folder, self._seconds, self._max_bytes = folder, seconds, max_bytes

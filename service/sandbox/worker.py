@@ -144,13 +144,7 @@ def _evaluate(
 
 
 def _data(folder: Path, name: str | None, under: str | None) -> Stream:
-    """Return the job's data: the rows of the request, an uploaded file or folder, or one of the data folder.
-
-    Args:
-        folder: the job's folder.
-        name: of the file or folder, in the job's or the data folder; None for rows.
-        under: the data folder, or None.
-    """
+    """Return the rows of the request, or the named file or folder, in the job's folder or in ``under``."""
     if under is not None and name is not None:
         return open_stream(str(pin(Path(under), name, folder / "data")))
     if name is not None:

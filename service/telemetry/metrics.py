@@ -159,19 +159,10 @@ RADIUS = FamilyDescription(
 
 
 class Metrics:
-    """All metrics of one process. Used on the event loop alone.
+    """All metrics of one process, with the help texts below. Used on the event loop alone.
 
     Attributes:
-        requests: by route, method and status.
-        request_seconds: by route.
         parse_seconds, queue_seconds, run_seconds, write_seconds: durations of ``STAGES``.
-        batch_rows: inputs in a batch.
-        queued_rows: inputs queued at present.
-        problems: by kind.
-        bytes_in, bytes_out: bytes of request and response bodies.
-        inputs_outside_box: inputs far outside the input box named in the model's file, by model.
-        in_flight: requests in flight at present.
-        draining: 1 once the process is stopping.
         served_radii: distributions of margins and radii, and abstentions.
     """
 

@@ -41,11 +41,7 @@ class RequestSpan:
 
 
 class Tracing:
-    """Source of request spans, which a thread of the SDK exports in batches.
-
-    Args:
-        provider: tracer provider of the SDK, with its exporters.
-    """
+    """Source of request spans, which a thread of the SDK exports in batches."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
