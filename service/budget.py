@@ -34,9 +34,6 @@ class Lease:
 
     Attributes:
         size: bytes held, including free bytes.
-
-    Args:
-        budget: the budget that counts them.
     """
 
     __slots__ = ("_budget", "size")

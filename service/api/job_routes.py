@@ -87,15 +87,7 @@ JOB_PROBLEMS = (
 def submit_route(
     router: APIRouter, kind: str, *, summary: str, report: type[Any], request: dict[str, Any]
 ) -> Callable[[F], F]:
-    """Add a route that submits a job of a kind about a model, and one about one version of a model.
-
-    Args:
-        router: router of the kind.
-        kind: kind of job.
-        summary: summary of the route.
-        report: type of the report.
-        request: OpenAPI description of the request body.
-    """
+    """Add a route that submits a job of a kind about a model, and one about one version of a model."""
     return model_route(
         router,
         "POST",

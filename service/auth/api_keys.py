@@ -64,9 +64,6 @@ class ApiKey:
 class KeyStore:
     """The API keys in the database, which several processes may use at a time.
 
-    Args:
-        url: SQLAlchemy URL, ``sqlite:///file`` or ``postgresql+psycopg://…``.
-
     Raises:
         StoreError: the database cannot be opened; from every method: the database cannot be used.
     """

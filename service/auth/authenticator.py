@@ -49,11 +49,7 @@ class Caller:
 
 
 class Authenticator:
-    """Verifier of credentials, one for each process.
-
-    Args:
-        store: store of the API keys.
-        tokens: verifier of tokens, if an identity provider is configured.
+    """Verifier of credentials, one for each process; of tokens only if an identity provider is configured.
 
     Raises:
         StoreError: the keys cannot be read.

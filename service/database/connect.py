@@ -41,14 +41,7 @@ class StorageError(StoreError):
 
 @contextmanager
 def writing(what: str) -> Iterator[None]:
-    """Raise operating system errors during a write as errors of storage.
-
-    Args:
-        what: named in the message.
-
-    Raises:
-        StorageError: the write failed.
-    """
+    """Raise an operating system error of writing ``what``, which the message names, as a StorageError."""
     try:
         yield
     except OSError as error:
@@ -73,6 +66,9 @@ def unusable(error: Exception) -> StoreError:
 
 def open_database(url: str) -> Engine:
     """Open a database, and create or upgrade its tables (:mod:`service.database.tables`).
+
+    Args:
+        url: of SQLAlchemy: ``sqlite:///file`` or ``postgresql+psycopg://…``.
 
     Raises:
         StoreError: the database cannot be opened, or is not supported.

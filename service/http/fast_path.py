@@ -33,14 +33,7 @@ CODECS = {(b"v1", b"predict"): v1.CODEC, (b"v2", b"infer"): v2.CODEC}
 
 
 class Target(NamedTuple):
-    """Model and protocol that a path names.
-
-    Attributes:
-        codec: of the protocol.
-        name, version: of the model.
-        route: template of the path.
-        path: as sent.
-    """
+    """Model and protocol that a path names; the route is the template of the path."""
 
     codec: Codec
     name: str

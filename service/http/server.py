@@ -187,11 +187,7 @@ def end_process() -> None:
 
 
 def connections_within(wanted: int) -> int:
-    """Return how many connections the limit of open files allows, once it is raised as far as permitted.
-
-    Args:
-        wanted: number of connections; never exceeded.
-    """
+    """Return how many connections, at most ``wanted``, the limit of open files allows; raise it if needed."""
     needed, limits = wanted + RESERVED_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)
     soft, hard = (needed if limit == resource.RLIM_INFINITY else limit for limit in limits)
     if soft < needed:

@@ -42,7 +42,6 @@ class Engine:
     """Runs the predictions of a process.
 
     Attributes:
-        served: distributions of answers, without tightened radii.
         slow: threads for work that takes seconds.
     """
 

@@ -59,14 +59,7 @@ class Answers(NamedTuple):
 
 
 class PredictionPipeline:
-    """Checks, answers and judges questions to models.
-
-    Args:
-        engine: runs the models.
-        signer: signs certificates; None without signing keys.
-        settings: limits on rows and on memory.
-        metrics: of this process.
-    """
+    """Checks, answers and judges questions to models; refuses to sign where there is no signer."""
 
     def __init__(self, engine: Engine, signer: Signer | None, settings: Settings, metrics: Metrics) -> None:
         self._engine, self._signer = engine, signer
@@ -77,12 +70,7 @@ class PredictionPipeline:
     ) -> Question:
         """Return the question of a request, with memory held for its arrays in place of its body.
 
-        Args:
-            model: that answers.
-            decoded: the request.
-            caller: identity.
-            lease: holds memory for the request.
-            begun: start of the request, by ``perf_counter``.
+        The request began at the time ``begun`` of ``perf_counter``.
 
         Raises:
             InputError: the inputs do not fit the model, or are too many for the options.

@@ -102,7 +102,7 @@ class Store:
     Every method raises StoreError where the database does not respond.
 
     Args:
-        url: of SQLAlchemy: ``sqlite:///file`` or ``postgresql+psycopg://…``.
+        url: of the database, see :func:`~service.database.connect.open_database`.
         server: identity of this server, unique and the same after a restart.
 
     Attributes:
@@ -185,13 +185,7 @@ class Store:
     ) -> bool:
         """Move an unfinished job to a final state; return False where it already has one, which stays.
 
-        A job of another server can only be cancelled.
-
-        Args:
-            job_id: of the job.
-            state: the final state.
-            report: files of a report, by name.
-            values: of other columns.
+        A job of another server can only be cancelled. ``report`` has files by name, ``values`` other columns.
         """
         files = [{"job_id": job_id, "name": name, "content": file} for name, file in (report or {}).items()]
         return self._step(job_id, UNFINISHED, files, state=state, finished=time.time(), **values)
@@ -229,11 +223,7 @@ class Store:
         return self._interrupt(self._orphaned() & ~_TAKEN_OVER, problem)
 
     def prune(self, keep: int) -> int:
-        """Delete all finished jobs but the newest; return the number deleted.
-
-        Args:
-            keep: number of finished jobs to keep.
-        """
+        """Delete all finished jobs but the ``keep`` newest; return the number deleted."""
         ended = select(jobs.c.id).where(jobs.c.state.not_in(UNFINISHED))
         oldest = ended.order_by(jobs.c.created.desc(), jobs.c.id.desc()).offset(keep)
         with transaction(self._engine) as connection:

@@ -76,12 +76,7 @@ class ModelAdmin:
         await self._exclusively(name, partial(self._remove, name, version))
 
     async def label(self, name: str, label: str, version: str | None) -> None:
-        """Assign a label to a version, or remove the label.
-
-        Args:
-            name: of the model.
-            label: assigned or removed.
-            version: a number or a label; None removes the label.
+        """Assign a label to a version, given by number or label; None removes the label.
 
         Raises:
             Problem: 404 where there is no such model, version or label, 409 where the version is refused.

@@ -61,11 +61,7 @@ class LoadRequests:
         return self._known
 
     def add(self, name: str, unloaded: str | None) -> None:
-        """Store a request as the newest.
-
-        Args:
-            name: of the model.
-            unloaded: see :class:`LoadRequest`.
+        """Store a request as the newest of a model, see :class:`LoadRequest`.
 
         Raises:
             StorageError: the file cannot be written.

@@ -51,13 +51,10 @@ class Policy:
         return self.action is not Action.FLAG
 
     def norm_for(self, requested: Norm | None) -> Norm:
-        """Return the norm in which a request is answered.
+        """Return the norm in which a request is answered that names ``requested``, or none.
 
         A policy that may withhold answers requires its own norm: a radius in another norm says nothing about
         the policy's epsilon.
-
-        Args:
-            requested: norm named by the request, or None.
 
         Raises:
             InputError: the request names another norm than such a policy requires.

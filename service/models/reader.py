@@ -38,15 +38,7 @@ def load_version(
     threads: int,
     checks: Checks,
 ) -> CertifiedPredictor:
-    """Return the predictor of a version's file, its bounds derived.
-
-    Args:
-        slot: the version.
-        found: its files.
-        root: the models folder.
-        known: predictors by digest; the file of a known digest is not read again.
-        threads: that onnxruntime uses within one operator.
-        checks: verdicts on files.
+    """Return the predictor of a version's file, its bounds derived; that of a known digest is not read again.
 
     Raises:
         ModelError: the file is refused.

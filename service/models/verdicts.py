@@ -54,9 +54,6 @@ class Verdict:
 class Verdicts:
     """The verdicts in a database, shared by all processes and servers that use it.
 
-    Args:
-        url: of SQLAlchemy: ``sqlite:///file`` or ``postgresql+psycopg://…``.
-
     Raises:
         StoreError: the database cannot be opened.
     """

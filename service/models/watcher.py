@@ -236,15 +236,11 @@ class Models:
         return requests
 
     def _refresh(self, settled: Callable[[Slot], bool], among: Collection[Slot] | None = None) -> list[Slot]:
-        """Reload the slots whose files have changed, and return them.
+        """Reload the slots whose files have changed, all or those ``among`` a few, and return them.
 
         A file that has changed may be half written. A model is reloaded at once if its file is valid, and the
         same after as before it was read; everything else once its files have not changed from one poll to the
-        next.
-
-        Args:
-            settled: return whether the files of a slot are known to be complete.
-            among: the slots to reload; all by default.
+        next, or where they are known to be complete (``settled``).
         """
         requests = self._follow()  # before the scan: files that come later are not yet those unloaded
         try:

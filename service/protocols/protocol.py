@@ -14,13 +14,7 @@ from service.wire import Header, Headers
 
 
 class Payload(NamedTuple):
-    """A request as sent.
-
-    Attributes:
-        headers: by name.
-        query: parameters of the URL.
-        body: complete, and no longer compressed.
-    """
+    """A request as sent; its body is complete, and no longer compressed."""
 
     headers: Headers
     query: Mapping[str, str]

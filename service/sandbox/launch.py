@@ -18,11 +18,7 @@ def module_command(module: str, *arguments: str) -> list[str]:
 
 
 def module_environment(**variables: str) -> dict[str, str]:
-    """Return this process's environment, for a process that finds the same packages.
-
-    Args:
-        variables: added to it.
-    """
+    """Return this process's environment and more variables, for a process that finds the same packages."""
     path = os.pathsep.join([str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path, **variables}
 

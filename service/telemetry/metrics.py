@@ -265,11 +265,7 @@ def model_facts(registry: Registry) -> list[Metric]:
 
 
 def job_facts(counts: Mapping[State, int] | None) -> list[Metric]:
-    """Return metrics of the database and its jobs.
-
-    Args:
-        counts: number of jobs of all servers by state; None if the database does not answer.
-    """
+    """Return metrics of the database, None if it does not answer, and of its jobs: their number by state."""
     up = GaugeMetricFamily(
         "lipserve_database_up", "1 if the job database answers, else 0.", value=float(counts is not None)
     )
@@ -290,13 +286,7 @@ class _Shown(Collector):
 def exposition(
     descriptions: Iterable[FamilyDescription], snapshot: Snapshot, facts: Iterable[Metric] = ()
 ) -> bytes:
-    """Return the text of ``/metrics``.
-
-    Args:
-        descriptions: families, in the order shown.
-        snapshot: numbers of the families.
-        facts: metrics of state, of :func:`model_facts` and :func:`job_facts`.
-    """
+    """Return the text of ``/metrics``: families in the order of their descriptions, then metrics of state."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Shown([*(d.metric(snapshot.get(d.name, {})) for d in descriptions), *facts]))
     return generate_latest(registry)

@@ -21,13 +21,7 @@ STALE_SECONDS = 5.0
 
 
 class SharedMetrics:
-    """The metrics of one worker, and sums with those of the other workers.
-
-    Args:
-        metrics: metrics of this worker.
-        folder: folder of the files; None for a single worker.
-        worker: number of this worker.
-    """
+    """The metrics of one worker, and sums with those of others in a folder; None for a single worker."""
 
     def __init__(self, metrics: Metrics, folder: Path | None, worker: int) -> None:
         self.metrics, self._folder = metrics, folder
