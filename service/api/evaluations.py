@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -14,7 +15,6 @@ from service.api.bodies import headers_of, read_form, read_json
 from service.api.context import ModelDep, ServiceDep
 from service.api.openapi import form_request, json_request
 from service.api.schemas.evaluations import EVALUATION_EXAMPLES, EvaluationRequest, EvaluationResult
-from service.components import Service
 from service.jobs import evaluation_data as labelled
 from service.jobs.queue import Fill
 from service.models.registry import Model
@@ -44,47 +44,35 @@ BODY["requestBody"]["content"] |= form_request(EvaluationRequest, FILES)
 )
 async def evaluate_model(request: Request, model: ModelDep, service: ServiceDep) -> Response:
     """Data are JSON rows, a file of the service's data folder, or files of a form."""
-    settings = service.settings
-    if media_type_of(headers_of(request)) != "multipart/form-data":
-        body = await read_json(request, EvaluationRequest, settings.max_body_bytes)
-        data, fill = _of_json(body, model, settings)
-        source = {"data": body.path} if body.path else {"rows": len(body.inputs or [])}
-        return await _submit(request, service, model, body, source, data, fill)
-    async with read_form(request, settings.max_upload_bytes, service.spooled) as form:
-        body, data, fill = _of_form(form, settings)
-        return await _submit(request, service, model, body, {"data": "upload"}, data, fill)
-
-
-async def _submit(
-    request: Request,
-    service: Service,
-    model: Model,
-    body: EvaluationRequest,
-    source: dict[str, Any],
-    data: str | None,
-    fill: Fill,
-) -> Response:
-    limit = service.settings.max_attacked
-    if body.attack > limit:
-        raise InputError(f"is {body.attack}; at most {limit} is accepted", field="attack")
-    if body.report:
-        jobs.require_packages()
-    folder = service.settings.data
-    under = str(folder.resolve()) if folder and body.path else None  # opened again by the worker
-    titles = {
-        "model": model.name,
-        "data": body.path or ("the rows sent" if data is None else "the file sent"),
-    }
-    parameters = body.model_dump(mode="json", exclude={"inputs", "labels", "path"})
-    return await jobs.submit(
-        request,
-        service.jobs,
-        "evaluation",
-        model,
-        parameters=parameters | source,
-        options=parameters | {"data": data, "under": under, "titles": titles},
-        fill=fill,
-    )
+    settings, source = service.settings, dict[str, Any]()
+    async with AsyncExitStack() as stack:
+        if media_type_of(headers_of(request)) == "multipart/form-data":
+            parts = read_form(request, settings.max_upload_bytes, service.spooled)
+            body, data, fill = _of_form(await stack.enter_async_context(parts), settings)
+            source["data"] = "upload"
+        else:
+            body = await read_json(request, EvaluationRequest, settings.max_body_bytes)
+            data, fill = _of_json(body, model, settings)
+            source |= {"data": body.path} if body.path else {"rows": len(body.inputs or [])}
+        if body.attack > settings.max_attacked:
+            reason = f"is {body.attack}; at most {settings.max_attacked} is accepted"
+            raise InputError(reason, field="attack")
+        if body.report:
+            jobs.require_packages()
+        folder = settings.data
+        under = str(folder.resolve()) if folder and body.path else None  # opened again by the worker
+        named = body.path or ("the rows sent" if data is None else "the file sent")
+        options = {"data": data, "under": under, "titles": {"model": model.name, "data": named}}
+        parameters = body.model_dump(mode="json", exclude={"inputs", "labels", "path"})
+        return await jobs.submit(
+            request,
+            service.jobs,
+            "evaluation",
+            model,
+            parameters=parameters | source,
+            options=parameters | options,
+            fill=fill,
+        )
 
 
 def _of_json(body: EvaluationRequest, model: Model, settings: Settings) -> tuple[str | None, Fill]:
