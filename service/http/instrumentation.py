@@ -30,14 +30,14 @@ access = logging.getLogger("service.access")
 
 VALID_ID = re.compile(rb"[A-Za-z0-9._:/=+-]{1,128}")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-SECURITY_HEADERS: tuple[Header, ...] = (
+_SAFE: tuple[Header, ...] = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
 """Sent with every response that does not set them, for browsers."""
-_NAMES = frozenset(name for name, _ in SECURITY_HEADERS)
+_NAMES = frozenset(name for name, _ in _SAFE)
 
 
 class Instrumentation:
@@ -213,8 +213,7 @@ class InstrumentationMiddleware:
 def safe_headers(headers: Iterable[Header]) -> list[Header]:
     """Return the headers of a response, with those security headers added that it does not set."""
     own = [name for name, _ in headers if name in _NAMES]
-    added = (header for header in SECURITY_HEADERS if header[0] not in own)
-    return [*headers, *(added if own else SECURITY_HEADERS)]
+    return [*headers, *(_SAFE if not own else (header for header in _SAFE if header[0] not in own))]
 
 
 class Fault(Exception):  # noqa: N818 - without a message, since an error's message may quote an input
