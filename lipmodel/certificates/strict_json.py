@@ -72,16 +72,10 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
-def _is_number(value: Any) -> bool:
-    """Return whether a value is a finite float64, or an integer that is one exactly."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return abs(value) <= 2**53
-    return isinstance(value, float) and math.isfinite(value)
-
-
 def number(value: Any, field: str) -> float:
-    """Read a finite float64."""
-    if not _is_number(value):
+    """Read a finite float64, or an integer that is one exactly."""
+    exact = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 2**53
+    if not exact and not (isinstance(value, float) and math.isfinite(value)):
         raise CertificateError(f"is {shown(value)}; a finite float64 is accepted", field=field)
     return float(value)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,14 +17,8 @@ LARGEST_INPUT = float(np.finfo(np.float32).max)
 """Inputs beyond float32 are refused everywhere, so that they mean the same to every runtime."""
 
 MAX_CAPTION = 200
-NORM, LIPSCHITZ, CLASSES, INPUT_BOX, RECORD = (
-    "lipcert.norm",
-    "lipcert.lipschitz",
-    "lipcert.classes",
-    "lipcert.input_box",
-    "lipcert.record",
-)
-"""Keys of the metadata that the exporter writes."""
+KEYS = {name: f"lipcert.{name}" for name in ("norm", "lipschitz", "classes", "input_box", "record")}
+"""Keys of the metadata that the exporter writes, by the field of :class:`Claims`."""
 MAX_RECORD, MAX_RECORD_DEPTH = 2**20, 64
 """Maximum characters and depth of nesting of the training record: it goes into answers about the model."""
 
@@ -79,16 +73,10 @@ class Claims:
 
     def to_metadata(self) -> dict[str, str]:
         """Return the metadata entries of an ONNX file, by key."""
-        entries: dict[str, Any] = {
-            NORM: self.norm,
-            LIPSCHITZ: self.lipschitz,
-            CLASSES: self.classes,
-            INPUT_BOX: self.input_box,
-            RECORD: dict(self.record),
-        }
+        values = {name: getattr(self, name) for name in KEYS} | {"record": dict(self.record)}
         return {
-            key: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-            for key, value in entries.items()
+            KEYS[name]: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+            for name, value in values.items()
             if value is not None
         }
 
@@ -135,15 +123,6 @@ def _is_caption(text: Any) -> bool:
 
 def read_claims(metadata: Mapping[str, str], class_count: int) -> Claims:
     """Parse the claims in a file's metadata; a malformed one is listed under ``ignored``."""
-    values: dict[str, Any] = {}
-    ignored: list[str] = []
-
-    def take(attribute: str, key: str, parse: Any) -> None:
-        if key in metadata:
-            try:
-                values[attribute] = parse(metadata[key])
-            except (ValueError, TypeError, KeyError, RecursionError):
-                ignored.append(f"{key} = {metadata[key][:80]!r} could not be parsed")
 
     def lipschitz(text: str) -> float:
         value = float(text)
@@ -173,11 +152,15 @@ def read_claims(metadata: Mapping[str, str], class_count: int) -> Claims:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # raises ValueError as above
         return value
 
-    take("norm", NORM, Norm)
-    take("lipschitz", LIPSCHITZ, lipschitz)
-    take("classes", CLASSES, classes)
-    take("input_box", INPUT_BOX, input_box)
-    take("record", RECORD, record)
+    values: dict[str, Any] = {}
+    ignored: list[str] = []
+    parsers: tuple[Callable[[str], Any], ...] = (Norm, lipschitz, classes, input_box, record)
+    for (name, key), parse in zip(KEYS.items(), parsers, strict=True):
+        if key in metadata:
+            try:
+                values[name] = parse(metadata[key])
+            except (ValueError, TypeError, KeyError, RecursionError):
+                ignored.append(f"{key} = {metadata[key][:80]!r} could not be parsed")
     return Claims(**values, ignored=tuple(ignored))
 
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from typing import NamedTuple
 
 import numpy as np
 
 from lipmodel.errors import ModelError, refusing_exhaustion
 from lipmodel.network.metadata import LARGEST_INPUT
-from lipmodel.network.ops import Graph
 from lipmodel.network.reader.read import OnnxFile, without_dead
 from lipmodel.network.session import open_session
 from lipmodel.norms import Array, Norm, bound_vector_norm
@@ -123,16 +121,9 @@ def _sizes(file: OnnxFile, bounds: Sequence[EvaluationBounds]) -> tuple[float, f
         )
     tiny = 2.0**20 * float(np.finfo(file.dtype).tiny)
     slope = max(each.slope for each in bounds)
-    return min(max(_smallest_constant(file.graph) / (4.0 * slope), tiny), ORDINARY[0]), most
-
-
-def _smallest_constant(graph: Graph) -> float:
-    """Return the least absolute value other than 0 among all constants of a graph."""
-    arrays = (getattr(op, field.name) for op in graph.ops for field in fields(op))
-    sizes = [
-        np.abs(array[array != 0.0]).min(initial=1.0) for array in arrays if isinstance(array, np.ndarray)
-    ]
-    return float(min(sizes, default=1.0))
+    arrays = [v for op in file.graph.ops for v in vars(op).values() if isinstance(v, np.ndarray)]
+    smallest = min((float(np.abs(v[v != 0.0]).min(initial=1.0)) for v in arrays), default=1.0)
+    return min(max(smallest / (4.0 * slope), tiny), ORDINARY[0]), most
 
 
 def _points(file: OnnxFile, first: int, rows: int, count: int, least: float, most: float) -> Array:

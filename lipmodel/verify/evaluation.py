@@ -45,8 +45,7 @@ def _apply(op: Op, inputs: list[Exact]) -> Exact:
         case ops.Scale():
             return x.times(reciprocal(op.factor) if op.divide else exact(op.factor))
         case ops.Shift():
-            (a, b), denominator = aligned(x, exact(op.offset))
-            return Exact(a + b, denominator)
+            return _plus(x, op.offset)
         case ops.LeakyRelu():
             (whole, sloped), denominator = aligned(x, x.times(exact(op.slope)))
             return Exact(np.where(n < 0, sloped, whole), denominator)
@@ -114,10 +113,10 @@ def _multiplied(weight: Float64s, columns: Exact) -> Exact:
     return Exact(array_of(product).T, w.denominator * columns.denominator)
 
 
-def _plus(rows: Exact, bias: Float64s | None) -> Exact:
+def _plus(value: Exact, bias: Float64s | None) -> Exact:
     if bias is None:
-        return rows
-    (a, b), denominator = aligned(rows, exact(bias))
+        return value
+    (a, b), denominator = aligned(value, exact(bias))
     return Exact(a + b, denominator)
 
 

@@ -12,11 +12,7 @@ from lipmodel.certify import predictor as module
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import InputError, ModelError
 from lipmodel.network.metadata import (
-    CLASSES,
-    INPUT_BOX,
-    LIPSCHITZ,
-    NORM,
-    RECORD,
+    KEYS,
     Claims,
     InputClaims,
     input_claims,
@@ -25,6 +21,8 @@ from lipmodel.network.metadata import (
 from lipmodel.network.writer import to_bytes, write_model
 from lipmodel.norms import Norm
 from tests.networks import float32, groupsort_net, linear_net, to_file
+
+NORM, LIPSCHITZ, CLASSES, INPUT_BOX, RECORD = KEYS.values()
 
 
 @pytest.fixture

@@ -284,7 +284,7 @@ MUTANTS = {
         (Killer(test_mixtures.test_constant_of_a_mixture_whose_rows_cancel, (TWO,)),),
     ),
     "error of a mixture dropped": Mutant(
-        Mixer._error_of,
+        Mixer.error_of,
         {"inflate((weights * pairs).sum(axis=1), len(targets) + 2)": "np.zeros(len(competitors))"},
         (
             Killer(

@@ -68,7 +68,7 @@ class ScaledBound:
         layers: the chain.
         weights: (2, g) per layer: a and b of each group.
         first: T_1 W_1 as computed.
-        doubt: how far that may be from the exact one, in the Frobenius norm.
+        rounding_slack: how far that may be from the exact one, in the Frobenius norm.
         bound_hidden: never below the product of the other layers' norms.
     """
 

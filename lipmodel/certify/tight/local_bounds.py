@@ -73,10 +73,11 @@ class LocalBounds:
         self._constants = lipschitz.bound_tensors(graph, norm)
         self._tracks = rounding.bound_tensors(graph, self._working, FORMATS[np.float64])
         self._threads = threads
-        self._scatters = [
-            Scatter(p, self.primitives[p.inputs[0]].size) if isinstance(p, primitives.Gather) else None
-            for p in self.primitives
-        ]
+        self._scatters = {
+            number: Scatter(p, self.primitives[p.inputs[0]].size)
+            for number, p in enumerate(self.primitives)
+            if isinstance(p, primitives.Gather)
+        }
         widest = max(primitive.size for primitive in self.primitives)
         self._rows = max(1, min(ROWS, ENTRIES // widest))
         # The tensor of the graph whose constants a primitive has: its own, or the tensor that it rearranges.
@@ -273,7 +274,6 @@ class LocalBounds:
                 backward.add_constant(rows, primitive.offset)
             case primitives.Gather():
                 scatter = self._scatters[number]
-                assert scatter is not None
                 weight = np.abs(rows).sum(axis=1)
                 backward.add(primitive.inputs[0], scatter(rows), scatter.most - 1, weight)
             case primitives.Join():

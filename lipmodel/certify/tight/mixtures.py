@@ -94,14 +94,11 @@ class Mixer:
                 least = min(least, margins.pair_radius[chunk].min())
         return margins
 
-    def error(self, targets: Indices, weights: Array, competitors: Indices, size: Array) -> Array:
-        """Return (J,) upper bounds on E(ρ) of each mixture less its competitor, for an input of size ρ."""
-        return self._error_of(self.rule.promised, targets, weights, competitors, size)
-
     @staticmethod
-    def _error_of(
+    def error_of(
         bounds: RoundingBounds, targets: Indices, weights: Array, competitors: Indices, size: Array
     ) -> Array:
+        """Return (J,) upper bounds on E(ρ) of each mixture less its competitor, for an input of size ρ."""
         first, pair = targets[weights.argmax(axis=1)], weights.max(axis=1) == 1.0
         alone = bounds.pair_error(first, competitors, size)
         if pair.all():
@@ -128,9 +125,9 @@ class Mixer:
         first = targets[weights.argmax(axis=1)]
         lipschitz = rule.lipschitz.bound_per_score_pair[first, competitors]
         slope = np.asarray(rule.promised.pair_coefficients(first, competitors).slope)
-        error = of_scores = self._error_of(rule.promised, targets, weights, competitors, size)
+        error = of_scores = self.error_of(rule.promised, targets, weights, competitors, size)
         if rule.evaluated is not rule.promised:
-            of_scores = self._error_of(rule.evaluated, targets, weights, competitors, size)
+            of_scores = self.error_of(rule.evaluated, targets, weights, competitors, size)
         pair_margins = down(scores[first] - scores[competitors])
         pair_radius = rule.pair_radii(scores, x, first, competitors)
         if not pair.all():

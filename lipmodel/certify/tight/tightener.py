@@ -157,7 +157,7 @@ class Tightener:
         if not rule.promised.magnitude.at(size) < rule.promised.limit:
             return np.full(len(near), np.nan)  # something might overflow
         targets, weights, competitors = margins.targets, margins.weights[near], margins.competitors[near]
-        error = self.mixer.error(targets, weights, competitors, size)
+        error = self.mixer.error_of(rule.promised, targets, weights, competitors, size)
         below = local.bound_below(ball, self._differences(targets, weights, competitors), error)
         left: Array = down(below - error) / margins.bound_lipschitz[near]
         return left

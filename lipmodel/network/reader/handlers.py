@@ -34,6 +34,19 @@ NUMBERS_PER_INDEX = 16
 Handler = Callable[[Walk, Node], None]
 HANDLERS: dict[str, tuple[Handler, frozenset[str]]] = {}
 _handles = partial(registering, HANDLERS)
+TensorHandler = Callable[[Walk, Node, str, Shape], None]
+
+
+def _transforms(*op_types: str, attributes: tuple[str, ...] = ()) -> Callable[[TensorHandler], TensorHandler]:
+    """Register a handler that takes the name and shape of the first input, which must not be constant."""
+
+    def register(handler: TensorHandler) -> TensorHandler:
+        _handles(*op_types, attributes=attributes)(
+            lambda walk, node: handler(walk, node, *walk.dynamic(node))
+        )
+        return handler
+
+    return register
 
 
 @_handles("Gemm", attributes=("alpha", "beta", "transA", "transB"))
@@ -50,9 +63,8 @@ def _gemm(walk: Walk, node: Node) -> None:
     _finish_dense(walk, node, x, weight, bias)
 
 
-@_handles("MatMul")
-def _matmul(walk: Walk, node: Node) -> None:
-    x, _ = walk.dynamic(node)
+@_transforms("MatMul")
+def _matmul(walk: Walk, node: Node, x: str, shape: Shape) -> None:
     weight = walk.weights(node, 1, x)
     if weight is None or weight.ndim != 2:
         raise node.refuse("requires a constant matrix of two axes as the right operand")
@@ -133,29 +145,25 @@ def _extremum(walk: Walk, node: Node) -> None:
         walk.add(node, ops.Clip, (x,), shape, **{"low" if kind == "max" else "high": bound})
 
 
-@_handles("Relu")
-def _relu(walk: Walk, node: Node) -> None:
-    x, shape = walk.dynamic(node)
+@_transforms("Relu")
+def _relu(walk: Walk, node: Node, x: str, shape: Shape) -> None:
     walk.add(node, ops.Clip, (x,), shape, low=np.zeros(()))
 
 
-@_handles("LeakyRelu", attributes=("alpha",))
-def _leaky_relu(walk: Walk, node: Node) -> None:
-    x, shape = walk.dynamic(node)
+@_transforms("LeakyRelu", attributes=("alpha",))
+def _leaky_relu(walk: Walk, node: Node, x: str, shape: Shape) -> None:
     slope = np.float32(node.attributes.get("alpha", 0.01))  # the attribute is a float32 in the file
     walk.add(node, ops.LeakyRelu, (x,), shape, slope=np.asarray(slope, np.float64))
 
 
-@_handles("PRelu")
-def _prelu(walk: Walk, node: Node) -> None:
-    x, shape = walk.dynamic(node)
+@_transforms("PRelu")
+def _prelu(walk: Walk, node: Node, x: str, shape: Shape) -> None:
     slope = walk.per_sample(node, walk.weights(node, 1, x), shape)
     walk.add(node, ops.LeakyRelu, (x,), shape, slope=slope)
 
 
-@_handles("Clip", attributes=("min", "max"))
-def _clip(walk: Walk, node: Node) -> None:
-    x, shape = walk.dynamic(node)
+@_transforms("Clip", attributes=("min", "max"))
+def _clip(walk: Walk, node: Node, x: str, shape: Shape) -> None:
     ends = []
     for index, name in ((1, "min"), (2, "max")):
         end = walk.weights(node, index, x)
@@ -171,21 +179,18 @@ def _clip(walk: Walk, node: Node) -> None:
     walk.add(node, ops.Clip, (x,), shape, low=low, high=high)
 
 
-@_handles("Abs", "Neg")
-def _abs_or_negate(walk: Walk, node: Node) -> None:
-    x, shape = walk.dynamic(node)
+@_transforms("Abs", "Neg")
+def _abs_or_negate(walk: Walk, node: Node, x: str, shape: Shape) -> None:
     walk.add(node, ops.Abs if node.op == "Abs" else ops.Negate, (x,), shape)
 
 
-@_handles("Identity")
-def _identity(walk: Walk, node: Node) -> None:
-    x, shape = walk.dynamic(node)
+@_transforms("Identity")
+def _identity(walk: Walk, node: Node, x: str, shape: Shape) -> None:
     walk.reshape(node, x, shape)
 
 
-@_handles("Cast", attributes=("to", "saturate", "round_mode"))
-def _cast(walk: Walk, node: Node) -> None:
-    x, shape = walk.dynamic(node)
+@_transforms("Cast", attributes=("to", "saturate", "round_mode"))
+def _cast(walk: Walk, node: Node, x: str, shape: Shape) -> None:
     target = FLOATS.get(node.attributes.get("to"))
     if target is None or np.dtype(target).itemsize < np.dtype(walk.dtypes[x]).itemsize:
         raise node.refuse("rounds; only an exact cast is accepted, from float32 to float64")
@@ -193,9 +198,8 @@ def _cast(walk: Walk, node: Node) -> None:
     walk.dtypes[node.proto.output[0]] = target
 
 
-@_handles("TopK", attributes=("axis", "largest", "sorted", "k"))
-def _topk(walk: Walk, node: Node) -> None:
-    x, shape = walk.dynamic(node)
+@_transforms("TopK", attributes=("axis", "largest", "sorted", "k"))
+def _topk(walk: Walk, node: Node, x: str, shape: Shape) -> None:
     axis = walk.axis(node, node.attributes.get("axis", -1), len(shape) + 1)
     k = walk.integers(node, 1, "k")
     if k is None or len(k) != 1 or not 1 <= k[0] <= shape[axis]:
@@ -213,9 +217,8 @@ def _topk(walk: Walk, node: Node) -> None:
     )
 
 
-@_handles("ReduceMax", "ReduceMin", attributes=("axes", "keepdims", "noop_with_empty_axes"))
-def _reduce_extremum(walk: Walk, node: Node) -> None:
-    x, shape = walk.dynamic(node)
+@_transforms("ReduceMax", "ReduceMin", attributes=("axes", "keepdims", "noop_with_empty_axes"))
+def _reduce_extremum(walk: Walk, node: Node, x: str, shape: Shape) -> None:
     given = walk.integers(node, 1, "axes")
     if not given:
         raise node.refuse("has no axes, so it would reduce over the batch; name the axes")
@@ -228,9 +231,8 @@ def _reduce_extremum(walk: Walk, node: Node) -> None:
 WINDOW = ("kernel_shape", "strides", "dilations", "pads", "auto_pad")
 
 
-@_handles("Conv", attributes=(*WINDOW, "group"))
-def _conv(walk: Walk, node: Node) -> None:
-    x, shape = walk.dynamic(node)
+@_transforms("Conv", attributes=(*WINDOW, "group"))
+def _conv(walk: Walk, node: Node, x: str, shape: Shape) -> None:
     kernel, bias = walk.weights(node, 1, x), walk.weights(node, 2, x)
     groups = node.attributes.get("group", 1)
     if kernel is None or kernel.ndim != len(shape) + 1 or kernel.ndim < 3 or kernel.size == 0:
@@ -250,10 +252,11 @@ def _conv(walk: Walk, node: Node) -> None:
     )
 
 
-@_handles("AveragePool", "MaxPool", attributes=(*WINDOW, "ceil_mode", "count_include_pad", "storage_order"))
-@_handles("GlobalAveragePool", "GlobalMaxPool")
-def _pool(walk: Walk, node: Node) -> None:
-    x, shape = walk.dynamic(node)
+@_transforms(
+    "AveragePool", "MaxPool", attributes=(*WINDOW, "ceil_mode", "count_include_pad", "storage_order")
+)
+@_transforms("GlobalAveragePool", "GlobalMaxPool")
+def _pool(walk: Walk, node: Node, x: str, shape: Shape) -> None:
     if node.flag("ceil_mode", 0):
         raise node.refuse("has ceil_mode = 1; export with ceil_mode = 0")
     size = shape[1:] if node.op.startswith("Global") else tuple(node.attributes.get("kernel_shape", ()))
@@ -317,9 +320,8 @@ def _window(walk: Walk, node: Node, shape: Shape, size: Shape) -> Window:
     return window
 
 
-@_handles("Slice", attributes=("starts", "ends", "axes"))
-def _slice(walk: Walk, node: Node) -> None:
-    x, shape = walk.dynamic(node)
+@_transforms("Slice", attributes=("starts", "ends", "axes"))
+def _slice(walk: Walk, node: Node, x: str, shape: Shape) -> None:
     for place, selected in walk.slices(node, len(shape) + 1):
         axis = walk.axis(node, place, len(shape) + 1)
         indices = range(shape[axis])[selected]
@@ -330,9 +332,8 @@ def _slice(walk: Walk, node: Node) -> None:
     walk.reshape(node, x, shape)
 
 
-@_handles("Split", attributes=("axis", "split", "num_outputs"))
-def _split(walk: Walk, node: Node) -> None:
-    x, shape = walk.dynamic(node)
+@_transforms("Split", attributes=("axis", "split", "num_outputs"))
+def _split(walk: Walk, node: Node, x: str, shape: Shape) -> None:
     axis = walk.axis(node, node.attributes.get("axis", 0), len(shape) + 1)
     start = 0
     for index, size in enumerate(walk.parts(node, shape[axis])):
@@ -341,9 +342,8 @@ def _split(walk: Walk, node: Node) -> None:
         start += size
 
 
-@_handles("Gather", attributes=("axis",))
-def _gather(walk: Walk, node: Node) -> None:
-    x, shape = walk.dynamic(node)
+@_transforms("Gather", attributes=("axis",))
+def _gather(walk: Walk, node: Node, x: str, shape: Shape) -> None:
     axis = walk.axis(node, node.attributes.get("axis", 0), len(shape) + 1)
     array = walk.constant(node, 1)
     if array is None or not np.issubdtype(array.dtype, np.integer) or array.ndim > 1 or array.size == 0:
@@ -384,9 +384,8 @@ def _concat(walk: Walk, node: Node) -> None:
     walk.add(node, ops.Concat, names, _replaced(shapes[0], axis, sum(s[axis] for s in shapes)), axis=axis)
 
 
-@_handles("Reshape", attributes=("shape", "allowzero"))
-def _reshape(walk: Walk, node: Node) -> None:
-    x, shape = walk.dynamic(node)
+@_transforms("Reshape", attributes=("shape", "allowzero"))
+def _reshape(walk: Walk, node: Node, x: str, shape: Shape) -> None:
     symbols = walk.symbols.get(walk.input(node, 1) or "")
     target: list[Any] | None = walk.integers(node, 1, "shape") if symbols is None else list(symbols.ravel())
     if not target or len(target) > MAX_AXES:
@@ -415,18 +414,16 @@ def _reshape(walk: Walk, node: Node) -> None:
     walk.reshape(node, x, tuple(rest))
 
 
-@_handles("Flatten", attributes=("axis",))
-def _flatten(walk: Walk, node: Node) -> None:
-    x, shape = walk.dynamic(node)
+@_transforms("Flatten", attributes=("axis",))
+def _flatten(walk: Walk, node: Node, x: str, shape: Shape) -> None:
     axis = node.attributes.get("axis", 1)
     if axis + (len(shape) + 1 if axis < 0 else 0) != 1:
         raise node.refuse(f"has axis = {axis}; only axis = 1 keeps the batch")
     walk.reshape(node, x, (math.prod(shape),))
 
 
-@_handles("Squeeze", "Unsqueeze", attributes=("axes",))
-def _squeeze(walk: Walk, node: Node) -> None:
-    x, shape = walk.dynamic(node)
+@_transforms("Squeeze", "Unsqueeze", attributes=("axes",))
+def _squeeze(walk: Walk, node: Node, x: str, shape: Shape) -> None:
     given = walk.integers(node, 1, "axes")
     if not given:
         raise node.refuse("has no axes, so it could remove the batch axis; name the axes")
@@ -444,9 +441,8 @@ def _squeeze(walk: Walk, node: Node) -> None:
     walk.reshape(node, x, tuple(1 if i in axes else next(remaining) for i in range(len(shape) + len(axes))))
 
 
-@_handles("Transpose", attributes=("perm",))
-def _transpose(walk: Walk, node: Node) -> None:
-    x, shape = walk.dynamic(node)
+@_transforms("Transpose", attributes=("perm",))
+def _transpose(walk: Walk, node: Node, x: str, shape: Shape) -> None:
     perm = node.attributes.get("perm", list(range(len(shape) + 1))[::-1])
     if sorted(perm) != list(range(len(shape) + 1)) or perm[0] != 0:
         raise node.refuse(f"has perm = {perm}; the batch axis must stay in front")

@@ -282,22 +282,21 @@ def _declare_input(walk: Walk, proto: onnx.GraphProto) -> str:
 def _visit(walk: Walk, proto: onnx.NodeProto) -> None:
     """Read one node as a constant or as operations."""
     label = proto.name or next((o for o in proto.output if o), "")
+    node = Node(proto, label, attributes := {})
     if proto.domain not in ("", "ai.onnx"):
-        raise UnsupportedError(
-            f"the operator's domain '{proto.domain}' is unknown; only standard ONNX operators are accepted",
-            node=label,
-            op=proto.op_type,
+        raise node.refuse(
+            f"the operator's domain '{proto.domain}' is unknown; only standard ONNX operators are accepted"
         )
     for name in proto.input:
         if name and walk.known(name) is None and name not in walk.shapes:
-            raise UnsupportedError(
-                f"reads '{name}', which no earlier node makes", node=label, op=proto.op_type
-            )
+            raise node.refuse(f"reads '{name}', which no earlier node makes")
     try:
-        attributes = _attributes(proto)
+        for attribute in proto.attribute:
+            if attribute.name in attributes or attribute.ref_attr_name:
+                raise ValueError(f"'{attribute.name}' is given twice or is a reference")
+            attributes[attribute.name] = helper.get_attribute_value(attribute)
     except (ValueError, TypeError) as error:
-        raise UnsupportedError(f"has a malformed attribute: {error}", node=label, op=proto.op_type) from error
-    node = Node(proto, label, attributes)
+        raise node.refuse(f"has a malformed attribute: {error}") from error
     check_inputs(node, walk.opset)
     walk.spend(node)  # at once, if a limit was reached before
     if proto.op_type == "Constant":
@@ -358,16 +357,6 @@ def _constant(walk: Walk, node: Node) -> None:
     else:
         raise node.refuse("holds neither a tensor nor numbers")
     walk.define_constant(node.proto.output[0], array, stored=True)
-
-
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """Return the attributes by name; ValueError where one is given twice or refers to a function's."""
-    attributes: dict[str, Any] = {}
-    for attribute in node.attribute:
-        if attribute.name in attributes or attribute.ref_attr_name:
-            raise ValueError(f"'{attribute.name}' is given twice or is a reference")
-        attributes[attribute.name] = helper.get_attribute_value(attribute)
-    return attributes
 
 
 def _check_model(model: onnx.ModelProto) -> int:
