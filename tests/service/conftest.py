@@ -7,6 +7,7 @@ import pwd
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -223,6 +224,55 @@ def eventually(look: Callable[[], T], seconds: float = 60) -> T:
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.02)
     return seen
+
+
+def connected(place: httpx.Client | str, **options: int) -> socket.socket:
+    """A new connection to a client's server, or to a URL, with those options of a socket."""
+    url = httpx.URL(place) if isinstance(place, str) else place.base_url
+    connection = socket.socket()
+    connection.settimeout(20)
+    for option, value in options.items():
+        connection.setsockopt(socket.SOL_SOCKET, getattr(socket, option), value)
+    connection.connect((url.host, url.port))
+    return connection
+
+
+def rest(connection: socket.socket) -> bytes:
+    """What comes until the end, whichever it is."""
+    answer = b""
+    with suppress(ConnectionResetError):
+        while part := connection.recv(65536):
+            answer += part
+    return answer
+
+
+PREDICT = "/v1/models/two-moons/predict"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def post(
+    body: bytes = b'{"inputs": [[0.5, 0.25]]}',
+    path: str = PREDICT,
+    *lines: str,
+    version: str = "1.1",
+    length: int | None = -1,
+) -> bytes:
+    """A request as bytes; its length is that of the body unless another, or none, is to be stated."""
+    head = [f"POST {path} HTTP/{version}", "Host: localhost", "Content-Type: application/json", *lines]
+    if length is not None:
+        head.append(f"Content-Length: {len(body) if length < 0 else length}")
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+def in_flight(client: httpx.Client) -> float:
+    """How many requests are being answered, but for the one that asks."""
+    text = httpx.get(f"{client.base_url}/metrics").text
+    return float(re.search(r"^lipserve_in_flight_requests (\S+)", text, re.MULTILINE)[1]) - 1
+
+
+def queued(client: httpx.Client, path: str, **body: object) -> str:
+    """The place of a job that is not waited for."""
+    return client.post(path, json=body, headers={"Prefer": "wait=0"}).headers["location"]
 
 
 def stopped_worker(state: Path) -> int:

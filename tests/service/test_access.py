@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -22,11 +21,16 @@ from service.auth.api_keys import KeyStore
 from service.auth.scopes import ADMIN, PUBLIC, ROUTES, Scope, required_scopes
 from service.inference.pipeline import PredictionPipeline
 from tests.service.conftest import (
+    HEALTH,
+    PREDICT,
     command,
+    connected,
     digits,
     eventually,
     lipserve,
     new_database,
+    post,
+    rest,
     running,
     state_beside,
     stopped_worker,
@@ -34,18 +38,12 @@ from tests.service.conftest import (
     url_of,
 )
 
-PREDICT = "/v1/models/two-moons/predict"
 BODY = {"inputs": [[0.5, 0.25]]}
 
 
 @pytest.fixture
-def folder(models):
-    return models
-
-
-@pytest.fixture
-def state(folder):
-    return state_beside(folder)
+def state(models):
+    return state_beside(models)
 
 
 @pytest.fixture
@@ -100,26 +98,27 @@ def test_the_cache_of_paths_is_bounded():
 # --- keys ----------------------------------------------------------------------------------
 
 
-def test_without_any_key_every_caller_on_this_machine_is_admitted(folder):
-    with running(folder) as client:
+def test_without_any_key_every_caller_on_this_machine_is_admitted(models):
+    with running(models) as client:
         assert ask(client).status_code == 200
         assert ask(client, "anything").status_code == 200
 
 
-def test_scopes_decide(folder, state, store):
+def test_scopes_decide(models, state, store):
     keys = {name: store.create(name, scopes) for name, scopes in {
         "predict": [Scope.PREDICT], "audit": [Scope.AUDIT], "metrics": [Scope.METRICS], "admin": [Scope.ADMIN],
         "both": [Scope.PREDICT, Scope.AUDIT],
     }.items()}  # fmt: skip
-    with running(folder, state=state) as client:
-        for path in (
-            "/healthz",
-            "/readyz",
-            "/docs",
-            "/openapi.json",
-            "/.well-known/jwks.json",
-            "/problems/internal",
-        ):
+    with running(models, state=state) as client:
+        open_to_all = (
+            "healthz",
+            "readyz",
+            "docs",
+            "openapi.json",
+            ".well-known/jwks.json",
+            "problems/internal",
+        )
+        for path in open_to_all:
             assert client.get(path).status_code == 200, path
         for path, may in {
             "/v1/models": {"predict", "audit", "admin", "both"},
@@ -129,10 +128,8 @@ def test_scopes_decide(folder, state, store):
         }.items():
             assert client.get(path).status_code == 401
             for name, key in keys.items():
-                assert (client.get(path, headers=bearer(key)).status_code in (200, 404)) == (name in may), (
-                    path,
-                    name,
-                )
+                admitted = client.get(path, headers=bearer(key)).status_code in (200, 404)
+                assert admitted == (name in may), (path, name)
         for name, key in keys.items():
             answer = ask(client, key)
             assert (answer.status_code == 200) == (name in {"predict", "admin", "both"})
@@ -143,10 +140,10 @@ def test_scopes_decide(folder, state, store):
                 assert answer.headers["WWW-Authenticate"] == challenge
 
 
-def test_credentials_that_are_none_are_refused(folder, state, store):
+def test_credentials_that_are_none_are_refused(models, state, store):
     key = store.create("a", [Scope.ADMIN])
     start, _, secret = key.rpartition("_")
-    with running(folder, state=state) as client:
+    with running(models, state=state) as client:
         assert ask(client, key).status_code == 200
         answer = ask(client)
         assert answer.status_code == 401
@@ -174,8 +171,8 @@ def test_credentials_that_are_none_are_refused(folder, state, store):
         assert client.post(PREDICT, json=BODY, headers={"authorization": f"BEARER {key}"}).status_code == 200
 
 
-def test_a_running_server_notices_keys_made_and_revoked(folder, state):
-    with running(folder, state=state) as client:
+def test_a_running_server_notices_keys_made_and_revoked(models, state):
+    with running(models, state=state) as client:
         assert ask(client).status_code == 200
         made = command("--state", state, "keys", "create", "--name", "ann", "--scope", "predict")
         assert made.exit_code == 0, made.stderr
@@ -195,9 +192,9 @@ def test_a_running_server_notices_keys_made_and_revoked(folder, state):
         assert "no valid key" in again.stderr
 
 
-def test_keys_end(folder, state, store):
+def test_keys_end(models, state, store):
     key = store.create("short", [Scope.PREDICT], days=2 / 86400)
-    with running(folder, state=state) as client:
+    with running(models, state=state) as client:
         assert ask(client, key).status_code == 200
         eventually(lambda: ask(client, key).status_code == 401, 10)
         assert ask(client, key).json()["detail"] == "the API key is expired"
@@ -212,9 +209,9 @@ def test_no_secret_is_kept(state, store):
     assert len({store.create("a", [Scope.PREDICT]) for _ in range(50)}) == 50
 
 
-def test_keys_in_postgresql_are_shared(folder, postgresql):
+def test_keys_in_postgresql_are_shared(models, postgresql):
     database = new_database(postgresql)
-    with running(folder, database=database) as one, running(folder, database=database) as other:
+    with running(models, database=database) as one, running(models, database=database) as other:
         assert ask(one).status_code == 200
         made = command("keys", "create", "--name", "a", "--scope", "predict", LIPSERVE_DATABASE=database)
         for client in (one, other):
@@ -251,15 +248,15 @@ def test_keys_where_none_can_be_kept(tmp_path):
 # --- where it listens ----------------------------------------------------------------------
 
 
-def test_it_does_not_listen_beyond_this_machine_unguarded(folder, state):
-    refused = command("--models", folder, "--state", state, "--host", "0.0.0.0", "--port", 0)
+def test_it_does_not_listen_beyond_this_machine_unguarded(models, state):
+    refused = command("--models", models, "--state", state, "--host", "0.0.0.0", "--port", 0)
     assert refused.exit_code == 1
     assert "lipserve keys create" in refused.stderr
     assert "--no-auth" in refused.stderr
 
 
 @pytest.mark.parametrize("way", ["--no-auth", "environment", "key"])
-def test_a_service_with_authentication_or_no_auth_listens_beyond_loopback(folder, state, way):
+def test_a_service_with_authentication_or_no_auth_listens_beyond_loopback(models, state, way):
     flags, variables = [], {}
     if way == "key":
         KeyStore(f"sqlite:///{state / 'jobs.sqlite'}").create("a", [Scope.PREDICT])
@@ -267,7 +264,7 @@ def test_a_service_with_authentication_or_no_auth_listens_beyond_loopback(folder
         variables = {"LIPSERVE_NO_AUTH": "true"}
     else:
         flags = ["--no-auth"]
-    arguments = ["--models", folder, "--state", state, "--host", "0.0.0.0", "--port", 0, *flags]
+    arguments = ["--models", models, "--state", state, "--host", "0.0.0.0", "--port", 0, *flags]
     with lipserve(*arguments, **variables) as process:
         url = url_of(process)
         assert httpx.post(url + PREDICT, json=BODY).status_code == (401 if way == "key" else 200)
@@ -337,10 +334,10 @@ def identity_provider(document):
 TRUST = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
 
 
-def test_tokens_of_an_identity_provider_are_accepted(folder, tmp_path):
+def test_tokens_of_an_identity_provider_are_accepted(models, tmp_path):
     path = tmp_path / "jwks.json"
     path.write_text(json.dumps(published(ed=ED25519, ec=EC, rsa=RSA)))
-    with running(folder, jwt_jwks=str(path), **TRUST) as client:
+    with running(models, jwt_jwks=str(path), **TRUST) as client:
         assert ask(client).status_code == 401
         for key, kid, algorithm in [(ED25519, "ed", "EdDSA"), (EC, "ec", "ES256"), (RSA, "rsa", "RS256")]:
             assert ask(client, token(key, kid, algorithm)).status_code == 200
@@ -353,7 +350,7 @@ def test_tokens_of_an_identity_provider_are_accepted(folder, tmp_path):
         assert client.get("/v1/audits", headers=bearer(token())).status_code == 403
 
 
-def test_other_tokens_are_refused_with_the_reason(folder, tmp_path):
+def test_other_tokens_are_refused_with_the_reason(models, tmp_path):
     path = tmp_path / "jwks.json"
     path.write_text(json.dumps(published(ed=ED25519, rsa=RSA)))
     other, pem = Ed25519PrivateKey.generate(), RSA.public_key().public_bytes
@@ -372,7 +369,7 @@ def test_other_tokens_are_refused_with_the_reason(folder, tmp_path):
         ).decode()
     )
     now = time.time()
-    with running(folder, jwt_jwks=str(path), **TRUST) as client:
+    with running(models, jwt_jwks=str(path), **TRUST) as client:
         for given, reason in [
             (token(exp=now - 60), "expired"), (token(exp=None), "exp"), (token(nbf=now + 60), "not yet valid"),
             (token(iss="https://evil.example.org"), "issuer"), (token(iss=None), "iss"),
@@ -396,7 +393,7 @@ def test_other_tokens_are_refused_with_the_reason(folder, tmp_path):
         assert ask(client, good).status_code == 200
 
 
-def test_a_signed_certificate_is_no_credential(folder, tmp_path):
+def test_a_signed_certificate_is_no_credential(models, tmp_path):
     """Though one file may hold the keys of both."""
     from lipmodel.signed.key_sets import add_signing_key, read_signing_keys
 
@@ -404,22 +401,22 @@ def test_a_signed_certificate_is_no_credential(folder, tmp_path):
     (tmp_path / "jwks.json").write_text(
         json.dumps({"keys": read_signing_keys(tmp_path / "signing").published})
     )
-    with running(folder, signing_keys=tmp_path / "signing") as client:
+    with running(models, signing_keys=tmp_path / "signing") as client:
         certificate = client.post(PREDICT, json=BODY | {"certificate": True}).json()["predictions"][0][
             "certificate"
         ]
-    with running(folder, jwt_jwks=str(tmp_path / "jwks.json"), **TRUST) as client:
+    with running(models, jwt_jwks=str(tmp_path / "jwks.json"), **TRUST) as client:
         answer = ask(client, certificate)
         assert answer.status_code == 401
         assert "type is not accepted" in answer.json()["detail"]
 
 
-def test_new_keys_of_the_provider_are_fetched_when_needed_and_not_too_often(folder, monkeypatch):
+def test_new_keys_of_the_provider_are_fetched_when_needed_and_not_too_often(models, monkeypatch):
     document = published(ed=ED25519)
     new = Ed25519PrivateKey.generate()
     with (
         identity_provider(document) as (url, fetched),
-        running(folder, jwt_jwks=f"{url}/keys", **TRUST) as client,
+        running(models, jwt_jwks=f"{url}/keys", **TRUST) as client,
     ):
         assert ask(client, token()).status_code == 200
         document["keys"] += published(new=new)["keys"]
@@ -447,14 +444,14 @@ def test_new_keys_of_the_provider_are_fetched_when_needed_and_not_too_often(fold
         (["--signing-keys", "/nope"], "No such file"),
     ],
 )
-def test_unusable_keys_prevent_a_start(folder, flags, told):
-    result = command("--models", folder, "--port", 0, *flags)
+def test_unusable_keys_prevent_a_start(models, flags, told):
+    result = command("--models", models, "--port", 0, *flags)
     assert result.exit_code == 1
     assert told in result.stderr
 
 
-def test_redirects_are_not_followed(folder):
-    flags = ("--models", folder, "--port", 0, "--jwt-issuer", "a", "--jwt-audience", "b", "--jwt-jwks")
+def test_redirects_are_not_followed(models):
+    flags = ("--models", models, "--port", 0, "--jwt-issuer", "a", "--jwt-audience", "b", "--jwt-jwks")
     with (
         identity_provider(published(ed=ED25519)) as (url, fetched),
         lipserve(*flags, f"{url}/moved") as process,
@@ -466,9 +463,9 @@ def test_redirects_are_not_followed(folder):
 # --- limits --------------------------------------------------------------------------------
 
 
-def test_one_caller_has_no_more_than_a_rate(folder, state, store):
+def test_one_caller_has_no_more_than_a_rate(models, state, store):
     one, other = (store.create(name, [Scope.PREDICT]) for name in "ab")
-    with running(folder, state=state, requests_per_second=4.0) as client:
+    with running(models, state=state, requests_per_second=4.0) as client:
         answers = [ask(client, one) for _ in range(12)]
         refused = [a for a in answers if a.status_code == 429]
         assert [a.status_code for a in answers[:4]] == [200] * 4
@@ -482,17 +479,15 @@ def test_one_caller_has_no_more_than_a_rate(folder, state, store):
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_one_caller_has_no_more_than_so_many_requests_at_a_time(folder, state, store, known):
+def test_one_caller_has_no_more_than_so_many_requests_at_a_time(models, state, store, known):
     one, other = (store.create(name, [Scope.PREDICT]) for name in "ab")
-    with running(folder, state=state, requests_at_a_time=2) as client:
+    with running(models, state=state, requests_at_a_time=2) as client:
         for _ in range(5 * known):  # one after another
             assert ask(client, one).status_code == 200
-        host, port = client.base_url.host, client.base_url.port
         waiting = []
         for _ in range(2):  # their bodies never come
-            waiting.append(socket.create_connection((host, port)))
-            head = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAuthorization: Bearer {one}\r\nContent-Length: 9\r\n\r\n"
-            waiting[-1].sendall(head.encode())
+            waiting.append(connected(client))
+            waiting[-1].sendall(post(b"", PREDICT, f"Authorization: Bearer {one}", length=9))
         headers = {"Authorization": f"Bearer {store.create('m', [Scope.METRICS])}"}
         eventually(lambda: "in_flight_requests 3.0" in client.get("/metrics", headers=headers).text)
         eventually(lambda: ask(client, one).status_code == 429, 10)
@@ -502,29 +497,24 @@ def test_one_caller_has_no_more_than_so_many_requests_at_a_time(folder, state, s
         eventually(lambda: ask(client, one).status_code == 200, 10)
 
 
-def test_where_all_may_call_addresses_are_limited(folder):
-    with running(folder, requests_per_second=1.0) as client:
+def test_where_all_may_call_addresses_are_limited(models):
+    with running(models, requests_per_second=1.0) as client:
         assert 429 in {ask(client).status_code for _ in range(5)}
 
 
 # --- requests that do not arrive -----------------------------------------------------------
 
 
-def test_requests_that_do_not_arrive_are_ended(folder):
-    with running(folder, request_seconds=1.0) as client, ExitStack() as stack:
-        address = (client.base_url.host, client.base_url.port)
-        body, head, nothing, twice = (
-            stack.enter_context(socket.create_connection(address, timeout=20)) for _ in range(4)
-        )
+def test_requests_that_do_not_arrive_are_ended(models):
+    with running(models, request_seconds=1.0) as client, ExitStack() as stack:
+        body, head, nothing, twice = (stack.enter_context(connected(client)) for _ in range(4))
         start = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         body.sendall(f'{start}Content-Length: 99\r\n\r\n{{"inputs"'.encode())
         head.sendall(start.encode())
-        twice.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        twice.sendall(HEALTH)
         assert b" 200 OK" in twice.recv(4096)
         twice.sendall(start.encode())
-        answer = b""
-        while part := body.recv(4096):
-            answer += part
+        answer = rest(body)
         assert answer.startswith(b"HTTP/1.1 408 ")
         problem = json.loads(answer.partition(b"\r\n\r\n")[2])
         assert (problem["status"], problem["type"]) == (408, "/problems/request-timeout")
@@ -533,19 +523,16 @@ def test_requests_that_do_not_arrive_are_ended(folder):
         assert ask(client).status_code == 200
 
 
-def test_an_idle_connection_is_not_one_on_which_something_does_not_arrive(folder):
-    with (
-        running(folder, request_seconds=0.5) as client,
-        socket.create_connection((client.base_url.host, client.base_url.port), timeout=20) as idle,
-    ):
-        for _ in range(2):
-            idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+def test_an_idle_connection_is_not_one_on_which_something_does_not_arrive(models):
+    with running(models, request_seconds=0.5) as client, connected(client) as idle:
+        for seconds in (2.5, 0):  # it is looked at once a second
+            idle.sendall(HEALTH)
             assert b" 200 OK" in idle.recv(4096)
-            time.sleep(3)  # it is looked at once a second
+            time.sleep(seconds)
 
 
-def test_slow_answers_are_not_ended(folder):
-    with running(folder, request_seconds=0.5) as client:
+def test_slow_answers_are_not_ended(models):
+    with running(models, request_seconds=0.5) as client:
         answer = client.post(
             "/v1/models/two-moons/audits", json={"samples": 200}, headers={"Prefer": "wait=60"}
         )
@@ -555,8 +542,8 @@ def test_slow_answers_are_not_ended(folder):
             assert listed.read()
 
 
-def test_headers_are_bounded(folder):
-    with running(folder, max_header_bytes=2048) as client:
+def test_headers_are_bounded(models):
+    with running(models, max_header_bytes=2048) as client:
         assert client.get("/healthz", headers={"X-Long": "a" * 1000}).status_code == 200
         for headers in ({"X-Long": "a" * 2000}, {f"X-{i}": "a" * 20 for i in range(90)}):
             answer = client.get("/healthz", headers=headers)
@@ -573,36 +560,28 @@ def seconds_of_work(monkeypatch, seconds):
     monkeypatch.setattr(PredictionPipeline, "answer", slow)
 
 
-def test_beyond_the_most_connections_those_that_wait_for_their_clients_give_way(folder, monkeypatch):
+def test_beyond_the_most_connections_those_that_wait_for_their_clients_give_way(models, monkeypatch):
     seconds_of_work(monkeypatch, 4)
-    with running(folder, max_connections=4) as client, ExitStack() as stack:
+    with running(models, max_connections=4) as client, ExitStack() as stack:
 
         def connect(sent=b""):
-            address = (client.base_url.host, client.base_url.port)
-            held.append(stack.enter_context(socket.create_connection(address, timeout=20)))
+            held.append(stack.enter_context(connected(client)))
             held[-1].sendall(sent)
             time.sleep(0.05)
             return held[-1]
 
         held = []
-        body = json.dumps(BODY | {"portable": True})
-        start = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        half, whole = (
-            f"{start}Content-Length: {len(body)}\r\n\r\n{sent}".encode() for sent in (body[:-1], body)
-        )
+        whole = post(json.dumps(BODY | {"portable": True}).encode())
+        half = whole[:-1]
         busy, nothing, late, idle = connect(whole), connect(), connect(half), connect(whole[:50])
         for _ in range(20):  # each is answered, though 20 before it stay open
-            assert (
-                connect(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                .recv(4096)
-                .startswith(b"HTTP/1.1 200 ")
-            )
+            assert connect(HEALTH).recv(4096).startswith(b"HTTP/1.1 200 ")
         assert late.recv(4096).startswith(b"HTTP/1.1 503 ")
         for gone in (nothing, late, idle, *held[4:-3]):
             assert gone.recv(1) == b""
         for _ in range(3):
             connect(whole)
-        refused = connect(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").recv(4096)
+        refused = connect(HEALTH).recv(4096)
         assert refused.startswith(b"HTTP/1.1 503 ")
         head, _, problem = refused.partition(b"\r\n\r\n")
         assert json.loads(problem)["type"] == "/problems/too-many-connections"
@@ -611,20 +590,19 @@ def test_beyond_the_most_connections_those_that_wait_for_their_clients_give_way(
         assert busy.recv(4096).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_limit_of_open_files_leaves_room_for_all_else(folder, state):
+def test_a_limit_of_open_files_leaves_room_for_all_else(models, state):
     """The hard limit, which cannot be raised: 200 with 1,000 connections allowed."""
     script = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200)); "
     script += "sys.argv[0] = 'lipserve'; runpy.run_module('service', run_name='__main__')"
-    program = [sys.executable, "-c", script, "--models", folder, "--state", state, "--port", "0"]
+    program = [sys.executable, "-c", script, "--models", models, "--state", state, "--port", "0"]
     with ExitStack() as stack:
         process = stack.enter_context(
             subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )
         stack.callback(process.kill)
         url = url_of(process)
-        address = (httpx.URL(url).host, httpx.URL(url).port)
         for _ in range(300):
-            stack.enter_context(socket.create_connection(address, timeout=20))
+            stack.enter_context(connected(url))
         for _ in range(10):
             assert httpx.post(url + PREDICT, json=BODY).status_code == 200
         audit = {"json": {"samples": 10}, "headers": {"Prefer": "wait=60"}, "timeout": 60}
@@ -637,8 +615,8 @@ def test_a_limit_of_open_files_leaves_room_for_all_else(folder, state):
 
 
 @pytest.mark.parametrize(("proxies", "statuses"), [(None, {200, 429}), ("127.0.0.1", {200})])
-def test_only_a_trusted_proxy_names_the_caller(folder, proxies, statuses):
-    with running(folder, requests_per_second=1.0, forwarded_allow_ips=proxies) as client:
+def test_only_a_trusted_proxy_names_the_caller(models, proxies, statuses):
+    with running(models, requests_per_second=1.0, forwarded_allow_ips=proxies) as client:
         asked = [
             client.post(PREDICT, json=BODY, headers={"X-Forwarded-For": f"10.0.0.{i}"}) for i in range(6)
         ]
@@ -648,7 +626,7 @@ def test_only_a_trusted_proxy_names_the_caller(folder, proxies, statuses):
 # --- headers -------------------------------------------------------------------------------
 
 
-def test_every_answer_has_safe_headers(folder, serve):
+def test_every_answer_has_safe_headers(models, serve):
     client = serve({"two-moons": two_moons(), "digits": digits()})
     for answer in (
         ask(client), client.get("/nope"), client.post(PREDICT, content=b"x", headers={"Content-Type": "application/json"}), client.get("/metrics"),
@@ -663,24 +641,20 @@ def test_every_answer_has_safe_headers(folder, serve):
         assert scripted == (answer.url.path == "/docs")
 
 
-def test_failures_have_them_too(folder):
-    script = (
-        "import sys, httpx\nfrom pathlib import Path\nfrom service.inference.engine import Engine\n"
-        "async def fail(*a, **k): raise ValueError\nEngine.predict = fail\n"
-        "from tests.service.conftest import running\n"
-        f"with running(Path({str(folder)!r})) as client:\n"
-        f"    answer = client.post({PREDICT!r}, json={BODY!r})\n"
-        "    print(answer.status_code, answer.headers['X-Content-Type-Options'], answer.headers['Cache-Control'])\n"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert result.stdout.splitlines()[-1] == "500 nosniff no-store"
+def test_failures_have_them_too(models, monkeypatch):
+    async def fail(*_, **__):
+        raise ValueError
+
+    monkeypatch.setattr("service.inference.engine.Engine.predict", fail)
+    with running(models) as client:
+        answer = ask(client)
+    assert (answer.status_code, answer.headers["Cache-Control"]) == (500, "no-store")
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_a_stream_of_events_ends_with_its_key(folder, state, store):
+def test_a_stream_of_events_ends_with_its_key(models, state, store):
     key, other = (store.create(name, {Scope.AUDIT}) for name in ("one", "other"))
-    with running(folder, state=state) as client:
+    with running(models, state=state) as client:
         url = "/v1/models/two-moons/audits"
         asked = bearer(key) | {"Prefer": "wait=0"}
         place = client.post(url, json={"samples": 5}, headers=asked).headers["location"]

@@ -1,15 +1,13 @@
 """Everything that can be wrong with a request: the status, and a problem that names field and reason."""
 
 import json
-import socket
 
 import pytest
 
 from lipmodel.certify.predictor import CertifiedPredictor
 from service.problems import ProblemKind
-from tests.service.conftest import running, two_moons
+from tests.service.conftest import PREDICT, connected, post, running, two_moons
 
-PREDICT = "/v1/models/two-moons/predict"
 AUDITS = "/v1/models/two-moons/audits"
 JSON = {"Content-Type": "application/json"}
 
@@ -142,25 +140,20 @@ def test_a_body_over_the_limit_that_does_not_say_so(client):
 
 
 def test_a_body_over_the_limit_is_answered_before_it_is_sent(client):
-    address = (client.base_url.host, client.base_url.port)
-    kind = "Content-Type: application/json\r\n"
-    for head, sent in [
-        ("Content-Length: 10000000000\r\n", b""),
-        ("Transfer-Encoding: chunked\r\n", b"30d40\r\n" + b" " * 200_000),
-    ]:
-        with socket.create_connection(address, timeout=10) as connection:
-            connection.sendall(
-                f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\n{kind}{head}\r\n".encode() + sent
-            )
+    chunk = b"30d40\r\n" + b" " * 200_000
+    for sent in (
+        post(b"", length=10**10),
+        post(chunk, PREDICT, "Transfer-Encoding: chunked", length=None),
+    ):
+        with connected(client) as connection:
+            connection.sendall(sent)
             assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
 
 
-def test_a_caller_who_hangs_up_harms_nobody(tmp_path, capsys):
-    (tmp_path / "two-moons.onnx").write_bytes(two_moons())
-    with running(tmp_path) as client:
-        with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
-            head = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{{"
-            connection.sendall(head.encode())
+def test_a_caller_who_hangs_up_harms_nobody(models, capsys):
+    with running(models) as client:
+        with connected(client) as connection:
+            connection.sendall(post(b"{", length=50))
         assert client.get("/healthz").status_code == 200
     assert capsys.readouterr().err == ""
 
@@ -168,11 +161,8 @@ def test_a_caller_who_hangs_up_harms_nobody(tmp_path, capsys):
 @pytest.mark.parametrize("path", ["predict", "audits"])
 def test_unknown_model(client, path):
     answer = client.post(f"/v1/models/nope/{path}", json={"inputs": [[1, 2]]})
-    check(
-        answer,
-        ProblemKind.UNKNOWN_MODEL,
-        reason="no model is named 'nope'; models served: 'digits', 'two-moons'",
-    )
+    reason = "no model is named 'nope'; models served: 'digits', 'two-moons'"
+    check(answer, ProblemKind.UNKNOWN_MODEL, reason=reason)
 
 
 @pytest.mark.parametrize("path", ["predict", "audits"])
@@ -218,12 +208,11 @@ def test_invalid_audit(client, case):
     check(client.post(AUDITS, content=body, headers=JSON), ProblemKind.INVALID_INPUT, field, reason)
 
 
-def test_a_fault_of_the_service_tells_nothing_of_its_insides(tmp_path, monkeypatch, caplog):
+def test_a_fault_of_the_service_tells_nothing_of_its_insides(models, monkeypatch, caplog):
     def fail(*_, **__):
         raise RuntimeError("sec" + "ret")
 
-    (tmp_path / "two-moons.onnx").write_bytes(two_moons())
-    with running(tmp_path) as client:
+    with running(models) as client:
         with monkeypatch.context() as patch:
             patch.setattr("service.inference.engine.Engine.predict", fail)
             answer = client.post(PREDICT, json={"inputs": [[1, 2]]}, headers={"X-Request-ID": "mine"})

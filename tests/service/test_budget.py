@@ -17,10 +17,9 @@ from service.api.page import FILES
 from service.budget import FREE_BYTES, PIECE_BYTES, Budget, Lease
 from service.http.connection import Connection
 from service.problems import Problem, ProblemKind
-from tests.service.conftest import digits, eventually, running, two_moons
+from tests.service.conftest import PREDICT, connected, digits, eventually, post, rest, running
 from tests.service.test_bad_input import check
-from tests.service.test_connections import rest
-from tests.service.test_direct import BODY, INFER, PREDICT, TENSOR, as_json, npy, post, statuses
+from tests.service.test_direct import BODY, INFER, TENSOR, as_json, npy, statuses
 
 AUDITS, EVALUATIONS = "/v1/models/two-moons/audits", "/v1/models/two-moons/evaluations"
 LIMIT = 4 * 2**20
@@ -70,12 +69,7 @@ def test_a_budget_holds_what_its_leases_do_and_no_more(sizes, free):
 
 
 def connect(stack, client, **options):
-    sock = stack.enter_context(socket.socket())
-    sock.settimeout(20)
-    for option, value in options.items():
-        sock.setsockopt(socket.SOL_SOCKET, getattr(socket, option), value)
-    sock.connect((client.base_url.host, client.base_url.port))
-    return sock
+    return stack.enter_context(connected(client, **options))
 
 
 def large(rows=9000):
@@ -90,7 +84,7 @@ WAYS = {
         b"%x\r\n%b\r\n0\r\n\r\n" % (len(large()), large()),
         PREDICT,
         "Transfer-Encoding: chunked",
-        length=False,
+        length=None,
     ),
     "not read": post(large(), f"{AUDITS}/none"),
 }
@@ -165,9 +159,9 @@ def test_a_large_answer_in_pieces_is_the_same(server):
 def test_files_are_read_by_who_takes_them(server, monkeypatch, coding):
     """However many ask for the largest and take nothing."""
     made, name = [], max(FILES, key=lambda name: FILES[name].stat().st_size)
-    connected = Connection.connection_made
+    begun = Connection.connection_made
     monkeypatch.setattr(
-        Connection, "connection_made", lambda self, transport: (connected(self, transport), made.append(self))
+        Connection, "connection_made", lambda self, transport: (begun(self, transport), made.append(self))
     )
     content = FILES[name].read_bytes()
     with ExitStack() as stack:
@@ -181,41 +175,31 @@ def test_files_are_read_by_who_takes_them(server, monkeypatch, coding):
         assert (int(answer.headers["Content-Length"]) == len(content)) == (coding == "identity")
 
 
+NUMBERS = b'{"inputs": [[' + b"0," * 1_000_000 + b"0]]}"
+MEMBERS = b"{" + b",".join(b'"%x":0' % i for i in range(20_000)) + b"}"
+TENSORS = b'{"inputs": [{"name": "input", "shape": [1], "datatype": "FP32", "data": [%b0]}]}'
 MANY = {
-    "numbers": (PREDICT, b'{"inputs": [[' + b"0," * 1_000_000 + b"0]]}"),
+    "numbers": (PREDICT, NUMBERS),
     "rows": (PREDICT, b'{"inputs": [' + b"[]," * 600_000 + b"[]]}"),
-    "members": (PREDICT, b"{" + b",".join(b'"%x":0' % i for i in range(20_000)) + b"}"),
-    "members of audits": (AUDITS, b"{" + b",".join(b'"%x":0' % i for i in range(20_000)) + b"}"),
-    "numbers of audits": (AUDITS, b'{"inputs": [[' + b"0," * 1_000_000 + b"0]]}"),
-    "lists in lists": (
-        INFER,
-        b'{"inputs": [{"name": "input", "shape": [1], "datatype": "FP32", "data": ['
-        + b"[]," * 600_000
-        + b"0]}]}",
-    ),
-    "members of tensors": (
-        INFER,
-        b'{"inputs": [{' + b",".join(b'"%x":0' % i for i in range(20_000)) + b"}]}",
-    ),
-    "members of an index": (
-        "/v2/repository/index",
-        b"{" + b",".join(b'"%x":0' % i for i in range(20_000)) + b"}",
-    ),
-    "compressed": (PREDICT, b'{"inputs": [[' + b"0," * 1_000_000 + b"0]]}"),
+    "members": (PREDICT, MEMBERS),
+    "members of audits": (AUDITS, MEMBERS),
+    "numbers of audits": (AUDITS, NUMBERS),
+    "lists in lists": (INFER, TENSORS % (b"[]," * 600_000)),
+    "members of tensors": (INFER, b'{"inputs": [%b]}' % MEMBERS),
+    "members of an index": ("/v2/repository/index", MEMBERS),
+    "compressed": (PREDICT, NUMBERS),
 }
 
 
 @pytest.mark.parametrize("case", MANY)
-def test_json_of_many_values_is_not_read(tmp_path, case):
-    (tmp_path / "two-moons.onnx").write_bytes(two_moons())
+def test_json_of_many_values_is_not_read(models, case):
     path, body = MANY[case]
     headers = as_json(0)[1]
     if case == "compressed":
         body, headers = gzip.compress(body), headers | {"Content-Encoding": "gzip"}
-    with running(tmp_path, uploads=True) as client:
-        check(
-            client.post(path, content=body, headers=headers), ProblemKind.BODY_TOO_LARGE, reason="values and"
-        )
+    with running(models, uploads=True) as client:
+        answer = client.post(path, content=body, headers=headers)
+        check(answer, ProblemKind.BODY_TOO_LARGE, reason="values and")
 
 
 def test_of_many_bad_outputs_few_are_read(client):

@@ -3,7 +3,6 @@
 import ctypes
 import errno
 import signal
-import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,16 @@ from service.models.admin import MAX_UPLOADS
 from service.models.writer import staging, sweep
 from service.problems import ProblemKind
 from tests.networks import linear_net, to_file
-from tests.service.conftest import COMMAND, digits, eventually, lipserve, running, two_moons, url_of
+from tests.service.conftest import (
+    COMMAND,
+    connected,
+    digits,
+    eventually,
+    lipserve,
+    running,
+    two_moons,
+    url_of,
+)
 from tests.service.test_bad_input import check
 from tests.service.test_watching import external, moons, put
 
@@ -263,8 +271,7 @@ def test_uploads_that_are_not_accepted(client):
 
 
 def test_a_client_that_goes_away_leaves_nothing(client, tmp_path):
-    address = (client.base_url.host, client.base_url.port)
-    with socket.create_connection(address) as sock:
+    with connected(client) as sock:
         sock.sendall(
             b"PUT /v1/models/two-moons HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n"
             + two_moons()[:900]
@@ -285,28 +292,17 @@ def test_uploads_at_once_each_get_a_version_of_their_own(client):
 
 
 def test_servers_of_one_folder_lose_nothing_of_one_another(models, tmp_path):
-    folder = models
+    arguments = ("--models", models, "--port", 0, "--uploads")
     labels = [f"label{i}" for i in range(20)]
     with ExitStack() as stack:  # processes, as servers are: threads of one would share the framework's state
         one, other = (
-            httpx.Client(
-                base_url=url_of(
-                    stack.enter_context(
-                        lipserve("--models", folder, "--port", 0, "--uploads", "--state", tmp_path / state)
-                    )
-                ),
-                timeout=60,
-            )
+            stack.enter_context(httpx.Client(base_url=url_of(stack.enter_context(process)), timeout=60))
             for state in ("one", "other")
+            for process in [lipserve(*arguments, "--state", tmp_path / state)]
         )
-        stack.callback(one.close)
-        stack.callback(other.close)
         with ThreadPoolExecutor(4) as pool:
             clients = [one, other] * 10
-            uploads = pool.map(
-                lambda client, seed: client.put(MODEL, content=moons(seed)), clients[:4], range(4)
-            )
-            uploads = list(uploads)
+            uploads = list(pool.map(lambda c, seed: c.put(MODEL, content=moons(seed)), clients[:4], range(4)))
             assert [a.status_code for a in uploads] == [201] * 4, [a.text[:300] for a in uploads]
             assert sorted(a.headers["location"][-1] for a in uploads) == ["2", "3", "4", "5"]
             given = pool.map(
@@ -457,8 +453,7 @@ def test_an_upload_that_would_break_clients_is_refused_unless_it_is_forced(clien
 def test_so_many_uploads_at_a_time_and_no_more(client, tmp_path):
     with ExitStack() as stack:
         for _ in range(MAX_UPLOADS):
-            sock = socket.create_connection((client.base_url.host, client.base_url.port))
-            stack.enter_context(sock)
+            sock = stack.enter_context(connected(client))
             sock.sendall(b"PUT /v1/models/m HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx")
         eventually(lambda: len(files(tmp_path / "models")) == 1 + MAX_UPLOADS)
         answer = client.put(MODEL, content=moons(1))

@@ -1,8 +1,6 @@
 """What one connection may make the service hold: by clients that send without end, ahead, or never read."""
 
 import json
-import re
-import socket
 from contextlib import suppress
 from itertools import repeat
 
@@ -10,9 +8,8 @@ import httpx
 import pytest
 
 from service.http.connection import MAX_PIPELINED
-from tests.service.conftest import eventually, running
+from tests.service.conftest import HEALTH, connected, eventually, in_flight, rest, running
 
-ASK = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 PREDICT = (
     b"POST /v1/models/two-moons/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 )
@@ -22,26 +19,6 @@ PREDICT = (
 def server(models):
     with running(models, max_header_bytes=2048, request_seconds=1.0) as client:
         yield client
-
-
-def connect(client, **options):
-    sock = socket.socket()
-    sock.settimeout(20)
-    for option, value in options.items():
-        sock.setsockopt(socket.SOL_SOCKET, getattr(socket, option), value)
-    sock.connect((client.base_url.host, client.base_url.port))
-    return sock
-
-
-def rest(sock):
-    """What comes until the end, whichever it is."""
-    answer = b""
-    try:
-        while part := sock.recv(65536):
-            answer += part
-    except ConnectionResetError:
-        pass
-    return answer
 
 
 @pytest.mark.parametrize(
@@ -57,7 +34,7 @@ def rest(sock):
     ],
 )
 def test_what_never_ends_is_ended_before_it_is_large(server, start, again):
-    with connect(server) as sock:
+    with connected(server) as sock:
         sock.sendall(start)
         sent, many = 0, again * 2000
         with suppress(ConnectionError):
@@ -68,7 +45,7 @@ def test_what_never_ends_is_ended_before_it_is_large(server, start, again):
 
 
 def test_it_is_told_so(server):
-    with connect(server) as sock:
+    with connected(server) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nX-A: " + b"a" * 5000)
         head, _, body = rest(sock).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
@@ -78,7 +55,7 @@ def test_it_is_told_so(server):
 
 def test_trailers_are_no_headers(server):
     body = b'{"inputs": [[1, 2]]}'
-    with connect(server) as sock:
+    with connected(server) as sock:
         sock.sendall(PREDICT + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
         sock.sendall(b"%x\r\n%b\r\n0\r\nContent-Type: text/plain\r\n\r\n" % (len(body), body))
         assert rest(sock).startswith(b"HTTP/1.1 200 OK")
@@ -88,24 +65,18 @@ def test_trailers_are_no_headers(server):
     ("sent", "answered"), [(1, 1), (MAX_PIPELINED, MAX_PIPELINED), (5000, MAX_PIPELINED + 1)]
 )
 def test_requests_ahead_are_answered_up_to_a_number(server, sent, answered):
-    closing = ASK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-    with connect(server) as sock:
-        sock.sendall(ASK * (sent - 1) + closing)
+    closing = HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    with connected(server) as sock:
+        sock.sendall(HEALTH * (sent - 1) + closing)
         answers = rest(sock)
     assert answers.count(b"HTTP/1.1 200 OK") == answered
     assert answers.count(b"connection: close") == 1
     assert answers.rindex(b"connection: close") > answers.rindex(b"HTTP/1.1 200 OK")
 
 
-def in_flight(client):
-    """Without the one that asks."""
-    text = httpx.get(f"{client.base_url}/metrics").text
-    return int(float(re.search(r"^lipserve_in_flight_requests (\S+)", text, re.MULTILINE)[1])) - 1
-
-
 def test_answers_that_are_never_taken_are_dropped(server, caplog):
-    with connect(server, SO_RCVBUF=4096) as sock:
-        sock.sendall(ASK.replace(b"healthz", b"openapi.json") * 90)
+    with connected(server, SO_RCVBUF=4096) as sock:
+        sock.sendall(HEALTH.replace(b"healthz", b"openapi.json") * 90)
         eventually(lambda: in_flight(server) == 1)
         eventually(lambda: in_flight(server) == 0)
         assert rest(sock).count(b"HTTP/1.1 200 OK") < 90

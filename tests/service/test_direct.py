@@ -22,10 +22,19 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from service.http import fast_path
 from service.http.connection import Connection, ResponseCycle
 from service.inference.pipeline import PredictionPipeline
-from tests.service.conftest import eventually, running, two_moons
-from tests.service.test_observed import samples, value
+from tests.service.conftest import (
+    HEALTH,
+    PREDICT,
+    connected,
+    eventually,
+    in_flight,
+    post,
+    rest,
+    running,
+    two_moons,
+)
 
-PREDICT, INFER = "/v1/models/two-moons/predict", "/v2/models/two-moons/infer"
+INFER = "/v2/models/two-moons/infer"
 BODY = {"inputs": [[0.5, 0.25]]}
 TENSOR = {"name": "input", "shape": [1, 2], "datatype": "FP32"}
 BINARY = json.dumps(
@@ -122,13 +131,10 @@ def test_it_is_not_the_application_that_answers(client, monkeypatch):
 
 def raw(client, *parts):
     """All that is answered to what is sent, until the connection ends."""
-    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=20) as sock:
+    with connected(client) as sock:
         for part in parts:
             sock.sendall(part)
-        answer = b""
-        while part := sock.recv(65536):
-            answer += part
-    return answer
+        return rest(sock)
 
 
 def statuses(answers):
@@ -136,13 +142,6 @@ def statuses(answers):
     return re.findall(rb"HTTP/1\.1 (\d{3})", answers)
 
 
-def post(body=b'{"inputs": [[0.5, 0.25]]}', path=PREDICT, *lines, version="1.1", length=True):
-    head = [f"POST {path} HTTP/{version}", "Host: localhost", "Content-Type: application/json", *lines]
-    head += [f"Content-Length: {len(body)}"] * length
-    return "\r\n".join([*head, "", ""]).encode() + body
-
-
-HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LAST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
@@ -161,7 +160,7 @@ def test_what_is_sent_ahead_is_answered_in_turn(client, size):
         post(b'{"inputs": [[0.5, 0.25]]}', PREDICT, "Connection: close"),
         post(version="1.0"),
         post(b"19\r\n" + b'{"inputs": [[0.5, 0.25]]}' + b"\r\n0\r\n\r\n", PREDICT, "Transfer-Encoding: chunked",
-             "Connection: close", length=False),
+             "Connection: close", length=None),
         post(b'{"inputs": [[0.5, 0.25]]}', PREDICT, "Expect: 100-continue", "Connection: close"),
     ],
     ids=["close", "1.0", "chunked", "expect"],
@@ -175,12 +174,11 @@ def test_other_ways_to_send(client, sent):
 
 
 def test_a_body_that_never_comes_is_no_request_in_flight(client):
-    before = value(samples(client), "lipserve_in_flight_requests")
-    sock = socket.create_connection((client.base_url.host, client.base_url.port))
-    sock.sendall(post()[:-5])
-    eventually(lambda: value(samples(client), "lipserve_in_flight_requests") == before + 1)
-    sock.close()
-    eventually(lambda: value(samples(client), "lipserve_in_flight_requests") == before)
+    before = in_flight(client)
+    with connected(client) as sock:
+        sock.sendall(post()[:-5])
+        eventually(lambda: in_flight(client) == before + 1)
+    eventually(lambda: in_flight(client) == before)
 
 
 def test_a_body_that_never_comes_does_not_outlast_the_server(models):
@@ -189,17 +187,17 @@ def test_a_body_that_never_comes_does_not_outlast_the_server(models):
         with running(models, shutdown_seconds=1) as client:
             sock.connect((client.base_url.host, client.base_url.port))
             sock.sendall(post()[:-5])
-            eventually(lambda: value(samples(client), "lipserve_in_flight_requests") == 2)
+            eventually(lambda: in_flight(client) == 1)
         assert sock.recv(1) == b""
 
 
 def test_a_client_that_is_gone_before_its_answer_hurts_nobody(client, caplog):
-    before = value(samples(client), "lipserve_in_flight_requests")
+    before = in_flight(client)
     body = as_json({"inputs": [[0.5, 0.25]] * 20, "tighten": True})[0]
     for _ in range(3):
-        with socket.create_connection((client.base_url.host, client.base_url.port)) as sock:
+        with connected(client) as sock:
             sock.sendall(post(body))
-    eventually(lambda: value(samples(client), "lipserve_in_flight_requests") == before)
+    eventually(lambda: in_flight(client) == before)
     assert client.post(PREDICT, json=BODY).status_code == 200
     assert not [r for r in caplog.records if r.levelname == "ERROR"]
 
@@ -277,7 +275,7 @@ def test_a_connection_that_has_ended_is_forgotten(serve, monkeypatch):
 
     monkeypatch.setattr(Connection, "connection_made", connection_made)
     server = serve({"two-moons": two_moons()})
-    with socket.create_connection((server.base_url.host, server.base_url.port), timeout=20) as sock:
+    with connected(server) as sock:
         sock.sendall(post())
         assert sock.recv(65536).startswith(b"HTTP/1.1 200 OK")
         time.sleep(1.5)  # so that it is seen idle

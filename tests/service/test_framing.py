@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from tests.service.test_direct import HEALTH, LAST, PREDICT, raw, statuses
+from tests.service.conftest import HEALTH, PREDICT, connected, rest
+from tests.service.test_direct import LAST, raw, statuses
 
 BODY = b'{"inputs": [[0.5, 0.25]]}'
 JAVA = (
@@ -21,16 +22,13 @@ END = SHORT.index(BODY)
 
 def exchange(client, *segments):
     """What is answered to the first request on a connection that stays open, sent in these segments."""
-    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=20) as sock:
+    with connected(client) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for segment in segments:
             sock.sendall(segment)
             time.sleep(0.002)
         sock.sendall(LAST)
-        answer = b""
-        while part := sock.recv(65536):
-            answer += part
-    return answer
+        return rest(sock)
 
 
 @pytest.mark.parametrize("sent", [SHORT, LONG], ids=["short", "long"])

@@ -3,16 +3,25 @@
 import asyncio
 import json
 import signal
-import socket
 import time
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from benchmarks.drain import drain_once, predict_request
 from tests.networks import convolutional_net, to_file
-from tests.service.conftest import eventually, lipserve, running, stopped_worker, two_moons, url_of
+from tests.service.conftest import (
+    HEALTH,
+    connected,
+    eventually,
+    lipserve,
+    post,
+    rest,
+    running,
+    stopped_worker,
+    two_moons,
+    url_of,
+)
 
 
 @pytest.fixture
@@ -33,18 +42,6 @@ def test_nothing_accepted_is_lost_under_load(models, workers):
     assert outcome.status == 0
 
 
-def connected(url):
-    parts = urlsplit(url)
-    return socket.create_connection((parts.hostname, parts.port))
-
-
-def whole_answer(connection):
-    answer = b""
-    while part := connection.recv(65536):
-        answer += part
-    return answer
-
-
 def test_a_drain_answers_what_comes_says_it_is_not_ready_and_closes_connections(models):
     with lipserve("--models", models, "--port", 0, "--drain-seconds", 30) as process:
         url = url_of(process)
@@ -56,8 +53,8 @@ def test_a_drain_answers_what_comes_says_it_is_not_ready_and_closes_connections(
             assert told.json()["type"] == "/problems/not-ready"
             assert told.headers["connection"] == "close"
             assert httpx.post(url + "/v1/models/model/predict", json={"inputs": [[0, 1]]}).status_code == 200
-            idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert b"alive" in whole_answer(idle)
+            idle.sendall(HEALTH)
+            assert b"alive" in rest(idle)
         assert process.wait(timeout=20) == 0  # with the last connection, not after 30 s
 
 
@@ -67,10 +64,10 @@ def test_what_waits_in_the_queue_of_the_socket_is_answered(models):
         process.send_signal(signal.SIGSTOP)  # the system goes on accepting
         waiting = [connected(url) for _ in range(20)]
         for connection in waiting:
-            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            connection.sendall(HEALTH)
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGCONT)
-        answers = [whole_answer(connection) for connection in waiting]
+        answers = [rest(connection) for connection in waiting]
         for connection in waiting:
             connection.close()
         assert all(b"alive" in answer for answer in answers)
@@ -81,8 +78,7 @@ def test_a_request_that_never_ends_is_given_up_in_time(models):
     with lipserve("--models", models, "--port", 0, "--drain-seconds", 0, "--shutdown-seconds", 1) as process:
         url = url_of(process)
         with connected(url) as connection:
-            head = "POST /v1/models/model/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
-            connection.sendall(head.encode())
+            connection.sendall(post(b"{", "/v1/models/model/predict", length=100))
             time.sleep(0.3)
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=15) == 0
@@ -94,18 +90,14 @@ def test_threads_that_compute_do_not_hold_up_the_end(models):
     options = ("--port", 0, "--tighten-seconds", 600, "--drain-seconds", 0, "--shutdown-seconds", 1)
     with lipserve("--models", models, *options) as process:
         url = url_of(process)
-        body = json.dumps({"inputs": [[0.5] * 784] * 10, "tighten": True})
-        head = (
-            "POST /v1/models/slow/predict HTTP/1.1\r\nHost: localhost\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
+        body = json.dumps({"inputs": [[0.5] * 784] * 10, "tighten": True}).encode()
         with connected(url) as one, connected(url) as other:
             for connection in (one, other):
-                connection.sendall((head + body).encode())
+                connection.sendall(post(body, "/v1/models/slow/predict"))
             eventually(lambda: "lipserve_in_flight_requests 3.0" in httpx.get(url + "/metrics").text)
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=15) == 0
-            assert whole_answer(one) == whole_answer(other) == b""
+            assert rest(one) == rest(other) == b""
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -115,15 +107,10 @@ def test_whoever_waits_for_a_job_is_answered_at_once(models, tmp_path, workers):
     with lipserve(*arguments) as process:
         url = url_of(process)
         with connected(url) as connection:
-            body = json.dumps({"samples": 10_000})
-            head = (
-                "POST /v1/models/model/audits HTTP/1.1\r\nHost: localhost\r\nPrefer: wait=60\r\n"
-                f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-            )
-            connection.sendall((head + body).encode())
+            connection.sendall(post(b'{"samples": 10000}', "/v1/models/model/audits", "Prefer: wait=60"))
             stopped_worker(state)
             process.send_signal(signal.SIGTERM)
-            answer = whole_answer(connection)
+            answer = rest(connection)
         assert process.wait(timeout=20) == 0
     assert b" 202 " in answer
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["state"] in ("running", "interrupted")

@@ -2,11 +2,9 @@
 
 import asyncio
 import json
-import socket
 import threading
 import time
 from contextlib import ExitStack
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -20,7 +18,7 @@ from service.inference.fair_pool import FairPool
 from service.models.registry import Model
 from service.problems import Problem, ProblemKind
 from tests.networks import convolutional_net, to_file
-from tests.service.conftest import digits, eventually, two_moons
+from tests.service.conftest import connected, digits, eventually, in_flight, post, two_moons
 from tests.service.test_bad_input import check
 
 SLOW = to_file(convolutional_net())
@@ -32,23 +30,13 @@ MANY = engine.SLOW_THREADS + engine.SLOW_QUEUED_PER_CALLER
 
 def ask(client, *, chunked=False, **options):
     """A connection on which radii are to be tightened: directly, or through the application."""
-    url = urlsplit(str(client.base_url))
     body = json.dumps({"inputs": X, "tighten": True, **options}).encode()
-    head = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    if chunked:
-        head += "Transfer-Encoding: chunked\r\n\r\n"
-        body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
-    else:
-        head += f"Content-Length: {len(body)}\r\n\r\n"
-    connection = socket.create_connection((url.hostname, url.port))
-    connection.sendall(head.encode() + body)
+    chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    connection = connected(client)
+    connection.sendall(
+        post(chunks, PREDICT, "Transfer-Encoding: chunked", length=None) if chunked else post(body, PREDICT)
+    )
     return connection
-
-
-def in_flight(client):
-    text = client.get("/metrics").text
-    (line,) = [line for line in text.splitlines() if line.startswith("lipserve_in_flight_requests ")]
-    return float(line.split()[1]) - 1  # but for this one
 
 
 def test_radii_are_tightened_as_far_as_time_allows(serve):
@@ -63,12 +51,8 @@ def test_radii_are_tightened_as_far_as_time_allows(serve):
     tensor = {"name": "input", "shape": [1, 784], "datatype": "FP64", "data": X}
     answer = client.post("/v2/models/slow/infer", json={"inputs": [tensor], "parameters": {"tighten": True}})
     outputs = {output["name"]: output for output in answer.json()["outputs"]}
-    assert outputs["tightening_complete"] == {
-        "name": "tightening_complete",
-        "datatype": "BOOL",
-        "shape": [1],
-        "data": [False],
-    }
+    tensor = {"name": "tightening_complete", "datatype": "BOOL", "shape": [1], "data": [False]}
+    assert outputs["tightening_complete"] == tensor
 
 
 def test_a_search_with_time_left_says_that_it_is_complete(client):
