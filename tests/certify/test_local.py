@@ -321,7 +321,9 @@ def test_the_error_in_the_ball_is_that_of_inputs_in_its_own_norm(monkeypatch):
     size = np.linalg.norm(np.abs(x) + radius)
     scores, (label,) = predictor.predict(x[None]).raw_scores[0], predictor.predict(x[None]).radii.label
     standing = mixer.class_margins(scores, x, label, mix=False)
-    error = mixer.error(standing.targets, standing.weights, standing.competitors, size)
+    error = mixer.error_of(
+        mixer.rule.promised, standing.targets, standing.weights, standing.competitors, size
+    )
     monkeypatch.setattr(LocalBounds, "bound_below", lambda *_: error)
     near, local = np.arange(len(standing.competitors)), tightener.local
     assert (tightener._slack(local, standing, near, local.ball(local.centre(x), radius)) <= 0.0).all()
