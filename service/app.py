@@ -91,11 +91,11 @@ def create_app(settings: Settings, *, worker: int = 0, metrics_folder: Path | No
     found = Models(
         settings.models,
         checks,
+        LoadRequests(settings.state_folder / "loads.json"),
         checks_here=worker == 0,
         threads=settings.threads,
         poll_seconds=settings.poll_seconds,
         mirror=None if worker else open_mirror(settings),
-        requests=LoadRequests(settings.state_folder / "loads.json"),
     )
     authenticator = Authenticator(KeyStore.beside_jobs(settings), tokens)
     shared, engine = SharedMetrics(metrics, metrics_folder, worker), Engine(settings, metrics)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -125,18 +125,15 @@ async def read_form(request: Request, limit: int, spooled: Budget) -> AsyncItera
         request.headers, stream(), max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=SPOOLED_BYTES
     )
     parser.spool_max_size = SPOOLED_BYTES
-    try:
+    async with AsyncExitStack() as stack:
+        stack.callback(on_disk.end)
         try:
             form = await parser.parse()
         except MultiPartException as error:
             detail = f"the form cannot be read: {error.message}"
             raise refused[0] if refused else Problem(ProblemKind.NOT_A_FORM, detail) from None
-        try:
-            yield form
-        finally:
-            await form.close()
-    finally:
-        on_disk.end()
+        stack.push_async_callback(form.close)
+        yield form
 
 
 async def read_file(request: Request, limit: int) -> AsyncGenerator[bytes, None]:

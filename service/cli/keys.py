@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,11 +20,8 @@ from service.settings import Settings
 def _store(settings: Settings) -> Iterator[KeyStore]:
     """Open the store of API keys, which a running server may be using too."""
     try:
-        store = KeyStore.beside_jobs(settings)
-        try:
+        with closing(KeyStore.beside_jobs(settings)) as store:
             yield store
-        finally:
-            store.close()
     except LipcertError as error:
         raise click.ClickException(str(error)) from None
 

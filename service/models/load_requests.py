@@ -33,21 +33,15 @@ class LoadRequest(NamedTuple):
 
 
 class LoadRequests:
-    """The last request of each model.
+    """The last request of each model, in a file that the service's processes share."""
 
-    Args:
-        path: file that the service's processes share; without it, requests stay in this process.
-    """
-
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
         self._known: Mapping[str, LoadRequest] = {}
         self._failing = False
 
     def read(self) -> Mapping[str, LoadRequest]:
         """Return the last request of any process, by model; the last known ones if the file is unusable."""
-        if self._path is None:
-            return self._known
         try:
             stored = json.loads(self._path.read_bytes())
             self._known = {name: LoadRequest(*request) for name, request in stored.items()}
@@ -67,9 +61,6 @@ class LoadRequests:
             StorageError: the file cannot be written.
         """
         request = LoadRequest(uuid.uuid4().hex, unloaded)
-        if self._path is None:
-            self._known = {**self._known, name: request}
-            return
         with writing("the file of loads and unloads"), exclusive(self._path.parent):
             others = [item for item in self.read().items() if item[0] != name]
             stored = dict([*others, (name, request)][-MAX_KEPT:])

@@ -64,12 +64,12 @@ class Models:
     Args:
         folder: the models folder; it may be missing.
         checks: verdicts on files.
+        requests: loads and unloads, shared by the service's processes.
         checks_here: submit new files for checks; else another process of the service does, and this one waits
             for its verdicts.
         threads: that onnxruntime uses within one operator.
         poll_seconds: interval between polls of the folder.
         mirror: an object store that the folder mirrors, polled first.
-        requests: loads and unloads, shared by the service's processes.
 
     Attributes:
         mirror: the object store, or None.
@@ -80,12 +80,12 @@ class Models:
         self,
         folder: Path,
         checks: Checks,
+        requests: LoadRequests,
         *,
         checks_here: bool = True,
         threads: int = 1,
         poll_seconds: float = 1.0,
         mirror: Mirror | None = None,
-        requests: LoadRequests | None = None,
     ) -> None:
         self.mirror = mirror
         if mirror is not None:
@@ -95,7 +95,7 @@ class Models:
         self._parts: dict[Slot, Part] = {}
         self._pending: dict[Slot, _Pending] = {}
         self._waiting: dict[Slot, Fingerprint | None] = {}
-        self._requests = requests or LoadRequests()
+        self._requests = requests
         self._followed: Mapping[str, LoadRequest] = {}
         self._unloaded: frozenset[str] = frozenset()
         self._thread = ThreadPoolExecutor(1, "models")

@@ -35,6 +35,7 @@ from service.cli.main import main
 from service.http.server import Server, listen
 from service.jobs.state_folder import StateFolder
 from service.models.checks import Checks, File
+from service.models.load_requests import LoadRequests
 from service.models.verdicts import Verdict, Verdicts
 from service.models.watcher import Models
 from service.settings import Settings
@@ -89,9 +90,9 @@ def locations_of(path: Path) -> tuple[str, ...]:
         return ()
 
 
-def models_of(folder: Path, **options: Any) -> Models:
+def models_of(folder: Path, requests: LoadRequests | None = None, **options: Any) -> Models:
     """The models of a folder, every file approved of."""
-    return Models(folder, Approved(), **options)
+    return Models(folder, Approved(), requests or LoadRequests(folder / ".loads.json"), **options)
 
 
 def approve(settings: Settings) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import create_engine, text
 
 from lipmodel.errors import FileFormatError
 from service.models.checks import SLICES, Checks
+from service.models.load_requests import LoadRequests
 from service.models.verdicts import Verdict, Verdicts
 from service.models.watcher import Models
 from service.problems import ProblemKind
@@ -214,7 +215,7 @@ def test_a_check_that_fails_is_repeated_by_the_next_poll(checks, tmp_path, monke
 
     monkeypatch.setattr(CheckerProcess, "check", ask)
     put(tmp_path / "models" / "m.onnx", two_moons())
-    models = Models(tmp_path / "models", checks)
+    models = Models(tmp_path / "models", checks, LoadRequests(tmp_path / "loads.json"))
     for looks in (1, 2):
         eventually(lambda: all(p.check.done() for p in models._pending.values()))
         for _ in range(3):
