@@ -17,7 +17,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import httpx
 
@@ -66,10 +66,6 @@ class Retries:
         return min(wait, self.longest)
 
 
-def _headers(api_key: str | None) -> dict[str, str]:
-    return {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-
-
 def _pause(
     call: Call[Any], retries: Retries, tried: int, outcome: httpx.Response | Exception
 ) -> float | None:
@@ -82,7 +78,27 @@ def _pause(
     return retries.wait(tried) if call.idempotent or isinstance(outcome, httpx.ConnectError) else None
 
 
-class Client:
+class _Connected:
+    """The connections of a client, and its retry policy."""
+
+    _kind: ClassVar[Any]
+    _http: Any
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout: float = 30.0,
+        retries: Retries | None = None,
+        transport: httpx.BaseTransport | httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._retries = retries or Retries()
+        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self._http = self._kind(base_url=url, headers=headers, timeout=timeout, transport=transport)
+
+
+class Client(_Connected):
     """A client with persistent connections; may be shared by threads.
 
     Args:
@@ -93,19 +109,8 @@ class Client:
         transport: an httpx transport, for tests.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        api_key: str | None = None,
-        timeout: float = 30.0,
-        retries: Retries | None = None,
-        transport: httpx.BaseTransport | None = None,
-    ) -> None:
-        self._retries = retries or Retries()
-        self._http = httpx.Client(
-            base_url=url, headers=_headers(api_key), timeout=timeout, transport=transport
-        )
+    _kind = httpx.Client
+    _http: httpx.Client
 
     def predict(
         self,
@@ -201,22 +206,11 @@ class Client:
             time.sleep(pause)
 
 
-class AsyncClient:
+class AsyncClient(_Connected):
     """A client for asyncio, with the arguments, methods and errors of :class:`Client`."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        api_key: str | None = None,
-        timeout: float = 30.0,
-        retries: Retries | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        self._retries = retries or Retries()
-        self._http = httpx.AsyncClient(
-            base_url=url, headers=_headers(api_key), timeout=timeout, transport=transport
-        )
+    _kind = httpx.AsyncClient
+    _http: httpx.AsyncClient
 
     async def predict(
         self,

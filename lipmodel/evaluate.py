@@ -238,12 +238,7 @@ class RowResults(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaluationTask:
-    """A :class:`~lipmodel.data.shards.ShardTask` that evaluates rows, batch by batch.
-
-    Attributes:
-        norm: norm of the radii.
-        tighten: true to tighten the radii.
-    """
+    """A :class:`~lipmodel.data.shards.ShardTask` that evaluates rows by batches, with radii in a norm."""
 
     norm: Norm
     tighten: bool

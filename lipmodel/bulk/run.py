@@ -85,13 +85,7 @@ def certify_files(
 
 @dataclass(frozen=True)
 class Certification:
-    """The workload of certifying partitions.
-
-    Attributes:
-        model: the parsed model file.
-        key: the model and settings that the results belong to.
-        folder: path or URL of the folder of results.
-    """
+    """The workload of certifying partitions, with results in a folder by path or URL."""
 
     model: OnnxFile
     key: ResultsKey

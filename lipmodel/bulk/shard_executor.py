@@ -17,13 +17,7 @@ from lipmodel.progress import Progress, silent
 
 @dataclass(frozen=True)
 class ShardWorkload:
-    """A task to run on shards, with the model and the data.
-
-    Attributes:
-        model: the parsed model file.
-        source: source of the rows; None where all points are random.
-        task: the task to run on each shard.
-    """
+    """A task to run on shards, with the model and the source of rows: None where all points are random."""
 
     model: OnnxFile
     source: Source | None

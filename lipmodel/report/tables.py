@@ -15,14 +15,7 @@ Row = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Table:
-    """A table of plain text, to be escaped when rendered.
-
-    Attributes:
-        title: heading of the table.
-        headings: headings of the columns.
-        rows: cells.
-        note: explanation of the table.
-    """
+    """A table of plain text, to be escaped when rendered, with a note that explains the columns."""
 
     title: str
     headings: Row

@@ -40,11 +40,7 @@ class Checkpoint:
         return time.monotonic() - self._written >= INTERVAL
 
     def write(self, state: Mapping[str, Any]) -> None:
-        """Write the state atomically.
-
-        Args:
-            state: tensors, numbers, strings, and containers of these.
-        """
+        """Write the state atomically: tensors, numbers, strings, and containers of these."""
         buffer = io.BytesIO()
         torch.save({"format": FORMAT, "identity": json.dumps(self._identity), "state": dict(state)}, buffer)
         write_whole(self.path, buffer.getvalue())

@@ -60,10 +60,7 @@ class SpatialShift(nn.Module):
 class ScaledAveragePool(nn.Module):
     """s times the mean of each s×s window: each output is the product of a unit vector and its window.
 
-    The mean alone would shrink gradients by s.
-
-    Args:
-        size: s, the side of the windows, which do not overlap.
+    The mean alone would shrink gradients by s. Windows, of side ``size`` = s, do not overlap.
     """
 
     def __init__(self, size: int) -> None:

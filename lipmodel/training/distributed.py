@@ -51,11 +51,7 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 class FabricGroup(ProcessGroup):
-    """The processes of a launched Fabric.
-
-    Args:
-        fabric: a ``lightning_fabric.Fabric`` after ``launch()``.
-    """
+    """The processes of a ``lightning_fabric.Fabric`` after ``launch()``."""
 
     def __init__(self, fabric: Any) -> None:
         self._fabric = fabric

@@ -51,10 +51,7 @@ def training_bar(title: str, epsilon: float, console: Console) -> Iterator[Watch
 
 @contextmanager
 def tensorboard(folder: Path | None) -> Iterator[Watch]:
-    """Yield a callback that logs the scalars of each step and each epoch of a training.
-
-    Args:
-        folder: folder of the logs; None for no logs.
+    """Yield a callback that logs the scalars of each step and epoch to the folder, if one is given.
 
     Raises:
         MissingExtraError: tensorboard is not installed.

@@ -76,11 +76,7 @@ def _times(graph: Graph, factor: float) -> Graph:
 
 
 class Times(nn.Module):
-    """y = x * factor, entry by entry.
-
-    Args:
-        factor: (d,) or a scalar.
-    """
+    """y = x * factor, entry by entry; the factor is (d,) or a scalar."""
 
     factor: Tensor
 

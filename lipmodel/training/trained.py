@@ -27,12 +27,7 @@ MAX_SAMPLE_NUMBERS = 100_000  # in a sample file: less than half a megabyte
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A training ready to start: its recipe and its data, read and checked.
-
-    Attributes:
-        recipe: the recipe.
-        train, held_out: the two parts of the data.
-    """
+    """A training ready to start: its recipe and the two parts of its data, read and checked."""
 
     recipe: Recipe
     train: Dataset
