@@ -27,12 +27,7 @@ baseline_option = click.option(
 
 
 def in_rounds(measure: Callable[[str], Costs], rounds: int) -> Pairs:
-    """Return the costs of both trees; which of them goes first alternates.
-
-    Args:
-        measure: returns the costs of a tree of ``TREES``.
-        rounds: measurements of each tree.
-    """
+    """Return the costs of both ``TREES`` in each round; which of them goes first alternates."""
     found: Pairs = {}
     for number in range(rounds):
         click.echo(f"round {number + 1} of {rounds}", err=True)

@@ -25,11 +25,8 @@ from benchmarks.lipserve import EXAMPLES, served
 @click.option("--model", default=EXAMPLES / "digits.onnx", type=Path)
 def main(seconds: float, rounds: int, model: Path) -> None:
     """Print the percentiles."""
-    with (
-        served({"model": model.read_bytes()}) as server,
-        httpx.Client(base_url=server.url, timeout=60) as client,
-    ):
-        measure(client, seconds, rounds)
+    with served({"model": model.read_bytes()}) as server:
+        measure(httpx.Client(base_url=server.url, timeout=60), seconds, rounds)
 
 
 def measure(client: httpx.Client, seconds: float, rounds: int) -> None:
@@ -58,11 +55,9 @@ def measure(client: httpx.Client, seconds: float, rounds: int) -> None:
 
 def start_audit(client: httpx.Client) -> str:
     """Queue an audit and return its URL."""
-    answer = client.post(
-        "/v1/models/model/audits", json={"samples": 5000}, headers={"Prefer": "respond-async"}
-    )
-    answer.raise_for_status()
-    return str(answer.headers["location"])
+    headers = {"Prefer": "respond-async"}
+    answer = client.post("/v1/models/model/audits", json={"samples": 5000}, headers=headers)
+    return str(answer.raise_for_status().headers["location"])
 
 
 def predict(client: httpx.Client, rows: list[list[float]], seconds: float) -> list[float]:

@@ -72,13 +72,7 @@ certificate_cost.certificate_cost(sys.argv[1], Path(sys.argv[2]).read_bytes())
 
 @dataclass(frozen=True)
 class Cost:
-    """CPU time in µs.
-
-    Attributes:
-        scores: time of scores alone.
-        radius: additional time of label and certified radius.
-        requests: time of a request, by wire.
-    """
+    """CPU time in µs: of scores alone, of label and radius in addition, and of a request by wire."""
 
     model: str
     execution: str

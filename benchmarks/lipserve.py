@@ -24,11 +24,7 @@ START_SECONDS = 120.0
 class Lipserve(Tree):
     """A ``lipserve`` that was started; its log lies beside the models folder.
 
-    Args:
-        models: folder of models.
-        flags: other arguments of the command.
-        environment: variables added to those of this process.
-        wrapper: command that runs ``lipserve``, given as its last arguments.
+    A wrapper is a command that takes that of ``lipserve`` as its last arguments, and runs it.
     """
 
     def __init__(

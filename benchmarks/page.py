@@ -63,23 +63,21 @@ def first_view(browser: Any, url: str) -> float:
 
 def dragged(browser: Any, url: str) -> float:
     """Return the certificates a second shown while the point is dragged."""
-    context = browser.new_context(**LOOKS["light"])
-    page = context.new_page()
-    page.goto(f"{url}/#/try/two-moons")
-    page.locator(".handle").wait_for()
-    handle = page.locator(".handle").bounding_box()
-    x, y = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
-    page.mouse.move(x, y)
-    page.mouse.down()
-    shown = page.locator(".trial")
-    before, begun, step = int(shown.get_attribute("data-certificates")), time.perf_counter(), 0
-    while time.perf_counter() - begun < DRAG_SECONDS:
-        step += 1
-        page.mouse.move(x + 60 * ((step % 40) / 20 - 1), y + 30 * ((step % 70) / 35 - 1))
-    seconds = time.perf_counter() - begun
-    count = int(shown.get_attribute("data-certificates")) - before
-    context.close()
-    return count / seconds
+    with browser.new_context(**LOOKS["light"]) as context:
+        page = context.new_page()
+        page.goto(f"{url}/#/try/two-moons")
+        page.locator(".handle").wait_for()
+        handle = page.locator(".handle").bounding_box()
+        x, y = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
+        page.mouse.move(x, y)
+        page.mouse.down()
+        shown = page.locator(".trial")
+        before, begun, step = int(shown.get_attribute("data-certificates")), time.perf_counter(), 0
+        while time.perf_counter() - begun < DRAG_SECONDS:
+            step += 1
+            page.mouse.move(x + 60 * ((step % 40) / 20 - 1), y + 30 * ((step % 70) / 35 - 1))
+        seconds = time.perf_counter() - begun
+        return (int(shown.get_attribute("data-certificates")) - before) / seconds
 
 
 def take_pictures(browser: Any, url: str, folder: Path) -> None:
@@ -117,11 +115,6 @@ def take_pictures(browser: Any, url: str, folder: Path) -> None:
         context.close()
 
 
-def show(title: str, values: list[float]) -> None:
-    """Print the median and the range of values."""
-    click.echo(f"{title}: {median(values):.0f} ({min(values):.0f} to {max(values):.0f})")
-
-
 @click.command()
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--pictures", type=click.Path(path_type=Path), help="Folder to put them into.")
@@ -132,10 +125,11 @@ def main(rounds: int, pictures: Path | None) -> None:
     found = next(path for path in map(shutil.which, BROWSERS) if path)
     with sync_playwright() as playwright, served(MODELS) as url:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        views = [first_view(browser, url) for _ in range(rounds)]
-        rates = [dragged(browser, url) for _ in range(rounds)]
-        show(f"first view with {MODELS} models, ms", views)
-        show("certificates shown a second while dragging", rates)
+        measured = {f"first view with {MODELS} models, ms": first_view}
+        measured |= {"certificates shown a second while dragging": dragged}
+        for title, measure in measured.items():
+            values = [measure(browser, url) for _ in range(rounds)]
+            click.echo(f"{title}: {median(values):.0f} ({min(values):.0f} to {max(values):.0f})")
         browser.close()
     if pictures is not None:
         with sync_playwright() as playwright, served(2) as url:

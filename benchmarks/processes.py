@@ -18,15 +18,9 @@ GRACE_SECONDS = 10.0
 
 
 class Tree:
-    """A command and all its descendants.
+    """A command (``root``) and all its descendants, with variables beside those of this process.
 
-    Args:
-        command: program and arguments.
-        log: file for standard output and standard error.
-        environment: variables added to those of this process.
-
-    Attributes:
-        root: the process of the command itself.
+    Standard output and standard error go to the log.
     """
 
     def __init__(

@@ -26,12 +26,7 @@ Server = Ours | Peer
 
 @dataclass(frozen=True)
 class Running:
-    """A started server.
-
-    Attributes:
-        headers: headers of every request.
-        expected: function of inputs that returns their true answers.
-    """
+    """A started server, the headers of every request, and a function of inputs to their true answers."""
 
     server: Server
     tree: Tree

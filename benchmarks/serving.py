@@ -118,15 +118,7 @@ def against(
 
 
 class Run:
-    """Measurement of all servers.
-
-    Args:
-        peers: folder of the peers' environments.
-        only: regular expression that a window's name must match, where given.
-
-    Attributes:
-        left_out: reasons for which a server, or one of its windows, is not measured.
-    """
+    """Measurement of all servers, and the reasons for which servers or windows are left out."""
 
     def __init__(self, peers: Path, seconds: int, rounds: int, only: str | None) -> None:
         self.left_out: dict[str, str] = {}
@@ -240,9 +232,8 @@ def main(
     if baseline is not None:
         found: alternating.Pairs = {}
         for model, (widths, classes) in MODELS.items():
-            found |= against(
-                baseline, model, to_file(groupsort_net(widths, classes)), seconds, rounds, only or ""
-            )
+            content = to_file(groupsort_net(widths, classes))
+            found |= against(baseline, model, content, seconds, rounds, only or "")
         print(alternating.table(found, "µs of CPU for each request"))
         return
     if peers is None:

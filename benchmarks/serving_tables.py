@@ -11,11 +11,7 @@ from benchmarks.tables import markdown
 
 @dataclass(frozen=True)
 class Row:
-    """One window; CPU and memory are those of all processes of the server.
-
-    Attributes:
-        kind: "ours", "peer" or "limit".
-    """
+    """One window of a kind of server ("ours", "peer" or "limit"); CPU and memory are of all its processes."""
 
     model: str
     inputs: int

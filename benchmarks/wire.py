@@ -20,12 +20,9 @@ Answers = dict[str, Array]
 
 @dataclass(frozen=True)
 class Wire:
-    """Encoding of requests and answers.
+    """Encoding of requests and answers; binary if numbers are sent as bytes.
 
     Attributes:
-        name: displayed name.
-        binary: True if numbers are sent as bytes.
-        path: path of the URL.
         write: function of (N, d) float32 inputs that returns headers and body of a request.
         read: function of headers and body that returns scores, and of ours label_index and certified_radius.
     """
@@ -50,10 +47,8 @@ def read_scores(headers: Mapping[str, str], body: bytes) -> Answers:
 
 def read_predictions(headers: Mapping[str, str], body: bytes) -> Answers:
     """Return scores, label and radius from an answer of lipserve to predict."""
-    rows = json.loads(body)["predictions"]
-    return {
-        name: np.array([row[name] for row in rows]) for name in ("scores", "label_index", "certified_radius")
-    }
+    rows, names = json.loads(body)["predictions"], ("scores", "label_index", "certified_radius")
+    return {name: np.array([row[name] for row in rows]) for name in names}
 
 
 def write_npy(x: Array) -> tuple[dict[str, str], bytes]:
@@ -97,7 +92,5 @@ V2_JSON = Wire("v2 JSON", False, "/v2/models/model/infer", write_v2_json, read_v
 V2_BINARY = Wire("v2 binary", True, "/v2/models/model/infer", write_v2_binary, read_v2)
 PREDICT = Wire("JSON", False, "/v1/models/model/predict", write_rows, read_predictions)
 PREDICT_NPY = Wire("npy", True, "/v1/models/model/predict", write_npy, read_predictions)
-ECHO = Wire(
-    "JSON", False, "/", write_rows, lambda headers, body: {"echo": np.array(json.loads(body)["inputs"])}
-)
+ECHO = Wire("JSON", False, "/", write_rows, lambda _, body: {"echo": np.array(json.loads(body)["inputs"])})
 ECHO_NPY = Wire("npy", True, "/", write_npy, lambda headers, body: {"echo": np.load(io.BytesIO(body))})

@@ -74,11 +74,9 @@ def outcome(read: Callable[[], Any]) -> tuple[Any, ...]:
 
 def same(a: Any, b: Any) -> bool:
     """Return True for equal values; arrays must be equal but for the sign of zero."""
-    if isinstance(a, np.ndarray):
-        return (
-            isinstance(b, np.ndarray) and a.shape == b.shape and a.dtype == b.dtype and bool((a == b).all())
-        )
-    return bool(a == b)
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    return not isinstance(a, np.ndarray) and bool(a == b)
 
 
 def compare(found: tuple[Any, ...], wanted: tuple[Any, ...]) -> None:
@@ -137,15 +135,9 @@ def read_multipart(body: bytes) -> None:
             return {"type": "http.request", "body": part, "more_body": bool(waiting)}
 
         headers = [(b"content-type", b"multipart/form-data; boundary=b")]
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "headers": headers,
-            HEADERS: dict(headers),
-            LEASE: Lease(Budget(2**30, "")),
-        }
-        request = Request(scope, receive)
-        async with read_form(request, LONGEST // 2, Budget(2**30, "")) as form:
+        scope: dict[str, Any] = {"type": "http", "method": "POST", "headers": headers}
+        scope |= {HEADERS: dict(headers), LEASE: Lease(Budget(2**30, ""))}
+        async with read_form(Request(scope, receive), LONGEST // 2, Budget(2**30, "")) as form:
             return (len(form),)
 
     outcome(lambda: asyncio.run(read()))
@@ -269,9 +261,8 @@ def main(seconds: float, names: tuple[str, ...], seed: int, here: bool) -> None:
         ended = subprocess.run(command, check=False, capture_output=True, text=True)
         output = ended.stdout + ended.stderr
         done = [line for line in output.splitlines() if "number_of_executed_units" in line]
-        print(
-            f"{name}: {done[-1].split()[-1] if done else '?'} inputs, status {ended.returncode}", flush=True
-        )
+        count = done[-1].split()[-1] if done else "?"
+        print(f"{name}: {count} inputs, status {ended.returncode}", flush=True)
         if ended.returncode:
             failed.append(name)
             output = "\n".join(line for line in output.splitlines() if "Instrumenting" not in line)

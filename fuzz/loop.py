@@ -43,11 +43,8 @@ def fuzz(
 ) -> None:
     """Run the command of a fuzzer; exit with status 1 if a trial had an outcome that is not expected.
 
-    Args:
-        doc: help of the command.
-        make: return the content of a random file, and the kinds of what is in it.
-        trial: return the outcome for a file.
-        expected: outcomes that are no failures; the file of any other is kept.
+    ``make`` returns a random file and the kinds of its parts, ``trial`` the outcome of a file; the files of
+    other outcomes than the expected ones are kept.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0)

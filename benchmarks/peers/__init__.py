@@ -22,10 +22,8 @@ class Peer:
     """Server of a peer.
 
     Attributes:
-        name: displayed name.
         app: its file in this folder.
         requirement: package of its environment beside onnxruntime; None for this environment.
-        wires: encodings of requests.
         batched: ask the server to merge requests, where that is an option.
         kind: "peer", or "limit" for a server without a model, which no server can exceed.
     """
