@@ -271,7 +271,7 @@ def in_flight(client: httpx.Client) -> float:
     return float(re.search(r"^lipserve_in_flight_requests (\S+)", text, re.MULTILINE)[1]) - 1
 
 
-def queued(client: httpx.Client, path: str, **body: object) -> str:
+def queued(client: httpx.Client, path: str, /, **body: object) -> str:
     """The place of a job that is not waited for."""
     return client.post(path, json=body, headers={"Prefer": "wait=0"}).headers["location"]
 

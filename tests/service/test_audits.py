@@ -7,20 +7,15 @@ from lipmodel.audit.findings import AuditReport
 from lipmodel.audit.report import audit
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm
-from tests.service.conftest import eventually, running, stopped_worker, two_moons
+from tests.service.conftest import eventually, queued, running, stopped_worker, two_moons
 
 AUDITS = "/v1/models/two-moons/audits"
 
 
 def test_the_report_is_that_of_the_library(client):
     inputs = np.random.default_rng(0).normal(size=(20, 2))
-    body = {
-        "inputs": inputs.tolist(),
-        "box": {"low": -1, "high": 1},
-        "norm": "inf",
-        "samples": 50,
-        "seed": 3,
-    }
+    box = {"low": -1, "high": 1}
+    body = {"inputs": inputs.tolist(), "box": box, "norm": "inf", "samples": 50, "seed": 3}
     answer = client.post(AUDITS, json=body)
     assert answer.status_code == 200
     predictor = CertifiedPredictor(two_moons())
@@ -36,10 +31,9 @@ def test_nothing_need_be_given(client):
     assert report.keys() >= AuditReport.__dataclass_fields__.keys()
 
 
-def test_predictions_are_answered_while_an_audit_runs(tmp_path):
-    (tmp_path / "two-moons.onnx").write_bytes(two_moons())
-    with running(tmp_path, state=tmp_path / "state") as client:
-        audit_url = client.post(AUDITS, json={}, headers={"Prefer": "wait=0"}).headers["location"]
+def test_predictions_are_answered_while_an_audit_runs(models, tmp_path):
+    with running(models, state=tmp_path / "state") as client:
+        audit_url = queued(client, AUDITS)
         stopped = stopped_worker(tmp_path / "state")
         assert client.post("/v1/models/two-moons/predict", json={"inputs": [[1, 2]]}).status_code == 200
         assert client.get(audit_url).json()["state"] == "running"

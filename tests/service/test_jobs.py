@@ -23,6 +23,7 @@ from tests.service.conftest import (
     eventually,
     lipserve,
     new_database,
+    queued,
     running,
     stopped_worker,
     url_of,
@@ -53,14 +54,8 @@ def test_a_report_that_is_ready_in_time_is_the_answer(client):
     assert job["progress"] == 1
     assert job["result"] == answer.json()
     assert job["model"] == {"name": "two-moons", "sha256": answer.json()["sha256"]}
-    assert job["parameters"] == {
-        "box": None,
-        "norm": None,
-        "samples": 5,
-        "seed": 0,
-        "report": False,
-        "rows": 0,
-    }
+    defaults = {"box": None, "norm": None, "seed": 0, "report": False, "rows": 0}
+    assert job["parameters"] == QUICK | defaults
     assert job["created"] <= job["started"] <= job["finished"]
 
 
@@ -96,7 +91,7 @@ def events(client, url):
 
 def test_events_report_progress_until_the_end(models, state):
     with running(models, state=state) as client:
-        url = client.post(AUDITS, json={"samples": 3000}, headers=NO_WAIT).headers["location"]
+        url = queued(client, AUDITS, samples=3000)
         seen = list(events(client, url))
         assert [name for name, _ in seen] == ["progress"] * (len(seen) - 1) + ["end"]
         shares = [job["progress"] for _, job in seen]
@@ -110,7 +105,7 @@ def test_events_report_progress_until_the_end(models, state):
 
 def test_a_disconnected_watcher_does_not_affect_others(models, state, capsys):
     with running(models, state=state) as client:
-        url = client.post(AUDITS, json=QUICK, headers=NO_WAIT).headers["location"]
+        url = queued(client, AUDITS, **QUICK)
         for _ in range(3):
             next(events(client, url))
         assert ended(client, url)["state"] == "done"
@@ -119,9 +114,7 @@ def test_a_disconnected_watcher_does_not_affect_others(models, state, capsys):
 
 def test_cancelling_stops_the_work(models, state):
     with running(models, state=state) as client:
-        running_url, queued_url = (
-            client.post(AUDITS, json=QUICK, headers=NO_WAIT).headers["location"] for _ in range(2)
-        )
+        running_url, queued_url = (queued(client, AUDITS, **QUICK) for _ in range(2))
         pid = stopped_worker(state)
         for url in (queued_url, running_url):
             assert client.delete(url).json()["state"] == "cancelled"
@@ -139,7 +132,7 @@ def test_cancelling_a_finished_job_changes_nothing(client):
 
 def test_a_full_queue_is_reported(models, state):
     with running(models, state=state, max_queued=2) as client:
-        first = client.post(AUDITS, json=QUICK, headers=NO_WAIT).headers["location"]
+        first = queued(client, AUDITS, **QUICK)
         pid = stopped_worker(state)
         for _ in range(2):
             assert client.post(AUDITS, json=QUICK, headers=NO_WAIT).status_code == 202
@@ -155,7 +148,7 @@ def test_a_full_queue_is_reported(models, state):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_the_crash_of_a_worker_fails_its_job_alone(models, state, number):
     with running(models, state=state) as client:
-        url, other = (client.post(AUDITS, json=QUICK, headers=NO_WAIT).headers["location"] for _ in range(2))
+        url, other = (queued(client, AUDITS, **QUICK) for _ in range(2))
         pid = stopped_worker(state)
         os.kill(pid, number)
         with suppress(ProcessLookupError):  # a stopped process heeds a SIGSEGV once it goes on
@@ -192,12 +185,10 @@ def test_a_waiting_request_gets_the_problem_of_a_failed_job(models, state):
 
 def test_a_job_that_takes_too_long_is_stopped(models, state):
     with running(models, state=state, job_seconds=1) as client:
-        url = client.post(AUDITS, json=QUICK, headers=NO_WAIT).headers["location"]
+        url = queued(client, AUDITS, **QUICK)
         pid = stopped_worker(state)
-        assert (
-            ended(client, url)["problem"]["detail"]
-            == "the job was stopped at its time limit of 1 s (job_seconds)"
-        )
+        reason = "the job was stopped at its time limit of 1 s (job_seconds)"
+        assert ended(client, url)["problem"]["detail"] == reason
         assert pid not in workers(state)
 
 
@@ -213,13 +204,10 @@ def zeros_in_idx(folder, rows, side):
 
 
 def test_a_job_that_needs_too_much_memory_fails(models, state, tmp_path, capfd):
-    zeros_in_idx(
-        tmp_path / "data" / "large", 120_000_000, 1
-    )  # the labels alone, of eight bytes, are too many
+    # The labels alone, of eight bytes, are too many.
+    zeros_in_idx(tmp_path / "data" / "large", 120_000_000, 1)
     with running(models, state=state, data=tmp_path / "data", job_bytes=2**29) as client:
-        body = {"path": "large", "epsilons": [0.1]}
-        url = client.post(EVALUATIONS, json=body, headers=NO_WAIT).headers["location"]
-        job = ended(client, url)
+        job = ended(client, queued(client, EVALUATIONS, path="large", epsilons=[0.1]))
     assert job["state"] == "failed"
     assert "MemoryError" in job["problem"]["detail"]
     assert "MemoryError" in capfd.readouterr().err
@@ -248,7 +236,7 @@ def test_a_result_outlasts_a_database_that_does_not_answer(models, state, monkey
     original = Store.finish
     monkeypatch.setattr(Store, "finish", finish)
     with running(models, state=state) as client:
-        url = client.post(AUDITS, json=QUICK, headers=NO_WAIT).headers["location"]
+        url = queued(client, AUDITS, **QUICK)
         assert ended(client, url)["state"] == "done"
     assert failures == []
     assert caplog.text.count("does not respond; trying again") == 2
@@ -276,15 +264,13 @@ def test_an_unknown_job_is_reported(client, path):
 
 
 def test_an_audit_is_no_evaluation(client):
-    url = client.post(AUDITS, json=QUICK, headers=NO_WAIT).headers["location"]
+    url = queued(client, AUDITS, **QUICK)
     check(client.get(url.replace("audits", "evaluations")), ProblemKind.UNKNOWN_JOB)
 
 
 def test_a_stop_interrupts_running_jobs_and_keeps_queued_ones(models, state):
     with running(models, state=state) as client:
-        first, second = (
-            client.post(AUDITS, json=QUICK, headers=NO_WAIT).headers["location"] for _ in range(2)
-        )
+        first, second = (queued(client, AUDITS, **QUICK) for _ in range(2))
         stopped_worker(state)
     assert workers(state) == []
     with running(models, state=state) as client:
@@ -296,7 +282,7 @@ def test_a_stop_interrupts_running_jobs_and_keeps_queued_ones(models, state):
 
 def test_followers_do_not_hold_up_a_stop(models, state):
     with running(models, state=state, shutdown_seconds=60) as client:
-        url = client.post(AUDITS, json=QUICK, headers=NO_WAIT).headers["location"]
+        url = queued(client, AUDITS, **QUICK)
         stopped_worker(state)
         seen = []
         follower = httpx.Client(base_url=client.base_url, timeout=60)

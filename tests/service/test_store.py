@@ -15,9 +15,9 @@ from tests.service.conftest import (
     eventually,
     lipserve,
     new_database,
+    queued,
     running,
     stopped_worker,
-    two_moons,
     url_of,
     workers,
 )
@@ -218,22 +218,14 @@ def test_the_oldest_that_have_ended_are_deleted(stores):
     assert [job.id for job in one.page("audit", 10)] == ["j5", "j4", "j3", "j1"]
 
 
-def test_two_servers_share_a_database(postgresql, tmp_path):
-    url = new_database(postgresql)
-    (tmp_path / "two-moons.onnx").write_bytes(two_moons())
-    state = tmp_path / "state"
-    with (
-        running(tmp_path, state=state, database=url) as one,
-        running(tmp_path, state=tmp_path / "other", database=url) as other,
-    ):
+def test_two_servers_share_a_database(postgresql, models, tmp_path):
+    url, state = new_database(postgresql), tmp_path / "state"
+    with running(models, state=state, database=url) as one, running(models, database=url) as other:
         answer = one.post(AUDITS, json={"samples": 5}, headers={"Prefer": "wait=60"})
         assert answer.status_code == 200
         done = other.get(answer.headers["content-location"]).json()
         assert done["result"] == answer.json()
-        running_url, queued_url = (
-            one.post(AUDITS, json={"samples": 5}, headers={"Prefer": "wait=0"}).headers["location"]
-            for _ in range(2)
-        )
+        running_url, queued_url = (queued(one, AUDITS, samples=5) for _ in range(2))
         pid = stopped_worker(state)
         eventually(lambda: other.get(running_url).json()["state"] == "running")
         assert other.delete(queued_url).json()["state"] == "cancelled"
@@ -241,20 +233,13 @@ def test_two_servers_share_a_database(postgresql, tmp_path):
         eventually(lambda: pid not in workers(state))
         with other.stream("GET", f"{running_url}/events") as events:
             assert events.read().startswith(b"event: end\n")
-        assert [job["state"] for job in one.get("/v1/audits").json()["jobs"]] == [
-            "cancelled",
-            "cancelled",
-            "done",
-        ]
+        states = [job["state"] for job in one.get("/v1/audits").json()["jobs"]]
+        assert states == ["cancelled", "cancelled", "done"]
         assert one.post(AUDITS, json={"samples": 5}, headers={"Prefer": "wait=60"}).status_code == 200
 
 
-def test_a_database_that_is_down_is_reported_and_recovers(tmp_path):
-    (tmp_path / "two-moons.onnx").write_bytes(two_moons())
-    with (
-        PostgreSQL() as server,
-        running(tmp_path, database=new_database(server.url)) as client,
-    ):
+def test_a_database_that_is_down_is_reported_and_recovers(models):
+    with PostgreSQL() as server, running(models, database=new_database(server.url)) as client:
         answer = client.post(AUDITS, json={"samples": 5}, headers={"Prefer": "wait=60"})
         place = answer.headers["content-location"]
         server.stop()
@@ -281,10 +266,9 @@ def test_a_database_that_is_down_is_reported_and_recovers(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("jobs", [10, 200])
-def test_each_job_is_done_once_though_a_server_is_killed(postgresql, tmp_path, jobs):
+def test_each_job_is_done_once_though_a_server_is_killed(postgresql, models, tmp_path, jobs):
     database = new_database(postgresql)
-    (tmp_path / "two-moons.onnx").write_bytes(two_moons())
-    common = ("--models", tmp_path, "--port", 0, "--database", database, "--max-queued", jobs)
+    common = ("--models", models, "--port", 0, "--database", database, "--max-queued", jobs)
     with (
         lipserve(*common, "--state", tmp_path / "one") as victim,
         lipserve(*common, "--state", tmp_path / "two") as survivor,

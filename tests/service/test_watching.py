@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import logging
 import os
 import shutil
 import threading
@@ -56,6 +55,12 @@ def external(content, location):
 
 def sha(registry, name="m", version=None):
     return registry.find(name, version).predictor.file.sha256
+
+
+def settle(models):
+    """Poll twice: a file that has changed may be half written, so it counts once it is seen again."""
+    for _ in range(2):
+        models.poll()
 
 
 @pytest.fixture
@@ -151,12 +156,10 @@ def test_removed_files_are_dropped_by_the_next_poll(folder):
     models.poll()
     assert "m" in models.current.defaults  # it may be about to come back
     put(folder / "m.onnx", two_moons())
-    models.poll()
-    models.poll()
+    settle(models)
     assert "m" in models.current.defaults
     (folder / "m.onnx").unlink()
-    models.poll()
-    models.poll()
+    settle(models)
     assert list(models.current.models) == ["n"]
     with pytest.raises(Problem, match="no model is named 'm'; models served: 'n'"):
         models.current.find("m")
@@ -164,10 +167,7 @@ def test_removed_files_are_dropped_by_the_next_poll(folder):
 
 def test_a_model_replaced_by_garbage_stays_served_and_is_reported(folder, caplog):
     put(folder / "m.onnx", two_moons())
-    with (
-        running(folder, poll_seconds=0.02) as client,
-        caplog.at_level(logging.WARNING, "service.models.watcher"),
-    ):
+    with running(folder, poll_seconds=0.02) as client:
         before = client.get("/v1/models/m").json()
         assert before["fault"] is None
         put(folder / "m.onnx", b"garbage")
@@ -177,9 +177,8 @@ def test_a_model_replaced_by_garbage_stays_served_and_is_reported(folder, caplog
         assert body["fault"].startswith("version 1: not an ONNX model")
         assert body["versions"][0]["status"] == "served"
         assert body["versions"][0]["reason"].startswith("not an ONNX model")
-        assert client.get("/v1/models").json()["models"] == [
-            {key: body[key] for key in client.get("/v1/models").json()["models"][0]}
-        ]
+        (listed,) = client.get("/v1/models").json()["models"]
+        assert listed.items() <= body.items()
         assert client.post("/v1/models/m/predict", json={"inputs": [[1, 2]]}).status_code == 200
         assert client.get("/readyz").json().items() >= {"status": "ready", "served": 1, "refused": 0}.items()
         put(folder / "m.onnx", digits())
@@ -200,8 +199,7 @@ def test_the_same_bytes_are_one_predictor_wherever_they_lie(folder, monkeypatch)
     monkeypatch.setattr("service.models.reader.CertifiedPredictor", None)  # nothing may be derived again
     (folder / "a.onnx").rename(folder / "z.onnx")
     put(folder / "b.onnx", two_moons())
-    models.poll()
-    models.poll()
+    settle(models)
     assert models.current.defaults.keys() == {"b", "c", "z"}
     assert models.current.defaults["z"].predictor is served["a"].predictor
     assert models.current.defaults["b"] is served["b"]
@@ -273,13 +271,11 @@ def test_settings_are_reloaded_without_reading_the_model_again(folder):
     assert model.settings.policy == Policy(Norm.TWO, 0.5, Action.ABSTAIN)
     assert model.predictor is predictor
     (folder / "m.toml").write_text("[policy]\nepsilon = 'much'")
-    models.poll()
-    models.poll()
+    settle(models)
     assert models.current.find("m") is model
     assert "policy.epsilon is 'much'" in models.current.models["m"].reason
     (folder / "m.toml").unlink()
-    models.poll()
-    models.poll()
+    settle(models)
     assert models.current.find("m").settings.policy == Policy(Norm.TWO)
     assert models.current.models["m"].reason == ""
 
@@ -323,12 +319,10 @@ def test_versions_and_labels(folder):
     ):
         registry.find("m", "12")
     put(folder / "m" / "labels.json", b'{"latest": "2"}')
-    models.poll()
-    models.poll()
+    settle(models)
     assert models.current.find("m").version == models.current.find("m", "latest").version == "2"
     shutil.rmtree(folder / "m" / "2")
-    models.poll()
-    models.poll()
+    settle(models)
     with pytest.raises(Problem, match="the label 'latest' names version 2, which is not served"):
         models.current.find("m")
     assert models.current.find("m", "10").version == "10"
@@ -375,8 +369,7 @@ def test_models_of_a_removed_folder_stay_served(folder):
     put(folder / "m.onnx", two_moons())
     models = models_of(folder)
     folder.rename(folder.with_name("gone"))
-    models.poll()
-    models.poll()
+    settle(models)
     assert "m" in models.current.defaults
     assert "cannot be read" in models.current.fault
     folder.with_name("gone").rename(folder)
@@ -394,8 +387,7 @@ def test_unloading_frees_a_model_until_it_is_loaded_or_changed(folder):
         for name in ("m", "n"):
             await models.unload(name)
         assert predictor() is None
-        models.poll()
-        models.poll()
+        settle(models)
         with pytest.raises(Problem, match="model 'm' is refused: it was unloaded") as caught:
             models.current.find("m")
         assert caught.value.kind is ProblemKind.MODEL_REFUSED
@@ -425,10 +417,7 @@ def test_loads_and_unloads_reach_every_process_of_a_service(folder, tmp_path):
     path = tmp_path / "loads.json"
 
     async def go():
-        one, other = (
-            models_of(folder, requests=LoadRequests(path)),
-            models_of(folder, requests=LoadRequests(path)),
-        )
+        one, other = (models_of(folder, requests=LoadRequests(path)) for _ in range(2))
         await one.unload("m")
         other.poll()
         for models in (one, other, models_of(folder, requests=LoadRequests(path))):  # and one started later
@@ -494,14 +483,10 @@ def test_versions_have_routes_of_their_own(folder):
         for path in ("/v1/models/m/versions/4", "/v1/models/m/versions/nope/predict"):
             method = "GET" if path.endswith("4") else "POST"
             check(client.request(method, path, json={"inputs": [[1, 2]]}), ProblemKind.UNKNOWN_VERSION)
-        check(
-            client.get("/v1/models/m/versions/3"), ProblemKind.MODEL_REFUSED, reason="version 3 of model 'm'"
-        )
+        refused = client.get("/v1/models/m/versions/3")
+        check(refused, ProblemKind.MODEL_REFUSED, reason="version 3 of model 'm'")
         detail = client.get("/v1/models/m").json()
         assert detail["labels"] == {"latest": "2", "old": "1"}
-        assert [(v["version"], v["status"]) for v in detail["versions"]] == [
-            ("1", "served"),
-            ("2", "served"),
-            ("3", "refused"),
-        ]
+        statuses = {v["version"]: v["status"] for v in detail["versions"]}
+        assert statuses == {"1": "served", "2": "served", "3": "refused"}
         assert detail["fault"].startswith("version 3: not an ONNX model")

@@ -7,16 +7,19 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
+from lipmodel.cli import main
 from lipmodel.data.load import two_moons
 from lipmodel.errors import RecipeError, TrainingError, TrainingInterruptedError
 from lipmodel.files import write_whole
 from lipmodel.training import checkpoint as checkpoint_module
+from lipmodel.training import progress
 from lipmodel.training.checkpoint import Checkpoint
 from lipmodel.training.loop import Control
 from lipmodel.training.losses import HingeKantorovichRubinstein
@@ -31,30 +34,26 @@ EVERYTHING = {
     "training.validation": 0.2, "training.patience": 3,
 }  # fmt: skip
 
-COMMAND = """
-import os, sys
-from contextlib import contextmanager
-from lipmodel.training import checkpoint, progress
-checkpoint.INTERVAL = 0.0  # after each step
-number, step = int(sys.argv[1]), int(sys.argv[2])
 
-@contextmanager
-def bar(*_):
-    yield lambda status: os.kill(os.getpid(), number) if status.step == step else None
-
-progress.training_bar = bar
-from lipmodel.cli import main
-main(sys.argv[3:])
-"""
-
-
-def command(out, settings, send, at):
-    """Run ``lipmodel train two-moons`` in a process that sends itself a signal at a step."""
+def command(out, settings, send):
+    """Run ``lipmodel train two-moons``, which saves its state after each step and sends itself a signal in the 20th."""
     given = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
-    return subprocess.run(
-        [sys.executable, "-c", COMMAND, str(int(send)), str(at), "train", "two-moons", "--out", str(out), *given],
-        capture_output=True, text=True, check=False, cwd=ROOT,
-    )  # fmt: skip
+
+    @contextmanager
+    def bar(*_):
+        yield lambda status: os.kill(os.getpid(), send) if status.step == 20 else None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint_module, "INTERVAL", 0.0)
+        patch.setattr(progress, "training_bar", bar)
+        return CliRunner().invoke(main, ["train", "two-moons", "--out", str(out), *given])
+
+
+KILLED = """
+import json, signal, sys
+from tests.training.test_resume import command
+command(sys.argv[1], json.loads(sys.argv[2]), signal.SIGKILL)
+"""
 
 
 @pytest.mark.parametrize("more", [{}, EVERYTHING], ids=["plain", "averaged and stopped early"])
@@ -62,7 +61,8 @@ def test_killed_and_resumed_is_the_same_file(tmp_path, more):
     settings = SMALL | more
     planned = plan("two-moons", overrides={"settings": settings})
     whole = train_recipe(planned.recipe, planned.train, planned.held_out)
-    assert command(tmp_path, settings, signal.SIGKILL, at=20).returncode == -signal.SIGKILL
+    process = [sys.executable, "-c", KILLED, tmp_path, json.dumps(settings)]
+    assert subprocess.run(process, check=False, cwd=ROOT).returncode == -signal.SIGKILL
     assert [p.name for p in tmp_path.iterdir()] == ["two-moons.checkpoint"]
     (tmp_path / ".two-moons.checkpoint.half").write_bytes(b"what a write cut short leaves")
     steps = []
@@ -78,13 +78,13 @@ def test_killed_and_resumed_is_the_same_file(tmp_path, more):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_names_the_remedy_and_exits_with_130(tmp_path, number):
-    cut = command(tmp_path, SMALL, number, at=20)
-    assert cut.returncode == 130, cut.stderr
+    cut = command(tmp_path, SMALL, number)
+    assert cut.exit_code == 130, cut.stderr
     assert cut.stderr.splitlines()[-1] == (
         f"interrupted in epoch 2 of 3; the state is saved in {tmp_path / 'two-moons.checkpoint'}; "
         "to continue, repeat the command with --resume"
     )
-    assert "Traceback" not in cut.stderr
+    assert isinstance(cut.exception, SystemExit)
     state = torch.load(tmp_path / "two-moons.checkpoint", weights_only=True)["state"]
     assert state["descent"]["step"] == 20  # the step that was under way is in it
     with pytest.raises(
