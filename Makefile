@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 HOST ?= 127.0.0.1
 PORT ?= 8000
-# On two cores, two workers with one thread each are faster than with two. Each worker starts with half of the tests in file
-# order, so expensive fixtures are built once; an idle worker steals from the other.
+# One thread each is faster than two. Tests of servers, pages and commands wait for other processes a quarter of the time: three
+# workers keep two cores busy. Each worker starts with a third of the tests in file order, so expensive fixtures are built
+# once; an idle worker steals from the others.
 ONE_THREAD := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
 
 .PHONY: demo test lint types imports tests test-all bench soundness figures clean
@@ -28,10 +29,10 @@ imports: .venv/installed
 	$(BIN)/lint-imports
 
 tests: .venv/installed
-	$(ONE_THREAD) $(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+	$(ONE_THREAD) $(BIN)/pytest -n 3 --dist worksteal -m "not slow"
 
 test-all: lint types imports
-	$(ONE_THREAD) $(BIN)/pytest -n 2 --dist worksteal
+	$(ONE_THREAD) $(BIN)/pytest -n 3 --dist worksteal
 
 # Speed in process and at start; comparisons with other servers and libraries have separate scripts.
 bench: .venv/installed
