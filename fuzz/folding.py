@@ -22,7 +22,7 @@ from lipmodel.network import ops
 from lipmodel.network.reader.constants import FOLDS
 from lipmodel.network.reader.read import read_onnx, without_dead
 from lipmodel.network.session import open_session
-from lipmodel.verify.folded import digest_folded
+from lipmodel.verify.proof import digest_folded
 
 FINE = {
     "refused",

@@ -20,26 +20,21 @@ def simplify(graph: Graph) -> Graph:
 
 
 def drop_identities(graph: Graph) -> Graph:
-    """Drop reshapes to the shape that a tensor already has; Identity is read as one."""
+    """Drop reshapes to the shape that a tensor already has; Identity is read as one.
+
+    Where one makes the output itself, the operation before it makes the output instead, if there is any.
+    """
     renamed: dict[str, str] = {}
     kept: list[Op] = []
     shapes = graph.shapes()
     for op in graph.ops:
         inputs = tuple(renamed.get(name, name) for name in op.inputs)
-        if isinstance(op, ops.Reshape) and shapes[op.inputs[0]] == op.shape and op.output != graph.output:
+        needed = op.output == graph.output and inputs[0] == graph.input
+        if isinstance(op, ops.Reshape) and shapes[op.inputs[0]] == op.shape and not needed:
             renamed[op.output] = inputs[0]
         else:
             kept.append(replace(op, inputs=inputs))
-    # An identity that makes the output itself: the operation before it makes the output instead.
-    last = kept[-1] if kept else None
-    if (
-        isinstance(last, ops.Reshape)
-        and last.output == graph.output
-        and shapes[last.inputs[0]] == last.shape
-        and any(op.output == last.inputs[0] for op in kept)
-    ):
-        return replace(graph, ops=tuple(kept[:-1]), output=last.inputs[0])
-    return replace(graph, ops=tuple(kept))
+    return replace(graph, ops=tuple(kept), output=renamed.get(graph.output, graph.output))
 
 
 def merge_biases(graph: Graph) -> Graph:

@@ -29,11 +29,10 @@ A misreading in these would make both proofs wrong. So the file itself is run in
 that was read (``network/self_check.py``), within rounding errors proved here, and must give the same scores;
 that can only refuse, never prove.
 
-* ``folded``          the weights that a file computes.
 * ``exact_numbers``   integers over a denominator; balls.
 * ``evaluation``      the exact value of a network.
 * ``spectral``, ``convolution_norms``, ``layer_norms``         norms of layers.
 * ``linear_head``, ``lipschitz``, ``scaling``, ``rounding``    bounds of a network.
-* ``proof``           statements 1, 2, 3, 5; ``consistency``: 4.
+* ``proof``           statements 1, 2, 3, 5, with the weights that a file computes; ``consistency``: 4.
 * ``check``           all of it behind one function.
 """

@@ -17,7 +17,7 @@ from lipmodel.network import ops
 from lipmodel.network.ops import Graph, Op, missing_rule
 from lipmodel.verify.exact_numbers import exact, reciprocal
 
-_union = np.frompyfunc(frozenset.union, 2, 1)
+union = np.frompyfunc(frozenset.union, 2, 1)
 
 
 def owners(graph: Graph, tensor: str) -> list[int] | None:
@@ -62,12 +62,12 @@ def _send(op: Op, inputs: list[Any]) -> Any:
         case ops.Concat():
             return np.concatenate(inputs, axis=op.axis)
         case ops.Extremum(kind="max"):
-            return _union.reduce(inputs)
+            return union.reduce(inputs)
         case ops.Sort(k=1, largest=True):
-            return _union.reduce(x, axis=op.axis)
+            return union.reduce(x, axis=op.axis)
         case ops.ReduceExtremum(kind="max"):
             for axis in sorted(op.axes, reverse=True):
-                x = _union.reduce(x, axis=axis)
+                x = union.reduce(x, axis=axis)
             return x
         case (
             ops.Dense() | ops.Scale() | ops.Shift() | ops.Clip() | ops.Abs() | ops.Negate() | ops.LeakyRelu()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from fractions import Fraction
 from functools import cached_property
 
 import flint
 import numpy as np
+import onnx
 from flint import arb
 
 from lipmodel.certificates.format import Certificate, Rival
@@ -15,13 +18,13 @@ from lipmodel.errors import ModelError
 from lipmodel.network import ops
 from lipmodel.network.execution import Execution, Float
 from lipmodel.network.metadata import read_claims
-from lipmodel.network.reader.read import OnnxFile
+from lipmodel.network.reader.read import OnnxFile, without_dead
 from lipmodel.network.self_check import EvaluationBounds, check_reading
+from lipmodel.network.session import open_session
 from lipmodel.norms import Norm
 from lipmodel.verify.consistency import Check, float_slack, mixed, nearest_float
 from lipmodel.verify.evaluation import evaluate
 from lipmodel.verify.exact_numbers import PRECISION, vector_norm
-from lipmodel.verify.folded import digest_folded
 from lipmodel.verify.layer_norms import layer_norms
 from lipmodel.verify.linear_head import LinearEnd, linear_end, owners
 from lipmodel.verify.lipschitz import Layers, lipschitz_constants
@@ -247,3 +250,26 @@ def _at_least(what: str, stated: float, proved: arb) -> str:
 
 def _first(reasons: list[str]) -> str:
     return next((reason for reason in reasons if reason), "")
+
+
+def digest_folded(file: OnnxFile) -> str | None:
+    """Return the digest that names the weights that a file computes; None where it computes none.
+
+    The reader computes them one by one (``network/reader/constants.py``). Here onnxruntime runs the whole
+    file, and is asked for them as it is for the scores.
+    """
+    if not file.folded:
+        return None
+    model = onnx.load_model_from_string(without_dead(file.content, file.output))
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in file.folded)
+    session = open_session(model.SerializeToString())
+    (given,) = session.get_inputs()
+    batch = given.shape[0] if isinstance(given.shape[0], int) else 1
+    zeros = np.zeros((batch, *file.graph.input_shape), file.dtype)
+    arrays = session.run(list(file.folded), {given.name: zeros})
+    digest = hashlib.sha256()
+    for name, array in zip(file.folded, arrays, strict=True):
+        header = json.dumps([name, array.dtype.name, list(array.shape)])
+        unsigned = np.where(array == 0, array.dtype.type(0), array)
+        digest.update(header.encode() + b"\n" + unsigned.astype(array.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()

@@ -26,9 +26,8 @@ from lipmodel.network.ops import Graph, Op, missing_rule
 from lipmodel.norms import Norm
 from lipmodel.verify.exact_numbers import Exact, Float64s, Integers, aligned, exact, norm_ratio
 from lipmodel.verify.layer_norms import MatrixNorms
+from lipmodel.verify.linear_head import union
 from lipmodel.verify.lipschitz import Layers, lipschitz_constants
-
-_union = np.frompyfunc(frozenset.union, 2, 1)
 
 
 class ScalingError(ValueError):
@@ -194,11 +193,11 @@ def _send(op: Op, x: Integers) -> tuple[Integers, bool]:
         case ops.Transpose():
             return x.transpose(op.permutation), True
         case ops.Sort():
-            union = _union.reduce(x, axis=op.axis, keepdims=True)
-            return np.asarray(np.repeat(union, op.k, axis=op.axis)), True
+            joined = union.reduce(x, axis=op.axis, keepdims=True)
+            return np.asarray(np.repeat(joined, op.k, axis=op.axis)), True
         case ops.SortingNetwork():
             wires = [x.take(wire, axis=op.axis) for wire in op.wires]
-            return np.concatenate([np.asarray(_union.reduce(wires))] * len(op.joined), axis=op.axis), True
+            return np.concatenate([np.asarray(union.reduce(wires))] * len(op.joined), axis=op.axis), True
         case (
             ops.Dense() | ops.Scale() | ops.LeakyRelu() | ops.Conv() | ops.AveragePool() | ops.MaxPool()
             | ops.Extremum() | ops.ReduceExtremum() | ops.Sum() | ops.Concat() | ops.Select()

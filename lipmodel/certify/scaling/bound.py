@@ -122,11 +122,8 @@ def find_scaled_bound(
     if scaled_bound is None:
         return None
     feature_bound = scaled_bound.feature_bound(head, begin)
-    return (
-        (scaled_bound, feature_bound)
-        if (_some_pairs(feature_bound) < without * (1.0 - MIN_GAIN)).any()
-        else None
-    )
+    gains = (_some_pairs(feature_bound) < without * (1.0 - MIN_GAIN)).any()
+    return (scaled_bound, feature_bound) if gains else None
 
 
 def _some_pairs(feature_bound: FeatureBound) -> Array:

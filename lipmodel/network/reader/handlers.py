@@ -348,15 +348,14 @@ def _gather(walk: Walk, node: Node, x: str, shape: Shape) -> None:
     array = walk.constant(node, 1)
     if array is None or not np.issubdtype(array.dtype, np.integer) or array.ndim > 1 or array.size == 0:
         raise node.refuse("requires a constant list of indices")
-    if array.size > shape[axis] or not ((array >= -shape[axis]) & (array < shape[axis])).all():
-        raise node.refuse("accepted with distinct indices within the axis: a repeated entry counts twice")
-    indices = (array.ravel() % shape[axis]).tolist()
-    if not ops.distinct(indices):
+    within = ((array >= -shape[axis]) & (array < shape[axis])).all()
+    indices = np.ravel(array % shape[axis])
+    if array.size > shape[axis] or not within or len(np.unique(indices)) < array.size:
         raise node.refuse("accepted with distinct indices within the axis: a repeated entry counts twice")
     if array.ndim == 1:
-        _select(walk, node, x, axis, indices, 0)
+        _select(walk, node, x, axis, indices.tolist(), 0)
     else:  # one index removes the axis
-        x = _select(walk, node, x, axis, indices)
+        x = _select(walk, node, x, axis, indices.tolist())
         walk.reshape(node, x, shape[:axis] + shape[axis + 1 :])
 
 
