@@ -408,7 +408,7 @@ def test_any_weights_prove_a_true_constant(seed, spread):
         cotangent = np.eye(3)[i] - np.eye(3)[j]
         slopes = engine(x, np.tile(cotangent, (50, 1)))[1]
         observed = vector_norm(slopes, norm.dual).max()
-        proved = scaled.lipschitz([flint.arb(v) for v in (head.rows[i] - head.rows[j]).tolist()])
+        proved = scaled([flint.arb(v) for v in (head.rows[i] - head.rows[j]).tolist()])
         assert observed <= float(proved) * (1 + 1e-12)
         assert proved <= flint.arb(float(bounds[i, j]))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lipmodel.network import ops
 from lipmodel.network.ops import Graph, Op, missing_rule
@@ -138,9 +139,7 @@ def _convolved(op: ops.Conv, x: Exact) -> Exact:
     return Exact(whole.numerators.T, whole.denominator)
 
 
-def positions(
-    op: ops.Conv | ops.AveragePool | ops.MaxPool,
-) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+def positions(op: ops.Conv | ops.AveragePool | ops.MaxPool) -> NDArray[np.int64]:
     """(places, taps): the flat index of the entry that each tap of each place sees, -1 on padding."""
     window, begin, end = op.window, op.window.begin, op.window.end
     span = [d * (k - 1) + 1 for d, k in zip(window.dilations, window.size, strict=True)]

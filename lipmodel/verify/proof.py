@@ -205,7 +205,7 @@ class _Proved:
             weight = arb(share.weight)
             row = [a + weight * b for a, b in zip(row, self.rows[share.score], strict=True)]
         bound = min(vector_norm(row, s.dual) * self.constants[s] for s in Norm)
-        return bound if self.scaled is None else min(bound, self.scaled.lipschitz(row))
+        return bound if self.scaled is None else min(bound, self.scaled(row))
 
     def error(self, rival: Rival) -> Affine:
         """Return E: Σ λ_i (‖w_i - w_j‖_{q*} D + e_i + e_j)."""

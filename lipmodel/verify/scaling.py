@@ -15,6 +15,7 @@ and R, in which nothing is divided, is computed in integers, and so are its squa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -74,20 +75,12 @@ class Weighted:
         return total.sqrt()
 
 
-@dataclass(frozen=True)
-class Scaled:
-    """Proved Lipschitz constant of the features in the norm ‖T_k ·‖_2."""
+def scaled(
+    body: Graph, scaling: tuple[Scaling, ...], layers: Layers, norm: Norm
+) -> Callable[[list[arb]], arb] | None:
+    """Return a bound on the Lipschitz constant of row · features, by row, as weights prove it; None without.
 
-    features: Weighted
-    constant: arb
-
-    def lipschitz(self, row: list[arb]) -> arb:
-        """At least the Lipschitz constant of row · features."""
-        return self.features.inverse_norm(row) * self.constant
-
-
-def scaled(body: Graph, scaling: tuple[Scaling, ...], layers: Layers, norm: Norm) -> Scaled | None:
-    """Return the bound that weights prove for a network that makes features; None without weights.
+    The features move by at most a constant in the norm ‖T_k ·‖_2.
 
     Raises:
         ScalingError: they are not for the dense layers that the features come from.
@@ -114,7 +107,8 @@ def scaled(body: Graph, scaling: tuple[Scaling, ...], layers: Layers, norm: Norm
             matrix, residual = _matrix(op.weight, own, before)
             constant *= MatrixNorms(matrix).spectral + residual
         before = after
-    return Scaled(before, constant) if before is not None else None
+    features = before
+    return None if features is None else lambda row: features.inverse_norm(row) * constant
 
 
 def _matrix(weight: Float64s, own: Weighted, before: Weighted | None) -> tuple[Float64s, arb]:

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from lipmodel.network.window import Shape, Window
+from lipmodel.network.ops import Conv
+from lipmodel.network.window import Shape
 from lipmodel.norms import (
     Array,
     Norm,
@@ -31,22 +32,14 @@ MAX_GRAM_WORK = 1e10
 """Multiplications spent on a Gram iteration; more iterations are tighter."""
 
 
-def bound_conv_norm(kernel: Array, window: Window, groups: int, source: Norm, target: Norm) -> float:
-    """Never below the operator norm source→target of a convolution.
-
-    Args:
-        kernel: (channels out, channels in / groups, *size).
-        window: where it is applied.
-        groups: how many blocks of channels are convolved apart from one another.
-        source: norm of the input tensor.
-        target: norm of the output tensor.
-    """
-    places = math.prod(window.output)
-    out_size, in_size = kernel.shape[0] * places, kernel.shape[1] * groups * math.prod(window.spatial)
-    if not kernel.any() or not places:
+def bound_conv_norm(op: Conv, source: Norm, target: Norm) -> float:
+    """Return a number never below the operator norm source→target of a convolution."""
+    kernel, groups = op.kernel, op.groups
+    out_size, in_size = op.size, kernel.shape[1] * groups * math.prod(op.window.spatial)
+    if not kernel.any() or not out_size:
         return 0.0
     if out_size * in_size <= MAX_UNROLLED:
-        return bound_operator_norm(_unrolled(kernel, window, groups), source, target)
+        return bound_operator_norm(_unrolled(op), source, target)
     rows = kernel.reshape(len(kernel), -1)  # an output sees at most a whole filter
     columns = _by_input_channel(kernel, groups)  # an input is seen through at most all taps of all filters
     if source is Norm.ONE and target is Norm.INF:
@@ -55,7 +48,7 @@ def bound_conv_norm(kernel: Array, window: Window, groups: int, source: Norm, ta
         return bound_operator_norm(rows, source, Norm.INF)
     if source is Norm.ONE:
         return bound_operator_norm(columns, Norm.ONE, target)
-    spectral = _bound_spectral(kernel, window, groups)
+    spectral = _bound_spectral(op)
     widened = up(bound_equivalence(source, Norm.TWO, in_size) * spectral)
     through_two = float(up(widened * bound_equivalence(Norm.TWO, target, out_size)))
     if source is target:
@@ -65,25 +58,25 @@ def bound_conv_norm(kernel: Array, window: Window, groups: int, source: Norm, ta
     return min(through_two, through_inf)
 
 
-def bound_absolute_conv_norm(kernel: Array, groups: int, norm: Norm) -> float:
+def bound_absolute_conv_norm(op: Conv, norm: Norm) -> float:
     """Never below the operator norm of the convolution with |K| within one norm; cheap, for error bounds."""
-    rows = bound_operator_norm(kernel.reshape(len(kernel), -1), Norm.INF, Norm.INF)
-    columns = bound_operator_norm(_by_input_channel(kernel, groups), Norm.ONE, Norm.ONE)
+    rows = bound_operator_norm(op.kernel.reshape(len(op.kernel), -1), Norm.INF, Norm.INF)
+    columns = bound_operator_norm(_by_input_channel(op.kernel, op.groups), Norm.ONE, Norm.ONE)
     if norm is Norm.TWO:
         return float(up(up(np.sqrt(rows)) * up(np.sqrt(columns))))
     return rows if norm is Norm.INF else columns
 
 
-def _unrolled(kernel: Array, window: Window, groups: int) -> Array:
+def _unrolled(op: Conv) -> Array:
     """The matrix of a convolution: (channels out · places, channels in · positions)."""
-    out, per_group = kernel.shape[:2]
-    places, taps = window.positions.shape
-    spatial = math.prod(window.spatial)
-    matrix = np.zeros((out, places, per_group * groups, spatial + 1))
-    flat = kernel.reshape(out, per_group, taps)
-    where = np.where(window.positions < 0, spatial, window.positions)
+    out, per_group = op.kernel.shape[:2]
+    places, taps = op.window.positions.shape
+    spatial = math.prod(op.window.spatial)
+    matrix = np.zeros((out, places, per_group * op.groups, spatial + 1))
+    flat = op.kernel.reshape(out, per_group, taps)
+    where = np.where(op.window.positions < 0, spatial, op.window.positions)
     for o in range(out):
-        first = (o // (out // groups)) * per_group
+        first = (o // (out // op.groups)) * per_group
         for place in range(places):
             np.add.at(matrix[o, place, first : first + per_group].T, where[place], flat[o].T)
     return matrix[..., :spatial].reshape(out * places, -1)
@@ -96,12 +89,11 @@ def _by_input_channel(kernel: Array, groups: int) -> Array:
     return np.moveaxis(split, (0, 2), (2, 3)).reshape(-1, groups * per_group)
 
 
-def _bound_spectral(kernel: Array, window: Window, groups: int) -> float:
+def _bound_spectral(op: Conv) -> float:
     """Never below ‖·‖_2→2: the least of three bounds on the infinite-signal operator, group by group."""
-    out = kernel.shape[0] // groups
     bounds = []
-    for group in range(groups):
-        part = _space_to_depth(kernel[group * out : (group + 1) * out], window.strides, window.dilations)
+    for kernel in np.split(op.kernel, op.groups):
+        part = _space_to_depth(kernel, op.window.strides, op.window.dilations)
         by_rows = bound_operator_norm(part.reshape(len(part), -1), Norm.INF, Norm.INF)
         by_columns = bound_operator_norm(_by_input_channel(part, 1), Norm.ONE, Norm.ONE)
         taps = part.reshape(*part.shape[:2], -1)

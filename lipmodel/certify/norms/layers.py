@@ -40,7 +40,7 @@ def _once(bound: Bound) -> Bound:
 def bound_norm(op: Dense | Conv, source: Norm, target: Norm) -> float:
     """Return an upper bound on the operator norm source→target: of ‖W‖, or of the whole convolution."""
     if isinstance(op, Conv):
-        return bound_conv_norm(op.kernel, op.window, op.groups, source, target)
+        return bound_conv_norm(op, source, target)
     bound = _without_spectral(op, source, target)
     if observed_least_norm(op, source, target) < bound:
         bound = min(bound, _through_two(op, _spectral(op), source, target))
@@ -63,7 +63,7 @@ def observed_least_norm(op: Dense, source: Norm, target: Norm) -> float:
 def bound_absolute_norm(op: Dense | Conv, norm: Norm) -> float:
     """Return an upper bound on ‖ |W| ‖_{norm→norm}, the operator norm with absolute values of the weights."""
     if isinstance(op, Conv):
-        return bound_absolute_conv_norm(op.kernel, op.groups, norm)
+        return bound_absolute_conv_norm(op, norm)
     return bound_absolute_operator_norm(op.weight, norm)
 
 
