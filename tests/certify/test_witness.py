@@ -22,7 +22,7 @@ from lipmodel.network import ops
 from lipmodel.network.ops import Graph
 from lipmodel.network.reader.read import read_onnx
 from lipmodel.norms import Norm, gamma, vector_norm
-from tests.exact import apply, is_positive_semidefinite, rational
+from tests.exact import evaluate, is_positive_semidefinite, rational
 from tests.networks import (
     dense,
     groupsort,
@@ -133,16 +133,12 @@ def test_what_stands_between_is_1_lipschitz_in_every_weighted_norm(name):
     layers = witness.chain(linear_head(graph).body)
     layer = layers[0]
     second = [op.output for op in graph.ops].index(layers[1].dense.output)
-    between = graph.ops[1:second]
+    first, last = graph.ops[0], graph.ops[second - 1]
+    between = Graph(input=first.output, input_shape=first.shape, ops=graph.ops[1:second], output=last.output)
     for seed in range(30):
         rng = np.random.default_rng(seed)
-        before = [rational(rng.normal(size=8)) for _ in range(2)]
-        after = []
-        for value in before:
-            values = [value]
-            for op in between:
-                values.append(apply(op, values[-1:]).reshape(op.shape))
-            after.append(values[-1])
+        points = rng.normal(size=(2, 8))
+        before, after = [rational(point) for point in points], [evaluate(between, point) for point in points]
         a, b = rational(random_weights([layer], rng, spread=3.0)[0])
         apart, moved = (
             groups_exactly((v[0] - v[1])[None], groups, a, b)[0]

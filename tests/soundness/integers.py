@@ -83,13 +83,15 @@ def apply(op, inputs):
         case ops.AveragePool():
             matrix = unrolled(op)
             y = linear(matrix, x.map(lambda a: a.reshape(len(a), -1)))
-            return Exact(y.numerator, y.denominator * divisor(op, matrix))
+            return over(y, [flint.fmpz(n) for n in counts(op, matrix)])
         case ops.MaxPool():
             flat = x.numerator.reshape(len(x.numerator), -1)
             windows = [np.flatnonzero(row) for row in unrolled(op)]
             return x.map(lambda _: np.stack([flat[:, w].max(axis=1) for w in windows], axis=1))
-        case ops.Scale() if not op.divide:
+        case ops.Scale():
             factor = exactly(np.broadcast_to(op.factor, op.shape))
+            if op.divide:
+                return over(x.map(lambda a: a * flint.fmpz(factor.denominator)), factor.numerator)
             return Exact(x.numerator * factor.numerator, x.denominator * factor.denominator)
         case ops.Shift():
             return plus(x, np.broadcast_to(op.offset, op.shape))
@@ -181,7 +183,15 @@ def unrolled(op):
     return matrix.reshape(math.prod(op.shape), -1)
 
 
-def divisor(op, matrix):
-    """What the sums of an average pool are divided by, where it is one number."""
-    (count,) = {math.prod(op.window.size)} if op.count_padding else set(matrix.sum(axis=1).tolist())
-    return int(count)
+def over(x, divisors):
+    """The entries of a tensor, each divided by its own integer."""
+    least = math.lcm(*(int(d) for d in np.ravel(divisors)))
+    return Exact(
+        x.numerator * (flint.fmpz(least) // np.asarray(divisors, dtype=object)), x.denominator * least
+    )
+
+
+def counts(op, matrix):
+    """What the sums of an average pool are divided by."""
+    whole = np.full(len(matrix), math.prod(op.window.size))
+    return (whole if op.count_padding else matrix.sum(axis=1).astype(int)).tolist()

@@ -13,7 +13,7 @@ import onnxruntime as ort
 import torch
 
 from lipmodel.network import ops
-from tests.soundness.integers import divisor, unrolled
+from tests.soundness.integers import counts, unrolled
 
 LEVELS = {
     "off": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -118,7 +118,7 @@ def _operator(op, linear, dtype):
             return lambda v: linear(matrix, bias, v[0].reshape(len(v[0]), -1))
         case ops.AveragePool():
             matrix, zeros = constant(unrolled(op)), constant(np.zeros(op.size))
-            count = constant(divisor(op, unrolled(op)))
+            count = constant(counts(op, unrolled(op)))
             return lambda v: linear(matrix, zeros, v[0].reshape(len(v[0]), -1)) / count
         case ops.Clip():
             low = constant(-np.inf if op.low is None else op.low)
