@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def modules_after(statement: str) -> set[str]:
+    """Return the modules that are loaded once a new interpreter has run a statement."""
     code = f"import sys; {statement}; print('\\n'.join(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     return set(run.stdout.split())

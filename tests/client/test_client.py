@@ -2,11 +2,9 @@
 
 import asyncio
 import dataclasses
+import io
 import random
-import subprocess
-import sys
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -27,6 +25,7 @@ from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm
 from service.protocols.v1_schemas import Prediction as WirePrediction
 from tests.service.conftest import digits, running, two_moons
+from tests.test_architecture import modules_after
 
 INPUTS = np.random.default_rng(0).normal(size=(5, 2))
 QUICK = Retries(tries=3, first=0.0)
@@ -92,9 +91,8 @@ def test_arrays_are_answered_like_rows(kind, url, dtype):
     inputs = INPUTS.astype(dtype)
     with made(kind, url) as client:
         asked = {"norm": "1", "epsilon": 0.05, "portable": True}
-        assert client.predict("two-moons", inputs, npy=True, **asked) == client.predict(
-            "two-moons", inputs, **asked
-        )
+        plain = client.predict("two-moons", inputs, **asked)
+        assert client.predict("two-moons", inputs, npy=True, **asked) == plain
 
 
 @both
@@ -222,16 +220,12 @@ def test_temporary_failures_are_retried(kind, failure):
 
 @both
 def test_in_the_end_it_is_given_up(kind):
-    with (
-        client_of(kind, Answers(*[problem(503)] * 3)) as client,
-        pytest.raises(TryAgainError, match="busy"),
-    ):
-        client.models()
-    with (
-        client_of(kind, Answers(*[httpx.ConnectError("no")] * 3)) as client,
-        pytest.raises(ServiceUnreachableError),
-    ):
-        client.models()
+    for failure, error in [
+        (problem(503), TryAgainError),
+        (httpx.ConnectError("no"), ServiceUnreachableError),
+    ]:
+        with client_of(kind, Answers(*[failure] * 3)) as client, pytest.raises(error, match=r"busy|no"):
+            client.models()
 
 
 @both
@@ -290,10 +284,9 @@ def test_waits_grow_and_are_bounded():
 @both
 def test_a_key_is_sent_and_none_is_not(kind):
     answers = Answers(GOOD, GOOD)
-    with client_of(kind, answers, api_key="k") as client:
-        client.predict("m", [[0.0]])
-    with client_of(kind, answers) as client:
-        client.predict("m", [[0.0]])
+    for given in ({"api_key": "k"}, {}):
+        with client_of(kind, answers, **given) as client:
+            client.predict("m", [[0.0]])
     assert [r.headers.get("authorization") for r in answers.requests] == ["Bearer k", None]
 
 
@@ -307,8 +300,6 @@ def test_arrays_go_as_they_are(kind):
     request = answers.requests[0]
     assert request.headers["content-type"] == "application/x-npy"
     assert request.url.raw_path == b"/v1/models/a%2Fb/predict?portable=true&norm=2&epsilon=0.5"
-    import io
-
     sent = np.load(io.BytesIO(request.content), allow_pickle=False)
     assert sent.dtype == np.float32
     assert sent.shape == (5, 2)
@@ -333,23 +324,12 @@ def test_another_service_is_no_crash(kind, answer):
 
 @both
 def test_a_proxys_error_page_is_a_problem_too(kind):
-    with (
-        client_of(kind, Answers(*[httpx.Response(502, text="<html>")])) as client,
-        pytest.raises(ServiceFailedError) as e,
-    ):
+    answers = Answers(httpx.Response(502, text="<html>"))
+    with client_of(kind, answers) as client, pytest.raises(ServiceFailedError) as e:
         client.models()
     assert (e.value.status, e.value.kind) == (502, "")
 
 
 def test_the_client_alone_needs_neither_service_nor_numpy():
-    code = "import sys, lipcert.client; print(*sys.modules)"
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert not {"numpy", "onnxruntime", "pydantic", "service", "lipmodel", "fastapi"} & set(
-        run.stdout.split()
-    )
+    heavy = {"numpy", "onnxruntime", "pydantic", "service", "lipmodel", "fastapi"}
+    assert not heavy & modules_after("import lipcert.client")

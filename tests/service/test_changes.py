@@ -32,6 +32,7 @@ from tests.service.conftest import (
 )
 from tests.service.test_bad_input import check
 from tests.service.test_watching import external, moons, put
+from tests.test_architecture import modules_after
 
 MODEL = "/v1/models/two-moons"
 
@@ -79,10 +80,8 @@ def test_labels_roll_back_and_point_out_a_canary(client, tmp_path):
     answer = client.put(f"{MODEL}/labels/latest", json={"version": 1})
     assert (answer.status_code, answer.json()["version"]) == (200, "1")
     assert predict(client) == first
-    assert client.put(f"{MODEL}/labels/canary", json={"version": 2}).json()["labels"] == {
-        "latest": "1",
-        "canary": "2",
-    }
+    labels = client.put(f"{MODEL}/labels/canary", json={"version": 2}).json()["labels"]
+    assert labels == {"latest": "1", "canary": "2"}
     assert predict(client, f"{MODEL}/versions/canary") == second
     assert client.put(MODEL, content=moons(2)).json()["version"] == "3"
     assert predict(client) == first  # as it was told
@@ -91,11 +90,8 @@ def test_labels_roll_back_and_point_out_a_canary(client, tmp_path):
     assert client.delete(f"{MODEL}/labels/latest").status_code == 204
     assert client.get(MODEL).json()["version"] == "3"
     check(client.delete(f"{MODEL}/labels/latest"), ProblemKind.UNKNOWN_VERSION, reason="no label 'latest'")
-    check(
-        client.delete(f"{MODEL}/versions/2"),
-        ProblemKind.VERSION_LABELLED,
-        reason="move or remove the label first",
-    )
+    answer = client.delete(f"{MODEL}/versions/2")
+    check(answer, ProblemKind.VERSION_LABELLED, reason="move or remove the label first")
     assert client.delete(f"{MODEL}/labels/canary").status_code == 204
     assert client.delete(f"{MODEL}/versions/2").status_code == 204
     assert [v["version"] for v in client.get(MODEL).json()["versions"]] == ["1", "3"]
@@ -261,12 +257,8 @@ def test_uploads_that_are_not_accepted(client):
     for name in ("-x", "a b", "..", "x" * 65, "m.onnx", "m.toml", ".upload-1", "é", "%00", "..%2fx"):
         answer = client.put(f"/v1/models/{name}", content=moons(1))
         assert answer.status_code in (404, 405, 422), name
-    check(
-        client.put("/v1/models/m.onnx", content=moons(1)),
-        ProblemKind.INVALID_INPUT,
-        "name",
-        "'m.onnx' cannot be the name",
-    )
+    answer = client.put("/v1/models/m.onnx", content=moons(1))
+    check(answer, ProblemKind.INVALID_INPUT, "name", "'m.onnx' cannot be the name")
     assert [m["name"] for m in client.get("/v1/models").json()["models"]] == ["two-moons"]
 
 
@@ -325,12 +317,9 @@ def test_uploads_are_off_unless_they_are_turned_on(serve, tmp_path):
         ("PUT", f"{MODEL}/labels/canary"),
         ("DELETE", f"{MODEL}/labels/latest"),
     ]:
-        answer = client.request(
-            method, path, content=b'{"version": 1}', headers={"Content-Type": "application/json"}
-        )
-        check(
-            answer, ProblemKind.UPLOADS_OFF, reason="uploads are disabled; start the service with --uploads"
-        )
+        answer = client.request(method, path, json={"version": 1})
+        reason = "uploads are disabled; start the service with --uploads"
+        check(answer, ProblemKind.UPLOADS_OFF, reason=reason)
     assert files(tmp_path / "models") == ["two-moons.onnx"]
 
 
@@ -424,11 +413,8 @@ def test_uploads_of_a_server_that_was_killed_are_gone_at_the_next_start(tmp_path
 
 
 def test_the_check_imports_no_more_than_it_needs():
-    script = "import sys, service.sandbox.checker; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert not set(loaded) & {"torch", "fastapi", "uvicorn", "sqlalchemy"}
+    loaded = modules_after("import service.sandbox.checker")
+    assert not loaded & {"torch", "fastapi", "uvicorn", "sqlalchemy"}
 
 
 def test_an_upload_that_would_break_clients_is_refused_unless_it_is_forced(client, tmp_path):

@@ -12,9 +12,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.service.conftest import COMMAND, eventually, lipserve, url_of
+from tests.service.conftest import PREDICT, command, eventually, lipserve, url_of
 
-PREDICT = "/v1/models/two-moons/predict"
 AUDITS = "/v1/models/two-moons/audits"
 BODY = {"inputs": [[0.5, 0.25]]}
 
@@ -106,27 +105,18 @@ def test_workers_end_when_their_supervisor_is_killed(arguments):
 
 def test_a_worker_that_cannot_start_is_reported(arguments, tmp_path):
     (tmp_path / "state").write_text("")
-    run = subprocess.run(
-        [*COMMAND, *map(str, arguments), "--workers", "2"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert run.returncode == 1
-    assert "jobs cannot be stored in" in run.stderr
-    assert "Traceback" not in run.stderr
+    with lipserve(*arguments, "--workers", 2, approved=False) as process:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "jobs cannot be stored in" in errors
+    assert "Traceback" not in errors
 
 
 def test_a_port_in_use_is_reported_with_several_workers_too(arguments):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        run = subprocess.run(
-            [*COMMAND, *map(str, arguments), "--workers", "2", "--port", port],
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-    assert run.returncode == 1
-    assert "Address already in use" in run.stderr
+        refused = command(*arguments, "--workers", 2, "--port", taken.getsockname()[1])
+    assert refused.exit_code == 1
+    assert "Address already in use" in refused.stderr
 
 
 def test_a_job_is_seen_and_cancelled_by_any_of_them(arguments):
