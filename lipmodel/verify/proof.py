@@ -99,10 +99,8 @@ class Proof:
             return checks + self._bounds(certificate)
 
     def _digest(self, certificate: Certificate) -> str:
-        found = self.file.sha256
-        return (
-            "" if found == certificate.model_sha256 else f"states {certificate.model_sha256}, it is {found}"
-        )
+        stated, found = certificate.model_sha256, self.file.sha256
+        return "" if found == stated else f"states {stated}, it is {found}"
 
     def _folded(self, certificate: Certificate) -> str:
         stated = certificate.folded_weights_sha256
@@ -241,11 +239,9 @@ def _shown(bound: arb) -> str:
 
 
 def _at_least(what: str, stated: float, proved: arb) -> str:
-    return (
-        ""
-        if proved <= arb(stated)
-        else f"{what} is stated to be at most {stated!r}; proved is {_shown(proved)}"
-    )
+    if proved <= arb(stated):
+        return ""
+    return f"{what} is stated to be at most {stated!r}; proved is {_shown(proved)}"
 
 
 def _first(reasons: list[str]) -> str:

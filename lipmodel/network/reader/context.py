@@ -250,11 +250,7 @@ class Walk:
                     f"has a constant of shape {list(array.shape)}, which differs between samples of a batch"
                 )
             array = array[0]
-        try:
-            result = np.broadcast_shapes(array.shape, shape)
-        except ValueError:
-            result = ()
-        if result != shape:
+        if any(d not in (1, n) for d, n in zip(array.shape[::-1], shape[::-1], strict=False)):
             raise node.refuse(
                 f"has a constant of shape {list(array.shape)}, which does not broadcast to {list(shape)} per "
                 "sample"
