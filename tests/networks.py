@@ -122,8 +122,29 @@ def with_activation(graph, make):
     return replace(graph, ops=tuple(layers))
 
 
+def rectified(name, x, size):
+    return ops.Clip(output=name, inputs=(x,), shape=(size,), low=np.zeros(()))
+
+
 def relu(name, x, size):
-    return [ops.Clip(output=name, inputs=(x,), shape=(size,), low=np.zeros(()))]
+    return [rectified(name, x, size)]
+
+
+def prototypes(rows, bias, classes, body=()):
+    """Raw scores of rows over the input, or over what a body makes of it; then the largest of each class."""
+    each = len(rows) // classes
+    before = body[-1].output if body else "input"
+    return Graph(
+        input="input",
+        input_shape=(body[0].weight.shape[1] if body else rows.shape[1],),
+        ops=(
+            *body,
+            dense("scores", before, rows, bias),
+            ops.Reshape(output="groups", inputs=("scores",), shape=(classes, each)),
+            ops.ReduceExtremum(output="best", inputs=("groups",), shape=(classes,), kind="max", axes=(1,)),
+        ),
+        output="best",
+    )
 
 
 def n_activation(name, x, size):

@@ -116,16 +116,8 @@ def test_certify(folder, name, norm):
 
 
 def test_evaluate(folder):
-    arguments = (
-        "evaluate",
-        folder / "net.onnx",
-        "--data",
-        folder / "data.npz",
-        "--eps",
-        "0.1",
-        "--eps",
-        "1.58",
-    )
+    data, sizes = ("--data", folder / "data.npz"), ("--eps", "0.1", "--eps", "1.58")
+    arguments = ("evaluate", folder / "net.onnx", *data, *sizes)
     output = run_json(*arguments)
     assert output["clean_accuracy"] == 1.0
     assert set(output["certified_accuracy"]) == {"0.1", "1.58"}
@@ -247,9 +239,7 @@ def test_train_on_data_of_your_own(tmp_path):
     assert evaluated["average_certified_radius"] > 0
     assert run_json("inspect", tmp_path / "mine.onnx")["status"] == "proved"
     assert not (tmp_path / "mine.samples.npz").exists(), "rows of one's own are shown to nobody unasked"
-    assert (
-        record["recipe"]["name"] == "mine"
-    )  # the data is not called digits, nor is a model of that name replaced
+    assert record["recipe"]["name"] == "mine", "the data is not called digits, nor is such a model replaced"
     assert not list(tmp_path.glob("digits*"))
     unscaled = run_json(*arguments, "--set", "scaling=none", "--samples", 10, "--force")
     assert load_labelled(tmp_path / "mine.samples.npz").inputs.shape == (10, 2)

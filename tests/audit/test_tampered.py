@@ -20,7 +20,16 @@ from lipmodel.network import ops
 from lipmodel.network.metadata import Claims
 from lipmodel.network.ops import Graph
 from lipmodel.norms import Norm
-from tests.networks import dense, float32, groupsort_net, linear_net, orthogonal, to_file
+from tests.networks import (
+    dense,
+    float32,
+    groupsort_net,
+    linear_net,
+    orthogonal,
+    prototypes,
+    rectified,
+    to_file,
+)
 
 TWO, INF = Norm.TWO, Norm.INF
 
@@ -55,7 +64,7 @@ def swapped(size, seed):
 
     def net(outer, skip):
         hidden = dense("a", "input", inner)
-        bent = ops.Clip(output="z", inputs=("a",), shape=(size,), low=np.zeros(()))
+        bent = rectified("z", "a", size)
         body = Graph("input", (size,), (hidden, bent, dense("b", "z", outer)), "b")
         return with_added(body, dense("skip", "input", skip))
 
@@ -83,7 +92,7 @@ def spike(width, place, seed):
     direction /= np.linalg.norm(direction)
     offsets = -float(place) + width * np.array([-0.5, 0.0, 0.5])
     rises = dense("rises", "input", float32(np.tile(direction, (3, 1))), float32(offsets))
-    bent = ops.Clip(output="bent", inputs=("rises",), shape=(3,), low=np.zeros(()))
+    bent = rectified("bent", "rises", 3)
     tent = dense("tent", "bent", float32(np.outer([1, 0, 0], [20.0, -40.0, 20.0])))
     return with_added(graph, rises, bent, tent), honest(graph)
 
@@ -151,32 +160,22 @@ def test_tampered_files_are_caught(name):
 def relu_net(seed):
     rng = np.random.default_rng(seed)
     size = int(rng.integers(2, 9))
-    return Graph(
-        "input",
-        (size,),
-        (
-            dense("a", "input", float32(rng.normal(size=(12, size))), float32(rng.normal(size=12))),
-            ops.Clip(output="z", inputs=("a",), shape=(12,), low=np.zeros(())),
-            dense("scores", "z", float32(rng.normal(size=(3, 12)))),
-        ),
-        "scores",
-    )
+    hidden = dense("a", "input", float32(rng.normal(size=(12, size))), float32(rng.normal(size=12)))
+    last = dense("scores", "z", float32(rng.normal(size=(3, 12))))
+    return Graph("input", (size,), (hidden, rectified("z", "a", 12), last), "scores")
 
 
-def prototypes(seed):
+def grouped(seed):
     """Several scores a class, the largest of which counts."""
     rng = np.random.default_rng(seed)
-    rows = dense("rows", "input", float32(rng.normal(size=(12, 5))), float32(rng.normal(size=12)))
-    grouped = ops.Reshape(output="grouped", inputs=("rows",), shape=(3, 4))
-    best = ops.ReduceExtremum(output="scores", inputs=("grouped",), shape=(3,), kind="max", axes=(1,))
-    return Graph("input", (5,), (rows, grouped, best), "scores")
+    return prototypes(float32(rng.normal(size=(12, 5))), float32(rng.normal(size=12)), 3)
 
 
 HONEST = (
     [(lambda seed=seed: groupsort_net((3, 8, 8), 4, seed=seed), norm) for seed in range(7) for norm in Norm]
     + [(lambda seed=seed: groupsort_net((3, 8, 8), 3, seed=seed, kind="rows"), INF) for seed in range(7)]
     + [(lambda seed=seed: relu_net(seed), norm) for seed in range(4) for norm in Norm]
-    + [(lambda seed=seed: prototypes(seed), TWO) for seed in range(5)]
+    + [(lambda seed=seed: grouped(seed), TWO) for seed in range(5)]
     + [(lambda seed=seed: linear_net(np.random.default_rng(seed).normal(size=(3, 6))), TWO) for seed in range(5)]
 )  # fmt: skip
 

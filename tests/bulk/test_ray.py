@@ -20,6 +20,8 @@ __all__ = ["long_work", "undisturbed"]
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'lipcert[ray]'")
 
+PROGRAM = [sys.executable, "-c", "from lipmodel.cli import main; main()"]
+
 
 def workers():
     """Processes of Ray that certify."""
@@ -48,17 +50,9 @@ def test_a_worker_that_is_killed_changes_nothing(long_work, undisturbed, tmp_pat
 def test_a_bad_row_is_reported(tmp_path, predictor, data):
     (tmp_path / "net.onnx").write_bytes(predictor.file.content)
     pq.write_table(pa.table({f"x{k}": [0.0, np.nan] for k in range(4)}), data / "z.parquet")
-    program = [sys.executable, "-c", "from lipmodel.cli import main; main()", "certify"]
-    arguments = [
-        tmp_path / "net.onnx",
-        "--inputs",
-        data / "z.parquet",
-        "--out",
-        tmp_path / "o",
-        "--engine",
-        "ray",
-    ]
-    run = subprocess.run([*program, *map(str, arguments)], capture_output=True, text=True, check=False)
+    source, out = ("--inputs", data / "z.parquet"), ("--out", tmp_path / "o")
+    command = [*PROGRAM, "certify", tmp_path / "net.onnx", *source, *out, "--engine", "ray"]
+    run = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     assert run.returncode == 2
     assert "z.parquet: inputs[1][0]: nan is not a finite number" in run.stderr.strip().splitlines()[-1]
 
@@ -68,22 +62,13 @@ def test_evaluations_and_audits_are_those_of_one_process(tmp_path, predictor, co
     (tmp_path / "net.onnx").write_bytes(predictor.file.content)
     rng = np.random.default_rng(0)
     for name, rows in (("a", 2100), ("b", 1300)):
-        columns = {f"x{k}": rng.normal(size=rows) for k in range(4)} | {
-            "label": rng.integers(0, 3, size=rows)
-        }
+        columns = {f"x{k}": rng.normal(size=rows) for k in range(4)}
+        columns["label"] = rng.integers(0, 3, size=rows)
         pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet", row_group_size=700)
     name, *options = command
-    program = [sys.executable, "-c", "from lipmodel.cli import main; main()", name]
-    arguments = [
-        str(tmp_path / "net.onnx"),
-        "--data",
-        str(tmp_path / "*.parquet"),
-        "--attack",
-        "270",
-        *options,
-    ]
+    data = ["--data", str(tmp_path / "*.parquet"), "--attack", "270"]
+    asked = [*PROGRAM, name, str(tmp_path / "net.onnx"), *data, *options, "--json"]
     alone, together = (
-        json.loads(subprocess.check_output([*program, *arguments, "--json", *more]))
-        for more in ([], ["--engine", "ray"])
+        json.loads(subprocess.check_output([*asked, *more])) for more in ([], ["--engine", "ray"])
     )
     assert alone == together

@@ -15,30 +15,11 @@ from lipmodel.audit.attacks.descent import ProjectedGradientDescent
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.tight.mixtures import Mixer, _adding_up
-from lipmodel.network import ops
-from lipmodel.network.ops import Graph
 from lipmodel.network.writer import to_bytes, write_model
 from lipmodel.norms import Norm
-from tests.networks import dense, float32, groupsort_net, to_file
+from tests.networks import float32, groupsort_net, prototypes, to_file
 
 NORMS = list(Norm)
-
-
-def prototypes(rows, bias, classes, body=()):
-    """Raw scores of rows over the input, or over what a body makes of it; then the largest of each class."""
-    each = len(rows) // classes
-    before = body[-1].output if body else "input"
-    return Graph(
-        input="input",
-        input_shape=(body[0].weight.shape[1] if body else rows.shape[1],),
-        ops=(
-            *body,
-            dense("scores", before, rows, bias),
-            ops.Reshape(output="groups", inputs=("scores",), shape=(classes, each)),
-            ops.ReduceExtremum(output="best", inputs=("groups",), shape=(classes,), kind="max", axes=(1,)),
-        ),
-        output="best",
-    )
 
 
 def nearest_prototypes(seed, d=3, classes=3, each=6):

@@ -13,7 +13,8 @@ from lipmodel.network.execution import Execution
 from lipmodel.network.ops import Graph
 from lipmodel.network.window import Window
 from lipmodel.norms import Norm
-from tests.networks import dense, float32, groupsort, groupsort_net, linear_net
+from tests.networks import dense, float32, groupsort, groupsort_net, linear_net, prototypes
+from tests.networks import rectified as relu
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,6 @@ class Net:
 
     graph: Graph
     claim: Norm | None = None
-
-
-def relu(name, x, size):
-    return ops.Clip(output=name, inputs=(x,), shape=(size,), low=np.zeros(()))
 
 
 def graph_of(size, *steps, shape=None):
@@ -84,12 +81,7 @@ def conv_net(rng, classes=4, pool=2):
 def prototype_net(rng, size=16, classes=5, each=6):
     """Negative squared distance to the nearest prototype of each class, less what all classes share."""
     rows = float32(rng.normal(size=(classes * each, size)))
-    return graph_of(
-        size,
-        dense("s", "input", rows, float32(-0.5 * (rows**2).sum(axis=1))),
-        ops.Reshape(output="r", inputs=("s",), shape=(classes, each)),
-        ops.ReduceExtremum(output="scores", inputs=("r",), shape=(classes,), kind="max", axes=(1,)),
-    )
+    return prototypes(rows, float32(-0.5 * (rows**2).sum(axis=1)), classes)
 
 
 def signed_permutation_net(rng, size=16, classes=2):

@@ -51,18 +51,25 @@ def test_max_min_and_full_sort():
     assert full_sort()(x).tolist() == [[5, 3, 2, 1]]
 
 
-@pytest.mark.parametrize(
-    "activation", [max_min(), full_sort(), GroupSort(group_size=4), GroupSort(number_of_groups=4)]
-)
-def test_it_is_1_lipschitz_in_each_norm_and_keeps_the_norm_of_gradients(activation):
-    generator = torch.Generator().manual_seed(shifted(1))
+def gradients(activation, generator, norms):
+    """Check that it is 1-Lipschitz in some norms; return inputs, cotangents of the outputs, and gradients."""
     x, y = (torch.randn(500, 16, generator=generator, dtype=torch.float64) for _ in range(2))
-    for p in (1, 2, torch.inf):
+    for p in norms:
         moved = torch.linalg.vector_norm(activation(x) - activation(y), ord=p, dim=1)
         assert (moved <= torch.linalg.vector_norm(x - y, ord=p, dim=1) * (1 + 1e-12)).all()
     x.requires_grad_()
     cotangent = torch.randn(500, 16, generator=generator, dtype=torch.float64)
     (gradient,) = torch.autograd.grad(activation(x), x, cotangent)
+    return x, cotangent, gradient
+
+
+@pytest.mark.parametrize(
+    "activation", [max_min(), full_sort(), GroupSort(group_size=4), GroupSort(number_of_groups=4)]
+)
+def test_it_is_1_lipschitz_in_each_norm_and_keeps_the_norm_of_gradients(activation):
+    x, cotangent, gradient = gradients(
+        activation, torch.Generator().manual_seed(shifted(1)), (1, 2, torch.inf)
+    )
     # a permutation: the same numbers in another order
     assert torch.equal(gradient.sort(dim=1).values, cotangent.sort(dim=1).values)
     relu_gradient = torch.autograd.grad(torch.relu(x), x, cotangent)[0]
@@ -85,14 +92,8 @@ def test_the_others_are_1_lipschitz_and_keep_the_norm_of_gradients(name):
     with torch.no_grad():
         for parameter in activation.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
-    x, y = (torch.randn(500, 16, generator=generator, dtype=torch.float64) for _ in range(2))
     norms = (2,) if name in ("householder", "images") else (1, 2, torch.inf)
-    for p in norms:
-        moved = torch.linalg.vector_norm(activation(x) - activation(y), ord=p, dim=1)
-        assert (moved <= torch.linalg.vector_norm(x - y, ord=p, dim=1) * (1 + 1e-12)).all()
-    x.requires_grad_()
-    cotangent = torch.randn(500, 16, generator=generator, dtype=torch.float64)
-    (gradient,) = torch.autograd.grad(activation(x), x, cotangent)
+    x, cotangent, gradient = gradients(activation, generator, norms)
     assert torch.allclose(gradient.norm(dim=1), cotangent.norm(dim=1), rtol=1e-12)
     assert not torch.allclose(activation(x), x)  # which keeps norms too
 

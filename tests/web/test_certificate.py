@@ -28,12 +28,17 @@ def verdict(page):
     return page.locator(".notice .title")
 
 
+def check(page, certificate, **fields):
+    """Fill in a certificate, and other fields by their labels, and press the button."""
+    for label, text in {"Certificate": certificate, **fields}.items():
+        page.get_by_label(label, exact=True).fill(text)
+    page.get_by_role("button", name="Check", exact=True).click()
+
+
 def test_pasted_response_holds_with_stated_and_recomputed_numbers(visit, service):
     answer = signed(service)
     page = visit.open("/#/certificate")
-    page.get_by_label("Certificate", exact=True).fill(answer.text)
-    page.get_by_label("Input", exact=True).fill("0.25, 0.75")
-    page.get_by_role("button", name="Check", exact=True).click()
+    check(page, answer.text, Input="0.25, 0.75")
     expect(verdict(page)).to_have_text("Certificate holds")
     row = page.get_by_role("row").filter(has_text="Certified radius")
     payload = decode(answer.json()["predictions"][0]["certificate"].split(".")[1])
@@ -63,8 +68,7 @@ def test_without_the_input_only_the_signature_is_checked(visit, service, tmp_pat
 def test_modified_certificate_does_not_hold(visit, service):
     token = token_of(service)
     page = visit.open("/#/certificate")
-    page.get_by_label("Certificate", exact=True).fill(token[:-4] + "AAAA")
-    page.get_by_role("button", name="Check", exact=True).click()
+    check(page, token[:-4] + "AAAA")
     expect(verdict(page)).to_have_text("Certificate does not hold")
     expect(page.get_by_text("signature does not verify")).to_be_visible()
 
@@ -76,11 +80,9 @@ def test_signed_false_margin_is_found(visit, service, tmp_path):
     true = SignedCertificate.from_json(decode(token_of(service).split(".")[1])).answer
     forged = sign(replace(true, margin=9.5), keys, "liar")
     page = visit.open("/#/certificate")
-    page.get_by_label("Certificate", exact=True).fill(forged)
-    page.get_by_label("Input", exact=True).fill(str(INPUT))
     page.get_by_text("Keys of another issuer").click()
     page.get_by_label("Key set (JWKS)").fill(json.dumps({"keys": keys.published}))
-    page.get_by_role("button", name="Check", exact=True).click()
+    check(page, forged, Input=str(INPUT))
     expect(verdict(page)).to_have_text("Certificate does not hold")
     failed = page.get_by_role("row").filter(has_text="failed")
     expect(failed).to_have_count(1)
@@ -91,9 +93,7 @@ def test_signed_false_margin_is_found(visit, service, tmp_path):
 
 def test_text_without_a_certificate_is_reported(visit):
     page = visit.open("/#/certificate")
-    page.get_by_label("Certificate", exact=True).fill('{"format": "lipcert-certificate/1"}')
-    page.get_by_role("button", name="Check", exact=True).click()
+    check(page, '{"format": "lipcert-certificate/1"}')
     expect(page.get_by_role("alert")).to_contain_text("lipmodel verify FILE")
-    page.get_by_label("Certificate", exact=True).fill("hello")
-    page.get_by_role("button", name="Check", exact=True).click()
+    check(page, "hello")
     expect(verdict(page)).to_have_text("Certificate does not hold")

@@ -74,11 +74,8 @@ def ready(page):
 
 
 def rested(page):
-    page.get_by_text(
-        re.compile(
-            "^Nearest adversarial example|^No adversarial example was found|^The certificate is refuted"
-        )
-    ).first.wait_for()
+    ends = "^Nearest adversarial example|^No adversarial example was found|^The certificate is refuted"
+    page.get_by_text(re.compile(ends)).first.wait_for()
 
 
 def panel(page):
@@ -201,10 +198,8 @@ def test_map_shows_regions_radii_and_samples_in_both_themes(visit):
     drawn = "document.querySelector('.plot.map')"
     assert page.evaluate(f"{drawn}.layout.images.length") == 1
     assert page.evaluate(f"{drawn}.data.filter((trace) => trace.type === 'contour').length") == 2
-    assert (
-        page.evaluate(f"{drawn}.data.filter((t) => t.type === 'scatter').reduce((n, t) => n + t.x.length, 0)")
-        == 300
-    )
+    points = f"{drawn}.data.filter((t) => t.type === 'scatter').reduce((n, t) => n + t.x.length, 0)"
+    assert page.evaluate(points) == 300
     light = page.evaluate(f"{drawn}.layout.images[0].source")
     page.locator("#theme").click()
     page.wait_for_function(f"(light) => {drawn}.layout.images[0].source !== light", arg=light)
@@ -292,8 +287,7 @@ def test_image_is_drawn_by_pointer_and_by_keys(visit):
 
 def test_perturbations_within_the_radius_keep_the_label(visit):
     page = ready(visit.open("/#/try/digits"))
-    bodies = []
-    page.on("request", lambda r: "/predict" in r.url and bodies.append(r.post_data_buffer))
+    bodies = predict_bodies(page)
     slider, radius = page.get_by_label("Perturbation size"), number(panel(page)["Certified radius"])
     page.get_by_text("Within the radius: the label is certified").wait_for()
     bodies.clear()
@@ -400,11 +394,10 @@ def test_input_far_outside_the_stated_range_is_warned_about(visit):
 def test_perturbation_has_the_stated_size_after_a_norm_change(visit):
     page = ready(visit.open("/#/try/digits"))
     page.get_by_text("Within the radius: the label is certified").wait_for()
-    bodies = []
-    page.on("request", lambda r: "/predict" in r.url and bodies.append(r.post_data_buffer))
+    bodies = predict_bodies(page)
     page.get_by_role(
         "button", name="Sample 1: 3"
-    ).click()  # the same sample; the norm changes before its attack starts:
+    ).click()  # the same one; the norm changes before its attack:
     settle(page, page.locator('input[value="1"]').check)
     page.get_by_text("64 of 64 random perturbations").wait_for()
     rows = np.load(io.BytesIO(bodies[-1]))
@@ -478,12 +471,8 @@ def test_certificate_is_shown_without_the_scope_to_attack(visit):
     page = visit.open("/#/models")
     body = {"type": "/problems/forbidden", "title": "The caller may not do this", "status": 403,
             "detail": "this takes the scope 'audit'", "error": "this takes the scope 'audit'"}  # fmt: skip
-    page.route(
-        "**/attacks",
-        lambda route: route.fulfill(
-            status=403, body=json.dumps(body), content_type="application/problem+json"
-        ),
-    )
+    refusal = {"status": 403, "body": json.dumps(body), "content_type": "application/problem+json"}
+    page.route("**/attacks", lambda route: route.fulfill(**refusal))
     page.goto("/#/try/two-moons")
     page.get_by_text("this takes the scope 'audit'").wait_for()
     assert number(panel(page)["Certified radius"]) > 0
