@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client.parser import text_string_to_metric_families
 from scipy.stats import ks_2samp
 
 from lipmodel.certify.predictor import CertifiedPredictor
@@ -18,6 +17,7 @@ from service.problems import ProblemKind
 from service.telemetry.drift import KEPT, Distribution, ServedRadii, kolmogorov_smirnov, share_below
 from tests.service.conftest import digits, two_moons
 from tests.service.test_bad_input import check
+from tests.service.test_observed import samples
 
 PREDICT = "/v1/models/two-moons/predict"
 EVALUATIONS = "/v1/models/two-moons/evaluations"
@@ -28,17 +28,6 @@ INPUTS = RNG.normal(size=(400, 2)) * 2
 @pytest.fixture
 def client(serve):
     return serve({"two-moons": two_moons(), "digits": digits()})
-
-
-def samples(client):
-    """{(name, labels): value} of /metrics, as Prometheus reads it."""
-    answer = client.get("/metrics")
-    assert answer.headers["content-type"].startswith("text/plain; version=")
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(answer.text)
-        for sample in family.samples
-    }
 
 
 def test_every_served_margin_and_radius_is_counted_in_its_bin(client):

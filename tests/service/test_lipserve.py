@@ -13,7 +13,7 @@ import pytest
 
 from service.http.server import listen
 from service.settings import Settings
-from tests.service.conftest import COMMAND, approve, command, lipserve, two_moons, url_of
+from tests.service.conftest import COMMAND, approve, command, lipserve, url_of
 
 
 def run(*arguments):
@@ -22,9 +22,8 @@ def run(*arguments):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_starts_answers_and_stops_quietly(tmp_path, number):
-    (tmp_path / "two-moons.onnx").write_bytes(two_moons())
-    with lipserve("--models", tmp_path, "--port", 0) as process:
+def test_it_starts_answers_and_stops_quietly(models, number):
+    with lipserve("--models", models, "--port", 0) as process:
         url = url_of(process)
         answer = httpx.post(f"{url}/v1/models/two-moons/predict", json={"inputs": [[0.5, 0.25]]})
         assert answer.json()["predictions"][0]["certified_radius"] > 0
@@ -201,10 +200,9 @@ print(*(name for name, module in sys.modules.items() if module))
 """
 
 
-def test_the_serving_process_loads_nothing_heavy(tmp_path):
-    (tmp_path / "two-moons.onnx").write_bytes(two_moons())
-    approve(Settings(models=tmp_path))
-    program = [sys.executable, "-c", LEAN, tmp_path]
+def test_the_serving_process_loads_nothing_heavy(models):
+    approve(Settings(models=models))
+    program = [sys.executable, "-c", LEAN, models]
     loaded = set(subprocess.check_output(program, text=True, timeout=60).split())
     assert "onnxruntime" in loaded
     heavy = {

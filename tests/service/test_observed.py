@@ -3,7 +3,6 @@
 import json
 import logging
 import signal
-import socket
 
 import httpx
 import pytest
@@ -11,19 +10,20 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.telemetry.logs import JsonLines, TextLines
 from service.telemetry.metrics import STAGES
-from tests.service.conftest import lipserve, two_moons, url_of
+from tests.service.conftest import PREDICT, connected, lipserve, post, url_of
 
-PREDICT = "/v1/models/two-moons/predict"
 JSON = {"Content-Type": "application/json"}
 ROUTE = "/v1/models/{name}/predict"
 BODY = {"inputs": [[0.5, 0.25]]}
 
 
 def samples(client):
-    text = client.get("/metrics").text
+    """{(name, labels): value} of /metrics, as Prometheus reads it."""
+    answer = client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
     return {
         (s.name, tuple(sorted(s.labels.items()))): s.value
-        for family in text_string_to_metric_families(text)
+        for family in text_string_to_metric_families(answer.text)
         for s in family.samples
     }
 
@@ -93,13 +93,11 @@ def test_bytes_are_counted_whether_announced_or_not(client):
 
 def test_a_body_that_was_only_announced_is_not_counted(client):
     before = samples(client)
-    with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
-        head = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {10**17}\r\n\r\n{{}}"
-        connection.sendall(head.encode())
+    with connected(client) as connection:
+        connection.sendall(post(b"{}", length=10**17))
         assert b" 413 " in connection.recv(1000)
-    assert value(samples(client), "lipserve_request_bytes_total") == value(
-        before, "lipserve_request_bytes_total"
-    )
+    name = "lipserve_request_bytes_total"
+    assert value(samples(client), name) == value(before, name)
 
 
 def test_facts_of_build_models_jobs_and_processes(client):
@@ -115,9 +113,8 @@ def test_facts_of_build_models_jobs_and_processes(client):
     }
 
 
-def test_a_line_of_json_for_each_request_and_nothing_of_the_input(tmp_path):
-    (tmp_path / "two-moons.onnx").write_bytes(two_moons())
-    with lipserve("--models", tmp_path, "--port", 0, "--access-log", "--log-format", "json") as process:
+def test_a_line_of_json_for_each_request_and_nothing_of_the_input(models):
+    with lipserve("--models", models, "--port", 0, "--access-log", "--log-format", "json") as process:
         url = url_of(process)
         ids = {"X-Request-ID": "mine"}
         httpx.post(url + PREDICT, json={"inputs": [[8675309.25, 0.5]]}, headers=ids)
@@ -126,11 +123,8 @@ def test_a_line_of_json_for_each_request_and_nothing_of_the_input(tmp_path):
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=30)
     lines = [json.loads(line) for line in errors.splitlines()]
-    assert [(line["method"], line["status"]) for line in lines] == [
-        ("POST", 200),
-        ("POST", 422),
-        ("GET", 404),
-    ]
+    told = [(line["method"], line["status"]) for line in lines]
+    assert told == [("POST", 200), ("POST", 422), ("GET", 404)]
     assert lines[0]["request_id"] == "mine"
     assert lines[0]["path"] == PREDICT
     assert lines[2]["path"] == "/a\nb"

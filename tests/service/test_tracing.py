@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from service.telemetry import tracing
-from tests.service.conftest import lipserve, two_moons, url_of
+from tests.service.conftest import lipserve, url_of
 
 pytest.importorskip("opentelemetry.sdk", reason="pip install 'lipcert[otel]'")
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -49,17 +49,14 @@ def attributes(span):
     return {a.key: a.value.string_value or a.value.int_value for a in span.attributes}
 
 
-def test_each_request_is_a_span_of_its_callers_trace(tmp_path, collector):
+def test_each_request_is_a_span_of_its_callers_trace(models, collector):
     endpoint, spans = collector
-    (tmp_path / "two-moons.onnx").write_bytes(two_moons())
-    with lipserve("--models", tmp_path, "--port", 0, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as process:
+    with lipserve("--models", models, "--port", 0, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as process:
         url = url_of(process) + "/v1/models/two-moons/predict"
         headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
         assert httpx.post(url, json={"inputs": [[0.5, 0.25]]}, headers=headers).status_code == 200
-        assert (
-            httpx.post(url, json={"inputs": [["secret"]]}, headers={"traceparent": "nonsense"}).status_code
-            == 422
-        )
+        headers = {"traceparent": "nonsense"}
+        assert httpx.post(url, json={"inputs": [["secret"]]}, headers=headers).status_code == 422
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
     assert [name for name, _ in spans] == ["lipserve", "lipserve"]
