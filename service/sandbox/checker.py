@@ -78,7 +78,7 @@ def _answer(task: dict[str, Any], out: int) -> dict[str, Any]:
     content, late = _listen(reader, begun + seconds * CLOCK_FACTOR)
     os.close(reader)
     os.kill(child, signal.SIGKILL)  # if the fork has ended already, its exit status remains
-    _, status = os.waitpid(child, 0)
+    _, status, used = os.wait4(child, 0)
     answer: dict[str, Any] = {"max_bytes": max_bytes}
     for line in content.splitlines():
         with suppress(ValueError):  # truncated
@@ -87,7 +87,8 @@ def _answer(task: dict[str, Any], out: int) -> dict[str, Any]:
         ended = signal.SIGKILL if not os.WIFSIGNALED(status) else os.WTERMSIG(status)
         if late or ended in (signal.SIGPROF, signal.SIGXCPU):
             answer["ran_out"] = "seconds"
-        elif ended == signal.SIGKILL:  # by the kernel, out of memory
+        elif ended == signal.SIGKILL or used.ru_maxrss * 1024 > max_bytes // 2:
+            # By the kernel, out of memory; or a library that does not check whether it was given memory.
             answer["ran_out"] = "max_bytes"
         else:
             answer["reason"] = f"reading it crashes the process that checks it ({signal.Signals(ended).name})"
@@ -128,8 +129,8 @@ def _steps(path: Path) -> Iterator[dict[str, Any]]:
         yield {"locations": _locations(path)}
         yield {"sha256": CertifiedPredictor(read_onnx(path)).ready_for_all().file.sha256}
     except LipcertError as error:
-        # onnxruntime reports a failed allocation in these words.
-        exhausted = ("bad_alloc", "alloc failed", "allocate memory", "MemoryError")
+        # onnxruntime and protobuf report a failed allocation in these words.
+        exhausted = ("bad_alloc", "alloc failed", "allocate memory", "MemoryError", "NULL without setting")
         ran_out = any(words in str(error) for words in exhausted)
         yield {"ran_out": "max_bytes"} if ran_out else {"reason": str(error)}
     except MemoryError:

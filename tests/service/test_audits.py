@@ -16,7 +16,7 @@ def test_the_report_is_that_of_the_library(client):
     inputs = np.random.default_rng(0).normal(size=(20, 2))
     box = {"low": -1, "high": 1}
     body = {"inputs": inputs.tolist(), "box": box, "norm": "inf", "samples": 50, "seed": 3}
-    answer = client.post(AUDITS, json=body)
+    answer = client.post(AUDITS, json=body, headers={"Prefer": "wait=60"})
     assert answer.status_code == 200
     predictor = CertifiedPredictor(two_moons())
     expected = audit(predictor, norm=Norm.INF, inputs=inputs, box=(-1.0, 1.0), samples=50, seed=3)
@@ -24,7 +24,7 @@ def test_the_report_is_that_of_the_library(client):
 
 
 def test_nothing_need_be_given(client):
-    report = client.post(AUDITS, json={"samples": 100}).json()
+    report = client.post(AUDITS, json={"samples": 100}, headers={"Prefer": "wait=60"}).json()
     assert report["verdict"] == "consistent"
     assert report["norm"] == "2"
     assert 0 < report["observed"] <= report["bound"]

@@ -301,16 +301,17 @@ def _conv(
     builder.expect_image(module, kernel.shape[1])
     size = (kernel.shape[2], kernel.shape[3])
     window = _window(builder.shape, size, (1, 1), (size[0] // 2, size[1] // 2))
+    shape = (len(kernel), *window.output)
 
     def bound(candidate: Array) -> float:
-        op = ops.Conv(output="", inputs=(), shape=(), kernel=candidate, window=window)
+        op = ops.Conv(output="", inputs=(), shape=shape, kernel=candidate, window=window)
         return bound_norm(op, *constraint.norms)
 
     finished = scaled_to_fit(kernel, bound, constraint.radius)
     builder.add(
         ops.Conv,
         "conv",
-        shape=(len(kernel), *window.output),
+        shape=shape,
         kernel=finished,
         bias=None if bias is None else builder.numbers(bias),
         window=window,
