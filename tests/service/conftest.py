@@ -159,7 +159,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("models")
     (folder / "two-moons.onnx").write_bytes(two_moons())
     (folder / "digits.onnx").write_bytes(digits())
-    with running(folder, max_rows=100, max_body_bytes=100_000, max_audit_samples=1000) as shared:
+    settings = {"max_rows": 100, "max_body_bytes": 100_000, "max_audit_samples": 1000}
+    with running(folder, tighten_seconds=60, **settings) as shared:
         yield shared
 
 

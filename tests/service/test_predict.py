@@ -99,7 +99,7 @@ def test_a_batch_large_enough_for_a_thread_gets_the_same_answer(serve, monkeypat
 
 
 def test_portable_and_tighter_radii_on_request(serve):
-    client = serve({"moons": two_moons()})
+    client = serve({"moons": two_moons()}, tighten_seconds=60)
     x = [[0.5, 0.25], [-1.0, 0.5]]
     plain, asked = (
         client.post("/v1/models/moons/predict", json={"inputs": x, **extra}).json()["predictions"]
