@@ -37,7 +37,7 @@ from lipmodel.signed.key_sets import (
     read_public,
     read_signing_keys,
 )
-from tests.certify.test_graph import model, n
+from tests.certify.test_graph import READ, model, n
 from tests.certify.test_head import HEADS
 from tests.networks import groupsort_net, linear_net, to_file
 from tests.signed.forging import OTHER, edited, encode, flipped, header_of, signed_by, tricks
@@ -315,6 +315,17 @@ def test_near_the_boundary_what_is_signed_holds(execution):
             assert answer.execution == execution.__name__
             assert [check for check in check_answer(answer, CONTENT, row) if not check.passed] == []
         assert signed[0].certified_radius > 0 == signed[-1].certified_radius
+
+
+def test_the_weights_that_the_file_computes_are_named():
+    content = READ["folded constants"]
+    x = np.array([[0.5, -1.0, 0.25, 2.0]])
+    answer = answer_of(content, x)
+    assert answer.folded_sha256 == CertifiedPredictor(content).file.folded_sha256 is not None
+    assert all(check.passed for check in check_answer(answer, content, x))
+    for other in (None, "0" * 64):
+        checks = check_answer(replace(answer, folded_sha256=other), content, x)
+        assert [check.name for check in checks if not check.passed] == ["digest of the folded weights"]
 
 
 def test_the_other_execution_is_reported():
