@@ -32,8 +32,10 @@ class Head:
         body: the graph that makes the features.
         ops: the operations from features to raw scores: at most one Dense, then Scale and Shift.
         scores: the tensor of raw scores in the graph (without the 0 of a binary classifier).
-        rows: (M, n) rows of weights, each off by at most γ_k times its own norm.
+        rows: (M, n) rows of weights, each off in every norm by at most γ_k times its size.
         roundings: k; 0 where the rows are the weights themselves.
+        bound_size: (M, n) upper bounds whose norms are the sizes of the rows; None where these are the norms
+            of the rows.
         owners: (M,) the class of each raw score; -1 where it belongs to none.
         binary: whether the graph has the one output of a binary classifier.
     """
@@ -45,6 +47,7 @@ class Head:
     roundings: int
     owners: Indices
     binary: bool
+    bound_size: Array | None = field(default=None, repr=False)
 
     @property
     def classes(self) -> int:
@@ -57,14 +60,26 @@ class Head:
 
     def row_norms(self, norm: Norm) -> Array:
         """Return (M,) upper bounds on the norm of each exact row."""
-        return np.asarray(inflate(bound_vector_norm(self.rows, norm, axis=1), self.roundings))
+        norms = bound_vector_norm(self.rows, norm, axis=1)
+        if self.bound_size is None:
+            return np.asarray(inflate(norms, self.roundings))
+        return np.asarray(up(norms + self._row_errors(norm)))
+
+    def _row_errors(self, norm: Norm) -> Array:
+        """Return (M,) upper bounds on the norm of each row's error."""
+        sizes = (
+            self.row_norms(norm)
+            if self.bound_size is None
+            else bound_vector_norm(self.bound_size, norm, axis=1)
+        )
+        return np.asarray(inflate(gamma(self.roundings) * sizes, 2))
 
     def distances(self, norm: Norm) -> Array:
         """Return (M, M) upper bounds on the norm of each difference of two exact rows; cached."""
         if norm not in self._distances:
             distances = bound_pairwise_distances(self.rows, norm)
-            if self.roundings:  # each row is off by at most γ times its own norm
-                rounding_slack = inflate(gamma(self.roundings) * self.row_norms(norm), 2)
+            if self.roundings:
+                rounding_slack = self._row_errors(norm)
                 distances = up(distances + up(rounding_slack[:, None] + rounding_slack[None, :]))
             self._distances[norm] = distances
         return self._distances[norm]
@@ -119,7 +134,7 @@ class FeatureBound:
         head, dual = self.head, self.norm.dual
         rows = weights @ head.rows[targets] - head.rows[competitors]
         # Off by at most γ_k of Σ λ_i |w_i| + |w_j|; in norm, of that of their norms.
-        sizes = bound_vector_norm(head.rows, dual, axis=1)
+        sizes = bound_vector_norm(head.rows if head.bound_size is None else head.bound_size, dual, axis=1)
         roundings = len(targets) + 2 + head.roundings
         rounding_slack = inflate(
             gamma(roundings) * (weights @ sizes[targets] + sizes[competitors]), len(targets) + 3

@@ -9,7 +9,6 @@ import numpy as np
 from lipmodel import __version__
 from lipmodel.certificates.format import Certificate, Rival, Scaling, Share, digest
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.certify.radius import for_clients
 from lipmodel.certify.scaling.bound import ScaledBound
 from lipmodel.certify.tight.mixtures import ClassMargins
 from lipmodel.errors import InputError
@@ -47,7 +46,7 @@ def certify(
         if not (np.isfinite(bounds).all() and np.isfinite(scores).all()):
             raise InputError("its scores or their bounds are not finite", field=f"inputs[{row}]")
         nearest = margins.pair_radius.argmin()
-        if (mixed := for_clients(min(margins.pair_radius[nearest], most[row]), x.shape[1])) > radius:
+        if (mixed := min(margins.pair_radius[nearest], most[row]) * rule.client_factor) > radius:
             radius, runner_up = mixed, head.owners[margins.competitors[nearest]]
         values = x[row].tolist()
         certificates.append(

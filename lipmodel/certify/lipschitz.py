@@ -1,11 +1,13 @@
 """Sound upper bounds on the Lipschitz constants of scores and of differences of scores.
 
-For a threat norm p each tensor t carries, for every norm s in {1, 2, inf}, a number L_s with
+For a threat set (norm p, scale s, ``threat.py``) each tensor t carries, for every norm q in {1, 2, inf}, a
+number L_q with
 
-    ‖t(x) - t(x')‖_s <= L_s ‖x - x'‖_p    for all inputs x, x'.
+    ‖t(x) - t(x')‖_q <= L_q ‖u‖_p    for all inputs x and x' = x + s∘u.
 
 An operation turns the three numbers of its inputs into three of its output, each the least over
 the norms it may be reached from; so the best "working norm" is found by itself, layer by layer.
+Linear maps in a row count as one (``linear_runs.py``).
 The last linear layer is kept apart: the constant of f_i - f_j is ‖w_i - w_j‖_{s*} L_s, not twice
 the constant of a score. Anil, Lucas, Grosse 2019; Tsuzuku, Sato, Sugiyama 2018 (margins).
 
@@ -15,7 +17,7 @@ All arithmetic rounds upwards, from the verified norms of ``lipmodel.norms``.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -23,6 +25,7 @@ from itertools import product
 import numpy as np
 
 from lipmodel.certify.head import FeatureBound, Head, linear_head
+from lipmodel.certify.linear_runs import LinearRun, begin_run, bound_change, threat_run
 from lipmodel.certify.norms.layers import bound_norm, observed_least_norm
 from lipmodel.certify.scaling.bound import ScaledBound, find_scaled_bound
 from lipmodel.network import ops
@@ -35,6 +38,7 @@ from lipmodel.norms import (
     inflate,
     up,
 )
+from lipmodel.threat import Threat, as_threat
 
 Constants = Mapping[Norm, float]
 """A bound L_s for each norm s of a tensor."""
@@ -75,18 +79,18 @@ class Entrywise:
 
 @dataclass(frozen=True, eq=False)
 class LipschitzBounds:
-    """Proved Lipschitz constants of one graph in one norm.
+    """Proved Lipschitz constants of one graph for one threat set.
 
     Attributes:
-        norm: the norm p of the input.
-        bound_global: no score moves by more than this times the l_p size of a change.
+        threat: the threat set.
+        bound_global: no score moves by more than this times the size of a change.
         head: where the scores come from.
         feature_bounds: Lipschitz constant of the features, in each norm that is of use.
         scaled_bound: source of the last feature bound, where that is in a scaled norm.
         layers: operator norm of each operation with weights, in order.
     """
 
-    norm: Norm
+    threat: Threat
     bound_global: float
     head: Head
     feature_bounds: tuple[FeatureBound, ...]
@@ -117,10 +121,11 @@ class LipschitzBounds:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # an infinite bound is a bound: nothing is certified with it
-def bound_lipschitz(graph: Graph, norm: Norm) -> LipschitzBounds:
-    """Return bounds on the Lipschitz constants of scores and of their differences, in a norm."""
-    head = linear_head(graph)
-    constants = bound_tensors(head.body, norm)
+def bound_lipschitz(graph: Graph, threat: Threat | Norm) -> LipschitzBounds:
+    """Return bounds on the Lipschitz constants of scores and of their differences, for a threat set."""
+    threat = as_threat(threat)
+    head, norm = linear_head(graph), threat.norm
+    constants, runs = _tensors(head.body, threat)
     layers: list[LayerBound] = []
     for op in (*head.body.ops, *head.ops):
         if isinstance(op, ops.Dense | ops.Conv | ops.Scale):
@@ -129,13 +134,17 @@ def bound_lipschitz(graph: Graph, norm: Norm) -> LipschitzBounds:
             layers.append(LayerBound(op.node or op.output, bound, _unevenness(op, norm)))
     before = constants[head.body.output]
     feature_bounds = [FeatureBound(head, s, before[s]) for s in useful_norms(before, head.rows.shape[1])]
+    run = runs.get(head.body.output)
+    if run is not None and run.maps:  # the scores are linear in an earlier tensor
+        begin = constants[run.source]
+        feature_bounds += run.feature_bounds(head, begin, useful_norms(begin, run.weight.shape[-1]))
     scaled_bound = None
     if found := find_scaled_bound(head, constants, feature_bounds):
         scaled_bound, scaled = found
         feature_bounds.append(scaled)
     scores = np.min([feature_bound.bound_scores() for feature_bound in feature_bounds], axis=0)
     return LipschitzBounds(
-        norm=norm,
+        threat=threat,
         bound_global=float(scores[head.owners >= 0].max()),
         head=head,
         feature_bounds=tuple(feature_bounds),
@@ -144,11 +153,20 @@ def bound_lipschitz(graph: Graph, norm: Norm) -> LipschitzBounds:
     )
 
 
-def bound_tensors(graph: Graph, norm: Norm) -> dict[str, Constants]:
-    """Return the constants of every tensor of a graph, by name, for inputs measured in a norm."""
-    constants: dict[str, Constants] = {
-        graph.input: {s: bound_equivalence(norm, s, graph.input_size) for s in Norm}
+def bound_tensors(graph: Graph, threat: Threat | Norm) -> dict[str | None, Constants]:
+    """Return the constants of every tensor of a graph, by name, and of the change u by the name None."""
+    return _tensors(graph, as_threat(threat))[0]
+
+
+def _tensors(graph: Graph, threat: Threat) -> tuple[dict[str | None, Constants], dict[str, LinearRun]]:
+    """Return the constants of :func:`bound_tensors`, and the run of linear maps that makes each tensor."""
+    constants: dict[str | None, Constants] = {
+        graph.input: {s: bound_change(threat, s, graph.input_size) for s in Norm}
     }
+    runs: dict[str, LinearRun] = {}
+    if (run := threat_run(threat)) is not None:
+        runs[graph.input] = run
+        constants[None] = {s: bound_equivalence(threat.norm, s, len(run.weight)) for s in Norm}
     entrywise: dict[str, Entrywise] = {}
     for op in graph.ops:
         function = _entrywise(op, [entrywise.get(name, Entrywise(name, 1.0)) for name in op.inputs])
@@ -157,8 +175,16 @@ def bound_tensors(graph: Graph, norm: Norm) -> dict[str, Constants]:
         else:
             entrywise[op.output] = function
             after = {s: _times(function.slope, constants[function.source][s]) for s in Norm}
+        before = runs.get(op.inputs[0])
+        run = begin_run(op) if before is None else before.after(op) or begin_run(op)
+        if run is not None:
+            runs[op.output] = run
+            if run.maps > 1:
+                after = _least_over_norms(
+                    run.bound, run.observed_least, constants[run.source], after, op.size
+                )
         constants[op.output] = _tighten(after, op.size)
-    return constants
+    return constants, runs
 
 
 def useful_norms(constants: Constants, size: int) -> list[Norm]:
@@ -253,19 +279,43 @@ def _propagate(op: Op, inputs: list[Constants]) -> Constants:
 
 
 def _through(op: ops.Dense | ops.Conv, before: Constants) -> Constants:
-    """Return the three constants after a linear operation, each from the best of the three before.
+    """Return the three constants after a linear operation, each from the best of the three before."""
+
+    def observed_least(source: Norm, target: Norm) -> float:
+        return observed_least_norm(op, source, target) if isinstance(op, ops.Dense) else 0.0
+
+    def bound(source: Norm, target: Norm) -> float:
+        return _bound_linear(op, source, target)
+
+    return _least_over_norms(bound, observed_least, before, dict.fromkeys(Norm, math.inf), op.size)
+
+
+def _least_over_norms(
+    bound: Callable[[Norm, Norm], float],
+    observed_least: Callable[[Norm, Norm], float],
+    before: Constants,
+    after: Constants,
+    size: int,
+) -> Constants:
+    """Return the constants after a linear map, each from the best of the three before or those known already.
 
     Norms with a closed form come first. The rest may take a spectral norm, in time that grows with the third
     power of the width; a network whose rows are bounded for linf does not need it. So a bound is found only
     where the least that it can come to would gain.
+
+    Args:
+        bound: upper bound on the norm of the map, by norms of its input and output.
+        observed_least: about the least that ``bound`` can be.
+        before: constants of the input of the map.
+        after: constants of its output that are known already.
+        size: size of the output.
     """
-    after = dict.fromkeys(Norm, math.inf)
+    result = dict(after)
     closed_first = sorted(product(Norm, Norm), key=lambda st: st[0] is not Norm.ONE and st[1] is not Norm.INF)
     for s, t in closed_first:
-        least = observed_least_norm(op, s, t) if isinstance(op, ops.Dense) else 0.0
-        if _times(least, before[s]) < _tighten(after, op.size)[t]:
-            after[t] = min(after[t], _times(_bound_linear(op, s, t), before[s]))
-    return after
+        if _times(observed_least(s, t), before[s]) < _tighten(result, size)[t]:
+            result[t] = min(result[t], _times(bound(s, t), before[s]))
+    return result
 
 
 def _bound_linear(op: ops.Dense | ops.Conv | ops.Scale, source: Norm, target: Norm) -> float:

@@ -34,13 +34,14 @@ from lipmodel.network.metadata import LARGEST_INPUT, Claims, read_claims
 from lipmodel.network.reader.read import OnnxFile, read_onnx
 from lipmodel.network.self_check import check_reading
 from lipmodel.norms import Array, Norm, bound_vector_norm
+from lipmodel.threat import Threat, as_threat
 
 
 class Predictions(NamedTuple):
     """Answers to N inputs, each with its certified radius.
 
     Attributes:
-        norm: norm of the radii.
+        threat: threat set of the radii.
         execution: format of the evaluations, of this one and of those that radii speak of.
         scores: (N, K) scores as computed; (N, 1) of a binary classifier.
         raw_scores: (N, M) raw scores, of which class scores are maxima, see :class:`Head`.
@@ -48,12 +49,17 @@ class Predictions(NamedTuple):
         tightening: record of the slower tier; None where radii were not tightened.
     """
 
-    norm: Norm
+    threat: Threat
     execution: Float
     scores: Array
     raw_scores: Array
     radii: Radii
     tightening: Tightening | None = None
+
+    @property
+    def norm(self) -> Norm:
+        """Return the norm of the radii."""
+        return self.threat.norm
 
     def rows(self, which: slice | NDArray[np.bool_]) -> Predictions:
         """Return the answers to a selection of the inputs."""
@@ -62,7 +68,7 @@ class Predictions(NamedTuple):
             parts = {n: getattr(tightening, n)[which] for n in ("method", "seconds", "probes", "complete")}
             tightening = replace(tightening, **parts)
         return Predictions(
-            self.norm,
+            self.threat,
             self.execution,
             self.scores[which],
             self.raw_scores[which],
@@ -103,12 +109,12 @@ class CertifiedPredictor:
         self.class_names = self.claims.classes or tuple(str(i) for i in range(count))
         self.execution: Float = np.float64
         self._threads = threads
-        self._lipschitz: dict[Norm, LipschitzBounds] = {}
+        self._lipschitz: dict[Threat, LipschitzBounds] = {}
         self._rounding: dict[tuple[Float, Norm], RoundingBounds] = {}
         self._executions: dict[Float, Execution] = {}
-        self._rules: dict[tuple[Norm, Float, Float], RadiusRule] = {}
-        self._local: dict[Norm, LocalBounds | str] = {}
-        self._tighteners: dict[tuple[Norm, Float], Tightener] = {}
+        self._rules: dict[tuple[Threat, Float, Float], RadiusRule] = {}
+        self._local: dict[Threat, LocalBounds | str] = {}
+        self._tighteners: dict[tuple[Threat, Float], Tightener] = {}
         check_reading(
             self.file,
             lambda x: self.head.output(self.scores_in_float64(x)),
@@ -153,12 +159,18 @@ class CertifiedPredictor:
         """Return raw scores (N, M) of inputs (N, d), in float64 in any case."""
         return self._raw_scores(x, np.float64)
 
-    def bounds(self, norm: Norm) -> LipschitzBounds:
-        """Return proved Lipschitz constants; computed once per norm."""
-        if norm not in self._lipschitz:
+    def bounds(self, threat: Threat | Norm) -> LipschitzBounds:
+        """Return proved Lipschitz constants; computed once per threat set.
+
+        Raises:
+            InputError: the threat set is for another number of columns.
+        """
+        threat = as_threat(threat)
+        if threat not in self._lipschitz:
+            threat.check_size(self.file.graph.input_size)
             with refusing_exhaustion():
-                self._lipschitz[norm] = bound_lipschitz(self.file.graph, norm)
-        return self._lipschitz[norm]
+                self._lipschitz[threat] = bound_lipschitz(self.file.graph, threat)
+        return self._lipschitz[threat]
 
     def rounding(self, dtype: Float = np.float64, measured: Norm | None = None) -> RoundingBounds:
         """Return the proved error of evaluation in a format; computed once.
@@ -181,34 +193,37 @@ class CertifiedPredictor:
                 self._rounding[dtype, measured] = bound_rounding(self.file.graph, measured, FORMATS[dtype])
         return self._rounding[dtype, measured]
 
-    def rule(self, norm: Norm, promised: Float = np.float64, evaluated: Float = np.float64) -> RadiusRule:
+    def rule(
+        self, threat: Threat | Norm, promised: Float = np.float64, evaluated: Float = np.float64
+    ) -> RadiusRule:
         """Return the formula from scores to radii; made once.
 
         Args:
-            norm: norm of the radii.
+            threat: threat set of the radii.
             promised: format of the evaluations that radii speak of.
             evaluated: format that the scores were computed in.
         """
-        key = norm, promised, evaluated
+        threat = as_threat(threat)
+        key = threat, promised, evaluated
         if key not in self._rules:
             bounds = self.rounding(promised)
             with refusing_exhaustion():
                 self._rules[key] = RadiusRule(
                     self.head.owners,
-                    self.bounds(norm),
+                    self.bounds(threat),
                     self.rounding(evaluated, bounds.norm),
                     bounds,
                     input_size=self.file.graph.input_size,
                 )
         return self._rules[key]
 
-    def prepare(self, norm: Norm) -> None:
-        """Does now what the first prediction in a norm would otherwise wait for.
+    def prepare(self, threat: Threat | Norm) -> None:
+        """Derive now the bounds that the first prediction for a threat set would otherwise wait for.
 
         Raises:
             UnsupportedError: the file cannot be evaluated in the predictor's format.
         """
-        self.predict(np.zeros((1, self.file.graph.input_size)), norm)
+        self.predict(np.zeros((1, self.file.graph.input_size)), threat)
 
     def ready(self) -> CertifiedPredictor:
         """Return the predictor itself, bounds derived: in its own norm, and with few scores in every norm.
@@ -262,29 +277,32 @@ class CertifiedPredictor:
             )
         return flat
 
-    def mixer(self, norm: Norm, execution: Float = np.float64) -> Mixer:
+    def mixer(self, threat: Threat | Norm, execution: Float = np.float64) -> Mixer:
         """Return the comparison of classes with one another, for radii about evaluations in a format.
 
         Its scores are computed in float64, whose error is the smaller one.
         """
-        return Mixer(self.head, self.rule(norm, execution))
+        return Mixer(self.head, self.rule(threat, execution))
 
-    def tightener(self, norm: Norm, execution: Float = np.float64) -> Tightener:
+    def tightener(self, threat: Threat | Norm, execution: Float = np.float64) -> Tightener:
         """Return the slower, tighter tier for radii about evaluations in a format; made once."""
-        if (norm, execution) not in self._tighteners:
-            if norm not in self._local:  # it bounds the exact function, whatever evaluates it
+        threat = as_threat(threat)
+        if (threat, execution) not in self._tighteners:
+            if threat not in self._local:  # it bounds the exact function, whatever evaluates it
                 graph = replace(self.file.graph, output=self.head.scores).pruned()
                 try:
-                    self._local[norm] = LocalBounds(graph, norm, self._threads)
+                    self._local[threat] = LocalBounds(graph, threat, self._threads)
                 except UnsupportedError as error:
-                    self._local[norm] = str(error)
-            self._tighteners[norm, execution] = Tightener(self.mixer(norm, execution), self._local[norm])
-        return self._tighteners[norm, execution]
+                    self._local[threat] = str(error)
+            self._tighteners[threat, execution] = Tightener(
+                self.mixer(threat, execution), self._local[threat]
+            )
+        return self._tighteners[threat, execution]
 
     def predict(
         self,
         inputs: Any,
-        norm: Norm | None = None,
+        threat: Threat | Norm | None = None,
         *,
         tighten: bool = False,
         execution: Float | None = None,
@@ -301,22 +319,22 @@ class CertifiedPredictor:
 
         Args:
             inputs: inputs to answer.
-            norm: norm of the radii; by default the one that the file names.
+            threat: threat set of the radii, or the norm of a ball; by default the norm that the file names.
             tighten: whether to prove larger radii.
             execution: format to evaluate in; by default the predictor's own.
 
         Raises:
-            InputError: see :meth:`check_inputs`.
+            InputError: see :meth:`check_inputs`; or the threat set is for another number of columns.
             UnsupportedError: float32 execution of a file that :meth:`check_execution` refuses.
         """
         return self.answer(
-            self.check_inputs(inputs), norm or self.default_norm, tighten=tighten, execution=execution
+            self.check_inputs(inputs), threat or self.default_norm, tighten=tighten, execution=execution
         )
 
     def answer(
         self,
         x: Array,
-        norm: Norm,
+        threat: Threat | Norm,
         *,
         tighten: bool = False,
         execution: Float | None = None,
@@ -326,17 +344,17 @@ class CertifiedPredictor:
 
         At the deadline radii are tightened as far as they are; without one, as far as may be.
         """
-        execution = execution or self.execution
+        execution, threat = execution or self.execution, as_threat(threat)
         seen = as_evaluated(x, execution)
         raw = self._raw_scores(seen, execution)
-        radii, tightening = self.rule(norm, execution, execution)(raw, seen), None
+        radii, tightening = self.rule(threat, execution, execution)(raw, seen), None
         if tighten:
             near = raw if execution is np.float64 else self._raw_scores(seen, np.float64)
-            radii, tightening = self.tightener(norm, execution)(near, seen, radii, deadline)
+            radii, tightening = self.tightener(threat, execution)(near, seen, radii, deadline)
         if execution is np.float32:
-            left = after_rounding_inputs(radii.certified_radius, bound_input_rounding(x, seen, norm))
+            left = after_rounding_inputs(radii.certified_radius, bound_input_rounding(x, seen, threat))
             radii = radii._replace(certified_radius=left)
-        return Predictions(norm, execution, self.head.output(raw), raw, radii, tightening)
+        return Predictions(threat, execution, self.head.output(raw), raw, radii, tightening)
 
     def check_execution(self, execution: Float) -> None:
         """Raise UnsupportedError where a program in a format would not be the file's.
@@ -359,7 +377,7 @@ class CertifiedPredictor:
                     "float32 execution takes weights that are float32 numbers", node=op.node
                 )
 
-    def portable_radii(self, inputs: Any, norm: Norm | None = None) -> Array:
+    def portable_radii(self, inputs: Any, threat: Threat | Norm | None = None) -> Array:
         """Return (N,) radii that hold for every conforming runtime of the file, in the file's own format.
 
         They speak of float32 evaluations of a float32 file, whose error bound is larger than that of
@@ -373,14 +391,14 @@ class CertifiedPredictor:
         Raises:
             InputError: see :meth:`check_inputs`.
         """
-        norm = norm or self.default_norm
+        threat = as_threat(threat or self.default_norm)
         x = self.check_inputs(inputs)
         rounded = as_evaluated(x, self.file.dtype)
         raw = self._raw_scores(rounded, np.float64)
-        radii = self.rule(norm, self.file.dtype)(raw, rounded)
+        radii = self.rule(threat, self.file.dtype)(raw, rounded)
         left = radii.certified_radius
         if self.file.dtype is np.float32:
-            left = after_rounding_inputs(left, bound_input_rounding(x, rounded, norm))
+            left = after_rounding_inputs(left, bound_input_rounding(x, rounded, threat))
         # Where r > 0, float32 execution gives the label of raw; float64 execution reads x as it is.
         same = self.execution is np.float32 or (rounded == x).all()
         own = raw if same else self._raw_scores(x, np.float64)

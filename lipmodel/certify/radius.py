@@ -2,11 +2,12 @@
 
 For the largest raw score i and any j of another class than i's, with m_j = ŷ_i - ŷ_j as computed,
 E°_ij(ρ) its rounding error, E_ij(ρ) = A_ij + B_ij ρ that of the evaluations the radius speaks of (both
-for inputs of size ρ), κ = sup ‖v‖_q / ‖v‖_p and L_ij the Lipschitz constant:
+for inputs of size ρ), κ = sup ‖s∘u‖_q / ‖u‖_p over the changes x' - x = s∘u of the threat set, and L_ij the
+Lipschitz constant in u:
 
     r = min over j of (m_j - E°_ij(ρ) - E_ij(ρ)) / (L_ij + κ B_ij),        0 where that is not positive.
 
-For ‖x' - x‖_p <= r: ŷ_i(x') - ŷ_j(x') >= F_i(x') - F_j(x') - E(ρ + κr)
+For ‖u‖_p <= r: ŷ_i(x') - ŷ_j(x') >= F_i(x') - F_j(x') - E(ρ + κr)
 >= F_i(x) - F_j(x) - L r - E(ρ + κr) >= m_j - E°(ρ) - E(ρ) - (L + κB) r > 0. So inside r score i stays
 above the scores of all other classes, and every evaluation in the format of E gives the same answer.
 A radius of 0 means *abstain*: nothing is certified; the label is still given.
@@ -16,15 +17,15 @@ from __future__ import annotations
 
 from functools import cached_property
 from math import inf, isfinite, sqrt
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from lipmodel.certify.head import Indices
+from lipmodel.certify.linear_runs import bound_change, bound_scaling
 from lipmodel.certify.lipschitz import LipschitzBounds
 from lipmodel.certify.rounding import Affine, RoundingBounds
 from lipmodel.norms import (
-    MIN_DISTANCE,
     Array,
     Norm,
     bound_equivalence,
@@ -33,6 +34,7 @@ from lipmodel.norms import (
     up,
     vector_norm,
 )
+from lipmodel.threat import Threat, as_threat
 
 FEW_SCORES = 512
 """Maximum scores for which the terms of every pair are kept; with more they are computed again."""
@@ -46,7 +48,7 @@ class Radii(NamedTuple):
     Attributes:
         label: (N,) index of the class of the largest score (the first of equals).
         margin: (N,) score of that class less the largest score of another class, rounded down.
-        certified_radius: (N,) in the l_p norm of the input; 0 means that nothing is certified.
+        certified_radius: (N,) size of a change in the units of the threat set; 0 certifies nothing.
         runner_up: (N,) index of the class that sets the radius; where nothing is certified, the
             class of the second largest score.
     """
@@ -58,15 +60,16 @@ class Radii(NamedTuple):
 
 
 class RadiusRule:
-    """The radius formula for one model and norm; terms that depend on no input are computed once.
+    """The radius formula for one model and threat set; terms that depend on no input are computed once.
 
     Attributes:
         owners: (M,) the class of each raw score; -1 for one that belongs to none; see ``head.py``.
-        lipschitz: bounds in the norm p of the radii.
+        lipschitz: bounds for the threat set of the radii.
         evaluated: error bounds E° for the format that scores were computed in.
         promised: error bounds E for the evaluations that the radius speaks of, often the same bounds. Both
             measure the size ρ of an input in one norm q.
         kappa: κ.
+        client_factor: factor of every radius, see :func:`client_factor`.
     """
 
     def __init__(
@@ -82,8 +85,10 @@ class RadiusRule:
         self.evaluated, self.promised = evaluated, promised or evaluated
         if self.evaluated.norm is not self.promised.norm:
             raise ValueError("both error bounds must measure inputs in the same norm")
-        self.kappa = bound_equivalence(lipschitz.norm, self.promised.norm, input_size)
-        self._input_size, self._least = input_size, MIN_DISTANCE[lipschitz.norm]
+        threat = self.threat = lipschitz.threat
+        self.kappa = bound_change(threat, self.promised.norm, input_size)
+        self._input_size, self._least = input_size, threat.min_distance
+        self.client_factor = client_factor(threat, input_size)
         self._all_owned = bool((owners >= 0).all())
         self._table: Array | None = None
         self._floats: RuleInFloats | None = None
@@ -117,9 +122,7 @@ class RadiusRule:
         margins = scores.max(axis=1, keepdims=True) - scores
         margins += terms.excluded
         pair_radius = terms.pair_radius(margins, size[:, None])
-        radius = for_clients(
-            np.minimum(pair_radius.min(axis=1), self._overflow_radius(size)), self._input_size
-        )
+        radius = np.minimum(pair_radius.min(axis=1), self._overflow_radius(size)) * self.client_factor
         runner_up = pair_radius.argmin(axis=1)
         certified = radius > self._least  # NaN compares false
         if not certified.all():
@@ -174,7 +177,7 @@ class RadiusRule:
             self._table = np.stack(self._terms(np.arange(len(self.owners)), None), axis=1)
             if self.evaluated is self.promised and len(self.owners) <= SCORES_IN_FLOATS:
                 self._floats = rule_in_floats(
-                    self.owners, self._table, self._overflow_slack, self._input_size, self._least
+                    self.owners, self._table, self._overflow_slack, self.client_factor, self._least
                 )
         found = self._table.take(best, axis=0)
         return PairTerms(found[:, 0], found[:, 1], found[:, 2], found[:, 3])
@@ -241,7 +244,7 @@ class RuleInFloats(NamedTuple):
         owners: class of each score.
         pairs: for every score i, j and the terms of i and j for each score j of another class.
         slack: the largest r without overflow, as constant - slope·ρ.
-        factor: factor of :func:`for_clients`.
+        factor: the result of :func:`client_factor`.
         least: radii up to this are given as 0.
     """
 
@@ -279,7 +282,7 @@ class RuleInFloats(NamedTuple):
 
 
 def rule_in_floats(
-    owners: Indices, table: Array, slack: Affine, input_size: int, least: float
+    owners: Indices, table: Array, slack: Affine, factor: float, least: float
 ) -> RuleInFloats | None:
     """Return the rule of (M, 4, M) terms; None where a term is not finite, or a score belongs to no class.
 
@@ -299,40 +302,45 @@ def rule_in_floats(
     if not all(pairs):
         return None
     slack = Affine(float(slack.constant), float(slack.slope))
-    return RuleInFloats(owners.tolist(), pairs, slack, for_clients(1.0, input_size), least)
+    return RuleInFloats(owners.tolist(), pairs, slack, factor, least)
 
 
-def for_clients(radius: Any, size: int) -> Any:
-    """Return a radius less the error of a distance of ``size`` numbers that a caller computes in float64.
+def client_factor(threat: Threat, size: int) -> float:
+    """Return the factor of a radius that pays for a distance that a caller computes in float64.
 
-    The error is (size + 4) half units, taken twice, and two more for the roundings here and before.
+    The error of a distance of ``size`` numbers is (size + 4) half units, taken twice, and two more for the
+    roundings here and before. Where a caller divides by a scale, each number rounds once more.
     """
-    return radius * (1.0 - (size + 6) * 2.0**-52)
+    return 1.0 - (size + (6 if threat.scale is None else 8)) * 2.0**-52
 
 
-def bound_input_rounding(given: Array, rounded: Array, norm: Norm) -> Array:
+def bound_input_rounding(given: Array, rounded: Array, threat: Threat | Norm) -> Array:
     """Return bounds on how much farther a change may be once float32 has rounded x and x', but for u of it.
 
     x' within r of x as doubles lies, rounded, within r(1 + u) + ‖x - fl(x)‖ + u‖x‖ + d^{1/p} 2⁻¹⁴⁹
-    of fl(x) (u = 2⁻²⁴; the last term covers subnormal results). Where no input of a row needed
-    rounding the same holds, since x' may.
+    of fl(x) (u = 2⁻²⁴; the last term covers subnormal results), all in units of the scale. Where no input of
+    a row needed rounding the same holds, since x' may. A frozen column is that of x, and rounds to the same.
 
     Args:
         given: (N, d) inputs as sent.
         rounded: (N, d) inputs as evaluated.
-        norm: norm of the radii.
+        threat: threat set of the radii.
 
     Returns:
         (N,) bounds on all of this but r(1 + u).
     """
-    away = given - rounded
-    moved = vector_norm(away, norm, axis=1) if away.any() else 0.0
-    # Norms as computed are off by (d + 2) half units of float64, and by less than 2^-490 where squares
+    threat, away = as_threat(threat), given - rounded
+    moved = vector_norm(threat.units(away), threat.norm, axis=1) if away.any() else 0.0
+    if threat.scale is None:
+        spread = bound_equivalence(Norm.INF, threat.norm, given.shape[1])
+    else:
+        spread = bound_scaling(1.0 / threat.scales[threat.changed], Norm.INF, threat.norm, 1)
+    # Norms as computed are off by (d + 3) half units of float64, and by less than 2^-490 where squares
     # underflow: the factor pays for the first and for the roundings here, doubling the last term for the
     # second.
-    tiny = 2.0 * bound_equivalence(Norm.INF, norm, given.shape[1]) * 2.0**-149
-    bound = (moved + 2.0**-24 * vector_norm(given, norm, axis=1)) * (1.0 + 2.0**-20) + tiny
-    return np.asarray(bound)
+    tiny = 2.0 * spread * 2.0**-149
+    size = vector_norm(threat.units(given), threat.norm, axis=1)
+    return np.asarray((moved + 2.0**-24 * size) * (1.0 + 2.0**-20) + tiny)
 
 
 def after_rounding_inputs(radius: Array, taken: Array) -> Array:

@@ -154,7 +154,9 @@ MUTANTS = {
         {"error = promised + (": "error = promised.times(0.0) + ("},
         (TWO_FORMATS,),
     ),
-    "no slack for a caller's norm": Mutant(radius.for_clients, {"(size + 6) * 2.0**-52": "0.0"}, (RADIUS,)),
+    "no slack for a caller's norm": Mutant(
+        radius.client_factor, {"(size + (6 if threat.scale is None else 8)) * 2.0**-52": "0.0"}, (RADIUS,)
+    ),
     "radii as small as can be": Mutant(RULE._of_batch, {"radius > self._least": "radius > 0.0"}, (SMALLEST,)),
     "one radius as small as can be": Mutant(
         RULE_IN_FLOATS, {"not radius > self.least": "not radius > 0.0"}, (SMALLEST,)

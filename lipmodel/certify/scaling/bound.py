@@ -95,7 +95,7 @@ class ScaledBound:
 
 
 def find_scaled_bound(
-    head: Head, constants: Mapping[str, Mapping[Norm, float]], feature_bounds: Sequence[FeatureBound]
+    head: Head, constants: Mapping[str | None, Mapping[Norm, float]], feature_bounds: Sequence[FeatureBound]
 ) -> tuple[ScaledBound, FeatureBound] | None:
     """Return a scaled bound below the other bounds for some pair; None where the search finds none.
 

@@ -1,7 +1,7 @@
 """A slower, tighter tier: linear bounds that hold on one ball, mixed with the Lipschitz constants.
 
 A functional <λ, t> of a tensor is followed backwards through the primitives of a network to a linear
-function of an earlier tensor that is nowhere larger on the ball ‖x' - x‖_p <= r (CROWN: Zhang et al.
+function of an earlier tensor that is nowhere larger on the ball x' - x = s∘u, ‖u‖_p <= r (CROWN: Zhang et al.
 2018; Fast-Lin: Weng et al. 2018; Wong, Kolter 2018). At every tensor t on which alone the functional then
 depends, the pass may stop and let the Lipschitz constants take over, for every s in {1, 2, inf}:
 
@@ -31,6 +31,7 @@ import numpy as np
 
 from lipmodel.certify import lipschitz, rounding
 from lipmodel.certify.head import Indices
+from lipmodel.certify.linear_runs import bound_change
 from lipmodel.certify.rounding import FORMATS
 from lipmodel.certify.tight import primitives
 from lipmodel.certify.tight.functionals import (
@@ -48,7 +49,8 @@ from lipmodel.deadline import Deadline
 from lipmodel.network.ops import Graph, missing_rule
 from lipmodel.network.session import open_session
 from lipmodel.network.writer import to_bytes, write_model
-from lipmodel.norms import Array, Norm, bound_equivalence, bound_vector_norm, down, gamma, inflate, up
+from lipmodel.norms import Array, Norm, bound_vector_norm, down, gamma, inflate, up
+from lipmodel.threat import Threat, as_threat
 
 STEPS, FIRST_STEP = 12, 0.5
 ROWS, ENTRIES = 512, 2**23
@@ -56,21 +58,22 @@ ROWS, ENTRIES = 512, 2**23
 
 
 class LocalBounds:
-    """Bounds on balls about single inputs, of one graph in one norm.
+    """Bounds on balls about single inputs, of one graph for one threat set.
 
     Attributes:
-        norm: norm p of the balls.
+        threat: threat set of the balls.
 
     Raises:
         UnsupportedError: the graph has an operation that is not decomposed into primitives.
     """
 
-    def __init__(self, graph: Graph, norm: Norm, threads: int = 1) -> None:
-        self.norm = norm
+    def __init__(self, graph: Graph, threat: Threat | Norm, threads: int = 1) -> None:
+        self.threat = as_threat(threat)
+        norm = self.threat.norm
         self.graph = graph
         self.primitives = primitives.decompose(graph)
         self._working = Norm.INF if norm is Norm.INF else Norm.TWO
-        self._constants = lipschitz.bound_tensors(graph, norm)
+        self._constants = lipschitz.bound_tensors(graph, self.threat)
         self._tracks = rounding.bound_tensors(graph, self._working, FORMATS[np.float64])
         self._threads = threads
         self._scatters = {
@@ -126,7 +129,7 @@ class LocalBounds:
         x = centre[0]
         assert x is not None
         norm = bound_vector_norm(x, self._working)
-        size = up(norm + up(bound_equivalence(self.norm, self._working, len(x)) * radius))
+        size = up(norm + up(bound_change(self.threat, self._working, len(x)) * radius))
         error, magnitude = [], []
         for primitive, name in zip(self.primitives, self._named, strict=True):
             if name is not None:
@@ -180,7 +183,7 @@ class LocalBounds:
                 break
             backward = BackwardPass(ball, start, rows[missing])
             bounds[missing] = np.fmax(bounds[missing], self.follow(backward, slopes))
-            uphill = slope_gradients(self.primitives, backward, self.norm)
+            uphill = slope_gradients(self.primitives, backward, self.threat)
             length = FIRST_STEP * (1.0 - step / STEPS)
             kept = ~(bounds[missing] > wanted[missing])
             missing = missing[kept]
@@ -236,8 +239,12 @@ class LocalBounds:
         assert name is not None
         value = rows @ centre
         rounding_slack = inflate(gamma(len(centre) + 2) * (np.abs(rows) @ np.abs(centre)), len(centre) + 4)
-        norms = [self.norm] if number == 0 else lipschitz.useful_norms(self._constants[name], len(centre))
-        lipschitz_bound = self._bound_lipschitz(name, rows, norms)
+        if number:
+            norms = lipschitz.useful_norms(self._constants[name], len(centre))
+            lipschitz_bound = self._bound_lipschitz(name, rows, norms)
+        else:  # <rows, s∘u> over ‖u‖_p <= 1 is exactly ‖s∘rows‖_{p*}
+            scaled = rows if self.threat.scale is None else inflate(np.abs(rows) * self.threat.scales, 1)
+            lipschitz_bound = bound_vector_norm(scaled, self.threat.norm.dual)
         off = up(bound_vector_norm(rows, self._working.dual) * ball.error[number]) if number else 0.0
         return np.asarray(
             down(

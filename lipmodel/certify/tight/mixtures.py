@@ -56,7 +56,7 @@ class ClassMargins:
 
 
 class Mixer:
-    """Margins between classes, with or without mixtures, for one model and norm.
+    """Margins between classes, with or without mixtures, for one model and threat set.
 
     Attributes:
         head: head of the network.

@@ -11,9 +11,10 @@ from lipmodel.certify.tight.functionals import BackwardPass
 from lipmodel.certify.tight.primitives import Primitive
 from lipmodel.network.ops import missing_rule
 from lipmodel.norms import Array, Norm, vector_norm
+from lipmodel.threat import BALLS, Threat
 
 
-def slope_gradients(network: Sequence[Primitive], backward: BackwardPass, norm: Norm) -> dict[int, Array]:
+def slope_gradients(network: Sequence[Primitive], backward: BackwardPass, threat: Threat) -> dict[int, Array]:
     """Return (R, n) derivatives of the bound in the slopes α, for each primitive with n nonlinearities.
 
     The bound is the least value of a linear function over the ball. At the x' where it is attained
@@ -23,11 +24,11 @@ def slope_gradients(network: Sequence[Primitive], backward: BackwardPass, norm: 
     Args:
         network: the primitives.
         backward: backward pass that has come to the input, by lower and upper relaxations, not secants.
-        norm: norm of the ball.
+        threat: threat set of the ball.
     """
     centre = backward.ball.centre[0]
     assert centre is not None
-    values = [centre - backward.ball.radius * _steepest(backward.rows[0], norm)]
+    values = [centre - backward.ball.radius * _steepest(backward.rows[0], threat)]
     count = len(values[0])
     derivatives = {}
     for number, primitive in enumerate(network[1:], start=1):
@@ -71,12 +72,14 @@ def _on_the_relaxation(d: Array, backward: BackwardPass, number: int) -> tuple[A
     return value, np.divide(derivative, largest, out=np.zeros_like(d), where=largest > 0.0)
 
 
-def _steepest(rows: Array, norm: Norm) -> Array:
-    """Return the direction of l_p length 1 in which each row grows fastest."""
-    if norm is Norm.INF:
+def _steepest(rows: Array, threat: Threat) -> Array:
+    """Return the change of size 1 by which each row grows most."""
+    if threat.scale is not None:
+        return _steepest(rows * threat.scales, BALLS[threat.norm]) * threat.scales
+    if threat.norm is Norm.INF:
         return np.sign(rows)
-    if norm is Norm.TWO:
-        length = vector_norm(rows, norm)[:, None]
+    if threat.norm is Norm.TWO:
+        length = vector_norm(rows, threat.norm)[:, None]
         return np.divide(rows, length, out=np.zeros_like(rows), where=length > 0.0)
     direction = np.zeros_like(rows)
     index, largest = np.arange(len(rows)), np.abs(rows).argmax(axis=1)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipmodel.certify.head import Indices
-from lipmodel.certify.radius import Radii, for_clients
+from lipmodel.certify.radius import Radii
 from lipmodel.certify.tight.functionals import Ball
 from lipmodel.certify.tight.local_bounds import LocalBounds
 from lipmodel.certify.tight.mixtures import ClassMargins, Mixer
@@ -50,7 +50,7 @@ class Tightening:
 
 @dataclass(frozen=True, eq=False)
 class Tightener:
-    """The slower, tighter tier of radii for one model and norm.
+    """The slower, tighter tier of radii for one model and threat set.
 
     Attributes:
         mixer: mixtures of target scores.
@@ -93,7 +93,7 @@ class Tightener:
                     found, rival, probes[n], complete[n] = self._search(self.local, margins, x, low, deadline)
                     ways.append(("local", found, rival))
                 for name, found, rival in ways:
-                    if (radius := float(for_clients(found, len(x)))) > certified[n]:
+                    if (radius := found * self.mixer.rule.client_factor) > certified[n]:
                         certified[n], runner_up[n], method[n] = radius, self.mixer.head.owners[rival], name
             seconds[n] = time.perf_counter() - started
         reason = None if isinstance(self.local, LocalBounds) else self.local
