@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -36,23 +36,31 @@ from lipmodel.certificates.strict_json import (
     sha256,
     shown,
 )
-from lipmodel.errors import CertificateError
+from lipmodel.errors import CertificateError, InputError
 from lipmodel.norms import Norm
+from lipmodel.threat import Threat
 
 FORMAT, OLDER_FORMAT = "lipcert-certificate/4", "lipcert-certificate/3"
 METHOD = "pairwise Lipschitz margin less a priori rounding error"
 EXECUTION = "float64"
 _ANSWER = (
-    "The answer is `label` to this input and to every input of float64 numbers whose distance from it, in "
-    "the norm given, exact or computed in float64, is at most `certified_radius`; from every execution of "
-    "the model in float64 (each sum, product and fused multiply-add rounded to nearest, in any order, "
-    "subnormal numbers kept or flushed to zero)"
+    "The answer is `label` to this input and to every input of float64 numbers {changed} at most "
+    "`certified_radius`; from every execution of the model in float64 (each sum, product and fused "
+    "multiply-add rounded to nearest, in any order, subnormal numbers kept or flushed to zero)"
 )
-PROMISE = (
-    f"{_ANSWER} with the weights stored in its file; where the file computes weights from these by "
+_IN_BALL = _ANSWER.format(
+    changed="whose distance from it, in the norm given, exact or computed in float64, is"
+)
+_SCALED = _ANSWER.format(
+    changed="that equals it in every column of `scale` 0, and whose differences from it in the other "
+    "columns, each divided by the column's `scale`, have the norm given, exact or computed in float64, of"
+)
+_WEIGHTS = (
+    "with the weights stored in its file; where the file computes weights from these by "
     "floating-point arithmetic, with those whose digest is `folded_weights_sha256`, and no others. A radius "
     "of 0 promises nothing."
 )
+PROMISE, SCALED_PROMISE = f"{_IN_BALL} {_WEIGHTS}", f"{_SCALED} {_WEIGHTS}"
 SMALLEST_WEIGHT = 2.0**-20
 
 
@@ -111,6 +119,8 @@ class Certificate:
         input: the d float64 numbers answered to, in row-major order.
         input_sha256: digest of the input as little-endian float64.
         norm: the norm of the radius.
+        scale: the size of one unit of change of each of the d numbers, 0 where it never changes; None where
+            the radius is in the units of the numbers (``threat.py``).
         label, label_index: name and number of the answered class.
         runner_up, runner_up_index: name and number of the class that sets the radius, or the margin where
             nothing is certified.
@@ -147,10 +157,19 @@ class Certificate:
     bound_norm_ratio: float
     scaling: tuple[Scaling, ...]
     rivals: tuple[Rival, ...]
+    scale: tuple[float, ...] | None = None
+
+    @property
+    def threat(self) -> Threat:
+        """The threat set of the radius."""
+        return Threat(self.norm, self.scale)
 
     def to_json(self) -> str:
         """Return one line of JSON that :meth:`from_json` reads back to the last bit."""
-        return json.dumps({"format": FORMAT, **_CONSTANTS[FORMAT], **asdict(self)}, allow_nan=False)
+        members = asdict(self)
+        if self.scale is None:
+            del members["scale"]
+        return json.dumps({"format": FORMAT, **_constants(FORMAT, members), **members}, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Certificate:
@@ -168,7 +187,7 @@ class Certificate:
         written = members.pop("format")
         if written not in (FORMAT, OLDER_FORMAT):
             raise CertificateError(f"{shown(written)} is not supported; expected {FORMAT!r}", field="format")
-        for name, value in _CONSTANTS[written].items():
+        for name, value in _constants(written, members).items():
             if name not in members:
                 raise CertificateError("is missing", field=name)
             if (given := members.pop(name)) != value:
@@ -179,6 +198,9 @@ class Certificate:
             if "folded_weights_sha256" in members:
                 raise CertificateError("is unknown", field="folded_weights_sha256")
             members["folded_weights_sha256"] = None
+            if "scale" in members:
+                raise CertificateError("is unknown", field="scale")
+        members.setdefault("scale", None)
         certificate = cls(**read_members(members, _READERS, ""))
         count = len(certificate.scores)
         if len(certificate.owners) != count:
@@ -198,14 +220,27 @@ def digest(values: Sequence[float]) -> str:
 
 # --- strict reading ------------------------------------------------------------------------
 
-_CONSTANTS = {
-    FORMAT: {"method": METHOD, "promise": PROMISE, "execution": EXECUTION},
-    OLDER_FORMAT: {
-        "method": METHOD,
-        "promise": f"{_ANSWER}. A radius of 0 promises nothing.",
-        "execution": EXECUTION,
-    },
-}
+
+def _constants(written: str, members: Mapping[str, Any]) -> dict[str, str]:
+    """Return the members that are the same in all certificates of a format and a kind of threat set."""
+    if written == OLDER_FORMAT:
+        promise = f"{_IN_BALL}. A radius of 0 promises nothing."
+    else:
+        promise = SCALED_PROMISE if "scale" in members else PROMISE
+    return {"method": METHOD, "promise": promise, "execution": EXECUTION}
+
+
+def _scale(value: Any, field: str) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    scale: tuple[float, ...] = list_of(number)(value, field)
+    try:
+        threat = Threat(Norm.TWO, scale)
+    except InputError as error:
+        raise CertificateError(error.reason, field=error.field.removeprefix("threat.")) from None
+    if threat.scale is None:
+        raise CertificateError("is 1 for every number; a ball has no scale", field=field)
+    return threat.scale
 
 
 def _weight(value: Any, field: str) -> float:
@@ -226,6 +261,7 @@ _READERS = readers_of(
         "input": list_of(number),
         "scores": list_of(number),
         "owners": list_of(integer(-1)),
+        "scale": _scale,
         "scaling": list_of(object_of(Scaling, dict.fromkeys(("mean", "rest"), list_of(_weight))), least=0),
         "rivals": list_of(object_of(Rival, {"mixture": list_of(share)})),
     },

@@ -13,17 +13,18 @@ from lipmodel.certify.scaling.bound import ScaledBound
 from lipmodel.certify.tight.mixtures import ClassMargins
 from lipmodel.errors import InputError
 from lipmodel.norms import Norm, bound_vector_norm
+from lipmodel.threat import Threat
 
 
 def certify(
-    predictor: CertifiedPredictor, inputs: Any, norm: Norm | None = None, *, mix: bool = False
+    predictor: CertifiedPredictor, inputs: Any, threat: Threat | Norm | None = None, *, mix: bool = False
 ) -> list[Certificate]:
     """Return one certificate for each of the inputs (N, d) or (N, *input_shape).
 
     Args:
         predictor: the classifier.
         inputs: inputs to answer.
-        norm: norm of the radii; the predictor's own by default.
+        threat: threat set of the radii, or the norm of a ball; the predictor's own norm by default.
         mix: whether to prove larger radii by mixtures of scores, where classes own several. Radii from local
             bounds (``tight/tightener.py``) have no certificate.
 
@@ -33,8 +34,8 @@ def certify(
     """
     predictor = predictor.executing(np.float64)  # the execution that certificates speak of
     x = predictor.check_inputs(inputs)
-    result = predictor.predict(x, norm)
-    rule, mixer = predictor.rule(result.norm), predictor.mixer(result.norm)
+    result = predictor.predict(x, threat)
+    rule, mixer = predictor.rule(result.threat), predictor.mixer(result.threat)
     head, names, radii = predictor.head, predictor.class_names, result.radii
     size, most = bound_vector_norm(x, rule.promised.norm, axis=1), rule.overflow_radius(x)
     scaling = _scaling(rule.lipschitz.scaled_bound)
@@ -71,6 +72,7 @@ def certify(
                 bound_norm_ratio=rule.kappa,
                 scaling=scaling,
                 rivals=_rivals(margins),
+                scale=result.threat.scale,
             )
         )
     return certificates

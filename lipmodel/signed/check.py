@@ -25,6 +25,7 @@ from lipmodel.network.execution import Float, as_evaluated
 from lipmodel.norms import MIN_DISTANCE, Array, bound_vector_norm, down, up
 from lipmodel.signed.answers import SPARE, nearest_rival
 from lipmodel.signed.claims import INPUT_ROUNDOFF, Answer, PairBounds, PairBounds1
+from lipmodel.threat import BALLS
 from lipmodel.verify.consistency import Check, float_slack
 
 EXECUTIONS: dict[str, Float] = {"float64": np.float64, "float32": np.float32}
@@ -156,7 +157,7 @@ def _proved_radius(
     name, radius = "certified_radius", answer.certified_radius
     if radius == 0.0:
         return Compared(name, "", radius, radius)
-    slack, u = float_slack(answer.input_size), INPUT_ROUNDOFF[answer.execution]
+    slack, u = float_slack(answer.input_size, BALLS[answer.norm]), INPUT_ROUNDOFF[answer.execution]
     change = (1 + u) * Fraction(radius) / slack + Fraction(input_rounding)
     proved = False
     if change <= overflow:  # therefore in the range of float64

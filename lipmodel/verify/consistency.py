@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from lipmodel.certificates.format import Certificate, Rival, digest
-from lipmodel.norms import MIN_DISTANCE, Norm
+from lipmodel.norms import Norm
+from lipmodel.threat import Threat
 
 ROUNDED_DOWN = Fraction(1, 2**50)
 """Maximum relative amount by which a margin may lie below the exact difference of the scores stated."""
@@ -47,9 +48,12 @@ def check_consistency(certificate: Certificate) -> list[Check]:
     ]
 
 
-def float_slack(size: int) -> Fraction:
-    """Return 1 - (d + 4) 2⁻⁵²: a distance computed in float64 may fall short by this factor."""
-    return 1 - Fraction(size + 4, 2**52)
+def float_slack(size: int, threat: Threat) -> Fraction:
+    """Return 1 - (d + 4) 2⁻⁵²: a distance computed in float64 may fall short by this factor.
+
+    Where numbers are divided by a scale first, 1 - (d + 6) 2⁻⁵².
+    """
+    return 1 - Fraction(size + (4 if threat.scale is None else 6), 2**52)
 
 
 def nearest_float(value: Fraction | float) -> float:
@@ -72,7 +76,9 @@ def _input_digest(certificate: Certificate) -> str:
 
 
 def _input_size(certificate: Certificate) -> str:
-    """Check ρ >= ‖x‖_q, by squares in l2, and κ >= ‖v‖_q / ‖v‖_p, at most size^(1/q - 1/p) where above 1."""
+    """Check ρ >= ‖x‖_q, by squares in l2, κ >= ‖s∘u‖_q / ‖u‖_p, and the number of scales."""
+    if certificate.scale is not None and len(certificate.scale) != len(certificate.input):
+        return f"has {len(certificate.input)} numbers; the scale has {len(certificate.scale)}"
     values = [abs(Fraction(v)) for v in certificate.input]
     stated = Fraction(certificate.bound_input_norm)
     if certificate.error_norm is Norm.TWO:
@@ -81,14 +87,25 @@ def _input_size(certificate: Certificate) -> str:
         bounded = stated >= (sum(values) if certificate.error_norm is Norm.ONE else max(values))
     if not bounded:
         return f"its l{certificate.error_norm} norm is above the {certificate.bound_input_norm!r} stated"
-    order = [Norm.INF, Norm.TWO, Norm.ONE]
-    steps = max(0, order.index(certificate.error_norm) - order.index(certificate.norm))
-    if Fraction(certificate.bound_norm_ratio) ** 2 < len(values) ** steps:
+    if Fraction(certificate.bound_norm_ratio) ** 2 < _square_of_ratio(certificate):
         return (
             f"l{certificate.error_norm} may be more than the {certificate.bound_norm_ratio!r} times "
             f"l{certificate.norm} stated"
         )
     return ""
+
+
+def _square_of_ratio(certificate: Certificate) -> Fraction:
+    """Return the square of sup ‖s∘u‖_q / ‖u‖_p: max s for q >= p, else ‖s‖_e, 1/e = 1/q - 1/p (Hölder)."""
+    scale = [Fraction(s) for s in certificate.scale or (1.0,) * len(certificate.input)]
+    order = [Norm.INF, Norm.TWO, Norm.ONE]
+    match max(0, order.index(certificate.error_norm) - order.index(certificate.norm)):
+        case 0:
+            return max(scale) ** 2
+        case 1:
+            return sum((s * s for s in scale), Fraction(0))
+        case _:
+            return sum(scale, Fraction(0)) ** 2
 
 
 def _label(certificate: Certificate) -> str:
@@ -156,12 +173,11 @@ def _radius(certificate: Certificate) -> str:
     radius = certificate.certified_radius
     if radius == 0.0:
         return ""  # nothing is promised
-    if radius <= MIN_DISTANCE[certificate.norm]:  # and the promise is of distances computed in float64 too
-        least = MIN_DISTANCE[certificate.norm]
+    least = certificate.threat.min_distance
+    if radius <= least:  # and the promise is of distances computed in float64 too
         return f"states {radius!r}; distances in l{certificate.norm} are computed reliably above {least!r}"
-    bound = min(_rival_radius(certificate, r) for r in certificate.rivals) * float_slack(
-        len(certificate.input)
-    )
+    slack = float_slack(len(certificate.input), certificate.threat)
+    bound = min(_rival_radius(certificate, r) for r in certificate.rivals) * slack
     # <, not <=: the ball is closed, and on its boundary the scores may be equal
     if Fraction(radius) < bound:
         return ""

@@ -1,11 +1,12 @@
 """Lipschitz constants of tensors, layer by layer: the rules of ``docs/certificate.md``, section 2, in balls.
 
-A tensor carries, for each norm s, a bound L_s on ‖t(x) - t(x')‖_s / ‖x - x'‖_p.
+A tensor carries, for each norm q, a bound L_q on ‖t(x) - t(x')‖_q / ‖u‖_p for changes x' - x = s∘u.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from flint import arb
@@ -13,18 +14,50 @@ from flint import arb
 from lipmodel.network import ops
 from lipmodel.network.ops import Graph, Op, missing_rule
 from lipmodel.norms import Norm
+from lipmodel.threat import Threat
 from lipmodel.verify.evaluation import positions
 from lipmodel.verify.exact_numbers import exact, largest, norm_ratio, reciprocal, vector_norm
 from lipmodel.verify.layer_norms import ConvolutionNorms, MatrixNorms
+from lipmodel.verify.linear_maps import LinearMaps, change_norm, threat_maps
 
 Constants = dict[Norm, arb]
 Layers = dict[str, MatrixNorms | ConvolutionNorms]
 """The norms of each Dense and Conv, by the tensor it makes."""
 
 
-def lipschitz_constants(graph: Graph, layers: Layers, norm: Norm) -> Constants:
-    """Return upper bounds on the three Lipschitz constants of the output, for changes measured in a norm."""
-    constants = {graph.input: {s: norm_ratio(norm, s, graph.input_size) for s in Norm}}
+@dataclass(frozen=True)
+class OutputBounds:
+    """Proved Lipschitz constants of a graph's output.
+
+    Attributes:
+        constants: L_q of the output, for each norm q.
+        maps: the output as a linear function of an earlier tensor; None if the last operation is not linear.
+        begin: the constants of that tensor.
+    """
+
+    constants: Constants
+    maps: LinearMaps | None
+    begin: Constants
+
+    def lipschitz(self, row: list[arb]) -> arb:
+        """At least the Lipschitz constant of <row, output>: ‖row‖_{q*} L_q for the best q."""
+        bounds = [vector_norm(row, q.dual) * self.constants[q] for q in Norm]
+        if self.maps is not None:
+            earlier = self.maps.row(row)
+            bounds += [vector_norm(earlier, q.dual) * self.begin[q] for q in Norm]
+        return min(bounds)
+
+
+def lipschitz_constants(graph: Graph, layers: Layers, threat: Threat) -> OutputBounds:
+    """Return upper bounds on the Lipschitz constants of the output, for the changes of a threat set."""
+    constants: dict[str | None, Constants] = {
+        graph.input: {s: change_norm(threat, s, graph.input_size) for s in Norm}
+    }
+    maps: dict[str, LinearMaps] = {}
+    if (scale := threat_maps(threat)) is not None:
+        maps[graph.input] = scale
+        changed = int(np.count_nonzero(threat.scales))
+        constants[None] = {s: norm_ratio(threat.norm, s, changed) for s in Norm}
     slopes: dict[str, tuple[str, arb]] = {}
     for op in graph.ops:
         before = [slopes.get(name, (name, arb(1))) for name in op.inputs]
@@ -35,9 +68,16 @@ def lipschitz_constants(graph: Graph, layers: Layers, norm: Norm) -> Constants:
         else:
             slopes[op.output] = of, slope
             after = {s: slope * constants[of][s] for s in Norm}
+        linear = maps.get(op.inputs[0], LinearMaps(op.inputs[0], None, ())).then(op)
+        if linear is not None and (linear.ops or linear.scale):
+            maps[op.output] = linear
+            if linear.count > 1:
+                begin = constants[linear.source]
+                after = {t: min(after[t], *(linear.norm(s, t) * begin[s] for s in Norm)) for t in Norm}
         # ‖v‖_s <= sup ‖·‖_s/‖·‖_r ‖v‖_r: each constant may follow from another.
         constants[op.output] = {s: min(norm_ratio(r, s, op.size) * after[r] for r in Norm) for s in Norm}
-    return constants[graph.output]
+    last = maps.get(graph.output)
+    return OutputBounds(constants[graph.output], last, {} if last is None else constants[last.source])
 
 
 def _slope(op: Op, before: list[arb]) -> arb | None:

@@ -145,7 +145,9 @@ class Proof:
         except ScalingError as unfit:
             return [Check("scaling", str(unfit))]
         lipschitz, errors, reach = [], [], []
-        radius = arb(certificate.certified_radius) / _ball(float_slack(len(certificate.input)))
+        radius = arb(certificate.certified_radius) / _ball(
+            float_slack(len(certificate.input), certificate.threat)
+        )
         far = proved.size + proved.ratio * radius
         for rival in certificate.rivals:
             constant, error = proved.lipschitz(rival), proved.error(rival)
@@ -179,8 +181,8 @@ class _Proved:
         graph, tensor = proof.file.graph, certificate.score_tensor
         end = linear_end(graph, tensor)
         self.certificate, self.norm = certificate, certificate.error_norm
-        self.constants = lipschitz_constants(end.body, proof.layers, certificate.norm)
-        self.scaled = scaled(end.body, certificate.scaling, proof.layers, certificate.norm)
+        self.features = lipschitz_constants(end.body, proof.layers, certificate.threat)
+        self.scaled = scaled(end.body, certificate.scaling, proof.layers, certificate.threat)
         self.rounding = rounding(end, proof.layers, self.norm)
         exact = evaluate(graph, certificate.input, tensor)
         self.exact = [Fraction(int(v), exact.denominator) for v in exact.numerators]
@@ -202,7 +204,7 @@ class _Proved:
         for share in rival.mixture:
             weight = arb(share.weight)
             row = [a + weight * b for a, b in zip(row, self.rows[share.score], strict=True)]
-        bound = min(vector_norm(row, s.dual) * self.constants[s] for s in Norm)
+        bound = self.features.lipschitz(row)
         return bound if self.scaled is None else min(bound, self.scaled(row))
 
     def error(self, rival: Rival) -> Affine:

@@ -25,6 +25,7 @@ from lipmodel.certificates.format import Scaling
 from lipmodel.network import ops
 from lipmodel.network.ops import Graph, Op, missing_rule
 from lipmodel.norms import Norm
+from lipmodel.threat import Threat
 from lipmodel.verify.exact_numbers import Exact, Float64s, Integers, aligned, exact, norm_ratio
 from lipmodel.verify.layer_norms import MatrixNorms
 from lipmodel.verify.linear_head import union
@@ -76,7 +77,7 @@ class Weighted:
 
 
 def scaled(
-    body: Graph, scaling: tuple[Scaling, ...], layers: Layers, norm: Norm
+    body: Graph, scaling: tuple[Scaling, ...], layers: Layers, threat: Threat
 ) -> Callable[[list[arb]], arb] | None:
     """Return a bound on the Lipschitz constant of row · features, by row, as weights prove it; None without.
 
@@ -98,7 +99,7 @@ def scaled(
     for entry, op, end in zip(scaling, chain, ends[: len(chain)], strict=True):
         own, after = _after(body, op, end, entry)
         if before is None:
-            start = lipschitz_constants(replace(body, output=op.inputs[0]).pruned(), layers, norm)
+            start = lipschitz_constants(replace(body, output=op.inputs[0]).pruned(), layers, threat).constants
             matrix, residual = _matrix(op.weight, own, None)
             norms, n = MatrixNorms(matrix), op.weight.shape[1]
             ways = {s: norms.norm(s, Norm.TWO) + residual * norm_ratio(s, Norm.TWO, n) for s in Norm}
