@@ -46,7 +46,7 @@ class LinearMaps:
 
     @property
     def count(self) -> int:
-        """Return the number of maps without those that scale all entries alike: their norms multiply exactly."""
+        """Return the number of maps, without scalings of all entries alike, whose norms multiply exactly."""
         uneven = [op for op in self.ops if isinstance(op, ops.Dense) or np.ptp(np.abs(op.factor)) > 0.0]
         return len(uneven) + (self.scale is not None)
 

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from lipmodel import norms
-from lipmodel.certify import head, lipschitz, radius, rounding
+from lipmodel.certify import head, linear_runs, lipschitz, radius, rounding
 from lipmodel.certify.norms import convolution
 from lipmodel.certify.rounding import RoundingBounds
 from lipmodel.certify.scaling import bound as witness
@@ -39,6 +39,7 @@ from tests.certify import (
     test_mixtures,
     test_radius,
     test_rounding,
+    test_threat,
     test_witness,
 )
 from tests.soundness import test_forward_error, test_suites, test_worst_cases
@@ -109,6 +110,12 @@ PROTOTYPES = Killer(
     test_head.test_radius_is_that_of_the_nearest_foreign_prototype, ("reduce max of rows", TWO)
 )
 CANCELLING = Killer(test_rounding.worst, (test_rounding.CANCELLING, np.float32, TWO))
+SCALED = Killer(test_threat.test_constants_of_a_linear_network_are_exact, (TWO, test_threat.SCALES))
+SCALED_CERTIFICATE = Killer(
+    test_threat.test_certificates_hold_and_state_the_scale, (TWO, (0.5, 0.0, 0.03, 2.0))
+)
+SCALED_KAPPA = Killer(test_threat.test_change_norms_are_attained, (INF,))
+PRODUCT = Killer(test_threat.test_roundings_of_a_product_are_paid_for)
 SCALED_NORMS = Killer(test_witness.test_norms_are_never_below_the_exact_ones, ("groups of 4",))
 SCALED_ROUNDINGS = Killer(test_witness.test_roundings_of_scaled_entries_are_paid_for)
 SCALED_ROWS = Killer(test_witness.test_rows_of_the_head_are_those_of_the_inverse_weights)
@@ -337,10 +344,39 @@ MUTANTS = {
     ),
     "inputs rounded for free": Mutant(
         radius.bound_input_rounding,
-        {
-            "moved + 2.0**-24 * vector_norm(given, norm, axis=1)": "2.0**-24 * vector_norm(given, norm, axis=1)"
-        },
+        {"moved + 2.0**-24 * size": "2.0**-24 * size"},
         (DOUBLES,),
+    ),
+    "a scale taken twice": Mutant(
+        lipschitz._tensors,
+        {"bound_equivalence(threat.norm, s, len(run.weight))": "bound_change(threat, s, graph.input_size)"},
+        (SCALED, SCALED_CERTIFICATE),
+    ),
+    "a scale left out": Mutant(
+        linear_runs.threat_run,
+        {"threat.scales[changed]": "np.ones(len(changed))"},
+        (SCALED, SCALED_CERTIFICATE),
+    ),
+    "1/s in the place of s": Mutant(
+        linear_runs.threat_run,
+        {"threat.scales[changed]": "1.0 / threat.scales[changed]"},
+        (SCALED, SCALED_CERTIFICATE),
+    ),
+    "κ of a scaled threat set is that of the ball": Mutant(
+        linear_runs.bound_change,
+        {"if threat.scale is None": "if True"},
+        (SCALED_KAPPA,),
+    ),
+    "Hölder's exponent left out of a scaled norm": Mutant(
+        linear_runs.bound_scaling, {", exponent)": ", Norm.INF)"}, (SCALED_KAPPA,)
+    ),
+    "roundings of products for free": Mutant(
+        linear_runs.LinearRun._dense_after, {"roundings=roundings,": "roundings=0,"}, (PRODUCT,)
+    ),
+    "roundings of products with the head for free": Mutant(
+        linear_runs.LinearRun.feature_bounds,
+        {"bound_size=inflate(size, roundings)": "bound_size=0.0 * size"},
+        (PRODUCT,),
     ),
     "no guard against overflow": Mutant(
         RULE._overflow_radius,
