@@ -22,6 +22,7 @@ from lipmodel.errors import UnsupportedError
 from lipmodel.network import ops
 from lipmodel.network.window import Window
 from lipmodel.norms import Norm, bound_equivalence, bound_spectral_norm, gamma
+from lipmodel.threat import BALLS
 from tests.exact import bounds_spectral_norm, operator_norm, rational
 from tests.networks import dense, float32, linear_net, to_file
 from tests.soundness import integers, nets, runtimes
@@ -75,7 +76,7 @@ def errors_of_a_pair(norm, constant, slope):
 
 
 def radius_by_rule(norm, lipschitz, score, rho, size, *errors):
-    bounds = LipschitzBounds(norm, lipschitz, HEAD, (), None, ())
+    bounds = LipschitzBounds(BALLS[norm], lipschitz, HEAD, (), None, ())
     vars(bounds)["bound_per_score_pair"] = np.array([[0.0, lipschitz], [lipschitz, 0.0]])
     rule = RadiusRule(np.array([0, 1]), bounds, *errors, input_size=size)
     x = np.zeros((1, size))
