@@ -17,7 +17,7 @@ import pytest
 
 import lipmodel
 from lipmodel.audit import gradient, observe
-from lipmodel.certify import lipschitz, rounding
+from lipmodel.certify import linear_runs, lipschitz, rounding
 from lipmodel.certify.head import linear_head
 from lipmodel.certify.rounding import FORMATS, ZERO, Affine, Track
 from lipmodel.certify.scaling import bound as witness
@@ -33,7 +33,8 @@ from lipmodel.network.ops import Graph, Op
 from lipmodel.network.window import Window
 from lipmodel.network.writer import OnnxBuilder, write_model
 from lipmodel.norms import Norm
-from lipmodel.verify import evaluation, scaling
+from lipmodel.threat import BALLS
+from lipmodel.verify import evaluation, linear_maps, scaling
 from lipmodel.verify import linear_head as ends
 from lipmodel.verify import lipschitz as verified_lipschitz
 from lipmodel.verify import rounding as verified_rounding
@@ -110,6 +111,11 @@ def sets(graph):
     return array.reshape(graph.input_shape)
 
 
+def run_of(graph):
+    size = graph.input_size
+    return linear_runs.LinearRun("z", np.ones(size), np.arange(size))
+
+
 def groups(graph):
     """The groups of numbers before and after an operation that follows a dense layer."""
     flat = ops.Reshape(output="x", inputs=("dense",), shape=graph.input_shape)
@@ -134,8 +140,10 @@ TABLES = {
     "scaled norms": groups,
     "primitives": pieces.decompose,
     "verified entrywise slopes": lambda graph: verified_lipschitz.lipschitz_constants(
-        graph, layers(graph), Norm.TWO
+        graph, layers(graph), BALLS[Norm.TWO]
     ),
+    "linear maps in a row": lambda graph: [linear_runs.follow(run, graph.ops[0]) for run in (None, run_of(graph))],
+    "verified linear maps": lambda graph: linear_maps.LinearMaps(graph.input, None, ()).then(graph.ops[0]),
     "verified rounding errors": lambda graph: verified_rounding.rounding(
         LinearEnd(graph, (), []), layers(graph), Norm.TWO
     ),
@@ -179,7 +187,7 @@ OTHER_TABLES = {
     "relaxations": lambda: through_toy(lambda bounds, way: bounds._step(1, way, "nearest")),
     "nonlinearities": lambda: local._arguments(ToyPrimitive(size=3), 3, np.arange(3)),
     "slope gradients": lambda: through_toy(
-        lambda bounds, way: ascent.slope_gradients(bounds.primitives, way, Norm.TWO)
+        lambda bounds, way: ascent.slope_gradients(bounds.primitives, way, BALLS[Norm.TWO])
     ),
     "rearranged primitives": lambda: through_toy(lambda bounds, way: bounds.centre(np.zeros(3))),
 }

@@ -31,6 +31,7 @@ from lipmodel.network.ops import Graph
 from lipmodel.network.reader.read import read_onnx
 from lipmodel.network.writer import to_bytes, write_model
 from lipmodel.norms import MIN_DISTANCE, Norm, bound_spectral_norm, vector_norm
+from lipmodel.threat import BALLS
 from lipmodel.verify import evaluation, proof, scaling
 from lipmodel.verify.check import verify
 from lipmodel.verify.convolution_norms import gram_iteration, kernel_spectral_norm
@@ -400,7 +401,7 @@ def test_any_weights_prove_a_true_constant(seed, spread):
     weights = tuple(np.exp(np.clip(rng.normal(size=(2, 8)) * spread, -13, 13)) for _ in layers)
     entries = (Scaling(f"a{n}", *map(tuple, w.tolist())) for n, w in enumerate(weights))
     norm = Norm(rng.choice(list(Norm)))
-    scaled = scaling.scaled(head.body, tuple(entries), proof.Proof(file).layers, norm)
+    scaled = scaling.scaled(head.body, tuple(entries), proof.Proof(file).layers, BALLS[norm])
     begin = bound_tensors(head.body, norm)[file.graph.input]
     bounds = witness.prove(layers, weights).feature_bound(head, begin).bound_pairs()
     engine, x = GradientEngine(file.graph), rng.normal(size=(50, 4)) * 3.0
@@ -577,7 +578,7 @@ def test_slopes_of_functions_entry_by_entry(norm):
     for seed in range(60):
         rng = np.random.default_rng(seed)
         graph = entrywise_tree(rng, 3)
-        proved = lipschitz_constants(graph, {}, norm)[norm]
+        proved = lipschitz_constants(graph, {}, BALLS[norm]).constants[norm]
         assert proved <= flint.arb(bound_tensors(graph, norm)[graph.output][norm])
         x = float32(rng.normal(size=3))
         y = float32(x + rng.normal(size=3))

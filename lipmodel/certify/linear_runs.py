@@ -89,61 +89,27 @@ class LinearRun:
             return self.bound(source, target)
         return observed_least_norm(self._dense, source, target)
 
-    def after(self, op: Op) -> LinearRun | None:
-        """Return the run that includes an operation on t; None where it is not linear, or out of range."""
-        match op:
-            case ops.Dense() if len(op.shape) == 1:
-                return self._dense_after(op)
-            case ops.Scale():
-                factor, roundings, maps = _factors(op)
-                taken = factor if self.places is None else factor[self.places]
-                columns = (slice(None), None) if self.places is None else slice(None)
-                size = (
-                    None if self.bound_size is None else inflate(np.abs(taken[columns]) * self.bound_size, 2)
-                )
-                return _in_range(
-                    replace(
-                        self,
-                        weight=taken[columns] * self.weight,
-                        bound_size=size,
-                        roundings=self.roundings + roundings + 1,
-                        maps=self.maps + maps,
-                    )
-                )
-            case ops.Negate():
-                return replace(self, weight=-self.weight)
-            case ops.Shift() | ops.Reshape():  # differences, and the order of the entries, stay as they are
-                return self
-            case (
-                ops.Dense() | ops.Conv() | ops.AveragePool() | ops.MaxPool() | ops.LeakyRelu() | ops.Clip()
-                | ops.Abs() | ops.Sort() | ops.SortingNetwork() | ops.Extremum() | ops.ReduceExtremum()
-                | ops.Sum() | ops.Concat() | ops.Select() | ops.Transpose()
-            ):  # fmt: skip
-                return None
-            case _:
-                raise missing_rule(op, "linear maps in a row")
-
-    def _dense_after(self, op: ops.Dense) -> LinearRun | None:
+    def times_dense(self, op: ops.Dense) -> LinearRun | None:
+        """Return the run that includes a dense layer of t; None where it is out of range or takes too long."""
+        if not _all_in_range(op.weight):
+            return None
         maps = self.maps + 1
         if self.places is not None:
-            weight = op.weight[:, self.places] * self.weight
-            run = replace(
-                self, weight=weight, places=None, bound_size=None, roundings=self.roundings + 1, maps=maps
-            )
-            return _in_range(run) if _all_in_range(op.weight) else None
-        if op.weight.size * self.weight.shape[1] > MAX_MULTIPLICATIONS or not _all_in_range(op.weight):
+            weight, roundings = op.weight[:, self.places] * self.weight, self.roundings + 1
+            return _in_range(LinearRun(self.source, weight, None, None, roundings, maps))
+        if op.weight.size * self.weight.shape[1] > MAX_MULTIPLICATIONS:
             return None
         roundings = self.roundings + op.weight.shape[1]
-        size = np.abs(self.weight) if self.bound_size is None else self.bound_size
-        return _in_range(
-            replace(
-                self,
-                weight=op.weight @ self.weight,
-                bound_size=np.asarray(inflate(np.abs(op.weight) @ size, roundings)),
-                roundings=roundings,
-                maps=maps,
-            )
-        )
+        own = np.abs(self.weight) if self.bound_size is None else self.bound_size
+        size = np.asarray(inflate(np.abs(op.weight) @ own, roundings))
+        return _in_range(LinearRun(self.source, op.weight @ self.weight, None, size, roundings, maps))
+
+    def times_scale(self, scale: LinearRun) -> LinearRun | None:
+        """Return the run that includes a map of t that scales entries; None where it is out of range."""
+        taken = scale.weight[:, None] if self.places is None else scale.weight[self.places]
+        size = None if self.bound_size is None else np.asarray(inflate(np.abs(taken) * self.bound_size, 2))
+        roundings, maps = self.roundings + scale.roundings + 1, self.maps + scale.maps
+        return _in_range(LinearRun(self.source, taken * self.weight, self.places, size, roundings, maps))
 
     def feature_bounds(
         self, head: Head, begin: Mapping[Norm, float], norms: list[Norm]
@@ -172,22 +138,25 @@ class LinearRun:
         return [FeatureBound(turned, s, begin[s]) for s in norms]
 
 
-def begin_run(op: Op) -> LinearRun | None:
-    """Return the run of one operation alone; None where it is not linear, or only moves entries."""
+def follow(run: LinearRun | None, op: Op) -> LinearRun | None:
+    """Return the run that an operation continues, or begins if there is none; None where it is not linear."""
     match op:
-        case ops.Dense() if len(op.shape) == 1 and _all_in_range(op.weight):
-            return LinearRun(op.inputs[0], op.weight, None)
+        case ops.Dense() if len(op.shape) == 1:
+            begin = LinearRun(op.inputs[0], op.weight, None)
+            return _in_range(begin) if run is None else run.times_dense(op)
         case ops.Scale():
-            factor, roundings, maps = _factors(op)
-            return _in_range(LinearRun(op.inputs[0], factor, np.arange(op.size), None, roundings, maps))
+            begin = _scale_run(op)
+            return _in_range(begin) if run is None else run.times_scale(begin)
+        case ops.Negate() | ops.Shift() | ops.Reshape():  # neither a sign nor a shift changes a norm
+            return run
         case (
             ops.Dense() | ops.Conv() | ops.AveragePool() | ops.MaxPool() | ops.LeakyRelu() | ops.Clip()
-            | ops.Abs() | ops.Negate() | ops.Shift() | ops.Sort() | ops.SortingNetwork() | ops.Extremum()
-            | ops.ReduceExtremum() | ops.Sum() | ops.Concat() | ops.Select() | ops.Reshape() | ops.Transpose()
+            | ops.Abs() | ops.Sort() | ops.SortingNetwork() | ops.Extremum() | ops.ReduceExtremum()
+            | ops.Sum() | ops.Concat() | ops.Select() | ops.Transpose()
         ):  # fmt: skip
             return None
         case _:
-            raise missing_rule(op, "beginnings of linear maps")
+            raise missing_rule(op, "linear maps in a row")
 
 
 def threat_run(threat: Threat) -> LinearRun | None:
@@ -220,12 +189,12 @@ def bound_scaling(factors: Array, source: Norm, target: Norm, roundings: int) ->
     return float(inflate(bound, roundings)) if roundings else bound
 
 
-def _factors(op: ops.Scale) -> tuple[Array, int, int]:
-    """Return the factor of each entry, its roundings, and 1; 0 if all factors are of one size."""
+def _scale_run(op: ops.Scale) -> LinearRun:
     factor = np.broadcast_to(op.factor, op.shape).ravel()
     uneven = int(np.ptp(np.abs(factor)) > 0.0)
     with np.errstate(over="ignore", divide="ignore"):
-        return (1.0 / factor, 1, uneven) if op.divide else (factor, 0, uneven)
+        factor, roundings = (1.0 / factor, 1) if op.divide else (factor, 0)
+    return LinearRun(op.inputs[0], factor, np.arange(op.size), None, roundings, uneven)
 
 
 def _in_range(run: LinearRun) -> LinearRun | None:

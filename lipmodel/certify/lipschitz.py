@@ -25,7 +25,7 @@ from itertools import product
 import numpy as np
 
 from lipmodel.certify.head import FeatureBound, Head, linear_head
-from lipmodel.certify.linear_runs import LinearRun, begin_run, bound_change, threat_run
+from lipmodel.certify.linear_runs import LinearRun, bound_change, follow, threat_run
 from lipmodel.certify.norms.layers import bound_norm, observed_least_norm
 from lipmodel.certify.scaling.bound import ScaledBound, find_scaled_bound
 from lipmodel.network import ops
@@ -176,7 +176,7 @@ def _tensors(graph: Graph, threat: Threat) -> tuple[dict[str | None, Constants],
             entrywise[op.output] = function
             after = {s: _times(function.slope, constants[function.source][s]) for s in Norm}
         before = runs.get(op.inputs[0])
-        run = begin_run(op) if before is None else before.after(op) or begin_run(op)
+        run = follow(before, op) or follow(None, op)
         if run is not None:
             runs[op.output] = run
             if run.maps > 1:

@@ -368,7 +368,7 @@ MUTANTS = {
         linear_runs.bound_scaling, {", exponent)": ", Norm.INF)"}, (SCALED_KAPPA,)
     ),
     "roundings of products for free": Mutant(
-        linear_runs.LinearRun._dense_after, {"roundings=roundings,": "roundings=0,"}, (PRODUCT,)
+        linear_runs.LinearRun.times_dense, {"size, roundings, maps": "size, 0, maps"}, (PRODUCT,)
     ),
     "roundings of products with the head for free": Mutant(
         linear_runs.LinearRun.feature_bounds,
