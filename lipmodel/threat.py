@@ -59,8 +59,6 @@ class Threat:
                 )
         if not any(self.scale):
             raise InputError("freezes every column; at least one scale must be above 0", field="threat.scale")
-        if all(value == 1.0 for value in self.scale):
-            object.__setattr__(self, "scale", None)  # the ball, so that equal threat sets are equal
 
     @cached_property
     def _hash(self) -> int:
@@ -114,6 +112,9 @@ class Threat:
             size: number of columns.
             default: norm of an object without ``norm``.
 
+        Returns:
+            The threat set; with the scale 1 for all columns the ball of the norm.
+
         Raises:
             InputError: a member or column is unknown, or a value is not accepted; ``field`` names it.
         """
@@ -133,7 +134,7 @@ class Threat:
             scale = [_number(scale, "threat.scale")] * size
         threat = cls(norm, tuple(scale))
         threat.check_size(size)
-        return threat
+        return BALLS[norm] if all(number == 1.0 for number in scale) else threat
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that :meth:`parse` reads back."""

@@ -235,12 +235,9 @@ def _scale(value: Any, field: str) -> tuple[float, ...] | None:
         return None
     scale: tuple[float, ...] = list_of(number)(value, field)
     try:
-        threat = Threat(Norm.TWO, scale)
+        return Threat(Norm.TWO, scale).scale
     except InputError as error:
         raise CertificateError(error.reason, field=error.field.removeprefix("threat.")) from None
-    if threat.scale is None:
-        raise CertificateError("is 1 for every number; a ball has no scale", field=field)
-    return threat.scale
 
 
 def _weight(value: Any, field: str) -> float:

@@ -90,7 +90,7 @@ class LinearRun:
         return observed_least_norm(self._dense, source, target)
 
     def times_dense(self, op: ops.Dense) -> LinearRun | None:
-        """Return the run that includes a dense layer of t; None where it is out of range or takes too long."""
+        """Return the run that includes a dense layer of t; None if it is out of range or takes too long."""
         if not _all_in_range(op.weight):
             return None
         maps = self.maps + 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import replace
@@ -30,11 +30,14 @@ from lipmodel.certify.tight.tightener import Tightener, Tightening
 from lipmodel.deadline import Deadline
 from lipmodel.errors import InputError, ModelError, UnsupportedError, refusing_exhaustion
 from lipmodel.network.execution import Execution, Float, as_evaluated
-from lipmodel.network.metadata import LARGEST_INPUT, Claims, read_claims
+from lipmodel.network.metadata import LARGEST_INPUT, Claims, input_claims, read_claims
 from lipmodel.network.reader.read import OnnxFile, read_onnx
 from lipmodel.network.self_check import check_reading
 from lipmodel.norms import Array, Norm, bound_vector_norm
 from lipmodel.threat import Threat, as_threat
+
+MAX_SCALED = 32
+"""Maximum scaled threat sets whose bounds a predictor keeps."""
 
 
 class Predictions(NamedTuple):
@@ -168,9 +171,21 @@ class CertifiedPredictor:
         threat = as_threat(threat)
         if threat not in self._lipschitz:
             threat.check_size(self.file.graph.input_size)
+            self._forget_oldest()
             with refusing_exhaustion():
                 self._lipschitz[threat] = bound_lipschitz(self.file.graph, threat)
         return self._lipschitz[threat]
+
+    def _forget_oldest(self) -> None:
+        """Drop all that was derived for the oldest scaled threat set, where there are too many."""
+        scaled = [threat for threat in self._lipschitz if threat.scale is not None]
+        for oldest in scaled[: 1 - MAX_SCALED]:
+            for derived in (self._lipschitz, self._local):
+                derived.pop(oldest, None)
+            for rule in [key for key in self._rules if key[0] == oldest]:
+                self._rules.pop(rule, None)
+            for tightener in [key for key in self._tighteners if key[0] == oldest]:
+                self._tighteners.pop(tightener, None)
 
     def rounding(self, dtype: Float = np.float64, measured: Norm | None = None) -> RoundingBounds:
         """Return the proved error of evaluation in a format; computed once.
@@ -217,6 +232,11 @@ class CertifiedPredictor:
                 )
         return self._rules[key]
 
+    def is_prepared(self, threat: Threat) -> bool:
+        """Return whether the bounds that a prediction for a threat set needs are derived."""
+        rule = self._rules.get((threat, self.execution, self.execution))
+        return rule is not None and rule.ready
+
     def prepare(self, threat: Threat | Norm) -> None:
         """Derive now the bounds that the first prediction for a threat set would otherwise wait for.
 
@@ -250,6 +270,16 @@ class CertifiedPredictor:
             with suppress(UnsupportedError):  # float32 execution is refused when it is asked for
                 self.executing(np.float32).prepare(norm)
         return self
+
+    def parse_threat(self, description: Mapping[str, Any]) -> Threat:
+        """Return the threat set of a JSON object, see :meth:`Threat.parse`, for the columns of this model.
+
+        Raises:
+            InputError: the description is not accepted; ``field`` names the member.
+        """
+        size = self.file.graph.input_size
+        columns = input_claims(self.claims.record, size).columns
+        return Threat.parse(description, columns, size, self.default_norm)
 
     def check_inputs(self, inputs: Any, first_row: int = 0) -> Array:
         """Return inputs as a float64 array (N, d); errors count rows from ``first_row``.

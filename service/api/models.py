@@ -140,7 +140,10 @@ def _summary(versions: Versions, model: Model) -> dict[str, Any]:
         **model.reference,
         "versions": _versions(versions),
         "labels": dict(versions.labels),
-        "policy": PolicySummary(norm=policy.norm, epsilon=policy.epsilon, action=policy.action),
+        "policy": PolicySummary(
+            norm=policy.threat.norm, threat=policy.threat_name, epsilon=policy.epsilon, action=policy.action
+        ),
+        "threats": {name: threat.to_json() for name, threat in model.settings.threats.items()},
         "execution": model.settings.execution,
         "fault": versions.reason or None,
     }

@@ -19,7 +19,8 @@ import numpy as np
 
 from lipmodel.certify.predictor import Predictions
 from lipmodel.deadline import Deadline
-from lipmodel.norms import Array, Norm
+from lipmodel.norms import Array
+from lipmodel.threat import Threat
 from service.inference.batcher import Batch, Batcher, Part
 from service.inference.fair_pool import FairPool
 from service.models.registry import Model
@@ -56,13 +57,13 @@ class Engine:
             queued_per_caller=SLOW_QUEUED_PER_CALLER,
             niceness=NICENESS,
         )
-        self._batchers: WeakKeyDictionary[Model, dict[Norm, Batcher]] = WeakKeyDictionary()
+        self._batchers: WeakKeyDictionary[Model, dict[Threat, Batcher]] = WeakKeyDictionary()
 
     async def predict(
         self,
         model: Model,
         inputs: Array,
-        norm: Norm,
+        threat: Threat,
         *,
         caller: str,
         tighten: bool = False,
@@ -72,35 +73,35 @@ class Engine:
         Args:
             model: that answers.
             inputs: (N, d), as returned by ``check_inputs``.
-            norm: of the radii.
+            threat: of the radii.
             caller: identity; long work of different callers takes turns.
             tighten: whether to prove larger radii, for up to the setting tighten_seconds.
 
         Raises:
             Problem: 429, too much long work is queued.
         """
-        if tighten or is_long(model, inputs):
-            batch = await self._in_thread(model, inputs, norm, caller, tighten)
-            if not tighten:
-                self._metrics.served_radii.of(model, norm).add(batch.predictions.radii)
+        if tighten or is_long(model, inputs) or _is_ad_hoc(model, threat):
+            batch = await self._in_thread(model, inputs, threat, caller, tighten)
+            if not tighten and threat.scale is None:  # radii in other units belong into no histogram of radii
+                self._metrics.served_radii.of(model, threat.norm).add(batch.predictions.radii)
             return Part(batch, 0, len(inputs))
-        await self._prepare(model, norm, caller)
-        return await self._batchers[model][norm].submit(inputs)
+        await self._prepare(model, threat, caller)
+        return await self._batchers[model][threat].submit(inputs)
 
-    def submit(self, model: Model, inputs: Array, norm: Norm) -> asyncio.Future[Part] | None:
+    def submit(self, model: Model, inputs: Array, threat: Threat) -> asyncio.Future[Part] | None:
         """Queue inputs, and return the future of :meth:`predict`'s result.
 
-        Returns None for long work, and until :meth:`predict` has prepared the model for the norm.
+        Returns None for long work, and until :meth:`predict` has prepared the model for the threat set.
         """
-        batcher = self._batchers.get(model, {}).get(norm)
+        batcher = self._batchers.get(model, {}).get(threat)
         return None if batcher is None or is_long(model, inputs) else batcher.submit(inputs)
 
-    async def portable_radii(self, model: Model, inputs: Array, norm: Norm, caller: str) -> Array:
+    async def portable_radii(self, model: Model, inputs: Array, threat: Threat, caller: str) -> Array:
         """Return (N,) radii that hold for every runtime; see ``CertifiedPredictor.portable_radii``."""
 
         def work(deadline: Deadline) -> Array:
             parts = _parts(model, inputs, deadline)
-            return np.concatenate([model.predictor.portable_radii(part, norm) for part in parts])
+            return np.concatenate([model.predictor.portable_radii(part, threat) for part in parts])
 
         return await self._pool.run(caller, work)
 
@@ -117,31 +118,35 @@ class Engine:
         self._pool.close()
         self.slow.close()
 
-    async def _prepare(self, model: Model, norm: Norm, caller: str) -> None:
-        """Make the batcher of a model and a norm, if there is none yet."""
-        if norm in self._batchers.get(model, {}):
+    async def _prepare(self, model: Model, threat: Threat, caller: str) -> None:
+        """Make the batcher of a model and a threat set, if there is none yet."""
+        if threat in self._batchers.get(model, {}):
             return
-        if not model.predictor.rule(norm).ready:  # for thousands of scores that takes seconds
-            await self.run(caller, lambda: model.predictor.prepare(norm))
+        if not model.predictor.is_prepared(threat):  # for thousands of scores that takes seconds
+            await self.run(caller, lambda: model.predictor.prepare(threat))
         # Neither refers to the model itself, which would then never be freed.
-        predictor, served = model.predictor, self._metrics.served_radii.of(model, norm)
+        predictor = model.predictor
+        served = self._metrics.served_radii.of(model, threat.norm) if threat.scale is None else None
 
         def run(inputs: Array) -> Batch:
-            batch = Batch(predictor.answer(inputs, norm), predictor.claims.far_outside(inputs))
-            served.add(batch.predictions.radii)
+            batch = Batch(predictor.answer(inputs, threat), predictor.claims.far_outside(inputs))
+            if served is not None:
+                served.add(batch.predictions.radii)
             return batch
 
         batchers = self._batchers.setdefault(model, {})
-        batchers.setdefault(norm, Batcher(run, _max_rows(model), self._metrics))
+        batchers.setdefault(threat, Batcher(run, _max_rows(model), self._metrics))
 
-    async def _in_thread(self, model: Model, inputs: Array, norm: Norm, caller: str, tighten: bool) -> Batch:
+    async def _in_thread(
+        self, model: Model, inputs: Array, threat: Threat, caller: str, tighten: bool
+    ) -> Batch:
         answer = model.predictor.answer
 
         def tightened(deadline: Deadline) -> Predictions:
-            return answer(inputs, norm, tighten=True, deadline=deadline)
+            return answer(inputs, threat, tighten=True, deadline=deadline)
 
         def plain(deadline: Deadline) -> Predictions:
-            return Predictions.joined([answer(part, norm) for part in _parts(model, inputs, deadline)])
+            return Predictions.joined([answer(part, threat) for part in _parts(model, inputs, deadline)])
 
         begun = perf_counter()
         if tighten:
@@ -152,6 +157,11 @@ class Engine:
         self._metrics.run_seconds.observe(perf_counter() - begun)
         self._metrics.batch_rows.observe(len(inputs))
         return batch
+
+
+def _is_ad_hoc(model: Model, threat: Threat) -> bool:
+    """Return whether a request describes its own threat set, so that bounds are derived in a thread."""
+    return threat.scale is not None and threat not in model.settings.threats.values()
 
 
 def _parts(model: Model, inputs: Array, deadline: Deadline) -> Iterator[Array]:

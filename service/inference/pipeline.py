@@ -19,7 +19,7 @@ from lipmodel.norms import Array
 from service.budget import Lease
 from service.inference.batcher import Part
 from service.inference.engine import Engine
-from service.inference.request import DecodedRequest, InputWarning, Question
+from service.inference.request import DecodedRequest, InputWarning, Question, requested_threat
 from service.models.policy import judge
 from service.models.registry import Model
 from service.problems import Problem, ProblemKind
@@ -85,14 +85,20 @@ class PredictionPipeline:
         if options.certificate and self._signer is None:
             detail = "this service signs no certificates: the setting signing_keys is not set"
             raise Problem(ProblemKind.NOT_SIGNING, detail)
-        checked, norm = model.predictor.check_inputs(inputs), policy.norm_for(options.norm)
+        checked, threat = model.predictor.check_inputs(inputs), requested_threat(model, options)
+        threat = policy.threat_for(threat, "norm" if options.threat is None else "threat")
+        if options.certificate and threat.scale is not None:
+            raise InputError(
+                "is scaled; signed certificates are issued for balls: leave out 'certificate' or give a norm",
+                field="threat",
+            )
         row_bytes = ROW_BYTES + SCORE_BYTES * len(model.predictor.class_names)
         if len(checked) * row_bytes > settings.max_buffered_bytes:
             most = settings.max_buffered_bytes // row_bytes
             detail = f"answers to {len(checked)} rows are too large; this model accepts at most {most} rows"
             raise Problem(ProblemKind.BODY_TOO_LARGE, detail)
         lease.hold(checked.nbytes + (0 if checked is inputs else inputs.nbytes))
-        return Question(model, checked, norm, options, caller, context)
+        return Question(model, checked, threat, options, caller, context)
 
     def start(self, question: Question) -> asyncio.Future[Part] | None:
         """Queue a question, and return the future that :meth:`finish` takes the result of.
@@ -102,7 +108,7 @@ class PredictionPipeline:
         """
         if question.options.slow:
             return None
-        return self._engine.submit(question.model, question.inputs, question.norm)
+        return self._engine.submit(question.model, question.inputs, question.threat)
 
     async def answer(self, question: Question) -> Answers:
         """Return the answers to any question.
@@ -111,11 +117,11 @@ class PredictionPipeline:
             InputError: a score overflows.
             Problem: 422, the model's policy rejects an answer; 429, too much long work is queued.
         """
-        model, inputs, norm, options, caller, _ = question
-        part = await self._engine.predict(model, inputs, norm, caller=caller, tighten=options.tighten)
+        model, inputs, threat, options, caller, _ = question
+        part = await self._engine.predict(model, inputs, threat, caller=caller, tighten=options.tighten)
         answers = self.finish(question, part)
         if options.portable:
-            portable = await self._engine.portable_radii(model, inputs, norm, caller)
+            portable = await self._engine.portable_radii(model, inputs, threat, caller)
             answers = answers._replace(portable=portable)
         if options.certificate:
             answers = answers._replace(certificates=await self._sign(answers))
@@ -130,7 +136,7 @@ class PredictionPipeline:
         """
         part.check_scores()
         model = question.model
-        judgement = judge(model.settings.policy, question.norm, part.radii, question.options.epsilon)
+        judgement = judge(model.settings.policy, question.threat, part.radii, question.options.epsilon)
         labels, abstained = part.labels, judgement.abstained
         if abstained is not None:
             labels = np.where(abstained, WITHHELD, labels)

@@ -6,7 +6,9 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from lipmodel.norms import Array, Norm
+from lipmodel.errors import InputError
+from lipmodel.norms import Array
+from lipmodel.threat import BALLS, Threat
 from service.inference.engine import is_long
 from service.models.registry import Model
 from service.wire import AnyArray, NormOfRadius, Wire
@@ -16,8 +18,17 @@ class PredictOptions(Wire):
     """Options of a prediction."""
 
     norm: NormOfRadius | None = None
+    threat: str | dict[str, Any] | None = Field(
+        default=None,
+        description="Threat set of the radius, in place of a norm: a name from the model's 'threats', or an "
+        "object with 'norm' and 'scale', the size of one unit of change for each column. The scale is a "
+        "number, a list, or an object by column ('*': the others); a column with the scale 0 never changes.",
+        examples=["clerical", {"norm": "inf", "scale": {"age": 2, "capital-gain": 1000, "*": 0}}],
+    )
     epsilon: float | None = Field(
-        default=None, ge=0, description="Size of change that 'certified' answers for, in input units."
+        default=None,
+        ge=0,
+        description="Size of change that 'certified' answers for, in the units of the input or of 'threat'.",
     )
     tighten: bool = Field(
         default=False,
@@ -62,13 +73,33 @@ class DecodedRequest(NamedTuple):
     context: Any = None
 
 
+def requested_threat(model: Model, options: PredictOptions) -> Threat | None:
+    """Return the threat set that a request gives, by a norm, a name or a description; None if it gives none.
+
+    Raises:
+        InputError: both a norm and a threat set, a name that the model does not have, or a threat set that
+            does not fit its columns.
+    """
+    if options.threat is None:
+        return None if options.norm is None else BALLS[options.norm]
+    if options.norm is not None:
+        raise InputError("is given beside 'norm'; a threat set has a norm of its own", field="threat")
+    if isinstance(options.threat, dict):
+        return model.predictor.parse_threat(options.threat)
+    named = model.settings.threats.get(options.threat)
+    if named is None:
+        known = ", ".join(f"'{name}'" for name in model.settings.threats) or "none"
+        raise InputError(f"'{options.threat:.60}' is unknown; this model has {known}", field="threat")
+    return named
+
+
 class Question(NamedTuple):
-    """Inputs that fit a model, and the norm to certify them in.
+    """Inputs that fit a model, and the threat set to certify them for.
 
     Attributes:
         model: that answers.
         inputs: (N, d) finite numbers.
-        norm: of the radii.
+        threat: of the radii.
         options: of the prediction.
         caller: identity; long work of different callers takes turns.
         context: of the decoded request.
@@ -76,7 +107,7 @@ class Question(NamedTuple):
 
     model: Model
     inputs: Array
-    norm: Norm
+    threat: Threat
     options: PredictOptions
     caller: str
     context: Any = None

@@ -109,10 +109,10 @@ def _model(
     settings: SettingsFile,
     former: Mapping[str, Model],
 ) -> Model:
-    own = settings.of(predictor.default_norm)
+    own = settings.of(predictor)
     model = former.get(version)
     if model is not None and model.predictor.file is predictor.file and model.settings == own:
         return model
     predictor = predictor.executing(own.dtype)
-    predictor.prepare(own.policy.norm)
+    predictor.prepare(own.policy.threat)
     return Model(name, version, predictor, predictor.file.graph.multiplications, own)

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipmodel.errors import InputError
-from lipmodel.norms import Array, Norm
+from lipmodel.norms import Array
+from lipmodel.threat import Threat
 from service.problems import FieldError, Problem, ProblemKind
 
 MAX_ROWS_NAMED = 10
@@ -36,36 +37,41 @@ class Policy:
     """Requirement on every answer of a model.
 
     Attributes:
-        norm: of radii, in requests that name none.
-        epsilon: the least certified radius required, in that norm; None requires nothing.
+        threat: threat set of radii, in requests that name none.
+        epsilon: the least certified radius required, for that threat set; None requires nothing.
         action: on answers with a smaller radius.
+        threat_name: name of the threat set in the model's settings; None for the ball of a norm.
     """
 
-    norm: Norm
+    threat: Threat
     epsilon: float | None = None
     action: Action = Action.FLAG
+    threat_name: str | None = None
 
     @cached_property
     def binding(self) -> bool:
         """True if the policy may withhold answers."""
         return self.action is not Action.FLAG
 
-    def norm_for(self, requested: Norm | None) -> Norm:
-        """Return the norm in which a request is answered that names ``requested``, or none.
+    def threat_for(self, requested: Threat | None, field: str) -> Threat:
+        """Return the threat set for which a request is answered that gives ``requested``, or none.
 
-        A policy that may withhold answers requires its own norm: a radius in another norm says nothing about
-        the policy's epsilon.
+        A policy that may withhold answers requires its own threat set: a radius for another one says nothing
+        about the policy's epsilon.
 
         Raises:
-            InputError: the request names another norm than such a policy requires.
+            InputError: the request is for another threat set than such a policy requires; names ``field``,
+                the member that gives it.
         """
-        if requested is None or requested is self.norm:
-            return self.norm
+        if requested is None or requested == self.threat:
+            return self.threat
         if self.binding:
+            given = f"is '{requested.norm}'" if field == "norm" else "is another threat set"
+            own = f"'{self.threat.norm}', the norm"
+            if self.threat_name is not None:
+                own = f"'{self.threat_name}', the threat set"
             raise InputError(
-                f"is '{requested}'; this model accepts only '{self.norm}', the norm of its policy "
-                f"'{self.action}'",
-                field="norm",
+                f"{given}; this model accepts only {own} of its policy '{self.action}'", field=field
             )
         return requested
 
@@ -83,21 +89,21 @@ class Judgement(NamedTuple):
     abstained: NDArray[np.bool_] | None
 
 
-def judge(policy: Policy, norm: Norm, radii: Array, epsilon: float | None) -> Judgement:
+def judge(policy: Policy, threat: Threat, radii: Array, epsilon: float | None) -> Judgement:
     """Return the outcome of a policy for the radii of one request.
 
     The request's epsilon affects ``certified`` alone, never the action of the policy.
 
     Args:
         policy: of the model.
-        norm: of the radii, from ``policy.norm_for``.
+        threat: of the radii, from ``policy.threat_for``.
         radii: (N,) certified radii.
         epsilon: of the request, or None.
 
     Raises:
         Problem: 422 that names the rows, where the policy rejects requests and a radius is below its epsilon.
     """
-    if epsilon is None and norm is policy.norm:
+    if epsilon is None and threat == policy.threat:
         epsilon = policy.epsilon
     certified = None if epsilon is None else is_certified(radii, epsilon)
     if not policy.binding or policy.epsilon is None:
@@ -120,7 +126,8 @@ def is_certified(radii: Array, epsilon: float) -> NDArray[np.bool_]:
 
 
 def _rejection(policy: Policy, radii: Array, rows: NDArray[np.intp]) -> Problem:
-    required = f"the policy of this model requires {policy.epsilon} in norm {policy.norm}"
+    within = f"in norm {policy.threat.norm}" if policy.threat_name is None else f"for '{policy.threat_name}'"
+    required = f"the policy of this model requires {policy.epsilon} {within}"
     named = [
         FieldError(field=f"inputs[{row}]", reason=f"its certified radius is {radii[row]}; {required}")
         for row in rows[:MAX_ROWS_NAMED].tolist()

@@ -56,7 +56,7 @@ def differences(old: Model, new: Model) -> str:
     """Return the differences of two versions that would break clients of the old; empty without any."""
     shapes = [model.predictor.file.graph.input_shape for model in (old, new)]
     classes = [model.predictor.class_names for model in (old, new)]
-    norms = [model.settings.policy.norm for model in (old, new)]
+    norms = [model.settings.policy.threat.norm for model in (old, new)]
     found = []
     # Every shape also accepts flat inputs, so a flat shape may become any other of the same size.
     if shapes[0] != shapes[1] and shapes[0] != (math.prod(shapes[1]),):

@@ -31,19 +31,21 @@ def _decode(payload: Payload, max_rows: int, model: Model) -> DecodedRequest:
 
 def _encode(answers: Answers) -> tuple[bytes, list[Header]]:
     model = answers.question.model
-    content = {
+    content: dict[str, Any] = {
         "model": model.reference,
         "execution": answers.part.execution,
         "predictions": _predictions(answers),
         "warnings": [warning.model_dump() for warning in answers.warnings],
     }
+    if answers.question.threat.scale is not None:
+        content["threat"] = answers.question.options.threat or model.settings.policy.threat_name
     return orjson.dumps(content), [(b"content-type", JSON_TYPE.encode())]
 
 
 def _predictions(answers: Answers) -> list[dict[str, Any]]:
     """Return the fields of ``v1_schemas.Prediction`` as dictionaries, which encode ten times as fast."""
     part, names = answers.part, answers.question.model.predictor.class_names
-    norm, tightening = answers.question.norm.value, part.batch.predictions.tightening
+    norm, tightening = answers.question.threat.norm.value, part.batch.predictions.tightening
     count = len(answers.labels)
     none = [None] * count
     columns = [

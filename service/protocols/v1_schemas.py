@@ -77,6 +77,11 @@ class PredictResponse(Wire):
     execution: Execution = Field(description=EXECUTION)
     predictions: list[Prediction]
     warnings: list[InputWarning] = Field(description="About the inputs; empty without warnings.")
+    threat: str | dict[str, Any] | None = Field(
+        default=None,
+        description="Threat set of the radii, as the request or else the model's policy gives it; absent for "
+        "the ball of a norm.",
+    )
 
 
 PREDICT_EXAMPLES: dict[str, dict[str, Any]] = {

@@ -177,7 +177,9 @@ def test_frozen_columns_never_lower_a_radius():
 def test_a_scale_of_ones_is_the_ball_and_a_common_scale_divides_the_radius():
     predictor = CertifiedPredictor(to_file(chain(3, sort=True)))
     x = RNG.normal(size=(20, 4))
-    assert Threat(Norm.TWO, (1.0,) * 4) == BALLS[Norm.TWO]
+    assert Threat.parse({"scale": [1] * 4}, [], 4, Norm.TWO) is BALLS[Norm.TWO]
+    with pytest.raises(InputError, match="has 3 numbers"):
+        predictor.predict(x, Threat(Norm.TWO, (1.0,) * 3))
     ball = predictor.predict(x, Norm.TWO).radii.certified_radius
     halved = predictor.predict(x, Threat(Norm.TWO, (2.0,) * 4)).radii.certified_radius
     np.testing.assert_allclose(halved * 2.0, ball, rtol=1e-9)
@@ -262,7 +264,7 @@ def test_certificates_of_an_altered_threat_set_fail(scale):
 @pytest.mark.parametrize(
     ("scale", "field"),
     [
-        ([0.5, -1.0, 0.0, 2.0], "scale[1]"), ([0.0, 0.0], "scale"), ([1.0, 1.0], "scale"), ([1e-40, 1.0], "scale[0]"),
+        ([0.5, -1.0, 0.0, 2.0], "scale[1]"), ([0.0, 0.0], "scale"), ([1e-40, 1.0], "scale[0]"),
         ("1", "scale"), ([], "scale"),
     ],
 )  # fmt: skip

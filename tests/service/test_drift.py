@@ -10,6 +10,7 @@ from scipy.stats import ks_2samp
 
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm
+from lipmodel.threat import BALLS
 from service.models.policy import Policy
 from service.models.registry import Model
 from service.models.settings import ModelSettings
@@ -122,7 +123,7 @@ def test_the_p_value_is_near_the_exact_one(shift, sizes):
 
 
 def model_of(predictor, version="1"):
-    return Model("m", version, predictor, 1, ModelSettings(Policy(Norm.TWO)))
+    return Model("m", version, predictor, 1, ModelSettings(Policy(BALLS[Norm.TWO])))
 
 
 def test_the_latest_are_kept():

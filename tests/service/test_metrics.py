@@ -6,6 +6,7 @@ import pytest
 
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm
+from lipmodel.threat import BALLS
 from service.models.policy import Policy
 from service.models.registry import Model
 from service.models.settings import ModelSettings
@@ -86,7 +87,7 @@ def test_a_file_that_cannot_be_read_is_none(metrics, tmp_path, content):
 
 def test_distributions_are_summed_like_counts(metrics, tmp_path):
     predictor = CertifiedPredictor(two_moons())
-    model = Model("m", "1", predictor, 1, ModelSettings(Policy(Norm.TWO)))
+    model = Model("m", "1", predictor, 1, ModelSettings(Policy(BALLS[Norm.TWO])))
     radii = predictor.predict([[0.5, 0.25]] * 3, Norm.TWO).radii
     shared = [SharedMetrics(m, tmp_path, i) for i, m in enumerate(metrics[:2])]
     for one, m in zip(shared, metrics, strict=False):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import InputError, ModelError
 from lipmodel.norms import Norm
+from lipmodel.threat import BALLS
 from service.models.policy import MAX_ROWS_NAMED, Action, Policy, judge
 from service.models.settings import ModelSettings, parse_settings
 from service.problems import Problem, ProblemKind
@@ -28,19 +29,19 @@ epsilons = st.none() | st.sampled_from([0.0, 5e-324, 0.1, 0.5, 7.0, 8.0])
 
 @given(radii, epsilons, epsilons, st.sampled_from(Action), st.sampled_from(Norm))
 def test_the_policy_is_applied_to_each_answer(radii, wanted, asked, action, norm):
-    policy = Policy(Norm.TWO, wanted, action)
+    policy = Policy(BALLS[Norm.TWO], wanted, action)
     binding = wanted is not None and action is not Action.FLAG
     if binding:
         norm = Norm.TWO
     below = [not (r > 0 and r >= wanted) for r in radii] if binding else [False] * len(radii)
     if action is Action.REJECT and any(below):
         with pytest.raises(Problem) as caught:
-            judge(policy, norm, np.array(radii), asked)
+            judge(policy, BALLS[norm], np.array(radii), asked)
         assert caught.value.kind is ProblemKind.BELOW_POLICY
         named = [error.field for error in caught.value.errors]
         assert named == [f"inputs[{i}]" for i, is_below in enumerate(below) if is_below][:MAX_ROWS_NAMED]
         return
-    judgement = judge(policy, norm, np.array(radii), asked)
+    judgement = judge(policy, BALLS[norm], np.array(radii), asked)
     abstained = [False] * len(radii) if judgement.abstained is None else judgement.abstained.tolist()
     assert abstained == below
     epsilon = asked if asked is not None else wanted if norm is Norm.TWO else None
@@ -52,14 +53,14 @@ def test_the_policy_is_applied_to_each_answer(radii, wanted, asked, action, norm
 
 @pytest.mark.parametrize("action", Action)
 def test_where_answers_may_be_held_back_only_the_policys_norm_is_answered_in(action):
-    policy = Policy(Norm.INF, 0.1, action)
-    assert policy.norm_for(None) is Norm.INF
-    assert policy.norm_for(Norm.INF) is Norm.INF
+    policy = Policy(BALLS[Norm.INF], 0.1, action)
+    assert policy.threat_for(None, "norm") is BALLS[Norm.INF]
+    assert policy.threat_for(BALLS[Norm.INF], "norm") is BALLS[Norm.INF]
     if action is Action.FLAG:
-        assert policy.norm_for(Norm.ONE) is Norm.ONE
+        assert policy.threat_for(BALLS[Norm.ONE], "norm") is BALLS[Norm.ONE]
     else:
         with pytest.raises(InputError, match=rf"is '1'; .* only 'inf', the norm of its policy '{action}'"):
-            policy.norm_for(Norm.ONE)
+            policy.threat_for(BALLS[Norm.ONE], "norm")
 
 
 def served_with(serve, tmp_path, settings):
@@ -82,7 +83,7 @@ def test_flag_answers_all_and_says_which_are_certified(serve, tmp_path):
     assert [p["certified"] for p in ask(client, epsilon=0)] == [True] * 3
     assert [p["certified"] for p in ask(client, norm="inf")] == [None] * 3
     policy = client.get("/v1/models/two-moons").json()["policy"]
-    assert policy == {"norm": "2", "epsilon": BETWEEN, "action": "flag"}
+    assert policy == {"norm": "2", "threat": None, "epsilon": BETWEEN, "action": "flag"}
 
 
 def test_abstain_withholds_the_label_and_nothing_else_and_is_counted(serve, tmp_path):
@@ -126,9 +127,10 @@ def test_a_request_without_a_norm_is_answered_in_the_policys(serve, tmp_path):
 def test_settings_are_read():
     settings = parse_settings(
         b'[policy]\nnorm = "1"\nepsilon = 1\naction = "reject"\n[serving]\nexecution = "float32"'
-    ).of(Norm.TWO)
-    assert settings == ModelSettings(Policy(Norm.ONE, 1.0, Action.REJECT), "float32")
-    assert parse_settings(b"").of(Norm.INF) == ModelSettings(Policy(Norm.INF, None, Action.FLAG), "float64")
+    ).of(CertifiedPredictor(two_moons()))
+    assert settings == ModelSettings(Policy(BALLS[Norm.ONE], 1.0, Action.REJECT), "float32")
+    default = ModelSettings(Policy(BALLS[Norm.TWO], None, Action.FLAG), "float64")
+    assert parse_settings(b"").of(CertifiedPredictor(two_moons())) == default
 
 
 @pytest.mark.parametrize(
@@ -137,8 +139,8 @@ def test_settings_are_read():
         ("[policy", "cannot be read as TOML"),
         ("\xff", "cannot be read as TOML"),
         ("x = " + "[" * 5000, "cannot be read as TOML"),
-        ("[polcy]\nepsilon = 1", "unknown key polcy; known keys are policy, serving"),
-        ("[policy]\neps = 1", "unknown key policy.eps; known keys are norm, epsilon, action"),
+        ("[polcy]\nepsilon = 1", "unknown key polcy; known keys are policy, serving, threats"),
+        ("[policy]\neps = 1", "unknown key policy.eps; known keys are norm, threat, epsilon, action"),
         ("policy = 3", "policy is '3'"),
         ("[policy]\nnorm = 2", "policy.norm is '2': input should be '1', '2' or 'inf'"),
         ('[policy]\nepsilon = "1"', "policy.epsilon is '1': input should be a valid number"),
@@ -165,6 +167,8 @@ def test_settings_that_make_no_sense_are_refused(text, told):
 
 
 def test_a_radius_that_is_no_number_is_never_certified():
-    judgement = judge(Policy(Norm.TWO, 0.0, Action.ABSTAIN), Norm.TWO, np.array([math.nan, 1.0]), None)
+    judgement = judge(
+        Policy(BALLS[Norm.TWO], 0.0, Action.ABSTAIN), BALLS[Norm.TWO], np.array([math.nan, 1.0]), None
+    )
     assert judgement.certified.tolist() == [False, True]
     assert judgement.abstained.tolist() == [True, False]

@@ -16,6 +16,7 @@ import pytest
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm
+from lipmodel.threat import BALLS
 from service.models.assembly import UNLOADED
 from service.models.load_requests import LoadRequests
 from service.models.policy import Action, Policy
@@ -265,10 +266,10 @@ def test_settings_are_reloaded_without_reading_the_model_again(folder):
     predictor = models.current.find("m").predictor
     (folder / "m.toml").write_text('[policy]\nepsilon = 0.5\naction = "abstain"')
     models.poll()
-    assert models.current.find("m").settings.policy == Policy(Norm.TWO)  # it may be half written
+    assert models.current.find("m").settings.policy == Policy(BALLS[Norm.TWO])  # it may be half written
     models.poll()
     model = models.current.find("m")
-    assert model.settings.policy == Policy(Norm.TWO, 0.5, Action.ABSTAIN)
+    assert model.settings.policy == Policy(BALLS[Norm.TWO], 0.5, Action.ABSTAIN)
     assert model.predictor is predictor
     (folder / "m.toml").write_text("[policy]\nepsilon = 'much'")
     settle(models)
@@ -276,7 +277,7 @@ def test_settings_are_reloaded_without_reading_the_model_again(folder):
     assert "policy.epsilon is 'much'" in models.current.models["m"].reason
     (folder / "m.toml").unlink()
     settle(models)
-    assert models.current.find("m").settings.policy == Policy(Norm.TWO)
+    assert models.current.find("m").settings.policy == Policy(BALLS[Norm.TWO])
     assert models.current.models["m"].reason == ""
 
 

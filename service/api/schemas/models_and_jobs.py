@@ -70,6 +70,9 @@ class PolicySummary(Wire):
     """Certification required of every prediction."""
 
     norm: Norm = Field(description="Norm of radii if the request gives none.")
+    threat: str | None = Field(
+        description="Name of the threat set of radii if the request gives none; null for the ball of 'norm'."
+    )
     epsilon: float | None = Field(description="Minimum certified radius in that norm; null: no minimum.")
     action: Action = Field(
         description="For smaller radii: 'flag' sets certified: false, 'abstain' withholds the label, "
@@ -84,6 +87,9 @@ class ServedSummary(ModelReference):
     versions: list[VersionSummary]
     labels: dict[str, str] = Field(description="Versions by label; 'latest' is the default version.")
     policy: PolicySummary
+    threats: dict[str, dict[str, Any]] = Field(
+        description="Threat sets that requests may give by name: norm, and scale of each column."
+    )
     execution: Execution = Field(description=EXECUTION)
     fault: str | None = Field(description="Reason why present files of the model are refused, if any are.")
 
