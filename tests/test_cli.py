@@ -14,6 +14,7 @@ from lipmodel.data.load import load_labelled, load_parts
 from lipmodel.display import certified_percent, certified_radius, rounded, rounded_down, rounded_up
 from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm
+from lipmodel.threat import Threat
 from tests.networks import groupsort_net, to_file
 
 HONEST, LYING = Claims(Norm.TWO, 1.001, ("a", "b", "c"), (-1.0, 1.0)), Claims(Norm.TWO, 0.3)
@@ -100,6 +101,62 @@ def test_inspect_of_a_refused_file_is_a_negative_finding(folder):
     assert "not an ONNX model" in output["reason"]
     assert "refused: not an ONNX model" in run("inspect", folder / "bad.onnx", status=1).output
     assert "does not exist" in run("inspect", folder / "gone.onnx", status=2).output
+
+
+def test_certify_for_a_threat_set(folder):
+    described = {"norm": "inf", "scale": {"0": 2, "2": 0}}
+    (folder / "threat.json").write_text(json.dumps(described))
+    command = ("certify", folder / "net.onnx", "--inputs", folder / "x.npy")
+    threat = Threat(Norm.INF, (2.0, 1.0, 0.0, 1.0))
+    expected = CertifiedPredictor(folder / "net.onnx").predict(np.load(folder / "x.npy"), threat).radii
+    for options in (
+        ("--threat", json.dumps(described)),
+        ("--threat", folder / "threat.json"),
+        ("--norm", "linf", "--scale", "0=2", "--freeze", "2"),
+        ("--norm", "linf", "--scale", "0=2,2=0"),
+    ):
+        output = run_json(*command, *options)
+        assert [
+            row["certified_radius"] for row in output["predictions"]
+        ] == expected.certified_radius.tolist()
+        assert (output["norm"], output["scale"]) == ("inf", [2.0, 1.0, 0.0, 1.0])
+    assert (
+        "scaled linf, 1 of 4 columns frozen"
+        in run(*command, "--scale", "0=2", "--freeze", "2", "--norm", "inf").output
+    )
+    run(*command, "--scale", "0=2", "--freeze", "2", "--certificates", folder / "proofs")
+    verify = ("verify", folder / "proofs" / "3.json", "--model", folder / "net.onnx")
+    assert "holds" in run(*verify).output
+    altered = (folder / "proofs" / "3.json").read_text().replace('"scale": [2.0,', '"scale": [3.0,')
+    (folder / "proofs" / "3.json").write_text(altered)
+    assert "fails" in run(*verify, status=1).output
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--threat", '{"scale": 1}', "--norm", "l2"), "cannot be combined"),
+        (("--threat", "{nonsense"), "no JSON object"),
+        (("--threat", '{"scale": {"age": 1}}'), "threat.scale.age is no column of this model"),
+        (("--scale", "0"), "COLUMN=SIZE is accepted"),
+        (("--scale", "0=-1"), "threat.scale.0 is -1.0"),
+        (("--scale", "0=nan"), "threat.scale.0 is not a number"),
+        (("--scale", "0=1", "--freeze", "0"), "'0' is in both"),
+        (("--freeze", "9"), "threat.scale.9 is no column"),
+        (("--freeze", "*"), "freezes every column"),
+        (("--freeze", "0", "--out", "results"), "--out accepts the ball of a --norm"),
+    ],
+)
+def test_options_that_are_no_threat_set_are_refused(folder, options, reason):
+    result = run("certify", folder / "net.onnx", "--inputs", folder / "x.npy", *options, status=2)
+    assert reason in " ".join(result.output.split())
+
+
+def test_a_file_of_a_threat_set_that_is_missing(folder):
+    result = run(
+        "certify", folder / "net.onnx", "--inputs", folder / "x.npy", "--threat", "nothere.json", status=2
+    )
+    assert "nothere.json" in result.output
 
 
 @pytest.mark.parametrize(("name", "norm"), [("1", Norm.ONE), ("l2", Norm.TWO), ("LINF", Norm.INF)])

@@ -16,6 +16,7 @@ from lipmodel.cli import common
 from lipmodel.display import certified_radius, rounded
 from lipmodel.norms import Norm
 from lipmodel.report.tables import Table
+from lipmodel.threat import Threat
 
 MAX_ROWS_SHOWN = 20
 MAX_NAME = 255
@@ -46,6 +47,9 @@ MAX_NAME = 255
     "local bounds. Certificates state the radii of mixtures; there are none for local bounds.",
 )
 @common.norm_option
+@common.threat_option
+@common.scale_option
+@common.freeze_option
 @common.json_option
 def certify(
     model: Path,
@@ -55,13 +59,19 @@ def certify(
     certificates: Path | None,
     tighten: bool,
     norm: Norm | None,
+    threat: str | None,
+    scale: str | None,
+    freeze: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Predict each row of a file, with its certified radius: no smaller change alters the label."""
     from lipmodel.data.load import load_inputs
 
     predictor = CertifiedPredictor(model)
+    changes = common.threat_of(predictor, norm, threat, scale, freeze)
     if out is not None:
+        if isinstance(changes, Threat):
+            raise click.UsageError("--out accepts the ball of a --norm, not --threat, --scale or --freeze")
         if certificates is not None:
             raise click.UsageError("--certificates cannot be combined with --out; certify one file at a time")
         from lipmodel.bulk.run import certify_files
@@ -78,7 +88,7 @@ def certify(
     if engine != "local":
         raise click.UsageError(f"--engine {engine} requires --out, the folder of the results")
     rows_given = load_inputs(Path(inputs))
-    result = predictor.predict(rows_given, norm, tighten=tighten)
+    result = predictor.predict(rows_given, changes, tighten=tighten)
     if certificates is not None:
         from lipmodel.certify.issue import certify as make_certificates
 
@@ -86,14 +96,14 @@ def certify(
             raise click.UsageError(
                 f"{certificates} is not empty; --certificates accepts a new or empty folder"
             )
-        made = make_certificates(predictor, rows_given, norm, mix=tighten)
+        made = make_certificates(predictor, rows_given, changes, mix=tighten)
         certificates.mkdir(parents=True, exist_ok=True)
         for index, certificate in enumerate(made):
             (certificates / f"{index}.json").write_text(certificate.to_json() + "\n", encoding="utf-8")
         common.err.print(f"wrote {len(made)} certificates to {certificates}", markup=False)
     radii, names = result.radii, predictor.class_names
     columns = (radii.label, result.scores, radii.margin, radii.certified_radius)
-    portable_radii = predictor.portable_radii(rows_given, norm)
+    portable_radii = predictor.portable_radii(rows_given, changes)
     rows: list[dict[str, Any]] = [
         {
             "label": names[label],
@@ -115,7 +125,7 @@ def certify(
         if tightening.reason:
             common.err.print(f"no local bounds: {tightening.reason}", markup=False)
     if as_json:
-        file = {"sha256": predictor.file.sha256, "norm": result.norm.value}
+        file = {"sha256": predictor.file.sha256, **result.threat.to_json()}
         common.print_json(file | {"execution": result.execution.__name__, "predictions": rows})
         return
     headings = ("row", "label", "certified radius", "portable radius", "margin", "runner-up")
@@ -123,7 +133,7 @@ def certify(
     for index, row in enumerate(rows[:MAX_ROWS_SHOWN]):
         limits = [certified_radius(row[key]) for key in ("certified_radius", "radius_float32_portable")]
         shown.append((str(index), row["label"], *limits, rounded(row["margin"]), row["runner_up"]))
-    common.print_tables(Table(f"{len(rows)} inputs, radii in {result.norm.symbol}", headings, shown))
+    common.print_tables(Table(f"{len(rows)} inputs, radii in {result.threat}", headings, shown))
     if len(rows) > MAX_ROWS_SHOWN:
         common.stdout.print(f"… and {len(rows) - MAX_ROWS_SHOWN} more; --json prints all rows")
 
