@@ -33,6 +33,7 @@ from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.data.stream import open_stream
 from lipmodel.norms import Norm
 from lipmodel.progress import silent
+from lipmodel.threat import BALLS
 
 CHUNK = 250
 NORM = Norm.TWO
@@ -55,7 +56,7 @@ def measure(predictor, engine, x, method, folder):
             return kept["radius"], kept["distance"], float(kept["seconds"])
     before = predictor.predict(x, NORM).radii
     started = time.perf_counter()
-    distance = attack(method, AttackTask(predictor, engine, x, NORM), before.certified_radius).distance
+    distance = attack(method, AttackTask(predictor, engine, x, BALLS[NORM]), before.certified_radius).distance
     seconds = time.perf_counter() - started
     part = folder.with_suffix(".part.npz")
     np.savez(part, radius=before.certified_radius, distance=distance, seconds=seconds)

@@ -44,6 +44,7 @@ from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.data.load import load_parts
 from lipmodel.network import ops
 from lipmodel.norms import Norm
+from lipmodel.threat import BALLS
 from lipmodel.training.losses import MultiClassHinge
 from lipmodel.training.recipes import load_recipe
 from lipmodel.training.train import train_recipe
@@ -253,7 +254,9 @@ def measure(title, points, peers):
     x = x[fast.radii.certified_radius > 0.0]
     tight = predictor.predict(x, norm, tighten=True)
     label, radius = tight.radii.label, tight.radii.certified_radius
-    attacked = find_nearest(AttackTask(predictor, GradientEngine(predictor.file.graph), x, norm)).distance
+    attacked = find_nearest(
+        AttackTask(predictor, GradientEngine(predictor.file.graph), x, BALLS[norm])
+    ).distance
     fast = predictor.predict(x, norm).radii.certified_radius
     result = {
         "lipschitz": (fast / attacked, fast_seconds / len(inputs)),

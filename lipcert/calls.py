@@ -75,6 +75,7 @@ def predict(
     inputs: np.ndarray[Any, Any] | Sequence[Sequence[float]],
     *,
     norm: str | int | None,
+    threat: str | Mapping[str, Any] | None,
     epsilon: float | None,
     options: Mapping[str, bool],
     npy: bool,
@@ -83,6 +84,8 @@ def predict(
     parameters: dict[str, Any] = {name: value for name, value in options.items() if value}
     if norm is not None:
         parameters["norm"] = norm
+    if threat is not None:
+        parameters["threat"] = threat
     if epsilon is not None:
         parameters["epsilon"] = epsilon
     path = f"/v1/models/{quote(model, safe='')}/predict"

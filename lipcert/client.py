@@ -118,16 +118,19 @@ class Client(_Connected):
         inputs: np.ndarray[Any, Any] | Sequence[Sequence[float]],
         *,
         norm: str | int | None = None,
+        threat: str | Mapping[str, Any] | None = None,
         epsilon: float | None = None,
         npy: bool = False,
         **options: bool,
     ) -> Predictions:
-        """Classify (N, d) inputs; return predictions with certified radii in the units of the inputs.
+        """Classify (N, d) inputs; return predictions with certified radii.
 
         Args:
             model: name of the model.
             inputs: flat rows, or an array of float32 or float64.
             norm: norm of the radii: "l1", "l2" or "linf", also "1", "2", "inf"; by default the model's norm.
+            threat: threat set of the radii in place of ``norm``: a name from the model's settings, or a
+                mapping such as ``{"norm": "inf", "scale": {"age": 2, "*": 0}}``; radii are in its units.
             epsilon: radius that ``certified`` refers to.
             npy: send a binary array (application/x-npy), smaller and faster than JSON.
             options: ``tighten``, ``portable`` or ``certificate``, see the service's ``/docs``.
@@ -136,7 +139,9 @@ class Client(_Connected):
             ProblemError: the service refuses the request or fails.
             ServiceUnreachableError: the service does not respond.
         """
-        return self._send(calls.predict(model, inputs, norm=norm, epsilon=epsilon, options=options, npy=npy))
+        return self._send(
+            calls.predict(model, inputs, norm=norm, threat=threat, epsilon=epsilon, options=options, npy=npy)
+        )
 
     def models(self) -> list[ModelSummary]:
         """Return all models of the service, including refused ones."""
@@ -218,13 +223,14 @@ class AsyncClient(_Connected):
         inputs: np.ndarray[Any, Any] | Sequence[Sequence[float]],
         *,
         norm: str | int | None = None,
+        threat: str | Mapping[str, Any] | None = None,
         epsilon: float | None = None,
         npy: bool = False,
         **options: bool,
     ) -> Predictions:
         """Return predictions; see :meth:`Client.predict`."""
         return await self._send(
-            calls.predict(model, inputs, norm=norm, epsilon=epsilon, options=options, npy=npy)
+            calls.predict(model, inputs, norm=norm, threat=threat, epsilon=epsilon, options=options, npy=npy)
         )
 
     async def models(self) -> list[ModelSummary]:

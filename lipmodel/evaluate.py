@@ -22,6 +22,7 @@ from lipmodel.data.stream import Stream, in_memory
 from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
 from lipmodel.progress import Progress, part, silent
+from lipmodel.threat import Threat, as_threat
 
 BATCH_ROWS, TIGHTENED_ROWS = 1000, 20
 SAMPLE_SEED = 0
@@ -79,7 +80,7 @@ class Evaluation(Accuracies):
     """Evaluation of a classifier on labelled data.
 
     Attributes:
-        norm: norm of radii and epsilons.
+        threat: threat set of radii and epsilons.
         execution: floating-point format; predictions and radii hold for evaluations in this format.
         tightened: true if the radii are tightened.
         majority_share: majority-class baseline: share of the most common class, which is also the certified
@@ -100,7 +101,7 @@ class Evaluation(Accuracies):
             attack ran.
     """
 
-    norm: Norm
+    threat: Threat
     execution: str
     tightened: bool
     majority_share: float
@@ -119,6 +120,11 @@ class Evaluation(Accuracies):
     distances: Array
 
     @property
+    def norm(self) -> Norm:
+        """Norm of radii and epsilons."""
+        return self.threat.norm
+
+    @property
     def correct(self) -> Flags:
         """(N,) true where the prediction is the label."""
         return np.asarray(self.predictions == self.labels)
@@ -127,7 +133,7 @@ class Evaluation(Accuracies):
         """Return the main figures as JSON types, short enough for a model's metadata."""
         names = ("tightened", "samples", "majority_share", "clean_accuracy", "balanced_accuracy",
                  "certified_accuracy", "average_certified_radius", "certified_radius_quantiles")  # fmt: skip
-        return {"norm": self.norm.value} | {name: getattr(self, name) for name in names}
+        return self.threat.to_json() | {name: getattr(self, name) for name in names}
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything except the arrays, as JSON types."""
@@ -141,7 +147,7 @@ def evaluate(
     predictor: CertifiedPredictor,
     inputs: Any,
     labels: Sequence[int] | np.ndarray[Any, Any] | None = None,
-    norm: Norm | None = None,
+    threat: Threat | Norm | None = None,
     epsilons: Iterable[float] = (),
     progress: Progress = silent,
     *,
@@ -156,7 +162,7 @@ def evaluate(
         predictor: the classifier.
         inputs: (N, d) or (N, *input_shape), possibly a memory map; or a stream of inputs and labels.
         labels: (N,) class indices; None for a stream, which contains them.
-        norm: norm of the radii; the predictor's default if None.
+        threat: threat set of radii and attacks, or the norm of a ball; the predictor's default norm if None.
         epsilons: sizes of change >= 0 at which to report certified accuracy.
         progress: callback for the share done.
         tighten: prove larger radii, slowly; see ``CertifiedPredictor.predict``.
@@ -166,16 +172,16 @@ def evaluate(
 
     Raises:
         InputError: inputs do not fit the model; a label is not a class index; an epsilon or the number of
-            inputs to attack is negative; an attack is unknown or does not work in the norm.
+            inputs to attack is negative; an attack is unknown or does not work for the threat set.
         MissingExtraError: a package that an attack needs is not installed.
     """
-    norm = norm or predictor.default_norm
+    threat = as_threat(threat or predictor.default_norm)
     sizes = sorted({float(e) for e in epsilons})
     if any(not 0.0 <= e < np.inf for e in sizes):
         raise InputError("must be finite numbers of at least 0", field="epsilons")
     if attacked < 0:
         raise InputError(f"{attacked} inputs to attack: at least 0 is required", field="attacked")
-    check_methods(methods, norm)
+    check_methods(methods, threat)
     if isinstance(inputs, Stream):
         data = inputs
     else:
@@ -189,7 +195,7 @@ def evaluate(
     attacked = min(attacked, data.rows)
     share = data.rows / (data.rows + ATTACK_COST * attacked)
     evaluating, attacking = part(progress, 0.0, share), part(progress, share, 1.0)
-    task = EvaluationTask(norm, tighten)
+    task = EvaluationTask(threat, tighten)
     if executor is None:
         parts = [task(predictor, data, range(data.rows), evaluating)]
     else:
@@ -198,7 +204,7 @@ def evaluate(
     distances = np.full(data.rows, np.nan)
     if attacked:
         rows = sample(results.labels, attacked)
-        attack = AttackRowsTask(norm, methods, tuple(rows.tolist()))
+        attack = AttackRowsTask(threat, methods, tuple(rows.tolist()))
         if executor is None:
             found = [attack(predictor, data, range(attacked), attacking)]
         else:
@@ -206,7 +212,7 @@ def evaluate(
                 executor(attack, cut(attacked, BATCH_ROWS, range(0, attacked, BATCH_ROWS)), attacking)
             )
         distances[rows] = np.concatenate(found)
-    return _evaluation(predictor, norm, sizes, tighten, results, distances)
+    return _evaluation(predictor, threat, sizes, tighten, results, distances)
 
 
 def sample(labels: Indices, count: int) -> Indices:
@@ -238,9 +244,9 @@ class RowResults(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaluationTask:
-    """A :class:`~lipmodel.data.shards.ShardTask` that evaluates rows by batches, with radii in a norm."""
+    """A :class:`~lipmodel.data.shards.ShardTask` that evaluates rows by batches, for a threat set."""
 
-    norm: Norm
+    threat: Threat
     tighten: bool
 
     @property
@@ -261,7 +267,7 @@ class EvaluationTask:
         for first, inputs, given in batches_within(data, rows, self.step):
             x = predictor.check_inputs(inputs, first_row=first)
             truth = _check_labels(given, len(x), len(predictor.class_names), data, first)
-            found = predictor.predict(x, self.norm, tighten=self.tighten).radii
+            found = predictor.predict(x, self.threat, tighten=self.tighten).radii
             outside = predictor.claims.far_outside(x)
             outside = np.zeros(len(x), dtype=np.bool_) if outside is None else outside
             parts.append(RowResults(truth, found.label, found.certified_radius, outside))
@@ -274,12 +280,12 @@ class AttackRowsTask:
     """A :class:`~lipmodel.data.shards.ShardTask` that attacks chosen rows, in groups with one seed.
 
     Attributes:
-        norm: norm of distances.
+        threat: threat set, in whose units distances are.
         methods: attacks in addition to the built-in one.
         rows: indices of the chosen rows, in ascending order.
     """
 
-    norm: Norm
+    threat: Threat
     methods: tuple[str, ...]
     rows: tuple[int, ...]
 
@@ -296,7 +302,7 @@ class AttackRowsTask:
             places = range(first, min(first + BATCH_ROWS, rows.stop))
             x = predictor.check_inputs(chosen_rows(data, self.rows[places.start : places.stop], BATCH_ROWS))
             before, after = ((place - rows.start) / len(rows) for place in (places.start, places.stop))
-            task = AttackTask(predictor, engine, x, self.norm)
+            task = AttackTask(predictor, engine, x, self.threat)
             distances.append(find_nearest(task, self.methods, part(progress, before, after)).distance)
         return np.concatenate(distances)
 
@@ -332,7 +338,7 @@ def _check_labels(labels: Any, rows: int, classes: int, data: Stream, first: int
 
 def _evaluation(
     predictor: CertifiedPredictor,
-    norm: Norm,
+    threat: Threat,
     sizes: list[float],
     tighten: bool,
     results: RowResults,
@@ -360,7 +366,7 @@ def _evaluation(
     far = int(outside.sum())
     return Evaluation(
         **shares(whole),
-        norm=norm,
+        threat=threat,
         execution=predictor.execution.__name__,
         tightened=tighten,
         majority_share=float(counts.max() / len(labels)),

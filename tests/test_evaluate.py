@@ -13,6 +13,7 @@ from lipmodel.errors import InputError
 from lipmodel.evaluate import evaluate, wilson_interval
 from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm
+from lipmodel.threat import Threat
 from tests.networks import groupsort_net, to_file
 
 RNG = np.random.default_rng(0)
@@ -37,6 +38,24 @@ def test_rederived(predictor, norm):
     assert result.samples == 2300
     assert told[-1] == 1.0
     assert json.loads(json.dumps(result.to_dict()))["norm"] == norm.value
+
+
+def test_rederived_for_a_scaled_threat_set(predictor):
+    threat = Threat(Norm.INF, (0.1, 0.0, 2.0, 1.0))
+    radii = predictor.predict(X, threat).radii
+    right = radii.label == Y
+    result = evaluate(predictor, X, Y, threat, [0.1, 0.5], attacked=40)
+    assert result.certified_accuracy["0.1"] == (right & (radii.certified_radius >= 0.1)).mean()
+    assert all(
+        result.attacked_sample.attacked_accuracy[e] >= result.attacked_sample.certified_accuracy[e]
+        for e in ("0.1", "0.5")
+    )
+    tried = ~np.isnan(result.distances)
+    assert (result.distances[tried] > radii.certified_radius[tried]).all()
+    told = json.loads(json.dumps(result.to_dict()))
+    assert (told["norm"], told["scale"]) == ("inf", [0.1, 0.0, 2.0, 1.0])
+    with pytest.raises(InputError, match="has 3 numbers; this model has 4 columns"):
+        evaluate(predictor, X, Y, Threat(Norm.TWO, (1.0, 2.0, 3.0)))
 
 
 def test_tightened_radii_count(predictor):

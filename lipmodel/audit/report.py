@@ -32,6 +32,7 @@ from lipmodel.errors import InputError
 from lipmodel.network.metadata import LARGEST_INPUT
 from lipmodel.norms import Norm
 from lipmodel.progress import Progress, part, silent
+from lipmodel.threat import BALLS
 
 MAX_ATTACKED = 200
 MAX_WITNESSES = 5
@@ -83,7 +84,7 @@ def audit(
         )
     if attacked < 0:
         raise InputError(f"{attacked} inputs to attack: at least 0 is required", field="attacked")
-    check_methods(methods, norm)
+    check_methods(methods, BALLS[norm])
     data = inputs
     if inputs is not None and not isinstance(inputs, Stream):
         data = in_memory("inputs", predictor.check_inputs(inputs))

@@ -24,6 +24,7 @@ from lipmodel.data.shards import batches_within, cut
 from lipmodel.data.stream import Stream
 from lipmodel.norms import Array, Norm
 from lipmodel.progress import Progress, part
+from lipmodel.threat import BALLS
 
 ATTACK_COST = 100
 """Rough cost of attacking a point, relative to observing it; for progress."""
@@ -130,7 +131,7 @@ class AuditTask:
         """Attack points, at any distance and inside each certified radius."""
         before = predictor.predict(points, self.norm).radii
         radius = before.certified_radius
-        task = AttackTask(predictor, engine, points, self.norm, self.seed)
+        task = AttackTask(predictor, engine, points, BALLS[self.norm], self.seed)
         attack = attack_radii(task, radius, self.methods, progress)
         after = predictor.predict(attack.adversarial, self.norm).radii.label
         classes = predictor.class_names

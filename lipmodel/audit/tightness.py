@@ -15,6 +15,7 @@ from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.errors import InputError
 from lipmodel.norms import Norm
 from lipmodel.progress import Progress, silent
+from lipmodel.threat import BALLS
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def measure_tightness(
     result = predictor.predict(x, norm, tighten=True)
     slow, tightening = result.radii.certified_radius, result.tightening
     assert tightening is not None
-    task = AttackTask(predictor, GradientEngine(predictor.file.graph), x, norm)
+    task = AttackTask(predictor, GradientEngine(predictor.file.graph), x, BALLS[norm])
     attacked = find_nearest(task, progress=progress).distance
     found = np.isfinite(attacked)
     if not found.any():

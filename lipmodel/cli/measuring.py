@@ -57,6 +57,9 @@ labels_option = click.option(
 @engine_option
 @report_option
 @common.norm_option
+@common.threat_option
+@common.scale_option
+@common.freeze_option
 @common.json_option
 def evaluate(
     model: Path,
@@ -70,6 +73,9 @@ def evaluate(
     engine: str | None,
     folder: Path | None,
     norm: Norm | None,
+    threat: str | None,
+    scale: str | None,
+    freeze: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Measure clean accuracy, certified accuracy and accuracy under attack of MODEL on labelled data."""
@@ -78,13 +84,14 @@ def evaluate(
     from lipmodel.evaluate import evaluate as run
 
     predictor = CertifiedPredictor(model)
+    changes = common.threat_of(predictor, norm, threat, scale, freeze)
     source = find_source(data, data_dir, labels)
     stream = source.open()
     if Path(data).suffix == ".npy" and labels is None:
         raise click.UsageError("a .npy of inputs requires --labels, a .npy of class indices")
     with common.bar("evaluating") as progress:
         result = run(
-            predictor, stream, None, norm, epsilons, progress,
+            predictor, stream, None, changes, epsilons, progress,
             tighten=tighten, attacked=attacked, methods=methods,
             executor=EngineExecutor(predictor.file, source, engine) if engine else None,
         )  # fmt: skip

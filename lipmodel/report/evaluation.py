@@ -24,9 +24,9 @@ def evaluation_files(
         data: name of the data, for titles.
         units: units of the inputs, for the axis of epsilon.
     """
-    bound = predictor.bounds(evaluation.norm).bound_global
+    bound = predictor.bounds(evaluation.threat).bound_global
     identity = {"model": model, "data": data, "sha256": predictor.file.sha256, "bound_global": bound}
-    symbol, tightened = evaluation.norm.symbol, ", tightened" * evaluation.tightened
+    symbol, tightened = str(evaluation.threat), ", tightened" * evaluation.tightened
     levels = evaluation.certified_radius_quantiles.items()
     quantiles = ", ".join(f"{float(q):.0%}: {rounded_down(r, 4)}" for q, r in levels)
     model_rows = [

@@ -84,7 +84,8 @@ def draw_accuracies(axis: Any, evaluation: Evaluation, units: str = "") -> None:
         evaluation: the evaluation.
         units: units of the inputs, for the label.
     """
-    norm, sample, samples = evaluation.norm, evaluation.attacked_sample, evaluation.samples
+    sample, samples, units = evaluation.attacked_sample, evaluation.samples, f" ({units})" if units else ""
+    scaled = evaluation.threat.scale is not None
     epsilon, certified = (evaluation.curve[name] for name in ("epsilon", "certified_accuracy"))
     end = epsilon[-1] if sample is None else sample.curve["epsilon"][-1]
     beyond = end > epsilon[-1]  # nothing is certified there
@@ -105,7 +106,7 @@ def draw_accuracies(axis: Any, evaluation: Evaluation, units: str = "") -> None:
         axis.fill_between(ends, np.repeat(low[1:], 2), np.repeat(high[:-1], 2), color=GREY, alpha=0.15, lw=0)
     axis.axhline(evaluation.majority_share, color=GREY, ls="--", lw=1, label="majority-class baseline")
     axis.set(
-        xlabel=f"ε, in {NORM_SYMBOL[norm]}" + (f" ({units})" if units else ""),
+        xlabel=f"ε, in {NORM_SYMBOL[evaluation.norm]}" + (" (units of the scale)" if scaled else units),
         ylabel="accuracy at ε",
         title="Certified accuracy",
         xlim=(0.0, end or 1.0),

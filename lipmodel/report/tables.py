@@ -40,7 +40,7 @@ def accuracy_table(evaluation: Evaluation) -> Table:
         (baseline, percent(evaluation.majority_share), "", percent(1 / classes)),
         ("mean certified radius", rounded_down(evaluation.average_certified_radius, 4), "", ""),
     ]
-    title = f"{evaluation.samples} samples, {evaluation.norm.symbol}"
+    title = f"{evaluation.samples} samples, {evaluation.threat}"
     return Table(title, ("metric", "value", "95% interval", "mean over classes"), rows)
 
 

@@ -15,6 +15,7 @@ from lipmodel.certify.predictor import CertifiedPredictor, Predictions
 from lipmodel.deadline import Deadline
 from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
+from lipmodel.threat import BALLS
 from service.inference.fair_pool import FairPool
 from service.models.registry import Model
 
@@ -74,7 +75,7 @@ class AttackSearch:
         if predictor not in self._engines:
             self._engines[predictor] = GradientEngine(predictor.file.graph)
         before = predictor.predict(inputs, norm)
-        task = AttackTask(predictor, self._engines[predictor], inputs, norm)
+        task = AttackTask(predictor, self._engines[predictor], inputs, BALLS[norm])
         radius = before.radii.certified_radius
         attack = attack_radii(task, radius, progress=lambda _: deadline.check())
         after = predictor.predict(attack.adversarial, norm)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+import json
+from contextlib import suppress
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from lipmodel.errors import InputError
 from lipmodel.norms import Array
@@ -14,11 +16,19 @@ from service.models.registry import Model
 from service.wire import AnyArray, NormOfRadius, Wire
 
 
+def _parse_object(value: Any) -> Any:
+    """Return the object that a text of JSON describes, as in a query; other values unchanged."""
+    if isinstance(value, str) and value.startswith("{"):
+        with suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
+
+
 class PredictOptions(Wire):
     """Options of a prediction."""
 
     norm: NormOfRadius | None = None
-    threat: str | dict[str, Any] | None = Field(
+    threat: Annotated[str | dict[str, Any] | None, BeforeValidator(_parse_object)] = Field(
         default=None,
         description="Threat set of the radius, in place of a norm: a name from the model's 'threats', or an "
         "object with 'norm' and 'scale', the size of one unit of change for each column. The scale is a "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from lipmodel.audit.attacks.attack import AttackTask
 from lipmodel.audit.attacks.foolbox_attacks import FoolboxAttack
-from lipmodel.audit.attacks.registry import ATTACKS, BUILT_IN, METHODS, find_nearest
+from lipmodel.audit.attacks.registry import ATTACKS, BUILT_IN, METHODS, attack_radii, find_nearest
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.audit.report import audit
 from lipmodel.certify.predictor import CertifiedPredictor
@@ -17,6 +18,7 @@ from lipmodel.errors import InputError, MissingExtraError
 from lipmodel.evaluate import evaluate
 from lipmodel.norms import Norm
 from lipmodel.progress import silent
+from lipmodel.threat import BALLS, Threat
 from tests.networks import groupsort_net, to_file
 
 USABLE = [(name, norm) for name, attack in ATTACKS.items() for norm in attack.norms]
@@ -27,7 +29,7 @@ X = RNG.normal(size=(12, 4))
 def task(classes=3, norm=Norm.TWO, seed=0):
     """The inputs X with a small network that labels them."""
     predictor = CertifiedPredictor(to_file(groupsort_net((4, 16), classes, seed=seed)))
-    return AttackTask(predictor, GradientEngine(predictor.file.graph), X, norm)
+    return AttackTask(predictor, GradientEngine(predictor.file.graph), X, BALLS[norm])
 
 
 @pytest.mark.parametrize("classes", [1, 3])
@@ -50,6 +52,39 @@ def test_changes_are_found_and_none_inside_its_radius(method, norm, classes):
         assert (both.distance > before.certified_radius).all()
         assert problem.changed(both.adversarial)[both.flipped].all()
     assert np.any(found)
+
+
+@pytest.mark.parametrize("norm", Norm)
+@pytest.mark.parametrize("classes", [1, 3])
+def test_attacks_stay_in_a_scaled_threat_set_and_outside_its_radii(norm, classes):
+    threat = Threat(norm, (0.01, 0.0, 3.0, 1.0))
+    problem = replace(task(classes, norm), threat=threat)
+    radius = problem.predictor.predict(X, threat).radii.certified_radius
+    found = attack_radii(problem, radius)
+    assert found.flipped.any()
+    assert (found.adversarial[:, 1] == X[:, 1]).all()  # the frozen column
+    assert (found.distance > radius).all()
+    change = (found.adversarial - X)[:, [0, 2, 3]] / np.array([0.01, 3.0, 1.0])
+    order = {"1": 1, "2": 2, "inf": np.inf}[norm.value]
+    distance = np.where(found.flipped, np.linalg.norm(change, order, axis=1), np.inf)
+    np.testing.assert_allclose(found.distance, distance, rtol=1e-12)
+    assert (found.distance >= distance).all()
+    # As strong as a search along many directions in units of the scale, in which the ball is round.
+    directions = RNG.normal(size=(400, 4)) if norm is not Norm.INF else np.sign(RNG.normal(size=(400, 4)))
+    if norm is Norm.ONE:
+        directions[:6] = np.vstack([np.eye(4)[[0, 2, 3]], -np.eye(4)[[0, 2, 3]]])
+    directions[:, 1] = 0.0
+    directions /= np.linalg.norm(directions, order, axis=1, keepdims=True)
+    for x, nearest in zip(X[found.flipped][:4], found.distance[found.flipped][:4], strict=True):
+        label = problem.predictor.predict(x[None]).radii.label
+        for size in np.linspace(0.05, 0.9, 10) * nearest:
+            points = x + size * directions * np.array(threat.scale)
+            assert (problem.predictor.predict(points).radii.label == label).all()
+
+
+def test_attacks_that_search_balls_are_refused_for_a_scaled_threat_set():
+    with pytest.raises(InputError, match="'fmn' searches balls"):
+        find_nearest(replace(task(), threat=Threat(Norm.TWO, (1.0, 0.0, 1.0, 1.0))), ("fmn",))
 
 
 def test_the_nearest_of_all_counts(monkeypatch):

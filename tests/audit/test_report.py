@@ -17,6 +17,7 @@ from lipmodel.data.stream import in_memory
 from lipmodel.errors import InputError
 from lipmodel.network.metadata import Claims
 from lipmodel.norms import Norm, vector_norm
+from lipmodel.threat import BALLS
 from tests.networks import groupsort_net, linear_net, to_file
 
 NORMS = list(Norm)
@@ -75,7 +76,7 @@ def test_attacks_find_flips_just_outside_an_attained_radius(norm):
     model = predictor(linear_net(np.random.default_rng(0).normal(size=(3, 5))))
     x = np.random.default_rng(1).normal(size=(100, 5))
     radius = model.predict(x, norm).radii.certified_radius
-    task = AttackTask(model, GradientEngine(model.file.graph), x, norm)
+    task = AttackTask(model, GradientEngine(model.file.graph), x, BALLS[norm])
     inside = ProjectedGradientDescent(radius)(task)
     outside = ProjectedGradientDescent(radius * 1.01 + 1e-9)(task)
     assert inside.flipped.sum() == 0

@@ -23,6 +23,7 @@ from lipmodel.cli import main
 from lipmodel.errors import DataError, LipcertError
 from lipmodel.evaluate import EvaluationTask, evaluate
 from lipmodel.norms import Norm
+from lipmodel.threat import BALLS
 from tests.bulk.test_bulk import eventually, workers_of
 from tests.networks import groupsort_net, to_file
 
@@ -164,7 +165,9 @@ def test_a_bad_row_is_reported_with_its_file(model, rows, tmp_path):
         with pytest.raises(LipcertError, match=reason):
             evaluate(model, source.open())
         with pytest.raises(DataError, match=reason):
-            ShardWorkload(model.file, source, EvaluationTask(Norm.TWO, False)).prepare()(range(2000, 3000))
+            ShardWorkload(model.file, source, EvaluationTask(BALLS[Norm.TWO], False)).prepare()(
+                range(2000, 3000)
+            )
     executor = EngineExecutor(model.file, source, "local")
     with pytest.raises(DataError, match=reason):
         evaluate(model, source.open(), executor=executor)

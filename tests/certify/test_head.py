@@ -16,6 +16,7 @@ from lipmodel.network.ops import Graph
 from lipmodel.network.reader.read import read_onnx
 from lipmodel.network.writer import to_bytes, write_model
 from lipmodel.norms import Norm, bound_pairwise_distances, vector_norm
+from lipmodel.threat import BALLS
 from tests.certify.test_graph import ints, model, n
 from tests.networks import dense, float32, groupsort_net, linear_net
 
@@ -103,7 +104,7 @@ def test_radius_of_prototypes_holds_and_is_tight():
     predictor = CertifiedPredictor(HEADS["reduce max of rows"][0])
     x = RNG.normal(size=(200, 5))
     radius = predictor.predict(x, Norm.TWO).radii.certified_radius
-    task = AttackTask(predictor, GradientEngine(predictor.file.graph), x, Norm.TWO)
+    task = AttackTask(predictor, GradientEngine(predictor.file.graph), x, BALLS[Norm.TWO])
     assert not ProjectedGradientDescent(radius)(task).flipped.any()
     assert ProjectedGradientDescent(radius * 1.5)(task).flipped.mean() > 0.5
 

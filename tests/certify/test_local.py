@@ -28,6 +28,7 @@ from lipmodel.network.ops import Graph
 from lipmodel.network.reader.read import read_onnx
 from lipmodel.network.window import Window
 from lipmodel.norms import Norm, vector_norm
+from lipmodel.threat import BALLS
 from tests.certify.test_graph import READ
 from tests.exact import evaluate
 from tests.networks import convolutional_net, dense, float32, groupsort_net, linear_net, to_file
@@ -201,7 +202,7 @@ def test_radii_are_no_smaller_and_hold_against_attacks(name, norm):
     larger = radius > fast.radii.certified_radius
     assert ((slow.tightening.method == "local") == larger).all()
     assert (slow.tightening.seconds[fast.radii.certified_radius > 0] > 0).all()
-    task = AttackTask(predictor, GradientEngine(graph), x, norm)
+    task = AttackTask(predictor, GradientEngine(graph), x, BALLS[norm])
     attack = ProjectedGradientDescent(radius, steps=40)(task)
     assert not attack.flipped.any()
 

@@ -17,6 +17,7 @@ from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.tight.mixtures import Mixer, _adding_up
 from lipmodel.network.writer import to_bytes, write_model
 from lipmodel.norms import Norm
+from lipmodel.threat import BALLS
 from tests.networks import float32, groupsort_net, prototypes, to_file
 
 NORMS = list(Norm)
@@ -82,7 +83,7 @@ def test_reach_is_at_most_the_distance_to_where_the_rival_wins(norm):
 @pytest.mark.parametrize("norm", NORMS)
 def test_attacks_stay_inside_and_come_near(norm):
     radii = PREDICTOR.predict(X, norm, tighten=True)
-    task = AttackTask(PREDICTOR, GradientEngine(PREDICTOR.file.graph), X, norm)
+    task = AttackTask(PREDICTOR, GradientEngine(PREDICTOR.file.graph), X, BALLS[norm])
     radius = radii.radii.certified_radius
     assert "mixture" in radii.tightening.method
     assert not ProjectedGradientDescent(radius)(task).flipped.any()
@@ -97,7 +98,7 @@ def test_over_a_body_mixtures_and_local_bounds_go_together():
     fast, slow = predictor.predict(x), predictor.predict(x, tighten=True)
     assert (slow.radii.certified_radius >= fast.radii.certified_radius).all()
     assert {"local", "mixture"} & set(slow.tightening.method)
-    task = AttackTask(predictor, GradientEngine(predictor.file.graph), x, Norm.TWO)
+    task = AttackTask(predictor, GradientEngine(predictor.file.graph), x, BALLS[Norm.TWO])
     assert not ProjectedGradientDescent(slow.radii.certified_radius)(task).flipped.any()
 
 

@@ -23,6 +23,7 @@ from lipcert.errors import (
 from lipcert.results import Prediction
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.norms import Norm
+from lipmodel.threat import Threat
 from service.protocols.v1_schemas import Prediction as WirePrediction
 from tests.service.conftest import digits, running, two_moons
 from tests.test_architecture import modules_after
@@ -333,3 +334,15 @@ def test_a_proxys_error_page_is_a_problem_too(kind):
 def test_the_client_alone_needs_neither_service_nor_numpy():
     heavy = {"numpy", "onnxruntime", "pydantic", "service", "lipmodel", "fastapi"}
     assert not heavy & modules_after("import lipcert.client")
+
+
+@pytest.mark.parametrize("kind", [Client, Waited])
+@pytest.mark.parametrize("npy", [False, True])
+def test_predictions_for_a_threat_set(url, kind, npy):
+    client = kind(url)
+    found = client.predict("two-moons", INPUTS, threat={"norm": "inf", "scale": [0.5, 0]}, npy=npy)
+    expected = CertifiedPredictor(two_moons()).predict(INPUTS, Threat(Norm.INF, (0.5, 0.0))).radii
+    assert [p.certified_radius for p in found.predictions] == expected.certified_radius.tolist()
+    with pytest.raises(InvalidRequestError, match="'clerical' is unknown"):
+        client.predict("two-moons", INPUTS, threat="clerical", npy=npy)
+    client.close()

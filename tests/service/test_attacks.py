@@ -9,6 +9,7 @@ from lipmodel.audit.gradient import GradientEngine
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.deadline import Deadline
 from lipmodel.norms import Norm, vector_norm
+from lipmodel.threat import BALLS
 from service.inference import attack_search as attacker
 from service.inference.fair_pool import FairPool
 from service.models.registry import Model
@@ -29,7 +30,7 @@ def test_findings_equal_those_of_an_audit_and_have_the_label_given(client, norm)
     assert told["norm"] == norm.value
     predictor = CertifiedPredictor(two_moons())
     radii = predictor.predict(X, norm).radii
-    task = AttackTask(predictor, GradientEngine(predictor.file.graph), X, norm)
+    task = AttackTask(predictor, GradientEngine(predictor.file.graph), X, BALLS[norm])
     expected = attack_radii(task, radii.certified_radius)
     for row, finding in enumerate(told["findings"]):
         assert finding["certified_radius"] == radii.certified_radius[row]

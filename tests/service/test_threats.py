@@ -74,13 +74,14 @@ def test_threat_sets_in_npy_and_v2(serve, tmp_path):
     client = served_with(serve, tmp_path)
     body = io.BytesIO()
     np.save(body, np.array(INPUTS))
-    answer = client.post(
-        PREDICT,
-        content=body.getvalue(),
-        headers={"content-type": "application/x-npy"},
-        params={"threat": "clerical"},
-    ).json()
-    assert [p["certified_radius"] for p in answer["predictions"]] == radii(CLERICAL)
+    for threat in ("clerical", json.dumps({"norm": "inf", "scale": [0.5, 0]})):
+        answer = client.post(
+            PREDICT,
+            content=body.getvalue(),
+            headers={"content-type": "application/x-npy"},
+            params={"threat": threat},
+        ).json()
+        assert [p["certified_radius"] for p in answer["predictions"]] == radii(CLERICAL)
     name = CertifiedPredictor(two_moons()).file.graph.input
     tensor = {"name": name, "shape": [3, 2], "datatype": "FP64", "data": INPUTS}
     for threat in ("clerical", {"norm": "inf", "scale": [0.5, 0]}):

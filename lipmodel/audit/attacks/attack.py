@@ -12,8 +12,9 @@ import numpy as np
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.certify.head import Indices
 from lipmodel.certify.predictor import CertifiedPredictor
-from lipmodel.norms import Array, Norm, bound_vector_norm
+from lipmodel.norms import Array, Norm, bound_vector_norm, inflate
 from lipmodel.progress import Progress
+from lipmodel.threat import Threat
 
 Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
@@ -26,34 +27,51 @@ class AttackTask:
         predictor: the classifier; a change counts only where the predictor itself gives another label.
         engine: gradients of the predictor's graph.
         inputs: (N, d).
-        norm: of distances.
+        threat: threat set, in whose units distances are.
         seed: of random starts.
     """
 
     predictor: CertifiedPredictor
     engine: GradientEngine
     inputs: Array
-    norm: Norm
+    threat: Threat
     seed: int = 0
+
+    @property
+    def norm(self) -> Norm:
+        """The norm of distances."""
+        return self.threat.norm
 
     @cached_property
     def labels(self) -> Indices:
         """The predicted classes (N,) of the inputs."""
-        return self.predictor.predict(self.inputs, self.norm).radii.label
+        return self.predictor.predict(self.inputs, self.threat).radii.label
 
     @cached_property
     def lipschitz(self) -> Array:
         """Certified Lipschitz constants (N, K) of the label's score less each other one; all above 0."""
-        bounds = self.predictor.bounds(self.norm).bound_per_pair[self.labels]
+        bounds = self.predictor.bounds(self.threat).bound_per_pair[self.labels]
         return np.maximum(bounds, np.finfo(float).tiny)
+
+    def moved(self, units: Array) -> Array:
+        """Return the inputs after changes (N, d) in units of the threat set."""
+        return self.inputs + (units if self.threat.scale is None else units * self.threat.scales)
+
+    def in_units(self, gradients: Array) -> Array:
+        """Return gradients (N, d) by changes in units of the threat set; 0 in frozen columns."""
+        return gradients if self.threat.scale is None else gradients * self.threat.scales
 
     def changed(self, points: Array) -> Flags:
         """Return (N,) whether each of the points (N, d) has another label than its input."""
-        return np.asarray(self.predictor.predict(points, self.norm).radii.label != self.labels)
+        return np.asarray(self.predictor.predict(points, self.threat).radii.label != self.labels)
 
     def distances(self, points: Array) -> Array:
-        """Return the l_p distances (N,) of the points (N, d) to their inputs, rounded up."""
-        return bound_vector_norm(points - self.inputs, self.norm, axis=1)
+        """Return the distances (N,) of the points (N, d) to their inputs, rounded up.
+
+        Points differ from their inputs in no frozen column.
+        """
+        distances = bound_vector_norm(self.threat.units(points - self.inputs), self.norm, axis=1)
+        return distances if self.threat.scale is None else np.asarray(inflate(distances, 2))
 
     def judge(self, points: Array) -> AttackResult:
         """Return the points (N, d) that have another label; the input itself in place of the others."""
@@ -70,7 +88,7 @@ class AttackResult:
 
     Attributes:
         adversarial: (N, d) inputs with another label; the input itself where none was found.
-        distance: (N,) their l_p distances, rounded up: never below the exact ones; infinite where none was
+        distance: (N,) their distances, rounded up: never below the exact ones; infinite where none was
             found.
     """
 

@@ -44,16 +44,16 @@ class ProjectedGradientDescent:
             flipped[new] = True
 
         for restart in range(2):
-            start = rng.normal(size=inputs.shape) if restart else np.zeros_like(inputs)
+            start = task.in_units(rng.normal(size=inputs.shape)) if restart else np.zeros_like(inputs)
             delta = _into_ball(start, inside * rng.uniform(size=len(inputs)), norm)
             momentum = np.zeros_like(inputs)
             for step in range(self.steps):
-                gradient = _margin_gradient(task, inputs + delta)[1]
+                gradient = _margin_gradient(task, task.moved(delta))[1]
                 momentum = MOMENTUM * momentum + unit(gradient)
                 length = inside * (2.0 if step < self.steps // 2 else 0.25)
                 delta = _into_ball(delta - length[:, None] * steepest(momentum, norm), inside, norm)
-                note(inputs + delta)
-                note(inputs - inside[:, None] * steepest(gradient, norm))
+                note(task.moved(delta))
+                note(task.moved(-inside[:, None] * steepest(gradient, norm)))
                 progress((restart + (step + 1) / self.steps) / 2)
         return AttackResult(adversarial, np.where(flipped, task.distances(adversarial), np.inf))
 
@@ -89,11 +89,11 @@ class MinimumNormDescent:
             delta, momentum = np.zeros_like(inputs), np.zeros_like(inputs)
             if restart:
                 away = np.where(known, nearest, 0.0) * rng.uniform(0.5, 2.0, size=len(inputs))
-                delta = away[:, None] * steepest(rng.normal(size=inputs.shape), norm)
+                delta = away[:, None] * steepest(task.in_units(rng.normal(size=inputs.shape)), norm)
             budget = np.where(known, 2.0 * nearest, np.inf)
             for step in range(self.steps):
                 decay = 0.5 * (1.0 + np.cos(np.pi * step / self.steps))
-                points = inputs + delta
+                points = task.moved(delta)
                 distance = task.distances(points)
                 flipped = task.changed(points)
                 closer = flipped & (distance < nearest)
@@ -116,12 +116,15 @@ class MinimumNormDescent:
 
 
 def _margin_gradient(task: AttackTask, points: Array) -> tuple[Array, Array]:
-    """Return the margin (N,) to the class nearest for its Lipschitz constant, and its gradient (N, d)."""
+    """Return the margin (N,) to the class nearest for its Lipschitz constant, and its gradient (N, d).
+
+    The gradient is by changes in units of the threat set.
+    """
     engine, label, rows = task.engine, task.labels, np.arange(len(points))
     if engine.graph.output_shape[0] == 1:
         sign = np.where(label == 1, 1.0, -1.0)
         scores, gradient = engine(points, sign[:, None])
-        return scores[:, 0] * sign, gradient
+        return scores[:, 0] * sign, task.in_units(gradient)
     scores = engine.scores(points)
     margins = scores[rows, label][:, None] - scores
     distance = margins / task.lipschitz
@@ -130,7 +133,7 @@ def _margin_gradient(task: AttackTask, points: Array) -> tuple[Array, Array]:
     cotangents = np.zeros_like(scores)
     cotangents[rows, label] = 1.0
     cotangents[rows, nearest] = -1.0
-    return margins[rows, nearest], engine(points, cotangents)[1]
+    return margins[rows, nearest], task.in_units(engine(points, cotangents)[1])
 
 
 def _into_ball(delta: Array, radius: Array, norm: Norm) -> Array:

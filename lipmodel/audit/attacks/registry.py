@@ -17,6 +17,7 @@ from lipmodel.audit.attacks.foolbox_attacks import FoolboxAttack
 from lipmodel.errors import InputError
 from lipmodel.norms import Array, Norm
 from lipmodel.progress import Progress, part, silent
+from lipmodel.threat import Threat
 
 BUILT_IN = "ascent"
 """The attack that every search begins with."""
@@ -36,14 +37,20 @@ METHODS = tuple(name for name in ATTACKS if name != BUILT_IN)
 """The attacks that can be added to the built-in one."""
 
 
-def check_methods(methods: tuple[str, ...], norm: Norm) -> None:
+def check_methods(methods: tuple[str, ...], threat: Threat) -> None:
     """Refuse attacks that cannot run, before any work is done.
 
     Raises:
-        InputError: an unknown attack, or one that does not work in that norm.
+        InputError: an unknown attack, or one that does not work for that threat set.
         MissingExtraError: a package that an attack needs is not installed.
     """
+    norm = threat.norm
     for method in methods:
+        if method in METHODS and threat.scale is not None:
+            raise InputError(
+                f"'{method}' searches balls; for a scaled threat set the built-in attack is used alone",
+                field="attack method",
+            )
         usable = [name for name in METHODS if norm in ATTACKS[name].norms]
         if method not in usable:
             raise InputError(
@@ -66,7 +73,7 @@ def find_nearest(
     Raises:
         InputError, MissingExtraError: see :func:`check_methods`.
     """
-    check_methods(methods, task.norm)
+    check_methods(methods, task.threat)
     share = 1.0 / (1 + len(methods))
     found = ATTACKS[BUILT_IN](task, part(progress, 0.0, share))
     for number, method in enumerate(methods, 1):
