@@ -1,6 +1,6 @@
 """The soundness suite at full size: claims and violations by suite and rule, and the cost of soundness.
 
-    python -m benchmarks.soundness [--count 2500] [--workers 2]
+    python -m benchmarks.soundness [--count 2500] [--workers 2] [--scaled]
 
 The inputs are those of ``tests/soundness``, which runs a small part of them; exit status 1 where a
 rule of ours is violated, where a suite breaks no naive rule, or where too little is certified.
@@ -23,6 +23,7 @@ from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.radius import RadiusRule
 from lipmodel.certify.rounding import FORMATS, bound_rounding
 from lipmodel.norms import Norm
+from lipmodel.threat import BALLS
 from tests.networks import float32, groupsort_net, to_file
 from tests.soundness import nets, suites
 from tests.soundness.rules import DOUBLE, NAIVE, OURS, OURS_SINGLE, PORTABLE, RULES, Subject
@@ -33,15 +34,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=2500, help="inputs for each suite, network and norm")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--scaled", action="store_true", help="scaled threat sets in place of balls")
     options = parser.parse_args()
     start = time.monotonic()
     jobs = [(suite, net) for suite in suites.SUITES for net in suites.nets_of(suite)]
     with ProcessPoolExecutor(options.workers) as pool:
-        run = partial(suites.run, count=options.count)
+        run = partial(suites.run, count=options.count, in_scales=options.scaled)
         results = dict(zip(jobs, pool.map(run, *zip(*jobs, strict=True)), strict=True))
     failed = _print_suites(results)
     print(f"\n{time.monotonic() - start:.0f} s for the suites with {options.workers} processes\n")
-    _print_costs()
+    if not options.scaled:
+        _print_costs()
     return 1 if failed else 0
 
 
@@ -87,8 +90,8 @@ def _print_costs():
         opened = _seconds(lambda g=graph: CertifiedPredictor(to_file(nets.fresh(g))), 3)
         inference = _seconds(lambda s=subject, x=x: s.float64(x), 9)
         for norm in Norm:
-            plain = DOUBLE.answer(subject, x, norm).radius
-            lost = [1.0 - rule.answer(subject, x, norm).radius / plain for rule in (OURS, PORTABLE)]
+            plain = DOUBLE.answer(subject, x, BALLS[norm]).radius
+            lost = [1.0 - rule.answer(subject, x, BALLS[norm]).radius / plain for rule in (OURS, PORTABLE)]
             shown = [", ".join(f"{q:.1e}" for q in np.quantile(values, (0.5, 0.99))) for values in lost]
             working = Norm.INF if norm is Norm.INF else Norm.TWO
             lipschitz, rounding = _analyse(graph, norm, working)

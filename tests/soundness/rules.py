@@ -15,7 +15,7 @@ import numpy as np
 
 from lipmodel import norms
 from lipmodel.audit.gradient import GradientEngine
-from lipmodel.certify import head, lipschitz
+from lipmodel.certify import head, linear_runs, lipschitz
 from lipmodel.certify.lipschitz import bound_lipschitz
 from lipmodel.certify.norms import convolution
 from lipmodel.certify.predictor import CertifiedPredictor
@@ -32,7 +32,7 @@ def unrounded():
     """Constants as one would compute them without a thought for rounding: nearest, and a plain SVD."""
     same = {"up": lambda x: x, "down": lambda x: x, "inflate": lambda x, _: x, "gamma": lambda *_: 0.0}
     with contextlib.ExitStack() as stack:
-        for module in (norms, head, lipschitz, convolution):
+        for module in (norms, head, linear_runs, lipschitz, convolution):
             names = {name: function for name, function in same.items() if hasattr(module, name)}
             stack.enter_context(mock.patch.multiple(module, **names))
         plain = mock.patch.object(
@@ -78,17 +78,18 @@ class Subject:
         execution = Execution(replace(self.graph, output=self.head.scores).pruned(), dtype)
         return lambda x: self.head.raw_scores(execution.scores(x))
 
-    def plain_constants(self, norm):
+    def plain_constants(self, threat):
         """(M, M) unrounded constants of the differences of raw scores."""
-        if norm not in self._plain:
+        if threat not in self._plain:
             with unrounded():
-                self._plain[norm] = bound_lipschitz(fresh(self.graph), norm).bound_per_score_pair
-        return self._plain[norm]
+                self._plain[threat] = bound_lipschitz(fresh(self.graph), threat).bound_per_score_pair
+        return self._plain[threat]
 
-    def claimed_constants(self, norm):
+    def claimed_constants(self, threat):
         """The same as a maker claims them: each score 1-Lipschitz, rows of the last layer orthonormal in l2."""
-        if self.claim is not norm:
-            return self.plain_constants(norm)
+        norm = threat.norm
+        if self.claim is not norm or threat.scale is not None:
+            return self.plain_constants(threat)
         if self.head.binary:
             return np.ones((2, 2))
         return np.full((len(self.head.owners),) * 2, math.sqrt(2.0) if norm is Norm.TWO else 2.0)
@@ -109,8 +110,8 @@ class Naive:
     def scores(self, subject, x):
         return (subject.float32 if self.dtype is np.float32 else subject.float64)(x)
 
-    def answer(self, subject, x, norm):
-        constants = (subject.claimed_constants if self.claimed else subject.plain_constants)(norm)
+    def answer(self, subject, x, threat):
+        constants = (subject.claimed_constants if self.claimed else subject.plain_constants)(threat)
         constants = constants.astype(self.dtype)
         scores, owners = self.scores(subject, x).astype(self.dtype), subject.head.owners
         best = scores.argmax(axis=1)
@@ -129,8 +130,8 @@ class Ours:
 
     name = "ours, float64"
 
-    def answer(self, subject, x, norm):
-        radii = subject.predictor.predict(x, norm).radii
+    def answer(self, subject, x, threat):
+        radii = subject.predictor.predict(x, threat).radii
         return Answer(radii.label, radii.certified_radius)
 
     def labels(self, subject, x):
@@ -143,9 +144,9 @@ class OursPortable:
 
     name = "ours, float32 portable"
 
-    def answer(self, subject, x, norm):
+    def answer(self, subject, x, threat):
         return Answer(
-            subject.predictor.predict(x, norm).radii.label, subject.predictor.portable_radii(x, norm)
+            subject.predictor.predict(x, threat).radii.label, subject.predictor.portable_radii(x, threat)
         )
 
     def labels(self, subject, x):
@@ -157,8 +158,8 @@ class OursSingle:
 
     name = "ours, float32 execution"
 
-    def answer(self, subject, x, norm):
-        radii = subject.predictor.predict(x, norm, execution=np.float32).radii
+    def answer(self, subject, x, threat):
+        radii = subject.predictor.predict(x, threat, execution=np.float32).radii
         return Answer(radii.label, radii.certified_radius)
 
     def labels(self, subject, x):

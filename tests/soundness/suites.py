@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +19,7 @@ from lipmodel.audit.ascent import steepest
 from lipmodel.network import ops
 from lipmodel.network.execution import Execution
 from lipmodel.norms import Norm, vector_norm
+from lipmodel.threat import BALLS, Threat
 from tests.networks import float32
 from tests.soundness import integers, nets
 from tests.soundness.rules import OURS, RULES, Subject
@@ -69,8 +71,11 @@ def exact_labels(graph, x):
     return np.array([-1 if sum(row == row[c]) > 1 else c for row, c in zip(scores, best, strict=True)])
 
 
-def within(x, y, radius, norm):
-    """Whether ‖y - x‖ <= radius, exactly."""
+def within(x, y, radius, threat):
+    """Whether y - x = s∘u with ‖u‖ <= radius, exactly."""
+    norm = threat.norm
+    if threat.scale is not None:
+        return _within_scaled(x, y, radius, threat)
     if vector_norm(y - x, norm) / (1.0 + 1e-9) > radius:
         return False
     whole = integers.exactly(np.concatenate([x, y, [radius]])).numerator
@@ -80,11 +85,23 @@ def within(x, y, radius, norm):
     return bool((moved.sum() if norm is Norm.ONE else moved.max()) <= reach)
 
 
-def judge(case, norm, rule, *, exact_steps=False):
+def _within_scaled(x, y, radius, threat):
+    reach, units = Fraction(radius), []
+    for a, b, scale in zip(x.tolist(), y.tolist(), threat.scale, strict=True):
+        if a != b and scale == 0.0:
+            return False
+        if a != b:
+            units.append(abs(Fraction(b) - Fraction(a)) / Fraction(scale))
+    if threat.norm is Norm.TWO:
+        return sum(u * u for u in units) <= reach * reach
+    return (sum(units) if threat.norm is Norm.ONE else max(units, default=0)) <= reach
+
+
+def judge(case, threat, rule, *, exact_steps=False):
     """Holds one rule against one case: at its inputs, at their neighbours, and a radius away from them."""
     subject, clusters = case.subject, case.inputs
     x = clusters.reshape(-1, clusters.shape[-1])
-    answer = rule.answer(subject, x, norm)
+    answer = rule.answer(subject, x, threat)
     claimed = answer.radius > 0
     tally = Tally(inputs=len(x), claims=int(claimed.sum()))
     wrong = claimed & (case.labels != answer.label)
@@ -92,24 +109,25 @@ def judge(case, norm, rule, *, exact_steps=False):
     neighbours = [
         np.roll(clusters, shift, axis=1).reshape(x.shape) for shift in range(min(3, clusters.shape[1]))
     ]
-    steps = list(_steps(subject, x, answer, norm))
+    steps = list(_steps(subject, x, answer, threat))
     for y in [*neighbours, *steps]:
         for labels in rule.labels(subject, y):
             for i in np.flatnonzero(claimed & ~flipped & (labels != answer.label)):
-                flipped[i] = within(x[i], y[i], answer.radius[i], norm)
+                flipped[i] = within(x[i], y[i], answer.radius[i], threat)
     if exact_steps:
         for y in steps:
             open_ = np.flatnonzero(claimed & ~wrong)
             crossed = open_[exact_labels(subject.graph, y[open_]) != answer.label[open_]]
-            wrong[crossed] = [within(x[i], y[i], answer.radius[i], norm) for i in crossed]
+            wrong[crossed] = [within(x[i], y[i], answer.radius[i], threat) for i in crossed]
     tally.wrong, tally.flipped = int(wrong.sum()), int(flipped.sum())
     return tally
 
 
-def _steps(subject, x, answer, norm):
+def _steps(subject, x, answer, threat):
     """Points a radius away, straight at the boundary, from the edge of the ball to a hair inside."""
     radius = np.minimum(answer.radius, LARGEST)[:, None]
-    direction = steepest(_margin_gradient(subject, x, answer.label), norm)
+    scales = 1.0 if threat.scale is None else threat.scales
+    direction = scales * steepest(scales * _margin_gradient(subject, x, answer.label), threat.norm)
     for inside in (0.0, 1e-16, 4e-16, 2e-15, 1e-6):
         with np.errstate(over="ignore"):
             yield np.clip(x - radius * (1.0 - inside) * direction, -LARGEST, LARGEST)
@@ -235,7 +253,7 @@ def boundary(subject, count, rng, dtype):
     a, b = (rng.normal(size=(20 * count + 200, d)).astype(dtype).astype(float) for _ in range(2))
 
     def label(x):
-        return OURS.answer(subject, x, Norm.TWO).label
+        return OURS.answer(subject, x, BALLS[Norm.TWO]).label
 
     apart = np.flatnonzero(label(a) != label(b))[:count]
     assert len(apart) == count, "the network answers one class almost everywhere"
@@ -263,14 +281,22 @@ def around(points, k, rng, dtype, ulps=2):
     return (points[:, None, :] + steps * spacing[:, None, :]).astype(dtype).astype(float)
 
 
-def run(suite, net_name, norms=tuple(Norm), count=1000, seed=0):
-    """The tally of each rule, by name, on one suite and network."""
+def scaled(norm, size, rng):
+    """A threat set of uneven scales, in which about a third of the columns are frozen."""
+    scales = np.exp(rng.normal(size=size) * 2.0) * (rng.random(size) > 0.3)
+    scales[rng.integers(size)] = 1.0
+    return Threat(norm, tuple(scales.tolist()))
+
+
+def run(suite, net_name, norms=tuple(Norm), count=1000, seed=0, *, in_scales=False):
+    """The tally of each rule, by name, on one suite and network, for balls or for scaled threat sets."""
     net, total = nets.make(net_name), defaultdict(Tally)
     for norm in norms:
         rng = np.random.default_rng([seed, sum(map(ord, suite + net_name + norm))])
+        threat = scaled(norm, net.graph.input_size, np.random.default_rng(seed)) if in_scales else BALLS[norm]
         for case in SUITES[suite](net, norm, count, rng):
             for rule in RULES:
-                total[rule.name] += judge(case, norm, rule, exact_steps=suite == "attained")
+                total[rule.name] += judge(case, threat, rule, exact_steps=suite == "attained")
     return dict(total)
 
 

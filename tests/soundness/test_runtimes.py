@@ -37,7 +37,7 @@ def test_float32_runtimes_agree_within_portable_radii(name, norm):
     rng = np.random.default_rng(0)
     subject = Subject(nets.make(name).graph)
     x = points_of(subject, rng)
-    answer, naive = PORTABLE.answer(subject, x, norm), SINGLE.answer(subject, x, norm)
+    answer, naive = PORTABLE.answer(subject, x, BALLS[norm]), SINGLE.answer(subject, x, BALLS[norm])
     certified = answer.radius > 0
     assert 0.2 < certified.mean() < 0.99
     step = rng.normal(size=x.shape)
