@@ -42,7 +42,7 @@ class Prediction:
         certified_radius: radius within which no change of the input changes the label; 0 certifies nothing.
         runner_up: the class that limits the radius.
         norm: norm of the radius, "1", "2" or "inf".
-        method: origin of the radius: "lipschitz", "mixture" or "local".
+        method: origin of the radius: "lipschitz", "mixture", "box" or "local".
         certified: whether the radius is positive and at least the requested epsilon; None without an epsilon.
         radius_float32_portable: the radius for every conforming runtime, if requested.
         certificate: the signed certificate as a compact JWS, if requested.

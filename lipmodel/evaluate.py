@@ -15,6 +15,7 @@ from lipmodel.audit.attacks.registry import check_methods, find_nearest
 from lipmodel.audit.findings import as_json
 from lipmodel.audit.gradient import GradientEngine
 from lipmodel.audit.shard_task import ATTACK_COST
+from lipmodel.certify.boxed_radius import UNBOUNDED
 from lipmodel.certify.head import Indices
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.data.shards import ShardExecutor, batches_within, chosen_rows, cut
@@ -49,7 +50,8 @@ class Accuracies:
             accuracy.
         clean_accuracy_interval, certified_accuracy_intervals, attacked_accuracy_intervals: 95% confidence
             intervals (Wilson 1927) for the population from which the inputs were drawn.
-        average_certified_radius: mean certified radius, counting wrong predictions as 0 (Zhai et al. 2020).
+        average_certified_radius: mean certified radius, counting wrong predictions as 0 (Zhai et al. 2020),
+            of the samples whose radius is bounded.
     """
 
     samples: int
@@ -422,5 +424,11 @@ def _shares(
         "clean_accuracy_interval": wilson_interval(clean, samples),
         "certified_accuracy_intervals": {e: wilson_interval(h, samples) for e, h in certified.items()},
         "attacked_accuracy_intervals": {e: wilson_interval(h, tried) for e, h in withstood.items()},
-        "average_certified_radius": float(np.where(correct, radii, 0.0).mean()) if samples else 0.0,
+        "average_certified_radius": _mean_radius(np.where(correct, radii, 0.0)),
     }
+
+
+def _mean_radius(radii: Array) -> float:
+    """Return the mean of bounded radii; a sum of unbounded ones would overflow."""
+    bounded = radii[radii < UNBOUNDED / 2.0]
+    return float(bounded.mean()) if bounded.size else 0.0

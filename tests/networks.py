@@ -170,6 +170,14 @@ def top_k(name, x, size, group_size=4):
     ]  # fmt: skip
 
 
+def behind_clip(graph, low=None, high=None, name="clipped"):
+    """Return a graph whose input is clipped first."""
+    low, high = (None if end is None else np.asarray(end, dtype=np.float64) for end in (low, high))
+    clip = ops.Clip(output=name, inputs=(graph.input,), shape=graph.input_shape, low=low, high=high)
+    rest = (replace(op, inputs=tuple(name if i == graph.input else i for i in op.inputs)) for op in graph.ops)
+    return replace(graph, ops=(clip, *rest))
+
+
 def linear_net(weight, bias=None):
     weight = float32(weight)
     bias = None if bias is None else float32(bias)

@@ -6,7 +6,8 @@ mixture λ of the scores i of the answered class (mostly the largest of them alo
 
     certified_radius < (1 - (d + 4) 2⁻⁵²) (m_j - 2 E_j) / (L_j + κ B_j),
 
-with L_j = ``bound_lipschitz``, E_j = ``bound_error``, B_j = ``bound_error_slope`` of the rival and
+or less than the ``bound_radius`` that a Clip in front of the model proves (``certify/box.py``), with
+L_j = ``bound_lipschitz``, E_j = ``bound_error``, B_j = ``bound_error_slope`` of the rival and
 κ = ``bound_norm_ratio`` (``radius.py``, ``mixtures.py``). L_j may rest on ``scaling``, weights with which
 norms of dense layers have a smaller product (``scaling/bound.py``); any weights prove a bound. The
 first factor pays for a caller that measures distances in float64. Numbers are written with as many digits as
@@ -73,6 +74,20 @@ class Share:
 
 
 @dataclass(frozen=True)
+class InBox:
+    """A radius that rests on a Clip in front of a model whose scores are linear in what it leaves.
+
+    Attributes:
+        multiplier: μ >= 0, with which the radius is proved (``certify/box.py``); 0 where no input that the
+            Clip leaves has the rival's class. In linf the proof needs none.
+        bound_radius: radius within which the rival stays below the mixture.
+    """
+
+    multiplier: float
+    bound_radius: float
+
+
+@dataclass(frozen=True)
 class Rival:
     """A raw score of another class than the answered one, and bounds on the difference.
 
@@ -82,6 +97,7 @@ class Rival:
         bound_lipschitz: L, at least the Lipschitz constant of the mixture less this score.
         bound_error: E(ρ), at least the rounding error of that difference as computed at the input.
         bound_error_slope: B, at least the growth of that error per unit of the input's size.
+        box: a larger radius by a Clip in front of the model; None where there is none.
     """
 
     score: int
@@ -89,6 +105,7 @@ class Rival:
     bound_lipschitz: float
     bound_error: float
     bound_error_slope: float
+    box: InBox | None = None
 
 
 @dataclass(frozen=True)
@@ -169,6 +186,9 @@ class Certificate:
         members = asdict(self)
         if self.scale is None:
             del members["scale"]
+        for rival in members["rivals"]:
+            if rival["box"] is None:
+                del rival["box"]
         return json.dumps({"format": FORMAT, **_constants(FORMAT, members), **members}, allow_nan=False)
 
     @classmethod
@@ -200,6 +220,9 @@ class Certificate:
             members["folded_weights_sha256"] = None
             if "scale" in members:
                 raise CertificateError("is unknown", field="scale")
+            for index, rival in enumerate(members.get("rivals", ())):
+                if isinstance(rival, dict) and "box" in rival:
+                    raise CertificateError("is unknown", field=f"rivals[{index}].box")
         members.setdefault("scale", None)
         certificate = cls(**read_members(members, _READERS, ""))
         count = len(certificate.scores)
@@ -249,6 +272,18 @@ def _weight(value: Any, field: str) -> float:
 
 share = object_of(Share, {})
 """Reader of a share of a mixture."""
+_read_rival = object_of(Rival, {"mixture": list_of(share), "box": optional(object_of(InBox, {}))})
+
+
+def _rival(value: Any, field: str) -> Rival:
+    if isinstance(value, dict):
+        if value.get("box", 0) is None:
+            raise CertificateError("is null; an object is accepted", field=f"{field}.box")
+        value = {"box": None} | value
+    rival: Rival = _read_rival(value, field)
+    return rival
+
+
 _READERS = readers_of(
     Certificate,
     {
@@ -260,6 +295,6 @@ _READERS = readers_of(
         "owners": list_of(integer(-1)),
         "scale": _scale,
         "scaling": list_of(object_of(Scaling, dict.fromkeys(("mean", "rest"), list_of(_weight))), least=0),
-        "rivals": list_of(object_of(Rival, {"mixture": list_of(share)})),
+        "rivals": list_of(_rival),
     },
 )

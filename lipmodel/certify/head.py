@@ -65,13 +65,16 @@ class Head:
             return np.asarray(inflate(norms, self.roundings))
         return np.asarray(up(norms + self._row_errors(norm)))
 
+    def row_sizes(self, norm: Norm) -> Array:
+        """Return (M,) upper bounds on the norm of each row of ``bound_size``, or else of ``rows``; cached."""
+        if norm not in self._sizes:
+            sizes = self.rows if self.bound_size is None else self.bound_size
+            self._sizes[norm] = bound_vector_norm(sizes, norm, axis=1)
+        return self._sizes[norm]
+
     def _row_errors(self, norm: Norm) -> Array:
         """Return (M,) upper bounds on the norm of each row's error."""
-        sizes = (
-            self.row_norms(norm)
-            if self.bound_size is None
-            else bound_vector_norm(self.bound_size, norm, axis=1)
-        )
+        sizes = self.row_norms(norm) if self.bound_size is None else self.row_sizes(norm)
         return np.asarray(inflate(gamma(self.roundings) * sizes, 2))
 
     def distances(self, norm: Norm) -> Array:
@@ -85,6 +88,7 @@ class Head:
         return self._distances[norm]
 
     _distances: dict[Norm, Array] = field(default_factory=dict, repr=False)
+    _sizes: dict[Norm, Array] = field(default_factory=dict, repr=False)
 
     def raw_scores(self, computed: Array) -> Array:
         """Return raw scores (N, M) from the tensor ``scores``: the 0 of a binary classifier in front."""
@@ -134,7 +138,7 @@ class FeatureBound:
         head, dual = self.head, self.norm.dual
         rows = weights @ head.rows[targets] - head.rows[competitors]
         # Off by at most γ_k of Σ λ_i |w_i| + |w_j|; in norm, of that of their norms.
-        sizes = bound_vector_norm(head.rows if head.bound_size is None else head.bound_size, dual, axis=1)
+        sizes = head.row_sizes(dual)
         roundings = len(targets) + 2 + head.roundings
         rounding_slack = inflate(
             gamma(roundings) * (weights @ sizes[targets] + sizes[competitors]), len(targets) + 3

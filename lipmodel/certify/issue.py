@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from lipmodel import __version__
-from lipmodel.certificates.format import Certificate, Rival, Scaling, Share, digest
+from lipmodel.certificates.format import Certificate, InBox, Rival, Scaling, Share, digest
+from lipmodel.certify.boxed_radius import UNBOUNDED, BoxedRule
 from lipmodel.certify.predictor import CertifiedPredictor
 from lipmodel.certify.scaling.bound import ScaledBound
 from lipmodel.certify.tight.mixtures import ClassMargins
@@ -47,8 +48,10 @@ def certify(
         if not (np.isfinite(bounds).all() and np.isfinite(scores).all()):
             raise InputError("its scores or their bounds are not finite", field=f"inputs[{row}]")
         nearest = margins.pair_radius.argmin()
-        if (mixed := min(margins.pair_radius[nearest], most[row]) * rule.client_factor) > radius:
-            radius, runner_up = mixed, head.owners[margins.competitors[nearest]]
+        mixed = min(margins.pair_radius[nearest], most[row]) * rule.client_factor
+        if mixed > radius or isinstance(rule, BoxedRule):  # the radius has to follow from what is stated
+            radius = mixed if mixed > rule.threat.min_distance else 0.0
+            runner_up = head.owners[margins.competitors[nearest]] if radius else runner_up
         values = x[row].tolist()
         certificates.append(
             Certificate(
@@ -89,8 +92,14 @@ def _scaling(scaled: ScaledBound | None) -> tuple[Scaling, ...]:
 def _rivals(margins: ClassMargins) -> tuple[Rival, ...]:
     bounds = np.stack([margins.bound_lipschitz, margins.bound_error, margins.bound_error_slope], axis=1)
     rivals = []
-    for competitors, weights, stated in zip(margins.competitors, margins.weights, bounds, strict=True):
+    for at, (competitor, weights, stated) in enumerate(
+        zip(margins.competitors, margins.weights, bounds, strict=True)
+    ):
         used = np.flatnonzero(weights)
         mixture = tuple(Share(int(margins.targets[i]), float(weights[i])) for i in used)
-        rivals.append(Rival(int(competitors), mixture, *stated.tolist()))
+        box = None
+        if margins.box_radius[at] > 0.0 and margins.box_radius[at] >= margins.pair_radius[at]:
+            box = InBox(float(margins.multiplier[at]), float(min(margins.box_radius[at], UNBOUNDED)))
+        lipschitz, error, slope = stated.tolist()
+        rivals.append(Rival(int(competitor), mixture, lipschitz, error, slope, box))
     return tuple(rivals)

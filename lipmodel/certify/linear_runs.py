@@ -111,18 +111,10 @@ class LinearRun:
         roundings, maps = self.roundings + scale.roundings + 1, self.maps + scale.maps
         return _in_range(LinearRun(self.source, taken * self.weight, self.places, size, roundings, maps))
 
-    def feature_bounds(
-        self, head: Head, begin: Mapping[Norm, float], norms: list[Norm]
-    ) -> list[FeatureBound]:
-        """Return bounds of scores that are linear in t, with their rows in the coordinates of z.
-
-        Args:
-            head: head of the network, whose features are t.
-            begin: the constants of z.
-            norms: norms of z that are of use.
-        """
+    def turn(self, head: Head) -> Head | None:
+        """Return a head whose features are t, with rows in the coordinates of z; None if out of range."""
         if not _all_in_range(head.rows):
-            return []
+            return None
         if self.places is not None:
             rows = head.rows[:, self.places] * self.weight
             size, roundings = np.abs(rows), self.roundings + 2
@@ -132,10 +124,15 @@ class LinearRun:
             own = np.abs(self.weight) if self.bound_size is None else self.bound_size
             size = np.abs(head.rows) @ own
         roundings += head.roundings
-        turned = replace(
-            head, rows=rows, roundings=roundings, bound_size=inflate(size, roundings), _distances={}
-        )
-        return [FeatureBound(turned, s, begin[s]) for s in norms]
+        bound_size = np.asarray(inflate(size, roundings))
+        return replace(head, rows=rows, roundings=roundings, bound_size=bound_size, _distances={}, _sizes={})
+
+    def feature_bounds(
+        self, head: Head, begin: Mapping[Norm, float], norms: list[Norm]
+    ) -> list[FeatureBound]:
+        """Return bounds of scores that are linear in t, from the constants of z in some of its norms."""
+        turned = self.turn(head)
+        return [] if turned is None else [FeatureBound(turned, s, begin[s]) for s in norms]
 
 
 def follow(run: LinearRun | None, op: Op) -> LinearRun | None:

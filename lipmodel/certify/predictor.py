@@ -14,7 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lipmodel.certify.box import Box, find_box
+from lipmodel.certify.boxed_radius import BoxedRule
 from lipmodel.certify.head import Head, linear_head
+from lipmodel.certify.linear_box import LinearBox, find_linear_box
 from lipmodel.certify.lipschitz import LipschitzBounds, bound_lipschitz
 from lipmodel.certify.radius import (
     FEW_SCORES,
@@ -150,6 +153,16 @@ class CertifiedPredictor:
         """Return the head of the network."""
         return linear_head(self.file.graph)
 
+    @cached_property
+    def box(self) -> Box | None:
+        """Return the box that a Clip in front of the network keeps its input in; None without one."""
+        return find_box(self.file.graph)
+
+    @cached_property
+    def linear_box(self) -> LinearBox | None:
+        """Return the raw scores as linear functions of a clipped input; None where they are none."""
+        return None if self.box is None else find_linear_box(self.box)
+
     def _raw_scores(self, x: Array, dtype: Float) -> Array:
         """Return raw scores from the program that computes them in a format; opened once."""
         if dtype not in self._executions:
@@ -222,14 +235,14 @@ class CertifiedPredictor:
         key = threat, promised, evaluated
         if key not in self._rules:
             bounds = self.rounding(promised)
+            size, computed = self.file.graph.input_size, self.rounding(evaluated, bounds.norm)
             with refusing_exhaustion():
-                self._rules[key] = RadiusRule(
-                    self.head.owners,
-                    self.bounds(threat),
-                    self.rounding(evaluated, bounds.norm),
-                    bounds,
-                    input_size=self.file.graph.input_size,
-                )
+                lipschitz = self.bounds(threat)
+                if (linear := self.linear_box) is None:
+                    rule = RadiusRule(self.head.owners, lipschitz, computed, bounds, input_size=size)
+                else:
+                    rule = BoxedRule(linear, lipschitz, computed, bounds, input_size=size)
+                self._rules[key] = rule
         return self._rules[key]
 
     def is_prepared(self, threat: Threat) -> bool:
@@ -319,9 +332,10 @@ class CertifiedPredictor:
         threat = as_threat(threat)
         if (threat, execution) not in self._tighteners:
             if threat not in self._local:  # it bounds the exact function, whatever evaluates it
-                graph = replace(self.file.graph, output=self.head.scores).pruned()
+                graph = self.file.graph if self.box is None else self.box.behind
+                graph = replace(graph, output=self.head.scores).pruned()
                 try:
-                    self._local[threat] = LocalBounds(graph, threat, self._threads)
+                    self._local[threat] = LocalBounds(graph, threat, self._threads, self.box)
                 except UnsupportedError as error:
                     self._local[threat] = str(error)
             self._tighteners[threat, execution] = Tightener(

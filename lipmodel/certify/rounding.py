@@ -262,10 +262,12 @@ class _Recursion:
                 local = self.local(2, size, self.underflow(1, 1.0, size, op.size))
                 return Track(size + local, first.error + inputs[1].error + local)
             case ops.Clip():
-                size = first.size
-                for end in (op.low, op.high):
-                    if end is not None:
-                        size = size.plus(self._whole(end, op.shape))  # |clip(v)| <= |v| + |end| entrywise
+                at_zero = np.zeros(())
+                at_zero = at_zero if op.low is None else np.maximum(at_zero, op.low)
+                at_zero = at_zero if op.high is None else np.minimum(at_zero, op.high)
+                size = first.size  # |clip(v)| <= |v| + |clip(0)| entrywise, since its slope is at most 1
+                if at_zero.any():
+                    size = size.plus(self._whole(at_zero, op.shape))
                 return Track(size + flush, first.error + flush)
             case ops.Abs() | ops.Negate() | ops.Sort() | ops.SortingNetwork() | ops.ReduceExtremum():
                 # ‖·‖_q of a sorted, reduced or reflected tensor is at most that of the tensor.

@@ -61,6 +61,7 @@ def inspect(model: Path, tightness: str | None, as_json: bool) -> None:
                 "folded_weights_sha256": predictor.file.folded_sha256,
                 "ops": predictor.file.operators,
                 "input_shape": list(predictor.file.graph.input_shape),
+                "clipped_to": _clipped_to(predictor),
                 "classes": list(predictor.class_names),
                 "bounds": {
                     norm.value: {
@@ -93,11 +94,21 @@ def inspect(model: Path, tightness: str | None, as_json: bool) -> None:
     sys.exit(NEGATIVE if unproved else 0)
 
 
+def _clipped_to(predictor: CertifiedPredictor) -> list[float | None] | None:
+    """Return the least and greatest input that a Clip in front leaves; None without one, or for no limit."""
+    if (box := predictor.box) is None:
+        return None
+    return [float(end) if np.isfinite(end) else None for end in (box.low.min(), box.high.max())]
+
+
 def _show_inspection(predictor: CertifiedPredictor, bounds: dict[Norm, Any], reason: str | None) -> None:
     file = predictor.file
     stdout.print(f"sha256     {file.sha256}")
     stdout.print(f"input      {list(file.graph.input_shape)} per sample, {file.dtype.__name__}")
     stdout.print(f"classes    {', '.join(predictor.class_names)}", markup=False)
+    if (ends := _clipped_to(predictor)) is not None:
+        low, high = ("no limit" if end is None else f"{end:g}" for end in ends)
+        stdout.print(f"box        the file clips every input to {low} … {high} first")
     if file.folded_sha256:
         stdout.print(f"computed   weights in the file, hence no portable radius; sha256 {file.folded_sha256}")
     stdout.print("operators  " + ", ".join(f"{op} × {count}" for op, count in file.operators.items()))

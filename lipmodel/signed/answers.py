@@ -6,6 +6,7 @@ import numpy as np
 
 from lipmodel import __version__
 from lipmodel.certificates.format import Share, digest
+from lipmodel.certify.boxed_radius import BoxedRule
 from lipmodel.certify.predictor import CertifiedPredictor, Predictions
 from lipmodel.certify.radius import bound_input_rounding
 from lipmodel.certify.tight.mixtures import ClassMargins
@@ -48,14 +49,16 @@ def answers(predictor: CertifiedPredictor, inputs: Array, predictions: Predictio
     stated = []
     for row, label in enumerate(radii.label.tolist()):
         scores, x, radius = raw[row], inputs[row], float(radii.certified_radius[row])
-        method = "lipschitz" if predictions.tightening is None else str(predictions.tightening.method[row])
-        margins = mixer.class_margins(scores, evaluated[row], label, mix=method == "mixture")
+        method = "box" if isinstance(mixer.rule, BoxedRule) else "lipschitz"
+        if predictions.tightening is not None:
+            method = str(predictions.tightening.method[row])
+        margins = mixer.class_margins(scores, evaluated[row], label, mix=method in ("box", "mixture"))
         nearest = nearest_rival(margins, scores)
         bounds = _bounds(margins, nearest, mixer.rule.kappa, float(input_rounding[row]), float(overflow[row]))
         stated_bounds = [value for name, value in vars(bounds).items() if name != "mixture"]
         if not np.isfinite([*stated_bounds, *scores, radii.margin[row]]).all():
             raise InputError("the scores or their bounds are not finite", field=f"inputs[{row}]")
-        if method == "local":
+        if method in ("local", "box"):
             radius = float(down(radius * (1.0 - SPARE)))
         else:
             radius = min(radius, bounds.largest_radius(len(x), execution.__name__))

@@ -83,8 +83,8 @@ def _radius(answer: Answer) -> Check:
         return Check(
             name, f"states {radius!r}; distances in l{answer.norm} are computed reliably above {least!r}"
         )
-    if answer.method == "local":
-        return Check(name)  # local bounds need the model
+    if answer.method in ("local", "box"):
+        return Check(name)  # their bounds need the model
     follows = answer.bounds.supports(radius, size, answer.execution)
     reason = "" if follows else f"states {radius!r}, which does not follow from them"
     return Compared(name, reason, radius, answer.bounds.largest_radius(size, answer.execution))
@@ -118,6 +118,7 @@ def _recompute(answer: Answer, predictor: CertifiedPredictor, x: Array) -> list[
     own_scores = np.flatnonzero(owners == label).tolist()
     mixture = _mixture(answer, own_scores)
     mixes = len(own_scores) > 1 if answer.method == "mixture" else len(stated.mixture) == 1
+    mixes |= answer.method == "box"
     checks.append(
         Check("method", "" if mixes else f"states {answer.method!r}, which does not match the mixture")
     )

@@ -7,7 +7,8 @@ The radius follows from the stated bounds of the rival j that sets it, with d th
 with r = ``certified_radius``, M = ``bound_margin``, E = ``bound_error``, B = ``bound_error_slope``,
 L = ``bound_lipschitz``, κ = ``bound_norm_ratio``, T = ``bound_input_rounding``, R = ``bound_overflow_radius``
 (``radius.py``, ``mixtures.py``); u = 2⁻²⁴ where the execution is float32, else 0. Where ``method`` is
-"local", the radius is larger: it was proved by bounds local to a ball, whose check needs the model.
+"local" or "box", the radius is larger: it was proved by bounds local to a ball, or by a Clip in front of the
+model, whose check needs the model.
 
 Format 1 states m = ``bound_lead`` of the scores as computed, so that M = m - E, and only covers float64.
 """
@@ -36,7 +37,7 @@ from lipmodel.certificates.strict_json import (
 from lipmodel.errors import CertificateError
 from lipmodel.norms import Norm
 
-METHODS = ("lipschitz", "mixture", "local")
+METHODS = ("lipschitz", "mixture", "box", "local")
 INPUT_ROUNDOFF = {"float64": Fraction(0), "float32": Fraction(1, 2**24)}
 """u, the unit roundoff with which each execution rounds float64 inputs."""
 

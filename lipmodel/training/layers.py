@@ -60,6 +60,24 @@ def keep_constraints(
     return optimiser.register_step_post_hook(after_a_step)
 
 
+class Clip(nn.Module):
+    """y = min(max(x, low), high): a projection, 1-Lipschitz in every norm.
+
+    In front of a network it keeps inputs in a box, and certified radii do not pay for values outside of it.
+
+    Args:
+        low, high: least and greatest value, low < high.
+    """
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the clipped tensor, of the same shape."""
+        return x.clamp(self.low, self.high)
+
+
 class Shift(nn.Module):
     """y = x − mean: the centring of inputs inside the network, with Lipschitz constant 1."""
 

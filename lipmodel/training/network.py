@@ -1,4 +1,4 @@
-"""Networks of recipes: a shift, a body of layers and activations, and a head."""
+"""Networks of recipes: a clip where asked for, a shift, a body of layers and activations, and a head."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lipmodel.training.activations import AbsoluteValue, GroupSort, Householder,
 from lipmodel.training.constraints import Constraint, NormalisedRows, RowNorm, Stiefel
 from lipmodel.training.convolutions import PointwiseConv, SpatialShift
 from lipmodel.training.heads import LinearHead, PrototypeHead
-from lipmodel.training.layers import ConstrainedDense, PositionalBias, PrincipalComponents, Shift
+from lipmodel.training.layers import Clip, ConstrainedDense, PositionalBias, PrincipalComponents, Shift
 from lipmodel.training.recipes import NetworkRecipe
 
 Head = LinearHead | PrototypeHead
@@ -50,7 +50,8 @@ def build_network(
     Raises:
         RecipeError: the body or the head does not suit the data.
     """
-    layers: list[nn.Module] = [Shift(mean)]
+    layers: list[nn.Module] = [Clip(*recipe.clip)] if recipe.clip else []
+    layers.append(Shift(mean))
     size = len(mean)
     if recipe.components:
         layers.append(PrincipalComponents(size, recipe.components))

@@ -49,6 +49,8 @@ class NetworkRecipe:
         dropout: dropout of target prototypes in training, see ``PrototypeHead``.
         components: number of principal components of the training part as features of the body, l2 only; 0
             for the inputs themselves.
+        clip: least and greatest value of an input, for a Clip in front of the network: certified radii then
+            do not pay for values outside (``certify/box.py``); empty for none.
     """
 
     widths: tuple[int, ...]
@@ -61,6 +63,7 @@ class NetworkRecipe:
     prototypes: int | None = None
     dropout: float = 0.0
     components: int = 0
+    clip: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if any(width < 1 for width in self.widths):
@@ -90,6 +93,8 @@ class NetworkRecipe:
                 f"network.components = {self.components} with a {self.body} body; 0, or a positive number "
                 "with a dense body, is accepted"
             )
+        if self.clip and not (len(self.clip) == 2 and self.clip[0] < self.clip[1]):
+            raise RecipeError(f"network.clip = {list(self.clip)}; [least, greatest] or [] is accepted")
         given = sum(value is not None for value in (self.group_size, self.number_of_groups))
         if given != (self.activation == "groupsort"):
             raise RecipeError(

@@ -152,11 +152,12 @@ def _rival_margin(certificate: Certificate, rival: Rival) -> Fraction:
 
 
 def _rival_radius(certificate: Certificate, rival: Rival) -> Fraction | float:
-    """Return (m - 2E) / (L + κB), the radius within which this rival cannot win."""
+    """Return (m - 2E) / (L + κB), or that of the box if larger: within it this rival cannot win."""
     slope = Fraction(certificate.bound_norm_ratio) * Fraction(rival.bound_error_slope)
     growth = Fraction(rival.bound_lipschitz) + slope
     slack = _rival_margin(certificate, rival) - 2 * Fraction(rival.bound_error)
-    return slack / growth if growth else math.inf if slack > 0 else -math.inf
+    radius = slack / growth if growth else math.inf if slack > 0 else -math.inf
+    return radius if rival.box is None else max(radius, Fraction(rival.box.bound_radius))
 
 
 def _runner_up(certificate: Certificate) -> str:

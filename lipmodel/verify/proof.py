@@ -22,6 +22,7 @@ from lipmodel.network.reader.read import OnnxFile, without_dead
 from lipmodel.network.self_check import EvaluationBounds, check_reading
 from lipmodel.network.session import open_session
 from lipmodel.norms import Norm
+from lipmodel.verify.box import box_of, fall, row_in_the_box
 from lipmodel.verify.consistency import Check, float_slack, mixed, nearest_float
 from lipmodel.verify.evaluation import evaluate
 from lipmodel.verify.exact_numbers import PRECISION, vector_norm
@@ -148,7 +149,7 @@ class Proof:
         radius = arb(certificate.certified_radius) / _ball(
             float_slack(len(certificate.input), certificate.threat)
         )
-        far = proved.size + proved.ratio * radius
+        far = proved.reach(radius)
         for rival in certificate.rivals:
             constant, error = proved.lipschitz(rival), proved.error(rival)
             at_center = error.at(proved.size)
@@ -157,7 +158,8 @@ class Proof:
             errors.append(_at_least(f"{who}, E", rival.bound_error, at_center))
             errors.append(_at_least(f"{who}, B", rival.bound_error_slope, error.slope))
             # M - L r - E(ρ + κr) > 0: no execution within r puts this rival above all that stand against it
-            if not proved.margin(rival) > constant * radius + error.at(far):
+            margin = proved.margin(rival) - error.at(far)
+            if not (margin > constant * radius or proved.stays_above_in_box(rival, margin, radius)):
                 room = (proved.margin(rival) - at_center) / (constant + proved.ratio * error.slope)
                 reach.append(
                     f"states {certificate.certified_radius!r}; proved against {who} is {_shown(room)}"
@@ -193,6 +195,24 @@ class _Proved:
             self.local = [NOTHING, *self.local]
         # That ρ and κ are bounds is a check of consistency; with larger ones everything here is larger.
         self.size, self.ratio = arb(certificate.bound_input_norm), arb(certificate.bound_norm_ratio)
+        self.graph, self.end, self.box = graph, end, box_of(graph)
+
+    def reach(self, radius: arb) -> arb:
+        """Return at least the norm of every input within the radius, clipped as evaluation clips it."""
+        far = self.size + self.ratio * radius
+        largest = None if self.box is None else self.box.size(self.norm)
+        return far if largest is None else far.min(largest)
+
+    def stays_above_in_box(self, rival: Rival, margin: arb, radius: arb) -> bool:
+        """Return whether the stated μ proves that a mixture stays above the rival within the radius."""
+        if self.box is None or rival.box is None:
+            return False
+        row = row_in_the_box(self.graph, self.box, self.end.body.output, self._row(rival))
+        if row is None:
+            return False
+        z = self.box.clip(self.certificate.input)
+        least = fall(row, self.box, z, self.certificate.threat, radius, arb(rival.box.multiplier))
+        return least is not None and bool(margin > least)
 
     def margin(self, rival: Rival) -> arb:
         """Return the exact margin of a rival's mixture over the rival's score."""
@@ -200,12 +220,17 @@ class _Proved:
 
     def lipschitz(self, rival: Rival) -> arb:
         """Return L: ‖Σ λ_i w_i - w_j‖_{s*} L_s for the best s, or in the scaled norm."""
+        row = self._row(rival)
+        bound = self.features.lipschitz(row)
+        return bound if self.scaled is None else min(bound, self.scaled(row))
+
+    def _row(self, rival: Rival) -> list[arb]:
+        """Return Σ λ_i w_i - w_j."""
         row = [-entry for entry in self.rows[rival.score]]
         for share in rival.mixture:
             weight = arb(share.weight)
             row = [a + weight * b for a, b in zip(row, self.rows[share.score], strict=True)]
-        bound = self.features.lipschitz(row)
-        return bound if self.scaled is None else min(bound, self.scaled(row))
+        return row
 
     def error(self, rival: Rival) -> Affine:
         """Return E: Σ λ_i (‖w_i - w_j‖_{q*} D + e_i + e_j)."""

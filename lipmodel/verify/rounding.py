@@ -141,8 +141,9 @@ class _Recursion:
                 norm = norm_ratio(Norm.INF, self.norm, shared(op))
                 local = self.flush(op)
             case ops.Clip():
-                for end in (op.low, op.high):
-                    offset += NOTHING if end is None else self.whole(end, op)  # |clip(v)| <= |v| + |end|
+                # |clip(v)| <= |v| + |clip(0)|
+                origin = np.maximum(0.0, 0.0 if op.low is None else op.low)
+                offset = self.whole(np.minimum(origin, np.inf if op.high is None else op.high), op)
                 local = self.flush(op)
             case ops.Extremum() | ops.Concat():
                 # ‖(‖a + bρ‖)‖_q <= ‖(a)‖_q + ‖(b)‖_q ρ, Minkowski

@@ -38,9 +38,10 @@ class Prediction(Wire):
         description="No change of the input within this distance changes the label, rounding errors of the "
         "execution included. 0: nothing is certified."
     )
-    method: Literal["lipschitz", "mixture", "local"] = Field(
+    method: Literal["lipschitz", "mixture", "box", "local"] = Field(
         description="Proof of the radius: by Lipschitz constants of the largest score minus each other "
-        "score, by those of mixtures of the scores of its class, or by bounds local to a ball."
+        "score, by those of mixtures of the scores of its class, by these within the box of a Clip in "
+        "front of the model, or by bounds local to a ball."
     )
     radius_float32_portable: float | None = Field(
         description="The radius for every runtime that evaluates the file as it is, 0 where the file "

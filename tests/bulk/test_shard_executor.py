@@ -69,7 +69,7 @@ def same(one, other):
 
 @pytest.mark.parametrize(("norm", "attacked"), [(Norm.TWO, 1010), (Norm.INF, 0)])
 def test_an_evaluation_is_that_of_one_process(model, rows, files, norm, attacked):
-    asked = {"norm": norm, "epsilons": [0.0, 0.01, 0.1], "attacked": attacked}
+    asked = {"threat": norm, "epsilons": [0.0, 0.01, 0.1], "attacked": attacked}
     whole = evaluate(model, *rows, **asked)
     assert 0.1 < whole.certified_accuracy["0.01"] < whole.clean_accuracy < 1.0
     source = find_source(files)

@@ -13,7 +13,7 @@ from lipmodel.network.execution import Execution
 from lipmodel.network.ops import Graph
 from lipmodel.network.window import Window
 from lipmodel.norms import Norm
-from tests.networks import dense, float32, groupsort, groupsort_net, linear_net, prototypes
+from tests.networks import behind_clip, dense, float32, groupsort, groupsort_net, linear_net, prototypes
 from tests.networks import rectified as relu
 
 
@@ -114,9 +114,11 @@ NETS: dict[str, Callable[[np.random.Generator], Net]] = {
     "residual 8": lambda rng: Net(residual_net(rng)),
     "conv 8x8": lambda rng: Net(conv_net(rng)),
     "prototypes 5x6": lambda rng: Net(prototype_net(rng)),
+    "clipped linear 16": lambda rng: Net(behind_clip(linear(rng, 2, 16), -1.5, 1.5)),
+    "clipped prototypes 5x6": lambda rng: Net(behind_clip(prototype_net(rng), -1.5, 1.5)),
     "digits 64-128-128-10": lambda _: Net(groupsort_net((64, 128, 128), 10), Norm.TWO),
 }
-ATTAINED = ("linear 2", "linear 16", "linear 64", "isometric 16-16-16-2")
+ATTAINED = ("linear 2", "linear 16", "linear 64", "isometric 16-16-16-2", "clipped linear 16")
 """Where the certified radius is the true one, but for rounding."""
 
 

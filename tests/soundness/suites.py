@@ -128,9 +128,42 @@ def _steps(subject, x, answer, threat):
     radius = np.minimum(answer.radius, LARGEST)[:, None]
     scales = 1.0 if threat.scale is None else threat.scales
     direction = scales * steepest(scales * _margin_gradient(subject, x, answer.label), threat.norm)
+    box = subject.predictor.box
     for inside in (0.0, 1e-16, 4e-16, 2e-15, 1e-6):
         with np.errstate(over="ignore"):
             yield np.clip(x - radius * (1.0 - inside) * direction, -LARGEST, LARGEST)
+        if box is not None:
+            yield _step_in_box(subject, box, x, answer, threat, radius * (1.0 - inside))
+
+
+@np.errstate(all="ignore")
+def _step_in_box(subject, box, x, answer, threat, radius):
+    """Points a radius away that do not leave the box where x does not: the worst of linear scores.
+
+    Where the room of a column is used up, the others go farther (in l2 in proportion to the gradient, by
+    bisection); in l1 the straight step serves as well, since columns are used up one by one.
+    """
+    z, scales = box.clip(x), np.ones(x.shape[1]) if threat.scale is None else threat.scales
+    gradient = scales * _margin_gradient(subject, 0.999 * z, answer.label)
+    room = np.where(gradient > 0.0, z - box.low, box.high - z) / scales
+    room = np.where(scales > 0.0, room, 0.0)
+    size = np.abs(gradient)
+    if threat.norm is Norm.INF:
+        steps = np.where(size > 0.0, np.minimum(room, radius), 0.0)
+    elif threat.norm is Norm.ONE:
+        order = np.argsort(-size, axis=1)
+        left = radius - (np.cumsum(np.take_along_axis(room, order, axis=1), axis=1))
+        taken = np.clip(np.take_along_axis(room, order, axis=1) + np.minimum(left, 0.0), 0.0, None)
+        steps = np.zeros_like(x)
+        np.put_along_axis(steps, order, taken, axis=1)
+    else:
+        low, high = np.zeros((len(x), 1)), np.full((len(x), 1), 1e100)
+        for _ in range(1000):
+            middle = np.where(high > 4 * low, np.sqrt(np.maximum(low, 1e-100) * high), low / 2 + high / 2)
+            over = vector_norm(np.minimum(room, middle * size), Norm.TWO)[:, None] > radius
+            low, high = np.where(over, low, middle), np.where(over, middle, high)
+        steps = np.minimum(room, low * size)
+    return np.clip(x - np.sign(gradient) * scales * steps, -LARGEST, LARGEST)
 
 
 def _margin_gradient(subject, x, label):
@@ -191,10 +224,9 @@ def _two_classes(raw, owners):
 def cancelling_biases(net, _, count, rng):
     """1e6 added to every score before a layer takes it away again, in float32 not quite."""
     graph = net.graph
-    first, *_, last = layers = [
-        op for op in (graph.ops[0], *graph.ops) if isinstance(op, ops.Dense | ops.Conv)
-    ]
-    if len(layers) == 2:  # one layer, listed twice: the inputs have to be large themselves
+    layers = [op for op in graph.ops if isinstance(op, ops.Dense | ops.Conv)]
+    first, last = layers[0], layers[-1]
+    if first is last:  # the inputs have to be large themselves
         centre = 1e6
         biases = {last.output: float32(last.bias - last.weight @ np.full(graph.input_size, centre))}
     else:

@@ -9,6 +9,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from lipmodel.norms import Norm, vector_norm
+from lipmodel.threat import BALLS
 from tests.networks import float32
 from tests.soundness import nets, runtimes
 from tests.soundness.rules import PORTABLE, SINGLE, Subject

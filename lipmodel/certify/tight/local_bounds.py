@@ -18,6 +18,9 @@ constant of the bound, and whose slack the constants pay for in one norm togethe
 
 Coefficients are float64 numbers taken as exact; the error of computing them is at most γ_k of
 their absolute values, times the magnitude of the tensor, and is subtracted from c (``functionals.py``).
+Behind a Clip of the input (``box.py``) the ball is one about the clipped input, cut to the box: linear
+functions are least over both together, from the intervals of the first nonlinearities on.
+
 All of it bounds the exact function on the real ball; ``tightener.py`` turns that into radii.
 """
 
@@ -30,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from lipmodel.certify import lipschitz, rounding
+from lipmodel.certify.box import Box, support_in_box
 from lipmodel.certify.head import Indices
 from lipmodel.certify.linear_runs import bound_change
 from lipmodel.certify.rounding import FORMATS
@@ -62,13 +66,14 @@ class LocalBounds:
 
     Attributes:
         threat: threat set of the balls.
+        box: box of a Clip in front, which ``graph`` is behind; None without one.
 
     Raises:
         UnsupportedError: the graph has an operation that is not decomposed into primitives.
     """
 
-    def __init__(self, graph: Graph, threat: Threat | Norm, threads: int = 1) -> None:
-        self.threat = as_threat(threat)
+    def __init__(self, graph: Graph, threat: Threat | Norm, threads: int = 1, box: Box | None = None) -> None:
+        self.threat, self.box = as_threat(threat), box
         norm = self.threat.norm
         self.graph = graph
         self.primitives = primitives.decompose(graph)
@@ -100,7 +105,11 @@ class LocalBounds:
         return any(isinstance(primitive, primitives.Nonlinearity) for primitive in self.primitives)
 
     def centre(self, x: Array) -> list[Array | None]:
-        """Return every tensor at x (d,), as onnxruntime computes it, or an exact rearrangement of that."""
+        """Return every tensor at x (d,), as onnxruntime computes it, or an exact rearrangement of that.
+
+        With a box number 0 is the clipped input.
+        """
+        x = x if self.box is None else self.box.clip(x)
         outputs = [op.output for op in self.graph.ops]
         given = {self.graph.input: x.reshape(1, *self.graph.input_shape)}
         computed = dict(zip(outputs, self._session.run(outputs, given), strict=True)) | given
@@ -128,8 +137,7 @@ class LocalBounds:
         """Return the closed ball about the input of a centre, without bounds on nonlinearities."""
         x = centre[0]
         assert x is not None
-        norm = bound_vector_norm(x, self._working)
-        size = up(norm + up(bound_change(self.threat, self._working, len(x)) * radius))
+        norm, size = bound_vector_norm(x, self._working), self.bound_size(x, radius, self._working)
         error, magnitude = [], []
         for primitive, name in zip(self.primitives, self._named, strict=True):
             if name is not None:
@@ -140,6 +148,11 @@ class LocalBounds:
                 error.append(np.inf)
                 magnitude.append(bound_magnitude(primitive, [magnitude[i] for i in primitive.inputs]))
         return Ball(radius, float(size), centre, error, magnitude, deadline=deadline or Deadline())
+
+    def bound_size(self, x: Array, radius: float, norm: Norm) -> Array:
+        """Return an upper bound on the norm of every input of the ball about x (d,), within the box."""
+        size = up(bound_vector_norm(x, norm) + up(bound_change(self.threat, norm, len(x)) * radius))
+        return np.asarray(size if self.box is None else np.minimum(size, self.box.bound_size(norm)))
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # NaN and infinity prove nothing below
     def bound_below(self, ball: Ball, rows: Array, wanted: Array | float = -np.inf) -> Array:
@@ -183,7 +196,7 @@ class LocalBounds:
                 break
             backward = BackwardPass(ball, start, rows[missing])
             bounds[missing] = np.fmax(bounds[missing], self.follow(backward, slopes))
-            uphill = slope_gradients(self.primitives, backward, self.threat)
+            uphill = slope_gradients(self.primitives, backward, self.threat, self.box)
             length = FIRST_STEP * (1.0 - step / STEPS)
             kept = ~(bounds[missing] > wanted[missing])
             missing = missing[kept]
@@ -242,16 +255,25 @@ class LocalBounds:
         if number:
             norms = lipschitz.useful_norms(self._constants[name], len(centre))
             lipschitz_bound = self._bound_lipschitz(name, rows, norms)
-        else:  # <rows, s∘u> over ‖u‖_p <= 1 is exactly ‖s∘rows‖_{p*}
-            scaled = rows if self.threat.scale is None else inflate(np.abs(rows) * self.threat.scales, 1)
-            lipschitz_bound = bound_vector_norm(scaled, self.threat.norm.dual)
-        off = up(bound_vector_norm(rows, self._working.dual) * ball.error[number]) if number else 0.0
-        return np.asarray(
-            down(
-                down(backward.constant + down(value - rounding_slack))
-                - up(up(ball.radius * lipschitz_bound) + off)
+            fallen = up(
+                up(ball.radius * lipschitz_bound)
+                + up(bound_vector_norm(rows, self._working.dual) * ball.error[number])
             )
-        )
+        else:
+            fallen = self._fall(rows, centre, ball.radius)
+        return np.asarray(down(down(backward.constant + down(value - rounding_slack)) - fallen))
+
+    def _fall(self, rows: Array, x: Array, radius: float) -> Array:
+        """Return (R,) upper bounds on <row, x> - <row, x'> for x' in the ball and the box."""
+        changed = rows[:, self.threat.changed]
+        if self.threat.scale is not None:
+            changed = np.copysign(
+                inflate(np.abs(changed) * self.threat.scales[self.threat.changed], 1), changed
+            )
+        if self.box is None:  # <rows, s∘u> over ‖u‖_p <= 1 is exactly ‖s∘rows‖_{p*}
+            return np.asarray(up(radius * bound_vector_norm(changed, self.threat.norm.dual)))
+        below, above = self.box.room(x[None], self.threat)
+        return support_in_box(changed, below[0], above[0], radius, self.threat.norm)
 
     def _bound_lipschitz(self, name: str, rows: Array, norms: Sequence[Norm]) -> Array:
         """Return (R,) Lipschitz constants of functionals of a tensor, by the best of some norms."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lipmodel.certify.box import Box
 from lipmodel.certify.tight import primitives
 from lipmodel.certify.tight.functionals import BackwardPass
 from lipmodel.certify.tight.primitives import Primitive
@@ -14,7 +15,9 @@ from lipmodel.norms import Array, Norm, vector_norm
 from lipmodel.threat import BALLS, Threat
 
 
-def slope_gradients(network: Sequence[Primitive], backward: BackwardPass, threat: Threat) -> dict[int, Array]:
+def slope_gradients(
+    network: Sequence[Primitive], backward: BackwardPass, threat: Threat, box: Box | None = None
+) -> dict[int, Array]:
     """Return (R, n) derivatives of the bound in the slopes α, for each primitive with n nonlinearities.
 
     The bound is the least value of a linear function over the ball. At the x' where it is attained
@@ -25,10 +28,13 @@ def slope_gradients(network: Sequence[Primitive], backward: BackwardPass, threat
         network: the primitives.
         backward: backward pass that has come to the input, by lower and upper relaxations, not secants.
         threat: threat set of the ball.
+        box: box that inputs stay in; None without one.
     """
     centre = backward.ball.centre[0]
     assert centre is not None
     values = [centre - backward.ball.radius * _steepest(backward.rows[0], threat)]
+    if box is not None:
+        values = [box.clip(values[0])]
     count = len(values[0])
     derivatives = {}
     for number, primitive in enumerate(network[1:], start=1):

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lipmodel.certify.boxed_radius import BoxedRule
 from lipmodel.certify.head import Indices
 from lipmodel.certify.radius import Radii
 from lipmodel.certify.tight.functionals import Ball
 from lipmodel.certify.tight.local_bounds import LocalBounds
 from lipmodel.certify.tight.mixtures import ClassMargins, Mixer
 from lipmodel.deadline import Deadline, OutOfTimeError
-from lipmodel.norms import Array, bound_vector_norm, down, up
+from lipmodel.norms import Array, down
 
 PROBES = 12
 RESOLUTION = 1e-3
@@ -33,8 +34,8 @@ class Tightening:
     """Record of the slower tier for N inputs.
 
     Attributes:
-        method: (N,) bound that the radius comes from: "local", "mixture", or "lipschitz" where neither is
-            better.
+        method: (N,) bound that the radius comes from: "local", "mixture", "box" (with mixtures, ``box.py``),
+            or "lipschitz" where none is better.
         seconds: (N,) time of computation.
         probes: (N,) number of radii at which a proof was tried.
         complete: (N,) whether the search came to its end; else more time may prove a larger radius.
@@ -73,7 +74,8 @@ class Tightener:
         deadline = deadline or Deadline()
         certified, runner_up = radii.certified_radius.copy(), radii.runner_up.copy()
         seconds, probes = np.zeros(len(inputs)), np.zeros(len(inputs), dtype=np.intp)
-        method, complete = np.full(len(inputs), "lipschitz"), np.ones(len(inputs), dtype=bool)
+        method = np.full(len(inputs), "box" if isinstance(self.mixer.rule, BoxedRule) else "lipschitz", "<U9")
+        complete = np.ones(len(inputs), dtype=bool)
         most = self.mixer.rule.overflow_radius(inputs)
         for n, (scores, x) in enumerate(zip(raw, inputs, strict=True)):
             started = time.perf_counter()
@@ -87,6 +89,7 @@ class Tightener:
                 nearest = int(margins.pair_radius.argmin())
                 mixed = float(min(margins.pair_radius[nearest], most[n]))
                 several = "mixture" if len(margins.targets) > 1 else "lipschitz"
+                several = "box" if isinstance(self.mixer.rule, BoxedRule) else several
                 ways = [(several, mixed, int(margins.competitors[nearest]))]
                 if isinstance(self.local, LocalBounds) and self.local.has_nonlinearities:
                     low = max(certified[n], mixed)
@@ -153,7 +156,7 @@ class Tightener:
         rule, x = self.mixer.rule, ball.centre[0]
         assert x is not None
         # ρ + κr in the norm of the error bounds, which need not be the one that the ball measures itself in.
-        size = up(bound_vector_norm(x, rule.promised.norm) + up(rule.kappa * ball.radius))
+        size = local.bound_size(x, ball.radius, rule.promised.norm)
         if not rule.promised.magnitude.at(size) < rule.promised.limit:
             return np.full(len(near), np.nan)  # something might overflow
         targets, weights, competitors = margins.targets, margins.weights[near], margins.competitors[near]

@@ -51,6 +51,11 @@ def _(module: nn.Sequential, builder: GraphBuilder) -> None:
 
 
 @write.register
+def _(module: layers.Clip, builder: GraphBuilder) -> None:
+    builder.add(ops.Clip, "clipped", low=np.asarray(module.low), high=np.asarray(module.high))
+
+
+@write.register
 def _(module: layers.Shift, builder: GraphBuilder) -> None:
     builder.add(ops.Shift, "shifted", offset=_broadcast(-builder.numbers(module.mean), builder))
 

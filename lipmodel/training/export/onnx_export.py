@@ -22,7 +22,7 @@ from lipmodel.training.convolutions import PointwiseConv
 from lipmodel.training.export.graph_builder import GraphBuilder
 from lipmodel.training.export.module_to_ops import write
 from lipmodel.training.heads import PrototypeHead
-from lipmodel.training.layers import ConstrainedDense, Monotone, Shift
+from lipmodel.training.layers import Clip, ConstrainedDense, Monotone, Shift
 
 
 def to_graph(network: nn.Module, input_shape: Sequence[int] | None = None) -> Graph:
@@ -75,13 +75,13 @@ def largest_difference(network: nn.Module, predictor: CertifiedPredictor, inputs
 
 
 def _input_shape(network: nn.Module) -> tuple[int, ...]:
-    """Return the shape of a sample, from the network's first module.
+    """Return the shape of a sample, from the network's first module that is no Clip.
 
     Raises:
         TrainingError: the first module accepts several shapes.
     """
     while isinstance(network, nn.Sequential) and len(network):
-        network = network[0]
+        network = network[1] if isinstance(network[0], Clip) and len(network) > 1 else network[0]
     if isinstance(network, Shift):
         return tuple(network.mean.shape)
     if isinstance(network, ConstrainedDense | PrototypeHead) and not isinstance(network, PointwiseConv):

@@ -1,0 +1,147 @@
+"""A Clip in front of linear scores: ``docs/certificate.md``, section 6.3, in balls.
+
+Clipping is a projection by coordinate: for x' - x = s∘u with ‖u‖_p <= r, clip(x') - clip(x) = s∘u' with
+‖u'‖_p <= r and clip(x) + s∘u' in the box. So a difference of scores <v, clip(x)> + constant falls by no more
+than
+
+    l2:   Σ max over 0 <= t <= t_k of (w_k t - μ t²) + μ r²,    l1:  Σ t_k max(w_k - μ, 0) + μ r,
+    linf: Σ w_k min(t_k, r),
+
+for any μ >= 0, with w_k = |s_k v_k| and t_k the room of u_k in the direction in which it falls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from flint import arb
+
+from lipmodel.network import ops
+from lipmodel.network.ops import Graph, Op
+from lipmodel.norms import Norm
+from lipmodel.threat import Threat
+from lipmodel.verify.exact_numbers import exact, reciprocal, vector_norm
+
+
+@dataclass(frozen=True)
+class Box:
+    """The box of the first operations of a graph.
+
+    Attributes:
+        low, high: ends by column; None where there is none.
+        output: the tensor of clipped inputs.
+    """
+
+    low: list[arb | None]
+    high: list[arb | None]
+    output: str
+
+    def clip(self, x: Sequence[float]) -> list[arb]:
+        """Return the clipped input."""
+        result = []
+        for value, low, high in zip(map(arb, x), self.low, self.high, strict=True):
+            above = value if low is None else value.max(low)
+            result.append(above if high is None else above.min(high))
+        return result
+
+    def size(self, norm: Norm) -> arb | None:
+        """Return the largest norm of a point of the box; None where it is unbounded."""
+        ends = []
+        for low, high in zip(self.low, self.high, strict=True):
+            if low is None or high is None:
+                return None
+            ends.append(abs(low).max(abs(high)))
+        return vector_norm(ends, norm)
+
+
+def box_of(graph: Graph) -> Box | None:
+    """Return the box of the Clips and reshapes that alone read the input in a row; None without one."""
+    name, found = graph.input, None
+    low, high = np.full(graph.input_size, -np.inf), np.full(graph.input_size, np.inf)
+    while name != graph.output:
+        readers = [op for op in graph.ops if name in op.inputs]
+        if len(readers) != 1 or not isinstance(op := readers[0], ops.Clip | ops.Reshape):
+            break
+        name = op.output
+        if isinstance(op, ops.Clip):
+            if op.low is not None:
+                low = np.maximum(low, np.broadcast_to(op.low, op.shape).ravel())
+            if op.high is not None:
+                high = np.minimum(high, np.broadcast_to(op.high, op.shape).ravel())
+            if not ((low <= high) & (low < np.inf) & (high > -np.inf)).all():
+                break  # crossed: no projection
+            lower, upper = ([arb(v) if np.isfinite(v) else None for v in side] for side in (low, high))
+            found = Box(lower, upper, name)
+    return found
+
+
+def row_in_the_box(graph: Graph, box: Box, features: str, row: list[arb]) -> list[arb] | None:
+    """Return the coefficients of <row, features> in the clipped input; None where it is not linear."""
+    made = {op.output: op for op in graph.ops}
+    name = features
+    while name != box.output:
+        op = made.get(name)
+        if op is None or len(op.inputs) != 1 or (found := _before(op, row)) is None:
+            return None
+        row, name = found, op.inputs[0]
+    return row
+
+
+def _before(op: Op, row: list[arb]) -> list[arb] | None:
+    """Return the coefficients of the input of a linear operation."""
+    if isinstance(op, ops.Shift | ops.Reshape):
+        return row
+    if isinstance(op, ops.Negate):
+        return [-v for v in row]
+    if isinstance(op, ops.Scale):
+        factor = reciprocal(op.factor) if op.divide else exact(op.factor)
+        spread = np.broadcast_to(factor.numerators, op.shape).ravel()
+        return [v * arb(int(f)) / factor.denominator for v, f in zip(row, spread, strict=True)]
+    if isinstance(op, ops.Dense) and len(op.shape) == 1:
+        columns = op.weight.T.tolist()
+        return [sum((v * arb(w) for v, w in zip(row, column, strict=True)), arb(0)) for column in columns]
+    return None
+
+
+def fall(row: list[arb], box: Box, z: list[arb], threat: Threat, radius: arb, multiplier: arb) -> arb | None:
+    """Return how far <row, clip(x')> may lie below <row, clip(x)>, at most; None where μ proves nothing."""
+    scale = threat.scale or (1.0,) * len(row)
+    total = arb(0)
+    for v, low, high, value, s in zip(row, box.low, box.high, z, map(arb, scale), strict=True):
+        if s == 0 or v == 0:
+            continue
+        w = abs(v * s)
+        below = None if low is None else (value - low) / s
+        above = None if high is None else (high - value) / s
+        if v > 0:
+            room = below
+        elif v < 0:
+            room = above
+        else:
+            room = None if below is None or above is None else below.max(above)
+        most = _most(w, room, threat.norm, radius, multiplier)
+        if most is None:
+            return None
+        total += most
+    if threat.norm is Norm.TWO:
+        total += multiplier * radius * radius
+    elif threat.norm is Norm.ONE:
+        total += multiplier * radius
+    return total
+
+
+def _most(w: arb, room: arb | None, norm: Norm, radius: arb, multiplier: arb) -> arb | None:
+    """Return one column's term of the sums above."""
+    match norm:
+        case Norm.INF:
+            return w * (radius if room is None else radius.min(room))
+        case Norm.ONE:
+            if w <= multiplier:
+                return arb(0)
+            return None if room is None else room * (w - multiplier).max(arb(0))
+        case Norm.TWO:
+            if room is not None and w >= 2 * multiplier * room:
+                return room * (w - multiplier * room)
+            return w * w / (4 * multiplier) if multiplier > 0 else None
