@@ -27,7 +27,7 @@ def test_nothing_of_inputs_and_credentials_is_logged(models):
     np.savez(array, inputs=np.array([[NUMBER, 1.0]]), labels=np.array([5]))
     with lipserve("--models", models, "--state", state, "--port", 0, "--max-body-bytes", 2000) as process:
         base = f"{url_of(process)}/v1/models/two-moons"
-        client = httpx.Client(headers={"Authorization": f"Bearer {key}"}, timeout=60)
+        client = httpx.Client(headers={"Authorization": f"Bearer {key}", "Prefer": "wait=60"}, timeout=60)
         row = [NUMBER, 0.5]
         statuses = [
             client.post(f"{base}/predict", **body).status_code
