@@ -41,8 +41,10 @@ async def measure_drift(
 ) -> Response:
     """Radii are those of the plain tier in the norm of the evaluation, of right and wrong predictions."""
     job = await jobs.find(service, "evaluation", evaluation)
-    if job.radii is None or job.result is None:
+    if job.result is None:
         raise InputError(f"is {job.state.value}; it must be done", field="evaluation")
+    if job.radii is None:
+        raise InputError("is of a scaled threat set; one in a norm is accepted", field="evaluation")
     if job.sha256 != model.predictor.file.sha256:
         raise InputError("is of another model, or of another file of this model", field="evaluation")
     norm = Norm(json.loads(job.result)["norm"])

@@ -15,6 +15,7 @@ from service.api.bodies import headers_of, read_form, read_json
 from service.api.context import ModelDep, ServiceDep
 from service.api.openapi import form_request, json_request
 from service.api.schemas.evaluations import EVALUATION_EXAMPLES, EvaluationRequest, EvaluationResult
+from service.inference.request import requested_threat
 from service.jobs import evaluation_data as labelled
 from service.jobs.queue import Fill
 from service.models.registry import Model
@@ -59,6 +60,7 @@ async def evaluate_model(request: Request, model: ModelDep, service: ServiceDep)
             raise InputError(reason, field="attack")
         if body.report:
             jobs.require_packages()
+        threat = requested_threat(model, body)
         folder = settings.data
         under = str(folder.resolve()) if folder and body.path else None  # opened again by the worker
         named = body.path or ("the rows sent" if data is None else "the file sent")
@@ -70,7 +72,7 @@ async def evaluate_model(request: Request, model: ModelDep, service: ServiceDep)
             "evaluation",
             model,
             parameters=parameters | source,
-            options=parameters | options,
+            options=parameters | {"threat": threat and threat.to_json()} | options,
             fill=fill,
         )
 

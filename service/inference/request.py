@@ -24,8 +24,8 @@ def _parse_object(value: Any) -> Any:
     return value
 
 
-class PredictOptions(Wire):
-    """Options of a prediction."""
+class ThreatOptions(Wire):
+    """The norm or the threat set that a request gives."""
 
     norm: NormOfRadius | None = None
     threat: Annotated[str | dict[str, Any] | None, BeforeValidator(_parse_object)] = Field(
@@ -35,6 +35,11 @@ class PredictOptions(Wire):
         "number, a list, or an object by column ('*': the others); a column with the scale 0 never changes.",
         examples=["clerical", {"norm": "inf", "scale": {"age": 2, "capital-gain": 1000, "*": 0}}],
     )
+
+
+class PredictOptions(ThreatOptions):
+    """Options of a prediction."""
+
     epsilon: float | None = Field(
         default=None,
         ge=0,
@@ -83,7 +88,7 @@ class DecodedRequest(NamedTuple):
     context: Any = None
 
 
-def requested_threat(model: Model, options: PredictOptions) -> Threat | None:
+def requested_threat(model: Model, options: ThreatOptions) -> Threat | None:
     """Return the threat set that a request gives, by a norm, a name or a description; None if it gives none.
 
     Raises:

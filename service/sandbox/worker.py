@@ -119,13 +119,13 @@ def _audit(
 def _evaluate(
     predictor: CertifiedPredictor, folder: Path, options: dict[str, Any], progress: Progress
 ) -> dict[str, Any]:
-    norm = _norm(options) or predictor.default_norm
+    threat = predictor.parse_threat(given) if (given := options.get("threat")) else predictor.default_norm
     data = _data(folder, options["data"], options["under"])
     result = evaluate(
         predictor,
         data,
         None,
-        norm,
+        threat,
         options["epsilons"],
         progress,
         tighten=options["tighten"],
@@ -139,7 +139,8 @@ def _evaluate(
         write_files(files, folder / REPORT_FOLDER)
     return {
         "result": {"sha256": predictor.file.sha256, **result.to_dict()},
-        "radii": _served_radii(predictor, data, result).tolist(),
+        # No reference for drift in other units than those of the radii that are counted.
+        "radii": None if result.threat.scale else _served_radii(predictor, data, result).tolist(),
     }
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from lipmodel.certify.predictor import MAX_SCALED, CertifiedPredictor
 from lipmodel.errors import ModelError
+from lipmodel.evaluate import evaluate
 from lipmodel.norms import Norm
 from lipmodel.signed.key_sets import add_signing_key
 from lipmodel.threat import Threat
@@ -189,3 +190,33 @@ def test_signed_certificates_are_issued_for_balls(serve, tmp_path):
     client = served_with(serve, tmp_path, signing_keys=tmp_path / "signing.json")
     refused = client.post(PREDICT, json={"inputs": INPUTS, "threat": "clerical", "certificate": True})
     check(refused, ProblemKind.INVALID_INPUT, "threat", "signed certificates are issued for balls")
+
+
+def test_evaluations_in_a_threat_set(serve, tmp_path):
+    client = served_with(serve, tmp_path)
+    path, wait = "/v1/models/two-moons/evaluations", {"Prefer": "wait=60"}
+    body = {"inputs": INPUTS, "labels": [0, 1, 1], "epsilons": [0.1]}
+    expected = evaluate(
+        CertifiedPredictor(two_moons()), np.array(INPUTS), np.array([0, 1, 1]), CLERICAL, [0.1]
+    )
+    for threat in ("clerical", {"norm": "inf", "scale": [0.5, 0]}):
+        answer = client.post(path, json=body | {"threat": threat}, headers=wait)
+        assert answer.status_code == 200, answer.text
+        result = answer.json()
+        assert result["scale"] == [0.5, 0.0]
+        assert result["norm"] == "inf"
+        assert result["certified_accuracy"] == expected.to_dict()["certified_accuracy"]
+        assert result["certified_radius_quantiles"] == expected.to_dict()["certified_radius_quantiles"]
+    drift = client.get(
+        "/v1/models/two-moons/drift", params={"evaluation": answer.headers["content-location"].split("/")[-1]}
+    )
+    check(
+        drift,
+        ProblemKind.INVALID_INPUT,
+        field="evaluation",
+        reason="is of a scaled threat set; one in a norm is accepted",
+    )
+    check(client.post(path, json=body | {"threat": "none"}), ProblemKind.INVALID_INPUT, field="threat")
+    both = client.post(path, json=body | {"threat": "clerical", "norm": "2"})
+    check(both, ProblemKind.INVALID_INPUT, field="threat")
+    assert "scale" not in client.post(path, json=body, headers=wait).json()

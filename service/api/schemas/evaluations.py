@@ -7,15 +7,16 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from lipmodel.norms import Norm
+from service.inference.request import ThreatOptions
 from service.models.settings import Execution
-from service.wire import EXECUTION, NormOfRadius, Rows, Wire
+from service.wire import EXECUTION, Rows, Wire
 
 Interval = Annotated[
     tuple[float, float], Field(description="Ends of a 95% confidence interval (Wilson), as shares.")
 ]
 
 
-class EvaluationRequest(Wire):
+class EvaluationRequest(ThreatOptions):
     """Data and parameters of an evaluation. Data are rows, a file of the data folder, or files in a form."""
 
     inputs: Rows | None = Field(None, description="Inputs, if there are few; with 'labels'.")
@@ -29,7 +30,6 @@ class EvaluationRequest(Wire):
         description="Instead of inputs: a .npz, .csv or .parquet file, or a folder of IDX files, under the "
         "service's data folder.",
     )
-    norm: NormOfRadius | None = None
     epsilons: list[Annotated[float, Field(ge=0)]] = Field(
         [], max_length=1000, description="Sizes of change to give the certified accuracy at."
     )
@@ -93,6 +93,10 @@ class EvaluationResult(AccuracyFigures):
 
     sha256: str = Field(description="Digest of the ONNX file.")
     norm: Norm = Field(description="Norm of radii and epsilons.")
+    scale: list[float] | None = Field(
+        None,
+        description="Unit of radii and epsilons in each column, 0 where it never changes; null for a ball.",
+    )
     execution: Execution = Field(description=EXECUTION)
     tightened: bool = Field(description="True if radii are those of the slower tier.")
     majority_share: float = Field(
