@@ -54,6 +54,7 @@ class BoxedRule(RadiusRule):
         linear: the scores as functions of the clipped input.
     """
 
+    @np.errstate(over="ignore")  # what overflows does not fit
     def __init__(
         self,
         linear: LinearBox,
@@ -68,14 +69,18 @@ class BoxedRule(RadiusRule):
         self._box_size = linear.box.bound_size(self.promised.norm)
         self._never_overflows = bool(self._fits(np.array(self._box_size)))
 
+    def located(self, inputs: Array) -> Array:
+        """Return the clipped inputs: an evaluation of x is one of clip(x)."""
+        return self.linear.box.clip(inputs)
+
     def __call__(self, scores: Array, inputs: Array) -> Radii:
-        """Return the certified radii of a batch: an evaluation of x is one of clip(x)."""
-        return self._of_batch(scores, self.linear.box.clip(inputs))
+        """Return the certified radii of a batch, see :meth:`RadiusRule.__call__`."""
+        return self._of_batch(scores, self.located(inputs))
 
     @np.errstate(all="ignore")  # what overflows or is no number proves nothing
     def in_box(self, inputs: Array, least: Array) -> InBox:
         """Return inputs (N, d) behind the clip, with reaches for their least radii (N,) without it."""
-        z = self.linear.box.clip(inputs)
+        z = self.located(inputs)
         size = bound_vector_norm(z, self.promised.norm, axis=1)
         if np.isfinite(self._box_size):
             reach, largest = np.full(len(z), np.inf), np.full(len(z), self._box_size)

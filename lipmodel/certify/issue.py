@@ -51,7 +51,8 @@ def certify(
         mixed = min(margins.pair_radius[nearest], most[row]) * rule.client_factor
         if mixed > radius or isinstance(rule, BoxedRule):  # the radius has to follow from what is stated
             radius = mixed if mixed > rule.threat.min_distance else 0.0
-            runner_up = head.owners[margins.competitors[nearest]] if radius else runner_up
+            at = nearest if radius else scores[margins.competitors].argmax()
+            runner_up = head.owners[margins.competitors[at]]
         values = x[row].tolist()
         certificates.append(
             Certificate(

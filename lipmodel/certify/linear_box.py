@@ -9,7 +9,7 @@ import numpy as np
 
 from lipmodel.certify.box import Box, radius_in_box
 from lipmodel.certify.head import Head, Indices, linear_head
-from lipmodel.certify.linear_runs import LinearRun, follow
+from lipmodel.certify.linear_runs import LinearRun, all_in_range, follow
 from lipmodel.network import ops
 from lipmodel.norms import Array, down, gamma, inflate
 from lipmodel.threat import Threat
@@ -30,6 +30,7 @@ class LinearBox:
     negated: bool
 
     @cached_property
+    @np.errstate(over="ignore")  # infinite bounds prove nothing
     def _moved(self) -> tuple[Array, Array]:
         """Return (M,) Σ_k |row_k| (high_k - low_k) over columns with both ends, and Σ_k |row_k| over the
         others.
@@ -95,7 +96,6 @@ def find_linear_box(box: Box) -> LinearBox | None:
         negated ^= isinstance(op, ops.Negate)
         if run is None and not isinstance(op, ops.Negate | ops.Shift | ops.Reshape):
             return None
-    if run is None:
-        return LinearBox(box, head, negated)
-    turned = run.turn(head)
-    return None if turned is None else LinearBox(box, turned, negated)
+    turned = head if run is None else run.turn(head)
+    # Within this range neither a scale nor a mixture loses anything to underflow.
+    return LinearBox(box, turned, negated) if turned is not None and all_in_range(turned.rows) else None

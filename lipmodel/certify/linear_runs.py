@@ -91,7 +91,7 @@ class LinearRun:
 
     def times_dense(self, op: ops.Dense) -> LinearRun | None:
         """Return the run that includes a dense layer of t; None if it is out of range or takes too long."""
-        if not _all_in_range(op.weight):
+        if not all_in_range(op.weight):
             return None
         maps = self.maps + 1
         if self.places is not None:
@@ -113,7 +113,7 @@ class LinearRun:
 
     def turn(self, head: Head) -> Head | None:
         """Return a head whose features are t, with rows in the coordinates of z; None if out of range."""
-        if not _all_in_range(head.rows):
+        if not all_in_range(head.rows):
             return None
         if self.places is not None:
             rows = head.rows[:, self.places] * self.weight
@@ -195,9 +195,10 @@ def _scale_run(op: ops.Scale) -> LinearRun:
 
 
 def _in_range(run: LinearRun) -> LinearRun | None:
-    return run if _all_in_range(run.weight) else None
+    return run if all_in_range(run.weight) else None
 
 
-def _all_in_range(values: Array) -> bool:
+def all_in_range(values: Array) -> bool:
+    """Return whether every entry is 0 or within 2^±400 in size."""
     sizes = np.abs(values)
     return bool(((sizes == 0.0) | ((sizes >= SMALLEST) & (sizes <= LARGEST))).all())

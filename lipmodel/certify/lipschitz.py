@@ -213,7 +213,8 @@ def _unevenness(op: ops.Dense | ops.Conv | ops.Scale, norm: Norm) -> float:
         sums = np.abs(rows).sum(axis=1)
         return float(sums.max() / sums.mean())
     largest = bound_norm(op, Norm.TWO, Norm.TWO) if isinstance(op, ops.Dense) else np.linalg.norm(rows, 2)
-    return float(largest / np.linalg.norm(rows) * min(rows.shape) ** 0.5)
+    with np.errstate(divide="ignore"):  # the squares of tiny weights underflow
+        return float(largest / np.linalg.norm(rows) * min(rows.shape) ** 0.5)
 
 
 def _working(norm: Norm) -> Norm:

@@ -135,6 +135,10 @@ class RadiusRule:
             runner_up=self.owners[runner_up],
         )
 
+    def located(self, inputs: Array) -> Array:
+        """Return inputs (N, d) as evaluations see them, behind a Clip if there is one; here as they are."""
+        return inputs
+
     def _widened(self, pair_radius: Array, best: Indices, scores: Array, inputs: Array) -> Array:
         """Return pair radii (N, M), larger where something else proves them; here as they are."""
         return pair_radius

@@ -45,14 +45,15 @@ def answers(predictor: CertifiedPredictor, inputs: Array, predictions: Predictio
     rounds = execution is np.float32
     raw = predictor.scores_in_float64(evaluated) if rounds else predictions.raw_scores
     input_rounding = bound_input_rounding(inputs, evaluated, norm) if rounds else np.zeros(len(inputs))
-    overflow = mixer.rule.overflow_radius(evaluated)
+    located = mixer.rule.located(evaluated)
+    overflow = mixer.rule.overflow_radius(located)
     stated = []
     for row, label in enumerate(radii.label.tolist()):
         scores, x, radius = raw[row], inputs[row], float(radii.certified_radius[row])
         method = "box" if isinstance(mixer.rule, BoxedRule) else "lipschitz"
         if predictions.tightening is not None:
             method = str(predictions.tightening.method[row])
-        margins = mixer.class_margins(scores, evaluated[row], label, mix=method in ("box", "mixture"))
+        margins = mixer.class_margins(scores, located[row], label, mix=method in ("box", "mixture"))
         nearest = nearest_rival(margins, scores)
         bounds = _bounds(margins, nearest, mixer.rule.kappa, float(input_rounding[row]), float(overflow[row]))
         stated_bounds = [value for name, value in vars(bounds).items() if name != "mixture"]

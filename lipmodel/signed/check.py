@@ -107,13 +107,14 @@ def _recompute(answer: Answer, predictor: CertifiedPredictor, x: Array) -> list[
     mixer, scores = predictor.mixer(norm, execution), predictor.scores_in_float64(evaluated)[0]
     if not np.isfinite(scores).all():
         raise InputError("the scores are not finite")
-    margins = mixer.class_margins(scores, evaluated[0], label, mix=answer.method != "lipschitz")
-    checks.append(_margin(answer, float(radii.margin[0]), mixer, scores, evaluated[0]))
+    located = mixer.rule.located(evaluated)
+    margins = mixer.class_margins(scores, located[0], label, mix=answer.method != "lipschitz")
+    checks.append(_margin(answer, float(radii.margin[0]), mixer, scores, located[0]))
     input_rounding = (
         0.0 if execution is np.float64 else float(bound_input_rounding(checked, evaluated, norm)[0])
     )
-    overflow = float(mixer.rule.overflow_radius(evaluated)[0])
-    checks.append(_proved_radius(answer, predictor, margins, evaluated[0], input_rounding, overflow))
+    overflow = float(mixer.rule.overflow_radius(located)[0])
+    checks.append(_proved_radius(answer, predictor, margins, located[0], input_rounding, overflow))
     stated, owners = answer.bounds, mixer.head.owners
     own_scores = np.flatnonzero(owners == label).tolist()
     mixture = _mixture(answer, own_scores)
@@ -129,7 +130,7 @@ def _recompute(answer: Answer, predictor: CertifiedPredictor, x: Array) -> list[
         return [*checks, Check("bounds.mixture", mixture), Check("bounds.rival", rival)]
     own = np.array([share.score for share in stated.mixture])
     weights = np.array([[share.weight for share in stated.mixture]])
-    found = mixer.margins_of(scores, evaluated[0], own, weights, np.array([stated.rival]))
+    found = mixer.margins_of(scores, located[0], own, weights, np.array([stated.rival]))
     checks.append(Check("bounds.mixture"))
     checks += _rival(answer, margins, scores, names, int(owners[stated.rival]))
     if isinstance(stated, PairBounds1):

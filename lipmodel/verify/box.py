@@ -105,8 +105,8 @@ def _before(op: Op, row: list[arb]) -> list[arb] | None:
     return None
 
 
-def fall(row: list[arb], box: Box, z: list[arb], threat: Threat, radius: arb, multiplier: arb) -> arb | None:
-    """Return how far <row, clip(x')> may lie below <row, clip(x)>, at most; None where μ proves nothing."""
+def fall(row: list[arb], box: Box, z: list[arb], threat: Threat, radius: arb, multiplier: arb) -> arb:
+    """Return how far <row, clip(x')> may lie below <row, clip(x)>, at most."""
     scale = threat.scale or (1.0,) * len(row)
     total = arb(0)
     for v, low, high, value, s in zip(row, box.low, box.high, z, map(arb, scale), strict=True):
@@ -121,10 +121,7 @@ def fall(row: list[arb], box: Box, z: list[arb], threat: Threat, radius: arb, mu
             room = above
         else:
             room = None if below is None or above is None else below.max(above)
-        most = _most(w, room, threat.norm, radius, multiplier)
-        if most is None:
-            return None
-        total += most
+        total += _most(w, room, threat.norm, radius, multiplier)
     if threat.norm is Norm.TWO:
         total += multiplier * radius * radius
     elif threat.norm is Norm.ONE:
@@ -132,16 +129,17 @@ def fall(row: list[arb], box: Box, z: list[arb], threat: Threat, radius: arb, mu
     return total
 
 
-def _most(w: arb, room: arb | None, norm: Norm, radius: arb, multiplier: arb) -> arb | None:
-    """Return one column's term of the sums above."""
+def _most(w: arb, room: arb | None, norm: Norm, radius: arb, multiplier: arb) -> arb:
+    """Return one column's term of the sums above; none moves by more than r."""
+    room = radius if room is None else radius.min(room)
     match norm:
         case Norm.INF:
-            return w * (radius if room is None else radius.min(room))
+            return w * room
         case Norm.ONE:
             if w <= multiplier:
                 return arb(0)
-            return None if room is None else room * (w - multiplier).max(arb(0))
+            return room * (w - multiplier).max(arb(0))
         case Norm.TWO:
-            if room is not None and w >= 2 * multiplier * room:
+            if w >= 2 * multiplier * room:
                 return room * (w - multiplier * room)
-            return w * w / (4 * multiplier) if multiplier > 0 else None
+            return w * w / (4 * multiplier)  # as 0 <= w < 2 μ t, μ > 0

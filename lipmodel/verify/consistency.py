@@ -13,6 +13,8 @@ from lipmodel.threat import Threat
 
 ROUNDED_DOWN = Fraction(1, 2**50)
 """Maximum relative amount by which a margin may lie below the exact difference of the scores stated."""
+LARGEST = Fraction(2**1024 - 2**971)
+"""The largest float64."""
 SAME = Fraction(1, 2**40)
 """Relative slack of the runner-up's radius above the smallest: rounding decides between equals."""
 
@@ -157,7 +159,9 @@ def _rival_radius(certificate: Certificate, rival: Rival) -> Fraction | float:
     growth = Fraction(rival.bound_lipschitz) + slope
     slack = _rival_margin(certificate, rival) - 2 * Fraction(rival.bound_error)
     radius = slack / growth if growth else math.inf if slack > 0 else -math.inf
-    return radius if rival.box is None else max(radius, Fraction(rival.box.bound_radius))
+    if rival.box is not None:
+        radius = max(radius, Fraction(rival.box.bound_radius))
+    return min(radius, LARGEST)  # beyond it all are equal
 
 
 def _runner_up(certificate: Certificate) -> str:

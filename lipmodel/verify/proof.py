@@ -145,7 +145,7 @@ class Proof:
             proved = _Proved(self, certificate)
         except ScalingError as unfit:
             return [Check("scaling", str(unfit))]
-        lipschitz, errors, reach = [], [], []
+        lipschitz, errors, reach, boxes = [], [], [], []
         radius = arb(certificate.certified_radius) / _ball(
             float_slack(len(certificate.input), certificate.threat)
         )
@@ -154,12 +154,14 @@ class Proof:
             constant, error = proved.lipschitz(rival), proved.error(rival)
             at_center = error.at(proved.size)
             who = f"rival {rival.score}"
+            if rival.box is not None and not proved.holds_in_box(rival, error):
+                boxes.append(f"{who} is stated to stay below within {rival.box.bound_radius!r}: not proved")
             lipschitz.append(_at_least(f"{who}, L", rival.bound_lipschitz, constant))
             errors.append(_at_least(f"{who}, E", rival.bound_error, at_center))
             errors.append(_at_least(f"{who}, B", rival.bound_error_slope, error.slope))
             # M - L r - E(ρ + κr) > 0: no execution within r puts this rival above all that stand against it
             margin = proved.margin(rival) - error.at(far)
-            if not (margin > constant * radius or proved.stays_above_in_box(rival, margin, radius)):
+            if not (margin > constant * radius or proved.stays_below_in_box(rival, margin, radius)):
                 room = (proved.margin(rival) - at_center) / (constant + proved.ratio * error.slope)
                 reach.append(
                     f"states {certificate.certified_radius!r}; proved against {who} is {_shown(room)}"
@@ -172,6 +174,7 @@ class Proof:
             Check("scores", proved.scores_reason()),
             Check("Lipschitz constants", _first(lipschitz)),
             Check("rounding errors", _first(errors)),
+            *([Check("radii in the box", _first(boxes))] if any(r.box for r in certificate.rivals) else []),
             Check("radius", _first(reach)),
         ]
 
@@ -199,12 +202,21 @@ class _Proved:
 
     def reach(self, radius: arb) -> arb:
         """Return at least the norm of every input within the radius, clipped as evaluation clips it."""
-        far = self.size + self.ratio * radius
-        largest = None if self.box is None else self.box.size(self.norm)
+        if self.box is None:
+            return self.size + self.ratio * radius
+        far = vector_norm(self.box.clip(self.certificate.input), self.norm) + self.ratio * radius
+        largest = self.box.size(self.norm)
         return far if largest is None else far.min(largest)
 
-    def stays_above_in_box(self, rival: Rival, margin: arb, radius: arb) -> bool:
-        """Return whether the stated μ proves that a mixture stays above the rival within the radius."""
+    def holds_in_box(self, rival: Rival, error: Affine) -> bool:
+        """Return whether the radius stated of the box is proved."""
+        assert rival.box is not None
+        radius = arb(rival.box.bound_radius)
+        margin = self.margin(rival) - error.at(self.reach(radius))
+        return self.stays_below_in_box(rival, margin, radius)
+
+    def stays_below_in_box(self, rival: Rival, margin: arb, radius: arb) -> bool:
+        """Return whether the stated μ proves that the rival stays below its mixture within the radius."""
         if self.box is None or rival.box is None:
             return False
         row = row_in_the_box(self.graph, self.box, self.end.body.output, self._row(rival))
@@ -212,7 +224,7 @@ class _Proved:
             return False
         z = self.box.clip(self.certificate.input)
         least = fall(row, self.box, z, self.certificate.threat, radius, arb(rival.box.multiplier))
-        return least is not None and bool(margin > least)
+        return bool(margin > least)
 
     def margin(self, rival: Rival) -> arb:
         """Return the exact margin of a rival's mixture over the rival's score."""

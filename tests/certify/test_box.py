@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from lipmodel.certificates.format import Certificate
+from lipmodel.certificates.format import Certificate, InBox
 from lipmodel.certify.box import find_box, radius_in_box, support_in_box
 from lipmodel.certify.boxed_radius import UNBOUNDED
 from lipmodel.certify.issue import certify
@@ -456,3 +456,68 @@ def test_signed_answers_by_the_box_are_proved_again(tighten, execution):
                 wider = replace(answer, certified_radius=answer.certified_radius * 1.01)
                 checks = check_answer(wider, content, x[n])
                 assert "certified_radius" in [check.name for check in checks if not check.passed]
+
+
+@pytest.mark.parametrize("threat", NORMS, ids=str)
+@pytest.mark.parametrize("far", [0.0, -5.0, -1e3, -1e15, 1e30])
+def test_answers_outside_a_half_open_box_are_proved_again(threat, far):
+    scale = ops.Scale(
+        output="scaled", inputs=("input",), shape=(6,), factor=float32(np.linspace(0.5, 3.0, 6)), divide=True
+    )
+    scores = replace(linear(3).ops[0], inputs=("scaled",))
+    content = to_file(behind_clip(Graph("input", (6,), (scale, scores), "scores"), 0.0))
+    predictor = CertifiedPredictor(content)
+    x = float32(np.random.default_rng(2).uniform(0.1, 1.0, size=(4, 6)))
+    x[:, 0] += far
+    served = predictor.predict(x, threat).radii.certified_radius
+    for n, certificate in enumerate(certify(predictor, x, threat)):
+        verdict = verify(certificate, content)
+        assert verdict.verdict == "holds", verdict.reasons
+        assert certificate.certified_radius <= served[n]
+    if threat.scale is None:
+        for n, answer in enumerate(answers(predictor, x, predictor.predict(x, threat))):
+            failed = [check for check in check_answer(answer, content, x[n]) if not check.passed]
+            assert not failed
+            assert answer.certified_radius >= served[n] * (1 - 1e-9)
+
+
+def test_rivals_that_no_input_lifts_do_not_set_the_radius():
+    scores = dense("scores", "input", np.array([[0, 0], [0, 0], [2.0**-40, 0]]), np.array([1e3, 0, 0]))
+    content = to_file(behind_clip(Graph("input", (2,), (scores,), "scores"), 0.0, 1.0))
+    (certificate,) = certify(CertifiedPredictor(content), [[0.5, 0.5]], Norm.TWO)
+    assert certificate.certified_radius > UNBOUNDED / 2
+    assert verify(certificate, content).verdict == "holds"
+
+
+@pytest.mark.parametrize("norm", Norm)
+def test_radii_of_the_tight_tier_are_finite(norm):
+    layers = (
+        dense("a", "input", np.eye(2)),
+        *relu("b", "a", 2),
+        dense("scores", "b", np.array([[1.0, 1.0], [1.0, 1.0]]), np.array([2.0, 0.0])),
+    )
+    predictor = CertifiedPredictor(to_file(behind_clip(Graph("input", (2,), layers, "scores"), 0.0, 1.0)))
+    radius = predictor.predict([[0.5, 0.5]], norm, tighten=True).radii.certified_radius[0]
+    assert 1e6 < radius < inf
+
+
+def test_nothing_is_certified_by_gradients_that_underflow():
+    scale, slope, end = 2.0**-100, 1.25 * 2.0**-974, 0.99 * 2.0**924
+    scores = dense("scores", "input", np.array([[0, 0], [slope, 0]]), np.array([1.1 * 2.0**-50, 0]))
+    graph = behind_clip(Graph("input", (2,), (scores,), "scores"), [0.0, 0.0], [end, 1.0])
+    predictor = CertifiedPredictor(to_file(graph, dtype=np.float64))
+    assert predictor.linear_box is None
+    for tighten in (False, True):
+        radius = predictor.predict([[0.0, 0.0]], Threat(Norm.TWO, (scale, 1.0)), tighten=tighten).radii
+        assert radius.certified_radius[0] < 0.98 * end / scale
+
+
+def test_radii_stated_of_the_box_are_proved_one_by_one():
+    content = to_file(behind_clip(linear(3), 0.0, 1.0))
+    certificate = certify(CertifiedPredictor(content), np.full((1, 6), 0.3), Norm.TWO)[0]
+    rival = certificate.rivals[-1]
+    for model in (content, to_file(linear(3))):
+        (c,) = certify(CertifiedPredictor(model), np.full((1, 6), 0.3), Norm.TWO)
+        rivals = (*c.rivals[:-1], replace(rival, box=InBox(1.0, 1e300)))
+        reasons = verify(replace(c, rivals=rivals), model).reasons
+        assert any("is stated to stay below within 1e+300: not proved" in reason for reason in reasons)

@@ -149,6 +149,7 @@ class LocalBounds:
                 magnitude.append(bound_magnitude(primitive, [magnitude[i] for i in primitive.inputs]))
         return Ball(radius, float(size), centre, error, magnitude, deadline=deadline or Deadline())
 
+    @np.errstate(over="ignore")  # an infinite bound certifies nothing
     def bound_size(self, x: Array, radius: float, norm: Norm) -> Array:
         """Return an upper bound on the norm of every input of the ball about x (d,), within the box."""
         size = up(bound_vector_norm(x, norm) + up(bound_change(self.threat, norm, len(x)) * radius))

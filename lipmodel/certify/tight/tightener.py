@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lipmodel.certify.boxed_radius import BoxedRule
+from lipmodel.certify.boxed_radius import UNBOUNDED, BoxedRule
 from lipmodel.certify.head import Indices
 from lipmodel.certify.radius import Radii
 from lipmodel.certify.tight.functionals import Ball
@@ -76,6 +76,7 @@ class Tightener:
         seconds, probes = np.zeros(len(inputs)), np.zeros(len(inputs), dtype=np.intp)
         method = np.full(len(inputs), "box" if isinstance(self.mixer.rule, BoxedRule) else "lipschitz", "<U9")
         complete = np.ones(len(inputs), dtype=bool)
+        inputs = self.mixer.rule.located(inputs)
         most = self.mixer.rule.overflow_radius(inputs)
         for n, (scores, x) in enumerate(zip(raw, inputs, strict=True)):
             started = time.perf_counter()
@@ -138,6 +139,7 @@ class Tightener:
                 else:  # to where a line would cross zero
                     share = left / (left - over) if np.isfinite(over) else 0.5
                     step = (high - low) * min(max(share, 0.05), 0.95)
+                step = min(step, UNBOUNDED - low)
                 if step < RESOLUTION * low:
                     break
                 tried += 1
