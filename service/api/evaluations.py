@@ -65,7 +65,8 @@ async def evaluate_model(request: Request, model: ModelDep, service: ServiceDep)
         under = str(folder.resolve()) if folder and body.path else None  # opened again by the worker
         named = body.path or ("the rows sent" if data is None else "the file sent")
         options = {"data": data, "under": under, "titles": {"model": model.name, "data": named}}
-        parameters = body.model_dump(mode="json", exclude={"inputs", "labels", "path"})
+        unnamed = {"threat"} if body.threat is None else set()
+        parameters = body.model_dump(mode="json", exclude={"inputs", "labels", "path", *unnamed})
         return await jobs.submit(
             request,
             service.jobs,

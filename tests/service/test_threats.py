@@ -63,7 +63,7 @@ def test_radii_for_a_ball_name_no_threat_set_and_scaled_ones_enter_no_histogram(
 
 
 def test_epsilon_tighten_and_portable_are_in_units_of_the_scale(serve, tmp_path):
-    client = served_with(serve, tmp_path)
+    client = served_with(serve, tmp_path, tighten_seconds=60)
     found = ask(client, threat="clerical", epsilon=0.3, tighten=True, portable=True)["predictions"]
     assert [p["certified_radius"] for p in found] == pytest.approx(radii(CLERICAL, tighten=True), rel=1e-3)
     assert [p["certified"] for p in found] == [p["certified_radius"] >= 0.3 for p in found]

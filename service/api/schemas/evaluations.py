@@ -95,7 +95,9 @@ class EvaluationResult(AccuracyFigures):
     norm: Norm = Field(description="Norm of radii and epsilons.")
     scale: list[float] | None = Field(
         None,
-        description="Unit of radii and epsilons in each column, 0 where it never changes; null for a ball.",
+        description="Unit of radii and epsilons in each column, 0 where it never changes; absent for a ball.",
+        examples=[[2.0, 1000.0, 0.0]],
+        exclude_if=lambda scale: scale is None,
     )
     execution: Execution = Field(description=EXECUTION)
     tightened: bool = Field(description="True if radii are those of the slower tier.")
