@@ -32,6 +32,8 @@ from lipmodel.threat import Threat
 ROUNDS = 30
 """Maximum steps towards the best μ; each adds columns without room left, mostly there are 3 to 6."""
 SUPPORT_ROUNDS = 4
+LEAST_RADIUS = 2.0**-500
+"""Radius up to which h(r) is bounded without the box, since r² may underflow."""
 LEAST_MARGIN, LARGEST_GRADIENT = 2.0**-500, 2.0**400
 """Range of margins and gradients in which underflow costs less than 2^-80 of the margin."""
 
@@ -149,6 +151,8 @@ def support_in_box(rows: Array, below: Array, above: Array, radius: float, norm:
     n = rows.shape[1]
     w, t = np.abs(rows), np.where(rows < 0.0, above, below)
     bound = up(radius * bound_vector_norm(w, norm.dual, axis=1))
+    if not radius > LEAST_RADIUS:
+        return np.asarray(bound)
     match norm:
         case Norm.INF:
             boxed = inflate((w * np.minimum(t, radius)).sum(axis=1), n + 1)

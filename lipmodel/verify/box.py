@@ -19,10 +19,11 @@ import numpy as np
 from flint import arb
 
 from lipmodel.network import ops
-from lipmodel.network.ops import Graph, Op
+from lipmodel.network.ops import Graph
 from lipmodel.norms import Norm
 from lipmodel.threat import Threat
-from lipmodel.verify.exact_numbers import exact, reciprocal, vector_norm
+from lipmodel.verify.exact_numbers import vector_norm
+from lipmodel.verify.linear_maps import LinearMaps
 
 
 @dataclass(frozen=True)
@@ -77,32 +78,36 @@ def box_of(graph: Graph) -> Box | None:
     return found
 
 
-def row_in_the_box(graph: Graph, box: Box, features: str, row: list[arb]) -> list[arb] | None:
-    """Return the coefficients of <row, features> in the clipped input; None where it is not linear."""
-    made = {op.output: op for op in graph.ops}
-    name = features
-    while name != box.output:
-        op = made.get(name)
-        if op is None or len(op.inputs) != 1 or (found := _before(op, row)) is None:
+@dataclass(frozen=True)
+class BoxedScores:
+    """Features that are linear in the clipped input.
+
+    Attributes:
+        maps: the maps from the clipped input to the features, without signs.
+        negated: whether the features are those of ``maps`` with the opposite sign.
+    """
+
+    maps: LinearMaps
+    negated: bool
+
+    def row(self, row: list[arb]) -> list[arb]:
+        """Return the coefficients of <row, features> in the clipped input."""
+        signed = [-v for v in row] if self.negated else row
+        return self.maps.row(signed) if self.maps.ops else signed
+
+
+def boxed_scores(body: Graph, box: Box) -> BoxedScores | None:
+    """Return the output of a body as maps of the clipped input; None where it is not linear."""
+    maps: LinearMaps | None = LinearMaps(box.output, None, ())
+    name, negated = box.output, False
+    outputs = [op.output for op in body.ops]
+    if box.output not in outputs:
+        return None
+    for op in body.ops[outputs.index(box.output) + 1 :]:
+        if op.inputs != (name,) or maps is None:
             return None
-        row, name = found, op.inputs[0]
-    return row
-
-
-def _before(op: Op, row: list[arb]) -> list[arb] | None:
-    """Return the coefficients of the input of a linear operation."""
-    if isinstance(op, ops.Shift | ops.Reshape):
-        return row
-    if isinstance(op, ops.Negate):
-        return [-v for v in row]
-    if isinstance(op, ops.Scale):
-        factor = reciprocal(op.factor) if op.divide else exact(op.factor)
-        spread = np.broadcast_to(factor.numerators, op.shape).ravel()
-        return [v * arb(int(f)) / factor.denominator for v, f in zip(row, spread, strict=True)]
-    if isinstance(op, ops.Dense) and len(op.shape) == 1:
-        columns = op.weight.T.tolist()
-        return [sum((v * arb(w) for v, w in zip(row, column, strict=True)), arb(0)) for column in columns]
-    return None
+        name, maps, negated = op.output, maps.then(op), negated ^ isinstance(op, ops.Negate)
+    return None if maps is None else BoxedScores(maps, negated)
 
 
 def fall(row: list[arb], box: Box, z: list[arb], threat: Threat, radius: arb, multiplier: arb) -> arb:

@@ -22,7 +22,7 @@ from lipmodel.network.reader.read import OnnxFile, without_dead
 from lipmodel.network.self_check import EvaluationBounds, check_reading
 from lipmodel.network.session import open_session
 from lipmodel.norms import Norm
-from lipmodel.verify.box import box_of, fall, row_in_the_box
+from lipmodel.verify.box import box_of, boxed_scores, fall
 from lipmodel.verify.consistency import Check, float_slack, mixed, nearest_float
 from lipmodel.verify.evaluation import evaluate
 from lipmodel.verify.exact_numbers import PRECISION, vector_norm
@@ -198,7 +198,8 @@ class _Proved:
             self.local = [NOTHING, *self.local]
         # That ρ and κ are bounds is a check of consistency; with larger ones everything here is larger.
         self.size, self.ratio = arb(certificate.bound_input_norm), arb(certificate.bound_norm_ratio)
-        self.graph, self.end, self.box = graph, end, box_of(graph)
+        self.box = box_of(graph)
+        self.boxed = None if self.box is None else boxed_scores(end.body, self.box)
 
     def reach(self, radius: arb) -> arb:
         """Return at least the norm of every input within the radius, clipped as evaluation clips it."""
@@ -217,11 +218,9 @@ class _Proved:
 
     def stays_below_in_box(self, rival: Rival, margin: arb, radius: arb) -> bool:
         """Return whether the stated μ proves that the rival stays below its mixture within the radius."""
-        if self.box is None or rival.box is None:
+        if self.box is None or self.boxed is None or rival.box is None:
             return False
-        row = row_in_the_box(self.graph, self.box, self.end.body.output, self._row(rival))
-        if row is None:
-            return False
+        row = self.boxed.row(self._row(rival))
         z = self.box.clip(self.certificate.input)
         least = fall(row, self.box, z, self.certificate.threat, radius, arb(rival.box.multiplier))
         return bool(margin > least)

@@ -27,6 +27,7 @@ from lipmodel.signed.answers import answers
 from lipmodel.signed.check import check_answer
 from lipmodel.threat import Threat
 from lipmodel.verify.check import verify
+from tests.certify.test_certificate import older
 from tests.networks import behind_clip, dense, float32, groupsort_net, linear_net, prototypes, relu, to_file
 
 SCALES = (0.5, 0.0, 2.0, 1.0, 0.25, 1.0)
@@ -425,9 +426,12 @@ def _check_rounding(first, last, margin):
         assert abs(exact) < Fraction(margin)
 
 
-def test_an_older_certificate_knows_no_box():
+def test_a_radius_of_the_box_is_read_strictly_and_not_in_the_older_format():
     content = to_file(behind_clip(linear(3), 0.0, 1.0))
-    written = json.loads(certify(CertifiedPredictor(content), np.zeros((1, 6)), Norm.INF)[0].to_json())
+    certificate = certify(CertifiedPredictor(content), np.zeros((1, 6)), Norm.INF)[0]
+    with pytest.raises(CertificateError, match=r"rivals\[\d\].box.* is unknown"):
+        Certificate.from_json(older(certificate))
+    written = json.loads(certificate.to_json())
     index = next(i for i, rival in enumerate(written["rivals"]) if "box" in rival)
     written["rivals"][index]["box"] = None
     with pytest.raises(CertificateError, match="an object is accepted"):

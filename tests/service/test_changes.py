@@ -297,10 +297,11 @@ def test_servers_of_one_folder_lose_nothing_of_one_another(models, tmp_path):
             clients = [one, other] * 10
 
             def upload(client, seed):
-                answer = client.put(MODEL, content=moons(seed))
-                while answer.status_code == 503:  # a file of the other server is being checked
-                    time.sleep(float(answer.headers["retry-after"]))
+                for _ in range(60):
                     answer = client.put(MODEL, content=moons(seed))
+                    if answer.status_code != 503:  # a file of the other server is being checked
+                        break
+                    time.sleep(float(answer.headers["retry-after"]))
                 return answer
 
             uploads = list(pool.map(upload, clients[:4], range(4)))

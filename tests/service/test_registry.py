@@ -12,7 +12,7 @@ from lipmodel.network.writer import set_metadata, to_bytes, write_model
 from lipmodel.norms import Norm
 from service.models.layout import MAX_REASON, printable
 from tests.networks import groupsort_net, to_file
-from tests.service.conftest import CLAIMS, models_of, running, two_moons
+from tests.service.conftest import CLAIMS, eventually, models_of, running, two_moons
 
 
 def model():
@@ -68,10 +68,13 @@ BAD = {
 
 def test_good_models_are_served_and_bad_ones_reported(serve):
     client = serve({"good": two_moons(), **{name: content() for name, (content, _) in BAD.items()}})
-    listed = {}
-    while len(listed) < len(BAD) + 1:  # the list is complete once the folder has been read
-        listed = {m["name"]: m for m in client.get("/v1/models").json()["models"]}
-        assert listed.keys() <= {"good", *BAD}
+
+    def everything():
+        found = {m["name"]: m for m in client.get("/v1/models").json()["models"]}
+        return found if len(found) > len(BAD) else None
+
+    listed = eventually(everything)  # once the folder has been read
+    assert listed.keys() == {"good", *BAD}
     assert listed["good"]["status"] == "served"
     for name, (_, reason) in BAD.items():
         assert listed[name]["status"] == "refused"
